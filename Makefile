@@ -1,0 +1,67 @@
+# Two commands matter: `make verify` and `make test`. Each sets up what it needs on a machine with only Python and make.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup verify test coverage nightly check format types imports bench docs clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(READY)  ## create the virtual environment and install everything (once)
+
+# torch first and from the constraints file: any other way may pull a build of several gigabytes.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "gradgate needs Python 3.11 or newer; choose one with: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing torch and the project into $(VENV) (once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+verify: $(READY)  ## train and verify the bundled two-stage trainer: about two minutes to a verdict
+	@$(BIN)/gradgate verify --profile quick
+
+test: $(READY)  ## the tests on all cores, with branch coverage of gradgate and wmtp
+	@rm -f .coverage .coverage.*
+	@OMP_NUM_THREADS=1 $(BIN)/python -m coverage run -m pytest -q -n auto --dist loadgroup
+	@$(MAKE) --no-print-directory coverage
+
+# Together and each alone: a well-covered package must not hide the other.
+coverage: $(READY)
+	@$(BIN)/python -m coverage combine --quiet
+	@$(BIN)/python -m coverage report --format=total | sed 's/^/coverage with branches, percent: all /'
+	@$(BIN)/python -m coverage report --fail-under=90 >/dev/null
+	@for package in harness/gradgate harness/gradgate_wmtp wmtp; do \
+	  $(BIN)/python -m coverage report --format=total --include="$$package/*" | sed "s|^|coverage with branches, percent: $$package |"; \
+	  $(BIN)/python -m coverage report --fail-under=90 --include="$$package/*" >/dev/null \
+	    || { $(BIN)/python -m coverage report --include="$$package/*"; exit 1; }; \
+	done
+	@$(BIN)/python -m coverage html --quiet
+
+nightly: $(READY)  ## all tests, the slow ones too
+	@GRADGATE_PROFILE=nightly OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadgroup
+
+check: $(READY) format types imports  ## format, lint, types, import contracts and the fast tests
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto -x suites/unit
+
+format: $(READY)
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+
+types: $(READY)
+	@$(BIN)/mypy
+
+imports: $(READY)
+	@$(BIN)/lint-imports
+
+bench: $(READY)  ## the performance claims, interleaved, as ratios with their spread
+	@$(BIN)/python -m benchmarks
+
+docs: $(READY)  ## write the rules' pages from the checks' docstrings
+	@$(BIN)/python -m gradgate.report.pages docs/rules
+
+clean:  ## remove what make created
+	@rm -rf $(VENV) reports/coverage reports/*.json .coverage .coverage.* build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,59 @@
+"""gradgate: verification and regression harness for PyTorch training code.
+
+Everything public is imported when it is first used, so that `import gradgate` costs neither torch nor pytest.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gradgate.checks.runner import check_trainer
+    from gradgate.core.finding import Finding, Location
+    from gradgate.core.rule import Rule
+    from gradgate.core.verdict import Outcome, Result, Verdict
+    from gradgate.plugin import parametrize
+    from gradgate.subjects.contract import Context, Corpus, Fit, Functions, Run, Stage, Subject, Tokens
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "gradgate.checks.runner": ("check_trainer",),
+    "gradgate.core.finding": ("Finding", "Location"),
+    "gradgate.core.rule": ("Rule",),
+    "gradgate.core.verdict": ("Outcome", "Result", "Verdict"),
+    "gradgate.plugin": ("parametrize",),
+    "gradgate.subjects.contract": ("Context", "Corpus", "Fit", "Functions", "Run", "Stage", "Subject", "Tokens"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Context",
+    "Corpus",
+    "Finding",
+    "Fit",
+    "Functions",
+    "Location",
+    "Outcome",
+    "Result",
+    "Rule",
+    "Run",
+    "Stage",
+    "Subject",
+    "Tokens",
+    "Verdict",
+    "__version__",
+    "check_trainer",
+    "parametrize",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'gradgate' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

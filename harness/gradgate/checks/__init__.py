@@ -1,0 +1,1 @@
+"""One file a check, the catalogue of all rules, and the runner."""

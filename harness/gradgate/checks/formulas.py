@@ -1,0 +1,280 @@
+"""Calling a subject's formulas: what they raise becomes a finding, how far they are off becomes a number."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from gradgate.checks.cases import Case
+from gradgate.core.finding import Finding, Location
+from gradgate.core.origin import in_one_line, origin
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Context, Functions
+
+T = TypeVar("T")
+PASTEABLE = 4000  # numbers
+RANDOM_CASES = {"quick": 60, "pr": 200, "nightly": 1000}
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a subject's formula, and how to repeat it by hand.
+
+    Args:
+        name: the formula's name in `Functions`.
+        function: the formula.
+        case: which input it is, as messages name it.
+        arguments: given by position; names are for reading only.
+        options: given by name; None is left out, so that a formula without packing need not know `document_BS`.
+    """
+
+    name: str
+    function: Callable[..., Tensor]
+    case: str
+    arguments: Mapping[str, Any]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self, device: str = "cpu") -> Tensor:
+        """The formula's answer, back on the CPU. Raises whatever the formula raises."""
+
+        def moved(held: Any) -> Any:
+            return held.to(device) if isinstance(held, Tensor) else held
+
+        options = {name: moved(held) for name, held in self.options.items() if held is not None}
+        return self.function(*map(moved, self.arguments.values()), **options).cpu()
+
+    @property
+    def size(self) -> int:
+        """How many numbers it is given: the smallest failing input is the one to show."""
+        return sum(held.numel() for held in self.arguments.values() if isinstance(held, Tensor))
+
+    def text(self) -> str:
+        """Python that repeats the call, the tensors as nested lists; only its size where nobody would paste it."""
+        if self.size > PASTEABLE:
+            return f"{self.name}() on {self.case}: {self.size} numbers, too many to show"
+        lines = ["nan, inf = float('nan'), float('inf')"]
+        given = []
+        for name, held in {**self.arguments, **self.options}.items():
+            shown = name if isinstance(held, Tensor) else repr(held)
+            if isinstance(held, Tensor):
+                lines.append(f"{name} = torch.tensor({held.detach().cpu().tolist()}, dtype={held.dtype})")
+            if held is not None:
+                given.append(f"{name}={shown}" if name in self.options else shown)
+        return "\n".join([*lines, f"{self.name}({', '.join(given)})"])
+
+
+@dataclass
+class Ledger:
+    """What one rule found wrong over many inputs: one finding a symptom, with its smallest input and a count.
+
+    Args:
+        code: the rule's code.
+        name: the rule's name.
+        device: where the formulas are called.
+        source: the subject's folder, for the lines that raise.
+        tried: calls made so far.
+    """
+
+    code: str
+    name: str
+    device: str = "cpu"
+    source: Path | None = None
+    tried: int = 0
+    _worst: tuple[float, float, float] = (-1.0, 0.0, 0.0)  # share of the bound, error, bound
+    _found: dict[str, tuple[int, Finding]] = field(default_factory=dict)
+
+    def note(
+        self, symptom: str, message: str, fix: str, call: Call, *, victim: Location | None = None, **numbers: Any
+    ) -> None:
+        """Record a fault; of several with one symptom the one with the smallest input stays.
+
+        Args:
+            symptom: what kind of fault; a finding each.
+            message: what, measured, allowed, with units; the input's name is added.
+            fix: what to write instead.
+            call: the call that shows it.
+            victim: the line that raised, where one did.
+            numbers: for the finding's detail.
+        """
+        size, known = self._found.get(symptom, (0, None))
+        count = known.count + 1 if known else 1
+        if known is None or call.size < size:
+            detail = {name: plain(number) for name, number in numbers.items()} | {"reproduce": call.text()}
+            message = f"{message}, on {call.case}"
+            known = Finding(self.code, self.name, message, victim=victim, fix=fix, detail=detail)
+            size = call.size
+        self._found[symptom] = (size, dataclasses.replace(known, count=count))
+
+    def run(self, call: Call, shape: Sequence[int], fix: str) -> Tensor | None:
+        """The call's answer; None, and a finding, where it raises or answers with another shape."""
+        self.tried += 1
+        try:
+            answer = call(self.device)
+        except Exception as error:  # whatever the subject's formula raises is the subject's fault, not the harness's
+            self._raised(f"{call.name}()", error, call, fix)
+            return None
+        if list(answer.shape) == list(shape):
+            return answer
+        message = f"{call.name}() answered with the shape {list(answer.shape)}, expected {list(shape)}"
+        self.note(f"{call.name}, shape", message, fix, call)
+        return None
+
+    def gradient(self, call: Call, output: Tensor, leaf: Tensor, fix: str) -> Tensor | None:
+        """d(output) / d(leaf), zeros where they are not connected; None, and a finding, where backward raises."""
+        try:
+            return torch.autograd.grad(output, leaf, materialize_grads=True)[0]
+        except Exception as error:  # as above
+            self._raised(f"backward of {call.name}()", error, call, fix)
+            return None
+
+    def compare(
+        self,
+        call: Call,
+        actual: Tensor,
+        expected: Tensor,
+        allowed: Tensor | float,
+        *,
+        what: str,
+        axes: str = "",
+        unit: str = "",
+        where: Tensor | None = None,
+        fix: str,
+    ) -> bool:
+        """Hold an answer against the reference, element by element.
+
+        Args:
+            call: what was called.
+            actual: its answer.
+            expected: the reference, same shape.
+            allowed: largest distance; broadcasts.
+            what: what the numbers are, for the message and as the symptom.
+            axes: letters of the numbers' axes, "b, t"; empty for a scalar.
+            unit: of the numbers, for the message.
+            where: Bool, elements that count; all where None.
+            fix: what to write instead.
+
+        Returns:
+            Whether it holds.
+        """
+        error, bound = _distances(actual, expected, allowed, where)
+        if error.numel() == 0:
+            return True
+        share = torch.where(error == 0, 0.0, error / bound).nan_to_num(nan=math.inf, posinf=math.inf)
+        worst = int(share.argmax())
+        self._worst = max(self._worst, (float(share[worst]), float(error[worst]), float(bound[worst])))
+        if float(error[worst]) <= float(bound[worst]):
+            return True
+        index = _place(worst, actual.shape, where)
+        got, want = float(actual.detach()[index]), float(expected.detach()[index])
+        place = f" at [{axes}] = {list(index)}" if axes else ""
+        message = (
+            f"{what}{place} is {got:.6g}, expected {want:.6g}{unit and ' ' + unit}: "
+            f"off by {float(error[worst]):.3g}, allowed {float(bound[worst]):.3g}"
+        )
+        self.note(what, message, fix, call, index=list(index), actual=got, expected=want, allowed=float(bound[worst]))
+        return False
+
+    def finite(
+        self, call: Call, actual: Tensor, *, what: str, axes: str, fix: str, where: Tensor | None = None
+    ) -> bool:
+        """Whether every number that counts is finite; a finding where one is not. Arguments as for `compare`."""
+        bad = ~actual.detach().isfinite() & (True if where is None else where)
+        if not bad.any():
+            return True
+        index = bad.nonzero()[0].tolist()
+        message = f"{what} at [{axes}] = {index} is {float(actual.detach()[tuple(index)])}, expected finite"
+        self.note(f"{what}, not finite", message, fix, call, index=index)
+        return False
+
+    def outcome(self, unit: str = "", **measured: Any) -> Outcome:
+        """The findings, with the error that came nearest to (or went furthest beyond) its bound.
+
+        Args:
+            unit: name of that error in `measured` and `allowed`, the unit in it; empty where the rule compares numbers
+                of several units: then the error is reported as a share of its bound, `error_to_bound_ratio`.
+            measured: further numbers, reported but not judged.
+        """
+        share, error, bound = self._worst
+        findings = tuple(finding for _, finding in self._found.values())
+        name, number, limit = (unit, error, bound) if unit else ("error_to_bound_ratio", max(share, 0.0), 1.0)
+        reported = {name: number, "calls": self.tried, **measured}
+        return Outcome(findings, {key: plain(held) for key, held in reported.items()}, {name: plain(limit)})
+
+    def _raised(self, what: str, error: Exception, call: Call, fix: str) -> None:
+        """The finding for an exception of the subject's."""
+        kind = type(error).__name__
+        message = f"{what} raised {in_one_line(error, self.source)}"
+        self.note(f"{what} raises {kind}", message, fix, call, victim=origin(error, self.source), error=kind)
+
+
+def plain(number: Any) -> Any:
+    """A number as JSON can hold it: NaN and infinities as text."""
+    return str(number) if isinstance(number, float) and not math.isfinite(number) else number
+
+
+def weights_call(functions: Functions, case: Case, *, discount_lambda: float, temperature: Any) -> Call:
+    """The call of the subject's head weights on a case, with the reference's labels."""
+    return Call(
+        "weights",
+        present(functions.weights),
+        case.describe(),
+        {"value_BS": case.value_BS, "label_BSH": case.labels, "valid_BS": case.valid_BS},
+        {"discount_lambda": discount_lambda, "temperature": temperature, "document_BS": case.document_BS},
+    )
+
+
+def labels_call(functions: Functions, case: Case) -> Call:
+    """The call of the subject's labels on a case."""
+    return Call(
+        "labels",
+        present(functions.labels),
+        case.describe(),
+        {"token_BS": case.token_BS, "valid_BS": case.valid_BS, "horizon": case.horizon},
+        {"document_BS": case.document_BS},
+    )
+
+
+def returns_call(functions: Functions, case: Case, *, gamma: float, gae_lambda: float) -> Call:
+    """The call of the subject's returns on a case."""
+    return Call(
+        "returns",
+        present(functions.returns),
+        case.describe(),
+        {"reward_BS": case.reward_BS, "value_BS": case.value_BS, "valid_BS": case.valid_BS},
+        {"gamma": gamma, "gae_lambda": gae_lambda, "document_BS": case.document_BS},
+    )
+
+
+def random_cases(context: Context) -> int:
+    """How many random cases the profile pays for."""
+    return RANDOM_CASES[context.profile]
+
+
+def present(function: Callable[..., T] | None) -> Callable[..., T]:
+    """The function, for the type checker: a check runs only where its capabilities are there."""
+    if function is None:
+        raise TypeError("the runner asks for the capability before it runs the check")
+    return function
+
+
+def _distances(
+    actual: Tensor, expected: Tensor, allowed: Tensor | float, where: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Distance and bound of the elements that count, flat. Where something is not finite the distance is NaN or inf."""
+    got, want = actual.detach().double(), expected.detach().double()
+    bound = torch.as_tensor(allowed, dtype=torch.float64).expand(got.shape)
+    error = (got - want).abs()
+    return (error.flatten(), bound.flatten()) if where is None else (error[where], bound[where])
+
+
+def _place(flat: int, shape: torch.Size, where: Tensor | None) -> tuple[int, ...]:
+    """The index of the flat-th element that counts."""
+    counts = torch.ones(shape, dtype=torch.bool) if where is None else where
+    return tuple(int(axis) for axis in counts.nonzero()[flat])

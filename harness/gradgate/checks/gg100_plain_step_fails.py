@@ -1,0 +1,75 @@
+"""The plain training step raises.
+
+## What it detects
+
+A step that does not survive three batches on a fresh run: an in-place write to a tensor that backward still needs, a
+graph that is walked twice, an optimizer that steps before a pending backward, a shape or dtype that does not fit, or
+anything else that ends in an exception.
+
+## Why it matters
+
+It runs before every other check, and with no hook of any kind. Under `saved_tensors_hooks` PyTorch skips its own
+version check: with them installed the loudest of all gradient faults becomes a silently wrong gradient.
+
+## How it decides
+
+Statistic: the number of steps that raise, out of 3 on one run from the run's own batches. Allowed: 0. A step's first
+call often takes another way than its later ones (optimizer state, caches, accumulated graphs), hence more than one.
+False-alarm rate: 0; an exception is a fact.
+
+## Example
+
+Bad:
+
+```python
+weight_BSH = torch.softmax(delta_BSH / tau, dim=-1)
+weight_BSH[:, -1] = 0.0                  # softmax saved its output for backward
+```
+
+Good:
+
+```python
+weight_BSH = torch.softmax((delta_BSH / tau).masked_fill(~valid_BSH, -torch.inf), dim=-1)
+```
+
+## How to fix
+
+Read the exception: it names the operation whose saved tensor was overwritten, or the call that failed. Where it names
+a backward node only, `torch.autograd.set_detect_anomaly(True)` prints the forward line that made the node.
+
+## Known limits
+
+Whatever installs saved-tensor hooks around the check, or inside the step (`save_on_cpu`, checkpointing, a profiler),
+switches PyTorch's version check off there. A step that fails on its fourth batch passes.
+
+## Sources
+
+Fault LW-01 of the fault catalogue; PyTorch notes, "Autograd mechanics", in-place correctness checks.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from gradgate.checks.raised import calling, reports_raises
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Context, Stage, Subject
+
+CODE, NAME = "GG100", "plain-step-fails"
+NEEDS: tuple[str, ...] = ()
+PER_STAGE = True
+STEPS = 3
+
+
+@reports_raises(CODE, NAME)
+def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
+    """Step on the first batches."""
+    with calling("start()"):
+        run = stage.start(context.seed, device=context.device)
+    batches = islice(run.batches(), STEPS)
+    for number in range(1, STEPS + 1):
+        with calling(f"drawing batch {number} of {STEPS}"):
+            batch = next(batches)
+        with calling(f"step {number} of {STEPS}"):
+            run.step(batch)
+    return Outcome(measured={"steps_that_raise": 0}, allowed={"steps_that_raise": 0})

@@ -1,0 +1,163 @@
+"""A trainable parameter gets no gradient, or exactly zero, over several batches.
+
+## What it detects
+
+A head that is in no loss, a part of the model behind a `detach()`, a value head fed from Python floats, a parameter
+that no optimizer holds, an optimizer that holds another module's parameters.
+
+## Why it matters
+
+The loss goes on falling, the other parameters learn. Only this one stays at its initial value for ever.
+
+## How it decides
+
+Statistic: for each parameter, the number of its gradient's non-zero elements at the moment the optimizer steps, over
+6 batches of one run. Allowed: at least 1. The gradient is the one that the real step uses: it is read in a hook on
+`Optimizer.step`. Where no optimizer steps it is that of `losses(batch)["total"]`.
+
+A parameter counts as trainable where it requires grad and an optimizer holds it. One that requires grad in a module
+of the run and that *no* optimizer holds is a finding too. A module in eval mode of which no optimizer holds a part
+and that gets no gradient is taken for frozen: a note, since `requires_grad_(False)` would say so.
+
+False-alarm rate: a live gradient is exactly zero in every element and batch only where every path is off (all units
+of a ReLU dead, all rows of an embedding unused); for parameters of a few elements that is a fault of its own.
+
+## Example
+
+Bad:
+
+```python
+loss = cross_entropy(logits.detach().requires_grad_(), label)   # trunk and heads never move
+```
+
+Good:
+
+```python
+loss = cross_entropy(logits, label)
+```
+
+## How to fix
+
+Follow the named parameter from its use in forward to the loss and remove what cuts the graph. What is meant to stay
+frozen says so: `parameter.requires_grad_(False)`. What is meant to train goes to an optimizer.
+
+## Known limits
+
+A gradient that is tiny but not zero passes. A parameter that is used once in more than 6 batches (a rare expert)
+fails.
+
+## Sources
+
+Faults GF-04, GF-05, GF-23 and GF-26 of the fault catalogue.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from torch import nn
+
+from gradgate.checks.raised import calling, reports_raises
+from gradgate.checks.snapshot import named_parameters
+from gradgate.checks.updates import gradient_of, gradients_at_updates, parameters_of
+from gradgate.core.finding import Finding
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.capabilities import declared
+from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject
+
+CODE, NAME = "GG201", "dead-parameter"
+NEEDS: tuple[str, ...] = ()
+PER_STAGE = True
+BATCHES = 6
+
+_Parameters = set[nn.Parameter]
+
+
+@reports_raises(CODE, NAME)
+def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
+    """Step on several batches and look at every gradient."""
+    with calling("start()"):
+        run = stage.start(context.seed, device=context.device)
+    batches = list(islice(run.batches(), BATCHES))
+    names = named_parameters(run)
+    seen = _at_updates(run, batches, names)
+    if seen is None and "losses" not in declared(run):
+        return Outcome(inconclusive=f"no optimizer stepped in {BATCHES} steps, and the run has no `losses` to look at")
+    alive, held = seen or _from_losses(run, batches, names)
+    held |= {parameter for optimizer in run.optimizers for parameter in parameters_of(optimizer)}
+    dead = [_dead(names[parameter]) for parameter in names if parameter.requires_grad and parameter in held - alive]
+    unheld = _unheld(run, names, alive, held) if held else []
+    measured = {
+        "dead_parameters": len(dead),
+        "parameters_no_optimizer_holds": sum(finding.severity == "error" for finding in unheld),
+        "parameters": len(names),
+    }
+    allowed = {"dead_parameters": 0, "parameters_no_optimizer_holds": 0}
+    return Outcome(findings=tuple(dead + unheld), measured=measured, allowed=allowed)
+
+
+def _at_updates(
+    run: Run, batches: list[Batch], names: dict[nn.Parameter, str]
+) -> tuple[_Parameters, _Parameters] | None:
+    """Parameters with a gradient at some update, and parameters that some stepping optimizer holds."""
+    alive: _Parameters = set()
+    held: _Parameters = set()
+    stepped = False
+    for number, batch in enumerate(batches, 1):
+        with gradients_at_updates(names) as updates, calling(f"step {number} of {len(batches)}"):
+            run.step(batch)
+        for update in updates:
+            held |= parameters_of(update.optimizer)
+            alive |= {
+                parameter for parameter, grad in update.gradients.items() if grad is not None and bool(grad.any())
+            }
+        stepped = stepped or bool(updates)
+    return (alive, held) if stepped else None
+
+
+def _from_losses(run: Run, batches: list[Batch], names: dict[nn.Parameter, str]) -> tuple[_Parameters, _Parameters]:
+    """The same from `losses`, for a step that uses no torch optimizer: everything that requires grad is trained."""
+    alive: _Parameters = set()
+    for number, batch in enumerate(batches, 1):
+        for parameter in names:
+            parameter.grad = None
+        with calling(f"losses() of batch {number}"):
+            run.losses(batch)["total"].backward()
+        grads = {parameter: gradient_of(parameter) for parameter in names}
+        alive |= {parameter for parameter, grad in grads.items() if grad is not None and bool(grad.any())}
+    return alive, {parameter for parameter in names if parameter.requires_grad}
+
+
+def _unheld(run: Run, names: dict[nn.Parameter, str], alive: _Parameters, held: _Parameters) -> list[Finding]:
+    findings: dict[nn.Parameter, Finding] = {}
+    for module in run.modules.values():
+        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        missing = [parameter for parameter in parameters if parameter not in held]
+        frozen = not module.training and len(missing) == len(parameters) and not alive.intersection(missing)
+        for parameter in missing:
+            findings.setdefault(parameter, _not_held(names[parameter], frozen))
+    return list(findings.values())
+
+
+def _dead(name: str) -> Finding:
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"`{name}` got no gradient, or zero, in {BATCHES} of {BATCHES} steps; allowed: at most {BATCHES - 1}",
+        kind="missing_grad",
+        fix=f"find what cuts the graph between `{name}` and the loss, or freeze it: requires_grad_(False)",
+        detail={"parameter": name},
+    )
+
+
+def _not_held(name: str, frozen: bool) -> Finding:
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"`{name}` requires grad but no optimizer holds it: it never moves"
+        + (" (its module is in eval mode and gets no gradient: taken for frozen)" if frozen else ""),
+        kind="missing_grad",
+        severity="note" if frozen else "error",
+        fix=f"give `{name}` to an optimizer, or freeze it: requires_grad_(False)",
+        detail={"parameter": name},
+    )

@@ -1,0 +1,121 @@
+"""An invalid head, a padded position or a row without valid heads has a weight other than 0.
+
+## What it detects
+
+Weight where there is nothing to predict: a clamp to a floor behind the softmax, uniform weights at a position without a
+valid head, validity taken from head 0 for all heads, NaN from a softmax over nothing but masked scores, a mask by
+multiplication that lets a NaN at padding through. And gradient from there: to values at padding, or to any value of
+a row that has nothing to predict.
+
+## Why it matters
+
+The weight outside trains on padding as soon as the loss mask changes, distorts every metric over weights (the entropy
+first), and a NaN there poisons the whole step.
+
+## How it decides
+
+Statistic: the largest |weight| without unit at heads whose label is -100, and the largest absolute gradient of a random
+combination of the weights (factors in [-1, 1]) at values of padding and of rows without a valid head, over the boundary
+grid and random batches, with finite garbage and with NaN at padding, for float32, bfloat16 and float16 values.
+Threshold: exactly 0, and finite everywhere else. No rounding turns an exact 0 into anything else: the false-alarm rate
+is 0.
+
+## Example
+
+Bad:
+
+```python
+weight_BSH = torch.softmax(score_BSH.masked_fill(~valid_BSH, -1e10), dim=-1)   # 1/H each where no head is valid
+```
+
+Good:
+
+```python
+some_BS1 = valid_BSH.any(-1, keepdim=True)
+score_BSH = score_BSH.masked_fill(~valid_BSH & some_BS1, -torch.inf)
+weight_BSH = torch.softmax(score_BSH, dim=-1).masked_fill(~valid_BSH, 0.0)
+```
+
+## How to fix
+
+Mask with -inf before the softmax, give rows without a valid head finite scores, and select exact zeros behind it
+(out of place). Select values at padding away with `where` or `masked_fill` before any arithmetic.
+
+## Known limits
+
+A function whose weights carry no gradient is judged on its weights alone.
+
+## Sources
+
+Faults LW-02, LW-04, MB-11 and PR-01 of the fault catalogue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from gradgate.checks import cases
+from gradgate.checks.formulas import Call, Ledger, random_cases, weights_call
+from gradgate.checks.oracles import IGNORED
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Context, Stage, Subject
+
+CODE, NAME = "GG402", "weight-outside"
+NEEDS: tuple[str, ...] = ("functions.weights",)
+PER_STAGE = False
+FIX = "mask with -inf before the softmax, and select exact zeros behind it: softmax(score).masked_fill(~valid, 0.0)"
+GRADIENT = "gradient of the weights with respect to the value"
+FIX_GRADIENT = "select padded values away before any arithmetic: value.masked_fill(~valid, 0.0)"
+
+
+def check(subject: Subject, stage: Stage | None, context: Context) -> Outcome:
+    """Look at every weight that must be 0, and at the gradient that comes from it."""
+    ledger = Ledger(CODE, NAME, context.device, subject.source)
+    for case in _cases(context):
+        call = weights_call(subject.functions, case, discount_lambda=0.95, temperature=0.7)
+        weight_BSH = ledger.run(call, case.labels.shape, FIX)
+        if weight_BSH is not None:
+            _judge_weights(ledger, call, case, weight_BSH)
+            _judge_gradient(ledger, call, case, weight_BSH, context.seed)
+    return ledger.outcome("weight_outside")
+
+
+def _cases(context: Context) -> Iterator[cases.Case]:
+    """Each batch with finite garbage at padding and with NaN, then the random ones in half precision."""
+    plain = chain(cases.boundary_grid(context.seed), cases.ragged(context.seed, random_cases(context)))
+    for case in plain:
+        yield case.tracked()
+        yield case.with_padding(float("nan")).tracked()
+    for case in cases.ragged(context.seed + 1, random_cases(context) // 4):
+        yield case.to(torch.bfloat16).tracked()
+        yield case.to(torch.float16).tracked()
+
+
+def _judge_weights(ledger: Ledger, call: Call, case: cases.Case, weight_BSH: Tensor) -> None:
+    """Invalid heads weigh exactly 0, the others something finite."""
+    invalid_BSH = case.labels == IGNORED
+    zero_BSH = torch.zeros(weight_BSH.shape)
+    ledger.compare(
+        call, weight_BSH, zero_BSH, 0.0, what="weight of the invalid head", axes="b, t, k", where=invalid_BSH, fix=FIX
+    )
+    ledger.finite(
+        call, weight_BSH, what="weight of the valid head", axes="b, t, k", where=~invalid_BSH, fix=FIX_GRADIENT
+    )
+
+
+def _judge_gradient(ledger: Ledger, call: Call, case: cases.Case, weight_BSH: Tensor, seed: int) -> None:
+    """No gradient at padding and in rows without a valid head; a finite one everywhere."""
+    if not weight_BSH.requires_grad:
+        return
+    direction_BSH = 2 * torch.rand(weight_BSH.shape, generator=torch.Generator().manual_seed(seed)) - 1
+    gradient_BS = ledger.gradient(call, (direction_BSH * weight_BSH).sum(), case.value_BS, FIX_GRADIENT)
+    if gradient_BS is None:
+        return
+    silent_BS = ~case.valid_BS | (case.labels == IGNORED).flatten(1).all(1, keepdim=True)
+    if ledger.finite(call, gradient_BS, what=GRADIENT, axes="b, t", fix=FIX_GRADIENT):
+        zero_BS = torch.zeros(gradient_BS.shape)
+        ledger.compare(call, gradient_BS, zero_BS, 0.0, what=GRADIENT, axes="b, t", where=silent_BS, fix=FIX_GRADIENT)

@@ -1,0 +1,188 @@
+"""Crash, NaN or a wrong value at the boundaries of a batch.
+
+## What it detects
+
+Labels, head weights, loss, returns and placed rewards at the ends of rows and around padding: rows shorter than the
+horizon, of one position, of nothing but padding, with one real token, padded left, right, on both sides or in the
+middle, one row alone, tensors that are not contiguous, packed documents. There off-by-one errors, wrapped rolls,
+0/0, squeezed dimensions and reads past the end live.
+
+## Why it matters
+
+A batch of full rows never shows them. In a long run the last partial batch, or one that holds a single short row, ends
+in NaN, or trains the end of every row on the wrong token for as long as it runs.
+
+## How it decides
+
+Every one of the five functions that the subject has is called on the grid S in {1, 2, H-1, H, H+1, 2H+1},
+H in {1, 2, 4}, with each mask alone (B = 1), all together, strided, and packed; all positions are compared with the
+literal references. Labels must be equal; weights, loss, returns and placed rewards within the bounds of
+`gradgate.checks.tolerances`, worst cases for float32. Without any position to learn from, the loss must be exactly 0,
+attached to the graph, with a gradient of exactly 0. Gradients of the loss must be finite. False-alarm rate: 0, no bound
+is statistical.
+
+## Example
+
+Bad:
+
+```python
+loss = position_loss.sum() / counted.sum()                     # 0/0 where no position has a valid head
+last = valid_BS.sum(1) - 1                                     # the last real token only if padding is on the right
+```
+
+Good:
+
+```python
+loss = position_loss.sum() / counted.sum().clamp(min=1)        # 0, attached
+last = (valid_BS * torch.arange(1, S + 1)).argmax(1)           # wherever the padding is
+```
+
+## How to fix
+
+Start from the finding's reproduction: it is the smallest batch of the grid that fails.
+
+## Known limits
+
+Functions that the subject does not offer are not tried; `functions_tried` says how many were. Gradients of the weights
+are compared by weight-oracle (GG403).
+
+## Sources
+
+Faults LW-23, LW-26, MB-04, MB-05, MB-16, MB-19, MB-20, MB-22 and MB-28 of the fault catalogue.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from gradgate.checks import cases, oracles, tolerances
+from gradgate.checks.formulas import Call, Ledger, labels_call, present, returns_call, weights_call
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Context, Functions, Stage, Subject
+
+CODE, NAME = "GG404", "boundary-grid"
+NEEDS: tuple[str, ...] = ()
+PER_STAGE = False
+SETTINGS = {"discount_lambda": 0.95, "temperature": 0.7}
+DECAYS = {"gamma": 0.99, "gae_lambda": 0.95}
+FIX_LABELS = "-100 where t or t+k+1 is padding, beyond the row or in another document; never wrap around"
+FIX_WEIGHTS = "softmax over the valid heads only; exactly 0 at invalid heads and where no head is valid"
+FIX_LOSS = "divide by the number of positions with a valid head, clamped to at least 1, and keep the sum on the graph"
+FIX_RETURNS = "scan the real tokens of a row in reverse order, with 0 after the last one"
+FIX_REWARDS = "look for the last real token with the mask, not with its count: padding may be on either side"
+
+
+def check(subject: Subject, stage: Stage | None, context: Context) -> Outcome:
+    """Walk the grid with every function that the subject offers."""
+    functions = subject.functions
+    tries = {
+        _labels: functions.labels,
+        _weights: functions.weights,
+        _loss: functions.loss,
+        _returns: functions.returns,
+        _rewards: functions.place_rewards,
+    }
+    offered = [attempt for attempt, function in tries.items() if function is not None]
+    if not offered:
+        return Outcome(
+            not_applicable=f"{subject.name} offers none of its formulas: give it functions=gradgate.Functions()"
+        )
+    ledger = Ledger(CODE, NAME, context.device, subject.source)
+    for case in cases.boundary_grid(context.seed):
+        for attempt in offered:
+            attempt(ledger, functions, case)
+    return ledger.outcome(functions_tried=len(offered))
+
+
+def _labels(ledger: Ledger, functions: Functions, case: cases.Case) -> None:
+    call, expected_BSH = labels_call(functions, case), case.labels
+    label_BSH = ledger.run(call, expected_BSH.shape, FIX_LABELS)
+    if label_BSH is not None:
+        ledger.compare(call, label_BSH, expected_BSH, 0.0, what="label", axes="b, t, k", fix=FIX_LABELS)
+
+
+def _weights(ledger: Ledger, functions: Functions, case: cases.Case) -> None:
+    call, label_BSH = weights_call(functions, case, **SETTINGS), case.labels
+    weight_BSH = ledger.run(call, label_BSH.shape, FIX_WEIGHTS)
+    if weight_BSH is None:
+        return
+    expected_BSH = oracles.head_weights(case.value_BS, label_BSH, case.valid_BS, **call.options)
+    allowed = tolerances.head_weight(case.value_BS, case.valid_BS, case.horizon, **call.options)
+    ledger.compare(call, weight_BSH, expected_BSH, allowed, what="head weight", axes="b, t, k", fix=FIX_WEIGHTS)
+
+
+def _loss(ledger: Ledger, functions: Functions, case: cases.Case) -> None:
+    call = _loss_call(functions, case)
+    logits_BSHV, label_BSH, weight_BSH = call.arguments.values()
+    loss = ledger.run(call, (), FIX_LOSS)
+    if loss is None:
+        return
+    predicting = int((label_BSH != oracles.IGNORED).any(-1).sum())
+    expected = oracles.wmtp_loss(logits_BSHV.detach(), label_BSH, weight_BSH)
+    allowed = tolerances.loss(logits_BSHV, predicting) if predicting else 0.0
+    ledger.compare(call, loss, expected, allowed, what="loss", unit="nats", fix=FIX_LOSS)
+    if not loss.requires_grad:
+        ledger.note("loss off the graph", "loss is not attached to the logits' graph", FIX_LOSS, call)
+        return
+    gradient_BSHV = ledger.gradient(call, loss, logits_BSHV, FIX_LOSS)
+    if gradient_BSHV is not None:
+        what, axes = "gradient of the loss with respect to the logit", "b, t, k, v"
+        silent_BSHV = (label_BSH == oracles.IGNORED)[..., None].expand(gradient_BSHV.shape)
+        if ledger.finite(call, gradient_BSHV, what=what, axes=axes, fix=FIX_LOSS):
+            zero = torch.zeros(gradient_BSHV.shape)
+            ledger.compare(call, gradient_BSHV, zero, 0.0, what=what, axes=axes, where=silent_BSHV, fix=FIX_LOSS)
+
+
+def _loss_call(functions: Functions, case: cases.Case) -> Call:
+    """The call of the subject's loss, with the reference's labels and weights and random logits."""
+    label_BSH = case.labels
+    weight_BSH = oracles.head_weights(
+        case.value_BS, label_BSH, case.valid_BS, **SETTINGS, document_BS=case.document_BS
+    ).float()
+    rng = torch.Generator().manual_seed(case.token_BS.numel())
+    logits_BSHV = 3 * torch.randn(*label_BSH.shape, case.token_BS.numel(), generator=rng)
+    arguments = {
+        "logits_BSHV": logits_BSHV.requires_grad_(),
+        "label_BSH": label_BSH,
+        "weight_BSH": weight_BSH,
+    }
+    return Call("loss", present(functions.loss), case.describe(), arguments)
+
+
+def _returns(ledger: Ledger, functions: Functions, case: cases.Case) -> None:
+    call = returns_call(functions, case, **DECAYS)
+    return_BS = ledger.run(call, case.valid_BS.shape, FIX_RETURNS)
+    if return_BS is None:
+        return
+    expected_BS = oracles.gae_returns(case.reward_BS, case.value_BS, case.valid_BS, **call.options)
+    ledger.compare(
+        call,
+        return_BS,
+        expected_BS,
+        tolerances.returns(case.reward_BS, case.value_BS, case.valid_BS),
+        what="return",
+        axes="b, t",
+        unit="reward units",
+        where=case.valid_BS,
+        fix=FIX_RETURNS,
+    )
+
+
+def _rewards(ledger: Ledger, functions: Functions, case: cases.Case) -> None:
+    for placement in ("terminal", "uniform"):
+        arguments = {"reward_B": case.reward_B, "valid_BS": case.valid_BS, "placement": placement}
+        options = {"document_BS": case.document_BS}
+        call = Call("place_rewards", present(functions.place_rewards), case.describe(), arguments, options)
+        reward_BS = ledger.run(call, case.valid_BS.shape, FIX_REWARDS)
+        if reward_BS is not None:
+            expected_BS = oracles.place_rewards(case.reward_B, case.valid_BS, placement, case.document_BS)
+            ledger.compare(
+                call,
+                reward_BS,
+                expected_BS,
+                tolerances.placed_reward(case.reward_B),
+                what=f"{placement} reward",
+                axes="b, t",
+                unit="reward units",
+                fix=FIX_REWARDS,
+            )

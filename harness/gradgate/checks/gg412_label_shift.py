@@ -1,0 +1,250 @@
+"""Head k is not trained on the token k + 1 positions on.
+
+## What it detects
+
+Labels shifted twice, not at all, or by the same distance for every head; a roll that wraps the row's start to its end,
+or fills the slot with token 0; targets across padding, documents or rows; a head that is never trained. In the labels
+function, and in what the real step does: between a right function and a wrong call lies most of a trainer.
+
+## Why it matters
+
+A model trained on token t+2 has a loss that falls, only to a higher plateau; one trained on its own input has a loss
+near 0. Both look like training, and only generation shows the difference.
+
+## How it decides
+
+Behaviour: the gradient of a cross-entropy with respect to one position's logits is softmax - onehot(target), so its
+most negative entry is the target. In float64, over 3 batches of the run, the loss's gradient at every logit vector
+[b, t, k] must have it at token[t+k+1] wherever both ends are real tokens of one document, and be 0 elsewhere. A zero
+gradient at a place that could be supervised (a prompt, a weight that underflows) is allowed and counted; a head with
+none but such is a finding. Statistic: places trained on another token, or where there is nothing to predict;
+threshold 0. False-alarm rate: 0 for losses whose gradient at the logits is that of a weighted cross-entropy.
+Function: where the subject has `functions.labels`, its labels of distinct tokens must be equal to the reference's.
+
+## Example
+
+Bad:
+
+```python
+label_BSH[..., k] = token_BS.roll(-(k + 1), dims=1)          # the row's start becomes its end's label
+```
+
+Good:
+
+```python
+label_BSH[:, : S - k - 1, k] = token_BS[:, k + 1 :]          # and -100 beyond
+```
+
+## How to fix
+
+The message gives the distance that was found. Compare it with the shifts in the collator, in the labels function and
+inside the model: exactly one of them may shift.
+
+## Known limits
+
+A term that pulls logits down elsewhere (label smoothing keeps the order, a penalty on single tokens need not) blurs the
+target. Only the module named by `Run.logits_from` is watched.
+
+## Sources
+
+Faults MB-01, MB-02, MB-04, MB-05 and MB-17 of the fault catalogue; Gloeckle et al. 2024, arXiv:2404.19737, section 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gradgate.checks import cases, oracles
+from gradgate.checks.formulas import Ledger, labels_call, random_cases
+from gradgate.checks.raised import calling, reports_raises
+from gradgate.core.finding import Finding
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject, Tokens
+
+CODE, NAME = "GG412", "label-shift"
+NEEDS: tuple[str, ...] = ("tokens", "logits", "losses")
+PER_STAGE = True
+OBJECTIVE = "tokens"
+BATCHES = 3
+FIX = "shift once: head k at position t predicts token[t+k+1], -100 where either is padding, beyond or another document"
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What one batch's step trained each head on.
+
+    Args:
+        tokens: the batch's tokens.
+        label_BSH: Long[B, S, H], what it should be trained on.
+        target_BSH: Long[B, S, H], the entry whose logit the step pushes up most.
+        trained_BSH: Bool[B, S, H], whether it pushes any up.
+    """
+
+    tokens: Tokens
+    label_BSH: Tensor
+    target_BSH: Tensor
+    trained_BSH: Tensor
+
+    @property
+    def wrong(self) -> Tensor:
+        """Bool[B, S, H]: trained on another token than the one to predict, or where there is none."""
+        return self.trained_BSH & (self.target_BSH != self.label_BSH)
+
+
+@reports_raises(CODE, NAME)
+def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
+    """Read the targets out of the step's own gradients; then ask the labels function."""
+    ledger = Ledger(CODE, NAME, context.device, subject.source)
+    if subject.functions.labels is not None:
+        for case in chain(cases.boundary_grid(context.seed), cases.ragged(context.seed, random_cases(context))):
+            call = labels_call(subject.functions, case)
+            label_BSH = ledger.run(call, case.labels.shape, FIX)
+            if label_BSH is not None:
+                ledger.compare(call, label_BSH, case.labels, 0.0, what="label", axes="b, t, k", fix=FIX)
+    with calling("starting the stage"):
+        run = stage.start(context.seed, dtype=torch.float64, device=context.device)
+    seen = [found for batch in islice(run.batches(), BATCHES) if (found := targets(run, batch)) is not None]
+    return _judge(ledger, seen)
+
+
+def targets(run: Run, batch: Batch) -> Targets | None:
+    """What the loss of a batch trains each head on, from its gradient at the logits.
+
+    Args:
+        run: a live run.
+        batch: one of its batches.
+
+    Returns:
+        The targets; None where the named module gave no one tensor [B, S, H, V] for the whole batch.
+    """
+    with calling("tokens()"):
+        tokens = run.tokens(batch)
+    tokens = Tokens(
+        tokens.token_BS.cpu(),
+        tokens.valid_BS.cpu().bool(),
+        None if tokens.document_BS is None else tokens.document_BS.cpu(),
+    )
+    with calling("losses() and backward"), _outputs(run.modules[str(run.logits_from)]) as outputs:
+        run.losses(batch)["total"].backward()
+    reached = [output.grad for output in outputs if output.grad is not None]
+    whole = reached or [torch.zeros_like(output) for output in outputs]
+    if len(whole) != 1 or whole[0].dim() != 4 or whole[0].shape[:2] != tokens.token_BS.shape:
+        return None
+    gradient_BSHV = whole[0].cpu()
+    lowest_BSH, target_BSH = gradient_BSHV.min(-1)
+    label_BSH = oracles.labels(tokens.token_BS, tokens.valid_BS, gradient_BSHV.shape[2], tokens.document_BS)
+    return Targets(tokens, label_BSH, target_BSH, lowest_BSH < 0)
+
+
+@contextmanager
+def _outputs(module: nn.Module) -> Iterator[list[Tensor]]:
+    """The tensors that a module returns inside the block, keeping their gradients."""
+    outputs: list[Tensor] = []
+
+    def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.requires_grad:
+            output.retain_grad()
+            outputs.append(output)
+
+    handle = module.register_forward_hook(keep)
+    try:
+        yield outputs
+    finally:
+        handle.remove()
+
+
+def _judge(ledger: Ledger, seen: list[Targets]) -> Outcome:
+    """Findings about the function, then about what the step does, head by head."""
+    about_function = ledger.outcome("label_differences")
+    trained = sum(int(found.trained_BSH.sum()) for found in seen)
+    wrong = sum(int(found.wrong.sum()) for found in seen)
+    supervisable = sum(int((found.label_BSH != oracles.IGNORED).sum()) for found in seen)
+    heads = range(seen[0].label_BSH.shape[2]) if seen else range(0)
+    findings = (*about_function.findings, *chain.from_iterable(_of_head(seen, k) for k in heads))
+    return Outcome(
+        findings,
+        measured={
+            "places_with_wrong_target": wrong,
+            "places_trained": trained,
+            "places_that_could_be_trained": supervisable,
+            "function_calls": ledger.tried,
+        },
+        allowed={"places_with_wrong_target": 0},
+        inconclusive="" if supervisable else _nothing_seen(seen),
+    )
+
+
+def _nothing_seen(seen: list[Targets]) -> str:
+    if seen:
+        return f"no head of {len(seen)} batches has a token to predict"
+    return "the module named by logits_from gave no single tensor [B, S, H, V] on the loss's graph for a batch"
+
+
+def _of_head(seen: list[Targets], head: int) -> Iterator[Finding]:
+    """What is wrong with one head: another token, a place without one, or no training at all."""
+    could = sum(int((found.label_BSH[..., head] != oracles.IGNORED).sum()) for found in seen)
+    trained = sum(int(found.trained_BSH[..., head].sum()) for found in seen)
+    if could and not trained:
+        message = f"head {head} gets no gradient at any of {could} places with a token at t+{head + 1}"
+        yield Finding(CODE, NAME, message, fix=FIX, detail={"head": head, "places": could})
+        return
+    shifted = sum(int((found.wrong & (found.label_BSH != oracles.IGNORED))[..., head].sum()) for found in seen)
+    outside = sum(int((found.wrong & (found.label_BSH == oracles.IGNORED))[..., head].sum()) for found in seen)
+    if shifted:
+        distance, matches = _distance(seen, head)
+        found_at = f"mostly t{distance:+d} ({matches} of {trained} trained places)" if matches else "no fixed distance"
+        message = (
+            f"head {head} is trained on another token than t+{head + 1} at {shifted} of {trained} places: {found_at}"
+        )
+        yield Finding(CODE, NAME, message, fix=FIX, count=shifted, detail=_example(seen, head, outside=False))
+    if outside:
+        message = (
+            f"head {head} is trained at {outside} places where token t+{head + 1} is padding, beyond the row or in "
+            f"another document"
+        )
+        yield Finding(CODE, NAME, message, fix=FIX, count=outside, detail=_example(seen, head, outside=True))
+
+
+def _distance(seen: list[Targets], head: int) -> tuple[int, int]:
+    """The distance d at which token[t+d] is most often what the head is trained on, and how often."""
+    positions = seen[0].label_BSH.shape[1]
+    matches = {}
+    for distance in sorted(range(1 - positions, positions), key=lambda d: abs(d - head - 1)):
+        first, last = max(0, -distance), min(positions, positions - distance)
+        matches[distance] = sum(
+            int(
+                (
+                    found.trained_BSH[:, first:last, head]
+                    & (
+                        found.target_BSH[:, first:last, head]
+                        == found.tokens.token_BS[:, first + distance : last + distance]
+                    )
+                ).sum()
+            )
+            for found in seen
+        )
+    best = max(matches, key=lambda distance: matches[distance])
+    return best, matches[best]
+
+
+def _example(seen: list[Targets], head: int, *, outside: bool) -> dict[str, Any]:
+    """One place that shows it, with its row."""
+    for found in seen:
+        shows_BS = (found.wrong & ((found.label_BSH == oracles.IGNORED) == outside))[..., head]
+        if shows_BS.any():
+            b, t = shows_BS.nonzero()[0].tolist()
+            return {
+                "index": [b, t, head],
+                "trained_on": int(found.target_BSH[b, t, head]),
+                "expected": int(found.label_BSH[b, t, head]),
+                "token_S": found.tokens.token_BS[b].tolist(),
+                "valid_S": found.tokens.valid_BS[b].tolist(),
+            }
+    raise AssertionError("called only where there is one")

@@ -1,0 +1,100 @@
+"""The value head does not beat the best constant predictor.
+
+## What it detects
+
+A value head that is dead, that is trained on the wrong targets, with a learning rate of the wrong size or sign, on
+features that carry nothing, or whose predictions are detached from what it learnt.
+
+## Why it matters
+
+A constant value has a constant delta: the head weights are then those of the positions, not of the tokens, and the
+second stage is uniform weighting at a higher price. A falling training loss does not show it: the head first learns
+the mean.
+
+## How it decides
+
+One whole fit at the check's seed. Statistic: mean squared error of the held-out predictions over that of the best
+constant, which is the mean of these very targets and therefore better than any that could be known beforehand. It
+fails at 0.98 or more: 2 % better is the margin. Fewer than 50 predictions, or constant targets, are inconclusive.
+
+Beside it, and without a bound: the error of the position-only predictor (the mean target at the same position,
+leave-one-out), and the AUC of `score_R` against `right_R` with its standard error (Hanley and McNeil).
+
+False-alarm rate: a head that predicts the training mean has a ratio of 1 or more by construction. How often a sound
+head stays within the margin by chance is stage1-converges' question (GG901), over seeds.
+
+## Example
+
+Bad:
+
+```python
+value_BS = value_head(feature_BSD.detach()).detach()      # the loss trains nothing
+```
+
+Good:
+
+```python
+value_BS = value_head(feature_BSD.detach())
+```
+
+## How to fix
+
+Look at the head's gradients (GG201), then at its targets against rewards, then at the learning rate. A position-only
+error near the head's own says that the head has learnt where a row ends, and no more.
+
+## Known limits
+
+The bar is low on purpose: a head that knows positions alone can pass. Read `position_mse` and `auc` beside it.
+
+## Sources
+
+Issue "The trainer and the house", the row on Stage 1; Mann and Whitney 1947, Annals of Mathematical Statistics 18:50.
+"""
+
+from __future__ import annotations
+
+from math import isfinite
+
+from gradgate.checks.fits import fit
+from gradgate.checks.prediction import Quality, quality
+from gradgate.checks.raised import reports_raises
+from gradgate.core.finding import Finding
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Context, Stage, Subject
+
+CODE, NAME = "GG506", "value-head-not-better-than-constant"
+NEEDS: tuple[str, ...] = ("fit",)
+PER_STAGE = True
+OBJECTIVE = "value"
+ALLOWED = 0.98  # ratio of squared errors; also the bar of GG901
+ENOUGH = 50  # predictions
+
+
+@reports_raises(CODE, NAME)
+def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
+    """Fit once and compare with the constant."""
+    found = quality(fit(stage, context.seed, context.device))
+    if found is None:
+        return Outcome(not_applicable="fit() gives no `prediction_N` and `target_N`")
+    allowed = {"mse_to_constant_ratio": ALLOWED}
+    if not isfinite(found.mse):
+        return Outcome((_finding(found),), found.measured(), allowed)
+    if found.values < ENOUGH or not isfinite(found.ratio):
+        reason = (
+            f"{found.values} held-out predictions (needed: {ENOUGH}), the constant's error is {found.constant_mse:.3g}"
+        )
+        return Outcome((), found.measured(), allowed, inconclusive=reason)
+    findings = () if found.ratio < ALLOWED else (_finding(found),)
+    return Outcome(findings, found.measured(), allowed)
+
+
+def _finding(found: Quality) -> Finding:
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"held-out squared error {found.mse:.4g} is {found.ratio:.3f} of the best constant's "
+        f"{found.constant_mse:.4g}; allowed: below {ALLOWED} ({found.values} values; by position alone "
+        f"{found.position_mse:.4g}; AUC {found.auc:.2f})",
+        fix="look at the value head's gradients (GG201), its targets, its learning rate, and whether its features vary",
+        detail=found.measured(),
+    )

@@ -1,0 +1,202 @@
+"""Saving, loading and going on differs from going on, in any bit.
+
+## What it detects
+
+Optimizer moments, scheduler, scaler, RNG, data position, a module or a counter that the checkpoint does not hold or
+that `load` does not bring back; a save that itself changes the run.
+
+## Why it matters
+
+A long run is interrupted. If it goes on as another run, the loss jumps, data is repeated, and no result can be
+reproduced.
+
+## How it decides
+
+Four runs, one after the other: 6 steps without a break; 6 steps from the same seed with a save after step 1 and after
+step 3; and for each of the two checkpoints a fresh start from *another* seed, `load`, and the steps that remain.
+Statistic: values that differ, bit for bit: module state, optimizer state and settings at the save, after loading and
+after step 6; each batch that is drawn and the 32 that would come next; and the last step's metrics, those that two
+runs from one seed agree on. Allowed: 0.
+
+False-alarm rate: 0. Two runs from one seed that differ before any save are no resume fault: inconclusive, see GG601.
+
+## Example
+
+Bad:
+
+```python
+torch.save({"model": model.state_dict()}, path / "state.pt")
+```
+
+Good:
+
+```python
+parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler, "loader": loader}
+state = {name: part.state_dict() for name, part in parts.items()} | {"rng": torch.get_rng_state()}
+torch.save(state, path / "state.pt")
+```
+
+## How to fix
+
+The finding names the first value that differs, and when. Parameters that differ right after `load` were not saved;
+where they are equal there and differ after the next steps, look at optimizer, RNG, schedule or data position.
+
+## Known limits
+
+State that shows its effect only after more than 6 steps and 32 batches (a later epoch, early stopping) is not seen. A
+stage whose rows depend on the seed must keep them, or the seed, in its checkpoint. Both halves run in one process:
+process-wide state that survives by accident helps the loaded run, except for random numbers.
+
+## Sources
+
+Faults CR-01, CR-02, CR-04, CR-05, CR-07 and CR-13 of the fault catalogue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from gradgate.checks import batches as trees
+from gradgate.checks.raised import calling, reports_raises
+from gradgate.checks.snapshot import Difference, Snapshot, first_difference, take
+from gradgate.core.finding import Finding
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject
+from gradgate.subjects.global_state import GlobalState
+
+CODE, NAME = "GG602", "resume-differs"
+NEEDS: tuple[str, ...] = ("save",)
+PER_STAGE = True
+STEPS = 6
+SAVE_AFTER = (1, 3)
+LOOK_AHEAD = 32  # batches drawn after the last step
+OTHER_SEED = 1_000_003  # added to the seed of a run that is about to load
+
+
+@dataclass
+class Trajectory:
+    """What one run went through.
+
+    Args:
+        states: state by the number of steps taken.
+        batches: batch by its number, from 0; `LOOK_AHEAD` more than steps.
+        metrics: of the last step.
+        changed_by_save: what a save changed, by the number of steps taken.
+    """
+
+    states: dict[int, Snapshot] = field(default_factory=dict)
+    batches: dict[int, Batch] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    changed_by_save: dict[int, Difference] = field(default_factory=dict)
+
+
+@reports_raises(CODE, NAME)
+def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
+    """Run without a break, with saves, and from each save."""
+    allowed = {"runs_that_differ": 0}
+    plain = _go_on(_start(stage, context, context.seed), Trajectory(), 0)
+    saving = _go_on(_start(stage, context, context.seed), Trajectory(), 0, folder=context.folder)
+    early = _first_apart(plain, saving, up_to=SAVE_AFTER[0])
+    if early is not None:
+        return Outcome(inconclusive=f"two runs from one seed differ before any save: {early} (GG601)", allowed=allowed)
+    findings = [_changed(done, change) for done, change in saving.changed_by_save.items()]
+    if not findings and (apart := _first_apart(plain, saving, up_to=STEPS)) is not None:
+        findings.append(_finding(f"a run that only saves, and does not load, goes on otherwise: {apart}"))
+    stable = {name for name, value in plain.metrics.items() if value == saving.metrics.get(name)}
+    for done in SAVE_AFTER:
+        loaded = _resume(stage, context, done)
+        apart = _first_apart(plain, loaded, up_to=STEPS) or _metrics_apart(plain, loaded, stable)
+        if apart is not None:
+            findings.append(
+                _finding(f"{done} steps + save + load + {STEPS - done} steps is not {STEPS} steps: {apart}")
+            )
+    measured = {"runs_that_differ": len(findings), "runs": 1 + len(SAVE_AFTER)}
+    return Outcome(tuple(findings), measured, allowed)
+
+
+def _start(stage: Stage, context: Context, seed: int) -> Run:
+    with calling("start()"):
+        return stage.start(seed, device=context.device)
+
+
+def _resume(stage: Stage, context: Context, done: int) -> Trajectory:
+    run = _start(stage, context, context.seed + OTHER_SEED)
+    with calling(f"load() after {done} steps"):
+        run.load(_checkpoint(context.folder, done))
+    return _go_on(run, Trajectory(), done)
+
+
+def _go_on(run: Run, into: Trajectory, done: int, folder: Path | None = None) -> Trajectory:
+    """Step until `STEPS`, noting everything; save on the way where a folder is given."""
+    batches: Iterator[Batch] = iter(run.batches())
+    into.states[done] = take(run)
+    while done < STEPS:
+        with calling(f"drawing batch {done}"):
+            into.batches[done] = next(batches)
+        with calling(f"step {done + 1}"):
+            into.metrics = run.step(into.batches[done])
+        done += 1
+        into.states[done] = take(run)
+        if folder is not None and done in SAVE_AFTER:
+            _save(run, into, done, _checkpoint(folder, done))
+    with calling("drawing batches"):
+        into.batches.update(enumerate(islice(batches, LOOK_AHEAD), STEPS))
+    return into
+
+
+def _save(run: Run, into: Trajectory, done: int, path: Path) -> None:
+    path.mkdir(parents=True)
+    rng = GlobalState.now().rng
+    with calling(f"save() after {done} steps"):
+        run.save(path)
+    change = first_difference(into.states[done], take(run))
+    moved = trees.first_difference(rng, GlobalState.now().rng)
+    change = change or (moved and Difference("random state", moved.text))
+    if change is not None:
+        into.changed_by_save[done] = change
+
+
+def _checkpoint(folder: Path, done: int) -> Path:
+    return folder / f"after-{done}"
+
+
+def _first_apart(plain: Trajectory, other: Trajectory, up_to: int) -> str | None:
+    """The first state or batch in which two runs differ, in the order in which they happened."""
+    batches = up_to if up_to < STEPS else STEPS + LOOK_AHEAD
+    for number in range(max(up_to + 1, batches)):
+        if number in other.states and (found := first_difference(plain.states[number], other.states[number])):
+            return f"after {number} steps `{found.name}`: {found.text}"
+        if (
+            number < batches
+            and number in other.batches
+            and (found := trees.first_difference(plain.batches[number], other.batches[number]))
+        ):
+            return f"batch {number} `{found.name}`: {found.text}"
+    return None
+
+
+def _metrics_apart(plain: Trajectory, other: Trajectory, stable: set[str]) -> str | None:
+    apart = sorted(name for name in stable if plain.metrics[name] != other.metrics.get(name))
+    values = {name: (plain.metrics[name], other.metrics.get(name)) for name in apart}
+    return f"metrics of step {STEPS}: {_listed(values)}" if apart else None
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {left!r} became {right!r}" for name, (left, right) in values.items())
+
+
+def _changed(done: int, change: Difference) -> Finding:
+    return _finding(f"save() after {done} steps changed the run: `{change.name}`: {change.text}")
+
+
+def _finding(message: str) -> Finding:
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"{message}; allowed: no bit",
+        fix="save and load all that a step reads: modules, optimizers, schedulers, scaler, RNG, data order, position",
+    )

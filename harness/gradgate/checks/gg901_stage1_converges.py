@@ -1,0 +1,115 @@
+"""The value stage does not reach its bar within 3 epochs, over seeds.
+
+## What it detects
+
+A value stage that learns on some seeds only, or needs more passes over its data than its recipe has.
+
+## Why it matters
+
+A single lucky seed says nothing. The second stage loads whatever came out of the first.
+
+## How it decides
+
+A seed succeeds where its fit used at most 3 epochs (where the fit counts them) and its held-out squared error is below
+0.98 of the best constant predictor's: the bar of GG506. Statistic: successes and failures over the seeds `seed`,
+`seed + 1`, ..., in Wald's sequential test of the success probability p, error 0.05 on either side:
+
+| profile | good | bad | passes after | fails after | at most |
+|---|---|---|---|---|---|
+| quick | p >= 0.95 | p <= 0.2 | 2 successes | 2 failures | 3 seeds |
+| pr | p >= 0.95 | p <= 0.5 | 5 successes | 2 failures | 5 seeds |
+| nightly | p >= 0.95 | p <= 0.7 | 10 successes | 2 failures | 10 seeds |
+
+A case that is open after the last seed is inconclusive. A good stage is called bad with probability at most 0.053.
+
+## Example
+
+Bad:
+
+```python
+optimizer = AdamW(value_head.parameters(), lr=1e-7)
+```
+
+Good:
+
+```python
+optimizer = AdamW(value_head.parameters(), lr=3e-3)
+```
+
+## How to fix
+
+Compare a failing seed with a good one: targets, gradients, learning rate. If all fail see GG506.
+
+## Known limits
+
+One corpus; the bar says nothing of how far beyond it a fit could come.
+
+## Sources
+
+Wald 1945, Annals of Mathematical Statistics 16:117.
+"""
+
+from __future__ import annotations
+
+from itertools import count
+
+from gradgate.checks.fits import fit
+from gradgate.checks.gg506_value_head_not_better_than_constant import ALLOWED
+from gradgate.checks.prediction import quality
+from gradgate.checks.raised import reports_raises
+from gradgate.checks.sequential import BY_PROFILE
+from gradgate.core.finding import Finding
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Context, Stage, Subject
+
+CODE, NAME = "GG901", "stage1-converges"
+NEEDS: tuple[str, ...] = ("fit",)
+PER_STAGE = True
+OBJECTIVE = "value"
+EPOCHS = 3
+
+
+@reports_raises(CODE, NAME)
+def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
+    """Fit seed after seed until the case is clear."""
+    if quality(fit(stage, context.seed, context.device)) is None:
+        return Outcome(not_applicable="fit() gives no `prediction_N` and `target_N`")
+    ratios: dict[int, float] = {}
+    epochs: dict[int, int | None] = {}
+
+    def succeeds(seed: int) -> bool:
+        result = fit(stage, seed, context.device)
+        found = quality(result)
+        ratios[seed] = found.ratio if found else float("nan")
+        epochs[seed] = result.epochs
+        return ratios[seed] < ALLOWED and (result.epochs is None or result.epochs <= EPOCHS)
+
+    test = BY_PROFILE[context.profile]
+    decision, tried = test.run(count(context.seed), succeeds)
+    measured = {
+        "seeds": len(tried),
+        "seeds_that_fail": len(tried) - sum(tried.values()),
+        "mse_to_constant_ratio": ratios,
+        "epochs": epochs,
+    }
+    allowed = {"mse_to_constant_ratio": ALLOWED, "epochs": EPOCHS}
+    told = _told(tried, ratios, epochs)
+    if decision == "bad":
+        return Outcome((_finding(told),), measured, allowed)
+    reason = f"undecided after {len(tried)} seeds: {told}" if decision == "undecided" else ""
+    return Outcome((), measured, allowed, inconclusive=reason)
+
+
+def _told(tried: dict[int, bool], ratios: dict[int, float], epochs: dict[int, int | None]) -> str:
+    bad = [seed for seed, good in tried.items() if not good]
+    each = "; ".join(f"seed {seed}: {ratios[seed]:.3f} after {epochs[seed] or '?'} epochs" for seed in bad)
+    return f"{len(bad)} of {len(tried)} seeds miss the bar ({each})"
+
+
+def _finding(told: str) -> Finding:
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"{told}; allowed: squared error below {ALLOWED} of the best constant's within {EPOCHS} epochs",
+        fix="compare a failing seed with a good one; if all fail, see value-head-not-better-than-constant (GG506)",
+    )

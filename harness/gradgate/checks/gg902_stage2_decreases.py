@@ -1,0 +1,124 @@
+"""The unweighted held-out cross-entropy has no significant downward trend, or spikes.
+
+## What it detects
+
+A token stage whose weighted training loss falls while its predictions do not get better, a learning rate of the wrong
+size or sign, a stage that trains nothing, training that blows up on the way.
+
+## Why it matters
+
+The weighted loss can fall by its weights alone (GG505). Held-out and unweighted, only better predictions lower it.
+
+## How it decides
+
+For a seed, the curve is `Fit.curve`: before training and after each evaluation. A seed succeeds where all of these
+hold:
+
+* trend: the exact one-sided Mann-Kendall test against "every order of the values is equally likely" gives p <= 0.05.
+  Fewer than 4 values cannot reach that (1 / 3! = 0.17): inconclusive;
+* net fall: the last value is at least 1 % below the first;
+* spikes: no rise over the running minimum is above 25 % of the total fall (first minus minimum).
+
+A value that is not finite fails the seed. Seeds `seed, seed + 1, ...` are tried in Wald's sequential test of the
+success probability, as in GG901: in quick 2 successes or 2 failures of at most 3 seeds, in pr 5 successes or 2
+failures, in nightly 10 successes or 2 failures; error 0.05 on either side. A curve of exchangeable noise passes a
+seed with at most 0.05.
+
+## Example
+
+Bad:
+
+```python
+loss = (weight_BSH.detach() * cross_entropy_BSH.detach()).sum()      # nothing but the value head learns
+```
+
+Good:
+
+```python
+loss = (weight_BSH.detach() * cross_entropy_BSH).sum()
+```
+
+## How to fix
+
+Look at gradients (GG201, GG205) and the learning rate; for spikes at clipping, warm-up and the data of that step.
+
+## Known limits
+
+Consecutive evaluations of one run are not independent: a random walk can show a trend, which is why the net fall is
+asked for too. A stage that falls and then overfits by more than a quarter of its fall is reported as a spike.
+
+## Sources
+
+Mann 1945, Econometrica 13:245; Kendall 1938, Biometrika 30:81; Wald 1945, Annals of Mathematical Statistics 16:117.
+"""
+
+from __future__ import annotations
+
+from itertools import count
+from math import isfinite
+
+from gradgate.checks.fits import fit
+from gradgate.checks.raised import reports_raises
+from gradgate.checks.sequential import BY_PROFILE
+from gradgate.checks.trend import highest_spike, mann_kendall, net_fall, smallest_p
+from gradgate.core.finding import Finding
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Context, Stage, Subject
+
+CODE, NAME = "GG902", "stage2-decreases"
+NEEDS: tuple[str, ...] = ("fit",)
+PER_STAGE = True
+OBJECTIVE = "tokens"
+ALPHA = 0.05
+NET_FALL = 0.01  # of the first value
+SPIKE = 0.25  # of the total fall
+ALLOWED = {"trend_p": ALPHA, "net_fall_ratio": NET_FALL, "spike_ratio": SPIKE}
+
+
+@reports_raises(CODE, NAME)
+def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
+    """Fit seed after seed until the case is clear."""
+    length = len(fit(stage, context.seed, context.device).curve)
+    if length == 0 or smallest_p(length) > ALPHA:
+        return Outcome(inconclusive=f"{length} held-out values a fit; a trend at p <= {ALPHA} needs 4", allowed=ALLOWED)
+    faults: dict[int, str] = {}
+    measured: dict[str, dict[int, float]] = {name: {} for name in ALLOWED}
+
+    def succeeds(seed: int) -> bool:
+        numbers, fault = judge(fit(stage, seed, context.device).curve)
+        for name, value in numbers.items():
+            measured[name][seed] = value
+        if fault:
+            faults[seed] = fault
+        return not fault
+
+    decision, tried = BY_PROFILE[context.profile].run(count(context.seed), succeeds)
+    told = f"{len(faults)} of {len(tried)} seeds: " + "; ".join(f"seed {seed}: {text}" for seed, text in faults.items())
+    findings = (_finding(told),) if decision == "bad" else ()
+    reason = f"undecided after {told}" if decision == "undecided" else ""
+    return Outcome(findings, measured, ALLOWED, inconclusive=reason)
+
+
+def judge(curve: tuple[float, ...]) -> tuple[dict[str, float], str]:
+    """The three numbers of a curve, and what is wrong with it; empty where nothing is."""
+    if not all(isfinite(value) for value in curve):
+        return {}, f"held-out loss is not finite at evaluation {[isfinite(v) for v in curve].index(False)}"
+    p_down, fall, spike = mann_kendall(curve).p_down, net_fall(curve), highest_spike(curve)
+    span = f"{curve[0]:.3f} to {curve[-1]:.3f} nats"
+    faults = []
+    if p_down > ALPHA:
+        faults.append(f"no downward trend, {span} (p {p_down:.2g}, allowed {ALPHA})")
+    if fall < NET_FALL:
+        faults.append(f"net fall {fall:.2%}, {span} (at least {NET_FALL:.0%})")
+    if spike > SPIKE:
+        faults.append(f"spike of {spike:.0%} of the total fall (allowed {SPIKE:.0%})")
+    return {"trend_p": p_down, "net_fall_ratio": fall, "spike_ratio": spike}, ", ".join(faults)
+
+
+def _finding(told: str) -> Finding:
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"held-out cross-entropy does not fall as it should on {told}",
+        fix="look at gradients (GG201, GG205) and learning rate; for spikes at clipping, warm-up and that step's data",
+    )

@@ -1,0 +1,309 @@
+"""check_trainer: runs the catalogue on a subject and decides."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+import gradgate
+from gradgate.checks import catalogue
+from gradgate.checks.catalogue import Check
+from gradgate.checks.isolation import THREADS, isolated
+from gradgate.checks.raised import SubjectRaisedError, as_finding
+from gradgate.core.errors import GradgateError, SubjectError, UnknownCodeError, nearest
+from gradgate.core.finding import SEVERITIES, Finding
+from gradgate.core.options import DEVICE, PROFILE, SEED, as_profile
+from gradgate.core.rule import Rule
+from gradgate.core.verdict import Outcome, Result, Status, Verdict
+from gradgate.subjects.capabilities import Capabilities
+from gradgate.subjects.contract import Context, Functions, Stage, Subject
+
+BAD: tuple[Status, ...] = ("failed", "error")
+TAIL = 3  # frames of a crash that a reason shows
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What is about to run, for a progress display.
+
+    Args:
+        rule: the rule.
+        stage: the stage's name; None: the subject as a whole.
+        number: from 1 to `total`.
+        total: how many steps the run has.
+    """
+
+    rule: Rule
+    stage: str | None
+    number: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """One rule: either settled without running, or a check and the stages it is for."""
+
+    rule: Rule
+    check: Check | None = None
+    stages: tuple[Stage | None, ...] = ()
+    settled: Result | None = None
+
+
+def check_trainer(
+    subject: Subject,
+    *,
+    select: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+    profile: str = "quick",
+    device: str = "cpu",
+    seed: int = 0,
+    exit_first: bool = False,
+    stages: Sequence[str] | None = None,
+    expected: Mapping[str, str] | None = None,
+    command: Sequence[str] = ("gradgate", "verify"),
+    on_start: Callable[[Step], None] | None = None,
+    on_result: Callable[[Result], None] | None = None,
+) -> Verdict:
+    """Run the catalogue, or the chosen part of it, on a subject.
+
+    Args:
+        subject: the trainer.
+        select: codes, prefixes of codes, or names; empty: the whole catalogue.
+        ignore: what to leave out, in the same words.
+        profile: quick, pr or nightly.
+        device: where runs are started.
+        seed: every random choice derives from it.
+        exit_first: stop after the first check that fails or breaks.
+        stages: names of the stages to look at; None: all.
+        expected: code or name -> reason of checks known to fail, beside the subject's own.
+        command: what a result's `reproduce` line starts with.
+        on_start: called before each check and stage.
+        on_result: called with each result.
+
+    Returns:
+        One result a rule and stage, in catalogue order. Ctrl-C gives what is known so far.
+
+    Raises:
+        GradgateError: a selector, stage, profile or expected code is unknown.
+        SubjectError: `subject` is no Subject, or holds something else than stages and functions.
+    """
+    _require_subject(subject)
+    session = _Session(_with_stages(subject, stages), profile, device, seed, expected or {}, command)
+    plans = [session.plan(rule) for rule in catalogue.select(select, ignore)]
+    total = sum(len(plan.stages) for plan in plans)
+    results: list[Result] = []
+    not_run: list[str] = []
+    number, stopped, interrupted = 0, False, False
+    for plan in plans:
+        partial = [plan.settled] if plan.settled else []
+        try:
+            for stage in () if stopped else plan.stages:
+                number += 1
+                if on_start:
+                    on_start(Step(plan.rule, _name(stage), number, total))
+                partial.append(session.run(plan, stage))
+                if exit_first and session.stops(partial[-1]):
+                    break
+        except KeyboardInterrupt:
+            interrupted = True
+        if len(partial) < len(plan.stages):
+            not_run.append(plan.rule.code)
+        settled = session.settle(plan.rule, partial)
+        stopped = stopped or interrupted or (exit_first and any(result.status in BAD for result in settled))
+        for result in settled:
+            results.append(result)
+            if on_result:
+                on_result(result)
+    return Verdict(subject.name, _environment(profile, device, seed), tuple(results), interrupted, tuple(not_run))
+
+
+class _Session:
+    """What is the same for every check of one run."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        profile: str,
+        device: str,
+        seed: int,
+        expected: Mapping[str, str],
+        command: Sequence[str],
+    ) -> None:
+        self._subject = subject
+        self._capabilities = Capabilities(subject, device)
+        self._context = Context(seed=seed, profile=as_profile(profile), device=device)
+        known = {**subject.expected, **expected}
+        self._expected = _by_code(known)
+        self._command = command
+
+    def plan(self, rule: Rule) -> _Plan:
+        """Decide where a rule's check runs."""
+        if not catalogue.is_built(rule):
+            return _Plan(rule, settled=Result(rule.code, rule.name, "not_built", reason="not built yet"))
+        try:
+            check = catalogue.load_check(rule)
+        except (Exception, SystemExit) as error:
+            reason = f"the check does not load: {_tail(error)}"
+            return _Plan(rule, settled=Result(rule.code, rule.name, "error", reason=reason))
+        fitting = [stage for stage in self._subject.stages if check.objective in (None, stage.objective)]
+        if not fitting and (check.per_stage or check.objective):
+            wanted = f" learns {check.objective}: give it `objective={check.objective!r}`" if check.objective else ""
+            reason = f"no stage{wanted or ': give the subject one'}"
+            return _Plan(rule, settled=Result(rule.code, rule.name, "not_applicable", reason=reason))
+        return _Plan(rule, check, tuple(fitting) if check.per_stage else (None,))
+
+    def run(self, plan: _Plan, stage: Stage | None) -> Result:
+        """Run one check on one stage, isolated, and give its result, before expected failures are considered."""
+        assert plan.check is not None  # noqa: S101 - a plan with stages has a check
+        start = time.perf_counter()
+        reason = ""
+        with isolated(self._context.seed, plan.rule.code) as folder:
+            try:
+                outcome = self._outcome(plan.check, stage, replace(self._context, folder=folder))
+                status = _status(outcome)
+                reason = outcome.not_applicable or outcome.inconclusive
+            except SubjectRaisedError as raised:
+                finding = as_finding(raised, plan.rule.code, plan.rule.name)
+                status, outcome = "failed", Outcome(findings=(finding,))
+            except SubjectError as error:
+                status, outcome = "failed", _broken(plan.rule, error)
+            except (Exception, SystemExit) as error:
+                status, outcome, reason = "error", Outcome(), _tail(error)
+        return Result(
+            code=plan.rule.code,
+            name=plan.rule.name,
+            status=status,
+            stage=_name(stage),
+            seconds=time.perf_counter() - start,
+            findings=tuple(_explained(finding, plan.rule) for finding in _worst_first(outcome.findings)),
+            measured=outcome.measured,
+            allowed=outcome.allowed,
+            reason=reason,
+            reproduce=self._reproduce(plan.rule, stage),
+        )
+
+    def stops(self, result: Result) -> bool:
+        """Whether exit-first stops here, within the stages of one rule."""
+        return result.status in BAD and result.code not in self._expected
+
+    def settle(self, rule: Rule, results: Sequence[Result]) -> list[Result]:
+        """Apply the expected failures, strictly: one failing stage is enough, no failing stage is a failure."""
+        reason = self._expected.get(rule.code)
+        if reason is None:
+            return list(results)
+        if any(result.status == "failed" for result in results):
+            return [_expected(result, reason) for result in results]
+        return [_unexpected(result, rule, reason) for result in results]
+
+    def _outcome(self, check: Check, stage: Stage | None, context: Context) -> Outcome:
+        try:
+            missing = self._capabilities.missing(stage, check.needs)
+        except SubjectError as error:
+            return Outcome(inconclusive=f"{error}; see GG001")
+        if missing:
+            return Outcome(not_applicable="; ".join(missing))
+        outcome = check.function(self._subject, stage, context)
+        if not isinstance(outcome, Outcome):
+            raise TypeError(f"{check.rule.code} returned a {type(outcome).__name__}, expected an Outcome")
+        return outcome
+
+    def _reproduce(self, rule: Rule, stage: Stage | None) -> str:
+        words = [*self._command, "--select", rule.code]
+        if stage is not None and len(self._subject.stages) > 1:
+            words += ["--stage", stage.name]
+        for option, value in ((PROFILE, self._context.profile), (DEVICE, self._context.device)):
+            words += [f"--{option.name}", value] if value != option.default else []
+        return shlex.join([*words, f"--{SEED.name}", str(self._context.seed)])
+
+
+def _require_subject(subject: Any) -> None:
+    if not isinstance(subject, Subject):
+        raise SubjectError(f"expected a gradgate.Subject, got a {type(subject).__name__}")
+    if not isinstance(subject.stages, Sequence) or not all(isinstance(stage, Stage) for stage in subject.stages):
+        raise SubjectError(f"{subject.name}: `stages` must be a list of gradgate.Stage, got {subject.stages!r}")
+    if not isinstance(subject.functions, Functions):
+        raise SubjectError(f"{subject.name}: `functions` must be gradgate.Functions, got {subject.functions!r}")
+
+
+def _name(stage: Stage | None) -> str | None:
+    return None if stage is None else stage.name
+
+
+def _by_code(expected: Mapping[str, str]) -> dict[str, str]:
+    try:
+        return {catalogue.rule(code).code: reason for code, reason in expected.items()}
+    except UnknownCodeError as error:
+        raise UnknownCodeError(f"expected failures: {error}") from error
+
+
+def _with_stages(subject: Subject, names: Sequence[str] | None) -> Subject:
+    if not names:
+        return subject
+    known = [stage.name for stage in subject.stages]
+    for name in names:
+        if name not in known:
+            hint = nearest(name, known)
+            raise GradgateError(f"{subject.name} has no stage {name!r}, only {', '.join(known) or 'none'}{hint}")
+    return replace(subject, stages=[stage for stage in subject.stages if stage.name in names])
+
+
+def _status(outcome: Outcome) -> Status:
+    if any(finding.severity == "error" for finding in outcome.findings):
+        return "failed"
+    if outcome.not_applicable:
+        return "not_applicable"
+    return "inconclusive" if outcome.inconclusive else "passed"
+
+
+def _broken(rule: Rule, error: SubjectError) -> Outcome:
+    return Outcome(findings=(Finding(rule.code, rule.name, str(error), fix="see gradgate rule GG001"),))
+
+
+def _worst_first(findings: Sequence[Finding]) -> list[Finding]:
+    return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+def _explained(finding: Finding, rule: Rule) -> Finding:
+    return finding if finding.why else replace(finding, why=rule.fails_when)
+
+
+def _expected(result: Result, reason: str) -> Result:
+    return replace(result, status="expected", reason=reason) if result.status == "failed" else result
+
+
+def _unexpected(result: Result, rule: Rule, reason: str) -> Result:
+    if result.status != "passed":
+        return result
+    message = f"passed, though it is expected to fail ({reason})"
+    finding = Finding(rule.code, rule.name, message, why=rule.fails_when, fix=f"take {rule.code} out of `expected`")
+    return replace(result, status="failed", findings=(finding, *result.findings), reason=message)
+
+
+def _tail(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)[-TAIL:]
+    lines = [f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames]
+    return "\n".join([f"{type(error).__name__}: {error}", *lines])
+
+
+def _environment(profile: str, device: str, seed: int) -> dict[str, Any]:
+    return {
+        "gradgate": gradgate.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": sys.platform,
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "threads": THREADS,
+        "device": device,
+        "seed": seed,
+        "profile": profile,
+    }

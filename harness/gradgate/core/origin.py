@@ -1,0 +1,51 @@
+"""Where an error comes from: the innermost line of the user's own code."""
+
+from __future__ import annotations
+
+import linecache
+import sysconfig
+import traceback
+from pathlib import Path
+
+from gradgate.core.finding import Location
+
+_GRADGATE = Path(__file__).resolve().parents[1]
+_INSTALLED = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib"))
+
+
+def origin(error: BaseException, source: Path | None = None) -> Location | None:
+    """The innermost line of the user's own code that an error went through.
+
+    Args:
+        error: as caught, with its traceback.
+        source: the subject's own folder; its lines count even where the subject is installed.
+
+    Returns:
+        The place; the faulty line itself for a SyntaxError; None where no frame is the user's.
+    """
+    if isinstance(error, SyntaxError) and error.filename:
+        return Location(error.filename, error.lineno or 1, "", (error.text or "").strip())
+    frames = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    for code, line in reversed(frames):
+        if is_own_code(code.co_filename, source):
+            function = "" if code.co_name == "<module>" else code.co_name
+            return Location(code.co_filename, line, function, linecache.getline(code.co_filename, line).strip())
+    return None
+
+
+def is_own_code(file: str, source: Path | None = None) -> bool:
+    """Whether a file is the user's own: under `source`, or at least neither installed nor this library's."""
+    if file.startswith("<"):
+        return False
+    path = Path(file).resolve()
+    if source is not None and path.is_relative_to(source.resolve()):
+        return "site-packages" not in path.relative_to(source.resolve()).parts
+    return not any(path.is_relative_to(folder) for folder in (_GRADGATE, *_INSTALLED))
+
+
+def in_one_line(error: BaseException, source: Path | None = None) -> str:
+    """`ValueError: what it says (file:line in function())`, with the first line of the error's own text."""
+    said = str(error.msg if isinstance(error, SyntaxError) else error).strip()
+    text = type(error).__name__ + (f": {said.splitlines()[0]}" if said else "")
+    place = origin(error, source)
+    return f"{text} ({place})" if place else text

@@ -1,0 +1,79 @@
+"""Project: what the nearest pyproject.toml says under [tool.gradgate]."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gradgate.core.errors import GradgateError, nearest
+
+KEYS = ("target", "expected", "faults")
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """The settings of one project.
+
+    Args:
+        file: the pyproject.toml; None where there is none.
+        target: `package.module:factory` that `gradgate verify` drives without TARGET.
+        expected: code -> reason of checks that are known to fail.
+        faults: the folder of the fault catalogue.
+    """
+
+    file: Path | None = None
+    target: str | None = None
+    expected: Mapping[str, str] = field(default_factory=dict)
+    faults: str | None = None
+
+
+def find_project(start: Path) -> Project:
+    """Read the nearest pyproject.toml.
+
+    Args:
+        start: the folder in which to begin; its parents follow.
+
+    Returns:
+        Its settings; empty ones where no folder above has a pyproject.toml, or it does not speak of gradgate.
+
+    Raises:
+        GradgateError: the file cannot be read, or a setting is unknown or of the wrong type.
+    """
+    folder = start.resolve()
+    for parent in (folder, *folder.parents):
+        if (parent / "pyproject.toml").is_file():
+            return _read(parent / "pyproject.toml")
+    return Project()
+
+
+def _read(file: Path) -> Project:
+    try:
+        table = tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {}).get("gradgate", {})
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise GradgateError(f"{file}: cannot be read: {error}") from error
+    if not isinstance(table, dict):
+        raise GradgateError(f"{file}: [tool.gradgate] must be a table")
+    for key in table:
+        if key not in KEYS:
+            raise GradgateError(f"{file}: [tool.gradgate] has no key {key!r}{nearest(key, KEYS)}")
+    return Project(file, _text(file, table, "target"), _expected(file, table), _text(file, table, "faults"))
+
+
+def _text(file: Path, table: Mapping[str, Any], key: str) -> str | None:
+    value = table.get(key)
+    if value is None or (isinstance(value, str) and value):
+        return value
+    raise GradgateError(f"{file}: [tool.gradgate] {key} must be a non-empty string, got {value!r}")
+
+
+def _expected(file: Path, table: Mapping[str, Any]) -> dict[str, str]:
+    entries = table.get("expected", {})
+    if not isinstance(entries, dict):
+        raise GradgateError(f"{file}: [tool.gradgate.expected] must be a table of code = reason, got {entries!r}")
+    for code, reason in entries.items():
+        if not isinstance(reason, str) or not reason.strip():
+            raise GradgateError(f"{file}: [tool.gradgate.expected] {code} needs a reason, a non-empty string")
+    return entries

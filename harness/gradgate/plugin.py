@@ -1,0 +1,228 @@
+"""The pytest plugin: one test a check, ids are the codes. Holds no rule, and imports torch only when a check runs."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gradgate.checks import catalogue
+from gradgate.checks.rules import RULES
+from gradgate.core.errors import GradgateError
+from gradgate.core.options import OPTIONS
+from gradgate.core.project import Project, find_project
+
+if TYPE_CHECKING:
+    from gradgate.core.verdict import Result, Verdict
+    from gradgate.subjects.contract import Subject
+
+PROPERTY = "gradgate"  # the user property under which results travel, as JSON
+SETTINGS = pytest.StashKey[dict[str, Any]]()
+PROJECT = pytest.StashKey[Project]()
+
+
+class CheckFailed(AssertionError):  # noqa: N818 - the summary line of a failing test shows this name
+    """A check of the catalogue failed; the text is its findings."""
+
+
+CheckFailed.__module__ = "builtins"  # tracebacks then show the bare name, and the finding right behind it
+
+
+@dataclass(frozen=True)
+class TrainerCheck:
+    """What a parametrized test gets as `check`: a call runs one check of the catalogue on every stage.
+
+    Args:
+        code: the rule.
+        load: gives the subject.
+        settings: profile, seed and device where the decorator gave them.
+        item: the test that runs it; None while it is collected.
+    """
+
+    code: str
+    load: Callable[[], Subject]
+    settings: Mapping[str, Any]
+    item: pytest.Item | None = None
+
+    def __repr__(self) -> str:
+        """Short: pytest shows it above the failing line."""
+        return self.code
+
+    def __call__(self) -> None:
+        """Run it.
+
+        Raises:
+            CheckFailed: it failed, broke, or passed though it was expected to fail.
+            pytest.skip.Exception: it does not apply, or its numbers do not decide.
+            pytest.xfail.Exception: it failed as expected.
+        """
+        __tracebackhide__ = True
+        try:
+            verdict = self._run()
+        except GradgateError as error:
+            failure = str(error)
+        else:
+            if verdict.interrupted:
+                raise KeyboardInterrupt
+            failure = self._decide(verdict.results)
+        if failure:
+            raise CheckFailed(failure)
+
+    def _run(self) -> Verdict:
+        from gradgate.checks.runner import check_trainer
+
+        if self.item is None:
+            return check_trainer(self.load(), select=[self.code], **self.settings)
+        configured, project = self.item.config.stash[SETTINGS], self.item.config.stash[PROJECT]
+        settings = {**configured, **self.settings}
+        verdict = check_trainer(self.load(), select=[self.code], expected=project.expected, **settings)
+        self.item.user_properties.append((PROPERTY, _travelling(verdict)))
+        return verdict
+
+    def _decide(self, results: Sequence[Result]) -> str:
+        """The failing results' text; empty where there are none. Skips and expected failures leave by exception."""
+        __tracebackhide__ = True
+        bad = [result for result in results if result.status in ("failed", "error")]
+        if bad:
+            return "\n\n".join(map(self._text, bad))
+        expected, open_ = _reasons(results, "expected"), _reasons(results, "inconclusive")
+        if expected:
+            pytest.xfail(expected)
+        if open_:
+            pytest.skip(f"inconclusive: {open_}")
+        if not any(result.status == "passed" for result in results):
+            pytest.skip(f"not applicable: {_reasons(results, 'not_applicable')}")
+        return ""
+
+    def _text(self, result: Result) -> str:
+        from gradgate.report.text import result_lines
+
+        again = result.reproduce if self.item is None else _again(self.item)
+        return "\n".join(result_lines(result, again))
+
+
+def parametrize(
+    subject: Subject | Callable[[], Subject] | str,
+    *,
+    select: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+    profile: str | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+) -> pytest.MarkDecorator:
+    """One test a check: decorate `def test_trainer(check): check()`.
+
+    Args:
+        subject: a Subject; better a function without arguments that builds one, or its `package.module:factory`,
+            called once when the first check runs, so that collecting the tests costs nothing.
+        select: codes, prefixes or names; empty: every rule that is built.
+        ignore: what to leave out, in the same words.
+        profile: quick, pr or nightly; None: `--gradgate-profile`, then the ini key.
+        seed: likewise.
+        device: likewise.
+
+    Returns:
+        A decorator; the ids are the codes. Rules that are not built are not parametrized.
+
+    Raises:
+        pytest.UsageError: a selector fits no rule.
+    """
+    given = {"profile": profile, "seed": seed, "device": device}
+    settings = {name: value for name, value in given.items() if value is not None}
+    load = functools.cache(functools.partial(_load, subject))
+    try:
+        rules = [rule for rule in catalogue.select(select, ignore) if catalogue.is_built(rule)]
+    except GradgateError as error:
+        raise pytest.UsageError(f"gradgate.parametrize: {error}") from None
+    return pytest.mark.parametrize(
+        "check", [pytest.param(TrainerCheck(rule.code, load, settings), id=rule.code) for rule in rules]
+    )
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add a flag and an ini key for each row of the table of options."""
+    group = parser.getgroup("gradgate", "gradgate: checks of a trainer")
+    for option in OPTIONS:
+        group.addoption(option.flag, default=None, help=f"{option.help} (default: {option.default})")
+        parser.addini(option.ini, f"{option.help} (default: {option.default})")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Read the settings, so that a mistake stops the session before it starts."""
+    try:
+        config.stash[SETTINGS] = {
+            option.name: option.resolve(config.getoption(option.flag), config.getini(option.ini)) for option in OPTIONS
+        }
+        config.stash[PROJECT] = find_project(Path(config.rootpath))
+    except GradgateError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
+    """Tell each check which test runs it: its settings and its node id come from there."""
+    for name, value in pyfuncitem.funcargs.items():
+        if isinstance(value, TrainerCheck):
+            pyfuncitem.funcargs[name] = TrainerCheck(value.code, value.load, value.settings, pyfuncitem)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what did not run, so that green tests do not pass for a whole catalogue."""
+    records = list(_records(terminalreporter.stats))
+    if not records:
+        return
+    from gradgate.report.text import codes_in_short
+
+    terminalreporter.section("gradgate")
+    for status, words in (("not_applicable", "not applicable"), ("inconclusive", "inconclusive")):
+        for reason, codes in _by_reason(records, status).items():
+            terminalreporter.write_line(f"{words}: {', '.join(codes)}: {reason}")
+    idle = [rule.code for rule in RULES if not catalogue.is_built(rule)]
+    if idle:
+        terminalreporter.write_line(f"not built yet ({len(idle)}): {codes_in_short(idle)}")
+
+
+def _load(subject: Subject | Callable[[], Subject] | str) -> Subject:
+    from gradgate.subjects.loading import load_target
+
+    if isinstance(subject, str):
+        return load_target(subject)
+    return subject() if callable(subject) else subject
+
+
+def _again(item: pytest.Item) -> str:
+    given = [(option.flag, item.config.getoption(option.flag)) for option in OPTIONS]
+    return shlex.join(["pytest", item.nodeid, *(str(word) for pair in given if pair[1] is not None for word in pair)])
+
+
+def _travelling(verdict: Verdict) -> str:
+    from gradgate.report.json import to_json
+
+    return json.dumps(to_json(verdict)["results"])
+
+
+def _reasons(results: Iterable[Result], status: str) -> str:
+    return "; ".join(dict.fromkeys(result.reason for result in results if result.status == status))
+
+
+def _records(stats: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+    for reports in stats.values():
+        for report in reports:
+            for name, value in getattr(report, "user_properties", ()):
+                if name == PROPERTY and report.when == "call":
+                    yield from json.loads(value)
+
+
+def _by_reason(records: Iterable[Mapping[str, Any]], status: str) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for record in records:
+        if record["status"] == status:
+            stage = f" ({record['stage']})" if record["stage"] else ""
+            groups.setdefault(record["reason"], []).append(record["code"] + stage)
+    return groups

@@ -1,0 +1,1 @@
+"""Results as text and JSON: a model first, then pure functions of it."""

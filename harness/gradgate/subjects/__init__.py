@@ -1,0 +1,1 @@
+"""What a trainer must offer so that checks can drive it."""

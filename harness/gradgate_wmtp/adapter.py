@@ -1,0 +1,227 @@
+"""Critic-WMTP as a subject: the trainer's own stages, functions, checkpoints and corpus, small where it matters."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+import wmtp
+from gradgate.subjects.contract import Corpus, Fit, Functions, Run, Stage, Subject, Tokens
+from wmtp import checkpoint
+from wmtp.data.batches import Batch
+from wmtp.loading import load_settings
+from wmtp.loop import LoopState
+from wmtp.metrics import MetricsFile
+from wmtp.progress import quiet
+from wmtp.resume import find_checkpoint, load_run, restore, save_run
+from wmtp.rewards.known import known_rewards
+from wmtp.settings import Config, Recipe
+from wmtp.stage1 import FeatureBatch
+from wmtp.stages import Stage1, build_stage
+from wmtp.train import train
+from wmtp.trainer import Trainer, build
+
+SMALL = (
+    "data.tasks=6", "data.max_length=40", "data.batch_size=4", "model.width=16", "model.attention_heads=2",
+    "train.horizon=3", "optim.warmup_steps=2", "pretrain.trunk_steps=0",
+)  # fmt: skip
+
+
+class WmtpRun(Run):
+    """One stage of the trainer, on a few short rows of the embedded corpus."""
+
+    stage_name: ClassVar[str]
+
+    def __init__(self, seed: int, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> None:
+        self.dtype = dtype
+        self.open(small_trainer(*settings(seed, device, *SMALL)), LoopState(self.stage_name))
+
+    def open(self, trainer: Trainer, at: LoopState) -> None:
+        """Take a trainer that was just built, at a point of its loop."""
+        trainer.model.to(self.dtype)
+        self.trainer, self.at = trainer, at
+        self.work = build_stage(self.stage_name, trainer)
+        self.optimizers = [self.work.update.optimizer]
+        self.modules = self.parts()
+
+    def parts(self) -> Mapping[str, nn.Module]:
+        """The modules that the stage trains."""
+        raise NotImplementedError
+
+    def batches(self) -> Iterator[Any]:
+        """What the loop would hand to the stage, from where the run is."""
+        while True:
+            batch, self.at.position = self.work.batch_at(self.at.position)
+            yield batch
+
+    def step(self, batch: Any) -> Mapping[str, float]:
+        """The stage's real step."""
+        self.at.step += 1
+        metrics = self.work.stage.step(batch)
+        return {name: value for name, value in metrics.items() if value is not None}
+
+    def save(self, path: Path) -> None:
+        """The trainer's own checkpoint, in a run's folder."""
+        paths = self.trainer.config.paths.model_copy(update={"output": str(path)})
+        config = self.trainer.config.model_copy(update={"paths": paths})
+        metrics = MetricsFile(path / "metrics.jsonl")
+        save_run(dataclasses.replace(self.trainer, config=config), self.work, self.at, metrics)
+        metrics.close()
+
+    def load(self, path: Path) -> None:
+        """The trainer's own resume: settings, seed included, come from the checkpoint."""
+        file = find_checkpoint(path)
+        saved = checkpoint.load(file)
+        trainer = small_trainer(*load_settings(None, None, saved=(saved["config"], saved["recipe"])))
+        state = load_run(file, trainer)
+        self.open(trainer, LoopState(**state["loop"]))
+        restore(self.work, state)
+
+
+class Stage1Run(WmtpRun):
+    """Value-head pretraining: the trunk is frozen, so the value head is all there is."""
+
+    stage_name = "stage1"
+    work: Stage1
+
+    def parts(self) -> Mapping[str, nn.Module]:
+        """The value head."""
+        return {"value_head": self.trainer.model.value_head}
+
+    def losses(self, batch: FeatureBatch) -> Mapping[str, Tensor]:
+        """The value loss."""
+        loss = self.work.stage.loss(batch)
+        return {"total": loss, "value_loss": loss}
+
+
+class Stage2Run(WmtpRun):
+    """Main training of trunk, heads and value head."""
+
+    stage_name = "stage2"
+    logits_from = "heads"
+
+    def parts(self) -> Mapping[str, nn.Module]:
+        """Trunk, heads and value head."""
+        model = self.trainer.model
+        return {"trunk": model.trunk, "heads": model.heads, "value_head": model.value_head}
+
+    def losses(self, batch: tuple[Batch, ...]) -> Mapping[str, Tensor]:
+        """The token loss, the value loss and their sum."""
+        terms = self.work.stage.losses(batch[0].to(self.trainer.device))  # type: ignore[union-attr]
+        value_loss = {} if terms.value_loss is None else {"value_loss": terms.value_loss}
+        return {"total": terms.total, "wmtp_loss": terms.wmtp_loss} | value_loss
+
+    def tokens(self, batch: tuple[Batch, ...]) -> Tokens:
+        """The first micro-batch's tokens; there is only one."""
+        return Tokens(batch[0].token_BS, batch[0].valid_BS, batch[0].document_BS)
+
+
+def small_trainer(config: Config, recipe: Recipe) -> Trainer:
+    """A trainer whose step takes milliseconds, with real rewards."""
+    trainer = build(config, recipe, quiet())
+    trainer.collator.reward_N = small_rewards(config.seed).clone()
+    return trainer
+
+
+@lru_cache
+def small_rewards(seed: int) -> Tensor:
+    """Rewards of the small corpus, from running its tests; once a seed."""
+    config, recipe = settings(seed, "cpu", *SMALL)
+    trainer = build(config, recipe, quiet())
+    return known_rewards(recipe, config, trainer.data, trainer.device, quiet())
+
+
+def settings(seed: int, device: str, *overrides: str) -> tuple[Config, Recipe]:
+    """The embedded recipe with overrides."""
+    return load_settings(None, "embedded", (f"seed={seed}", f"device={device}", *overrides))
+
+
+def fit_stage1(seed: int, *, device: str = "cpu") -> Fit:
+    """The embedded recipe, its first stage: held-out value loss by epoch, and the value head's predictions."""
+    lines, config, recipe, value_head = whole_run(seed, device)
+    trainer = build(config, recipe, quiet())
+    return value_fit(lines, trainer, value_head)
+
+
+def value_fit(lines: list[dict[str, Any]], trainer: Trainer, state: Mapping[str, Any]) -> Fit:
+    """Predictions of a value head on the held-out rows."""
+    trainer.model.load_state_dict(state["model"])
+    trainer.collator.reward_N = state["reward_N"]
+    stage = build_stage("stage1", trainer)
+    assert isinstance(stage, Stage1)  # noqa: S101 - by its name
+    prediction, target, position, _, score = stage.stage.predictions(stage.heldout, stage.score_from)
+    curve = [line["heldout_value_loss"] for line in lines if "heldout_value_loss" in line]
+    return Fit(
+        curve=tuple(curve),
+        epochs=trainer.recipe.pretrain.num_epochs,
+        prediction_N=prediction,
+        target_N=target,
+        position_N=position,
+        score_R=score,
+        right_R=stage.right_R,
+    )
+
+
+def fit_stage2(seed: int, *, device: str = "cpu") -> Fit:
+    """The embedded recipe, its second stage: unweighted held-out cross-entropy by evaluation."""
+    lines = whole_run(seed, device)[0]
+    stage2 = (line for line in lines if line["stage"] == "stage2")
+    return Fit(curve=tuple(line["heldout_cross_entropy"] for line in stage2 if "heldout_cross_entropy" in line))
+
+
+@lru_cache(maxsize=16)
+def whole_run(seed: int, device: str) -> tuple[list[dict[str, Any]], Config, Recipe, dict[str, Any]]:
+    """Train the embedded recipe to its end: its metrics, settings, and its state behind Stage 1."""
+    with tempfile.TemporaryDirectory() as folder:
+        config, recipe = settings(seed, device, f"paths.output={folder}/run", "checkpoint.keep=100")
+        train(config, recipe, quiet())
+        lines = [json.loads(line) for line in (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()]
+        stage1 = sorted((Path(folder) / "run" / "checkpoints").glob("stage1-*.ckpt"))[-1]
+        return lines, config, recipe, checkpoint.load(stage1)
+
+
+def corpus(seed: int) -> Corpus:
+    """The training rows of the small corpus, padded to one length."""
+    config, recipe = settings(seed, "cpu", *SMALL, "data.tasks=24", "data.max_length=128")
+    trainer = build(config, recipe, quiet())
+    reward_N = known_rewards(recipe, config, trainer.data, trainer.device, quiet())
+    batch = trainer.collator.batch(trainer.data.train)
+    return Corpus(
+        token_NS=batch.token_BS,
+        valid_NS=batch.valid_BS,
+        reward_N=reward_N[[pack[0].index for pack in trainer.data.train]],
+        horizon=recipe.train.horizon,
+        reward_placement=recipe.critic.reward_placement,
+        gamma=recipe.critic.gamma,
+        gae_lambda=recipe.critic.gae_lambda,
+        discount_lambda=recipe.critic.discount_lambda,
+        temperature=recipe.loss.weight_temperature,
+    )
+
+
+def build_subject() -> Subject:
+    """The bundled trainer."""
+    return Subject(
+        name="wmtp",
+        stages=(
+            Stage("stage1", start=Stage1Run, fit=fit_stage1, objective="value"),
+            Stage("stage2", start=Stage2Run, fit=fit_stage2, objective="tokens"),
+        ),
+        functions=Functions(
+            labels=wmtp.make_labels,
+            weights=wmtp.head_weights,
+            loss=wmtp.wmtp_loss,
+            returns=wmtp.gae_returns,
+            place_rewards=wmtp.place_rewards,
+        ),
+        corpus=corpus,
+        source=Path(wmtp.__file__).parent,
+    )

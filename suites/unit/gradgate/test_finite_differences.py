@@ -1,0 +1,34 @@
+"""Extrapolated central differences: exact where the function is smooth, silent where it is not."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from gradgate.checks.finite_differences import derivative
+
+
+@pytest.mark.parametrize(
+    ("function", "slope"),
+    [(math.exp, 1.0), (lambda x: math.sin(3 * x) + 2, 3.0), (lambda x: x**3, 0.0), (lambda x: 7.0, 0.0)],
+)
+def test_derivative_of_a_smooth_function_is_exact_to_ten_digits(function, slope: float) -> None:
+    """Truncation is of fourth order and the roundoff that of float64."""
+    found = derivative(function, tolerance=1e-8)
+
+    assert found is not None
+    assert found.value == pytest.approx(slope, abs=1e-10)
+
+
+def test_derivative_steps_round_a_kink_nearby() -> None:
+    """A kink at 1e-4 lies between the first points, not between the later ones."""
+    found = derivative(lambda x: max(x, 1e-4), tolerance=1e-8)
+
+    assert found is not None
+    assert found.value == pytest.approx(0.0, abs=1e-8)
+
+
+def test_derivative_is_none_where_nothing_converges() -> None:
+    """A function with noise above the tolerance at every step has no slope to be compared with."""
+    assert derivative(lambda x: float(hash(round(x * 1e12)) % 7), tolerance=1e-8) is None

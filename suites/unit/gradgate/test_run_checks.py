@@ -1,0 +1,713 @@
+"""The run-driven checks on a small trainer: each planted fault turns its check red, the clean twin is green."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from math import nan
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fixtures import mini_faults, mini_trainer
+from fixtures.mini_faults import FAULTS
+from fixtures.mini_trainer import MiniRun, Parts
+from gradgate.checks import catalogue, fits
+from gradgate.checks.isolation import isolated
+from gradgate.core.errors import SubjectError
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Context, Fit, Run, Stage, Subject
+
+CODES = ("GG100", "GG201", "GG205", "GG303", "GG505", "GG506", "GG602", "GG901", "GG902")
+SEEDS = range(5)
+CLEAN = mini_trainer.subject()
+
+
+def run_check(code: str, subject: Subject, stage: Stage, seed: int = 0) -> Outcome:
+    """The outcome of one check on one stage, isolated as the runner does it."""
+    with isolated(seed) as folder:
+        context = Context(seed=seed, folder=folder)
+        return catalogue.load_check(catalogue.rule(code)).function(subject, stage, context)
+
+
+def errors(outcome: Outcome) -> list[str]:
+    """Messages of the findings that fail a check."""
+    return [finding.message for finding in outcome.findings if finding.severity == "error"]
+
+
+def stage_of(subject: Subject, name: str) -> Stage:
+    """A stage by its name."""
+    return next(stage for stage in subject.stages if stage.name == name)
+
+
+def with_run(run: Callable[..., Run], name: str = "value") -> tuple[Subject, Stage]:
+    """A subject of one stage that starts a run of one's own."""
+    stage = Stage(name, run, objective=name)  # type: ignore[arg-type]
+    return Subject("own", [stage]), stage
+
+
+def with_fit(fit: Callable[[int], Fit], name: str) -> tuple[Subject, Stage]:
+    """A subject of one stage whose fit is made up."""
+    stage = Stage(name, stage_of(CLEAN, name).start, lambda seed, *, device: fit(seed), name)  # type: ignore[arg-type]
+    return Subject("own", [stage]), stage
+
+
+# --- each fault, and the clean twin ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_planted_fault_turns_its_check_red(name: str) -> None:
+    """The check that a fault is meant for finds it."""
+    fault = FAULTS[name]
+    subject = fault.subject()
+
+    outcome = run_check(fault.code, subject, stage_of(subject, fault.stage))
+
+    assert errors(outcome) != []
+    assert {finding.code for finding in outcome.findings} == {fault.code}
+    assert {finding.name for finding in outcome.findings} == {catalogue.rule(fault.code).name}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("code", CODES)
+def test_clean_twin_passes(code: str, seed: int) -> None:
+    """No finding, decided, on every stage that the check is for."""
+    objective = catalogue.load_check(catalogue.rule(code)).objective
+    for stage in CLEAN.stages:
+        if objective in (None, stage.objective):
+            outcome = run_check(code, CLEAN, stage, seed)
+
+            assert (outcome.findings, outcome.inconclusive, outcome.not_applicable) == ((), "", "")
+            assert outcome.measured.keys() >= outcome.allowed.keys()
+
+
+def test_every_check_has_two_faults_or_more() -> None:
+    """One fault would show one way of failing."""
+    codes = [fault.code for fault in FAULTS.values()]
+
+    assert [code for code in CODES if codes.count(code) < 2] == []
+
+
+# --- GG100 -----------------------------------------------------------------------------------------------------------
+
+
+def test_gg100_names_the_step_the_error_and_the_innermost_own_line() -> None:
+    """The first line says what raised; the victim is where."""
+    subject = FAULTS["backward-twice"].subject()
+
+    (finding,) = run_check("GG100", subject, subject.stages[0]).findings
+
+    assert finding.message.startswith("step 1 of 3 raised RuntimeError: Trying to backward through the graph a second")
+    assert finding.kind == "freed_graph"
+    assert finding.victim is not None
+    assert (Path(finding.victim.file).name, finding.victim.function) == ("mini_faults.py", "backward_twice")
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ("start", "start() raised RuntimeError: no"),
+        ("batches", "drawing batch 1 of 3 raised RuntimeError: no"),
+        ("step", "step 1 of 3 raised RuntimeError: no"),
+    ],
+)
+def test_gg100_reports_whatever_the_subject_raises(method: str, message: str) -> None:
+    """Starting and drawing belong to the plain step."""
+
+    def refuse(*_: Any) -> Iterator[Any]:
+        raise RuntimeError("no\nmore")
+        yield
+
+    def start(seed: int, **options: Any) -> Run:
+        run = stage_of(CLEAN, "value").start(seed, **options)
+        if method == "start":
+            next(refuse())
+        setattr(run, method, refuse if method == "batches" else lambda batch: next(refuse()))
+        return run
+
+    subject, stage = with_run(start)
+
+    assert errors(run_check("GG100", subject, stage)) == [message]
+
+
+def test_gg100_takes_a_step_that_exits_for_a_finding() -> None:
+    """sys.exit() in a step does not end the harness."""
+
+    def quits(run: MiniRun, terms: Mapping[str, Tensor]) -> None:
+        raise SystemExit(3)
+
+    subject = mini_trainer.subject(backward=quits)
+
+    assert errors(run_check("GG100", subject, subject.stages[0])) == ["step 1 of 3 raised SystemExit: 3"]
+
+
+def test_long_error_is_cut_in_the_message_and_whole_in_the_detail() -> None:
+    """The first line stays readable."""
+
+    def shouts(run: MiniRun, terms: Mapping[str, Tensor]) -> None:
+        raise ValueError("x" * 1000)
+
+    subject = mini_trainer.subject(backward=shouts)
+    (finding,) = run_check("GG100", subject, subject.stages[0]).findings
+
+    assert len(finding.message) < 400
+    assert finding.detail["text"] == "x" * 1000
+
+
+# --- GG201 -----------------------------------------------------------------------------------------------------------
+
+
+class ManualRun(MiniRun):
+    """Steps by hand, with no torch optimizer; has no `losses` unless asked."""
+
+    def __init__(self, seed: int, *, dead: bool = False, **options: Any) -> None:
+        parts = Parts(predict=mini_faults.dead_prediction) if dead else Parts()
+        super().__init__("value", parts, seed, torch.float32, "cpu")
+        self.optimizers = []
+
+    def step(self, batch: Any) -> Mapping[str, float]:
+        total = self.losses(batch)["total"]
+        head = list(self.modules["value_head"].parameters())
+        for parameter, grad in zip(head, torch.autograd.grad(total, head), strict=True):
+            parameter.data.sub_(grad, alpha=0.1)
+        return {"loss": float(total.detach())}
+
+
+def test_gg201_names_the_dead_parameters() -> None:
+    """By module and name, one finding each."""
+    subject = FAULTS["head-in-no-loss"].subject()
+    outcome = run_check("GG201", subject, stage_of(subject, "tokens"))
+
+    assert [finding.detail["parameter"] for finding in outcome.findings] == ["heads.unused.weight", "heads.unused.bias"]
+    assert outcome.measured["dead_parameters"] == 2
+
+
+@pytest.mark.parametrize(("dead", "found"), [(False, 0), (True, 4)])
+def test_gg201_looks_at_losses_where_no_torch_optimizer_steps(dead: bool, found: int) -> None:
+    """The gradient of the total stands for the one at the update."""
+    subject, stage = with_run(lambda seed, **options: ManualRun(seed, dead=dead, **options))
+
+    assert len(errors(run_check("GG201", subject, stage))) == found
+
+
+def test_gg201_is_inconclusive_without_optimizer_and_losses() -> None:
+    """Nothing to look at is no pass."""
+
+    class Blind(ManualRun):
+        losses = Run.losses
+
+        def step(self, batch: Any) -> Mapping[str, float]:
+            return {}
+
+    subject, stage = with_run(lambda seed, **options: Blind(seed))
+
+    assert run_check("GG201", subject, stage).inconclusive.startswith("no optimizer stepped in 6 steps")
+
+
+@pytest.mark.parametrize(("training", "severity"), [(False, "note"), (True, "error")])
+def test_gg201_takes_an_unheld_module_in_eval_mode_for_frozen(training: bool, severity: str) -> None:
+    """A reference model that forgot requires_grad_(False) is a note; in train mode it was meant to learn."""
+
+    def start(seed: int, **options: Any) -> Run:
+        run = stage_of(CLEAN, "value").start(seed, **options)
+        run.modules = {**run.modules, "reference": nn.Linear(2, 2).train(training)}
+        return run
+
+    subject, stage = with_run(start)
+    outcome = run_check("GG201", subject, stage)
+
+    assert [finding.severity for finding in outcome.findings] == [severity] * 2
+    assert outcome.measured["parameters_no_optimizer_holds"] == (2 if training else 0)
+
+
+# --- GG205 -----------------------------------------------------------------------------------------------------------
+
+
+def test_gg205_names_module_and_parameter() -> None:
+    """The message says where to look, with both slopes."""
+    subject = FAULTS["wrong-backward"].subject()
+    (finding,) = run_check("GG205", subject, subject.stages[0]).findings
+
+    assert finding.detail["module"] == "value_head"
+    assert finding.detail["parameter"].startswith("value_head.")
+    assert finding.detail["slope_by_backward"] == pytest.approx(finding.detail["slope_by_differences"] / 2)
+
+
+def test_gg205_allows_clipping_by_value() -> None:
+    """The loss's gradient cut off at one number is still the loss's gradient."""
+
+    def clipped(run: MiniRun, terms: Mapping[str, Tensor]) -> Mapping[str, float]:
+        nn.utils.clip_grad_value_(run.trained(), 1e-2)
+        run.advance()
+        return {}
+
+    subject = mini_trainer.subject(update=clipped)
+
+    for stage in subject.stages:
+        assert errors(run_check("GG205", subject, stage)) == []
+
+
+def test_gg205_is_inconclusive_where_step_and_loss_draw_other_random_numbers() -> None:
+    """With dropout their gradients differ then, and that says nothing."""
+
+    def draws_first(self: MiniRun, batch: Any) -> Mapping[str, float]:
+        torch.rand(())
+        return MiniRun.step(self, batch)
+
+    start = type("Drawing", (MiniRun,), {"step": draws_first})
+    subject, stage = with_run(lambda seed, *, dtype, device: start("tokens", Parts(), seed, dtype, device), "tokens")
+
+    assert "draw different random numbers" in run_check("GG205", subject, stage).inconclusive
+
+
+def reseeding(value_BS: Tensor, target_BS: Tensor, valid_BS: Tensor) -> Tensor:
+    torch.manual_seed(int(torch.randint(0, 1000, (), generator=OWN)))
+    return mini_trainer.value_loss(nn.functional.dropout(value_BS), target_BS, valid_BS)
+
+
+def noisy(value_BS: Tensor, target_BS: Tensor, valid_BS: Tensor) -> Tensor:
+    noise = torch.rand((), generator=OWN, dtype=value_BS.dtype)
+    return mini_trainer.value_loss(value_BS, target_BS, valid_BS) * (1 + noise)
+
+
+def branching(value_BS: Tensor, target_BS: Tensor, valid_BS: Tensor) -> Tensor:
+    loss = mini_trainer.value_loss(value_BS, target_BS, valid_BS)
+    return loss * 2 if int(float(loss.detach()) * 1e9) % 2 else loss + loss
+
+
+def rounded_to(dtype: torch.dtype) -> Callable[..., Tensor]:
+    """A value loss that is computed in a lower precision."""
+    return lambda value_BS, *rest: mini_trainer.value_loss(value_BS.to(dtype), *rest).double()
+
+
+OWN = torch.Generator()
+
+
+@pytest.mark.parametrize(
+    ("value_loss", "reason"),
+    [
+        (reseeding, "the same random state give different losses"),
+        (branching, "the loss takes another way at other parameters"),
+        (rounded_to(torch.bfloat16), "a machine epsilon of 8e-03"),
+        (lambda *parts: mini_trainer.value_loss(*parts) * nan, "the loss is nan"),
+    ],
+)
+def test_gg205_is_inconclusive_where_differences_mean_nothing(value_loss: Any, reason: str) -> None:
+    """Random numbers out of reach, control flow, low precision, NaN."""
+    subject = mini_trainer.subject(value_loss=value_loss)
+    outcome = run_check("GG205", replace(subject, stages=subject.stages[:1]), subject.stages[0])
+
+    assert reason in outcome.inconclusive
+
+
+def test_gg205_holds_random_numbers_from_a_generator_of_ones_own_constant() -> None:
+    """They are off the graph: the differences are those of one loss, the step's gradient that of another."""
+    subject = mini_trainer.subject(value_loss=noisy)
+    outcome = run_check("GG205", subject, subject.stages[0])
+
+    assert outcome.findings == ()
+    assert outcome.measured["slope_disagreement"] < 1e-8
+    assert outcome.inconclusive.startswith("the loss draws random numbers of its own")
+
+
+@pytest.mark.parametrize(("doubles", "red"), [(False, False), (True, True)])
+def test_gg205_is_coarser_where_the_loss_computes_in_float32(doubles: bool, red: bool) -> None:
+    """Two percent instead of 1e-5: still enough for a gradient that is off by a factor."""
+    predict = mini_faults.predict_with_doubling_hook if doubles else Parts.predict
+    subject = mini_trainer.subject(value_loss=rounded_to(torch.float32), predict=predict)
+    outcome = run_check("GG205", subject, subject.stages[0])
+
+    assert (bool(errors(outcome)), outcome.inconclusive, outcome.allowed["slope_disagreement"]) == (red, "", 0.02)
+
+
+def test_gg205_wants_the_dtype_that_it_asked_for() -> None:
+    """float32 parameters are too coarse."""
+    subject, stage = with_run(lambda seed, **_: stage_of(CLEAN, "value").start(seed))
+
+    assert "is torch.float32, though the run was started in float64" in run_check("GG205", subject, stage).inconclusive
+
+
+def test_gg205_does_not_apply_where_nothing_trains() -> None:
+    """There is no gradient to be wrong."""
+
+    def start(seed: int, **options: Any) -> Run:
+        run = stage_of(CLEAN, "value").start(seed, **options)
+        run.modules["value_head"].requires_grad_(False)
+        return run
+
+    subject, stage = with_run(start)
+
+    assert run_check("GG205", subject, stage).not_applicable == "no parameter requires grad"
+
+
+def test_gg205_refuses_losses_without_a_total() -> None:
+    """That breaks the contract, and says how."""
+
+    class Without(MiniRun):
+        def losses(self, batch: Any) -> Mapping[str, Tensor]:
+            return {}
+
+    subject, stage = with_run(lambda seed, *, dtype, device: Without("value", Parts(), seed, dtype, device))
+
+    with pytest.raises(SubjectError, match="scalar tensor `total`, not NoneType"):
+        run_check("GG205", subject, stage)
+
+
+def test_gg205_passes_a_run_without_torch_optimizer() -> None:
+    """Then there is no update to compare, and the differences decide."""
+
+    class Manual64(ManualRun):
+        def __init__(self, seed: int, *, dtype: torch.dtype, device: str) -> None:
+            MiniRun.__init__(self, "value", Parts(), seed, dtype, device)
+            self.optimizers = []
+
+    subject, stage = with_run(Manual64)
+    outcome = run_check("GG205", subject, stage)
+
+    assert (outcome.findings, outcome.inconclusive) == ((), "")
+    assert "step_gradient_error" not in outcome.measured
+
+
+# --- GG303 -----------------------------------------------------------------------------------------------------------
+
+
+def test_gg303_passes_a_step_that_skips_and_counts_it() -> None:
+    """Skipping is a guard too, where a metric says so."""
+    subject = mini_trainer.subject(update=mini_faults.skipped_and_counted)
+
+    for stage in subject.stages:
+        assert errors(run_check("GG303", subject, stage)) == []
+
+
+def test_gg303_says_where_the_nan_was_and_what_it_reached() -> None:
+    """One finding a place, with the first value that changed."""
+    subject = FAULTS["guard-on-the-loss-alone"].subject()
+    outcome = run_check("GG303", subject, stage_of(subject, "tokens"))
+
+    assert [(f.detail["injected"], f.detail["value"]) for f in outcome.findings] == [
+        ("the gradient of `trunk.embedding.weight`", "nan"),
+        ("the gradient of `heads.0.bias`", "nan"),
+        ("the gradient of `trunk.embedding.weight`", "inf"),
+        ("the gradient of `heads.0.bias`", "inf"),
+    ]
+    assert {finding.detail["changed"] for finding in outcome.findings} == {"trunk.embedding.weight"}
+
+
+def test_gg303_ignores_a_field_that_plays_no_part() -> None:
+    """The poisoned step then leaves what a clean one leaves."""
+
+    class Extra(MiniRun):
+        def batches(self) -> Iterator[Any]:
+            return ({"rows": batch, "unused": torch.ones(2)} for batch in super().batches())
+
+        def step(self, batch: Any) -> Mapping[str, float]:
+            return super().step(batch["rows"])
+
+    subject, stage = with_run(lambda seed, *, dtype=torch.float32, device: Extra("value", Parts(), seed, dtype, device))
+    outcome = run_check("GG303", subject, stage)
+
+    assert (errors(outcome), outcome.measured["injections"]) == ([], 10)
+
+
+# --- GG505 -----------------------------------------------------------------------------------------------------------
+
+
+class Renamed(MiniRun):
+    """The token stage with its modules, or its terms, under other names."""
+
+    def __init__(self, seed: int, parts: Parts, modules: Mapping[str, str], terms: tuple[str, ...]) -> None:
+        super().__init__("tokens", parts, seed, torch.float32, "cpu")
+        self.names, self.terms = modules, terms
+
+    def losses(self, batch: Any) -> Mapping[str, Tensor]:
+        return {name: term for name, term in super().losses(batch).items() if name in self.terms}
+
+    def step(self, batch: Any) -> Mapping[str, float]:
+        total = MiniRun.losses(self, batch)["total"]
+        self.optimizers[0].zero_grad()
+        total.backward()
+        self.optimizers[0].step()
+        return {}
+
+
+TERMS = ("total", "wmtp_loss", "value_loss")
+
+
+def test_gg505_does_not_apply_without_a_value_loss() -> None:
+    """Uniform weighting has no value head to be gamed with."""
+    subject, stage = with_run(lambda seed, **_: Renamed(seed, Parts(), {}, TERMS[:2]), "tokens")
+
+    assert "losses() has no value_loss" in run_check("GG505", subject, stage).not_applicable
+
+
+def hidden_value_head(seed: int, parts: Parts) -> Run:
+    """The same run with all modules under one name, so that the value head must be found by its gradient."""
+    run = Renamed(seed, parts, {}, TERMS)
+    modules = dict(run.modules)
+
+    class Hidden(dict[str, nn.Module]):
+        def __missing__(self, name: str) -> nn.Module:
+            return modules[name]
+
+    run.modules = Hidden(everything=nn.ModuleDict(modules))
+    return run
+
+
+@pytest.mark.parametrize(("cut", "red"), [(mini_faults.kept, True), (Tensor.detach, False)])
+def test_gg505_finds_a_value_head_without_a_name_by_its_gradient(cut: Any, red: bool) -> None:
+    """It is what value_loss reaches."""
+    subject, stage = with_run(lambda seed, **_: hidden_value_head(seed, Parts(cut_weights=cut)), "tokens")
+    outcome = run_check("GG505", subject, stage)
+
+    assert (bool(errors(outcome)), outcome.not_applicable) == (red, "")
+
+
+EVERYTHING: list[nn.Parameter] = []
+
+
+@pytest.mark.parametrize(
+    "value_loss",
+    [lambda *_: torch.zeros(()), lambda value_BS, *_: value_BS.sum() * 0 + sum(p.sum() for p in EVERYTHING)],
+)
+def test_gg505_does_not_apply_where_the_value_head_is_not_known(value_loss: Any) -> None:
+    """value_loss reaches nothing, or everything."""
+
+    def start(seed: int, **_: Any) -> Run:
+        run = hidden_value_head(seed, Parts(value_loss=value_loss))
+        EVERYTHING[:] = run.optimizers[0].param_groups[0]["params"]
+        return run
+
+    subject, stage = with_run(start, "tokens")
+
+    assert "name it" in run_check("GG505", subject, stage).not_applicable
+
+
+def test_gg505_is_inconclusive_where_the_main_loss_is_not_finite() -> None:
+    """NaN compares with nothing."""
+
+    class Broken(Renamed):
+        def losses(self, batch: Any) -> Mapping[str, Tensor]:
+            terms = super().losses(batch)
+            return {**terms, "wmtp_loss": terms["wmtp_loss"] * nan}
+
+    subject, stage = with_run(lambda seed, **_: Broken(seed, Parts(), {}, TERMS), "tokens")
+
+    assert "not finite" in run_check("GG505", subject, stage).inconclusive
+
+
+# --- GG506 and GG901 -------------------------------------------------------------------------------------------------
+
+
+def value_fit(ratio: float, count: int = 100, epochs: int | None = 3) -> Fit:
+    """A fit whose squared error is `ratio` of the best constant's."""
+    target_N = torch.arange(count).remainder(2).double()
+    return Fit((1.0, 0.5), epochs, target_N + 0.5 * ratio**0.5, target_N)
+
+
+@pytest.mark.parametrize(("ratio", "red"), [(0.97, False), (0.981, True), (nan, True)])
+def test_gg506_wants_two_percent_below_the_constant(ratio: float, red: bool) -> None:
+    """0.98 is the bar; NaN misses it."""
+    subject, stage = with_fit(lambda seed: value_fit(ratio), "value")
+
+    assert bool(errors(run_check("GG506", subject, stage))) == red
+
+
+def test_gg506_reports_position_and_ranking_beside_the_constant() -> None:
+    """Numbers without a bound, for the reader."""
+    outcome = run_check("GG506", CLEAN, stage_of(CLEAN, "value"))
+
+    assert 0.6 < outcome.measured["auc"] < 1.0
+    assert 0 < outcome.measured["auc_standard_error"] < 0.1
+    assert outcome.measured["position_mse"] > outcome.measured["mse"]
+
+
+def test_gg506_is_inconclusive_on_few_predictions() -> None:
+    """Forty-nine decide nothing."""
+    subject, stage = with_fit(lambda seed: value_fit(0.5, count=48), "value")
+
+    assert run_check("GG506", subject, stage).inconclusive.startswith("48 held-out predictions (needed: 50)")
+
+
+@pytest.mark.parametrize("code", ["GG506", "GG901"])
+def test_value_checks_do_not_apply_without_predictions(code: str) -> None:
+    """A fit may give its curve alone."""
+    subject, stage = with_fit(lambda seed: Fit((1.0,)), "value")
+
+    assert "gives no `prediction_N`" in run_check(code, subject, stage).not_applicable
+
+
+def test_gg901_is_undecided_after_one_failure_of_three() -> None:
+    """Neither good nor bad with the stated certainty."""
+    subject, stage = with_fit(lambda seed: value_fit(1.0 if seed == 0 else 0.5), "value")
+
+    assert run_check("GG901", subject, stage).inconclusive.startswith(
+        "undecided after 3 seeds: 1 of 3 seeds miss the bar"
+    )
+
+
+def test_gg901_counts_no_epochs_where_the_fit_does_not() -> None:
+    """None is not more than 3."""
+    subject, stage = with_fit(lambda seed: value_fit(0.5, epochs=None), "value")
+
+    assert run_check("GG901", subject, stage).findings == ()
+
+
+# --- GG602 -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("value-head-not-saved", "after 1 steps `value_head.0.weight`"),
+        ("position-not-saved", "batch 1 `batch.token_BS`"),
+        ("save-draws-a-random-number", "save() after 1 steps changed the run: `random state`"),
+        ("load-raises", "load() after 1 steps raised KeyError"),
+    ],
+)
+def test_gg602_names_the_first_value_that_differs(name: str, told: str) -> None:
+    """When, what, and by how much."""
+    subject = FAULTS[name].subject()
+    outcome = run_check("GG602", subject, stage_of(subject, FAULTS[name].stage))
+
+    assert told in errors(outcome)[0]
+
+
+def counting(restores: bool) -> type[MiniRun]:
+    """A value stage that reports how many steps it took, and may forget that on resume."""
+
+    class Counting(MiniRun):
+        taken = 0
+
+        def step(self, batch: Any) -> Mapping[str, float]:
+            self.taken += 1
+            return {**super().step(batch), "step": self.taken}
+
+        def save(self, path: Path) -> None:
+            super().save(path)
+            (path / "taken").write_text(str(self.taken))
+
+        def load(self, path: Path) -> None:
+            super().load(path)
+            self.taken = int((path / "taken").read_text()) if restores else 0
+
+    return Counting
+
+
+@pytest.mark.parametrize(("restores", "found"), [(True, 0), (False, 2)])
+def test_gg602_compares_the_metrics_of_the_last_step(restores: bool, found: int) -> None:
+    """A step counter that starts again is a difference."""
+    run = counting(restores)
+    subject, stage = with_run(lambda seed, *, dtype=torch.float32, device: run("value", Parts(), seed, dtype, device))
+    messages = errors(run_check("GG602", subject, stage))
+
+    assert len(messages) == found
+    assert all("metrics of step 6: step 6 became" in message for message in messages)
+
+
+def test_gg602_is_inconclusive_where_one_seed_gives_two_runs() -> None:
+    """That is no fault of the checkpoint."""
+    seeds = iter(range(100))
+
+    def start(seed: int, *, dtype: torch.dtype = torch.float32, device: str) -> Run:
+        return MiniRun("value", Parts(), next(seeds), dtype, device)
+
+    subject, stage = with_run(start)
+
+    assert "two runs from one seed differ before any save" in run_check("GG602", subject, stage).inconclusive
+
+
+def test_gg602_finds_a_save_whose_effect_shows_only_later() -> None:
+    """State that no snapshot shows: the saving run goes on otherwise."""
+
+    class Advancing(MiniRun):
+        def save(self, path: Path) -> None:
+            super().save(path)
+            self.order.manual_seed(99)
+            self.left = self.left[:5]
+
+    subject, stage = with_run(
+        lambda seed, *, dtype=torch.float32, device: Advancing("value", Parts(), seed, dtype, device)
+    )
+
+    assert errors(run_check("GG602", subject, stage))[0].startswith("a run that only saves, and does not load")
+
+
+# --- GG902 and fits --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("curve", "told"),
+    [
+        ((3.0, 2.9, 3.1, 3.0, 2.95), "no downward trend"),
+        ((3.0, 2.999, 2.998, 2.997, 2.996), "net fall 0.13%"),
+        ((3.0, 2.0, 1.9, 1.8, 2.9, 1.7, 1.6), "spike of 79% of the total fall"),
+        ((3.0, 2.0, nan, 1.0), "not finite at evaluation 2"),
+    ],
+)
+def test_gg902_says_what_is_wrong_with_a_curve(curve: tuple[float, ...], told: str) -> None:
+    """Trend, net fall, spike, NaN."""
+    subject, stage = with_fit(lambda seed: Fit(curve), "tokens")
+    (message,) = errors(run_check("GG902", subject, stage))
+
+    assert told in message
+    assert "2 of 2 seeds" in message
+
+
+@pytest.mark.parametrize("curve", [(), (3.0, 2.0, 1.0)])
+def test_gg902_is_inconclusive_on_a_short_curve(curve: tuple[float, ...]) -> None:
+    """Three values cannot show a trend at 0.05."""
+    subject, stage = with_fit(lambda seed: Fit(curve), "tokens")
+
+    assert "needs 4" in run_check("GG902", subject, stage).inconclusive
+
+
+def test_gg902_is_undecided_after_one_failure_of_three() -> None:
+    """The reason names the seed."""
+    subject, stage = with_fit(lambda seed: Fit((4.0, 3.0, 2.0, 1.0) if seed else (1.0, 1.0, 1.0, 1.0)), "tokens")
+
+    assert run_check("GG902", subject, stage).inconclusive.startswith(
+        "undecided after 1 of 3 seeds: seed 0: no downward"
+    )
+
+
+def test_fit_is_made_once_for_a_stage_and_seed() -> None:
+    """GG506 and GG901 share it."""
+    seeds: list[int] = []
+
+    def fit(seed: int) -> Fit:
+        seeds.append(seed)
+        return value_fit(0.5)
+
+    subject, stage = with_fit(fit, "value")
+    run_check("GG506", subject, stage)
+    run_check("GG901", subject, stage)
+
+    assert seeds == [0, 1]
+
+
+def test_fit_of_another_type_is_refused() -> None:
+    """The contract says Fit."""
+    _, stage = with_fit(lambda seed: {"curve": ()}, "value")  # type: ignore[arg-type,return-value]
+
+    with pytest.raises(SubjectError, match=r"returned dict, expected gradgate\.Fit"):
+        fits.fit(stage, 0, "cpu")
+
+
+def test_stage_without_fit_is_refused() -> None:
+    """The runner asks first; a caller who does not is told."""
+    with pytest.raises(SubjectError, match="has no `fit`"):
+        fits.fit(replace(CLEAN.stages[0], fit=None), 0, "cpu")
+
+
+def test_fit_that_raises_is_a_finding() -> None:
+    """The subject's exception is not the harness's."""
+
+    def fails(seed: int) -> Fit:
+        raise ValueError("no data")
+
+    subject, stage = with_fit(fails, "value")
+
+    assert errors(run_check("GG506", subject, stage)) == ["fit(seed=0) raised ValueError: no data"]

@@ -1,0 +1,46 @@
+"""Wald's sequential test: its table, its error probabilities, and when it stops."""
+
+from __future__ import annotations
+
+import random
+from itertools import count
+
+import pytest
+
+from gradgate.checks.sequential import BY_PROFILE, SequentialTest
+
+
+@pytest.mark.parametrize(("profile", "needed"), [("quick", 2), ("pr", 5), ("nightly", 10)])
+def test_good_subject_needs_the_stated_number_of_successes(profile: str, needed: int) -> None:
+    """The table of GG901 and GG902 is what the test does."""
+    decision, tried = BY_PROFILE[profile].run(count(), lambda seed: True)
+
+    assert (decision, len(tried)) == ("good", needed)
+
+
+@pytest.mark.parametrize("profile", ["quick", "pr", "nightly"])
+def test_bad_subject_is_found_after_two_failures(profile: str) -> None:
+    """Clear cases end early."""
+    assert BY_PROFILE[profile].run(count(5), lambda seed: False) == ("bad", {5: False, 6: False})
+
+
+def test_case_that_stays_open_is_undecided() -> None:
+    """One failure and two successes of three decide nothing."""
+    assert BY_PROFILE["quick"].run(count(), lambda seed: seed != 0)[0] == "undecided"
+
+
+def test_decision_is_undecided_without_any_seed() -> None:
+    """Nothing tried, nothing known."""
+    assert BY_PROFILE["quick"].run([], lambda seed: True) == ("undecided", {})
+
+
+@pytest.mark.parametrize("test", BY_PROFILE.values())
+def test_error_probabilities_are_kept(test: SequentialTest) -> None:
+    """At either hypothesis at most 0.05 / 0.95 are misjudged, within three standard errors of 4,000 runs."""
+    rng = random.Random(0)
+
+    def share(p: float, wrong: str) -> float:
+        return sum(test.run(count(), lambda _: rng.random() < p)[0] == wrong for _ in range(4000)) / 4000
+
+    assert share(test.p_good, "bad") <= 0.0526 + 0.011
+    assert share(test.p_bad, "good") <= 0.0526 + 0.011

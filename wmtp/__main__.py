@@ -1,0 +1,5 @@
+"""`python -m wmtp` is `wmtp`."""
+
+from wmtp.cli import main
+
+main()

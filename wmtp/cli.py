@@ -1,0 +1,144 @@
+"""The command line: `wmtp train`. Everything heavy is imported once it is needed."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from wmtp.errors import WmtpError
+
+if TYPE_CHECKING:
+    from wmtp.settings import Config, Recipe
+
+EXAMPLES = """\b
+Examples:
+  wmtp train                                        the embedded corpus, both stages, in seconds
+  wmtp train --recipe mbpp_cpu --set data.path=mbpp.jsonl
+  wmtp train --config mine.yaml --recipe my.yaml --dry-run
+  wmtp train --resume runs/embedded                 go on where a run was stopped or killed
+  wmtp train --set train.max_steps=50 --set critic.gamma=0.98
+"""
+
+
+@click.group(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="gradgate", prog_name="wmtp")
+def cli() -> None:
+    """Critic-WMTP: multi-token prediction whose heads are weighted by a value head, trained in two stages."""
+
+
+@cli.command(epilog=EXAMPLES)
+@click.option("--config", "config_path", type=click.Path(path_type=Path), metavar="C.yaml",
+              help="Where: seed, device, precision, paths, checkpoints. Default: all defaults.")  # fmt: skip
+@click.option("--recipe", "recipe_path", metavar="R.yaml|NAME",
+              help="What: data, model, both stages. A file or a ready recipe. Default: embedded.")  # fmt: skip
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one key of either; repeatable.")
+@click.option("--resume", type=click.Path(path_type=Path), metavar="DIR",
+              help="Go on in a run's folder, from its newest checkpoint or from one of its files.")  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Build everything, run one forward and backward, write nothing.")
+@click.option("--profile", "profile_to", type=click.Path(path_type=Path), metavar="DIR",
+              help="Write a torch.profiler trace of each stage's first steps there.")  # fmt: skip
+@click.option("--verbose", is_flag=True, help="A line for every step where there is no terminal; full tracebacks.")
+def train(
+    config_path: Path | None,
+    recipe_path: str | None,
+    overrides: tuple[str, ...],
+    resume: Path | None,
+    dry_run: bool,
+    profile_to: Path | None,
+    verbose: bool,
+) -> None:
+    """Train both stages: warm the trunk up, pretrain the value head, train the whole.
+
+    Writes metrics.jsonl, value_head.ckpt, best.ckpt, final.ckpt and checkpoints/ into the run's folder
+    (paths.output, runs/NAME by default).
+    """
+    from rich.console import Console
+
+    from wmtp.loop import StoppedError
+    from wmtp.progress import Report
+    from wmtp.resume import find_checkpoint
+    from wmtp.train import dry_run as run_dry
+    from wmtp.train import train as run_train
+
+    report = Report(Console(stderr=True), verbose=verbose)
+    checkpoint_path = None if resume is None else find_checkpoint(resume)
+    config, recipe = _settings(config_path, recipe_path, overrides, checkpoint_path)
+    if dry_run:
+        click.echo(json.dumps(run_dry(config, recipe, report)))
+        return
+    folder = recipe.output_folder(config)
+    try:
+        run_train(config, recipe, report, resume=checkpoint_path, profile_to=profile_to)
+    except StoppedError as stopped:
+        click.echo(f"stopped at {stopped}; the run is saved: wmtp train --resume {folder}", err=True)
+        sys.exit(130)
+    click.echo(f"done: {folder} (metrics.jsonl, value_head.ckpt, best.ckpt, final.ckpt)")
+
+
+@cli.command()
+def recipes() -> None:
+    """List the ready recipes and where they are, to copy and change."""
+    from wmtp.loading import ready_recipes
+
+    for name, path in ready_recipes().items():
+        first = path.read_text().splitlines()[0].lstrip("# ")
+        click.echo(f"{name:12} {first}\n{'':12} {path}")
+
+
+def _settings(
+    config_path: Path | None, recipe_path: str | None, overrides: tuple[str, ...], checkpoint_path: Path | None
+) -> tuple[Config, Recipe]:
+    """Settings from files and overrides; a resumed run has its own, unless a file is given."""
+    from wmtp import checkpoint
+    from wmtp.loading import load_settings
+    from wmtp.resume import RUN_KIND, at_home
+
+    if checkpoint_path is None:
+        return load_settings(config_path, recipe_path, overrides)
+    state = checkpoint.load(checkpoint_path)
+    checkpoint.require_kind(checkpoint_path, state, RUN_KIND, ("config", "recipe"))
+    config, recipe = load_settings(config_path, recipe_path, overrides, saved=(state["config"], state["recipe"]))
+    return at_home(config, checkpoint_path), recipe
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one line and exit code 2; Ctrl-C and SIGTERM are 130."""
+    with _terminate_as_interrupt():
+        try:
+            code = cli.main(prog_name="wmtp", standalone_mode=False)
+        except WmtpError as error:
+            code = _fail(str(error))
+        except OSError as error:
+            code = _fail(f"{error.filename or 'a file'}: {error.strerror or error}")
+        except click.ClickException as error:
+            error.show()
+            code = error.exit_code
+        except (click.Abort, KeyboardInterrupt):
+            click.echo("stopped; a checkpoint, where there is one, is whole: see wmtp train --resume", err=True)
+            code = 130
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str) -> int:
+    if "--verbose" in sys.argv:
+        traceback.print_exc()
+    click.echo(f"wmtp: {message}", err=True)
+    return 2
+
+
+@contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """SIGTERM outside the training loop, which has its own way: clean up as for Ctrl-C."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

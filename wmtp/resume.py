@@ -1,0 +1,168 @@
+"""Checkpoints of a whole run: what is in them, which one to go on from, and what must not have changed since."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wmtp import checkpoint
+from wmtp.errors import CheckpointError, ConfigError
+from wmtp.loop import LoopState, checkpoint_name, newest
+from wmtp.metrics import MetricsFile
+from wmtp.settings import Config, Recipe
+from wmtp.stages import Stage
+from wmtp.trainer import STAGES, Trainer
+
+RUN_KIND = "run"
+FOLDER = "checkpoints"
+EXTENDABLE = ("train.max_steps", "train.eval_every", "train.patience")
+OF_CONFIG = ("seed", "precision", "paths.value_head")
+KEYS = ("loop", "model", "update", "random", "reward_N", "metrics_bytes", "data", "config", "recipe")
+
+
+def save_run(trainer: Trainer, work: Stage, at: LoopState, metrics: MetricsFile) -> None:
+    """Write a checkpoint of everything, then remove the oldest beyond `checkpoint.keep`."""
+    if at.done:
+        work.finish(float("nan") if at.last is None else at.last)
+    folder = trainer.folder / FOLDER
+    checkpoint.save(
+        folder / checkpoint_name(at.stage, at.step),
+        {
+            "kind": RUN_KIND,
+            "loop": at.state_dict(),
+            "model": trainer.model.state_dict(),
+            "update": work.update.state_dict(),
+            "random": random_state(),
+            "reward_N": trainer.collator.reward_N,
+            "metrics_bytes": metrics.sync(),
+            "data": trainer.data.fingerprint,
+            "config": trainer.config.model_dump_json(),
+            "recipe": trainer.recipe.model_dump_json(),
+        },
+    )
+    for old in newest(folder, STAGES)[trainer.config.checkpoint.keep :]:
+        old.unlink(missing_ok=True)
+
+
+def load_run(path: Path, trainer: Trainer) -> dict[str, Any]:
+    """Load a checkpoint into a run that was just built.
+
+    Raises:
+        CheckpointError: the file is no checkpoint of a run, is damaged, or belongs to other settings or other data.
+    """
+    state = checkpoint.load(path)
+    checkpoint.require_kind(path, state, RUN_KIND, KEYS)
+    require_same_settings(path, state, trainer.config, trainer.recipe)
+    if state["data"] != trainer.data.fingerprint:
+        raise CheckpointError(f"{path}: was written for other data: the rows of data.path have changed since")
+    checkpoint.load_module(trainer.model, state["model"], path, "model")
+    trainer.collator.reward_N = state["reward_N"]
+    return state
+
+
+def loop_state(state: dict[str, Any], recipe: Recipe) -> LoopState:
+    """Where the run was. A run that had ended by its steps goes on where `train.max_steps` is larger now."""
+    at = LoopState(**state["loop"])
+    patience = recipe.train.patience
+    if at.stage == "stage2" and at.step < recipe.train.max_steps and (patience is None or at.worse < patience):
+        at.done = False
+    return at
+
+
+def restore(work: Stage, state: dict[str, Any]) -> None:
+    """Bring back what a stage changes beside the model: optimizer, schedule, scaler, random numbers."""
+    work.update.load_state_dict(state["update"])
+    set_random_state(state["random"])
+
+
+def at_home(config: Config, path: Path) -> Config:
+    """The config with its output in the folder of the run whose checkpoint this is, wherever that has moved.
+
+    Raises:
+        CheckpointError: the file lies in no run's folder.
+    """
+    path = path.absolute()
+    if path.parent.name != FOLDER:
+        raise CheckpointError(f"--resume {path}: expected a file in the folder {FOLDER}/ of a run, where it goes on")
+    paths = config.paths.model_copy(update={"output": str(path.parent.parent)})
+    return config.model_copy(update={"paths": paths})
+
+
+def discard_later(path: Path) -> None:
+    """Remove the checkpoints behind the one that is resumed: of a future that will be another."""
+    files = newest(path.parent, STAGES)
+    for later in files[: files.index(path)] if path in files else ():
+        later.unlink(missing_ok=True)
+
+
+def require_same_settings(path: Path, state: dict[str, Any], config: Config, recipe: Recipe) -> None:
+    """Refuse to go on with settings under which the run would become another one."""
+    ours, theirs = flat(recipe.model_dump(mode="json")), flat(json.loads(state["recipe"]))
+    ours |= {key: flat(config.model_dump(mode="json"))[key] for key in OF_CONFIG}
+    theirs |= {key: flat(json.loads(state["config"]))[key] for key in OF_CONFIG}
+    for key in sorted(set(ours) | set(theirs)):
+        if key not in EXTENDABLE and ours.get(key) != theirs.get(key):
+            raise CheckpointError(
+                f"{path}: was written with {key} = {theirs.get(key)!r}, now it is {ours.get(key)!r}; "
+                f"a resumed run may change only {', '.join(EXTENDABLE)} of its recipe"
+            )
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested dictionary with dotted keys."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return leaves
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint that `--resume` means: the file itself, or the newest of a run's folder.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if path.is_file():
+        return path
+    found = newest(path / FOLDER, STAGES)
+    if not found:
+        raise CheckpointError(f"--resume {path}: no checkpoint there; expected a run's folder, with {FOLDER}/ in it")
+    return found[0]
+
+
+def require_fresh(folder: Path) -> None:
+    """Refuse to start a run where one is already."""
+    if newest(folder / FOLDER, STAGES) or (folder / "final.ckpt").exists():
+        raise ConfigError(
+            f"paths.output: {folder} already holds a run; go on with --resume {folder}, or choose another run.name"
+        )
+
+
+def require_writable(key: str, folder: Path) -> None:
+    """Refuse a folder that cannot be made or written in, before any work is done for it. Creates nothing.
+
+    Raises:
+        ConfigError: names the key and the place.
+    """
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise ConfigError(f"{key}: {folder}: {there} is a file, expected a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"{key}: {folder}: no permission to write in {there}")
+
+
+def random_state() -> dict[str, Any]:
+    """Torch's random states."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Bring back what `random_state` gave; a machine with other GPUs keeps its own state for these."""
+    torch.set_rng_state(state["cpu"])
+    if state["cuda"] and torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,0 +1,1 @@
+"""Rewards, one a sequence: a reward model, a verifiable reward, or a frozen reference."""
