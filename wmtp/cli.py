@@ -18,6 +18,7 @@ from wmtp.errors import WmtpError
 if TYPE_CHECKING:
     from wmtp.settings import Config, Recipe
 
+RESULTS = ("metrics.jsonl", "value_head.ckpt", "best.ckpt", "final.ckpt")
 EXAMPLES = """\b
 Examples:
   wmtp train                                        the embedded corpus, both stages, in seconds
@@ -80,7 +81,8 @@ def train(
     except StoppedError as stopped:
         click.echo(f"stopped at {stopped}; the run is saved: wmtp train --resume {folder}", err=True)
         sys.exit(130)
-    click.echo(f"done: {folder} (metrics.jsonl, value_head.ckpt, best.ckpt, final.ckpt)")
+    written = [name for name in RESULTS if (folder / name).exists()]
+    click.echo(f"done: {folder} ({', '.join(written)})")
 
 
 @cli.command()

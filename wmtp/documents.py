@@ -37,6 +37,8 @@ def next_real(valid_BS: Tensor, document_BS: Tensor | None = None) -> Tensor:
     Returns:
         Long[B, S] in [0, S]; S where no real token follows.
     """
+    if not valid_BS.shape[1]:
+        return torch.zeros_like(valid_BS, dtype=torch.long)
     return _next_in_row(valid_BS) if document_BS is None else _next_in_document(valid_BS, document_BS)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ class ValueQuality:
     Attributes:
         value_loss: the value head's.
         constant_loss: of the best constant, chosen on the same targets.
-        position_loss: of the best number for each position, chosen on the other half of the rows.
+        position_loss: of the mean at each position, over the other rows.
         auc: chance that a right row scores higher than a wrong one; 0.5 says nothing. NaN without both kinds.
     """
 
@@ -45,26 +46,37 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             torch.cuda.set_rng_state_all(cuda_states)
 
 
-def value_quality(
-    prediction_N: Tensor, target_N: Tensor, position_N: Tensor, row_N: Tensor, score_R: Tensor, right_R: Tensor
-) -> ValueQuality:
-    """Compare predictions at held-out real tokens with their targets.
+class Predictions(NamedTuple):
+    """What a value head says of held-out rows.
+
+    Attributes:
+        value_N: Float[N] values at real tokens, in reward units.
+        target_N: Float[N] the returns they should have been, same units.
+        position_N: Long[N] position of each token in its row.
+        score_R: Float[R] one number a row.
+    """
+
+    value_N: Tensor
+    target_N: Tensor
+    position_N: Tensor
+    score_R: Tensor
+
+
+def value_quality(predictions: Predictions, right_R: Tensor) -> ValueQuality:
+    """Compare predictions with their targets, and with what knows less.
 
     Args:
-        prediction_N: Float[N] values in reward units.
-        target_N: Float[N] returns in reward units.
-        position_N: Long[N] position of each token in its row.
-        row_N: Long[N] the row of each token.
-        score_R: Float[R] one number a row.
+        predictions: at held-out real tokens.
         right_R: Bool[R] whether the row's reward is above the middle of all rewards.
 
     Returns:
         Losses and AUC as numbers.
     """
+    value_N, target_N, position_N, score_R = predictions
     return ValueQuality(
-        value_loss=float((prediction_N - target_N).square().mean()),
+        value_loss=float((value_N - target_N).square().mean()),
         constant_loss=float(target_N.var(unbiased=False)),
-        position_loss=_position_loss(target_N, position_N, row_N),
+        position_loss=_position_loss(target_N, position_N),
         auc=auc(score_R, right_R),
     )
 
@@ -79,15 +91,14 @@ def auc(score_R: Tensor, right_R: Tensor) -> float:
     return float(higher + 0.5 * tied)
 
 
-def _position_loss(target_N: Tensor, position_N: Tensor, row_N: Tensor) -> float:
-    """Mean target by position, fitted on the rows of even number and judged on the odd ones, and vice versa."""
-    squared = torch.zeros((), dtype=torch.float64)
-    even_N = row_N % 2 == 0
-    for fit_N, judge_N in ((even_N, ~even_N), (~even_N, even_N)):
-        size = int(position_N.max()) + 1
-        total = torch.zeros(size, dtype=torch.float64).scatter_add(0, position_N[fit_N], target_N[fit_N].double())
-        count = torch.zeros(size, dtype=torch.float64).scatter_add(0, position_N[fit_N], fit_N[fit_N].double())
-        overall = target_N[fit_N].double().mean() if bool(fit_N.any()) else torch.zeros((), dtype=torch.float64)
-        mean = torch.where(count > 0, total / count.clamp(min=1), overall)
-        squared += (target_N[judge_N].double() - mean[position_N[judge_N]]).square().sum()
-    return float(squared / len(target_N))
+def _position_loss(target_N: Tensor, position_N: Tensor) -> float:
+    """Squared error of the mean target at the same position, each row left out of the mean it is judged by.
+
+    A position that only one row reaches is predicted by the mean of all other tokens.
+    """
+    target_N = target_N.double()
+    count_N = torch.bincount(position_N)[position_N]
+    sum_N = torch.bincount(position_N, weights=target_N)[position_N]
+    others_N = (target_N.sum() - target_N) / max(1, len(target_N) - 1)
+    mean_N = torch.where(count_N > 1, (sum_N - target_N) / (count_N - 1).clamp(min=1), others_N)
+    return float((target_N - mean_N).square().mean())

@@ -33,7 +33,7 @@ class HuggingFaceTrunk(nn.Module):
         self.positions: int | None = getattr(text_config, "max_position_embeddings", None)
         self.takes_positions = "position_ids" in signature(self.decoder.forward).parameters
         if recompute:
-            language_model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            _recompute(language_model)
 
     def forward(self, token_BS: Tensor, valid_BS: Tensor, document_BS: Tensor | None, plain: bool) -> Tensor:  # noqa: ARG002
         """Hidden states Float[B, S, D].
@@ -99,6 +99,18 @@ def load_sequence_classifier(folder: Path, vocab_size: int) -> SequenceClassifie
     return SequenceClassifier(model)
 
 
+def _recompute(language_model: Any) -> None:
+    """Activation checkpointing; transformers has renamed the switch in version 5."""
+    enable = getattr(language_model, "activation_checkpointing_enable", None)
+    try:
+        if enable is None:
+            language_model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        else:
+            enable()
+    except ValueError as error:
+        raise ConfigError(f"recompute: this model.hf cannot: {error}") from None
+
+
 def _load(key: str, folder: Path, auto_class: str) -> Any:
     if not folder.is_dir():
         raise ConfigError(f"{key}: {str(folder)!r} is no folder with a Hugging Face model")
@@ -106,8 +118,13 @@ def _load(key: str, folder: Path, auto_class: str) -> Any:
         import transformers
     except ImportError as error:
         raise ConfigError(f"{key}: needs the extra 'hf': pip install 'gradgate[hf]' ({error})") from None
+    bars = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()  # it draws where our own report is
     try:
         return getattr(transformers, auto_class).from_pretrained(folder, local_files_only=True).float()
     except Exception as error:  # the library raises OSError, ValueError, KeyError, safetensors' errors and its own
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ConfigError(f"{key}: {str(folder)!r} holds no model that loads as {auto_class}: {reason}") from None
+    finally:
+        if bars:
+            transformers.utils.logging.enable_progress_bar()

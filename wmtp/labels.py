@@ -12,7 +12,7 @@ from wmtp.documents import check_mask
 IGNORE = -100
 
 
-def make_labels(token_BS: Tensor, valid_BS: Tensor, horizon: int, *, document_BS: Tensor | None = None) -> Tensor:
+def make_labels(token_BS: Tensor, valid_BS: Tensor, horizon: int, document_BS: Tensor | None = None) -> Tensor:
     """The token that each head is to predict, or -100.
 
     -100 stands where position t or position t+k+1 is padding (either side, or a gap), beyond the sequence, or in
@@ -51,4 +51,4 @@ def ahead(value_BS: Tensor, horizon: int) -> Tensor:
     Returns:
         [B, S, H], same dtype, on the caller's graph.
     """
-    return pad(value_BS, (0, horizon))[:, 1:].unfold(1, horizon, 1)
+    return pad(value_BS, (0, horizon)).unfold(1, horizon, 1)[:, 1:]

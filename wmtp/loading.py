@@ -40,7 +40,7 @@ def load_settings(
     Raises:
         ConfigError: names the file and the key, what was expected and the nearest valid choice.
     """
-    saved_config, saved_recipe = ({}, None) if saved is None else (json.loads(saved[0]), json.loads(saved[1]))
+    saved_config, saved_recipe = ({}, None) if saved is None else (_saved(saved[0]), _saved(saved[1]))
     config_tree, config_name = saved_config, "config"
     if config_path is not None:
         config_tree, config_name = read_yaml(config_path), str(config_path)
@@ -103,8 +103,10 @@ def parse_yaml(text: str, name: str) -> dict[str, Any]:
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError(f"{name}:{line}: {(error.problem or 'not YAML').splitlines()[0]}") from None
-    except (YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{name}: not YAML that can be read: {str(error).splitlines()[0]}") from None
+    except RecursionError:
+        raise ConfigError(f"{name}: nested too deep") from None
+    except (YAMLError, ValueError) as error:
+        raise ConfigError(f"{name}: not YAML: {str(error).splitlines()[0]}") from None
     if tree is None:
         raise ConfigError(f"{name}: is empty, expected keys and values ({{}} leaves all defaults)")
     if not isinstance(tree, dict):
@@ -207,6 +209,16 @@ def key_names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield from key_names(inner, f"{prefix}{name}.")
         else:
             yield prefix + name
+
+
+def _saved(text: str) -> dict[str, Any]:
+    try:
+        tree = json.loads(text)
+    except (TypeError, ValueError):
+        tree = None
+    if not isinstance(tree, dict):
+        raise ConfigError("the checkpoint that is resumed holds no settings of a run")
+    return tree
 
 
 def _tuples(tree: Any) -> Any:

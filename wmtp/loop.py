@@ -48,8 +48,7 @@ class LoopState:
         position: packs taken from the stage's order.
         best: the best evaluation so far; None before the first.
         last: the last evaluation.
-        worse: evaluations since then.
-        evaluated: the step of the last evaluation; -1 before the first.
+        worse: evaluations since the best.
         done: the stage has ended: by its steps, or early.
     """
 
@@ -59,7 +58,6 @@ class LoopState:
     best: float | None = None
     last: float | None = None
     worse: int = 0
-    evaluated: int = -1
     done: bool = False
 
     def state_dict(self) -> dict[str, Any]:
@@ -116,12 +114,10 @@ def run(
 
 
 def _evaluate(work: Work, state: LoopState, metrics: MetricsFile) -> None:
-    """Evaluate, unless this step has been; stop early after too many evaluations without a better one."""
-    if state.evaluated == state.step or state.done:
-        return
+    """Evaluate; stop early after too many evaluations without a better one."""
     measured, score = work.evaluate()
     metrics.log(work.name, state.step, measured)
-    state.evaluated, state.last = state.step, score
+    state.last = score
     if state.best is None or math.isnan(state.best) or score < state.best:
         state.best, state.worse = score, 0
         work.improved(score)

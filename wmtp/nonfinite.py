@@ -12,10 +12,10 @@ from torch import Tensor, nn
 def first_nonfinite(
     model: nn.Module, inputs: Mapping[str, Tensor], results: Mapping[str, Tensor], forward: Callable[[], object]
 ) -> str | None:
-    """Where the first NaN or Inf is, in the order of the data: inputs, parameters, modules, results, gradients.
+    """Where the first NaN or Inf is on the way forward, in the order of the data: inputs, parameters, modules, results.
 
     Args:
-        model: its modules are watched while `forward` runs; its parameters still hold the refused step's gradients.
+        model: its modules are watched while `forward` runs.
         inputs: tensors that the step was given, by name.
         results: filled by `forward` with the tensors on the way, by name.
         forward: runs the step's forward pass once more.
@@ -35,11 +35,16 @@ def first_nonfinite(
     for name, tensor in results.items():
         if is_nonfinite(tensor):
             return name
+    return None
+
+
+def first_nonfinite_gradient(model: nn.Module) -> str:
+    """Which gradient of a refused step went bad first, such as "the gradient of heads.project.weight"."""
     # Backward runs from the last parameter to the first, so the last bad one is the first that went bad.
     for name, parameter in reversed(list(model.named_parameters())):
         if parameter.grad is not None and is_nonfinite(parameter.grad):
             return f"the gradient of {name}"
-    return None
+    return "no single tensor: every one is finite, their sum is not"
 
 
 def is_nonfinite(tensor: Tensor) -> bool:

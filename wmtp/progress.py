@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 SHOWN = ("loss", "cross_entropy", "value_loss", "heldout_cross_entropy", "heldout_value_loss")
 PLAIN_LINES = 10
@@ -35,9 +35,9 @@ class Bar:
         self.done += 1
         shown = numbers(metrics or {})
         if self.report.progress is not None and self.task is not None:
-            self.report.progress.update(self.task, advance=1, m=shown)
+            self.report.progress.update(self.task, advance=1, m="  ".join(shown[:2]))  # more does not fit 80 columns
         elif self.report.verbose or self.done * PLAIN_LINES // self.total > (self.done - 1) * PLAIN_LINES // self.total:
-            self.report.say(f"{self.title} {self.done}/{self.total}  {shown}".rstrip())
+            self.report.say(f"{self.title} {self.done}/{self.total}  {'  '.join(shown)}".rstrip())
 
 
 class Report:
@@ -63,8 +63,8 @@ class Report:
             yield Bar(self, title, total, done)
             return
         columns = (
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-            TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[m]}"),
+            TextColumn("{task.description}"), BarColumn(bar_width=16), MofNCompleteColumn(),
+            TimeRemainingColumn(elapsed_when_finished=True), TextColumn("{task.fields[m]}"),
         )  # fmt: skip
         with Progress(*columns, console=self.console) as progress:
             self.progress = progress
@@ -81,9 +81,9 @@ class Report:
                 bar.advance()
 
 
-def numbers(metrics: Mapping[str, Any]) -> str:
-    """The few metrics that a person follows, in one short text."""
-    return "  ".join(f"{name} {metrics[name]:.4f}" for name in SHOWN if isinstance(metrics.get(name), float))
+def numbers(metrics: Mapping[str, Any]) -> list[str]:
+    """The few metrics that a person follows, each a short text."""
+    return [f"{name} {metrics[name]:.4f}" for name in SHOWN if isinstance(metrics.get(name), float)]
 
 
 def quiet() -> Report:

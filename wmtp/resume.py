@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +46,7 @@ def save_run(trainer: Trainer, work: Stage, at: LoopState, metrics: MetricsFile)
             "recipe": trainer.recipe.model_dump_json(),
         },
     )
-    for old in newest(folder, STAGES)[trainer.config.checkpoint.keep :]:
-        old.unlink(missing_ok=True)
+    discard_old(folder, trainer.config.checkpoint.keep)
 
 
 def load_run(path: Path, trainer: Trainer) -> dict[str, Any]:
@@ -54,9 +55,12 @@ def load_run(path: Path, trainer: Trainer) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is no checkpoint of a run, is damaged, or belongs to other settings or other data.
     """
-    state = checkpoint.load(path)
+    state = checkpoint.load(path) | {"path": str(path)}
     checkpoint.require_kind(path, state, RUN_KIND, KEYS)
-    require_same_settings(path, state, trainer.config, trainer.recipe)
+    with _told_in_one_line(state):
+        require_same_settings(path, state, trainer.config, trainer.recipe)
+        loop_state(state, trainer.recipe)
+        state["metrics_bytes"] = int(state["metrics_bytes"])
     if state["data"] != trainer.data.fingerprint:
         raise CheckpointError(f"{path}: was written for other data: the rows of data.path have changed since")
     checkpoint.load_module(trainer.model, state["model"], path, "model")
@@ -74,9 +78,24 @@ def loop_state(state: dict[str, Any], recipe: Recipe) -> LoopState:
 
 
 def restore(work: Stage, state: dict[str, Any]) -> None:
-    """Bring back what a stage changes beside the model: optimizer, schedule, scaler, random numbers."""
-    work.update.load_state_dict(state["update"])
-    set_random_state(state["random"])
+    """Bring back what a stage changes beside the model: optimizer, schedule, scaler, random numbers.
+
+    Raises:
+        CheckpointError: a part of the state does not fit the stage.
+    """
+    with _told_in_one_line(state):
+        work.update.load_state_dict(state["update"])
+        set_random_state(state["random"])
+
+
+@contextmanager
+def _told_in_one_line(state: dict[str, Any]) -> Iterator[None]:
+    """A file can be whole and hold oddities all the same."""
+    try:
+        yield
+    except (TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise CheckpointError(f"{state['path']}: holds what no run has saved ({reason})") from None
 
 
 def at_home(config: Config, path: Path) -> Config:
@@ -97,6 +116,12 @@ def discard_later(path: Path) -> None:
     files = newest(path.parent, STAGES)
     for later in files[: files.index(path)] if path in files else ():
         later.unlink(missing_ok=True)
+
+
+def discard_old(folder: Path, keep: int) -> None:
+    """Remove the oldest checkpoints beyond so many."""
+    for old in newest(folder, STAGES)[keep:]:
+        old.unlink(missing_ok=True)
 
 
 def require_same_settings(path: Path, state: dict[str, Any], config: Config, recipe: Recipe) -> None:

@@ -14,7 +14,7 @@ PLACEMENTS = ("terminal", "uniform")
 
 
 @torch.no_grad()
-def place_rewards(reward_B: Tensor, valid_BS: Tensor, placement: str, *, document_BS: Tensor | None = None) -> Tensor:
+def place_rewards(reward_B: Tensor, valid_BS: Tensor, placement: str, document_BS: Tensor | None = None) -> Tensor:
     """Turn one reward a sequence into rewards on its tokens.
 
     Args:

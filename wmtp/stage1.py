@@ -14,10 +14,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from wmtp.data.batches import Batch
 from wmtp.errors import NonFiniteError
-from wmtp.evaluation import ValueQuality, evaluating, value_quality
+from wmtp.evaluation import Predictions, ValueQuality, evaluating, value_quality
 from wmtp.loss import squared_error_sum
 from wmtp.model import CriticWmtp, ValueHead
-from wmtp.nonfinite import first_nonfinite
+from wmtp.nonfinite import first_nonfinite, first_nonfinite_gradient
 from wmtp.returns import gae_returns
 from wmtp.settings import Recipe
 from wmtp.update import Update, autocast, parameter_groups
@@ -162,34 +162,29 @@ class ValueStage:
             score_from: for each row the position from which its score counts, its first completion token.
             right_R: Bool[R], which rows are right.
         """
-        prediction, target, position, row, score = self.predictions(features, score_from)
-        return value_quality(prediction, target, position, row, score, right_R)
+        return value_quality(self.predictions(features, score_from), right_R)
 
-    def predictions(
-        self, features: Sequence[Features], score_from: Sequence[int]
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Predictions, targets, positions and rows of all real tokens, and a score for each row: its mean value from
-        `score_from` on."""
-        parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    def predictions(self, features: Sequence[Features], score_from: Sequence[int]) -> Predictions:
+        """Values and targets at all real tokens, and a score for each row: its mean value from `score_from` on."""
+        parts: list[tuple[Tensor, Tensor, Tensor]] = []
         scores = []
         with evaluating(self.value_head):
-            for number, (row, start) in enumerate(zip(features, score_from, strict=True)):
+            for row, start in zip(features, score_from, strict=True):
                 value_S = self.value_head(row.hidden_SD.to(self.device, self.value_head.outer.weight.dtype)).cpu()
                 target_BS = gae_returns(
                     row.reward_S[None], torch.zeros_like(value_S)[None], row.valid_S[None],
                     gamma=self.recipe.critic.gamma, gae_lambda=1.0,
                 )  # fmt: skip
-                position_S = torch.arange(len(value_S))
-                parts.append((value_S, target_BS[0], position_S, torch.full_like(position_S, number)))
+                parts.append((value_S, target_BS[0], torch.arange(len(value_S))))
                 scores.append(value_S[min(start, len(value_S) - 1) :].mean())
-        prediction, target, position, row_number = (torch.cat(column) for column in zip(*parts, strict=True))
-        return prediction, target, position, row_number, torch.stack(scores)
+        value_N, target_N, position_N = (torch.cat(column) for column in zip(*parts, strict=True))
+        return Predictions(value_N, target_N, position_N, torch.stack(scores))
 
     def _blame(self, batch: FeatureBatch) -> str:
         record: dict[str, Tensor] = {}
         inputs = {"hidden_BSD": batch.hidden_BSD, "reward_BS": batch.reward_BS}
         place = first_nonfinite(self.value_head, inputs, record, partial(self.loss, batch, record))
-        return place or "no single tensor: every one is finite, their sum is not"
+        return place or first_nonfinite_gradient(self.value_head)
 
 
 def split_rows(hidden_BSD: Tensor, batch: Batch) -> list[Features]:

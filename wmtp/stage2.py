@@ -16,7 +16,7 @@ from wmtp.errors import NonFiniteError
 from wmtp.evaluation import evaluating
 from wmtp.loss import head_cross_entropy, squared_error_sum, weighted_sum
 from wmtp.model import CriticWmtp
-from wmtp.nonfinite import first_nonfinite
+from wmtp.nonfinite import first_nonfinite, first_nonfinite_gradient
 from wmtp.returns import gae_returns
 from wmtp.settings import Recipe
 from wmtp.update import Update, parameter_groups
@@ -203,7 +203,7 @@ class TokenStage:
             )
             if place is not None:
                 return place
-        return "no single tensor: every one is finite, their sum is not"
+        return first_nonfinite_gradient(self.model)
 
 
 def counts(batches: Sequence[Batch]) -> tuple[int, int, int]:

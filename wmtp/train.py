@@ -14,6 +14,7 @@ from wmtp.progress import Report
 from wmtp.resume import (
     at_home,
     discard_later,
+    discard_old,
     load_run,
     loop_state,
     require_fresh,
@@ -59,6 +60,7 @@ def train(
     if resume is not None:
         state = load_run(resume, trainer)
         discard_later(resume)
+        discard_old(resume.parent, config.checkpoint.keep)
     else:
         trainer.collator.reward_N = known_rewards(recipe, config, trainer.data, trainer.device, report)
     remove_temporary(folder)

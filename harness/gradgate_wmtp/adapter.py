@@ -157,15 +157,15 @@ def value_fit(lines: list[dict[str, Any]], trainer: Trainer, state: Mapping[str,
     trainer.collator.reward_N = state["reward_N"]
     stage = build_stage("stage1", trainer)
     assert isinstance(stage, Stage1)  # noqa: S101 - by its name
-    prediction, target, position, _, score = stage.stage.predictions(stage.heldout, stage.score_from)
+    found = stage.stage.predictions(stage.heldout, stage.score_from)
     curve = [line["heldout_value_loss"] for line in lines if "heldout_value_loss" in line]
     return Fit(
         curve=tuple(curve),
         epochs=trainer.recipe.pretrain.num_epochs,
-        prediction_N=prediction,
-        target_N=target,
-        position_N=position,
-        score_R=score,
+        prediction_N=found.value_N,
+        target_N=found.target_N,
+        position_N=found.position_N,
+        score_R=found.score_R,
         right_R=stage.right_R,
     )
 

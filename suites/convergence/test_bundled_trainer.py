@@ -1,4 +1,4 @@
-"""Both stages of the real trainer learn, on the corpus that ships with it; the nightly profile says so over five seeds."""
+"""Both stages of the real trainer learn, on the corpus that ships with it; nightly over five seeds."""
 
 from __future__ import annotations
 

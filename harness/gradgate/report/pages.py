@@ -17,7 +17,8 @@ def pages() -> dict[str, str]:
 
 def index() -> str:
     """All rules by family, each with its page and whether it is built."""
-    lines = ["# Rules", "", "Written by `make docs` from the checks' docstrings. `gradgate rule CODE` prints the same pages.", ""]
+    origin = "Written by `make docs` from the checks' docstrings. `gradgate rule CODE` prints the same pages."
+    lines = ["# Rules", "", origin, ""]
     for title, rules in catalogue.by_family(RULES).items():
         lines += [f"## {title}", "", "| code | name | fails when | |", "|---|---|---|---|"]
         for rule in rules:

@@ -63,6 +63,15 @@ def test_neighbours_take_a_row_for_a_document_when_nothing_is_packed(cells: list
         assert function(valid_BS).tolist() == function(valid_BS, one_BS).tolist()
 
 
+@pytest.mark.parametrize("shape", [(2, 0), (0, 3), (2, 1)])
+def test_neighbours_of_nothing_are_nothing(shape: tuple[int, int]) -> None:
+    """No positions, no rows, a single token: answers of the same shape, with nothing before or after."""
+    valid_BS, document_BS = torch.ones(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.long)
+    for documents in (None, document_BS):
+        found = (next_real(valid_BS, documents), previous_real(valid_BS, documents))
+        assert [x.tolist() for x in found] == [torch.full(shape, shape[1]).tolist()] * 2
+
+
 def test_document_numbers_follow_the_order_of_ids() -> None:
     """Any ids become 0, 1, … in each row."""
     assert document_number(torch.tensor([[7, 7, -1, 9], [3, 3, 3, 3]])).tolist() == [[1, 1, 0, 2], [0, 0, 0, 0]]

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from fixtures.small_runs import batch_of, row, small_trainer, token_stage
-from wmtp.model import CriticWmtp, Heads, Trunk, ValueHead
+from wmtp.model import CriticWmtp, Heads, Trunk, ValueHead, rotation_of
+from wmtp.stages import Stage2
 
 VOCAB, WIDTH, HORIZON = 30, 16, 3
 
@@ -84,6 +85,15 @@ def test_padding_on_the_left_changes_nothing(left: int) -> None:
     bare, padded = model(token_BS, all_real(token_BS)), model(padded_BS, valid_BS)
     torch.testing.assert_close(padded.logits_BSHV[:, left:], bare.logits_BSHV, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(padded.value_BS[:, left:], bare.value_BS, rtol=1e-5, atol=1e-6)
+
+
+def test_positions_count_from_the_first_real_token_of_a_document() -> None:
+    """Bit for bit the same angles behind padding, or behind another document."""
+    valid_BS = torch.tensor([[True] * 3 + [False] * 4, [False] * 4 + [True] * 3, [True] * 7])
+    document_BS = torch.tensor([[0] * 7, [0] * 7, [0] * 4 + [1] * 3])
+    for angle in rotation_of(valid_BS, document_BS, 8, torch.float32):
+        bare, padded, packed = angle[0, 0, :3], angle[1, 0, 4:], angle[2, 0, 4:]
+        assert (torch.equal(bare, padded), torch.equal(bare, packed)) == (True, True)
 
 
 def test_tokens_in_a_gap_are_never_seen() -> None:
@@ -191,13 +201,12 @@ def test_model_runs_in_float64() -> None:
 
 
 @pytest.mark.nightly
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, while its compiler is imported
 def test_compiled_step_agrees_with_the_eager_one() -> None:
     """torch.compile changes rounding at most."""
     losses = []
     for compile_it in ("false", "true"):
         trainer = small_trainer(f"compile={compile_it}")
-        from wmtp.stages import Stage2
-
         work, position, seen = Stage2(trainer), 0, []
         for _ in range(3):
             measured, position = work.advance(position)
