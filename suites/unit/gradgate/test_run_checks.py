@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from math import nan
@@ -21,7 +22,16 @@ from gradgate.core.errors import SubjectError
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Fit, Run, Stage, Subject
 
-CODES = ("GG100", "GG201", "GG205", "GG303", "GG505", "GG506", "GG602", "GG901", "GG902")
+CODES = (
+    "GG100", "GG201", "GG205", "GG206", "GG208", "GG303", "GG505", "GG506", "GG601", "GG602", "GG606", "GG901", "GG902",
+)  # fmt: skip
+# Faults that no other run-driven check may see.
+ALONE = (
+    "zeroed-every-second-step", "value-head-zeroed-every-second-step", "bias-at-rate-zero", "bias-uphill",
+    "bias-put-back", "frozen-trunk-decays", "dropout-from-numpy", "metric-from-python", "noise-of-its-own",
+    "value-head-left-in-eval-mode", "frozen-trunk-in-train-mode", "seeded-in-every-step", "eval-mode-where-it-raises",
+    "deterministic-where-it-raises", "saved-in-eval-mode",
+)  # fmt: skip
 SEEDS = range(5)
 CLEAN = mini_trainer.subject()
 
@@ -69,6 +79,23 @@ def test_planted_fault_turns_its_check_red(name: str) -> None:
     assert errors(outcome) != []
     assert {finding.code for finding in outcome.findings} == {fault.code}
     assert {finding.name for finding in outcome.findings} == {catalogue.rule(fault.code).name}
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_planted_fault_turns_no_other_check_red(name: str) -> None:
+    """A fault is named by the check that it is meant for, and by none besides."""
+    fault = FAULTS[name]
+    subject = fault.subject()
+    others = [catalogue.load_check(catalogue.rule(code)) for code in CODES if code != fault.code]
+
+    red = [
+        (check.rule.code, stage.name)
+        for check in others
+        for stage in subject.stages
+        if check.objective in (None, stage.objective) and errors(run_check(check.rule.code, subject, stage))
+    ]
+
+    assert red == []
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -371,6 +398,149 @@ def test_gg205_passes_a_run_without_torch_optimizer() -> None:
     assert "step_gradient_error" not in outcome.measured
 
 
+# --- GG206 -----------------------------------------------------------------------------------------------------------
+
+
+def test_gg206_names_the_step_and_only_the_parameters_that_leak() -> None:
+    """Clipping scales all gradients; those that point elsewhere are the stale ones."""
+    subject = FAULTS["value-head-zeroed-every-second-step"].subject()
+    (finding,) = run_check("GG206", subject, stage_of(subject, "tokens")).findings
+
+    assert finding.detail["step"] == 3
+    assert finding.detail["parameters"] != []
+    assert {name.partition(".")[0] for name in finding.detail["parameters"]} == {"value_head"}
+
+
+def test_gg206_allows_gradients_to_be_cleared_behind_the_update() -> None:
+    """Where a step clears them is its own affair."""
+    subject = mini_trainer.subject(update=mini_faults.zeroed_behind_the_update, zero_grad=mini_faults.never_zeroed)
+
+    for stage in subject.stages:
+        assert run_check("GG206", subject, stage).findings == ()
+
+
+def test_gg206_is_inconclusive_where_one_seed_gives_two_runs() -> None:
+    """That is no fault of zero_grad."""
+    subject = FAULTS["noise-of-its-own"].subject()
+
+    assert "(GG601)" in run_check("GG206", subject, subject.stages[0]).inconclusive
+
+
+@pytest.mark.parametrize("code", ["GG206", "GG208"])
+def test_update_checks_do_not_apply_without_a_torch_optimizer(code: str) -> None:
+    """There is no update to look at."""
+
+    class Manual64(ManualRun):
+        def __init__(self, seed: int, *, dtype: torch.dtype = torch.float32, device: str) -> None:
+            MiniRun.__init__(self, "value", Parts(), seed, dtype, device)
+            self.optimizers = []
+
+    subject, stage = with_run(Manual64)
+
+    assert "no torch optimizer stepped" in run_check(code, subject, stage).not_applicable
+
+
+# --- GG208 -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "told"),
+    [
+        ("bias-at-rate-zero", "parameters_that_stand_still", "never moved: the learning rate is 0 at each"),
+        ("bias-put-back", "parameters_that_stand_still", "never moved: the learning rate is up to 0.01"),
+        ("bias-uphill", "parameters_that_move_uphill", "its cosine with the gradient is 1, allowed: at most 1e-06"),
+    ],
+)
+def test_gg208_names_the_one_parameter_that_is_wrong(name: str, count: str, told: str) -> None:
+    """All others do what they should."""
+    subject = FAULTS[name].subject()
+    outcome = run_check("GG208", subject, stage_of(subject, "tokens"))
+
+    (message,) = errors(outcome)
+    assert message.count("`value_head.2.bias`") == 1
+    assert told in message
+    assert outcome.measured[count] == 1
+
+
+def optimizers_of(lr: float) -> list[Any]:
+    """Optimizers that multiply the gradient by something positive, by their makers."""
+    makers: list[Any] = [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop, torch.optim.Adagrad]
+    return [lambda p, make=make: make(p, lr=lr, weight_decay=0.5) for make in makers] + [
+        lambda p: torch.optim.SGD(p, lr=lr, momentum=0.9, nesterov=True),
+        lambda p: torch.optim.NAdam(p, lr=lr, weight_decay=0.5, decoupled_weight_decay=True),
+    ]
+
+
+@pytest.mark.parametrize("make", optimizers_of(1e-2))
+@pytest.mark.parametrize("warm_up", [False, True])
+def test_gg208_passes_every_optimizer_that_descends(make: Any, warm_up: bool) -> None:
+    """Whatever its weight decay, momentum and preconditioner, and where the first learning rates are 0."""
+
+    def start(seed: int, *, dtype: torch.dtype, device: str) -> Run:
+        run = MiniRun("tokens", Parts(), seed, dtype, device)
+        run.optimizers = [make(run.trained())]
+        rate = lambda step: min(step, 3) / 3 if warm_up else 1.0  # noqa: E731
+        run.scheduler = torch.optim.lr_scheduler.LambdaLR(run.optimizers[0], rate)
+        return run
+
+    subject, stage = with_run(start, "tokens")
+
+    assert run_check("GG208", subject, stage).findings == ()
+
+
+def with_copy(share: float, noise: float = 0.0) -> tuple[Subject, Stage]:
+    """A value stage with a frozen copy of the value head that moves toward it, and off the line by some noise."""
+
+    class Averaging(MiniRun):
+        def __init__(self, seed: int, *, dtype: torch.dtype, device: str) -> None:
+            super().__init__("value", Parts(), seed, dtype, device)
+            self.modules["copy"] = copy.deepcopy(self.modules["value_head"]).requires_grad_(False)
+
+        def step(self, batch: Any) -> Mapping[str, float]:
+            metrics = super().step(batch)
+            pairs = zip(self.modules["copy"].parameters(), self.modules["value_head"].parameters(), strict=True)
+            for ours, theirs in pairs:
+                ours.lerp_(theirs.detach(), share).add_(noise * torch.arange(ours.numel()).view_as(ours))
+            return metrics
+
+    return with_run(Averaging)
+
+
+@pytest.mark.parametrize(("share", "noise", "red"), [(0.1, 0.0, False), (1.0, 0.0, False), (0.1, 1e-6, True)])
+def test_gg208_lets_an_average_of_a_trained_part_follow_it(share: float, noise: float, red: bool) -> None:
+    """A target network requires no grad, and is meant to move: along the line to what it averages."""
+    subject, stage = with_copy(share, noise)
+
+    assert bool(errors(run_check("GG208", subject, stage))) == red
+
+
+@pytest.mark.parametrize(("part", "severities"), [("trunk", ["error"]), ("value_head", ["warning"])])
+def test_gg208_takes_a_buffer_that_moves_for_a_fault_where_its_module_is_frozen(part: str, severities: Any) -> None:
+    """In a module that is trained it may be a running statistic: a warning, which fails nothing."""
+
+    class Buffered(MiniRun):
+        def __init__(self, seed: int, *, dtype: torch.dtype, device: str) -> None:
+            super().__init__("value", Parts(), seed, dtype, device)
+            self.modules[part].register_buffer("scale", torch.ones((), dtype=dtype))
+
+        def step(self, batch: Any) -> Mapping[str, float]:
+            self.modules[part].scale.mul_(0.5)
+            return super().step(batch)
+
+    subject, stage = with_run(Buffered)
+    outcome = run_check("GG208", subject, stage)
+
+    assert [finding.severity for finding in outcome.findings] == severities
+    assert outcome.findings[0].detail["parameters"] == [f"{part}.scale"]
+
+
+def test_gg208_says_so_where_a_declared_optimizer_never_steps() -> None:
+    """Then nothing moves, whatever the gradients are."""
+    subject = mini_trainer.subject(update=lambda run, terms: {})
+
+    assert errors(run_check("GG208", subject, subject.stages[0])) == ["no optimizer stepped in 6 steps"]
+
+
 # --- GG303 -----------------------------------------------------------------------------------------------------------
 
 
@@ -555,6 +725,41 @@ def test_gg901_counts_no_epochs_where_the_fit_does_not() -> None:
     assert run_check("GG901", subject, stage).findings == ()
 
 
+# --- GG601 -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("noise-of-its-own", "two runs from seed 0 differ: first in step 1, `gradient of value_head.0.weight"),
+        ("dropout-from-numpy", "depends on what numpy's global generator held before it: first in step 1, `output of"),
+        ("metric-from-python", "depends on what Python's global generator held before it: first in step 1, `metric"),
+    ],
+)
+def test_gg601_names_the_first_value_that_differs_and_the_generator(name: str, told: str) -> None:
+    """Where in the step, and on what it depends."""
+    subject = FAULTS[name].subject()
+    (message,) = errors(run_check("GG601", subject, stage_of(subject, FAULTS[name].stage)))
+
+    assert told in message
+
+
+@pytest.mark.parametrize(("metric", "red"), [("step_s", False), ("tokens_per_second", False), ("score", True)])
+def test_gg601_leaves_metrics_of_time_out(metric: str, red: bool) -> None:
+    """Two steps never take the same time."""
+    counter = iter(range(1000))
+    subject = mini_trainer.subject(update=lambda run, terms: {**mini_trainer.update(run, terms), metric: next(counter)})
+
+    assert bool(errors(run_check("GG601", subject, subject.stages[0]))) == red
+
+
+def test_gg601_takes_one_nan_for_another() -> None:
+    """A metric that is NaN in both runs does not differ."""
+    subject = mini_trainer.subject(update=lambda run, terms: {**mini_trainer.update(run, terms), "score": nan})
+
+    assert run_check("GG601", subject, subject.stages[0]).findings == ()
+
+
 # --- GG602 -----------------------------------------------------------------------------------------------------------
 
 
@@ -633,6 +838,69 @@ def test_gg602_finds_a_save_whose_effect_shows_only_later() -> None:
     )
 
     assert errors(run_check("GG602", subject, stage))[0].startswith("a run that only saves, and does not load")
+
+
+# --- GG606 -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("value-head-left-in-eval-mode", "step 1 left behind `value_head`: train mode -> eval mode"),
+        ("frozen-trunk-in-train-mode", "step 1 left behind `trunk`: eval mode -> train mode"),
+        ("seeded-in-every-step", "step() left behind torch's global generator in the same state each time"),
+        ("eval-mode-where-it-raises", "step() with a NaN in the output of `trunk` left behind `value_head`"),
+        ("deterministic-where-it-raises", "deterministic algorithms: (False, False) -> (True, False)"),
+        ("saved-in-eval-mode", "save() left behind `trunk`: train mode -> eval mode, `value_head`"),
+        ("save-draws-a-random-number", "save() left behind torch's global generator in another state"),
+        ("save-rounds", "save() left behind `value_head.0.weight`: "),
+    ],
+)
+def test_gg606_names_the_call_and_what_it_left(name: str, told: str) -> None:
+    """One finding for each set of changes, children of a changed module left out."""
+    subject = FAULTS[name].subject()
+    (message,) = errors(run_check("GG606", subject, stage_of(subject, FAULTS[name].stage)))
+
+    assert told in message
+
+
+def test_gg606_allows_a_step_that_sets_its_own_modes() -> None:
+    """What a step leaves behind does no harm where the next one begins with train()."""
+
+    class Evaluating(MiniRun):
+        def step(self, batch: Any) -> Mapping[str, float]:
+            self.modules["value_head"].train()
+            metrics = super().step(batch)
+            self.modules["value_head"].eval()
+            return metrics
+
+    def start(seed: int, *, dtype: torch.dtype = torch.float32, device: str) -> Run:
+        run = Evaluating("value", Parts(), seed, dtype, device)
+        run.modules["value_head"].eval()
+        return run
+
+    subject, stage = with_run(start)
+
+    assert run_check("GG606", subject, stage).findings == ()
+
+
+def test_gg606_finds_dropout_that_is_switched_off_for_good() -> None:
+    """The mode is as before, the probability is not."""
+
+    class Dropping(MiniRun):
+        def __init__(self, seed: int, *, dtype: torch.dtype = torch.float32, device: str) -> None:
+            super().__init__("value", Parts(), seed, dtype, device)
+            self.modules["value_head"].append(nn.Dropout(0.1))
+
+        def losses(self, batch: Any) -> Mapping[str, Tensor]:
+            self.modules["value_head"][-1].p = 0.0
+            return super().losses(batch)
+
+    subject, stage = with_run(Dropping)
+
+    assert (
+        "step 1 left behind `value_head.3`: dropout 0.1 -> dropout 0" in errors(run_check("GG606", subject, stage))[0]
+    )
 
 
 # --- GG902 and fits --------------------------------------------------------------------------------------------------

@@ -1,0 +1,292 @@
+"""A call or an exception leaves modes, random numbers or flags changed.
+
+## What it detects
+
+A module that stays in eval mode after a metric, a frozen one that a step puts back into train mode, dropout that is
+switched off for good, grad mode, autocast, default dtype, anomaly or deterministic flags that outlive the call, and all
+of that after an exception that skipped the line which would have put it back; a step that seeds the global generators
+and so draws the same numbers every time; a save that draws numbers or changes the run.
+
+## Why it matters
+
+Nothing crashes. The run goes on without dropout, with other numerics, or with one dropout mask for ever, and what it is
+depends on how often somebody evaluated, saved, or caught an error.
+
+## How it decides
+
+Before and after two steps, `losses`, `save`, and a step and a `losses` that fail, these are compared: grad mode,
+autocast, default dtype and device, anomaly and deterministic flags, cuDNN and matmul flags, threads, working folder,
+the probability of every dropout; for `losses` and `save` also train or eval mode of every module and `requires_grad` of
+every parameter. Statistic: sets of changes that were left. Allowed: 0.
+
+A step may set modes as it likes, so what counts there is what they lead to: in the step behind it the forward of each
+module must run at least once in the mode in which it first ran in the first step. A module without anything to train
+that starts in eval mode must run in eval mode in the first step too.
+
+Failing means, one place a run: an error raised in the forward of each module, one raised in the backward, and a NaN in
+the output of each module.
+
+`save` must leave parameters, persistent buffers, optimizer state and the global generators as they were, bit for bit.
+A step and `losses` may draw random numbers; each is called twice on one batch with the generators in two states, and
+where a generator then stands in the same state both times, it was seeded on the way.
+
+False-alarm rate: 0.
+
+## Example
+
+Bad:
+
+```python
+model.eval()
+accuracy = evaluate(model)          # raises, and the model stays in eval mode
+model.train()
+```
+
+Good:
+
+```python
+was_training = model.training
+model.eval()
+try:
+    accuracy = evaluate(model)
+finally:
+    model.train(was_training)
+```
+
+## How to fix
+
+Change modes in a context manager, or put them back in `finally`; put back what was found, not what is usual. Draw from
+a generator of the run's own instead of seeding the global ones.
+
+## Known limits
+
+Behind a step, modes of modules that are not called as modules (`module(x)`) are not seen. Evaluation is seen only where
+it is a part of `step`, `losses` or `save`. Of the state that evaluation must not change, only what `save` changes is
+looked at. Generators that are seeded from the step number are not told from generators that are used. Flags of
+libraries other than torch are not compared.
+
+## Sources
+
+Faults GF-16, OS-25, OS-26 and DI-17 of the fault catalogue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from math import nan
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from gradgate.checks.modes import Modes, mode_changes, modes_in_forward, reset_generators
+from gradgate.checks.raised import calling, reports_raises
+from gradgate.checks.snapshot import first_difference, take
+from gradgate.core.finding import Finding
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.capabilities import declared
+from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject
+
+CODE, NAME = "GG606", "mode-leak"
+NEEDS: tuple[str, ...] = ()
+PER_STAGE = True
+SEEDS = (17, 18)  # two states of the global generators; any two
+SHOWN = 3  # changes that a message lists
+
+Call = Callable[[Run, Batch], Any]
+Installed = Callable[[Run], AbstractContextManager[None]]
+
+
+class InjectedError(Exception):
+    """Raised on purpose inside the subject."""
+
+
+@dataclass
+class _Leaks:
+    """What was left changed: by what, once for each set of changes."""
+
+    looked_at: int = 0
+    by_change: dict[str, list[str]] = field(default_factory=dict)
+
+    def note(self, doing: str, changes: list[str]) -> None:
+        self.looked_at += 1
+        if changes:
+            more = f" and {len(changes) - SHOWN} more" if len(changes) > SHOWN else ""
+            self.by_change.setdefault(", ".join(changes[:SHOWN]) + more, []).append(doing)
+
+    def findings(self) -> tuple[Finding, ...]:
+        return tuple(_finding(doing, changes) for changes, doing in self.by_change.items())
+
+
+@reports_raises(CODE, NAME)
+def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
+    """Call everything once, in order, then with errors in all places."""
+    start = partial(_start, stage, context)
+    leaks = _Leaks()
+    _look_at_calls(start, context, leaks)
+    _look_at_generators(start, leaks)
+    _look_at_failures(start, leaks)
+    findings = leaks.findings()
+    measured = {"leaks": len(findings), "calls": leaks.looked_at}
+    return Outcome(findings, measured, {"leaks": 0})
+
+
+def _start(stage: Stage, context: Context) -> Run:
+    with calling("start()"):
+        return stage.start(context.seed, device=context.device)
+
+
+def _look_at_calls(start: Callable[[], Run], context: Context, leaks: _Leaks) -> None:
+    """Two steps, `losses` and `save`, one after the other on one run."""
+    run = start()
+    first, second = islice(run.batches(), 2)
+    asleep = _frozen_in_eval(run)
+    with _looking(run, "step 1", leaks, modules=False), modes_in_forward(run) as seen:
+        run.step(first)
+    leaks.note("step 1", mode_changes(asleep, seen))
+    expected = _first(seen)
+    with _looking(run, "step 2", leaks, modules=False), modes_in_forward(run) as seen:
+        run.step(second)
+    leaks.note("step 1", mode_changes(expected, seen))
+    if "losses" in declared(run):
+        with _looking(run, "losses()", leaks):
+            run.losses(second)
+    if "save" in declared(run):
+        _look_at_save(run, context, leaks)
+
+
+def _frozen_in_eval(run: Run) -> dict[str, bool]:
+    """Modules without anything to train that start in eval mode, which is where they are meant to be."""
+    frozen = {
+        name: module
+        for name, module in run.modules.items()
+        if not any(parameter.requires_grad for parameter in module.parameters())
+    }
+    return {
+        key: False
+        for name, module in frozen.items()
+        for key, part in module.named_modules(prefix=name)
+        if not part.training
+    }
+
+
+def _first(seen: Mapping[str, list[bool]]) -> dict[str, bool]:
+    return {name: modes[0] for name, modes in seen.items()}
+
+
+def _look_at_save(run: Run, context: Context, leaks: _Leaks) -> None:
+    state, modes = take(run), Modes.now(run)
+    with _looking(run, "save()", leaks, back=False):
+        run.save(context.folder)
+    change = first_difference(state, take(run))
+    leaks.note("save()", [] if change is None else [f"`{change.name}`: {change.text}"])
+    leaks.note("save()", [f"{name} global generator in another state" for name in modes.moved_generators()])
+    modes.process.restore()
+
+
+def _look_at_generators(start: Callable[[], Run], leaks: _Leaks) -> None:
+    run = start()
+    (batch,) = islice(run.batches(), 1)
+    before = Modes.now(run).process
+    for name in ("step", "losses") if "losses" in declared(run) else ("step",):
+        with calling(f"{name}()"):
+            reset = reset_generators(partial(getattr(run, name), batch), SEEDS)
+        leaks.note(
+            f"{name}()", [f"{which} global generator in the same state each time: it seeds it" for which in reset]
+        )
+    before.restore()
+
+
+def _look_at_failures(start: Callable[[], Run], leaks: _Leaks) -> None:
+    """One failure a run, behind a clean step."""
+    run = start()
+    calls: dict[str, Call] = {"step()": lambda run, batch: run.step(batch)}
+    if "losses" in declared(run):
+        calls["losses()"] = lambda run, batch: run.losses(batch)
+    for doing, call in calls.items():
+        for where, installed in _failures(run, backward=doing == "step()"):
+            _look_at_failure(start(), f"{doing} with {where}", call, installed, leaks)
+
+
+def _look_at_failure(run: Run, doing: str, call: Call, installed: Installed, leaks: _Leaks) -> None:
+    """A clean step, the call that fails, and a step that shows in which modes it left the modules."""
+    first, second, third = islice(run.batches(), 3)
+    with calling("step 1"), modes_in_forward(run) as seen:
+        run.step(first)
+    expected = _first(seen)
+    with _looking(run, doing, leaks, modules=False), installed(run), suppress(Exception, SystemExit):
+        call(run, second)
+    with modes_in_forward(run) as seen, suppress(Exception, SystemExit):
+        run.step(third)
+    leaks.note(doing, mode_changes(expected, seen))
+
+
+def _failures(run: Run, *, backward: bool) -> Iterator[tuple[str, Installed]]:
+    for name in run.modules:
+        yield f"an error in the forward of `{name}`", partial(_in_forward, name, _raise)
+        yield f"a NaN in the output of `{name}`", partial(_in_forward, name, _poison)
+    if backward:
+        yield "an error in the backward", _in_backward
+
+
+@contextmanager
+def _in_forward(name: str, hook: Callable[..., Any], run: Run) -> Iterator[None]:
+    handle = run.modules[name].register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _in_backward(run: Run) -> Iterator[None]:
+    parameters = [p for module in run.modules.values() for p in module.parameters() if p.requires_grad]
+    handles = [parameter.register_hook(_raise) for parameter in parameters]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _raise(*_: Any) -> None:
+    raise InjectedError("injected by GG606")
+
+
+def _poison(module: nn.Module, args: Any, output: Any) -> Any:
+    return tree_map(lambda x: x * nan if isinstance(x, Tensor) and x.is_floating_point() else x, output)
+
+
+@contextmanager
+def _looking(run: Run, doing: str, leaks: _Leaks, *, modules: bool = True, back: bool = True) -> Iterator[None]:
+    """Note what a call of the subject leaves changed, and put the process's settings back.
+
+    Args:
+        run: whose modules to compare.
+        doing: the call, in words.
+        leaks: gets the changes.
+        modules: whether the modules' own modes count, or only those of the process and of dropouts.
+        back: whether to put settings and generators back behind the call.
+    """
+    before = Modes.now(run)
+    with calling(doing):
+        yield
+    leaks.note(doing, before.changes(run, modules=modules))
+    if back:
+        before.process.restore()
+
+
+def _finding(doing: list[str], changes: str) -> Finding:
+    others = f" (and in {len(doing) - 1} more places)" if len(doing) > 1 else ""
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"{doing[0]} left behind {changes}{others}; allowed: nothing",
+        fix="change modes in a context manager, or put them back in `finally`; seed generators in start() alone",
+        count=len(doing),
+        detail={"calls": doing},
+    )

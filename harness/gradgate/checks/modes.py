@@ -1,0 +1,115 @@
+"""The modes of a run and of its process: what a call leaves as it was while it changes numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from gradgate.checks.batches import first_difference
+from gradgate.checks.snapshot import named_parameters
+from gradgate.subjects.contract import Run
+from gradgate.subjects.global_state import GlobalState, seed_everything
+
+GENERATORS = ("torch's", "CUDA's", "Python's", "numpy's")  # in the order of `GlobalState.rng`
+
+
+@dataclass(frozen=True)
+class Modes:
+    """A snapshot.
+
+    Args:
+        process: settings and generators.
+        training: by module name; True is train mode.
+        dropout: by module name, its probability.
+        requires_grad: by parameter name.
+    """
+
+    process: GlobalState
+    training: Mapping[str, bool]
+    dropout: Mapping[str, float]
+    requires_grad: Mapping[str, bool]
+
+    @classmethod
+    def now(cls, run: Run) -> Modes:
+        """Read everything."""
+        return cls(
+            GlobalState.now(),
+            {name: module.training for name, module in _modules(run)},
+            {name: module.p for name, module in _modules(run) if isinstance(module, _DropoutNd)},
+            {name: parameter.requires_grad for parameter, name in named_parameters(run).items()},
+        )
+
+    def changes(self, run: Run, *, modules: bool = True) -> list[str]:
+        """What differs now: `default dtype: torch.float32 -> torch.float64`, `heads`: train mode -> eval mode`.
+
+        Args:
+            run: the run that was read.
+            modules: whether train or eval mode and `requires_grad` count; False: process and dropout alone.
+        """
+        now = Modes.now(run)
+        found = self.process.changes()
+        found += _changed(self.dropout, now.dropout, lambda p: f"dropout {p:g}")
+        if modules:
+            found += mode_changes(self.training, {name: {mode} for name, mode in now.training.items()})
+            found += _changed(self.requires_grad, now.requires_grad, lambda grad: f"requires_grad {grad}")
+        return found
+
+    def moved_generators(self) -> list[str]:
+        """The global generators whose state differs now."""
+        return _apart(self.process.rng, GlobalState.now().rng, equal=False)
+
+
+@contextmanager
+def modes_in_forward(run: Run) -> Iterator[dict[str, list[bool]]]:
+    """Record in which modes each module's forward runs in the block, in order; modules that do not run are left out."""
+    seen: dict[str, list[bool]] = {}
+
+    def note(name: str, module: nn.Module, args: Any) -> None:  # noqa: ARG001
+        seen.setdefault(name, []).append(module.training)
+
+    with ExitStack() as stack:
+        for name, module in _modules(run):
+            stack.callback(module.register_forward_pre_hook(partial(note, name)).remove)
+        yield seen
+
+
+def mode_changes(expected: Mapping[str, bool], seen: Mapping[str, Collection[bool]]) -> list[str]:
+    """The modules that were never seen in the mode that was expected; children of one that changed are not repeated."""
+    changed = {name: mode for name, mode in expected.items() if seen.get(name) and mode not in seen[name]}
+    names = {True: "train mode", False: "eval mode"}
+    topmost = {name: mode for name, mode in changed.items() if name.rpartition(".")[0] not in changed}
+    return [f"`{name}`: {names[mode]} -> {names[not mode]}" for name, mode in topmost.items()]
+
+
+def reset_generators(call: Callable[[], Any], seeds: tuple[int, int]) -> list[str]:
+    """The global generators that a call leaves in one and the same state, whatever state it found them in."""
+    ends = []
+    for seed in seeds:
+        seed_everything(seed)
+        call()
+        ends.append(GlobalState.now().rng)
+    return _apart(*ends, equal=True)
+
+
+def _apart(left: tuple[Any, ...], right: tuple[Any, ...], *, equal: bool) -> list[str]:
+    pairs = zip(GENERATORS, left, right, strict=True)
+    return [name for name, a, b in pairs if a is not None and (first_difference(a, b) is None) is equal]
+
+
+def _changed(before: Mapping[str, Any], after: Mapping[str, Any], shown: Callable[[Any], str]) -> list[str]:
+    return [
+        f"`{name}`: {shown(value)} -> {shown(after[name])}"
+        for name, value in before.items()
+        if name in after and after[name] != value
+    ]
+
+
+def _modules(run: Run) -> Iterator[tuple[str, nn.Module]]:
+    for name, module in run.modules.items():
+        yield from module.named_modules(prefix=name)
