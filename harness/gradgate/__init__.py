@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gradgate.core.verdict import Outcome, Result, Verdict
     from gradgate.plugin import parametrize
     from gradgate.subjects.contract import Context, Corpus, Fit, Functions, Run, Stage, Subject, Tokens
+    from gradgate.watch.recorder import watch
 
 __version__ = "0.1.0"
 
@@ -25,6 +26,7 @@ _HOMES = {
     "gradgate.core.verdict": ("Outcome", "Result", "Verdict"),
     "gradgate.plugin": ("parametrize",),
     "gradgate.subjects.contract": ("Context", "Corpus", "Fit", "Functions", "Run", "Stage", "Subject", "Tokens"),
+    "gradgate.watch.recorder": ("watch",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -46,6 +48,7 @@ __all__ = [
     "__version__",
     "check_trainer",
     "parametrize",
+    "watch",
 ]
 
 

@@ -21,10 +21,12 @@ from gradgate.core.project import Project, find_project
 if TYPE_CHECKING:
     from gradgate.core.verdict import Result, Verdict
     from gradgate.subjects.contract import Subject
+    from gradgate.watch.recorder import Watch
 
 PROPERTY = "gradgate"  # the user property under which results travel, as JSON
 SETTINGS = pytest.StashKey[dict[str, Any]]()
 PROJECT = pytest.StashKey[Project]()
+WATCH = pytest.StashKey["Watch"]()
 
 
 class CheckFailed(AssertionError):  # noqa: N818 - the summary line of a failing test shows this name
@@ -32,6 +34,13 @@ class CheckFailed(AssertionError):  # noqa: N818 - the summary line of a failing
 
 
 CheckFailed.__module__ = "builtins"  # tracebacks then show the bare name, and the finding right behind it
+
+
+class GradientFault(AssertionError):  # noqa: N818 - likewise
+    """A watched test broke a gradient; the text is the findings."""
+
+
+GradientFault.__module__ = "builtins"
 
 
 @dataclass(frozen=True)
@@ -151,10 +160,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     for option in OPTIONS:
         group.addoption(option.flag, default=None, help=f"{option.help} (default: {option.default})")
         parser.addini(option.ini, f"{option.help} (default: {option.default})")
+    words = "run every test under the recorder; a broken gradient fails it (default: off)"
+    group.addoption("--gradient-watch", action="store_const", const=True, default=None, help=words)
+    parser.addini("gradient_watch", words, type="bool", default=False)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Read the settings, so that a mistake stops the session before it starts."""
+    config.addinivalue_line(
+        "markers", "gradient_watch(on=True): run under the recorder; a broken gradient fails the test"
+    )
     try:
         config.stash[SETTINGS] = {
             option.name: option.resolve(config.getoption(option.flag), config.getini(option.ini)) for option in OPTIONS
@@ -162,6 +177,41 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[PROJECT] = find_project(Path(config.rootpath))
     except GradgateError as error:
         raise pytest.UsageError(str(error)) from error
+
+
+@pytest.fixture
+def gradient_watch(request: pytest.FixtureRequest) -> Watch:
+    """The recorder of this test: the test runs inside it and fails with its findings. `findings` is live."""
+    from gradgate.watch.recorder import Watch
+
+    stash: pytest.Stash = request.node.stash
+    return stash.setdefault(WATCH, Watch())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Run a test under the recorder where the fixture, the marker, the flag or the ini key asks for it."""
+    __tracebackhide__ = True
+    if not _is_watched(item):
+        return (yield)
+    from gradgate.watch.recorder import Watch
+
+    with item.stash.setdefault(WATCH, Watch()) as watch:
+        result = yield
+    grave = [finding for finding in watch.findings if finding.severity != "note"]
+    if grave:
+        raise GradientFault("\n\n".join("\n".join(finding.lines()) for finding in grave))
+    return result
+
+
+def _is_watched(item: pytest.Item) -> bool:
+    marker = item.get_closest_marker("gradient_watch")
+    if marker is not None:
+        return marker.args != (False,)
+    if "gradient_watch" in getattr(item, "fixturenames", ()):
+        return True
+    flag = item.config.getoption("--gradient-watch")
+    return bool(item.config.getini("gradient_watch") if flag is None else flag)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -82,3 +82,19 @@ class Finding:
     def headline(self) -> str:
         """`GG101 inplace-on-saved-tensor: message`, in one line."""
         return f"{self.code} {self.name}: {self.message}"
+
+    def lines(self) -> list[str]:
+        """As house style has it: the headline, then where, saved, why, fix and more."""
+        rows = [
+            ("where", _shown(self.culprit)),
+            ("saved" if self.culprit else "where", _shown(self.victim)),
+            ("why", self.why),
+            ("fix", self.fix),
+            ("more", f"gradgate rule {self.code}"),
+        ]
+        times = f" ({self.count} times)" if self.count > 1 else ""
+        return [self.headline() + times, *(f"  {label + ':':<7}{text}" for label, text in rows if text)]
+
+
+def _shown(location: Location | None) -> str:
+    return "" if location is None else f"{location}      {location.source}".rstrip()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from gradgate.core.errors import GradgateError
+from gradgate.core.finding import Finding
 from gradgate.core.verdict import Verdict
 from gradgate.report.model import build, plain
 
@@ -37,6 +39,12 @@ def to_json(verdict: Verdict) -> dict[str, Any]:
 def dumps(verdict: Verdict) -> str:
     """The text of the JSON file: the same verdict gives the same bytes."""
     return json.dumps(to_json(verdict), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def dumps_findings(findings: Sequence[Finding], code: int) -> str:
+    """The text of `blame --json`: findings, worst first, and the exit code."""
+    tree = {"schema_version": 1, "findings": [plain(finding) for finding in findings], "exit": code}
+    return json.dumps(tree, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def write_whole(file: Path, text: str) -> None:

@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from gradgate.core.finding import Finding, Location
+from gradgate.core.finding import Finding
 from gradgate.core.verdict import Result
 from gradgate.report.model import Report
 
@@ -72,16 +72,7 @@ def to_text(report: Report, width: int = WIDTH) -> str:
 
 def finding_lines(finding: Finding) -> list[str]:
     """A finding as house style has it: the headline, then where, saved, why, fix and more."""
-    rows = [
-        ("where", _place(finding.culprit)),
-        ("saved" if finding.culprit else "where", _place(finding.victim)),
-        ("why", finding.why),
-        ("fix", finding.fix),
-        ("more", f"gradgate rule {finding.code}"),
-    ]
-    times = f" ({finding.count} times)" if finding.count > 1 else ""
-    headline = finding.headline() + times
-    return [headline, *(f"  {label + ':':<7}{text}" for label, text in rows if text)]
+    return finding.lines()
 
 
 def result_lines(result: Result, again: str, most: int | None = None) -> list[str]:
@@ -194,12 +185,6 @@ def _wrapped(line: str, style: str) -> RenderableType:
     grid.add_column(overflow="fold")
     grid.add_row(label, Text(text, style=style))
     return grid
-
-
-def _place(location: Location | None) -> str:
-    if location is None:
-        return ""
-    return f"{location}      {location.source}".rstrip()
 
 
 def _bound(allowed: Mapping[str, Any], name: str) -> str:

@@ -1,0 +1,143 @@
+"""Custom autograd.Functions: tensors kept on `ctx`, inputs written unannounced, gradients edited in backward."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from gradgate.watch.catalogue import described, make
+from gradgate.watch.ops import tensors
+from gradgate.watch.places import Place, here
+from gradgate.watch.saved import Saved, storage_key
+
+if TYPE_CHECKING:
+    from gradgate.watch.recorder import Recorder
+
+_GRADIENT_RULE: dict[str, Any] = {
+    "code": "GG106",
+    "name": "gradient-written-in-place",
+    "why": "autograd shares gradient tensors between branches: the other branch gets the edited numbers",
+    "fix": "return a new tensor: `return grad_output * scale`",
+}
+
+
+class Functions:
+    """What custom Functions did in a block."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self.depth = 0
+        self.seen = False
+        self.needed = False  # inside a forward, something that requires grad was used
+        self.last_place: Place | None = None
+        self.writes: dict[int, Place | None] = {}
+        self._kept: weakref.WeakKeyDictionary[Any, list[Saved]] = weakref.WeakKeyDictionary()
+
+    def apply(self, original: Callable[..., Any], owner: type, args: Any, kwargs: Any) -> Any:
+        """Run a Function's forward under watch."""
+        recorder = self._recorder
+        place = here(2)
+        recorder.set_line(torch._C._autograd._get_sequence_nr(), place)
+        self.seen = True
+        inputs = [(tensor, tensor._version) for tensor in tensors(args) if not tensor.is_inference()]
+        outer, self.needed = self.needed, False
+        self.depth += 1
+        try:
+            out = original(*args, **kwargs)
+        finally:
+            self.depth -= 1
+            needed, self.needed = self.needed, outer or self.needed
+        results = list(tensors(out))
+        if needed and torch.is_grad_enabled() and not any(result.requires_grad for result in results):
+            cut = recorder.flow.cut(place, "function", owner.__name__, None, recorder.count)
+            recorder.flow.taint(results, (cut,), place)
+        if not owner.__module__.startswith("torch."):
+            self._check_inputs(owner, inputs, results, place)
+            self._keep(results)
+        return out
+
+    def check_kept(self) -> None:
+        """A backward begins: were tensors that Functions keep on `ctx` written since?"""
+        for context, kept in list(self._kept.items()):
+            for saved in kept:
+                if saved.writes:
+                    self._recorder.ledger.add(
+                        make(
+                            "custom_function",
+                            f"{type(context).__name__.removesuffix('Backward')} kept a tensor on `ctx`, where no "
+                            f"version is checked; {saved.writes[0].op or 'a write'} changed it before backward",
+                            culprit=saved.writes[0].place,
+                            victim=self._recorder.inner_of(saved.seq),
+                            op=saved.writes[0].op or None,
+                            tensor=described(saved.tensor),
+                        )
+                    )
+
+    def gradient_edited(self, op: str, target: Tensor, place: Place | None, node: Any) -> None:
+        """A hook or a backward wrote the gradient that it was lent."""
+        self._recorder.ledger.add(
+            make(
+                "custom_function",
+                f"{op} edits a gradient in place inside {node.name().split('::')[-1] if node else 'a hook'}",
+                culprit=place,
+                victim=self._recorder.line_of(node._sequence_nr()) if node else None,
+                op=op,
+                tensor=described(target),
+                **_GRADIENT_RULE,
+            )
+        )
+
+    def _check_inputs(
+        self, owner: type, inputs: list[tuple[Tensor, int]], out: list[Tensor], place: Place | None
+    ) -> None:
+        for tensor, version in inputs:
+            returned = any(result is tensor for result in out)
+            if tensor._version != version and tensor.requires_grad and not returned:
+                self._recorder.ledger.add(
+                    make(
+                        "custom_function",
+                        f"{owner.__name__}.forward writes its input in place without `ctx.mark_dirty`",
+                        culprit=self.writes.get(storage_key(tensor)) or place,
+                        victim=place,
+                        tensor=described(tensor),
+                    )
+                )
+
+    def _keep(self, results: list[Tensor]) -> None:
+        for result in results[:1]:
+            context: Any = result.grad_fn
+            if not isinstance(context, torch.autograd.function.BackwardCFunction):
+                continue
+            held = [value for value in vars(context).values() if isinstance(value, Tensor)]
+            kept = [self._recorder.shelf.keep(tensor, context._sequence_nr()) for tensor in held]
+            if kept:
+                self._recorder.set_inner(context._sequence_nr(), self.last_place)
+                self._kept[context] = kept
+
+
+def lent(frame: FrameType | None, stop: Any) -> list[Tensor]:
+    """The gradients lent to the custom backward or hook that runs on this stack.
+
+    Args:
+        frame: where to begin.
+        stop: the code object at which the engine was entered.
+    """
+    inner = None
+    while frame is not None and frame.f_code is not stop:
+        code = frame.f_code
+        applying = code.co_name == "apply" and code.co_filename.endswith("function.py")
+        if applying and isinstance(frame.f_locals.get("self"), torch.autograd.function.BackwardCFunction):
+            return list(tensors(frame.f_locals.get("args", ())))
+        if not code.co_filename.endswith(("graph.py", "recorder.py", "patches.py")):
+            inner = frame
+        frame = frame.f_back
+    if inner is None or not inner.f_code.co_argcount:
+        return []
+    names = inner.f_code.co_varnames[: inner.f_code.co_argcount]
+    given = [inner.f_locals.get(name) for name in names]
+    return [tensor for tensor in tensors(given) if not (tensor.is_leaf and tensor.requires_grad)]

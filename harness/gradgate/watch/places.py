@@ -1,0 +1,66 @@
+"""Places: the innermost line of the user's own code on the stack, cheap to take and resolved when it is shown."""
+
+from __future__ import annotations
+
+import linecache
+import sys
+from types import CodeType, FrameType
+
+from gradgate.core.finding import Location
+from gradgate.core.origin import is_own_code
+
+Place = tuple[CodeType, int]
+
+FOREIGN, USER, OPTIMIZER = 0, 1, 2
+_KINDS: dict[CodeType, int] = {}
+_FILES: dict[str, int] = {}
+
+
+def kind_of(code: CodeType) -> int:
+    """Whose code it is: USER, OPTIMIZER (torch.optim's own), or FOREIGN."""
+    kind = _KINDS.get(code)
+    if kind is None:
+        kind = _FILES.get(code.co_filename)
+        if kind is None:
+            optimizer = "/torch/optim/" in code.co_filename.replace("\\", "/")
+            kind = USER if is_own_code(code.co_filename) else OPTIMIZER if optimizer else FOREIGN
+            _FILES[code.co_filename] = kind
+        _KINDS[code] = kind
+    return kind
+
+
+def user_frame(frame: FrameType | None) -> FrameType | None:
+    """The first frame of the user's own code, from `frame` outwards."""
+    known = _KINDS
+    while frame is not None:
+        code = frame.f_code
+        kind = known.get(code)
+        if (kind_of(code) if kind is None else kind) == USER:
+            return frame
+        frame = frame.f_back
+    return None
+
+
+def here(depth: int = 1) -> Place | None:
+    """The innermost user line on the stack of the caller."""
+    frame = user_frame(sys._getframe(depth))
+    return None if frame is None else (frame.f_code, frame.f_lineno)
+
+
+def inside_optimizer(frame: FrameType | None) -> bool:
+    """Whether an optimizer's step runs on this stack, torch's own or one derived from it."""
+    while frame is not None:
+        code = frame.f_code
+        if kind_of(code) == OPTIMIZER and code.co_name != "zero_grad":
+            return True
+        frame = frame.f_back
+    return False
+
+
+def location(place: Place | None) -> Location | None:
+    """As a finding carries it."""
+    if place is None:
+        return None
+    code, line = place
+    function = "" if code.co_name == "<module>" else code.co_name
+    return Location(code.co_filename, line, function, linecache.getline(code.co_filename, line).strip())

@@ -1,0 +1,144 @@
+"""An unchanged program under the recorder: its own arguments, `__main__`, output and exit code."""
+
+from __future__ import annotations
+
+import builtins
+import importlib.util
+import os
+import runpy
+import sys
+import types
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from gradgate.core.errors import GradgateError
+from gradgate.core.finding import Finding
+
+_GRADGATE = str(Path(__file__).resolve().parents[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """How a program ended.
+
+    Args:
+        exit: its own exit code.
+        findings: what the recorder saw, worst first.
+        is_child: this process is a fork that the program made; it has nothing to report.
+    """
+
+    exit: int
+    findings: list[Finding]
+    is_child: bool
+
+
+def run_script(script: str, arguments: Sequence[str]) -> Ran:
+    """Run a script as `python SCRIPT ARGS…` does.
+
+    Args:
+        script: its path.
+        arguments: its own.
+
+    Returns:
+        How it ended.
+
+    Raises:
+        GradgateError: there is no such file, or it is no Python.
+    """
+    file = Path(script)
+    if file.is_dir() and (file / "__main__.py").is_file():
+        file = file / "__main__.py"
+    try:
+        code = compile(file.read_bytes(), str(file), "exec")
+    except OSError as error:
+        raise GradgateError(f"cannot read {script}: {error.strerror or error}") from error
+    except (SyntaxError, ValueError) as error:
+        raise GradgateError(f"{script} is no Python that can be run: {error}") from error
+    main = types.ModuleType("__main__")
+    main.__dict__.update(__file__=str(file), __builtins__=builtins, __spec__=None, __cached__=None)
+
+    def run() -> None:
+        sys.modules["__main__"] = main
+        exec(code, main.__dict__)  # noqa: S102 - running the program is the point
+
+    return _watched(run, [script, *arguments], str(file.resolve().parent))
+
+
+def run_module(module: str, arguments: Sequence[str]) -> Ran:
+    """Run a module as `python -m MODULE ARGS…` does.
+
+    Args:
+        module: its dotted name.
+        arguments: its own.
+
+    Returns:
+        How it ended.
+
+    Raises:
+        GradgateError: there is no such module.
+    """
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        found = importlib.util.find_spec(module)
+    except (ImportError, ValueError) as error:
+        raise GradgateError(f"no module {module!r}: {error}") from error
+    finally:
+        sys.path.pop(0)
+    if found is None:
+        raise GradgateError(f"no module {module!r} in the working directory or installed")
+
+    def run() -> None:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+    return _watched(run, [found.origin or module, *arguments], str(Path.cwd()))
+
+
+def _watched(run: Callable[[], None], argv: list[str], folder: str) -> Ran:
+    from gradgate.watch.recorder import Watch
+
+    process = os.getpid()
+    watch = Watch()
+    with _as_main(argv, folder):
+        try:
+            with watch:
+                run()
+            code = 0
+        except SystemExit as leaving:
+            code = _exit_code(leaving)
+        except KeyboardInterrupt:
+            code = 130
+        except BaseException as error:
+            sys.excepthook(type(error), error, _own_frames(error.__traceback__))
+            code = 1
+    sys.stdout.flush()
+    return Ran(code, watch.findings, os.getpid() != process)
+
+
+@contextmanager
+def _as_main(argv: list[str], folder: str) -> Iterator[None]:
+    before = sys.argv, list(sys.path)
+    sys.argv, sys.path[:] = argv, [folder, *sys.path]
+    try:
+        yield
+    finally:
+        sys.argv, sys.path[:] = before[0], before[1]
+        # Not sys.modules["__main__"]: what the program registered with atexit or pickles later is still its own.
+
+
+def _exit_code(leaving: SystemExit) -> int:
+    if leaving.code is None:
+        return 0
+    if isinstance(leaving.code, int):
+        return leaving.code & 0xFF
+    sys.stderr.write(f"{leaving.code}\n")
+    return 1
+
+
+def _own_frames(trace: TracebackType | None) -> TracebackType | None:
+    """The traceback without the frames that started the program."""
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith((_GRADGATE, "<frozen runpy>")):
+        trace = trace.tb_next
+    return trace

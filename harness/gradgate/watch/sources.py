@@ -1,0 +1,202 @@
+"""What the user's source says about an object: where an attribute is assigned, which names a line uses."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+import linecache
+import textwrap
+from collections.abc import Iterator
+from types import CodeType, FrameType
+from typing import Any
+
+from torch import Tensor, nn
+
+from gradgate.core.finding import Location
+from gradgate.core.origin import is_own_code
+
+
+@functools.cache
+def _class_tree(owner: type) -> tuple[ast.AST, str, int] | None:
+    try:
+        file = inspect.getsourcefile(owner)
+        lines, first = inspect.getsourcelines(owner)
+        if file is None or not is_own_code(file):
+            return None
+        return ast.parse(textwrap.dedent("".join(lines))), file, first
+    except (OSError, TypeError, SyntaxError):
+        return None
+
+
+def assignments(owner: type, attribute: str) -> list[Location]:
+    """The lines at which a class assigns `self.attribute`, those of `__init__` last.
+
+    Args:
+        owner: the class; its bases follow.
+        attribute: the name.
+
+    Returns:
+        Places, empty where there is no source.
+    """
+    found: list[tuple[bool, Location]] = []
+    for base in owner.__mro__:
+        parsed = _class_tree(base)
+        if parsed is None:
+            continue
+        tree, file, first = parsed
+        for function in ast.walk(tree):
+            if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            for node in ast.walk(function):
+                if _assigns(node, attribute):
+                    line = first + node.lineno - 1  # type: ignore[attr-defined]
+                    source = linecache.getline(file, line).strip()
+                    found.append((function.name == "__init__", Location(file, line, function.name, source)))
+    return [place for _, place in sorted(found, key=lambda pair: pair[0])]
+
+
+def _assigns(node: ast.AST, attribute: str) -> bool:
+    if isinstance(node, ast.Assign):
+        targets = [part for target in node.targets for part in ast.walk(target)]
+    elif isinstance(node, ast.AnnAssign | ast.AugAssign):
+        targets = [node.target]
+    elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+        call = node.value
+        named = isinstance(call.func, ast.Attribute) and call.func.attr in ("register_parameter", "add_module")
+        return named and bool(call.args) and isinstance(call.args[0], ast.Constant) and call.args[0].value == attribute
+    else:
+        return False
+    return any(isinstance(target, ast.Attribute) and target.attr == attribute for target in targets)
+
+
+def carried(place: tuple[CodeType, int]) -> Location | None:
+    """Where something that a line reads is put for the next time round.
+
+    Args:
+        place: a line that reads a tensor of an earlier step.
+
+    Returns:
+        The assignment, outside `__init__`, of an attribute `self.x` that the line names; else the assignment, inside
+        a loop, of a local name; None where there is neither.
+    """
+    code, line = place
+    tree = _file_tree(code.co_filename)
+    names = _names(code.co_filename, line)
+    if tree is None:
+        return None
+    attributes = {chain[1] for chain in names if len(chain) > 1 and chain[0] == "self"}
+    owner = _enclosing(tree, line, ast.ClassDef)
+    for node in ast.walk(owner) if owner else ():
+        if isinstance(node, ast.FunctionDef) and node.name != "__init__":
+            for statement in ast.walk(node):
+                if any(_assigns(statement, attribute) for attribute in attributes):
+                    return _located(code.co_filename, statement, node.name)
+    function = _enclosing(tree, line, ast.FunctionDef) or tree
+    for loop in ast.walk(function):
+        if isinstance(loop, ast.For | ast.While):
+            for statement in ast.walk(loop):
+                if isinstance(statement, ast.Assign) and _targets(statement) & {chain[0] for chain in names}:
+                    return _located(code.co_filename, statement, code.co_name)
+    return None
+
+
+def _located(file: str, node: Any, function: str) -> Location:
+    return Location(file, node.lineno, function, linecache.getline(file, node.lineno).strip())
+
+
+def _targets(statement: ast.Assign) -> set[str]:
+    parts = [part for target in statement.targets for part in ast.walk(target)]
+    return {part.id for part in parts if isinstance(part, ast.Name)}
+
+
+def _enclosing(tree: ast.AST, line: int, kind: type[ast.AST]) -> ast.AST | None:
+    around = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, kind) and node.lineno <= line <= (node.end_lineno or 0)  # type: ignore[attr-defined]
+    ]
+    return max(around, key=lambda node: node.lineno, default=None)  # type: ignore[attr-defined]
+
+
+@functools.cache
+def _file_tree(file: str) -> ast.Module | None:
+    try:
+        return ast.parse("".join(linecache.getlines(file)))
+    except SyntaxError:
+        return None
+
+
+def reads(place: tuple[CodeType, int], line: int) -> bool:
+    """Whether a line names something that the line at `place` assigns.
+
+    Args:
+        place: where something is assigned.
+        line: a line of the same file.
+    """
+    file, at = place[0].co_filename, place[1]
+    tree = _file_tree(file)
+    made = [node for node in ast.walk(tree) if isinstance(node, ast.Assign) and node.lineno == at] if tree else []
+    used = {chain[0] for chain in _names(file, line)}
+    return line > at and any(_targets(statement) & used for statement in made)
+
+
+def return_after(code: CodeType, line: int) -> Location | None:
+    """The first return statement of a function at or after a line."""
+    try:
+        lines, first = inspect.getsourcelines(code)
+        tree = ast.parse(textwrap.dedent("".join(lines)))
+    except (OSError, TypeError, SyntaxError):
+        return None
+    numbers = [first + node.lineno - 1 for node in ast.walk(tree) if isinstance(node, ast.Return)]
+    after = sorted(number for number in numbers if number >= line)
+    if not after:
+        return None
+    source = linecache.getline(code.co_filename, after[0]).strip()
+    return Location(code.co_filename, after[0], code.co_name, source)
+
+
+def operands(frame: FrameType, line: int) -> Iterator[Tensor]:
+    """The tensors that a line names, found without running anything: locals, and plain attributes of locals."""
+    for node in _names(frame.f_code.co_filename, line):
+        value = frame.f_locals.get(node[0], frame.f_globals.get(node[0]))
+        for attribute in node[1:]:
+            value = _stored(value, attribute)
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from (part for part in value if isinstance(part, Tensor))
+
+
+def _stored(owner: Any, attribute: str) -> Any:
+    held = getattr(owner, "__dict__", {})
+    if attribute in held:
+        return held[attribute]
+    if isinstance(owner, nn.Module):
+        for name in ("_parameters", "_buffers", "_modules"):
+            if attribute in held.get(name, {}):
+                return held[name][attribute]
+    return None
+
+
+@functools.cache
+def _names(file: str, line: int) -> tuple[tuple[str, ...], ...]:
+    tree = _file_tree(file)
+    if tree is None:
+        return ()
+    chains: dict[tuple[str, ...], None] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name | ast.Attribute) and node.lineno <= line <= (node.end_lineno or node.lineno):
+            chain = _chain(node)
+            if chain:
+                chains.setdefault(chain)
+    return tuple(chains)
+
+
+def _chain(node: ast.AST) -> tuple[str, ...]:
+    if isinstance(node, ast.Name):
+        return (node.id,)
+    if isinstance(node, ast.Attribute):
+        inner = _chain(node.value)
+        return (*inner, node.attr) if inner else ()
+    return ()
