@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from gradgate.core.verdict import Outcome, Result, Verdict
     from gradgate.plugin import parametrize
     from gradgate.subjects.contract import Context, Corpus, Fit, Functions, Run, Stage, Subject, Tokens
-    from gradgate.watch.recorder import watch
+    from gradgate.watch.block import watch
 
 __version__ = "0.1.0"
 
@@ -26,7 +26,7 @@ _HOMES = {
     "gradgate.core.verdict": ("Outcome", "Result", "Verdict"),
     "gradgate.plugin": ("parametrize",),
     "gradgate.subjects.contract": ("Context", "Corpus", "Fit", "Functions", "Run", "Stage", "Subject", "Tokens"),
-    "gradgate.watch.recorder": ("watch",),
+    "gradgate.watch.block": ("watch",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -193,7 +193,6 @@ def blame(program: str, arguments: tuple[str, ...], is_module: bool, json_file: 
       gradgate blame --json findings.json -m my_project.train
     """
     from gradgate.report.json import dumps_findings, require_writable, write_whole
-    from gradgate.report.text import finding_lines
     from gradgate.watch.program import run_module, run_script
 
     if json_file:
@@ -203,7 +202,7 @@ def blame(program: str, arguments: tuple[str, ...], is_module: bool, json_file: 
         sys.exit(ran.exit)
     code = 1 if any(finding.severity != "note" for finding in ran.findings) else ran.exit
     for finding in ran.findings:
-        click.echo("\n".join(finding_lines(finding)), err=True)
+        click.echo("\n".join(finding.lines()), err=True)
     if json_file:
         write_whole(json_file, dumps_findings(ran.findings, code))
     sys.exit(code)

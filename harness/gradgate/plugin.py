@@ -21,7 +21,7 @@ from gradgate.core.project import Project, find_project
 if TYPE_CHECKING:
     from gradgate.core.verdict import Result, Verdict
     from gradgate.subjects.contract import Subject
-    from gradgate.watch.recorder import Watch
+    from gradgate.watch.block import Watch
 
 PROPERTY = "gradgate"  # the user property under which results travel, as JSON
 SETTINGS = pytest.StashKey[dict[str, Any]]()
@@ -182,7 +182,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture
 def gradient_watch(request: pytest.FixtureRequest) -> Watch:
     """The recorder of this test: the test runs inside it and fails with its findings. `findings` is live."""
-    from gradgate.watch.recorder import Watch
+    from gradgate.watch.block import Watch
 
     stash: pytest.Stash = request.node.stash
     return stash.setdefault(WATCH, Watch())
@@ -194,7 +194,7 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     __tracebackhide__ = True
     if not _is_watched(item):
         return (yield)
-    from gradgate.watch.recorder import Watch
+    from gradgate.watch.block import Watch
 
     with item.stash.setdefault(WATCH, Watch()) as watch:
         result = yield

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from gradgate.checks.updates import gradient_of
+from gradgate.checks.updates import gradient_of, parameters_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def moves_at_updates(parameters: Iterable[nn.Parameter]) -> Iterator[list[dict[n
     begun: list[dict[nn.Parameter, tuple[Tensor | None, Tensor]]] = []
 
     def begin(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:  # noqa: ARG001
-        held = watched.intersection(p for group in optimizer.param_groups for p in group["params"])
+        held = watched & parameters_of(optimizer)
         begun.append({parameter: (gradient_of(parameter), parameter.detach().clone()) for parameter in held})
 
     def end(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:  # noqa: ARG001

@@ -6,6 +6,7 @@ import linecache
 import sysconfig
 import traceback
 from pathlib import Path
+from types import CodeType
 
 from gradgate.core.finding import Location
 
@@ -28,9 +29,14 @@ def origin(error: BaseException, source: Path | None = None) -> Location | None:
     frames = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)]
     for code, line in reversed(frames):
         if is_own_code(code.co_filename, source):
-            function = "" if code.co_name == "<module>" else code.co_name
-            return Location(code.co_filename, line, function, linecache.getline(code.co_filename, line).strip())
+            return at_line(code, line)
     return None
+
+
+def at_line(code: CodeType, line: int) -> Location:
+    """A line of running code as a place; the top level of a module has no function's name."""
+    function = "" if code.co_name == "<module>" else code.co_name
+    return Location(code.co_filename, line, function, linecache.getline(code.co_filename, line).strip())
 
 
 def is_own_code(file: str, source: Path | None = None) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +38,16 @@ def to_json(verdict: Verdict) -> dict[str, Any]:
 
 def dumps(verdict: Verdict) -> str:
     """The text of the JSON file: the same verdict gives the same bytes."""
-    return json.dumps(to_json(verdict), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    return _text(to_json(verdict))
 
 
 def dumps_findings(findings: Sequence[Finding], code: int) -> str:
     """The text of `blame --json`: findings, worst first, and the exit code."""
     tree = {"schema_version": 1, "findings": [plain(finding) for finding in findings], "exit": code}
+    return _text(tree)
+
+
+def _text(tree: Mapping[str, Any]) -> str:
     return json.dumps(tree, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 

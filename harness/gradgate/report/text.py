@@ -11,7 +11,6 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from gradgate.core.finding import Finding
 from gradgate.core.verdict import Result
 from gradgate.report.model import Report
 
@@ -70,11 +69,6 @@ def to_text(report: Report, width: int = WIDTH) -> str:
     return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
 
 
-def finding_lines(finding: Finding) -> list[str]:
-    """A finding as house style has it: the headline, then where, saved, why, fix and more."""
-    return finding.lines()
-
-
 def result_lines(result: Result, again: str, most: int | None = None) -> list[str]:
     """A result in full: its findings or its reason, the numbers, and how to see it again.
 
@@ -89,7 +83,7 @@ def result_lines(result: Result, again: str, most: int | None = None) -> list[st
     if result.status == "expected":
         lines = [f"{result.code} {result.name}: fails as expected: {result.reason}"]
     elif result.findings:
-        lines = [line for finding in result.findings[:most] for line in finding_lines(finding)]
+        lines = [line for finding in result.findings[:most] for line in finding.lines()]
         left = len(result.findings[most:]) if most else 0
         lines += [f"  and {left} more; --json has them all"] if left else []
     else:

@@ -10,14 +10,14 @@ import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gradgate.watch.recorder import Watch
+    from gradgate.watch.block import Watch
 
 
 class _Callable(types.ModuleType):
     """Lets `gradgate.watch(...)` work once the import system has bound the name to this package."""
 
     def __call__(self, *subjects: Any) -> Watch:
-        from gradgate.watch.recorder import watch
+        from gradgate.watch.block import watch
 
         return watch(*subjects)
 

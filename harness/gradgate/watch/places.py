@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import linecache
 import sys
 from types import CodeType, FrameType
 
 from gradgate.core.finding import Location
-from gradgate.core.origin import is_own_code
+from gradgate.core.origin import at_line, is_own_code
 
 Place = tuple[CodeType, int]
 
@@ -59,8 +58,4 @@ def inside_optimizer(frame: FrameType | None) -> bool:
 
 def location(place: Place | None) -> Location | None:
     """As a finding carries it."""
-    if place is None:
-        return None
-    code, line = place
-    function = "" if code.co_name == "<module>" else code.co_name
-    return Location(code.co_filename, line, function, linecache.getline(code.co_filename, line).strip())
+    return None if place is None else at_line(*place)

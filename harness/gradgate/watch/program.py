@@ -97,7 +97,7 @@ def run_module(module: str, arguments: Sequence[str]) -> Ran:
 
 
 def _watched(run: Callable[[], None], argv: list[str], folder: str) -> Ran:
-    from gradgate.watch.recorder import Watch
+    from gradgate.watch.block import Watch
 
     process = os.getpid()
     watch = Watch()

@@ -13,7 +13,7 @@ from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import STATUSES, Result, Verdict
 from gradgate.report.model import build
 from gradgate.report.progress import live
-from gradgate.report.text import codes_in_short, finding_lines, number_lines, render, to_text
+from gradgate.report.text import codes_in_short, number_lines, render, to_text
 
 NAME = "value-head-not-better-than-constant"
 FINDING = Finding(
@@ -37,7 +37,7 @@ def shown(*results: Result, **options) -> str:
 
 def test_finding_is_written_as_house_style_has_it():
     """Headline, then where, saved, why, fix and more, each with its label."""
-    assert finding_lines(FINDING) == [
+    assert FINDING.lines() == [
         "GG101 inplace-on-saved-tensor: " + FINDING.message,
         "  where: trainer.py:263 in compute_head_weights()      weights_t[:, k] = 0.0",
         "  saved: trainer.py:261 in compute_head_weights()      weights_t = F.softmax(delta / tau, dim=1)",
@@ -51,7 +51,7 @@ def test_finding_leaves_out_what_is_unknown_and_counts_repeats():
     """No empty label; with a victim alone, that is where."""
     finding = Finding("GG401", "weight-sum", "off", victim=Location("a.py", 3), count=4)
     expected = ["GG401 weight-sum: off (4 times)", "  where: a.py:3", "  more:  gradgate rule GG401"]
-    assert finding_lines(finding) == expected
+    assert finding.lines() == expected
 
 
 def test_numbers_stand_beside_their_bounds():
@@ -100,7 +100,7 @@ def test_text_tells_of_failures_in_full():
         "GG101", FINDING.name, "failed", "main", 0.1, (FINDING,), {"n": 1}, {"n": 0}, "", "gradgate verify -x"
     )
     text = shown(failed)
-    assert "\n".join([*finding_lines(FINDING), "  stage: main", "  seen:  n 1 (allowed 0)"]) in text
+    assert "\n".join([*FINDING.lines(), "  stage: main", "  seen:  n 1 (allowed 0)"]) in text
     assert "  again: gradgate verify -x\n" in text
     assert text.endswith("verdict: failed\n")
 

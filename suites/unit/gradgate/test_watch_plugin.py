@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch  # noqa: F401 - imported here once: a run inside this process forgets what it imports first
 
-import gradgate.watch.recorder  # noqa: F401 - likewise
+import gradgate.watch.block  # noqa: F401 - likewise
 
 FAULT = """
     gate = torch.nn.Linear(3, 3)(torch.ones(2, 3)).sigmoid()
