@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,12 @@ from gradgate.watch.saved import Saved, storage_key
 
 if TYPE_CHECKING:
     from gradgate.watch.recorder import Recorder
+
+# The files between the engine and what it calls, by their whole path: a user's file may be called `graph.py` too.
+_MACHINERY = {
+    torch.autograd.graph.__file__,
+    *(str(Path(__file__).with_name(name)) for name in ("recorder.py", "patches.py")),
+}
 
 _GRADIENT_RULE: dict[str, Any] = {
     "code": "GG106",
@@ -133,7 +140,7 @@ def lent(frame: FrameType | None, stop: Any) -> list[Tensor]:
         applying = code.co_name == "apply" and code.co_filename.endswith("function.py")
         if applying and isinstance(frame.f_locals.get("self"), torch.autograd.function.BackwardCFunction):
             return list(tensors(frame.f_locals.get("args", ())))
-        if not code.co_filename.endswith(("graph.py", "recorder.py", "patches.py")):
+        if code.co_filename not in _MACHINERY:
             inner = frame
         frame = frame.f_back
     if inner is None or not inner.f_code.co_argcount:

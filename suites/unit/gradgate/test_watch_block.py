@@ -247,3 +247,20 @@ def test_watched_program_goes_on_when_the_analysis_breaks(monkeypatch):
     monkeypatch.setattr("gradgate.watch.ending.settle", broken)
     with pytest.warns(RuntimeWarning, match="could not finish"), gradgate.watch():
         torch.ones(2, requires_grad=True).sum().backward()
+
+
+@pytest.mark.parametrize("file", ["train.py", "my_graph.py", "graph.py", "recorder.py", "patches.py"])
+def test_watch_sees_an_edited_gradient_whatever_the_users_file_is_called(tmp_path, file):
+    """The machinery's frames are known by their whole path: a user's file that ends alike is the user's."""
+    path = tmp_path / file
+    path.write_text("def edit(grad):\n    grad.mul_(0.5)\n")
+    scope: dict[str, object] = {}
+    exec(compile(path.read_text(), str(path), "exec"), scope)  # noqa: S102 - our own text
+    x = torch.ones(3, requires_grad=True)
+    with gradgate.watch() as watch:
+        y = x * 3.0
+        y.register_hook(scope["edit"])
+        (y * y).sum().backward()
+    assert [(found.code, found.culprit.file, found.culprit.line) for found in watch.findings] == [
+        ("GG106", str(path), 2)
+    ]
