@@ -86,7 +86,7 @@ def test_failure_shows_the_finding_and_no_traceback_of_ours(suite):
     assert "E       CheckFailed: GG401 weight-sum: is wrong by 1\n" in text
     assert "seen:  error 1\n" in text
     assert "again: pytest 'test_mine.py::test_trainer[GG401]'\n" in text
-    assert text.count("stage: ") == 2
+    assert text.count("E         stage: ") == 2
     assert "plugin.py" not in text
     assert "check = GG401\n" in text
     done.stdout.fnmatch_lines(["FAILED test_mine.py::test_trainer[[]GG401[]] - CheckFailed: GG401 weight-sum: is*"])
