@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from gradgate import __version__, cli
 from gradgate.checks import catalogue
+from gradgate.commands import verify as commands
 from gradgate.subjects import loading
 
 TARGET = "fixtures.plain_loop:capable"
@@ -223,8 +224,8 @@ def test_version_is_the_packages():
 
 def test_codes_are_completed_by_the_shell():
     """A beginning of a code offers the codes that go on from it."""
-    context = click.Context(cli.verify)
-    items = cli.Selector().shell_complete(context, cli.verify.params[1], "gg40")
+    parameter = commands.verify.params[1]
+    items = commands.Selector().shell_complete(click.Context(commands.verify), parameter, "gg40")
     assert [item.value for item in items][:2] == ["GG401", "GG402"]
 
 

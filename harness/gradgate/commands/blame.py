@@ -1,0 +1,46 @@
+"""`gradgate blame`: an unchanged program under the recorder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.option("-m", "is_module", is_flag=True, help="PROGRAM is a module, as in `python -m MODULE`.")
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the findings as JSON.",
+)
+@click.argument("program")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def blame(program: str, arguments: tuple[str, ...], is_module: bool, json_file: Path | None) -> None:
+    """Run an unchanged program under the recorder and name the lines that broke its gradients.
+
+    PROGRAM is a script, or with -m a module; what follows it are its own arguments. It keeps its output; the findings
+    come at the end on stderr. Exit code 1 with findings (errors or warnings), else the program's own, 2 where it
+    cannot be started.
+
+    \b
+      gradgate blame train.py --epochs 1
+      gradgate blame --json findings.json -m my_project.train
+    """
+    from gradgate.report.json import dumps_findings, require_writable, write_whole
+    from gradgate.watch.program import run_module, run_script
+
+    if json_file:
+        require_writable(json_file)
+    ran = (run_module if is_module else run_script)(program, arguments)
+    if ran.is_child:
+        sys.exit(ran.exit)
+    code = 1 if any(finding.severity != "note" for finding in ran.findings) else ran.exit
+    for finding in ran.findings:
+        click.echo("\n".join(finding.lines()), err=True)
+    if json_file:
+        write_whole(json_file, dumps_findings(ran.findings, code))
+    sys.exit(code)

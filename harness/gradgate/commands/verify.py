@@ -1,0 +1,166 @@
+"""`gradgate verify`: the whole catalogue on a trainer."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from gradgate.checks import catalogue
+from gradgate.checks.rules import RULES
+from gradgate.commands.exits import EXIT_CODES, INTERRUPTED
+from gradgate.core.errors import GradgateError
+from gradgate.core.options import DEVICE, MAX_SEED, PROFILE, SEED
+from gradgate.core.project import find_project
+
+if TYPE_CHECKING:
+    from gradgate.core.verdict import Verdict
+    from gradgate.report.model import Report
+
+
+class Selector(click.ParamType):  # type: ignore[type-arg]  # generic only in newer releases
+    """Codes, prefixes of codes or names, separated by commas."""
+
+    name = "codes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:  # noqa: ARG002
+        """Split at the commas and refuse what fits no rule."""
+        words = value if isinstance(value, list) else [word.strip() for word in value.split(",") if word.strip()]
+        catalogue.select(words)
+        return words
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002
+        """Codes with their names."""
+        return [CompletionItem(rule.code, help=rule.name) for rule in RULES if rule.code.startswith(incomplete.upper())]
+
+
+@click.command()
+@click.argument("target", required=False)
+@click.option("--select", multiple=True, type=Selector(), help="Only these: codes, prefixes (GG4) or names.")
+@click.option("--ignore", multiple=True, type=Selector(), help="All but these, in the same words.")
+@click.option(
+    "--profile", type=click.Choice(PROFILE.choices), default=PROFILE.default, show_default=True, help=PROFILE.help
+)
+@click.option("--device", default=DEVICE.default, show_default=True, help=DEVICE.help)
+@click.option("--seed", type=click.IntRange(0, MAX_SEED), default=SEED.default, show_default=True, help=SEED.help)
+@click.option("--stage", "stages", multiple=True, metavar="NAME", help="Only this stage of the subject; repeatable.")
+@click.option(
+    "--path",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Put DIR first on the import path: a trainer that is not installed.",
+)
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the results as JSON.",
+)
+@click.option(
+    "--report",
+    "report_dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Write DIR/verify.json and DIR/verify.txt.",
+)
+@click.option("-x", "--exit-first", is_flag=True, help="Stop at the first check that fails or breaks.")
+def verify(
+    target: str | None,
+    select: Iterable[list[str]],
+    ignore: Iterable[list[str]],
+    stages: tuple[str, ...],
+    path: Path | None,
+    json_file: Path | None,
+    report_dir: Path | None,
+    **options: Any,
+) -> None:
+    """Run the catalogue on a trainer and print a verdict.
+
+    TARGET is `package.module:factory`, a function that returns a gradgate.Subject, or the name of a registered subject.
+    Without it: `[tool.gradgate] target` of the nearest pyproject.toml, else the registered subject.
+
+    \b
+      gradgate verify
+      gradgate verify my_project.adapter:subject --path ~/my_project
+      gradgate verify --select GG401,GG402 --select plain-step-fails
+      gradgate verify --profile nightly --device cuda --json results.json
+
+    Checks known to fail are named with their reason under [tool.gradgate.expected] in pyproject.toml.
+    """
+    from rich.console import Console
+
+    from gradgate.report.progress import live
+
+    _check_outputs(json_file, report_dir)
+    project = find_project(path or Path.cwd())
+    subject = _load(target, path, options["device"])
+    from gradgate.checks.runner import check_trainer
+
+    console = Console(highlight=False, emoji=False, markup=False)
+    with live(console) as on_start:
+        verdict = check_trainer(
+            subject,
+            select=[word for words in select for word in words],
+            ignore=[word for words in ignore for word in words],
+            stages=stages or None,
+            expected=project.expected,
+            command=_command(target, path),
+            on_start=on_start,
+            **options,
+        )
+    _show(console, verdict, json_file, report_dir)
+    sys.exit(INTERRUPTED if verdict.interrupted else EXIT_CODES[verdict.conclusion])
+
+
+def _load(target: str | None, path: Path | None, device: str) -> Any:
+    from gradgate.subjects.loading import load_target
+
+    subject = load_target(target, path)
+    import torch
+
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise GradgateError(f"--device {device!r} is no device; expected cpu, cuda or cuda:N") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise GradgateError(f"--device {device}: this machine has no CUDA device that torch can use")
+    return subject
+
+
+def _command(target: str | None, path: Path | None) -> list[str]:
+    words = ["gradgate", "verify"]
+    words += [target] if target else []
+    return words + (["--path", str(path)] if path else [])
+
+
+def _outputs(json_file: Path | None, report_dir: Path | None) -> list[Path]:
+    files = [json_file] if json_file else []
+    return files + ([report_dir / "verify.json", report_dir / "verify.txt"] if report_dir else [])
+
+
+def _check_outputs(json_file: Path | None, report_dir: Path | None) -> None:
+    """Find out now, not after minutes of checks, that a result cannot be written."""
+    from gradgate.report.json import require_writable
+
+    for file in _outputs(json_file, report_dir):
+        require_writable(file)
+
+
+def _show(console: Any, verdict: Verdict, json_file: Path | None, report_dir: Path | None) -> None:
+    from gradgate.report.json import dumps, write_whole
+    from gradgate.report.model import build
+    from gradgate.report.text import render, to_text
+
+    report: Report = build(verdict)
+    if console.is_terminal:
+        console.print(render(report))
+    else:
+        click.echo(to_text(report), nl=False)
+    for file in _outputs(json_file, report_dir):
+        write_whole(file, to_text(report) if file.suffix == ".txt" and file != json_file else dumps(verdict))
+        console.print(f"written: {file}", soft_wrap=True)
