@@ -68,7 +68,7 @@ class Watch:
         recorder = self._recorder
         assert recorder is not None  # noqa: S101 - entered
         if self._owner:
-            recorder.come_back()
+            recorder.updates.come_back()
             recorder.tracer.flush()
             recorder.tracer.stop()
             recorder.__exit__(kind, error, trace)

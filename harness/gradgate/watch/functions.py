@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # The files between the engine and what it calls, by their whole path: a user's file may be called `graph.py` too.
 _MACHINERY = {
     torch.autograd.graph.__file__,
-    *(str(Path(__file__).with_name(name)) for name in ("recorder.py", "patches.py")),
+    *(str(Path(__file__).with_name(name)) for name in ("backward.py", "patches.py", "recorder.py")),
 }
 
 _GRADIENT_RULE: dict[str, Any] = {
@@ -49,7 +49,7 @@ class Functions:
         """Run a Function's forward under watch."""
         recorder = self._recorder
         place = here(2)
-        recorder.set_line(torch._C._autograd._get_sequence_nr(), place)
+        recorder.lines.set(torch._C._autograd._get_sequence_nr(), place)
         self.seen = True
         inputs = [(tensor, tensor._version) for tensor in tensors(args) if not tensor.is_inference()]
         outer, self.needed = self.needed, False
@@ -79,7 +79,7 @@ class Functions:
                             f"{type(context).__name__.removesuffix('Backward')} kept a tensor on `ctx`, where no "
                             f"version is checked; {saved.writes[0].op or 'a write'} changed it before backward",
                             culprit=saved.writes[0].place,
-                            victim=self._recorder.inner_of(saved.seq),
+                            victim=self._recorder.lines.inner(saved.seq),
                             op=saved.writes[0].op or None,
                             tensor=described(saved.tensor),
                         )
@@ -123,7 +123,7 @@ class Functions:
             held = [value for value in vars(context).values() if isinstance(value, Tensor)]
             kept = [self._recorder.shelf.keep(tensor, context._sequence_nr()) for tensor in held]
             if kept:
-                self._recorder.set_inner(context._sequence_nr(), self.last_place)
+                self._recorder.lines.set_inner(context._sequence_nr(), self.last_place)
                 self._kept[context] = kept
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 ZERO_SLOPE = frozenset({"round", "floor", "ceil", "trunc", "sign", "sgn", "fix", "heaviside"})
@@ -111,3 +112,8 @@ def written(facts: Facts, args: Sequence[Any], kwargs: Mapping[str, Any] | None)
         elif where < len(args):
             found.extend(tensors(args[where]))
     return found
+
+
+def move_versions(targets: Sequence[Tensor]) -> None:
+    """A dispatch mode keeps in-place operations on lists from moving the versions that they move without it."""
+    torch._C._increment_version([target for target in targets if not target.is_inference()])

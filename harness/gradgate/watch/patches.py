@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import operator
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -69,7 +70,9 @@ def _install() -> None:
 
     def run_backward(roots: Any, *args: Any, **kwargs: Any) -> Any:
         recorder = active()
-        return engine(roots, *args, **kwargs) if recorder is None else recorder.backward(engine, roots, args, kwargs)
+        return (
+            engine(roots, *args, **kwargs) if recorder is None else recorder.backward.run(engine, roots, args, kwargs)
+        )
 
     _replace(torch.autograd, "_engine_run_backward", run_backward)
     _install_function_apply()
@@ -80,19 +83,21 @@ def _install() -> None:
     _install_grad_mode()
     _install_transforms()
     for register, method in (
-        (register_optimizer_step_pre_hook, "before_step"),
-        (register_optimizer_step_post_hook, "after_step"),
-        (register_module_parameter_registration_hook, "registered"),
-        (register_module_module_registration_hook, "registered_module"),
+        (register_optimizer_step_pre_hook, "updates.before"),
+        (register_optimizer_step_post_hook, "updates.after"),
+        (register_module_parameter_registration_hook, "registered.parameter"),
+        (register_module_module_registration_hook, "registered.module"),
     ):
         _UNDO.append(register(_forwarding(method)).remove)
 
 
 def _forwarding(method: str) -> Callable[..., None]:
+    find = operator.attrgetter(method)
+
     def forward(*args: Any) -> None:
         recorder = active()
         if recorder is not None:
-            getattr(recorder, method)(*args)
+            find(recorder)(*args)
 
     return forward
 
@@ -116,7 +121,7 @@ def _install_exposures() -> None:
         def exposing(tensor: Tensor, *args: Any, _original: Any = original, _name: str = name, **kwargs: Any) -> Any:
             recorder = active()
             if recorder is not None and (_name in ("numpy", "__dlpack__") or _by_user(2)):
-                recorder.exposed(tensor, numpy=_name == "numpy")
+                recorder.entrances.exposed(tensor, numpy=_name == "numpy")
             return _original(tensor, *args, **kwargs)
 
         _replace(Tensor, name, functools.wraps(original)(exposing))
@@ -126,7 +131,7 @@ def _install_exposures() -> None:
     def exporting(tensor: Tensor) -> Any:
         recorder = active()
         if recorder is not None:
-            recorder.exposed(tensor, numpy=False)
+            recorder.entrances.exposed(tensor, numpy=False)
         return to_dlpack(tensor)
 
     _replace(torch.utils.dlpack, "to_dlpack", exporting)
@@ -144,7 +149,7 @@ def _install_constructors() -> None:
             made = _original(*args, **kwargs)
             recorder = active()
             if recorder is not None:
-                recorder.built(made, args[-1] if args else kwargs.get("data"), _name)
+                recorder.entrances.built(made, args[-1] if args else kwargs.get("data"), _name)
             return made
 
         _replace(owner, name, functools.wraps(original)(building))
@@ -172,7 +177,7 @@ def _install_grad() -> None:
             caller = sys._getframe(1).f_code
             kind = kind_of(caller)
             if kind == USER:
-                recorder.grad_read(tensor)
+                recorder.entrances.grad_read(tensor)
             elif kind == OPTIMIZER and caller.co_name != "zero_grad":
                 recorder.gradients.read(tensor)
         return _grad_of(tensor)  # type: ignore[no-any-return]
@@ -180,7 +185,7 @@ def _install_grad() -> None:
     def write(tensor: Tensor, value: Tensor | None) -> None:
         recorder = active()
         if recorder is not None and value is None:
-            recorder.cleared([tensor])
+            recorder.entrances.cleared([tensor])
         descriptor.__set__(tensor, value)
 
     def delete(tensor: Tensor) -> None:
@@ -198,7 +203,7 @@ def _replace_data() -> None:
         if recorder is None:
             descriptor.__set__(tensor, value)
         else:
-            recorder.data_set(tensor, functools.partial(descriptor.__set__, tensor, value))
+            recorder.entrances.data_set(tensor, functools.partial(descriptor.__set__, tensor, value))
 
     _replace(Tensor, "data", property(descriptor.__get__, write, None, descriptor.__doc__))
 
@@ -230,7 +235,7 @@ def _install_grad_mode() -> None:
     def set_enabled(mode: bool) -> Any:
         recorder = active()
         if recorder is not None and not mode:
-            recorder.grad_disabled()
+            recorder.entrances.grad_disabled()
         return original(mode)
 
     _replace(torch._C, "_set_grad_enabled", set_enabled)

@@ -1,0 +1,185 @@
+"""Backwards: the engine run under watch, what its operations write, and what it leaves behind."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import _push_mode
+
+from gradgate.watch import ending, freed
+from gradgate.watch.functions import lent
+from gradgate.watch.numerics import is_finite
+from gradgate.watch.ops import Facts, move_versions, tensors, written
+from gradgate.watch.places import Place, here, inside_optimizer, user_frame
+from gradgate.watch.saved import Saved, storage_key
+
+if TYPE_CHECKING:
+    from gradgate.watch.recorder import Recorder
+
+_sequence = torch._C._autograd._get_sequence_nr
+
+
+class Backward:
+    """The backwards of a block."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self.depth = 0  # engines that run now
+        self.boundary = -1  # nodes older than this belong to a graph that a backward freed
+        self.sick: ending.Sick | None = None
+
+    def run(self, engine: Callable[..., Any], roots: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Run the engine under watch."""
+        if self.depth or torch._C._are_functorch_transforms_active():
+            return engine(roots, *args, **kwargs)
+        place = here(3)
+        keep_graph, create_graph = bool(args[1]), bool(args[2])
+        accumulate = bool(kwargs.get("accumulate_grad", False))
+        inputs = list(tensors(args[3] if len(args) > 3 else ()))
+        self._begin(roots)
+        began = _sequence()
+        popped = not self._needed(create_graph) and self._recorder.step_aside()
+        self.depth += 1
+        try:
+            result = engine(roots, *args, **kwargs)
+        except RuntimeError as error:
+            self._failed(error, roots, place)
+            raise
+        finally:
+            self.depth -= 1
+            if popped:
+                _push_mode(self._recorder)
+        if not keep_graph:
+            self.boundary = began
+        self._end(result, roots, inputs, place, accumulate=accumulate, create_graph=create_graph)
+        return result
+
+    def _needed(self, create_graph: bool) -> bool:
+        recorder = self._recorder
+        danger = recorder.numerics.danger or recorder.tracer.on
+        return create_graph or danger or recorder.python_in_backward or recorder.functions.seen
+
+    def _begin(self, roots: Any) -> None:
+        recorder = self._recorder
+        self.sick = None
+        recorder.functions.check_kept()
+        recorder.gradients.before_backward()
+        for root in roots:
+            if not isinstance(root, Tensor):
+                continue
+            if root.is_leaf or not root.requires_grad:
+                recorder.flow.join(recorder.flow.of(root), -1)
+            recorder.flow.reach(root)
+            if root.is_floating_point() and root.numel() and not is_finite(root):
+                recorder.ledger.add(ending.not_finite_forward(recorder, root))
+
+    def _failed(self, error: RuntimeError, roots: Any, place: Place | None) -> None:
+        recorder = self._recorder
+        text = str(error)
+        if "backward through the graph a second time" in text or "after they have already been freed" in text:
+            recorder.quiet = True
+            try:
+                recorder.ledger.add(freed.explain(roots, self.boundary, recorder.lines.noted, place))
+            finally:
+                recorder.quiet = False
+        elif "does not require grad and does not have a grad_fn" in text:
+            recorder.ledger.add(
+                ending.no_history(recorder, [root for root in roots if isinstance(root, Tensor)], place)
+            )
+
+    def _end(
+        self,
+        result: Any,
+        roots: Any,
+        inputs: list[Tensor],
+        place: Place | None,
+        *,
+        accumulate: bool,
+        create_graph: bool,
+    ) -> None:
+        recorder = self._recorder
+        sick_root = any(isinstance(root, Tensor) and not is_finite(root) for root in roots)
+        if accumulate:
+            recorder.gradients.after_backward(place)
+            gradients = recorder.gradients.present()
+        else:
+            recorder.gradients.returned(inputs)
+            gradients = list(tensors(result))
+            if not create_graph:
+                cut = recorder.flow.cut(place, "autograd.grad", "autograd.grad", None, recorder.count)
+                recorder.flow.taint([tensor for tensor in gradients if not tensor.requires_grad], (cut,), place)
+        if not sick_root and not all_finite(gradients):
+            recorder.ledger.add(ending.not_finite_backward(self.sick, place))
+        ending.soft_cuts(recorder)
+        recorder.numerics.forget()
+
+    def operation(self, func: Any, facts: Facts, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Any:
+        """Run an operation of a backward, and note what it did."""
+        recorder = self._recorder
+        hit: list[Saved] = []
+        frame = None
+        if facts.writes:
+            frame = _frame_in_backward(sys._getframe(2))
+            hit = recorder.hit(facts, args, kwargs)
+            if frame is not None and not inside_optimizer(sys._getframe(2)):
+                self._gradient_edits(facts, written(facts, args, kwargs), frame)
+        out = func(*args, **kwargs) if kwargs else func(*args)
+        if facts.lists:
+            move_versions(args[0])
+        if hit:
+            at = (frame.f_code, frame.f_lineno) if frame else None
+            recorder.wrote(hit, facts, at, written(facts, args, kwargs))
+        if recorder.numerics.danger and self.sick is None and not facts.view:
+            self._look_for_sickness(facts, out)
+        return out
+
+    def _gradient_edits(self, facts: Facts, targets: list[Tensor], frame: FrameType) -> None:
+        keys = {storage_key(tensor) for tensor in lent(sys._getframe(2), ENGINE_CODE)}
+        for target in targets:
+            if storage_key(target) in keys:
+                node = torch._C._current_autograd_node()
+                self._recorder.functions.gradient_edited(facts.name, target, (frame.f_code, frame.f_lineno), node)
+
+    def _look_for_sickness(self, facts: Facts, out: Any) -> None:
+        for tensor in tensors(out):
+            if tensor.is_floating_point() and tensor.numel() and "empty" not in facts.name and not is_finite(tensor):
+                node = torch._C._current_autograd_node()
+                if node is not None:
+                    place = self._recorder.line_of(node._sequence_nr())
+                    self.sick = ending.Sick(place, node.name(), facts.name, self._recorder.line_behind(node, place))
+                return
+
+
+ENGINE_CODE = Backward.run.__code__
+
+
+def _frame_in_backward(frame: FrameType | None) -> FrameType | None:
+    """The innermost user frame, if it runs inside the engine."""
+    found = user_frame(frame)
+    while frame is not None and frame is not found:
+        if frame.f_code is ENGINE_CODE:
+            return None
+        frame = frame.f_back
+    return found
+
+
+def all_finite(gradients: list[Tensor]) -> bool:
+    """Whether all numbers of all tensors are finite."""
+    dense = [
+        tensor
+        for tensor in gradients
+        if tensor.is_floating_point() and tensor.layout == torch.strided and tensor.numel()
+    ]
+    if not dense:
+        return True
+    with torch._C._DisableTorchDispatch(), torch.no_grad():
+        try:
+            total = torch.stack([norm.float() for norm in torch._foreach_norm(dense, 1)]).sum().item()
+        except RuntimeError:  # several devices, or a dtype that foreach does not know
+            return all(is_finite(tensor) for tensor in dense)
+        return total - total == 0 or all(is_finite(tensor) for tensor in dense)

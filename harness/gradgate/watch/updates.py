@@ -1,0 +1,69 @@
+"""Optimizer steps: whose gradients an update uses, and who has none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import _push_mode
+
+from gradgate.watch import ending
+from gradgate.watch.catalogue import make
+from gradgate.watch.saved import storage_key
+
+if TYPE_CHECKING:
+    from gradgate.watch.recorder import Recorder
+
+
+class Updates:
+    """What the optimizers of a block do."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self.starved: dict[int, Tensor] = {}  # updated by an optimizer, and without any gradient so far
+        self._aside = False
+
+    def before(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        """An optimizer is about to step."""
+        recorder = self._recorder
+        self.come_back()
+        owned = ending.owned(optimizer)
+        stale = recorder.gradients.stale(owned)
+        if stale:
+            message = "an update uses gradients to which an earlier update's were added: nothing cleared them"
+            recorder.ledger.add(make("stale_grad", message, culprit=stale.place))
+        mixed = None if stale else recorder.gradients.before_step(owned)
+        if mixed:
+            recorder.ledger.add(
+                make(
+                    "stale_grad",
+                    "an update uses gradients of two backwards, with another optimizer's update between the two",
+                    culprit=mixed[1].place,
+                    victim=mixed[0].place,
+                )
+            )
+        if not args[1:] and not kwargs and not recorder.backward.depth and not self._holds(owned):
+            self._aside = recorder.step_aside()
+
+    def _holds(self, targets: Iterable[Tensor]) -> bool:
+        """Whether a live graph has saved any of these."""
+        return bool(self._recorder.shelf.by_storage) and any(
+            storage_key(target) in self._recorder.shelf.by_storage for target in targets
+        )
+
+    def come_back(self) -> None:
+        """Be on the dispatch stack again."""
+        if self._aside:
+            self._aside = False
+            _push_mode(self._recorder)
+
+    def after(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:  # noqa: ARG002
+        """An optimizer has stepped."""
+        self.come_back()
+        owned = ending.owned(optimizer)
+        self._recorder.gradients.after_step(owned)
+        for tensor in owned:
+            if tensor.requires_grad and tensor.is_leaf and not self._recorder.gradients.had(tensor):
+                self.starved[id(tensor)] = tensor
