@@ -15,7 +15,7 @@ from gradgate.watch import ending, freed
 from gradgate.watch.functions import lent
 from gradgate.watch.numerics import is_finite
 from gradgate.watch.ops import Facts, move_versions, tensors, written
-from gradgate.watch.places import Place, here, inside_optimizer, user_frame
+from gradgate.watch.places import Place, here, inside_checkpoint, inside_optimizer, user_frame
 from gradgate.watch.saved import Saved, storage_key
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class Backward:
             raise
         finally:
             self.depth -= 1
+            self._recorder.strangers.forget()
             if popped:
                 _push_mode(self._recorder)
         if not keep_graph:
@@ -137,6 +138,10 @@ class Backward:
         if recorder.numerics.danger and self.sick is None and not facts.view:
             self._look_for_sickness(facts, out)
         return out
+
+    def wrote(self, frame: FrameType | None) -> bool:
+        """Whether what runs at `frame` is a custom backward or hook, and no forward that checkpointing runs again."""
+        return bool(self.depth and not inside_checkpoint(frame, ENGINE_CODE) and lent(frame, ENGINE_CODE))
 
     def _gradient_edits(self, facts: Facts, targets: list[Tensor], frame: FrameType) -> None:
         keys = {storage_key(tensor) for tensor in lent(sys._getframe(2), ENGINE_CODE)}

@@ -18,16 +18,20 @@ class Lines:
     def __init__(self) -> None:
         self._lines: dict[int, Place | None] = {}
         self._inner: dict[int, Place | None] = {}
-        self._last = _sequence() - 1
+        self.last = _sequence() - 1  # the newest node that is accounted for
 
     def note(self, place: Place | None) -> None:
         """An operation has run at a line: the newest node is its own, if it made one."""
         seq = _sequence() - 1
-        if seq > self._last:
-            self._last = seq
+        if seq > self.last:
+            self.last = seq
             self._lines[seq] = place
             if len(self._lines) > _MOST_LINES:
                 self._forget()
+
+    def skip(self) -> None:
+        """Nodes were made that nobody saw."""
+        self.last = _sequence() - 1
 
     @property
     def noted(self) -> Mapping[int, Place | None]:
@@ -45,7 +49,7 @@ class Lines:
     def set(self, seq: int, place: Place | None) -> None:
         """Name the line of the node about to be made."""
         self._lines[seq] = place
-        self._last = max(self._last, seq)
+        self.last = max(self.last, seq)
 
     def set_inner(self, seq: int, place: Place | None) -> None:
         """Name the last line inside a custom Function's forward."""

@@ -82,6 +82,7 @@ def _install() -> None:
     _install_grad()
     _install_grad_mode()
     _install_transforms()
+    _install_strangers()
     for register, method in (
         (register_optimizer_step_pre_hook, "updates.before"),
         (register_optimizer_step_post_hook, "updates.after"),
@@ -227,6 +228,20 @@ def _install_transforms() -> None:
                 torch._C._autograd._push_saved_tensors_default_hooks(recorder.shelf.pack, recorder.shelf.unpack)
 
     _replace(torch.autograd.graph, "disable_saved_tensors_hooks", disable)
+
+
+def _install_strangers() -> None:
+    """Hooks of others inside the block: ours go around them."""
+    original = torch._C._autograd._push_saved_tensors_default_hooks
+
+    def push(pack: Any, unpack: Any) -> None:
+        recorder = active()
+        if recorder is not None and pack != recorder.shelf.pack:
+            recorder.python_in_backward = True
+            pack, unpack = recorder.strangers.around(pack, unpack)
+        original(pack, unpack)
+
+    _replace(torch._C._autograd, "_push_saved_tensors_default_hooks", push)
 
 
 def _install_grad_mode() -> None:

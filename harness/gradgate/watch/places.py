@@ -5,9 +5,12 @@ from __future__ import annotations
 import sys
 from types import CodeType, FrameType
 
+import torch.utils.checkpoint
+
 from gradgate.core.finding import Location
 from gradgate.core.origin import at_line, is_own_code
 
+_CHECKPOINT = torch.utils.checkpoint.__file__
 Place = tuple[CodeType, int]
 
 FOREIGN, USER, OPTIMIZER = 0, 1, 2
@@ -51,6 +54,15 @@ def inside_optimizer(frame: FrameType | None) -> bool:
     while frame is not None:
         code = frame.f_code
         if kind_of(code) == OPTIMIZER and code.co_name != "zero_grad":
+            return True
+        frame = frame.f_back
+    return False
+
+
+def inside_checkpoint(frame: FrameType | None, stop: CodeType) -> bool:
+    """Whether checkpointing runs a forward on this stack, inside of `stop`."""
+    while frame is not None and frame.f_code is not stop:
+        if frame.f_code.co_filename == _CHECKPOINT:
             return True
         frame = frame.f_back
     return False

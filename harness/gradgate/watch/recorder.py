@@ -13,11 +13,11 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode, _pop_mode
 
 from gradgate.watch import damage
-from gradgate.watch.backward import ENGINE_CODE, Backward
+from gradgate.watch.backward import Backward
 from gradgate.watch.catalogue import Ledger
 from gradgate.watch.entrances import Entrances
 from gradgate.watch.flow import Flow, loses_gradient
-from gradgate.watch.functions import Functions, lent
+from gradgate.watch.functions import Functions
 from gradgate.watch.gradients import Gradients
 from gradgate.watch.lines import Lines
 from gradgate.watch.numerics import Numerics
@@ -25,6 +25,7 @@ from gradgate.watch.ops import Facts, facts_of, move_versions, tensors, written
 from gradgate.watch.places import Place, here, inside_optimizer, user_frame
 from gradgate.watch.registered import Made, Registered
 from gradgate.watch.saved import Saved, Shelf, Write, _storage_of, storage_key
+from gradgate.watch.strangers import Glimpse, Strangers
 from gradgate.watch.tracing import LineTracer
 from gradgate.watch.updates import Updates
 
@@ -41,6 +42,7 @@ class Recorder(TorchDispatchMode):
         super().__init__()
         self.ledger = Ledger()
         self.shelf = Shelf(self._unpacked, self._start_tracing)
+        self.strangers = Strangers(self.shelf, self._overwritten, lambda: self.backward.depth > 0)
         self.lines = Lines()
         self.flow = Flow()
         self.numerics = Numerics()
@@ -144,12 +146,12 @@ class Recorder(TorchDispatchMode):
         if self.functions.depth:
             place = here(3)
             self.functions.writes.update((storage_key(target), place) for target in targets)
-        return self.shelf.hit(targets)
+        return self.shelf.hit(targets, newest=self.lines.last)
 
     def wrote(self, hit: list[Saved], facts: Facts, place: Place | None, targets: list[Tensor]) -> None:
         """A write has run: which saved tensors did it damage?"""
         frame = sys._getframe(2)
-        by_backward = bool(self.backward.depth and lent(frame, ENGINE_CODE))
+        by_backward = self.backward.wrote(frame)
         stepped = inside_optimizer(frame) or damage.is_manual_step(targets, facts)
         for saved in hit:
             before = saved.tensor._version
@@ -235,6 +237,11 @@ class Recorder(TorchDispatchMode):
         if broken:
             raise RuntimeError(saved.mismatch())
 
+    def _overwritten(self, glimpse: Glimpse) -> None:
+        """Backward was given, under hooks of others that check nothing, a tensor that is not what was saved."""
+        if not self.quiet:
+            self.ledger.add(damage.explain(glimpse, self.line_of(glimpse.seq)), glimpse.seq)
+
     def _start_tracing(self) -> None:
         self.tracer.start(user_frame(sys._getframe(2)))
 
@@ -244,5 +251,5 @@ class Recorder(TorchDispatchMode):
         for saved in traced:
             if saved.tensor.nbytes > _TRACED_BYTES or (any(write.op and write.changed for write in saved.writes)):
                 continue
-            damage.recheck(saved, place, by_backward=bool(self.backward.depth and lent(frame, ENGINE_CODE)))
+            damage.recheck(saved, place, by_backward=self.backward.wrote(frame))
         return bool(traced)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 import re
 import weakref
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from gradgate.watch.places import Place
 
-_PLAIN = (Tensor, torch.nn.Parameter)
+PLAIN = (Tensor, torch.nn.Parameter)
 _storage_of = torch._C.TensorBase.untyped_storage
 _pointer_of = torch._C.TensorBase.data_ptr
 _sequence = torch._C._autograd._get_sequence_nr
@@ -71,8 +72,11 @@ class Saved:
 
     __slots__ = ("__weakref__", "_shelf", "key", "output_of", "print", "seen", "seq", "tensor", "version", "writes")
 
+    tensor: Tensor
+
     def __init__(self, shelf: Shelf, tensor: Tensor, version: int, seq: int, key: int, output_of: str) -> None:
-        self._shelf, self.tensor, self.version, self.seq, self.key = shelf, tensor, version, seq, key
+        self._shelf, self.version, self.seq, self.key = shelf, version, seq, key
+        self.tensor = tensor
         self.output_of = output_of
         self.writes: list[Write] = []  # until one of them has moved the version
         self.print: int | None = None  # as saved, or as it was before the first write that moved no version
@@ -92,6 +96,10 @@ class Saved:
         changing = [write for write in self.writes if write.changed]
         foreign = [write for write in changing if not write.op]
         return foreign[-1] if foreign else next(iter(changing), None)
+
+    def is_there(self) -> bool:
+        """Whether its numbers can be looked at."""
+        return True
 
     def open(self) -> bool:
         """Whether further writes still matter."""
@@ -119,6 +127,9 @@ class Saved:
         )
 
 
+_S = TypeVar("_S", bound=Saved)
+
+
 class Shelf:
     """Everything that live graphs have saved, found by its storage."""
 
@@ -129,7 +140,7 @@ class Shelf:
 
     def pack(self, tensor: Tensor) -> Any:
         """The pack hook."""
-        if type(tensor) not in _PLAIN or torch._C._are_functorch_transforms_active():
+        if type(tensor) not in PLAIN or torch._C._are_functorch_transforms_active():
             return tensor.detach() if tensor.grad_fn is not None else tensor
         seq = _sequence() - 1
         grad_fn: Any = tensor.grad_fn
@@ -144,8 +155,7 @@ class Shelf:
         except (NotImplementedError, RuntimeError):  # sparse and opaque tensors have none
             return Saved(self, kept, tensor._version, seq, NO_STORAGE, output_of)
         key = storage._cdata
-        saved = Saved(self, kept, tensor._version, seq, key, output_of)
-        self.by_storage.setdefault(key, []).append(weakref.ref(saved))
+        saved = self.put(Saved(self, kept, tensor._version, seq, key, output_of))
         foreign = not storage.resizable() and not (tensor.is_leaf and tensor.requires_grad)
         if foreign or (self._exposed and key in self._exposed):
             self._take_print(saved)
@@ -164,7 +174,7 @@ class Shelf:
         """Saved tensors in a storage."""
         for reference in tuple(self.by_storage.get(key, ())):
             saved = reference()
-            if saved is not None:
+            if saved is not None and saved.is_there():
                 yield saved
 
     def everything(self) -> list[Saved]:
@@ -172,10 +182,15 @@ class Shelf:
         found = [saved for key in tuple(self.by_storage) for saved in self.live(key)]
         return sorted(found, key=lambda saved: saved.seq)
 
-    def hit(self, targets: list[Tensor]) -> list[Saved]:
-        """What a write to these tensors may damage, fingerprinted before it happens."""
+    def hit(self, targets: list[Tensor], newest: float = math.inf) -> list[Saved]:
+        """What a write to these tensors may damage, fingerprinted before it happens.
+
+        Args:
+            targets: what will be written.
+            newest: the last node before the writing operation; its own may save what it writes: rrelu its noise.
+        """
         hit = [saved for target in targets for saved in self.live(storage_key(target))] if self.by_storage else []
-        hit = [saved for saved in hit if saved.open()]
+        hit = [saved for saved in hit if saved.seq <= newest and saved.open()]
         for saved in hit:
             if saved.print is None:
                 self._take_print(saved)
@@ -183,7 +198,7 @@ class Shelf:
 
     def expose(self, tensor: Tensor) -> None:
         """The memory of a tensor was handed to something that writes without torch."""
-        if type(tensor) not in _PLAIN:
+        if type(tensor) not in PLAIN:
             return
         try:
             storage = _storage_of(tensor)
@@ -201,7 +216,10 @@ class Shelf:
         """What a custom Function keeps on its own; written, it is never checked by PyTorch."""
         with torch._C._DisableTorchDispatch():
             kept = tensor.detach() if tensor.grad_fn is not None else tensor
-        saved = Saved(self, kept, tensor._version, seq, storage_key(tensor), "")
+        return self.put(Saved(self, kept, tensor._version, seq, storage_key(tensor), ""))
+
+    def put(self, saved: _S) -> _S:
+        """Take something that is to be found by its storage, for as long as it lives."""
         self.by_storage.setdefault(saved.key, []).append(weakref.ref(saved))
         return saved
 
@@ -230,12 +248,26 @@ def storage_key(tensor: Tensor) -> int:
         return NO_STORAGE
 
 
-def fingerprint(tensor: Tensor) -> int:
-    """A checksum of the numbers. Exact on the CPU; on a device, a sum of bits, plain and weighted by position."""
+def fingerprint(tensor: Tensor) -> int | None:
+    """A checksum of the numbers. Exact on the CPU; on a device, a sum of bits, plain and weighted by position.
+
+    Returns:
+        The checksum; None where the memory is not there: sparse tensors, and what FSDP frees and gathers again.
+    """
     with torch._C._DisableTorchDispatch(), torch.no_grad():
+        if not _is_backed(tensor):
+            return None
         flat = tensor.detach().resolve_conj().resolve_neg().contiguous()
         size = flat.numel() * flat.element_size()
         if flat.device.type == "cpu":
             return zlib.crc32((ctypes.c_char * size).from_address(_pointer_of(flat))) if size else 0
         bits = flat.flatten().view(torch.uint8).to(torch.int64)
         return hash((bits.sum().item(), (bits * torch.arange(size, device=bits.device)).sum().item()))
+
+
+def _is_backed(tensor: Tensor) -> bool:
+    try:
+        held = _storage_of(tensor).nbytes()
+    except (NotImplementedError, RuntimeError):
+        return False
+    return tensor.layout == torch.strided and (tensor.numel() == 0 or held > 0)
