@@ -17,6 +17,7 @@ from gradgate.watch.numerics import is_finite
 from gradgate.watch.ops import Facts, move_versions, tensors, written
 from gradgate.watch.places import Place, here, inside_checkpoint, inside_optimizer, user_frame
 from gradgate.watch.saved import Saved, storage_key
+from gradgate.watch.slopes import Slopes
 
 if TYPE_CHECKING:
     from gradgate.watch.recorder import Recorder
@@ -31,7 +32,7 @@ class Backward:
         self._recorder = recorder
         self.depth = 0  # engines that run now
         self.boundary = -1  # nodes older than this belong to a graph that a backward freed
-        self.sick: ending.Sick | None = None
+        self._slopes: Slopes | None = None
 
     def run(self, engine: Callable[..., Any], roots: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Run the engine under watch."""
@@ -44,6 +45,7 @@ class Backward:
         self._begin(roots)
         began = _sequence()
         popped = not self._needed(create_graph) and self._recorder.step_aside()
+        self._slopes = Slopes(roots) if self._recorder.numerics.danger else None
         self.depth += 1
         try:
             result = engine(roots, *args, **kwargs)
@@ -53,6 +55,8 @@ class Backward:
         finally:
             self.depth -= 1
             self._recorder.strangers.forget()
+            if self._slopes is not None:
+                self._slopes.remove()
             if popped:
                 _push_mode(self._recorder)
         if not keep_graph:
@@ -62,12 +66,10 @@ class Backward:
 
     def _needed(self, create_graph: bool) -> bool:
         recorder = self._recorder
-        danger = recorder.numerics.danger or recorder.tracer.on
-        return create_graph or danger or recorder.python_in_backward or recorder.functions.seen
+        return create_graph or recorder.tracer.on or recorder.python_in_backward or recorder.functions.seen
 
     def _begin(self, roots: Any) -> None:
         recorder = self._recorder
-        self.sick = None
         recorder.functions.check_kept()
         recorder.gradients.before_backward()
         for root in roots:
@@ -115,7 +117,10 @@ class Backward:
                 cut = recorder.flow.cut(place, "autograd.grad", "autograd.grad", None, recorder.count)
                 recorder.flow.taint([tensor for tensor in gradients if not tensor.requires_grad], (cut,), place)
         if not sick_root and not all_finite(gradients):
-            recorder.ledger.add(ending.not_finite_backward(self.sick, place))
+            recorder.ledger.add(
+                ending.not_finite_backward(recorder, self._slopes.first if self._slopes else None, place)
+            )
+        self._slopes = None
         ending.soft_cuts(recorder)
         recorder.numerics.forget()
 
@@ -135,8 +140,6 @@ class Backward:
         if hit:
             at = (frame.f_code, frame.f_lineno) if frame else None
             recorder.wrote(hit, facts, at, written(facts, args, kwargs))
-        if recorder.numerics.danger and self.sick is None and not facts.view:
-            self._look_for_sickness(facts, out)
         return out
 
     def wrote(self, frame: FrameType | None) -> bool:
@@ -149,15 +152,6 @@ class Backward:
             if storage_key(target) in keys:
                 node = torch._C._current_autograd_node()
                 self._recorder.functions.gradient_edited(facts.name, target, (frame.f_code, frame.f_lineno), node)
-
-    def _look_for_sickness(self, facts: Facts, out: Any) -> None:
-        for tensor in tensors(out):
-            if tensor.is_floating_point() and tensor.numel() and "empty" not in facts.name and not is_finite(tensor):
-                node = torch._C._current_autograd_node()
-                if node is not None:
-                    place = self._recorder.line_of(node._sequence_nr())
-                    self.sick = ending.Sick(place, node.name(), facts.name, self._recorder.line_behind(node, place))
-                return
 
 
 ENGINE_CODE = Backward.run.__code__

@@ -96,7 +96,7 @@ class Watch:
             known = [recorder.views.get(storage_key(tensor)) for tensor in operands]
             victim = next((view[1] for view in known if view), None)
             victim = victim or next((place for tensor in operands if (place := recorder.maker_of(tensor))), None)
-        elif finding.kind == "dtype_overflow":
+        elif finding.kind == "dtype_overflow" or finding.kind == "other":
             victim = next((place for tensor in operands if (place := recorder.maker_of(tensor))), None)
         recorder.ledger.add(replace(finding, victim=location(victim)) if victim else finding)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +15,7 @@ from gradgate.watch.catalogue import described, make
 from gradgate.watch.flow import WRITTEN_ON_PURPOSE, Cut
 from gradgate.watch.gradients import _grad_of
 from gradgate.watch.places import Place, location
+from gradgate.watch.slopes import Sick
 
 if TYPE_CHECKING:
     from gradgate.watch.recorder import Recorder
@@ -86,39 +87,22 @@ def _from_saved(recorder: Recorder, what: str) -> Finding:
     return make("nan_forward", f"the loss is {what}, and nothing that the graph holds says why", confirmed=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Sick:
-    """The first operation in backward whose result was not finite.
-
-    Args:
-        place: the forward line of its node.
-        node: the node's name.
-        op: the operation inside it.
-        operands: the forward line that made the node's operand.
-    """
-
-    place: Place | None
-    node: str
-    op: str
-    operands: Place | None
+_STEEP = ("Sqrt", "Log", "Norm", "LinalgVectorNorm", "Acos", "Asin", "Atan2", "Rsqrt", "Reciprocal", "Pow")
 
 
-_STEEP = ("Sqrt", "Log", "Norm", "LinalgVectorNorm", "Acos", "Asin", "Atan2", "Rsqrt", "Reciprocal")
-
-
-def not_finite_backward(sick: Sick | None, place: Place | None) -> Finding:
+def not_finite_backward(recorder: Recorder, sick: Sick | None, place: Place | None) -> Finding:
     """The loss is finite, a gradient is not."""
     if sick is None:
+        recorder.numerics.alarmed = True
         return make("nan_backward", "the loss is finite, a gradient is NaN or Inf", victim=place, confirmed=True)
-    steep = sick.node.startswith(_STEEP)
-    rule: dict[str, Any] = {"code": "GG307", "name": "unsafe-function"} if steep else {}
-    name = sick.node.removesuffix("0").removesuffix("Backward")
+    rule: dict[str, Any] = {"code": "GG307", "name": "unsafe-function"} if sick.name.startswith(_STEEP) else {}
+    culprit = recorder.line_of(sick.seq)
     return make(
         "nan_backward",
-        f"the loss is finite, the derivative of {name} is not ({sick.op})",
-        culprit=sick.place,
-        victim=sick.operands,
-        op=sick.node,
+        f"the loss is finite, the derivative of {sick.name} is not",
+        culprit=culprit,
+        victim=recorder.line_behind(sick.operand, culprit),
+        op=sick.name,
         confirmed=True,
         **rule,
     )
@@ -134,10 +118,12 @@ def no_history(recorder: Recorder, roots: Sequence[Tensor], again: Place | None)
     if not torch.is_grad_enabled() and recorder.disabled_at:
         message = "the loss has no graph: gradients were switched off and never on again"
         return make("graph_cut", message, culprit=recorder.disabled_at, victim=victim, confirmed=True)
+    cuts = cuts or list(recorder.flow.numbers("number") or recorder.flow.numbers("numpy"))[-1:]
     if not cuts:
-        return make(
-            "graph_cut", "the loss does not depend on anything that requires grad", culprit=again, confirmed=True
-        )
+        message = "the loss does not depend on anything that requires grad"
+        frozen = sources.freezings(again[0].co_filename) if again else []
+        found = make("graph_cut", message, culprit=again, confirmed=True)
+        return replace(found, culprit=frozen[0], victim=found.culprit) if len(frozen) == 1 else found
     return _cut_finding(cuts[0], "the loss has no graph", victim)
 
 

@@ -44,12 +44,20 @@ class Entrances:
         sources = [part for part in tensors(data) if part.requires_grad or recorder.flow.of(part)]
         if sources:
             cut = recorder.flow.cut(place, "torch.tensor", name, recorder.maker(sources, place), recorder.count)
-            recorder.flow.taint(made, (cut,), place)
+            recorder.flow.taint(made, (cut,), place, new=True)
         elif recorder.flow.active or recorder.flow.cuts:
             reason = "numpy" if type(data).__module__ == "numpy" else "number"
             cuts = recorder.flow.numbers(reason)
             if cuts:
-                recorder.flow.taint(made, cuts, place)
+                recorder.flow.taint(made, cuts, place, new=True)
+
+    def data_read(self, tensor: Tensor, data: Tensor) -> None:
+        """`tensor.data`: the same numbers, without history, and without an operation."""
+        recorder = self._recorder
+        if tensor.requires_grad and torch.is_grad_enabled():
+            place = here(3)
+            cut = recorder.flow.cut(place, "detach", "data", recorder.maker([tensor], place), recorder.count)
+            recorder.flow.taint(data, (cut, *recorder.flow.of(tensor)), place, tensor)
 
     def data_set(self, tensor: Tensor, setting: Callable[[], None]) -> None:
         """`tensor.data = other`: no operation, no version, other numbers."""

@@ -99,10 +99,12 @@ class Flow:
         cut.victim = cut.victim or victim
         return cut
 
-    def taint(self, out: Any, cuts: tuple[Cut, ...], place: Place | None, leaf: Tensor | None = None) -> None:
-        """Results that went through cuts."""
+    def taint(
+        self, out: Any, cuts: tuple[Cut, ...], place: Place | None, leaf: Tensor | None = None, *, new: bool = False
+    ) -> None:
+        """Results that went through cuts; new ones may require grad from the start."""
         for tensor in tensors(out):
-            if tensor.is_leaf and tensor.requires_grad:
+            if tensor.is_leaf and tensor.requires_grad and not new:
                 continue  # written in place under no_grad: a parameter stays a parameter
             try:
                 storage = _storage_of(tensor)
@@ -157,3 +159,11 @@ def loses_gradient(facts: Facts, out: Any) -> str:
     if isinstance(out, Tensor) and not (out.is_floating_point() or out.is_complex()) and not facts.writes:
         return "not differentiable"
     return ""
+
+
+def indices_in(out: Any) -> list[Tensor]:
+    """The integer tensors among several results: `topk`, `max` and `sort` return where they found their values."""
+    several = out if isinstance(out, tuple | list) else ()
+    return [
+        part for part in several if isinstance(part, Tensor) and not (part.is_floating_point() or part.is_complex())
+    ]

@@ -56,7 +56,12 @@ class Facts:
 
 
 _FACTS: dict[Any, Facts] = {}
-_SLOPES = frozenset({"sqrt", "pow", "acos", "asin", "atan2", "norm", "linalg_vector_norm", "cdist", "_cdist_forward"})
+# Decompositions, whose derivative divides by differences of eigenvalues or singular values.
+DEGENERATE = frozenset({"_linalg_eigh", "linalg_eig", "_linalg_svd", "linalg_qr"})
+_SLOPES = DEGENERATE | {
+    "sqrt", "pow", "acos", "acosh", "asin", "atan2", "hypot", "norm", "linalg_vector_norm", "cdist", "_cdist_forward",
+    "xlogy", "special_entr",
+}  # fmt: skip
 
 
 def facts_of(func: Any) -> Facts:

@@ -199,6 +199,13 @@ def _install_grad() -> None:
 def _replace_data() -> None:
     descriptor: Any = torch._C.TensorBase.data
 
+    def read(tensor: Tensor) -> Tensor:
+        recorder = active()
+        data: Tensor = descriptor.__get__(tensor)
+        if recorder is not None and _by_user(2):
+            recorder.entrances.data_read(tensor, data)
+        return data
+
     def write(tensor: Tensor, value: Tensor) -> None:
         recorder = active()
         if recorder is None:
@@ -206,7 +213,7 @@ def _replace_data() -> None:
         else:
             recorder.entrances.data_set(tensor, functools.partial(descriptor.__set__, tensor, value))
 
-    _replace(Tensor, "data", property(descriptor.__get__, write, None, descriptor.__doc__))
+    _replace(Tensor, "data", property(read, write, None, descriptor.__doc__))
 
 
 def _install_transforms() -> None:

@@ -16,7 +16,7 @@ from gradgate.watch import damage
 from gradgate.watch.backward import Backward
 from gradgate.watch.catalogue import Ledger
 from gradgate.watch.entrances import Entrances
-from gradgate.watch.flow import Flow, loses_gradient
+from gradgate.watch.flow import Flow, indices_in, loses_gradient
 from gradgate.watch.functions import Functions
 from gradgate.watch.gradients import Gradients
 from gradgate.watch.lines import Lines
@@ -179,6 +179,10 @@ class Recorder(TorchDispatchMode):
                 flow.join(cuts, _sequence() - 1)
             if facts.zero_slope:
                 flow.cut(place, "zero slope", facts.name, self.maker(args, place), self.count)
+            indices = indices_in(out)
+            if indices:
+                cut = flow.cut(place, "not differentiable", facts.name, self.maker(args, place), self.count)
+                flow.taint(indices, (cut,), place)
             return
         if reason == "no_grad" and inside_optimizer(sys._getframe(3)):
             return

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from gradgate.core.finding import Location
 from gradgate.core.origin import is_own_code
 
+_PUTTING = frozenset({"append", "appendleft", "add", "insert", "extend", "update", "setdefault", "put"})
+
 
 @functools.cache
 def _class_tree(owner: type) -> tuple[ast.AST, str, int] | None:
@@ -49,7 +51,7 @@ def assignments(owner: type, attribute: str) -> list[Location]:
             if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
                 continue
             for node in ast.walk(function):
-                if _assigns(node, attribute):
+                if _assigns(node, attribute) or _puts_into(node, attribute):
                     line = first + node.lineno - 1  # type: ignore[attr-defined]
                     source = linecache.getline(file, line).strip()
                     found.append((function.name == "__init__", Location(file, line, function.name, source)))
@@ -68,6 +70,17 @@ def _assigns(node: ast.AST, attribute: str) -> bool:
     else:
         return False
     return any(isinstance(target, ast.Attribute) and target.attr == attribute for target in targets)
+
+
+def _puts_into(node: ast.AST, name: str) -> bool:
+    """Whether a statement calls a method that puts something into the container `name` or `self.name`."""
+    if not isinstance(node, ast.Expr) or not isinstance(node.value, ast.Call):
+        return False
+    method = node.value.func
+    if not isinstance(method, ast.Attribute) or method.attr not in _PUTTING:
+        return False
+    held = method.value
+    return (isinstance(held, ast.Attribute) and held.attr == name) or (isinstance(held, ast.Name) and held.id == name)
 
 
 def carried(place: tuple[CodeType, int]) -> Location | None:
@@ -93,20 +106,44 @@ def carried(place: tuple[CodeType, int]) -> Location | None:
                 if any(_assigns(statement, attribute) for attribute in attributes):
                     return _located(code.co_filename, statement, node.name)
     function = _enclosing(tree, line, ast.FunctionDef) or tree
+    return _carried_in_loop(function, {chain[0] for chain in names}, code)
+
+
+def carried_name(frame: FrameType, name: str) -> Location | None:
+    """The line, in a loop that runs now, that gives a local name its value for the next round."""
+    tree = _file_tree(frame.f_code.co_filename)
+    function = tree and (_enclosing(tree, frame.f_lineno, ast.FunctionDef) or tree)
+    return _carried_in_loop(function, {name}, frame.f_code, frame.f_lineno) if function else None
+
+
+def _carried_in_loop(function: ast.AST, names: set[str], code: CodeType, line: int = 0) -> Location | None:
     for loop in ast.walk(function):
-        if isinstance(loop, ast.For | ast.While):
-            for statement in ast.walk(loop):
-                if isinstance(statement, ast.Assign) and _targets(statement) & {chain[0] for chain in names}:
-                    return _located(code.co_filename, statement, code.co_name)
+        if not isinstance(loop, ast.For | ast.While) or (line and not loop.lineno <= line <= (loop.end_lineno or 0)):
+            continue
+        for statement in ast.walk(loop):
+            assigned = isinstance(statement, ast.Assign | ast.AugAssign) and _targets(statement) & names
+            given = assigned or any(_puts_into(statement, name) for name in names)
+            if given and (not line or _is_carried(loop, statement, names)):
+                return _located(code.co_filename, statement, code.co_name)
     return None
+
+
+def _is_carried(loop: ast.AST, statement: ast.AST, names: set[str]) -> bool:
+    """Whether a round of a loop reads a name before, or in, the statement that assigns it."""
+    last = statement.end_lineno or 0  # type: ignore[attr-defined]
+    reads = (node for node in ast.walk(loop) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load))
+    return isinstance(statement, ast.Expr | ast.AugAssign) or any(
+        node.id in names and node.lineno <= last for node in reads
+    )
 
 
 def _located(file: str, node: Any, function: str) -> Location:
     return Location(file, node.lineno, function, linecache.getline(file, node.lineno).strip())
 
 
-def _targets(statement: ast.Assign) -> set[str]:
-    parts = [part for target in statement.targets for part in ast.walk(target)]
+def _targets(statement: ast.Assign | ast.AugAssign) -> set[str]:
+    targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+    parts = [part for target in targets for part in ast.walk(target)]
     return {part.id for part in parts if isinstance(part, ast.Name)}
 
 
@@ -143,17 +180,50 @@ def reads(place: tuple[CodeType, int], line: int) -> bool:
 
 def return_after(code: CodeType, line: int) -> Location | None:
     """The first return statement of a function at or after a line."""
+    after = [number for number in _returns(code) if number >= line]
+    return _at(code, after[0]) if after else None
+
+
+def _returns(code: CodeType) -> list[int]:
+    """The lines of a function's return statements."""
     try:
         lines, first = inspect.getsourcelines(code)
         tree = ast.parse(textwrap.dedent("".join(lines)))
     except (OSError, TypeError, SyntaxError):
+        return []
+    return sorted(first + node.lineno - 1 for node in ast.walk(tree) if isinstance(node, ast.Return))
+
+
+def _at(code: CodeType, line: int) -> Location:
+    return Location(code.co_filename, line, code.co_name, linecache.getline(code.co_filename, line).strip())
+
+
+def freezings(file: str) -> list[Location]:
+    """The lines of a file that take `requires_grad` from tensors, or may."""
+    tree = _file_tree(file)
+    found = [node for node in ast.walk(tree) if _freezes(node)] if tree else []
+    return [_located(file, node, getattr(_enclosing(tree, node.lineno, ast.FunctionDef), "name", "")) for node in found]  # type: ignore[attr-defined,arg-type]
+
+
+def _freezes(node: ast.AST) -> bool:
+    if isinstance(node, ast.Assign):
+        named = any(isinstance(target, ast.Attribute) and target.attr == "requires_grad" for target in node.targets)
+        given: ast.expr | None = node.value
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        named = node.func.attr == "requires_grad_"
+        given = next(iter([*node.args, *(keyword.value for keyword in node.keywords)]), None)
+    else:
+        return False
+    return named and given is not None and not (isinstance(given, ast.Constant) and given.value is True)
+
+
+def last_return(function: Any) -> Location | None:
+    """The last return statement of a function."""
+    code = getattr(function, "__code__", None)
+    if code is None or not is_own_code(code.co_filename):
         return None
-    numbers = [first + node.lineno - 1 for node in ast.walk(tree) if isinstance(node, ast.Return)]
-    after = sorted(number for number in numbers if number >= line)
-    if not after:
-        return None
-    source = linecache.getline(code.co_filename, after[0]).strip()
-    return Location(code.co_filename, after[0], code.co_name, source)
+    numbers = _returns(code)
+    return _at(code, numbers[-1]) if numbers else None
 
 
 def operands(frame: FrameType, line: int) -> Iterator[Tensor]:
