@@ -119,7 +119,7 @@ class Backward:
         ending.soft_cuts(recorder)
         recorder.numerics.forget()
 
-    def operation(self, func: Any, facts: Facts, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Any:
+    def operation(self, facts: Facts, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Any:
         """Run an operation of a backward, and note what it did."""
         recorder = self._recorder
         hit: list[Saved] = []
@@ -129,7 +129,7 @@ class Backward:
             hit = recorder.hit(facts, args, kwargs)
             if frame is not None and not inside_optimizer(sys._getframe(2)):
                 self._gradient_edits(facts, written(facts, args, kwargs), frame)
-        out = func(*args, **kwargs) if kwargs else func(*args)
+        out = facts.call(*args, **kwargs) if kwargs else facts.call(*args)
         if facts.lists:
             move_versions(args[0])
         if hit:
@@ -184,7 +184,7 @@ def all_finite(gradients: list[Tensor]) -> bool:
         return True
     with torch._C._DisableTorchDispatch(), torch.no_grad():
         try:
-            total = torch.stack([norm.float() for norm in torch._foreach_norm(dense, 1)]).sum().item()
+            total = torch.stack([norm.float() for norm in torch._foreach_norm(dense, 2)]).sum().item()
         except RuntimeError:  # several devices, or a dtype that foreach does not know
             return all(is_finite(tensor) for tensor in dense)
         return total - total == 0 or all(is_finite(tensor) for tensor in dense)

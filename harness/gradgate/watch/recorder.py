@@ -21,7 +21,7 @@ from gradgate.watch.functions import Functions
 from gradgate.watch.gradients import Gradients
 from gradgate.watch.lines import Lines
 from gradgate.watch.numerics import Numerics
-from gradgate.watch.ops import Facts, facts_of, move_versions, tensors, written
+from gradgate.watch.ops import FACTS, Facts, facts_of, move_versions, tensors, written
 from gradgate.watch.places import Place, here, inside_optimizer, user_frame
 from gradgate.watch.registered import Made, Registered
 from gradgate.watch.saved import Saved, Shelf, Write, _storage_of, storage_key
@@ -84,33 +84,38 @@ class Recorder(TorchDispatchMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Run an operation and note what it did."""
+        facts = FACTS.get(func) or facts_of(func)
+        call = facts.call
         if torch._C._are_functorch_transforms_active():  # what runs here are pieces of a transform, not the program
-            return func(*args, **kwargs) if kwargs else func(*args)
-        facts = facts_of(func)
-        if facts.name == "_amp_foreach_non_finite_check_and_unscale_":  # a GradScaler looks for itself, and skips
+            self.lines.skip()
+            return call(*args, **kwargs) if kwargs else call(*args)
+        if facts.unscales:  # a GradScaler looks for itself, and skips
             self.ledger.soften(self._scaled, "nan_forward", "nan_backward", "dtype_overflow")
             self._scaled = self.ledger.mark()
-        if self.backward.depth and not torch.is_grad_enabled():
-            return self.backward.operation(func, facts, args, kwargs)
-        return self._in_forward(func, facts, args, kwargs)
-
-    def _in_forward(self, func: Any, facts: Facts, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Any:
-        frame = user_frame(sys._getframe(2))
+        grad = torch.is_grad_enabled()
+        if self.backward.depth and not grad:
+            return self.backward.operation(facts, args, kwargs)
+        frame = user_frame(sys._getframe(1))
         place = None if frame is None else (frame.f_code, frame.f_lineno)
         self.count += 1
         needs = self._meet(args)
-        hit = self.hit(facts, args, kwargs)
-        out = func(*args, **kwargs) if kwargs else func(*args)
+        hit = self.hit(facts, args, kwargs) if facts.writes else ()
+        out = call(*args, **kwargs) if kwargs else call(*args)
         if hit:
             self.wrote(hit, facts, place, written(facts, args, kwargs))
         if facts.lists:
             move_versions(args[0])
         self.lines.note(place)
-        if needs or self.flow.active:
+        if self.flow.active or self.functions.depth or (needs and (facts.follows or not grad or not _has_slope(out))):
             self._follow(facts, args, out, place, needs)
-        if self.numerics.wants(facts, out):
+        if not facts.view and self.numerics.wants(facts, out):
             self.numerics.look(facts, args, out, place, self.maker)
         return out
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No wrapper around each operation: no compiled code runs while this mode is on the stack."""
+        return False
 
     def _meet(self, args: Sequence[Any]) -> bool:
         """Whether any argument requires grad; leaves that do are noted."""
@@ -138,8 +143,6 @@ class Recorder(TorchDispatchMode):
 
     def hit(self, facts: Facts, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> list[Saved]:
         """What an operation is about to write that a graph has saved."""
-        if not facts.writes:
-            return []
         targets = written(facts, args, kwargs)
         if facts.name in _ZEROING and self.gradients.passes:
             self.entrances.zeroed(targets)
@@ -148,7 +151,7 @@ class Recorder(TorchDispatchMode):
             self.functions.writes.update((storage_key(target), place) for target in targets)
         return self.shelf.hit(targets, newest=self.lines.last)
 
-    def wrote(self, hit: list[Saved], facts: Facts, place: Place | None, targets: list[Tensor]) -> None:
+    def wrote(self, hit: Sequence[Saved], facts: Facts, place: Place | None, targets: list[Tensor]) -> None:
         """A write has run: which saved tensors did it damage?"""
         frame = sys._getframe(2)
         by_backward = self.backward.wrote(frame)
@@ -180,7 +183,7 @@ class Recorder(TorchDispatchMode):
             if facts.zero_slope:
                 flow.cut(place, "zero slope", facts.name, self.maker(args, place), self.count)
             return
-        if reason == "no_grad" and inside_optimizer(sys._getframe(3)):
+        if reason == "no_grad" and inside_optimizer(sys._getframe(2)):
             return
         if needs:
             source = next(tensor for tensor in tensors(args) if tensor.requires_grad)
@@ -253,3 +256,8 @@ class Recorder(TorchDispatchMode):
                 continue
             damage.recheck(saved, place, by_backward=self.backward.wrote(frame))
         return bool(traced)
+
+
+def _has_slope(out: Any) -> bool:
+    """Whether a result can carry a gradient at all."""
+    return not isinstance(out, Tensor) or out.is_floating_point() or out.is_complex()
