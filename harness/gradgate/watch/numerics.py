@@ -127,7 +127,7 @@ class Numerics:
 
 def is_finite(tensor: Tensor) -> bool:
     """Whether all numbers are finite."""
-    with torch._C._AutoDispatchBelowAutograd():
+    with torch._C._AutoDispatchBelowAutograd(), torch._C._DisableTorchDispatch():
         total = (tensor.sum() if tensor.ndim else tensor).item()
         return total - total == 0 or bool(tensor.isfinite().all())
 
