@@ -37,11 +37,17 @@ class Backward:
         """Run the engine under watch."""
         if self.depth or torch._C._are_functorch_transforms_active():
             return engine(roots, *args, **kwargs)
+        recorder = self._recorder
+        if recorder.closed:
+            return engine(roots, *args, **kwargs)
         place = here(3)
         keep_graph, create_graph = bool(args[1]), bool(args[2])
         accumulate = bool(kwargs.get("accumulate_grad", False))
         inputs = list(tensors(args[3] if len(args) > 3 else ()))
-        self._begin(roots)
+        try:
+            self._begin(roots)
+        except Exception as fault:  # the watched program must never fail because it was watched
+            recorder.give_up(fault)
         began = _sequence()
         popped = not self._needed(create_graph) and self._recorder.step_aside()
         self.depth += 1
@@ -57,7 +63,10 @@ class Backward:
                 _push_mode(self._recorder)
         if not keep_graph:
             self.boundary = began
-        self._end(result, roots, inputs, place, accumulate=accumulate, create_graph=create_graph)
+        try:
+            self._end(result, roots, inputs, place, accumulate=accumulate, create_graph=create_graph)
+        except Exception as fault:
+            recorder.give_up(fault)
         return result
 
     def _needed(self, create_graph: bool) -> bool:
@@ -126,6 +135,8 @@ class Backward:
         frame = None
         if facts.writes:
             frame = _frame_in_backward(sys._getframe(2))
+            if recorder.stacks is not None:
+                recorder.stacks.note(frame)
             hit = recorder.hit(facts, args, kwargs)
             if frame is not None and not inside_optimizer(sys._getframe(2)):
                 self._gradient_edits(facts, written(facts, args, kwargs), frame)
