@@ -38,11 +38,17 @@ class Backward:
         """Run the engine under watch."""
         if self.depth or torch._C._are_functorch_transforms_active():
             return engine(roots, *args, **kwargs)
+        recorder = self._recorder
+        if recorder.closed:
+            return engine(roots, *args, **kwargs)
         place = here(3)
         keep_graph, create_graph = bool(args[1]), bool(args[2])
         accumulate = bool(kwargs.get("accumulate_grad", False))
         inputs = list(tensors(args[3] if len(args) > 3 else ()))
-        self._begin(roots)
+        try:
+            self._begin(roots)
+        except Exception as fault:  # the watched program must never fail because it was watched
+            recorder.give_up(fault)
         began = _sequence()
         popped = not self._needed(create_graph) and self._recorder.step_aside()
         self._slopes = Slopes(roots) if self._recorder.numerics.danger else None
@@ -61,7 +67,10 @@ class Backward:
                 _push_mode(self._recorder)
         if not keep_graph:
             self.boundary = began
-        self._end(result, roots, inputs, place, accumulate=accumulate, create_graph=create_graph)
+        try:
+            self._end(result, roots, inputs, place, accumulate=accumulate, create_graph=create_graph)
+        except Exception as fault:
+            recorder.give_up(fault)
         return result
 
     def _needed(self, create_graph: bool) -> bool:
@@ -124,17 +133,19 @@ class Backward:
         ending.soft_cuts(recorder)
         recorder.numerics.forget()
 
-    def operation(self, func: Any, facts: Facts, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Any:
+    def operation(self, facts: Facts, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Any:
         """Run an operation of a backward, and note what it did."""
         recorder = self._recorder
         hit: list[Saved] = []
         frame = None
         if facts.writes:
             frame = _frame_in_backward(sys._getframe(2))
+            if recorder.stacks is not None:
+                recorder.stacks.note(frame)
             hit = recorder.hit(facts, args, kwargs)
             if frame is not None and not inside_optimizer(sys._getframe(2)):
                 self._gradient_edits(facts, written(facts, args, kwargs), frame)
-        out = func(*args, **kwargs) if kwargs else func(*args)
+        out = facts.call(*args, **kwargs) if kwargs else facts.call(*args)
         if facts.lists:
             move_versions(args[0])
         if hit:
@@ -178,7 +189,7 @@ def all_finite(gradients: list[Tensor]) -> bool:
         return True
     with torch._C._DisableTorchDispatch(), torch.no_grad():
         try:
-            total = torch.stack([norm.float() for norm in torch._foreach_norm(dense, 1)]).sum().item()
+            total = torch.stack([norm.float() for norm in torch._foreach_norm(dense, 2)]).sum().item()
         except RuntimeError:  # several devices, or a dtype that foreach does not know
             return all(is_finite(tensor) for tensor in dense)
         return total - total == 0 or all(is_finite(tensor) for tensor in dense)

@@ -151,10 +151,27 @@ def described(tensor: Tensor) -> dict[str, Any]:
     }
 
 
+class Stopped(BaseException):
+    """The first finding ends the program: `gradgate blame --first`.
+
+    Args:
+        finding: it.
+    """
+
+    def __init__(self, finding: Finding) -> None:
+        super().__init__(finding.headline())
+        self.finding = finding
+
+
 class Ledger:
-    """The findings of a run: repeats of one (code, culprit, victim) are counted, the worst come first."""
+    """The findings of a run: repeats of one (code, culprit, victim) are counted, the worst come first.
+
+    Attributes:
+        stops: whether the next finding that is no note raises `Stopped`.
+    """
 
     def __init__(self) -> None:
+        self.stops = False
         self._found: dict[tuple[Any, ...], Finding] = {}
         self._log: list[tuple[Any, ...]] = []
         self._ranks: dict[tuple[Any, ...], int] = {}
@@ -171,6 +188,9 @@ class Ledger:
         self._found[key] = finding if known is None else replace(known, count=known.count + 1)
         self._ranks.setdefault(key, rank)
         self._log.append(key)
+        if self.stops and finding.severity != "note":
+            self.stops = False
+            raise Stopped(finding)
 
     def has(self, *kinds: str) -> bool:
         """Whether a finding of these kinds is there, graver than a note."""

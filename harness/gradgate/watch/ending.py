@@ -176,6 +176,8 @@ def _dead_parameters(recorder: Recorder, subjects: Sequence[Any]) -> None:
     grave = stepping | {id(subject) for subject in subjects if isinstance(subject, Tensor)}
     expected = {id(tensor): tensor for tensor in [*_handed(subjects), *recorder.starved.values()]}
     dead = [tensor for tensor in expected.values() if tensor.is_leaf and _is_dead(recorder, tensor)]
+    if not dead:
+        return
     replaced = _replaced(recorder, subjects, stepping) if any(id(tensor) in stepping for tensor in dead) else None
     if replaced:
         recorder.ledger.add(replaced)
@@ -205,8 +207,10 @@ def _unregistered(recorder: Recorder, subjects: Sequence[Any]) -> None:
         known = {id(tensor) for tensor in root.parameters()} | trained
         for module in root.modules():
             for name, held in vars(module).items():
+                if name.startswith("_") or not isinstance(held, dict | list | tuple):
+                    continue
                 loose = [tensor for tensor in _parameters_in(held) if id(tensor) not in known and tensor.requires_grad]
-                if name.startswith("_") or not any(recorder.gradients.had(tensor) for tensor in loose):
+                if not any(recorder.gradients.had(tensor) for tensor in loose):
                     continue
                 finding = make(
                     "missing_grad",

@@ -29,6 +29,12 @@ class Lines:
             if len(self._lines) > _MOST_LINES:
                 self._forget()
 
+    def fill(self, first: int, place: Place | None) -> None:
+        """All nodes made since `first` belong to one line."""
+        for seq in range(max(first, _sequence() - _MOST_LINES // 2), _sequence()):
+            self._lines.setdefault(seq, place)
+        self.skip()
+
     def skip(self) -> None:
         """Nodes were made that nobody saw."""
         self.last = _sequence() - 1

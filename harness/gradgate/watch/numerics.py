@@ -128,11 +128,9 @@ class Numerics:
 
 def is_finite(tensor: Tensor) -> bool:
     """Whether all numbers are finite."""
-    with torch.no_grad():
-        total = tensor.sum().item()
-        if total - total == 0:
-            return True
-        return bool(tensor.isfinite().all())
+    with torch._C._AutoDispatchBelowAutograd(), torch._C._DisableTorchDispatch():
+        total = (tensor.sum() if tensor.ndim else tensor).item()
+        return total - total == 0 or bool(tensor.isfinite().all())
 
 
 def infinite_slope(name: str, args: Sequence[Any], out: Tensor) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,9 @@ class Facts:
         reads_number: whether it brings a number to Python.
         lists: whether it writes a list of tensors and autograd moves no version below the mode.
         slope: the name where its derivative is infinite at some point of its domain, else empty.
+        call: what runs it; the overload's own `__call__` is one frame more.
+        follows: whether it may end the gradient's flow, or makes views that may not be written.
+        unscales: whether a GradScaler looks for infinities with it.
     """
 
     name: str
@@ -53,9 +56,12 @@ class Facts:
     reads_number: bool
     slope: str
     lists: bool
+    call: Callable[..., Any]
+    follows: bool
+    unscales: bool
 
 
-_FACTS: dict[Any, Facts] = {}
+FACTS: dict[Any, Facts] = {}
 # Decompositions, whose derivative divides by differences of eigenvalues or singular values.
 DEGENERATE = frozenset({"_linalg_eigh", "linalg_eig", "_linalg_svd", "linalg_qr"})
 _SLOPES = DEGENERATE | {
@@ -66,9 +72,9 @@ _SLOPES = DEGENERATE | {
 
 def facts_of(func: Any) -> Facts:
     """The facts of an overload."""
-    facts = _FACTS.get(func)
+    facts = FACTS.get(func)
     if facts is None:
-        facts = _FACTS[func] = _learn(func)
+        facts = FACTS[func] = _learn(func)
     return facts
 
 
@@ -82,17 +88,22 @@ def _learn(func: Any) -> Facts:
         if argument.alias_info is not None and argument.alias_info.is_write
     ]
     view = not writes and any(result.alias_info is not None for result in schema.returns)
+    zero_slope = name.rstrip("_") in ZERO_SLOPE
+    detach, reads_number = name in ("detach", "detach_"), name in ("_local_scalar_dense", "item")
     return Facts(
         name=name,
         writes=tuple(writes),
         view=view,
         multi_view=name in MULTI_VIEWS,
         moves=name in MOVES or (view and name != "_to_copy"),
-        zero_slope=name.rstrip("_") in ZERO_SLOPE,
-        detach=name in ("detach", "detach_", "alias") and name != "alias",
-        reads_number=name in ("_local_scalar_dense", "item"),
+        zero_slope=zero_slope,
+        detach=detach,
+        reads_number=reads_number,
         slope=name if name in _SLOPES else "",
         lists=bool(writes) and name.startswith("_foreach_"),
+        call=getattr(func, "_op", func),
+        follows=name in MULTI_VIEWS or zero_slope or detach or reads_number,
+        unscales=name == "_amp_foreach_non_finite_check_and_unscale_",
     )
 
 

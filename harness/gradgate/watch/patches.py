@@ -19,6 +19,7 @@ from torch.nn.modules.module import (
 )
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from gradgate.watch import compiled
 from gradgate.watch.gradients import _grad_of
 from gradgate.watch.places import OPTIMIZER, USER, kind_of
 
@@ -32,7 +33,13 @@ _open = 0
 
 
 def active() -> Recorder | None:
-    """The recorder of this thread."""
+    """The recorder of this thread; none for code that is being compiled, which must not find us in it."""
+    recorder = None if torch.compiler.is_compiling() else latest()
+    return None if recorder is None or recorder.closed else recorder
+
+
+def latest() -> Recorder | None:
+    """The recorder of this thread, also where it has been closed."""
     return getattr(_LOCAL, "recorder", None)
 
 
@@ -46,10 +53,11 @@ def enter(recorder: Recorder) -> None:
     _LOCAL.recorder = recorder
 
 
-def leave() -> None:
+def leave(recorder: Recorder) -> None:
     """Undo `enter`."""
     global _open
-    _LOCAL.recorder = None
+    if latest() is recorder:
+        _LOCAL.recorder = None
     with _LOCK:
         _open -= 1
         if not _open:
@@ -83,6 +91,7 @@ def _install() -> None:
     _install_grad_mode()
     _install_transforms()
     _install_strangers()
+    compiled.install(_replace, active)
     for register, method in (
         (register_optimizer_step_pre_hook, "updates.before"),
         (register_optimizer_step_post_hook, "updates.after"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Any
@@ -15,16 +16,18 @@ from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatc
 from gradgate.watch import damage
 from gradgate.watch.backward import Backward
 from gradgate.watch.catalogue import Ledger
+from gradgate.watch.compiled import Compiled
 from gradgate.watch.entrances import Entrances
 from gradgate.watch.flow import Flow, indices_in, loses_gradient
 from gradgate.watch.functions import Functions
 from gradgate.watch.gradients import Gradients
 from gradgate.watch.lines import Lines
 from gradgate.watch.numerics import Numerics
-from gradgate.watch.ops import Facts, facts_of, move_versions, tensors, written
+from gradgate.watch.ops import FACTS, Facts, facts_of, move_versions, tensors, written
 from gradgate.watch.places import Place, here, inside_optimizer, user_frame
 from gradgate.watch.registered import Made, Registered
 from gradgate.watch.saved import Saved, Shelf, Write, _storage_of, storage_key
+from gradgate.watch.stacks import Stacks
 from gradgate.watch.strangers import Glimpse, Strangers
 from gradgate.watch.tracing import LineTracer
 from gradgate.watch.updates import Updates
@@ -38,9 +41,10 @@ _ZEROING = frozenset({"zero_", "_foreach_zero_", "fill_"})
 class Recorder(TorchDispatchMode):
     """The dispatch mode of a watched block."""
 
-    def __init__(self) -> None:
+    def __init__(self, stacks: Stacks | None = None) -> None:
         super().__init__()
         self.ledger = Ledger()
+        self.stacks = stacks
         self.shelf = Shelf(self._unpacked, self._start_tracing)
         self.strangers = Strangers(self.shelf, self._overwritten, lambda: self.backward.depth > 0)
         self.lines = Lines()
@@ -51,6 +55,7 @@ class Recorder(TorchDispatchMode):
         self.registered = Registered()
         self.entrances = Entrances(self)
         self.updates = Updates(self)
+        self.compiled = Compiled(self)
         self.backward = Backward(self)
         self.tracer = LineTracer(self._after_line)
         self.count = 0
@@ -58,6 +63,10 @@ class Recorder(TorchDispatchMode):
         self.disabled_at: Place | None = None
         self.views: dict[int, tuple[StorageWeakRef, Place | None]] = {}
         self.quiet = False
+        self.holders = 0  # blocks that are open on this recorder
+        self.thread = threading.get_ident()
+        self.closed = False  # operations pass unseen
+        self.fault: Exception | None = None
         self._scaled = 0
 
     @property
@@ -84,33 +93,57 @@ class Recorder(TorchDispatchMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Run an operation and note what it did."""
-        if torch._C._are_functorch_transforms_active():  # what runs here are pieces of a transform, not the program
-            return func(*args, **kwargs) if kwargs else func(*args)
-        facts = facts_of(func)
-        if facts.name == "_amp_foreach_non_finite_check_and_unscale_":  # a GradScaler looks for itself, and skips
-            self.ledger.soften(self._scaled, "nan_forward", "nan_backward", "dtype_overflow")
-            self._scaled = self.ledger.mark()
-        if self.backward.depth and not torch.is_grad_enabled():
-            return self.backward.operation(func, facts, args, kwargs)
-        return self._in_forward(func, facts, args, kwargs)
-
-    def _in_forward(self, func: Any, facts: Facts, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Any:
-        frame = user_frame(sys._getframe(2))
-        place = None if frame is None else (frame.f_code, frame.f_lineno)
-        self.count += 1
-        needs = self._meet(args)
-        hit = self.hit(facts, args, kwargs)
-        out = func(*args, **kwargs) if kwargs else func(*args)
+        facts = FACTS.get(func) or facts_of(func)
+        call = facts.call
+        if torch._C._are_functorch_transforms_active() or self.closed:  # pieces of a transform, not the program
+            self.lines.skip()
+            return call(*args, **kwargs) if kwargs else call(*args)
+        grad = torch.is_grad_enabled()
+        if self.backward.depth and not grad:
+            return self.backward.operation(facts, args, kwargs)
+        place, needs, hit = None, False, None
+        try:
+            frame = user_frame(sys._getframe(1))
+            place = None if frame is None else (frame.f_code, frame.f_lineno)
+            self.count += 1
+            if self.stacks is not None:
+                self.stacks.note(frame)
+            needs = self._meet(args)
+            if facts.writes:
+                hit = self.hit(facts, args, kwargs)
+            if facts.unscales:
+                self.softened()
+        except Exception as fault:  # the watched program must never fail because it was watched
+            self.give_up(fault)
+        out = call(*args, **kwargs) if kwargs else call(*args)
         if hit:
             self.wrote(hit, facts, place, written(facts, args, kwargs))
         if facts.lists:
             move_versions(args[0])
-        self.lines.note(place)
-        if needs or self.flow.active:
-            self._follow(facts, args, out, place, needs)
-        if self.numerics.wants(facts, out):
-            self.numerics.look(facts, args, out, place, self.maker)
+        try:
+            self.lines.note(place)
+            if self.flow.active or self.functions.depth or (needs and _matters(facts, grad, out)):
+                self._follow(facts, args, out, place, needs)
+            if not facts.view and self.numerics.wants(facts, out):
+                self.numerics.look(facts, args, out, place, self.maker)
+        except Exception as fault:
+            self.give_up(fault)
         return out
+
+    def give_up(self, fault: Exception) -> None:
+        """Something in the watcher itself went wrong: let the program go on, and say so when the block ends."""
+        self.fault = self.fault or fault
+        self.closed = True
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No wrapper around each operation: no compiled code runs while this mode is on the stack."""
+        return False
+
+    def softened(self) -> None:
+        """A GradScaler has looked for infinities itself, and skips the step: what was found is a note."""
+        self.ledger.soften(self._scaled, "nan_forward", "nan_backward", "dtype_overflow")
+        self._scaled = self.ledger.mark()
 
     def _meet(self, args: Sequence[Any]) -> bool:
         """Whether any argument requires grad; leaves that do are noted."""
@@ -138,8 +171,6 @@ class Recorder(TorchDispatchMode):
 
     def hit(self, facts: Facts, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> list[Saved]:
         """What an operation is about to write that a graph has saved."""
-        if not facts.writes:
-            return []
         targets = written(facts, args, kwargs)
         if facts.name in _ZEROING and self.gradients.passes:
             self.entrances.zeroed(targets)
@@ -148,7 +179,7 @@ class Recorder(TorchDispatchMode):
             self.functions.writes.update((storage_key(target), place) for target in targets)
         return self.shelf.hit(targets, newest=self.lines.last)
 
-    def wrote(self, hit: list[Saved], facts: Facts, place: Place | None, targets: list[Tensor]) -> None:
+    def wrote(self, hit: Sequence[Saved], facts: Facts, place: Place | None, targets: list[Tensor]) -> None:
         """A write has run: which saved tensors did it damage?"""
         frame = sys._getframe(2)
         by_backward = self.backward.wrote(frame)
@@ -184,7 +215,7 @@ class Recorder(TorchDispatchMode):
                 cut = flow.cut(place, "not differentiable", facts.name, self.maker(args, place), self.count)
                 flow.taint(indices, (cut,), place)
             return
-        if reason == "no_grad" and inside_optimizer(sys._getframe(3)):
+        if reason == "no_grad" and inside_optimizer(sys._getframe(2)):
             return
         if needs:
             source = next(tensor for tensor in tensors(args) if tensor.requires_grad)
@@ -257,3 +288,10 @@ class Recorder(TorchDispatchMode):
                 continue
             damage.recheck(saved, place, by_backward=self.backward.wrote(frame))
         return bool(traced)
+
+
+def _matters(facts: Facts, grad: bool, out: Any) -> bool:
+    """Whether an operation on something that requires grad may end the gradient's flow."""
+    if facts.follows or not grad:
+        return True
+    return isinstance(out, Tensor) and not (out.is_floating_point() or out.is_complex())
