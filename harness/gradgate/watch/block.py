@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from gradgate.core.errors import GradgateError
 from gradgate.core.finding import Finding
 from gradgate.watch import ending, patches, raised
+from gradgate.watch.handed import meet
 from gradgate.watch.places import location
 from gradgate.watch.recorder import Recorder
 from gradgate.watch.saved import mismatch_words, storage_key
@@ -50,7 +51,7 @@ class Watch:
         if self._recorder is None:
             self._recorder = Recorder()
         self._mark = self._recorder.ledger.mark()
-        ending.meet(self._recorder, self._subjects)
+        meet(self._recorder, self._subjects)
         if self._owner:
             mismatch_words()
             patches.enter(self._recorder)
