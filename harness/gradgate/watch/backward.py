@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import _push_mode
 
 from gradgate.watch import ending, freed
+from gradgate.watch.flow import sequence_numbers
 from gradgate.watch.functions import lent
 from gradgate.watch.numerics import is_finite
 from gradgate.watch.ops import Facts, move_versions, tensors, written
@@ -46,7 +47,7 @@ class Backward:
         accumulate = bool(kwargs.get("accumulate_grad", False))
         inputs = list(tensors(args[3] if len(args) > 3 else ()))
         try:
-            self._begin(roots)
+            self._begin(roots, create_graph)
         except Exception as fault:  # the watched program must never fail because it was watched
             recorder.give_up(fault)
         began = _sequence()
@@ -77,7 +78,7 @@ class Backward:
         recorder = self._recorder
         return create_graph or recorder.tracer.on or recorder.python_in_backward or recorder.functions.seen
 
-    def _begin(self, roots: Any) -> None:
+    def _begin(self, roots: Any, create_graph: bool) -> None:
         recorder = self._recorder
         recorder.functions.check_kept()
         recorder.gradients.before_backward()
@@ -87,6 +88,8 @@ class Backward:
             if root.is_leaf or not root.requires_grad:
                 recorder.flow.join(recorder.flow.of(root), -1)
             recorder.flow.reach(root)
+            if create_graph and recorder.functions.saves_intermediates:
+                recorder.functions.check_intermediates(sequence_numbers(root.grad_fn))
             if root.is_floating_point() and root.numel() and not is_finite(root):
                 recorder.ledger.add(ending.not_finite_forward(recorder, root))
 

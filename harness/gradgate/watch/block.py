@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack, _pop_
 from gradgate.core.errors import GradgateError
 from gradgate.core.finding import Finding
 from gradgate.watch import ending, patches, raised
+from gradgate.watch.handed import meet
 from gradgate.watch.places import location
 from gradgate.watch.recorder import Recorder
 from gradgate.watch.saved import mismatch_words, storage_key
@@ -53,7 +54,7 @@ class Watch:
         recorder.holders += 1
         recorder.ledger.stops = recorder.ledger.stops or self._first
         self._mark = recorder.ledger.mark()
-        ending.meet(recorder, self._subjects)
+        meet(recorder, self._subjects)
         return self
 
     def __exit__(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from gradgate.watch import sources
 from gradgate.watch.catalogue import described, make
 from gradgate.watch.ops import tensors
-from gradgate.watch.places import here, inside_optimizer
+from gradgate.watch.places import here, inside_optimizer, location
 from gradgate.watch.saved import Write
 
 if TYPE_CHECKING:
@@ -41,9 +43,9 @@ class Entrances:
         if not isinstance(made, Tensor) or isinstance(data, Tensor):
             return
         place = here(3)
-        sources = [part for part in tensors(data) if part.requires_grad or recorder.flow.of(part)]
-        if sources:
-            cut = recorder.flow.cut(place, "torch.tensor", name, recorder.maker(sources, place), recorder.count)
+        given = [part for part in tensors(data) if part.requires_grad or recorder.flow.of(part)]
+        if given:
+            cut = recorder.flow.cut(place, "torch.tensor", name, recorder.maker(given, place), recorder.count)
             recorder.flow.taint(made, (cut,), place, new=True)
         elif recorder.flow.active or recorder.flow.cuts:
             reason = "numpy" if type(data).__module__ == "numpy" else "number"
@@ -79,17 +81,19 @@ class Entrances:
         if tensor.is_leaf or tensor.retains_grad or not tensor.requires_grad:
             recorder.gradients.read(tensor)
             return
+        read = here(3)
         maker = recorder.maker_of(tensor)
-        recorder.ledger.add(
-            make(
-                "missing_grad",
-                "`.grad` of a tensor that is no leaf is read: it stays None",
-                culprit=maker or here(3),
-                victim=here(3) if maker else None,
-                tensor=described(tensor),
-                fix="convert first, then `requires_grad_()`; or `retain_grad()` before backward",
-            )
+        finding = make(
+            "missing_grad",
+            "`.grad` of a tensor that is no leaf is read: it stays None",
+            culprit=maker or read,
+            victim=read if maker else None,
+            tensor=described(tensor),
+            fix="convert first, then `requires_grad_()`; or `retain_grad()` before backward",
         )
+        at = location(read)
+        lost = sources.lost_leaf(at, sources.grad_owner(read)) if at and read and not maker else None
+        recorder.ledger.add(replace(finding, culprit=lost, victim=at) if lost else finding)
 
     def cleared(self, cleared: Iterable[Tensor]) -> None:
         """Gradients are set to None or zero."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from gradgate.core.finding import Finding, Location
 from gradgate.watch import sources
 from gradgate.watch.catalogue import described, make
+from gradgate.watch.holders import holders
 from gradgate.watch.places import USER, Place, kind_of, location
 
 _MOST_NODES = 100_000
@@ -99,7 +100,7 @@ def _tensors_of(node: Any) -> list[Tensor]:
 
 def _held_at(tensor: Tensor, made: Place | None) -> Location | None:
     """The line that put a tensor where it is still held: an attribute, a local name that a loop carries, a return."""
-    for owner, name in _holders(tensor):
+    for owner, name in holders(tensor):
         places = sources.assignments(type(owner), name)
         if places:
             return places[0]
@@ -137,33 +138,6 @@ def _holds(value: Any, tensor: Tensor) -> bool:
         return False
     inner = [part for part in value if isinstance(part, list | tuple)]
     return any(part is tensor for parts in (value, *inner) for part in parts)
-
-
-def _holders(tensor: Tensor) -> list[tuple[Any, str]]:
-    """Objects that hold a tensor as an attribute, or in a list, tuple, deque or dictionary that is one."""
-    found = _owners(tensor)
-    containers = [part for part in gc.get_referrers(tensor) if type(part) in (list, tuple, dict, deque)]
-    for container in containers:
-        found += _owners(container)
-    return found
-
-
-def _owners(held: Any) -> list[tuple[Any, str]]:
-    found = []
-    for referrer in gc.get_referrers(held):
-        if isinstance(referrer, dict):
-            names = [name for name, value in referrer.items() if value is held and isinstance(name, str)]
-            owners = [owner for owner in gc.get_referrers(referrer) if _owns(owner, referrer)] if names else []
-            found += [(owner, name) for owner in owners for name in names]
-        else:
-            own = getattr(referrer, "__dict__", None) or {}
-            found += [(referrer, name) for name, value in own.items() if value is held]
-    return found
-
-
-def _owns(owner: Any, held: dict[Any, Any]) -> bool:
-    own = getattr(owner, "__dict__", None)
-    return own is held or (isinstance(own, dict) and own.get("_buffers") is held)
 
 
 def _frames() -> list[types.FrameType]:

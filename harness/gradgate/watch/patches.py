@@ -87,6 +87,7 @@ def _install() -> None:
     _install_exposures()
     _install_constructors()
     _install_hooks()
+    _install_optimizers()
     _install_grad()
     _install_grad_mode()
     _install_transforms()
@@ -163,6 +164,18 @@ def _install_constructors() -> None:
             return made
 
         _replace(owner, name, functools.wraps(original)(building))
+
+
+def _install_optimizers() -> None:
+    original = torch.optim.Optimizer.__init__
+
+    def building(optimizer: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> None:
+        original(optimizer, *args, **kwargs)
+        recorder = active()
+        if recorder is not None:
+            recorder.updates.built(optimizer)
+
+    _replace(torch.optim.Optimizer, "__init__", functools.wraps(original)(building))
 
 
 def _install_hooks() -> None:

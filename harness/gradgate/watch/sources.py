@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from gradgate.core.finding import Location
 from gradgate.core.origin import is_own_code
 
+_KEEPING_LEAF = frozenset({"requires_grad_", "retain_grad", "register_hook", "detach", "numel", "size", "dim"})
 _PUTTING = frozenset({"append", "appendleft", "add", "insert", "extend", "update", "setdefault", "put"})
 
 
@@ -198,11 +199,72 @@ def _at(code: CodeType, line: int) -> Location:
     return Location(code.co_filename, line, code.co_name, linecache.getline(code.co_filename, line).strip())
 
 
+def lost_leaf(read: Location, name: str = "") -> Location | None:
+    """The line that makes a leaf and converts it in one expression, so that what is kept is no leaf.
+
+    Args:
+        read: the line that reads the gradient of what was kept.
+        name: its attribute or local name there, where known.
+
+    Returns:
+        Such a line in what the assignment of the name calls; else the only such line of the file; else None.
+    """
+    tree = _file_tree(read.file)
+    lost = [node for node in ast.walk(tree) if isinstance(node, ast.expr) and _converts_leaf(node)] if tree else []
+    lines = sorted({(node.lineno, _function_around(tree, node.lineno)) for node in lost}) if tree else []
+    if len(lines) > 1 and tree is not None:
+        made = [node for node in ast.walk(tree) if isinstance(node, ast.Assign) and name in _kept_names(node)]
+        called = {part.id for node in made for part in ast.walk(node.value) if isinstance(part, ast.Name)}
+        lines = [(line, around) for line, around in lines if around in called or line in {node.lineno for node in made}]
+    if len(lines) != 1:
+        return None
+    line, around = lines[0]
+    return Location(read.file, line, around, linecache.getline(read.file, line).strip())
+
+
+def _converts_leaf(node: ast.expr) -> bool:
+    """Whether an expression is a method call on, or arithmetic with, a leaf that it makes itself."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        return node.func.attr not in _KEEPING_LEAF and _makes_leaf(node.func.value)
+    return isinstance(node, ast.BinOp) and (_makes_leaf(node.left) or _makes_leaf(node.right))
+
+
+def _makes_leaf(node: ast.expr) -> bool:
+    if not isinstance(node, ast.Call):
+        return False
+    called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+    asked = any(keyword.arg == "requires_grad" and _is_true(keyword.value) for keyword in node.keywords)
+    return asked or called == "Parameter" or (called == "requires_grad_" and all(map(_is_true, node.args)))
+
+
+def _is_true(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and node.value is True
+
+
+def _kept_names(node: ast.Assign) -> set[str]:
+    parts = [part for target in node.targets for part in ast.walk(target)]
+    return {
+        part.id if isinstance(part, ast.Name) else part.attr
+        for part in parts
+        if isinstance(part, ast.Name | ast.Attribute)
+    }
+
+
+def _function_around(tree: ast.AST, line: int) -> str:
+    return getattr(_enclosing(tree, line, ast.FunctionDef), "name", "")
+
+
+def grad_owner(place: tuple[CodeType, int]) -> str:
+    """What a line reads `.grad` of: the last name before it."""
+    chains = [chain for chain in _names(place[0].co_filename, place[1]) if chain[-1] == "grad" and len(chain) > 1]
+    return chains[0][-2] if chains else ""
+
+
 def freezings(file: str) -> list[Location]:
     """The lines of a file that take `requires_grad` from tensors, or may."""
     tree = _file_tree(file)
     found = [node for node in ast.walk(tree) if _freezes(node)] if tree else []
-    return [_located(file, node, getattr(_enclosing(tree, node.lineno, ast.FunctionDef), "name", "")) for node in found]  # type: ignore[attr-defined,arg-type]
+    return [_located(file, node, _function_around(tree, node.lineno)) for node in found] if tree else []  # type: ignore[attr-defined]
 
 
 def _freezes(node: ast.AST) -> bool:
@@ -224,6 +286,19 @@ def last_return(function: Any) -> Location | None:
         return None
     numbers = _returns(code)
     return _at(code, numbers[-1]) if numbers else None
+
+
+def call_in(function: Any, name: str) -> Location | None:
+    """The first line of a function that calls a method of this name."""
+    code = getattr(function, "__code__", None)
+    if code is None or not is_own_code(code.co_filename):
+        return None
+    tree = _file_tree(code.co_filename)
+    body = tree and _enclosing(tree, code.co_firstlineno + 1, ast.FunctionDef)
+    for node in ast.walk(body) if body else ():
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == name:
+            return _at(code, node.lineno)
+    return None
 
 
 def operands(frame: FrameType, line: int) -> Iterator[Tensor]:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _push_mode
 
-from gradgate.watch import ending
 from gradgate.watch.catalogue import make
+from gradgate.watch.handed import owned
+from gradgate.watch.places import Place, here
 from gradgate.watch.saved import storage_key
 
 if TYPE_CHECKING:
@@ -23,18 +24,23 @@ class Updates:
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
         self.starved: dict[int, Tensor] = {}  # updated by an optimizer, and without any gradient so far
+        self.built_at: list[tuple[set[int], Place | None]] = []  # the tensors an optimizer was made with
         self._aside = False
+
+    def built(self, optimizer: torch.optim.Optimizer) -> None:
+        """An optimizer is made."""
+        self.built_at.append(({id(tensor) for tensor in owned(optimizer)}, here(3)))
 
     def before(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         """An optimizer is about to step."""
         recorder = self._recorder
         self.come_back()
-        owned = ending.owned(optimizer)
-        stale = recorder.gradients.stale(owned)
+        tensors = owned(optimizer)
+        stale = recorder.gradients.stale(tensors)
         if stale:
             message = "an update uses gradients to which an earlier update's were added: nothing cleared them"
             recorder.ledger.add(make("stale_grad", message, culprit=stale.place))
-        mixed = None if stale else recorder.gradients.before_step(owned)
+        mixed = None if stale else recorder.gradients.before_step(tensors)
         if mixed:
             recorder.ledger.add(
                 make(
@@ -44,7 +50,7 @@ class Updates:
                     victim=mixed[0].place,
                 )
             )
-        if not args[1:] and not kwargs and not recorder.backward.depth and not self._holds(owned):
+        if not args[1:] and not kwargs and not recorder.backward.depth and not self._holds(tensors):
             self._aside = recorder.step_aside()
 
     def _holds(self, targets: Iterable[Tensor]) -> bool:
@@ -62,8 +68,8 @@ class Updates:
     def after(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:  # noqa: ARG002
         """An optimizer has stepped."""
         self.come_back()
-        owned = ending.owned(optimizer)
-        self._recorder.gradients.after_step(owned)
-        for tensor in owned:
+        tensors = owned(optimizer)
+        self._recorder.gradients.after_step(tensors)
+        for tensor in tensors:
             if tensor.requires_grad and tensor.is_leaf and not self._recorder.gradients.had(tensor):
                 self.starved[id(tensor)] = tensor
