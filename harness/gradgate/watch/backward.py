@@ -54,6 +54,7 @@ class Backward:
             self.depth -= 1
             if popped:
                 _push_mode(self._recorder)
+        self._recorder.rounds.ran(place)
         if not keep_graph:
             self.boundary = began
         self._end(result, roots, inputs, place, accumulate=accumulate, create_graph=create_graph)
@@ -69,6 +70,7 @@ class Backward:
         self.sick = None
         recorder.functions.check_kept()
         recorder.gradients.before_backward()
+        recorder.broadcasts.reach(roots)
         for root in roots:
             if not isinstance(root, Tensor):
                 continue

@@ -37,6 +37,7 @@ class Watch:
         self._mark = 0
         self._hooks: Any = None
         self._findings: list[Finding] = []
+        self.backwards = 0  # that the block ran, known when it ends
 
     @property
     def findings(self) -> list[Finding]:
@@ -50,6 +51,7 @@ class Watch:
         if self._recorder is None:
             self._recorder = Recorder()
         self._mark = self._recorder.ledger.mark()
+        self._backwards_before = self._recorder.rounds.backwards
         ending.meet(self._recorder, self._subjects)
         if self._owner:
             mismatch_words()
@@ -82,6 +84,7 @@ class Watch:
         except Exception as fault:  # the watched program must never fail because it was watched
             warnings.warn(f"gradgate.watch could not finish its analysis: {fault!r}", RuntimeWarning, stacklevel=2)
         self._findings = recorder.ledger.since(self._mark)
+        self.backwards = recorder.rounds.backwards - self._backwards_before
         if isinstance(error, Exception) and self._findings and self._owner:
             error.add_note("\n".join(self._findings[0].lines()))
         self._recorder = None

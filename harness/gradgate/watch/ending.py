@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gradgate.core.finding import Finding, Kind, Location
-from gradgate.watch import sources
+from gradgate.watch import retained, sources
 from gradgate.watch.catalogue import described, make
 from gradgate.watch.flow import WRITTEN_ON_PURPOSE, Cut
 from gradgate.watch.gradients import _grad_of
@@ -183,6 +183,8 @@ def settle(recorder: Recorder, subjects: Sequence[Any]) -> None:
     for cut in recorder.flow.cuts:
         if cut.reached and not recorder.ledger.has("graph_cut"):
             recorder.ledger.add(_cut_finding(cut, "part of the loss trains nothing", None, "warning"))
+    for finding in retained.look(recorder):
+        recorder.ledger.add(finding)
 
 
 def _dead_parameters(recorder: Recorder, subjects: Sequence[Any]) -> None:

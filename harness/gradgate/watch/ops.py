@@ -24,6 +24,9 @@ POLES = frozenset({
 })  # fmt: skip
 # A constant that the program wrote, infinite on purpose.
 FILLS = frozenset({"masked_fill", "masked_fill_", "full", "full_like", "fill_", "new_full", "scalar_tensor", "where"})
+LOSSES = frozenset({"mse_loss", "smooth_l1_loss", "huber_loss"})
+# Elementwise operations of two tensors, in which shapes may meet by accident.
+PAIRS = LOSSES | {"sub", "rsub", "add", "mul", "div", "minimum", "maximum"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,7 @@ class Facts:
         detach: whether it is what `detach()` and `.data` do.
         reads_number: whether it brings a number to Python.
         lists: whether it writes a list of tensors and autograd moves no version below the mode.
+        shapes: whether its operands' shapes are worth a look: two of them elementwise, or a squeeze of all dimensions.
         slope: the name where its derivative is infinite at some point of its domain, else empty.
     """
 
@@ -53,6 +57,7 @@ class Facts:
     reads_number: bool
     slope: str
     lists: bool
+    shapes: bool
 
 
 _FACTS: dict[Any, Facts] = {}
@@ -88,6 +93,7 @@ def _learn(func: Any) -> Facts:
         reads_number=name in ("_local_scalar_dense", "item"),
         slope=name if name in _SLOPES else "",
         lists=bool(writes) and name.startswith("_foreach_"),
+        shapes=name in PAIRS or (name == "squeeze" and not schema.overload_name),
     )
 
 

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatc
 
 from gradgate.watch import damage
 from gradgate.watch.backward import ENGINE_CODE, Backward
+from gradgate.watch.broadcasts import Broadcasts
 from gradgate.watch.catalogue import Ledger
 from gradgate.watch.entrances import Entrances
 from gradgate.watch.flow import Flow, loses_gradient
@@ -24,6 +25,7 @@ from gradgate.watch.numerics import Numerics
 from gradgate.watch.ops import Facts, facts_of, move_versions, tensors, written
 from gradgate.watch.places import Place, here, inside_optimizer, user_frame
 from gradgate.watch.registered import Made, Registered
+from gradgate.watch.retained import Rounds
 from gradgate.watch.saved import Saved, Shelf, Write, _storage_of, storage_key
 from gradgate.watch.tracing import LineTracer
 from gradgate.watch.updates import Updates
@@ -49,6 +51,8 @@ class Recorder(TorchDispatchMode):
         self.registered = Registered()
         self.entrances = Entrances(self)
         self.updates = Updates(self)
+        self.rounds = Rounds()
+        self.broadcasts = Broadcasts(self)
         self.backward = Backward(self)
         self.tracer = LineTracer(self._after_line)
         self.count = 0
@@ -106,6 +110,8 @@ class Recorder(TorchDispatchMode):
         self.lines.note(place)
         if needs or self.flow.active:
             self._follow(facts, args, out, place, needs)
+        if facts.shapes and needs:
+            self.broadcasts.look(facts, args, out, place)
         if self.numerics.wants(facts, out):
             self.numerics.look(facts, args, out, place, self.maker)
         return out

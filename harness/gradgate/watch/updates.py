@@ -64,6 +64,7 @@ class Updates:
         self.come_back()
         owned = ending.owned(optimizer)
         self._recorder.gradients.after_step(owned)
+        self._recorder.rounds.stepped(optimizer)
         for tensor in owned:
             if tensor.requires_grad and tensor.is_leaf and not self._recorder.gradients.had(tensor):
                 self.starved[id(tensor)] = tensor
