@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,14 +17,16 @@ import wmtp
 from gradgate.subjects.contract import Corpus, Fit, Functions, Run, Stage, Subject, Tokens
 from wmtp import checkpoint
 from wmtp.data.batches import Batch
+from wmtp.labels import IGNORE
 from wmtp.loading import load_settings
 from wmtp.loop import LoopState
+from wmtp.loss import predicting
 from wmtp.metrics import MetricsFile
 from wmtp.progress import quiet
 from wmtp.resume import find_checkpoint, load_run, restore, save_run
 from wmtp.rewards.known import known_rewards
 from wmtp.settings import Config, Recipe
-from wmtp.stage1 import FeatureBatch
+from wmtp.stage1 import FeatureBatch, Features, join_rows
 from wmtp.stages import Stage1, build_stage
 from wmtp.train import train
 from wmtp.trainer import Trainer, build
@@ -101,6 +103,12 @@ class Stage1Run(WmtpRun):
         loss = self.work.stage.loss(batch)
         return {"total": loss, "value_loss": loss}
 
+    def select_rows(self, batch: FeatureBatch, index: Sequence[int]) -> FeatureBatch:
+        """The features of these rows."""
+        columns = (batch.hidden_BSD, batch.reward_BS, batch.valid_BS, batch.document_BS)
+        features = [Features(*(column[b] for column in columns)) for b in index]
+        return join_rows(features)
+
 
 class Stage2Run(WmtpRun):
     """Main training of trunk, heads and value head."""
@@ -118,6 +126,23 @@ class Stage2Run(WmtpRun):
         terms = self.work.stage.losses(batch[0].to(self.trainer.device))  # type: ignore[union-attr]
         value_loss = {} if terms.value_loss is None else {"value_loss": terms.value_loss}
         return {"total": terms.total, "wmtp_loss": terms.wmtp_loss} | value_loss
+
+    def select_rows(self, batch: tuple[Batch, ...], index: Sequence[int]) -> tuple[Batch, ...]:
+        """These rows of the only micro-batch, counted anew."""
+        whole, at = batch[0], list(index)
+        label_BSH, valid_BS = whole.label_BSH[at], whole.valid_BS[at]
+        cut = dataclasses.replace(
+            whole,
+            token_BS=whole.token_BS[at],
+            valid_BS=valid_BS,
+            label_BSH=label_BSH,
+            reward_BS=whole.reward_BS[at],
+            document_BS=None if whole.document_BS is None else whole.document_BS[at],
+            positions=int(predicting(label_BSH).sum()),
+            tokens=int(valid_BS.sum()),
+            labels=int((label_BSH != IGNORE).sum()),
+        )
+        return (cut,)
 
     def tokens(self, batch: tuple[Batch, ...]) -> Tokens:
         """The first micro-batch's tokens; there is only one."""

@@ -11,7 +11,7 @@ from gradgate.core.errors import SubjectError, nearest
 from gradgate.core.origin import in_one_line
 from gradgate.subjects.contract import Run, Stage, Subject
 
-_OF_RUN = {"losses", "tokens", "save", "logits", "optimizers"}
+_OF_RUN = {"losses", "tokens", "rows", "save", "logits", "optimizers"}
 _SEED = 0
 
 
@@ -72,6 +72,7 @@ def declared(run: Run) -> frozenset[str]:
     has = {
         "losses": _overrides(run, "losses"),
         "tokens": _overrides(run, "tokens"),
+        "rows": _overrides(run, "select_rows"),
         "save": _overrides(run, "save") and _overrides(run, "load"),
         "logits": getattr(run, "logits_from", None) is not None,
         "optimizers": bool(getattr(run, "optimizers", ())),

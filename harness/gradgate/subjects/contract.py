@@ -67,6 +67,10 @@ class Run:
         """The batch's tokens, mask and documents."""
         raise NotImplementedError
 
+    def select_rows(self, batch: Batch, index: Sequence[int]) -> Batch:
+        """The batch of these rows of `batch`, in this order; a row may come twice. `batch` stays as it is."""
+        raise NotImplementedError
+
     def save(self, path: Path) -> None:
         """Write everything that a later `load` needs to go on bit for bit, under the folder `path`."""
         raise NotImplementedError
@@ -188,6 +192,7 @@ class Subject:
     CAPABILITIES: ClassVar[Mapping[str, str]] = {
         "losses": "write `Run.losses(batch)`: the loss terms by name as scalars on the graph, `total` among them",
         "tokens": "write `Run.tokens(batch)`: return gradgate.Tokens(token_BS, valid_BS)",
+        "rows": "write `Run.select_rows(batch, index)`: return the batch of these rows, in this order",
         "save": "write `Run.save(path)` and `Run.load(path)`",
         "logits": "set `Run.logits_from` to the name in `modules` of the module that returns logits [B, S, H, V]",
         "optimizers": "set `Run.optimizers` to the optimizers that the step steps",

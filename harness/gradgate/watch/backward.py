@@ -66,6 +66,7 @@ class Backward:
                 self._slopes.remove()
             if popped:
                 _push_mode(self._recorder)
+        self._recorder.rounds.ran(place)
         if not keep_graph:
             self.boundary = began
         try:
@@ -82,6 +83,7 @@ class Backward:
         recorder = self._recorder
         recorder.functions.check_kept()
         recorder.gradients.before_backward()
+        recorder.broadcasts.reach(roots)
         for root in roots:
             if not isinstance(root, Tensor):
                 continue

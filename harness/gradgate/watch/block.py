@@ -42,6 +42,7 @@ class Watch:
         self._stacks, self._first = stacks, first
         self._mark = 0
         self._findings: list[Finding] = []
+        self.backwards = 0  # that the block ran, known when it ends
 
     @property
     def findings(self) -> list[Finding]:
@@ -54,6 +55,7 @@ class Watch:
         recorder.holders += 1
         recorder.ledger.stops = recorder.ledger.stops or self._first
         self._mark = recorder.ledger.mark()
+        self._backwards_before = recorder.rounds.backwards
         meet(recorder, self._subjects)
         return self
 
@@ -78,6 +80,7 @@ class Watch:
             text = f"gradgate.watch could not finish its analysis: {recorder.fault!r}"
             warnings.warn(text, RuntimeWarning, stacklevel=2)
         self._findings = self._since(recorder)
+        self.backwards = recorder.rounds.backwards - self._backwards_before
         if isinstance(error, Exception) and self._findings and not recorder.holders:
             error.add_note("\n".join(self._findings[0].lines()))
         self._recorder = None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gradgate.core.finding import Finding, Kind
-from gradgate.watch import sources, untrained
+from gradgate.watch import retained, sources, untrained
 from gradgate.watch.catalogue import described, make
 from gradgate.watch.flow import cut_finding
 from gradgate.watch.gradients import _grad_of
@@ -132,3 +132,5 @@ def settle(recorder: Recorder, subjects: Sequence[Any]) -> None:
     for cut in recorder.flow.cuts:
         if cut.reached and not recorder.ledger.has("graph_cut"):
             recorder.ledger.add(cut_finding(cut, "part of the loss trains nothing", None, "warning"))
+    for finding in retained.look(recorder):
+        recorder.ledger.add(finding)

@@ -24,6 +24,9 @@ POLES = frozenset({
 })  # fmt: skip
 # A constant that the program wrote, infinite on purpose.
 FILLS = frozenset({"masked_fill", "masked_fill_", "full", "full_like", "fill_", "new_full", "scalar_tensor", "where"})
+LOSSES = frozenset({"mse_loss", "smooth_l1_loss", "huber_loss"})
+# Elementwise operations of two tensors, in which shapes may meet by accident.
+PAIRS = LOSSES | {"sub", "rsub", "add", "mul", "div", "minimum", "maximum"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,7 @@ class Facts:
         detach: whether it is what `detach()` and `.data` do.
         reads_number: whether it brings a number to Python.
         lists: whether it writes a list of tensors and autograd moves no version below the mode.
+        shapes: whether its operands' shapes are worth a look: two of them elementwise, or a squeeze of all dimensions.
         slope: the name where its derivative is infinite at some point of its domain, else empty.
         call: what runs it; the overload's own `__call__` is one frame more.
         follows: whether it may end the gradient's flow, or makes views that may not be written.
@@ -59,6 +63,7 @@ class Facts:
     call: Callable[..., Any]
     follows: bool
     unscales: bool
+    shapes: bool
 
 
 FACTS: dict[Any, Facts] = {}
@@ -104,6 +109,7 @@ def _learn(func: Any) -> Facts:
         call=getattr(func, "_op", func),
         follows=name in MULTI_VIEWS or zero_slope or detach or reads_number,
         unscales=name == "_amp_foreach_non_finite_check_and_unscale_",
+        shapes=name in PAIRS or (name == "squeeze" and not schema.overload_name),
     )
 
 

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatc
 
 from gradgate.watch import damage
 from gradgate.watch.backward import Backward
+from gradgate.watch.broadcasts import Broadcasts
 from gradgate.watch.catalogue import Ledger
 from gradgate.watch.compiled import Compiled
 from gradgate.watch.entrances import Entrances
@@ -26,6 +27,7 @@ from gradgate.watch.numerics import Numerics
 from gradgate.watch.ops import FACTS, Facts, facts_of, move_versions, tensors, written
 from gradgate.watch.places import Place, here, inside_optimizer, user_frame
 from gradgate.watch.registered import Made, Registered
+from gradgate.watch.retained import Rounds
 from gradgate.watch.saved import Saved, Shelf, Write, _storage_of, storage_key
 from gradgate.watch.stacks import Stacks
 from gradgate.watch.strangers import Glimpse, Strangers
@@ -56,6 +58,8 @@ class Recorder(TorchDispatchMode):
         self.entrances = Entrances(self)
         self.updates = Updates(self)
         self.compiled = Compiled(self)
+        self.rounds = Rounds()
+        self.broadcasts = Broadcasts(self)
         self.backward = Backward(self)
         self.tracer = LineTracer(self._after_line)
         self.count = 0
@@ -124,6 +128,8 @@ class Recorder(TorchDispatchMode):
             self.lines.note(place)
             if self.flow.active or self.functions.depth or (needs and _matters(facts, grad, out)):
                 self._follow(facts, args, out, place, needs)
+            if facts.shapes and needs:
+                self.broadcasts.look(facts, args, out, place)
             if not facts.view and self.numerics.wants(facts, out):
                 self.numerics.look(facts, args, out, place, self.maker)
         except Exception as fault:

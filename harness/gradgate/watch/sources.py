@@ -7,7 +7,7 @@ import functools
 import inspect
 import linecache
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import CodeType, FrameType
 from typing import Any
 
@@ -136,6 +136,52 @@ def _is_carried(loop: ast.AST, statement: ast.AST, names: set[str]) -> bool:
     return isinstance(statement, ast.Expr | ast.AugAssign) or any(
         node.id in names and node.lineno <= last for node in reads
     )
+
+
+_PUTTING = frozenset({"append", "appendleft", "extend", "add", "insert", "update", "setdefault"})
+
+
+def puts(files: Iterable[str], name: str) -> list[Location]:
+    """The lines that put something into a container, or add to a variable, of a name.
+
+    Args:
+        files: where to look.
+        name: of the variable or the attribute, whoever owns it.
+
+    Returns:
+        Calls of `name.append()` and the like, assignments to `name[...]` and `name += ...`, then `name = name + ...`.
+    """
+    found: list[tuple[int, Location]] = []
+    for file in files:
+        tree = _file_tree(file)
+        functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)] if tree else []
+        for owner in [*functions, *([tree] if tree else [])]:
+            for node in ast.walk(owner):
+                rank = _puts(node, name)
+                if rank is None:
+                    continue
+                place = _located(file, node, getattr(owner, "name", "<module>"))
+                if not any((other.file, other.line) == (place.file, place.line) for _, other in found):
+                    found.append((rank, place))
+    return [place for _, place in sorted(found, key=lambda pair: pair[0])]
+
+
+def _puts(node: ast.AST, name: str) -> int | None:
+    """How sure it is that a node puts something into `name`: 0 and 1 are; None: it does not."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _PUTTING:
+        return 0 if _ends(node.func.value, name) else None
+    if isinstance(node, ast.AugAssign):
+        return 0 if _ends(node.target, name) else None
+    if isinstance(node, ast.Assign):
+        if any(isinstance(target, ast.Subscript) and _ends(target.value, name) for target in node.targets):
+            return 0
+        to_it = any(_ends(target, name) for target in node.targets)
+        return 1 if to_it and any(_ends(part, name) for part in ast.walk(node.value)) else None
+    return None
+
+
+def _ends(node: ast.AST, name: str) -> bool:
+    return (isinstance(node, ast.Name) and node.id == name) or (isinstance(node, ast.Attribute) and node.attr == name)
 
 
 def _located(file: str, node: Any, function: str) -> Location:

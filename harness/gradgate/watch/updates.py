@@ -70,6 +70,7 @@ class Updates:
         self.come_back()
         tensors = owned(optimizer)
         self._recorder.gradients.after_step(tensors)
+        self._recorder.rounds.stepped(optimizer)
         for tensor in tensors:
             if tensor.requires_grad and tensor.is_leaf and not self._recorder.gradients.had(tensor):
                 self.starved[id(tensor)] = tensor

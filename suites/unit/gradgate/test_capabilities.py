@@ -21,7 +21,8 @@ def test_missing_names_everything_when_the_subject_is_bare():
 def test_missing_is_empty_when_the_subject_has_it_all():
     """Overridden methods, set attributes and given functions all count."""
     run = type("Full", (PlainRun,), {"losses": lambda *_: {}, "tokens": lambda *_: None, "save": lambda *_: None,
-               "load": lambda *_: None, "logits_from": "model", "optimizers": ("something",)})  # fmt: skip
+               "load": lambda *_: None, "select_rows": lambda *_: None, "logits_from": "model",
+               "optimizers": ("something",)})  # fmt: skip
     stage = Stage("all", run, fit=lambda seed: None)
     functions = Functions(*[lambda: None] * 5)
     full = Subject("full", [stage], functions, corpus=lambda seed: None)
