@@ -23,7 +23,7 @@ from wmtp.loop import LoopState
 from wmtp.loss import predicting
 from wmtp.metrics import MetricsFile
 from wmtp.progress import quiet
-from wmtp.resume import find_checkpoint, load_run, restore, save_run
+from wmtp.resume import find_checkpoint, load_run, save_run
 from wmtp.rewards.known import known_rewards
 from wmtp.settings import Config, Recipe
 from wmtp.stage1 import FeatureBatch, Features, join_rows
@@ -46,11 +46,11 @@ class WmtpRun(Run):
         self.dtype = dtype
         self.open(small_trainer(*settings(seed, device, *SMALL)), LoopState(self.stage_name))
 
-    def open(self, trainer: Trainer, at: LoopState) -> None:
-        """Take a trainer that was just built, at a point of its loop."""
+    def open(self, trainer: Trainer, at: LoopState, work: Any = None) -> None:
+        """Take a trainer at a point of its loop, with its stage where that was built already."""
         trainer.model.to(self.dtype)
         self.trainer, self.at = trainer, at
-        self.work = build_stage(self.stage_name, trainer)
+        self.work = work or build_stage(self.stage_name, trainer)
         self.optimizers = [self.work.update.optimizer]
         self.modules = self.parts()
 
@@ -83,9 +83,9 @@ class WmtpRun(Run):
         file = find_checkpoint(path)
         saved = checkpoint.load(file)
         trainer = small_trainer(*load_settings(None, None, saved=(saved["config"], saved["recipe"])))
-        state = load_run(file, trainer)
-        self.open(trainer, LoopState(**state["loop"]))
-        restore(self.work, state)
+        trainer.model.to(self.dtype)
+        start = load_run(file, trainer)
+        self.open(trainer, start.at, start.work)
 
 
 class Stage1Run(WmtpRun):
