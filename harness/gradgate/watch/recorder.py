@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode, _pop_mode, _push_mode
 
+from gradgate.core.finding import Finding
 from gradgate.watch import damage, ending, freed
 from gradgate.watch.catalogue import Ledger, described, make
 from gradgate.watch.flow import Flow, loses_gradient
@@ -63,6 +64,7 @@ class Recorder(TorchDispatchMode):
         self.disabled_at: Place | None = None
         self.views: dict[int, tuple[StorageWeakRef, Place | None]] = {}
         self.quiet = False
+        self.damaged: dict[int, Finding] = {}  # by the ordinal of the saved tensor
         self._aside = False
         self._scaled = 0
         self._lines: dict[int, Place | None] = {}
@@ -377,7 +379,9 @@ class Recorder(TorchDispatchMode):
         self.tracer.flush()
         broken = saved.tensor._version != saved.version
         if broken or saved.changed():
-            self.ledger.add(damage.explain(saved, self.line_of(saved.seq)), saved.seq)
+            finding = damage.explain(saved, self.line_of(saved.seq))
+            self.ledger.add(finding, saved.seq)
+            self.damaged[saved.ordinal] = finding
         if broken:
             raise RuntimeError(saved.mismatch())
 
@@ -388,7 +392,8 @@ class Recorder(TorchDispatchMode):
         """Re-check, after a line, the memory that something outside torch holds."""
         traced = self.shelf.traced()
         for saved in traced:
-            if saved.tensor.nbytes > _TRACED_BYTES or (any(write.op and write.changed for write in saved.writes)):
+            too_large = saved.tensor.nbytes > _TRACED_BYTES and saved.ordinal not in self.shelf.suspects
+            if too_large or (any(write.op and write.changed for write in saved.writes)):
                 continue
             damage.recheck(saved, place, by_backward=bool(self.engine and lent(frame, _ENGINE_CODE)))
         return bool(traced)
