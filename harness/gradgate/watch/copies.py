@@ -32,17 +32,33 @@ class Copies:
         """Copy.
 
         Args:
-            tensors: strided ones go through one call; the list is kept.
+            tensors: the list is kept.
 
         Raises:
             Unsnapshotable: one has no numbers of its own.
         """
+        self.prepare(tensors)
+        self.copy()
+
+    def prepare(self, tensors: list[Tensor]) -> None:
+        """Make room and note versions; `copy` is still to come."""
         same = len(tensors) == len(self.tensors) == len(self.buffers)
         if not same or not all(map(is_, tensors, self.tensors)):
             self._align(tensors)
         self.tensors = tensors
-        _copy(self.buffers, tensors)
         self._versions = [tensor._version for tensor in tensors]
+
+    def copy(self) -> None:
+        """Copy the numbers of what was prepared."""
+        _copy(self.buffers, self.tensors)
+
+    def moved(self) -> bool:
+        """Whether a version has moved since."""
+        return [tensor._version for tensor in self.tensors] != self._versions
+
+    def release(self) -> None:
+        """Let go of the tensors, and keep the buffers."""
+        self.tensors = []
 
     def put_back(self) -> None:
         """Write the numbers back; versions are what they were, so that graphs that are alive stay valid."""

@@ -121,22 +121,26 @@ class _Guard:
         if _stands_aside() or not self._busy.acquire(blocking=False):
             return self._step(*args, **kwargs)
         try:
+            self._begin(args, kwargs)
             return self._run(args, kwargs)
         finally:
+            if self._start is not None:
+                self._start.release()
             self._busy.release()
 
     def _run(self, args: Any, kwargs: Any) -> Any:
-        self._begin(args, kwargs)
         try:
             with self._sentinel:
                 returned = self._step(*args, **kwargs)
         except RuntimeError as error:
             trouble = raised_by_autograd(error)
             if trouble is not None:
+                self._settle()
                 found = self._explain(trouble, args, kwargs)
                 if found:
                     error.add_note("\n".join(found[0].lines()))
             raise
+        self._settle()
         new = [finding for trouble in self._troubles(returned) for finding in self._explain(trouble, args, kwargs)]
         if new:
             self._speak(new)
@@ -153,6 +157,11 @@ class _Guard:
             if self._no_replay not in self._said:
                 self._said.add(self._no_replay)
                 _warn(f"gradgate.guard: faults are found, but not replayed: {reason}")
+
+    def _settle(self) -> None:
+        """The step is over: is the snapshot whole?"""
+        if self._start is not None and not self._no_replay:
+            self._no_replay = self._start.settle()
 
     def _troubles(self, returned: Any) -> Iterator[Trouble]:
         """What went wrong in silence."""
@@ -183,6 +192,8 @@ class _Guard:
         again = replay.Replay(lambda: self._step(*args, **kwargs), (args, kwargs), self._state, self._start)
         try:
             found = again.explain(trouble)
+            if any(finding.kind == "nondeterminism" for finding in found):
+                self._start.distrust()
             kept = [finding for finding in found if not _is_own_write(finding)]
             if found and not kept:
                 self._sentinel.harmless |= trouble.ordinals

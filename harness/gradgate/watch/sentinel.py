@@ -9,30 +9,20 @@ from torch import Tensor
 
 from gradgate.watch import transforms
 from gradgate.watch.fingerprints import fingerprint
-from gradgate.watch.saved import kept_as, mismatch_text, mismatch_words
+from gradgate.watch.saved import is_output, mismatch_text, mismatch_words
 
-EVERY = 8  # each saved tensor gets a fingerprint at least every so many steps
+# Every seventh step takes all fingerprints, the others those of shared memory alone. All at once costs a seventh of
+# 1.12, spread over the steps (each eighth tensor) it cost 1.09: the code is then cold at each call. Seven is prime to
+# the usual cycles of accumulation and alternation, whose phases are all met in turn.
+EVERY = 7
 _PLAIN = (Tensor, torch.nn.Parameter)
 _storage_of = torch._C.TensorBase.untyped_storage
 _sequence = torch._C._autograd._get_sequence_nr
 _transforming = torch._C._are_functorch_transforms_active
 
 
-class _Kept:
-    """One tensor that a node saved."""
-
-    __slots__ = ("ordinal", "output_of", "print", "tensor", "version")
-
-    def __init__(self, tensor: Tensor, version: int, output_of: str, ordinal: int) -> None:
-        self.tensor, self.version, self.output_of, self.ordinal = tensor, version, output_of, ordinal
-        self.print: int | None = None
-
-
 class Sentinel:
-    """Watches what the graphs of a step save.
-
-    The first step takes every fingerprint; later ones take each eighth, in turns, and those of memory that something
-    outside torch shares. A saved tensor is known by its ordinal: how many were saved before it in the step.
+    """Watches what the graphs of a step save. A saved tensor is known by its ordinal: how many came before it.
 
     Attributes:
         damaged: ordinals of saved tensors that backward has read and that were not what was saved; of this step.
@@ -46,6 +36,7 @@ class Sentinel:
         self.harmless: set[int] = set()
         self._count = 0
         self._step = -1
+        self._all = True
         self._shared: set[int] = set()  # ordinals whose memory something outside torch was found to share
 
     def __enter__(self) -> None:
@@ -54,6 +45,7 @@ class Sentinel:
         self.damaged.clear()
         self._count = 0
         self._step += 1
+        self._all = not self._step % EVERY
         transforms.step_aside()
         torch._C._autograd._push_saved_tensors_default_hooks(self.pack, self.unpack)
 
@@ -68,47 +60,51 @@ class Sentinel:
             return tensor.detach() if tensor.grad_fn is not None else tensor
         ordinal = self._count
         self._count = ordinal + 1
-        held, output_of = kept_as(tensor, _sequence() - 1)
-        kept = _Kept(held, tensor._version, output_of, ordinal)
-        if type(tensor) in _PLAIN and self._wants(tensor, ordinal):
-            kept.print = fingerprint(tensor)
-        return kept
-
-    def _wants(self, tensor: Tensor, ordinal: int) -> bool:
-        """Whether it is this tensor's turn, or its memory is shared."""
-        if not self._step or not (ordinal + self._step) % EVERY or ordinal in self._shared:
-            return _has_storage(tensor)
-        return _is_shared(tensor)
+        kept, output = tensor, -1
+        if tensor.grad_fn is not None and is_output(tensor, _sequence() - 1):
+            kept, output = tensor.detach(), tensor.output_nr
+        mark = None
+        if (self._all or ordinal in self._shared or _is_shared(tensor)) and _has_numbers(tensor):
+            mark = fingerprint(tensor)
+        # A tuple, since making an object costs five times as much.
+        return kept, tensor._version, output, ordinal, mark
 
     def unpack(self, kept: Any) -> Tensor:
         """The unpack hook: PyTorch's own check is off under hooks, so this one makes it."""
-        if not isinstance(kept, _Kept):
+        if type(kept) is not tuple:
             return kept  # type: ignore[no-any-return]
-        tensor = kept.tensor
-        if tensor._version != kept.version:
-            raise RuntimeError(mismatch_text(tensor, kept.version, kept.output_of))
-        if kept.print is None:
-            if type(tensor) in _PLAIN and _is_shared(tensor):
-                self._shared.add(kept.ordinal)
-        elif fingerprint(tensor) != kept.print and kept.ordinal not in self.harmless and not _is_own_write(kept):
-            self.damaged.add(kept.ordinal)
-        return tensor
+        tensor, version, output, ordinal, mark = kept
+        if tensor._version != version:
+            raise RuntimeError(mismatch_text(tensor, version, _output_of(output)))
+        if mark is None:
+            if _is_shared(tensor):
+                self._shared.add(ordinal)
+        elif fingerprint(tensor) != mark and ordinal not in self.harmless and not _is_own_write(tensor, output):
+            self.damaged.add(ordinal)
+        return tensor  # type: ignore[no-any-return]
 
 
-def _is_own_write(kept: _Kept) -> bool:
+def _output_of(output: int) -> str:
+    node: Any = torch._C._current_autograd_node()
+    return "" if output < 0 or node is None else f", which is output {output} of {node.name()},"
+
+
+def _is_own_write(tensor: Tensor, output: int) -> bool:
     """Whether a batch norm in training saved the running statistics that it then updated: its backward reads none."""
-    tensor = kept.tensor
-    if tensor.dim() != 1 or tensor.requires_grad or kept.output_of:
+    if tensor.dim() != 1 or tensor.requires_grad or output >= 0:
         return False
     node: Any = torch._C._current_autograd_node()
     name = "" if node is None else node.name()
     return "BatchNorm" in name and bool(getattr(node, "_saved_training", "WithUpdate" in name))
 
 
-def _has_storage(tensor: Tensor) -> bool:
-    return tensor.layout == torch.strided
+def _has_numbers(tensor: Tensor) -> bool:
+    return type(tensor) in _PLAIN and tensor.layout == torch.strided
 
 
 def _is_shared(tensor: Tensor) -> bool:
     """Whether something outside torch may write the memory: numpy, DLPack, a buffer."""
-    return tensor.layout == torch.strided and not _storage_of(tensor).resizable()
+    try:
+        return not _storage_of(tensor).resizable()
+    except (NotImplementedError, RuntimeError):  # sparse and opaque tensors have no storage
+        return False

@@ -29,7 +29,8 @@ class Reading:
 
     Args:
         tensors: whose numbers count.
-        owners: tensors whose `.grad` counts.
+        owners: parameters, whose `.grad` counts, too.
+        moments: what optimizers keep of each parameter.
         dicts: with a copy of each.
         lists: likewise.
         setters: calls that put the rest back.
@@ -37,15 +38,18 @@ class Reading:
 
     tensors: dict[int, Tensor] = field(default_factory=dict)
     owners: dict[int, Tensor] = field(default_factory=dict)
+    moments: list[Tensor] = field(default_factory=list)
     dicts: list[tuple[dict[Any, Any], dict[Any, Any]]] = field(default_factory=list)
     lists: list[tuple[list[Any], list[Any]]] = field(default_factory=list)
     setters: list[Callable[[], None]] = field(default_factory=list)
 
-    def add_owner(self, tensor: Tensor) -> None:
-        """A tensor that may train."""
-        self.tensors[id(tensor)] = tensor
-        if tensor.requires_grad and tensor.is_leaf:
-            self.owners[id(tensor)] = tensor
+    def add_owners(self, tensors: Iterable[Tensor]) -> None:
+        """Tensors that may train."""
+        self.owners.update({id(tensor): tensor for tensor in tensors})
+
+    def add_tensors(self, tensors: Iterable[Tensor]) -> None:
+        """Tensors whose numbers count."""
+        self.tensors.update({id(tensor): tensor for tensor in tensors})
 
     def add_dict(self, held: dict[Any, Any]) -> None:
         """A dict by its entries, what they are alone."""
@@ -149,34 +153,32 @@ class _ModuleReader:
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
-        self._parts: list[tuple[Any, ...]] = []
-        self._children: list[dict[str, Any]] = []
+        self._own: list[dict[str, Any]] = []
+        self._inside: list[dict[str, Any]] = []
+        self._parameters: list[dict[str, Any]] = []
+        self._buffers: list[dict[str, Any]] = []
+        self._children: list[tuple[dict[str, Any], dict[str, Any]]] = []
 
     def __call__(self, reading: Reading) -> None:
         """Read it; the list of modules inside is made again only where one of them has other children."""
-        if not self._parts or any(
-            part[3] != children for part, children in zip(self._parts, self._children, strict=True)
-        ):
+        if not self._own or any(children != known for children, known in self._children):
             self._list()
-        for own, parameters, buffers, children in self._parts:
-            reading.add_dict(own)
-            if children:
-                reading.add_dict(children)
-            if parameters:
-                reading.add_dict(parameters)
-                for parameter in parameters.values():
-                    if parameter is not None:
-                        reading.add_owner(parameter)
-            if buffers:
-                reading.add_dict(buffers)
-                for buffer in buffers.values():
-                    if buffer is not None:
-                        reading.tensors[id(buffer)] = buffer
+        dicts = reading.dicts
+        for held in self._own:
+            dicts.append((held, held.copy()))
+        for held in self._inside:
+            if held:
+                dicts.append((held, held.copy()))
+        reading.add_owners([one for held in self._parameters for one in held.values() if one is not None])
+        reading.add_tensors([one for held in self._buffers for one in held.values() if one is not None])
 
     def _list(self) -> None:
-        held = [vars(module) for module in self._module.modules()]
-        self._parts = [(own, own["_parameters"], own["_buffers"], own["_modules"]) for own in held]
-        self._children = [own["_modules"].copy() for own in held]
+        self._own = [vars(module) for module in self._module.modules()]
+        self._parameters = [own["_parameters"] for own in self._own]
+        self._buffers = [own["_buffers"] for own in self._own]
+        children = [own["_modules"] for own in self._own]
+        self._inside = [*self._parameters, *self._buffers, *children]
+        self._children = [(held, held.copy()) for held in children]
 
 
 def _read_optimizer(reading: Reading, optimizer: torch.optim.Optimizer) -> None:
@@ -184,20 +186,20 @@ def _read_optimizer(reading: Reading, optimizer: torch.optim.Optimizer) -> None:
     reading.lists.append((groups, groups.copy()))
     for group in groups:
         reading.add_dict(group)
-        for name, value in group.items():
-            if name == "params":
-                for parameter in value:
-                    reading.add_owner(parameter)
-            elif isinstance(value, Tensor):
-                reading.tensors[id(value)] = value
+        reading.add_owners(group["params"])
+        reading.add_tensors([value for value in group.values() if isinstance(value, Tensor)])
     state = optimizer.state
     reading.add_dict(state)
     for held in state.values():
-        reading.walk(held)
+        if isinstance(held, dict) and all(type(value) is Tensor for value in held.values()):
+            reading.dicts.append((held, held.copy()))
+            reading.moments.extend(held.values())
+        else:
+            reading.walk(held)
 
 
 def _read_tensor(reading: Reading, tensor: Tensor) -> None:
-    reading.add_owner(tensor)
+    reading.add_owners([tensor])
 
 
 def _read_attributes(reading: Reading, owner: Any) -> None:
