@@ -1,4 +1,4 @@
-"""The recorder's cost: a training step watched, against the same step plain, and under anomaly mode."""
+"""What watching costs: a training step under the recorder, the guard and anomaly mode, against the same step plain."""
 
 from __future__ import annotations
 
@@ -28,6 +28,26 @@ def bench_watch(rounds: int) -> list[str]:
         watched = ratio(watching(step, subjects), step, rounds=own_rounds)
         anomaly = ratio(under_anomaly_mode(step), step, rounds=max(3, own_rounds // 3))
         lines.append(f"{name}: watched / plain {watched}  (bar: <= {bar}x); anomaly mode {anomaly.median:.2f}x")
+    return lines
+
+
+# Bars of the guard, in the order of SIZES.
+GUARD_BARS = (1.10, 1.05, 1.03)
+
+
+def bench_guard(rounds: int) -> list[str]:
+    """The guard on the same steps: hooks and fingerprints alone, with the snapshot, and the snapshot's memory."""
+    lines = []
+    for (name, _, *sizes), bar in zip(SIZES, GUARD_BARS, strict=True):
+        step, subjects = training_step(*sizes)
+        own_rounds = max(16, min(8 * rounds, 8000 // int(name.split()[0])))
+        alone = gradgate.guard(step, state=subjects, replay=False)
+        whole = gradgate.guard(step, state=subjects)
+        for _ in range(3):
+            alone(), whole()  # the first step takes every fingerprint
+        hooks, guarded = ratio(alone, step, rounds=own_rounds), ratio(whole, step, rounds=own_rounds)
+        assert not alone.findings + whole.findings
+        lines.append(f"{name}: guarded / plain {guarded}  (bar: <= {bar}x); without snapshot {hooks.median:.3f}x")
     return lines
 
 

@@ -49,6 +49,12 @@ class Watch:
         """What was found, worst first; live while the block runs."""
         return self._findings if self._recorder is None else self._since(self._recorder)
 
+    @property
+    def recorder(self) -> Recorder:
+        """What records, while the block runs."""
+        assert self._recorder is not None  # noqa: S101 - entered
+        return self._recorder
+
     def __enter__(self) -> Self:
         """Start recording."""
         recorder = self._recorder = patches.active() or _started(stacks=self._stacks)

@@ -106,6 +106,12 @@ ENTRIES: dict[Kind, Entry] = {
         "the number does not fit the dtype: it becomes inf, or raises",
         "use `torch.finfo(dtype).min`, or compute this part in float32",
     ),
+    "nondeterminism": Entry(
+        "GG601",
+        "nondeterminism",
+        "two runs from one state give different numbers, so neither can be reproduced",
+        "draw data and random numbers from what is handed over or seeded, and list every state that the step changes",
+    ),
     "other": Entry("GG105", "inplace-on-leaf-or-view", "", "write to a new tensor instead"),
 }
 ORDER: tuple[str, ...] = (
@@ -185,7 +191,10 @@ class Ledger:
         """
         key = (finding.code, finding.kind, finding.culprit, finding.victim)
         known = self._found.get(key)
-        self._found[key] = finding if known is None else replace(known, count=known.count + 1)
+        if known is not None:
+            worse = min(known, finding, key=lambda one: SEVERITIES.index(one.severity))
+            finding = replace(worse, count=known.count + finding.count)
+        self._found[key] = finding
         self._ranks.setdefault(key, rank)
         self._log.append(key)
         if self.stops and finding.severity != "note":

@@ -8,10 +8,11 @@ from torch import Tensor
 
 from gradgate.core.finding import Finding, Kind
 from gradgate.watch.catalogue import described, make
+from gradgate.watch.fingerprints import fingerprint
 from gradgate.watch.gradients import _grad_of
 from gradgate.watch.ops import Facts
 from gradgate.watch.places import Place
-from gradgate.watch.saved import Saved, Write, fingerprint
+from gradgate.watch.saved import Saved, Write
 
 _STEPS = frozenset({"add_", "sub_", "addcdiv_", "addcmul_", "copy_", "_foreach_add_", "_foreach_sub_", "lerp_"})
 

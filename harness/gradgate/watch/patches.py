@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import operator
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,7 +18,7 @@ from torch.nn.modules.module import (
 )
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from gradgate.watch import compiled
+from gradgate.watch import compiled, transforms
 from gradgate.watch.gradients import _grad_of
 from gradgate.watch.places import OPTIMIZER, USER, kind_of
 
@@ -90,7 +89,8 @@ def _install() -> None:
     _install_optimizers()
     _install_grad()
     _install_grad_mode()
-    _install_transforms()
+    transforms.step_aside()
+    _UNDO.append(transforms.stay)
     _install_strangers()
     compiled.install(_replace, active)
     for register, method in (
@@ -236,27 +236,6 @@ def _replace_data() -> None:
             recorder.entrances.data_set(tensor, functools.partial(descriptor.__set__, tensor, value))
 
     _replace(Tensor, "data", property(read, write, None, descriptor.__doc__))
-
-
-def _install_transforms() -> None:
-    """torch.func refuses to run under saved-tensor hooks: ours step aside for it."""
-    original = torch.autograd.graph.disable_saved_tensors_hooks
-
-    @contextlib.contextmanager
-    def disable(message: str) -> Iterator[None]:
-        recorder = active()
-        top = torch._C._autograd._top_saved_tensors_default_hooks(False) if recorder else None
-        ours = recorder is not None and top is not None and top[0] == recorder.shelf.pack
-        if ours:
-            torch._C._autograd._pop_saved_tensors_default_hooks()
-        try:
-            with original(message):
-                yield
-        finally:
-            if ours and recorder is not None:
-                torch._C._autograd._push_saved_tensors_default_hooks(recorder.shelf.pack, recorder.shelf.unpack)
-
-    _replace(torch.autograd.graph, "disable_saved_tensors_hooks", disable)
 
 
 def _install_strangers() -> None:

@@ -57,6 +57,11 @@ _TEXTS: tuple[tuple[str, Kind, str], ...] = (
 )  # fmt: skip
 
 
+def parts() -> tuple[str, ...]:
+    """The parts of errors' texts that `explain` knows."""
+    return tuple(part for part, _, _ in _TEXTS)
+
+
 def explain(error: BaseException) -> tuple[Finding, list[Tensor]] | None:
     """A finding for an error that PyTorch raised.
 

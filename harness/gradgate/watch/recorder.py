@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode, _pop_mode
 
+from gradgate.core.finding import Finding
 from gradgate.watch import damage
 from gradgate.watch.backward import Backward
 from gradgate.watch.broadcasts import Broadcasts
@@ -71,6 +72,7 @@ class Recorder(TorchDispatchMode):
         self.thread = threading.get_ident()
         self.closed = False  # operations pass unseen
         self.fault: Exception | None = None
+        self.damaged: dict[int, Finding] = {}  # by the ordinal of the saved tensor
         self._scaled = 0
 
     @property
@@ -274,7 +276,9 @@ class Recorder(TorchDispatchMode):
         self.tracer.flush()
         broken = saved.tensor._version != saved.version
         if broken or saved.changed():
-            self.ledger.add(damage.explain(saved, self.line_of(saved.seq)), saved.seq)
+            finding = damage.explain(saved, self.line_of(saved.seq))
+            self.ledger.add(finding, saved.seq)
+            self.damaged[saved.ordinal] = finding
         if broken:
             raise RuntimeError(saved.mismatch())
 
@@ -290,7 +294,8 @@ class Recorder(TorchDispatchMode):
         """Re-check, after a line, the memory that something outside torch holds."""
         traced = self.shelf.traced()
         for saved in traced:
-            if saved.tensor.nbytes > _TRACED_BYTES or (any(write.op and write.changed for write in saved.writes)):
+            too_large = saved.tensor.nbytes > _TRACED_BYTES and saved.ordinal not in self.shelf.suspects
+            if too_large or (any(write.op and write.changed for write in saved.writes)):
                 continue
             damage.recheck(saved, place, by_backward=self.backward.wrote(frame))
         return bool(traced)
