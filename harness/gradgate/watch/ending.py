@@ -15,6 +15,7 @@ from gradgate.watch.catalogue import described, make
 from gradgate.watch.flow import WRITTEN_ON_PURPOSE, Cut
 from gradgate.watch.gradients import _grad_of
 from gradgate.watch.places import Place, location
+from gradgate.watch.saved import readable
 
 if TYPE_CHECKING:
     from gradgate.watch.recorder import Recorder
@@ -155,7 +156,8 @@ def soft_cuts(recorder: Recorder) -> None:
 
 def _is_zero(tensor: Tensor) -> bool:
     gradient = _grad_of(tensor)
-    return gradient is not None and not bool(gradient.any())
+    own = None if gradient is None else readable(gradient)
+    return own is not None and not bool(own.any())
 
 
 def _cut_finding(cut: Cut, message: str, victim: Place | None, severity: Any = "error") -> Finding:

@@ -24,7 +24,7 @@ from gradgate.watch.gradients import Gradients
 from gradgate.watch.lines import Lines
 from gradgate.watch.numerics import Numerics
 from gradgate.watch.ops import FACTS, Facts, facts_of, move_versions, tensors, written
-from gradgate.watch.places import Place, here, inside_optimizer, user_frame
+from gradgate.watch.places import Place, here, inside_optimizer, inside_sharding, user_frame
 from gradgate.watch.registered import Made, Registered
 from gradgate.watch.saved import Saved, Shelf, Write, _storage_of, storage_key
 from gradgate.watch.stacks import Stacks
@@ -124,7 +124,7 @@ class Recorder(TorchDispatchMode):
             self.lines.note(place)
             if self.flow.active or self.functions.depth or (needs and _matters(facts, grad, out)):
                 self._follow(facts, args, out, place, needs)
-            if not facts.view and self.numerics.wants(facts, out):
+            if not facts.view and not types and self.numerics.wants(facts, out):
                 self.numerics.look(facts, args, out, place, self.maker)
         except Exception as fault:
             self.give_up(fault)
@@ -177,6 +177,8 @@ class Recorder(TorchDispatchMode):
         if self.functions.depth:
             place = here(3)
             self.functions.writes.update((storage_key(target), place) for target in targets)
+        if not self.shelf.holds(targets) or inside_sharding(sys._getframe(2)):
+            return []
         return self.shelf.hit(targets, newest=self.lines.last)
 
     def wrote(self, hit: Sequence[Saved], facts: Facts, place: Place | None, targets: list[Tensor]) -> None:
