@@ -10,6 +10,7 @@ _ROWS = (
     ("GG001", "subject-contract", "run",
      "the subject breaks its contract: a piece is missing or not what it declares, or has side effects"),
     ("GG002", "baseline-unusable", "", "a stored baseline is truncated, tampered with or of a newer schema"),
+    ("GG003", "unwatched-code", "watch", "compiled code runs inside a watched block: what it does inside is not seen"),
     ("GG100", "plain-step-fails", "run", "the plain step, under no hooks at all, raises"),
     ("GG101", "inplace-on-saved-tensor", "watch scan", "a tensor that backward still needs is overwritten"),
     ("GG102", "parameter-changed-before-backward", "watch scan",

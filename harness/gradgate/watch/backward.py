@@ -17,7 +17,7 @@ from gradgate.watch.functions import lent
 from gradgate.watch.numerics import is_finite
 from gradgate.watch.ops import Facts, move_versions, tensors, written
 from gradgate.watch.places import Place, here, inside_checkpoint, inside_optimizer, user_frame
-from gradgate.watch.saved import Saved, storage_key
+from gradgate.watch.saved import Saved, readable, storage_key
 from gradgate.watch.slopes import Slopes
 
 if TYPE_CHECKING:
@@ -187,8 +187,8 @@ def all_finite(gradients: list[Tensor]) -> bool:
     """Whether all numbers of all tensors are finite."""
     dense = [
         tensor
-        for tensor in gradients
-        if tensor.is_floating_point() and tensor.layout == torch.strided and tensor.numel()
+        for tensor in map(readable, gradients)
+        if tensor is not None and tensor.is_floating_point() and tensor.layout == torch.strided and tensor.numel()
     ]
     if not dense:
         return True

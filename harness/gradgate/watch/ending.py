@@ -15,6 +15,7 @@ from gradgate.watch.catalogue import described, make
 from gradgate.watch.flow import cut_finding
 from gradgate.watch.gradients import _grad_of
 from gradgate.watch.places import Place
+from gradgate.watch.saved import readable
 from gradgate.watch.slopes import Sick
 
 if TYPE_CHECKING:
@@ -116,7 +117,8 @@ def soft_cuts(recorder: Recorder) -> None:
 
 def _is_zero(tensor: Tensor) -> bool:
     gradient = _grad_of(tensor)
-    return gradient is not None and not bool(gradient.any())
+    own = None if gradient is None else readable(gradient)
+    return own is not None and not bool(own.any())
 
 
 def settle(recorder: Recorder, subjects: Sequence[Any]) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gradgate.watch.numerics import is_finite
 from gradgate.watch.places import Place
+from gradgate.watch.saved import readable
 
 _descriptor: Any = torch._C.TensorBase.grad
 _grad_of = _descriptor.__get__
@@ -173,7 +174,8 @@ class Gradients:
         gradient = _grad_of(tensor)
         unused = [backward for backward in leaf.pending if not backward.used]
         room = unused and len(self.dropped) < _MOST_DROPPED
-        if room and gradient is not None and is_finite(gradient) and bool(gradient.any()):
+        own = None if gradient is None else readable(gradient)
+        if room and own is not None and is_finite(own) and bool(own.any()):
             self.dropped.append(Dropped(id(tensor), place, unused[-1]))
         leaf.pending, leaf.consumed, leaf.state, leaf.stale = [], False, None, None
 

@@ -12,7 +12,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from gradgate.watch.ops import DEGENERATE, FILLS, POLES, Facts, tensors
 from gradgate.watch.places import Place
-from gradgate.watch.saved import _storage_of, storage_key
+from gradgate.watch.saved import _storage_of, readable, storage_key
 
 Maker = Callable[[Sequence[Any], Place | None], Place | None]
 
@@ -127,10 +127,13 @@ class Numerics:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether all numbers are finite."""
+    """Whether all numbers that this process holds are finite; an empty tensor's are."""
+    own = readable(tensor)
+    if own is None or not own.numel():
+        return True
     with torch._C._AutoDispatchBelowAutograd(), torch._C._DisableTorchDispatch():
-        total = (tensor.sum() if tensor.ndim else tensor).item()
-        return total - total == 0 or bool(tensor.isfinite().all())
+        total = (own.sum() if own.ndim else own).item()
+        return total - total == 0 or bool(own.isfinite().all())
 
 
 def infinite_slope(name: str, args: Sequence[Any], out: Tensor) -> bool:

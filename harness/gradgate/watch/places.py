@@ -55,6 +55,15 @@ def inside_optimizer(frame: FrameType | None) -> bool:
     return False
 
 
+def inside_sharding(frame: FrameType | None) -> bool:
+    """Whether FSDP gathers here what it freed: the same numbers, written again under the same version."""
+    while frame is not None and kind_of(frame.f_code) != USER:
+        if "/torch/distributed/fsdp/" in frame.f_code.co_filename.replace("\\", "/"):
+            return True
+        frame = frame.f_back
+    return False
+
+
 def inside_checkpoint(frame: FrameType | None, stop: CodeType) -> bool:
     """Whether checkpointing runs a forward on this stack, inside of `stop`."""
     while frame is not None and frame.f_code is not stop:

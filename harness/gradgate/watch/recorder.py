@@ -26,7 +26,7 @@ from gradgate.watch.gradients import Gradients
 from gradgate.watch.lines import Lines
 from gradgate.watch.numerics import Numerics
 from gradgate.watch.ops import FACTS, Facts, facts_of, move_versions, tensors, written
-from gradgate.watch.places import Place, here, inside_optimizer, user_frame
+from gradgate.watch.places import Place, here, inside_optimizer, inside_sharding, user_frame
 from gradgate.watch.registered import Made, Registered
 from gradgate.watch.retained import Rounds
 from gradgate.watch.saved import Saved, Shelf, Write, _storage_of, storage_key
@@ -132,7 +132,7 @@ class Recorder(TorchDispatchMode):
                 self._follow(facts, args, out, place, needs)
             if facts.shapes and needs:
                 self.broadcasts.look(facts, args, out, place)
-            if not facts.view and self.numerics.wants(facts, out):
+            if not facts.view and not types and self.numerics.wants(facts, out):
                 self.numerics.look(facts, args, out, place, self.maker)
         except Exception as fault:
             self.give_up(fault)
@@ -185,6 +185,8 @@ class Recorder(TorchDispatchMode):
         if self.functions.depth:
             place = here(3)
             self.functions.writes.update((storage_key(target), place) for target in targets)
+        if not self.shelf.holds(targets) or inside_sharding(sys._getframe(2)):
+            return []
         return self.shelf.hit(targets, newest=self.lines.last)
 
     def wrote(self, hit: Sequence[Saved], facts: Facts, place: Place | None, targets: list[Tensor]) -> None:

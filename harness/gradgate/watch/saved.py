@@ -6,7 +6,7 @@ import functools
 import math
 import re
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -222,6 +222,10 @@ class Shelf:
         found = [saved for key in tuple(self.by_storage) for saved in self.live(key)]
         return sorted(found, key=lambda saved: saved.seq)
 
+    def holds(self, targets: Iterable[Tensor]) -> bool:
+        """Whether a live graph has saved any of these."""
+        return bool(self.by_storage) and any(storage_key(target) in self.by_storage for target in targets)
+
     def hit(self, targets: list[Tensor], newest: float = math.inf) -> list[Saved]:
         """What a write to these tensors may damage, fingerprinted before it happens.
 
@@ -280,6 +284,18 @@ class Shelf:
     @staticmethod
     def _take_print(saved: Saved) -> None:
         saved.print = saved.seen = fingerprint(saved.tensor)
+
+
+def readable(tensor: Tensor) -> Tensor | None:
+    """What may be read of a tensor without running anybody's code: itself, or this process's part of a DTensor.
+
+    A wrapper subclass has no numbers of its own: read below its dispatch it is a null pointer, read above it a
+    collective that the other processes do not take part in.
+    """
+    if type(tensor) in PLAIN or type(tensor).__torch_dispatch__ is torch._C._disabled_torch_dispatch_impl:
+        return tensor
+    local = getattr(tensor, "_local_tensor", None)
+    return local if type(local) in PLAIN else None
 
 
 def storage_key(tensor: Tensor) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +11,6 @@ from torch.utils._python_dispatch import _push_mode
 from gradgate.watch.catalogue import make
 from gradgate.watch.handed import owned
 from gradgate.watch.places import Place, here
-from gradgate.watch.saved import storage_key
 
 if TYPE_CHECKING:
     from gradgate.watch.recorder import Recorder
@@ -50,14 +48,8 @@ class Updates:
                     victim=mixed[0].place,
                 )
             )
-        if not args[1:] and not kwargs and not recorder.backward.depth and not self._holds(tensors):
+        if not args[1:] and not kwargs and not recorder.backward.depth and not recorder.shelf.holds(tensors):
             self._aside = recorder.step_aside()
-
-    def _holds(self, targets: Iterable[Tensor]) -> bool:
-        """Whether a live graph has saved any of these."""
-        return bool(self._recorder.shelf.by_storage) and any(
-            storage_key(target) in self._recorder.shelf.by_storage for target in targets
-        )
 
     def come_back(self) -> None:
         """Be on the dispatch stack again."""
