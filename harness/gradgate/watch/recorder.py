@@ -24,6 +24,7 @@ from gradgate.watch.numerics import Numerics
 from gradgate.watch.ops import Facts, facts_of, move_versions, tensors, written
 from gradgate.watch.places import Place, here, inside_optimizer, user_frame
 from gradgate.watch.registered import Made, Registered
+from gradgate.watch.rewrites import Rewrites
 from gradgate.watch.saved import Saved, Shelf, Write, _storage_of, storage_key
 from gradgate.watch.tracing import LineTracer
 from gradgate.watch.updates import Updates
@@ -44,6 +45,7 @@ class Recorder(TorchDispatchMode):
         self.lines = Lines()
         self.flow = Flow()
         self.numerics = Numerics()
+        self.rewrites = Rewrites()
         self.gradients = Gradients()
         self.functions = Functions(self)
         self.registered = Registered()
@@ -98,6 +100,8 @@ class Recorder(TorchDispatchMode):
         self.count += 1
         needs = self._meet(args)
         hit = self.hit(facts, args, kwargs)
+        if needs and (facts.writes or self.rewrites.open) and frame is not None:
+            self.rewrites.look(facts, args, frame, self)
         out = func(*args, **kwargs) if kwargs else func(*args)
         if hit:
             self.wrote(hit, facts, place, written(facts, args, kwargs))
@@ -141,6 +145,8 @@ class Recorder(TorchDispatchMode):
         targets = written(facts, args, kwargs)
         if facts.name in _ZEROING and self.gradients.passes:
             self.entrances.zeroed(targets)
+        if self.gradients.read_by_user:
+            self.gradients.updated_by_hand(targets, facts.name)
         if self.functions.depth:
             place = here(3)
             self.functions.writes.update((storage_key(target), place) for target in targets)
