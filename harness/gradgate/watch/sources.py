@@ -200,6 +200,31 @@ def _at(code: CodeType, line: int) -> Location:
     return Location(code.co_filename, line, code.co_name, linecache.getline(code.co_filename, line).strip())
 
 
+def written_name(place: tuple[CodeType, int]) -> str:
+    """What a line writes in place, as the line calls it; empty where it does not say so itself.
+
+    Args:
+        place: a line with `name[...] = ...`, `name += ...`, `name.method_(...)` or `name.data...` of these.
+    """
+    tree = file_tree(place[0].co_filename)
+    at = [node for node in ast.walk(tree) if getattr(node, "lineno", 0) == place[1]] if tree else []
+    for node in at:
+        targets: list[ast.expr] = []
+        if isinstance(node, ast.AugAssign):
+            targets = [node.target]
+        elif isinstance(node, ast.Assign):
+            targets = [part for part in node.targets if isinstance(part, ast.Subscript)]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr.endswith("_"):
+            targets = [] if node.func.attr.startswith("_") else [node.func.value]
+        for target in targets:
+            while isinstance(target, ast.Subscript):
+                target = target.value
+            chain = [part for part in _chain(target) if part != "data"]
+            if chain and chain[0] not in ("torch", "F", "nn", "np"):
+                return ".".join(chain)
+    return ""
+
+
 def lost_leaf(read: Location, name: str = "") -> Location | None:
     """The line that makes a leaf and converts it in one expression, so that what is kept is no leaf.
 
