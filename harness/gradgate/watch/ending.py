@@ -17,6 +17,7 @@ from gradgate.watch.gradients import _grad_of
 from gradgate.watch.places import Place
 from gradgate.watch.saved import readable
 from gradgate.watch.slopes import Sick
+from gradgate.watch.updates import STALE
 
 if TYPE_CHECKING:
     from gradgate.watch.recorder import Recorder
@@ -129,6 +130,9 @@ def settle(recorder: Recorder, subjects: Sequence[Any]) -> None:
         recorder.ledger.add(
             make("stale_grad", message, culprit=lost.place, victim=lost.backward.place, severity="warning")
         )
+    by_hand = recorder.gradients.stale_by_hand()
+    if by_hand:
+        recorder.ledger.add(make("stale_grad", STALE, culprit=by_hand.place))
     if recorder.gradients.passes:
         untrained.settle(recorder, subjects)
     for cut in recorder.flow.cuts:

@@ -14,7 +14,7 @@ from gradgate.watch import sources
 from gradgate.watch.catalogue import described, make
 from gradgate.watch.ops import tensors
 from gradgate.watch.places import here, inside_optimizer, location
-from gradgate.watch.saved import Write
+from gradgate.watch.saved import Write, storage_key
 
 if TYPE_CHECKING:
     from gradgate.watch.recorder import Recorder
@@ -66,6 +66,8 @@ class Entrances:
         place = here(3)
         hit = [saved for saved in self._recorder.shelf.hit([tensor]) if saved.tensor is tensor]
         setting()
+        if self._recorder.gradients.read_by_user:
+            self._recorder.gradients.updated_by_hand([tensor], "data =")
         by_optimizer = bool(hit) and inside_optimizer(sys._getframe(2))
         for saved in hit:
             saved.writes.append(Write(place, "data =", tensor._version, saved.changed(), by_optimizer))
@@ -79,7 +81,7 @@ class Entrances:
         """The user's own code reads a `.grad`."""
         recorder = self._recorder
         if tensor.is_leaf or tensor.retains_grad or not tensor.requires_grad:
-            recorder.gradients.read(tensor)
+            recorder.gradients.read(tensor, by_user=True)
             return
         read = here(3)
         maker = recorder.maker_of(tensor)
@@ -104,4 +106,5 @@ class Entrances:
     def zeroed(self, targets: list[Tensor]) -> None:
         """Tensors are set to zero: gradients, perhaps."""
         owners = self._recorder.gradients.owners()
-        self.cleared([owners[id(target)] for target in targets if id(target) in owners])
+        known = [(owners.get(storage_key(target)), target) for target in targets]
+        self.cleared([leaf for leaf, target in known if leaf is not None and leaf.numel() == target.numel()])

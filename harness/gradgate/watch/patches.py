@@ -202,7 +202,7 @@ def _install_grad() -> None:
             if kind == USER:
                 recorder.entrances.grad_read(tensor)
             elif kind == OPTIMIZER and caller.co_name != "zero_grad":
-                recorder.gradients.read(tensor)
+                recorder.gradients.read(tensor, by_user=False)
         return _grad_of(tensor)  # type: ignore[no-any-return]
 
     def write(tensor: Tensor, value: Tensor | None) -> None:

@@ -29,6 +29,7 @@ from gradgate.watch.ops import FACTS, Facts, facts_of, move_versions, tensors, w
 from gradgate.watch.places import Place, here, inside_optimizer, inside_sharding, user_frame
 from gradgate.watch.registered import Made, Registered
 from gradgate.watch.retained import Rounds
+from gradgate.watch.rewrites import Rewrites
 from gradgate.watch.saved import Saved, Shelf, Write, _storage_of, storage_key
 from gradgate.watch.stacks import Stacks
 from gradgate.watch.strangers import Glimpse, Strangers
@@ -53,6 +54,7 @@ class Recorder(TorchDispatchMode):
         self.lines = Lines()
         self.flow = Flow()
         self.numerics = Numerics()
+        self.rewrites = Rewrites()
         self.gradients = Gradients()
         self.functions = Functions(self)
         self.registered = Registered()
@@ -117,6 +119,8 @@ class Recorder(TorchDispatchMode):
             needs = self._meet(args)
             if facts.writes:
                 hit = self.hit(facts, args, kwargs)
+            if needs and (facts.writes or self.rewrites.open) and frame is not None:
+                self.rewrites.look(facts, args, frame, self)
             if facts.unscales:
                 self.softened()
         except Exception as fault:  # the watched program must never fail because it was watched
@@ -182,6 +186,8 @@ class Recorder(TorchDispatchMode):
         targets = written(facts, args, kwargs)
         if facts.name in _ZEROING and self.gradients.passes:
             self.entrances.zeroed(targets)
+        if self.gradients.read_by_user:
+            self.gradients.updated_by_hand(targets, facts.name)
         if self.functions.depth:
             place = here(3)
             self.functions.writes.update((storage_key(target), place) for target in targets)

@@ -95,7 +95,7 @@ def carried(place: tuple[CodeType, int]) -> Location | None:
         a loop, of a local name; None where there is neither.
     """
     code, line = place
-    tree = _file_tree(code.co_filename)
+    tree = file_tree(code.co_filename)
     names = _names(code.co_filename, line)
     if tree is None:
         return None
@@ -112,7 +112,7 @@ def carried(place: tuple[CodeType, int]) -> Location | None:
 
 def carried_name(frame: FrameType, name: str) -> Location | None:
     """The line, in a loop that runs now, that gives a local name its value for the next round."""
-    tree = _file_tree(frame.f_code.co_filename)
+    tree = file_tree(frame.f_code.co_filename)
     function = tree and (_enclosing(tree, frame.f_lineno, ast.FunctionDef) or tree)
     return _carried_in_loop(function, {name}, frame.f_code, frame.f_lineno) if function else None
 
@@ -204,7 +204,8 @@ def _enclosing(tree: ast.AST, line: int, kind: type[ast.AST]) -> ast.AST | None:
 
 
 @functools.cache
-def _file_tree(file: str) -> ast.Module | None:
+def file_tree(file: str) -> ast.Module | None:
+    """A file's source, parsed."""
     try:
         return ast.parse("".join(linecache.getlines(file)))
     except SyntaxError:
@@ -219,7 +220,7 @@ def reads(place: tuple[CodeType, int], line: int) -> bool:
         line: a line of the same file.
     """
     file, at = place[0].co_filename, place[1]
-    tree = _file_tree(file)
+    tree = file_tree(file)
     made = [node for node in ast.walk(tree) if isinstance(node, ast.Assign) and node.lineno == at] if tree else []
     used = {chain[0] for chain in _names(file, line)}
     return line > at and any(_targets(statement) & used for statement in made)
@@ -245,6 +246,31 @@ def _at(code: CodeType, line: int) -> Location:
     return Location(code.co_filename, line, code.co_name, linecache.getline(code.co_filename, line).strip())
 
 
+def written_name(place: tuple[CodeType, int]) -> str:
+    """What a line writes in place, as the line calls it; empty where it does not say so itself.
+
+    Args:
+        place: a line with `name[...] = ...`, `name += ...`, `name.method_(...)` or `name.data...` of these.
+    """
+    tree = file_tree(place[0].co_filename)
+    at = [node for node in ast.walk(tree) if getattr(node, "lineno", 0) == place[1]] if tree else []
+    for node in at:
+        targets: list[ast.expr] = []
+        if isinstance(node, ast.AugAssign):
+            targets = [node.target]
+        elif isinstance(node, ast.Assign):
+            targets = [part for part in node.targets if isinstance(part, ast.Subscript)]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr.endswith("_"):
+            targets = [] if node.func.attr.startswith("_") else [node.func.value]
+        for target in targets:
+            while isinstance(target, ast.Subscript):
+                target = target.value
+            chain = [part for part in _chain(target) if part != "data"]
+            if chain and chain[0] not in ("torch", "F", "nn", "np"):
+                return ".".join(chain)
+    return ""
+
+
 def lost_leaf(read: Location, name: str = "") -> Location | None:
     """The line that makes a leaf and converts it in one expression, so that what is kept is no leaf.
 
@@ -255,7 +281,7 @@ def lost_leaf(read: Location, name: str = "") -> Location | None:
     Returns:
         Such a line in what the assignment of the name calls; else the only such line of the file; else None.
     """
-    tree = _file_tree(read.file)
+    tree = file_tree(read.file)
     lost = [node for node in ast.walk(tree) if isinstance(node, ast.expr) and _converts_leaf(node)] if tree else []
     lines = sorted({(node.lineno, _function_around(tree, node.lineno)) for node in lost}) if tree else []
     if len(lines) > 1 and tree is not None:
@@ -308,7 +334,7 @@ def grad_owner(place: tuple[CodeType, int]) -> str:
 
 def freezings(file: str) -> list[Location]:
     """The lines of a file that take `requires_grad` from tensors, or may."""
-    tree = _file_tree(file)
+    tree = file_tree(file)
     found = [node for node in ast.walk(tree) if _freezes(node)] if tree else []
     return [_located(file, node, _function_around(tree, node.lineno)) for node in found] if tree else []  # type: ignore[attr-defined]
 
@@ -339,7 +365,7 @@ def call_in(function: Any, name: str) -> Location | None:
     code = getattr(function, "__code__", None)
     if code is None or not is_own_code(code.co_filename):
         return None
-    tree = _file_tree(code.co_filename)
+    tree = file_tree(code.co_filename)
     body = tree and _enclosing(tree, code.co_firstlineno + 1, ast.FunctionDef)
     for node in ast.walk(body) if body else ():
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == name:
@@ -372,7 +398,7 @@ def _stored(owner: Any, attribute: str) -> Any:
 
 @functools.cache
 def _names(file: str, line: int) -> tuple[tuple[str, ...], ...]:
-    tree = _file_tree(file)
+    tree = file_tree(file)
     if tree is None:
         return ()
     chains: dict[tuple[str, ...], None] = {}

@@ -15,6 +15,8 @@ from gradgate.watch.places import Place, here
 if TYPE_CHECKING:
     from gradgate.watch.recorder import Recorder
 
+STALE = "an update uses gradients to which an earlier update's were added: nothing cleared them"
+
 
 class Updates:
     """What the optimizers of a block do."""
@@ -34,10 +36,7 @@ class Updates:
         recorder = self._recorder
         self.come_back()
         tensors = owned(optimizer)
-        stale = recorder.gradients.stale(tensors)
-        if stale:
-            message = "an update uses gradients to which an earlier update's were added: nothing cleared them"
-            recorder.ledger.add(make("stale_grad", message, culprit=stale.place))
+        stale = self._look_for_stale(tensors)
         mixed = None if stale else recorder.gradients.before_step(tensors)
         if mixed:
             recorder.ledger.add(
@@ -51,6 +50,12 @@ class Updates:
         if not args[1:] and not kwargs and not recorder.backward.depth and not recorder.shelf.holds(tensors):
             self._aside = recorder.step_aside()
 
+    def _look_for_stale(self, tensors: list[Tensor]) -> bool:
+        stale = self._recorder.gradients.stale(tensors)
+        if stale:
+            self._recorder.ledger.add(make("stale_grad", STALE, culprit=stale.place))
+        return stale is not None
+
     def come_back(self) -> None:
         """Be on the dispatch stack again."""
         if self._aside:
@@ -61,6 +66,7 @@ class Updates:
         """An optimizer has stepped."""
         self.come_back()
         tensors = owned(optimizer)
+        self._look_for_stale(tensors)  # of a closure, that the step itself calls several times
         self._recorder.gradients.after_step(tensors)
         self._recorder.rounds.stepped(optimizer)
         for tensor in tensors:

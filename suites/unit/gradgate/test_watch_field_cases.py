@@ -75,3 +75,20 @@ def test_watch_is_quiet_on_the_right_twin_of_a_field_case(path: Path):
     """No finding but notes, and no error."""
     case = loaded(path)
     assert watched(case.build_fixed, case.step_fixed) == ([], None)
+
+
+def test_watch_words_the_zeroed_head_weights_as_the_house_does():
+    """Head weights zeroed after their softmax: the name, the saver, the versions, and the mask before the softmax."""
+    case = loaded(FOLDER / "case_saved_zeroed_weights_position_loop.py")
+    findings, _ = watched(case.build, case.step)
+    lines = findings[0].lines()
+    assert lines[0].partition(" (version")[0] == (
+        "GG101 inplace-on-saved-tensor: `weights_t` was overwritten after softmax() saved it for backward"
+    )
+    assert [line.split("      ")[-1].split("  #")[0] for line in lines[1:3]] == [
+        "weights_t[:, k] = 0.0",
+        "weights_t = F.softmax(delta / tau, dim=1)",
+    ]
+    assert lines[4] == (
+        "  fix:   mask before the softmax: softmax(scores.masked_fill(~valid, -inf)), and leave `weights_t` as it is"
+    )
