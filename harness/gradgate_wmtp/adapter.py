@@ -176,10 +176,6 @@ class Stage2Run(WmtpRun):
         )
         return (padded,)
 
-    def accumulated(self, batches: Sequence[tuple[Batch, ...]]) -> tuple[Batch, ...]:
-        """A window of all their micro-batches."""
-        return tuple(batch for window in batches for batch in window)
-
     def tokens(self, batch: tuple[Batch, ...]) -> Tokens:
         """The first micro-batch's tokens; there is only one."""
         return Tokens(batch[0].token_BS, batch[0].valid_BS, batch[0].document_BS)

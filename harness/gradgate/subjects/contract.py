@@ -77,10 +77,6 @@ class Run:
         """The same rows with `count` more positions of padding on the right."""
         raise NotImplementedError
 
-    def accumulated(self, batches: Sequence[Batch]) -> Batch:
-        """What `step` takes for one update accumulated over several micro-batches of any size."""
-        raise NotImplementedError
-
     def select_rows(self, batch: Batch, index: Sequence[int]) -> Batch:
         """The batch of these rows of `batch`, in this order; a row may come twice. `batch` stays as it is."""
         raise NotImplementedError
@@ -212,7 +208,6 @@ class Subject:
         "rows": "write `Run.select_rows(batch, index)`: return the batch of these rows, in this order",
         "valid": "write `Run.valid(batch)`: Bool[B, S], True = real token; or write `Run.tokens(batch)`",
         "pad": "write `Run.pad(batch, count)`: return the batch with `count` more positions of padding on the right",
-        "accumulated": "write `Run.accumulated(batches)`: return what `step` takes for one update over these batches",
         "max_norm": "set `Run.max_norm` to the norm at which the step clips its gradients",
         "edges": "give the stage `edges=`: the name of each loss term -> the names in `modules` of what it trains",
         "save": "write `Run.save(path)` and `Run.load(path)`",
