@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 import wmtp
 from gradgate.subjects.contract import Corpus, Fit, Functions, Run, Stage, Subject, Tokens
@@ -35,6 +36,9 @@ SMALL = (
     "data.tasks=6", "data.max_length=40", "data.batch_size=4", "model.width=16", "model.attention_heads=2",
     "train.horizon=3", "optim.warmup_steps=2", "pretrain.trunk_steps=0",
 )  # fmt: skip
+STAGE1_EDGES = {"value_loss": ("value_head",)}
+# With weight_gradient detach and the value head's input detached, the defaults.
+STAGE2_EDGES = {"wmtp_loss": ("trunk", "heads"), "value_loss": ("value_head",)}
 
 
 class WmtpRun(Run):
@@ -52,6 +56,7 @@ class WmtpRun(Run):
         self.trainer, self.at = trainer, at
         self.work = work or build_stage(self.stage_name, trainer)
         self.optimizers = [self.work.update.optimizer]
+        self.max_norm = trainer.recipe.optim.grad_clip
         self.modules = self.parts()
 
     def parts(self) -> Mapping[str, nn.Module]:
@@ -109,6 +114,20 @@ class Stage1Run(WmtpRun):
         features = [Features(*(column[b] for column in columns)) for b in index]
         return join_rows(features)
 
+    def valid(self, batch: FeatureBatch) -> Tensor:
+        """The real tokens of the features."""
+        return batch.valid_BS
+
+    def pad(self, batch: FeatureBatch, count: int) -> FeatureBatch:
+        """Features of nothing behind the rows."""
+        return dataclasses.replace(
+            batch,
+            hidden_BSD=pad(batch.hidden_BSD, (0, 0, 0, count)),
+            reward_BS=pad(batch.reward_BS, (0, count)),
+            valid_BS=pad(batch.valid_BS, (0, count)),
+            document_BS=pad(batch.document_BS, (0, count)),
+        )
+
 
 class Stage2Run(WmtpRun):
     """Main training of trunk, heads and value head."""
@@ -143,6 +162,19 @@ class Stage2Run(WmtpRun):
             labels=int((label_BSH != IGNORE).sum()),
         )
         return (cut,)
+
+    def pad(self, batch: tuple[Batch, ...], count: int) -> tuple[Batch, ...]:
+        """Token 0, no label and no reward behind the rows of the only micro-batch."""
+        whole = batch[0]
+        padded = dataclasses.replace(
+            whole,
+            token_BS=pad(whole.token_BS, (0, count)),
+            valid_BS=pad(whole.valid_BS, (0, count)),
+            label_BSH=pad(whole.label_BSH, (0, 0, 0, count), value=IGNORE),
+            reward_BS=pad(whole.reward_BS, (0, count)),
+            document_BS=None if whole.document_BS is None else pad(whole.document_BS, (0, count), value=-1),
+        )
+        return (padded,)
 
     def tokens(self, batch: tuple[Batch, ...]) -> Tokens:
         """The first micro-batch's tokens; there is only one."""
@@ -237,8 +269,8 @@ def build_subject() -> Subject:
     return Subject(
         name="wmtp",
         stages=(
-            Stage("stage1", start=Stage1Run, fit=fit_stage1, objective="value"),
-            Stage("stage2", start=Stage2Run, fit=fit_stage2, objective="tokens"),
+            Stage("stage1", start=Stage1Run, fit=fit_stage1, objective="value", edges=STAGE1_EDGES),
+            Stage("stage2", start=Stage2Run, fit=fit_stage2, objective="tokens", edges=STAGE2_EDGES),
         ),
         functions=Functions(
             labels=wmtp.make_labels,

@@ -153,7 +153,7 @@ def puts(files: Iterable[str], name: str) -> list[Location]:
     """
     found: list[tuple[int, Location]] = []
     for file in files:
-        tree = _file_tree(file)
+        tree = file_tree(file)
         functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)] if tree else []
         for owner in [*functions, *([tree] if tree else [])]:
             for node in ast.walk(owner):
