@@ -76,12 +76,14 @@ class Sentinel:
         tensor, version, output, ordinal, mark = kept
         if tensor._version != version:
             raise RuntimeError(mismatch_text(tensor, version, _output_of(output)))
-        if mark is None:
-            if _is_shared(tensor):
-                self._shared.add(ordinal)
-        elif fingerprint(tensor) != mark and ordinal not in self.harmless and not _is_own_write(tensor, output):
+        if (mark is None or self._all) and _is_shared(tensor):
+            self._shared.add(ordinal)
+        if mark is not None and fingerprint(tensor) != mark and not self._is_harmless(tensor, output, ordinal):
             self.damaged.add(ordinal)
         return tensor  # type: ignore[no-any-return]
+
+    def _is_harmless(self, tensor: Tensor, output: int, ordinal: int) -> bool:
+        return ordinal in self.harmless or _is_own_write(tensor, output)
 
 
 def _output_of(output: int) -> str:
