@@ -61,7 +61,8 @@ class Sentinel:
         ordinal = self._count
         self._count = ordinal + 1
         kept, output = tensor, -1
-        if tensor.grad_fn is not None and is_output(tensor, _sequence() - 1):
+        grad_fn = tensor.grad_fn
+        if grad_fn is not None and is_output(grad_fn, _sequence() - 1):
             kept, output = tensor.detach(), tensor.output_nr
         mark = None
         if (self._all or ordinal in self._shared or _is_shared(tensor)) and _has_numbers(tensor):

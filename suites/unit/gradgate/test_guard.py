@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,6 +26,8 @@ from fixtures.guard_programs import (
 )
 from gradgate.watch.sentinel import EVERY
 
+DOCUMENT = Path(__file__).parents[3] / "docs" / "watch.md"
+FIXTURE_FOLDER = Path(__file__).parents[3] / "fixtures"
 CASE = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
@@ -191,3 +195,14 @@ def test_guard_without_replay_says_that_something_is_wrong(step):
     findings, raised, _ = findings_of(step, replay=False)
     assert [(one.culprit, one.detail) for one in findings] == [(None, {"not replayed": "replay=False"})]
     assert (raised is not None) == (step is bad_inplace)
+
+
+def test_guard_example_of_the_documentation_names_its_line(capsys):
+    """The how-to's program does what the how-to says."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    program = compile(block, str(FIXTURE_FOLDER / "example.py"), "exec")
+    with pytest.warns(gradgate.GradientFaultWarning, match="GG103 data-write"):
+        exec(program, {})  # noqa: S102 - our own text
+    line = 1 + next(number for number, text in enumerate(block.splitlines()) if "clamp_" in text)
+    assert capsys.readouterr().out.strip().endswith(f"example.py:{line} in step()")
