@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import gradgate
-from benchmarks.interleaved import ratio
+from benchmarks.interleaved import Ratio, ratio
 
 # Name, bar, width, layers, batch, positions.
 SIZES = (
@@ -36,19 +38,41 @@ GUARD_BARS = (1.10, 1.05, 1.03)
 
 
 def bench_guard(rounds: int) -> list[str]:
-    """The guard on the same steps: hooks and fingerprints alone, with the snapshot, and the snapshot's memory."""
+    """The guard on the same steps: CPU of the step's thread, then of all threads, hooks alone, and the copy's size."""
     lines = []
     for (name, _, *sizes), bar in zip(SIZES, GUARD_BARS, strict=True):
         step, subjects = training_step(*sizes)
-        own_rounds = max(16, min(8 * rounds, 8000 // int(name.split()[0])))
-        alone = gradgate.guard(step, state=subjects, replay=False)
-        whole = gradgate.guard(step, state=subjects)
-        for _ in range(3):
-            alone(), whole()  # the first step takes every fingerprint
-        hooks, guarded = ratio(alone, step, rounds=own_rounds), ratio(whole, step, rounds=own_rounds)
-        assert not alone.findings + whole.findings
-        lines.append(f"{name}: guarded / plain {guarded}  (bar: <= {bar}x); without snapshot {hooks.median:.3f}x")
+        measured = partial(guarded_ratio, step, subjects, max(24, min(8 * rounds, 12000 // int(name.split()[0]))))
+        row = f"{name}: guarded / plain {measured()}  (bar: <= {bar}x)"
+        others = (
+            f"all threads {measured(time.process_time).median:.2f}x; wall {measured(time.perf_counter).median:.2f}x"
+        )
+        copied = sum(value.nbytes for value in state_tensors(*subjects)) / 1e6
+        lines.append(f"{row}; {others}; no snapshot {measured(replay=False).median:.2f}x; copies {copied:.1f} MB")
     return lines
+
+
+def guarded_ratio(
+    step: Callable[[], None],
+    subjects: tuple[object, ...],
+    rounds: int,
+    clock: Callable[[], float] = time.thread_time,
+    *,
+    replay: bool = True,
+) -> Ratio:
+    """The guarded step against the plain one by one clock; the guard must stay quiet."""
+    guarded = gradgate.guard(step, state=subjects, replay=replay)
+    for _ in range(5):
+        guarded()  # the first step takes every fingerprint, the first snapshots make room
+    found = ratio(guarded, step, rounds=rounds, clock=clock)
+    assert not guarded.findings
+    return found
+
+
+def state_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """What a snapshot copies: parameters, buffers and the optimizer's own tensors."""
+    kept = [value for held in optimizer.state.values() for value in held.values() if isinstance(value, Tensor)]
+    return [*model.parameters(), *model.buffers(), *kept]
 
 
 def training_step(width: int, layers: int, batch: int, length: int) -> tuple[Callable[[], None], tuple[object, ...]]:

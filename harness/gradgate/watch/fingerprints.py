@@ -24,9 +24,10 @@ _WORDS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 def fingerprint(tensor: Tensor) -> int | None:
     """A checksum of a tensor's own elements, in the order in which they lie in memory.
 
-    Up to 20 KB exact (CRC-32 of the bytes). Above, 64-bit words are summed into 509 columns and the sums are checked:
-    an edit stays unseen only where its changes cancel in every column. The number of rows is odd, so that the same
-    change everywhere (a sign, a power of two) never cancels. On a device, the same sums are taken there.
+    Exact (CRC-32 of the bytes) up to 20 KB, and for elements of eight bytes, whose signs would cancel in pairs. Above,
+    64-bit words are summed into 509 columns and the sums are checked: an edit stays unseen only where its changes
+    cancel in every column. The number of rows is odd, so that the same change everywhere (a power of two) never does.
+    On a device, such sums are taken there.
 
     Args:
         tensor: of any dtype and strides; its values are not copied where its elements lie side by side.
@@ -45,7 +46,7 @@ def fingerprint(tensor: Tensor) -> int | None:
     else:
         memory = _elements(tensor)
     size = tensor.nbytes
-    if size < _LEAST_ROWS * _ROW_BYTES:
+    if size < _LEAST_ROWS * _ROW_BYTES or tensor.element_size() >= 8:
         return zlib.crc32(memory)
     rows = (size // _ROW_BYTES - 1) | 1
     if rows * _ROW_BYTES > size:
@@ -90,7 +91,7 @@ def folded(tensor: Tensor) -> Tensor:
     """
     with torch._C._DisableTorchDispatch(), torch.no_grad():
         flat = tensor.detach().resolve_conj().resolve_neg().contiguous().flatten()
-        bits = flat.view({1: torch.uint8, 2: torch.int16, 4: torch.int32}.get(flat.element_size(), torch.int64))
+        bits = flat.view({1: torch.uint8, 2: torch.int16}.get(flat.element_size(), torch.int32))
         rows = (bits.numel() // _COLUMNS - 1) | 1 if bits.numel() >= _COLUMNS else 0
         head, tail = bits[: rows * _COLUMNS], bits[rows * _COLUMNS :].to(torch.int64)
         place = torch.arange(1, tail.numel() + 1, device=tail.device)

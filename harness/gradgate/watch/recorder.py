@@ -184,6 +184,8 @@ class Recorder(TorchDispatchMode):
     def hit(self, facts: Facts, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> list[Saved]:
         """What an operation is about to write that a graph has saved."""
         targets = written(facts, args, kwargs)
+        if self.shelf.before_write:
+            self.shelf.before_write(targets)
         if facts.name in _ZEROING and self.gradients.passes:
             self.entrances.zeroed(targets)
         if self.gradients.read_by_user:
@@ -313,4 +315,6 @@ def _matters(facts: Facts, grad: bool, out: Any) -> bool:
     """Whether an operation on something that requires grad may end the gradient's flow."""
     if facts.follows or not grad:
         return True
-    return isinstance(out, Tensor) and not (out.is_floating_point() or out.is_complex())
+    if isinstance(out, Tensor):
+        return not (out.is_floating_point() or out.is_complex())
+    return bool(indices_in(out))

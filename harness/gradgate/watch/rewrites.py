@@ -73,7 +73,7 @@ class Rewrites:
                     self._read(tensor, frame, recorder)
         target = args[0] if facts.writes and args else None
         if isinstance(target, Tensor) and target.grad_fn is not None:
-            self._write(facts, target, frame, recorder, spelled=_is_spelled(sys._getframe(3), frame))
+            self._write(facts, target, frame, recorder, spelled=_is_spelled(sys._getframe(2), frame))
 
     def _write(self, facts: Facts, target: Tensor, frame: FrameType, recorder: Recorder, *, spelled: bool) -> None:
         self.open.pop(id(target), None)

@@ -98,20 +98,19 @@ def kept_as(tensor: Tensor, seq: int) -> tuple[Tensor, str]:
         An output of the node itself is detached: kept as it is, it would tie the graph into a knot.
     """
     grad_fn = tensor.grad_fn
-    if grad_fn is None or not is_output(tensor, seq):
+    if grad_fn is None or not is_output(grad_fn, seq):
         return tensor, ""
     with torch._C._DisableTorchDispatch():
         return tensor.detach(), f", which is output {tensor.output_nr} of {grad_fn.name()},"
 
 
-def is_output(tensor: Tensor, seq: int) -> bool:
-    """Whether a tensor that has a history is an output of the very node that saves it.
+def is_output(grad_fn: Any, seq: int) -> bool:
+    """Whether a tensor is an output of the very node that saves it.
 
     Args:
-        tensor: that a node saves.
-        seq: the node's number.
+        grad_fn: of the tensor.
+        seq: the number of the node that saves it.
     """
-    grad_fn: Any = tensor.grad_fn
     return bool(grad_fn._sequence_nr() == seq) or isinstance(grad_fn, BackwardCFunction)
 
 
@@ -233,8 +232,6 @@ class Shelf:
             targets: what will be written.
             newest: the last node before the writing operation; its own may save what it writes: rrelu its noise.
         """
-        if self.before_write:
-            self.before_write(targets)
         hit = [saved for target in targets for saved in self.live(storage_key(target))] if self.by_storage else []
         hit = [saved for saved in hit if saved.seq <= newest and saved.open()]
         for saved in hit:

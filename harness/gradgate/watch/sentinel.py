@@ -61,7 +61,8 @@ class Sentinel:
         ordinal = self._count
         self._count = ordinal + 1
         kept, output = tensor, -1
-        if tensor.grad_fn is not None and is_output(tensor, _sequence() - 1):
+        grad_fn = tensor.grad_fn
+        if grad_fn is not None and is_output(grad_fn, _sequence() - 1):
             kept, output = tensor.detach(), tensor.output_nr
         mark = None
         if (self._all or ordinal in self._shared or _is_shared(tensor)) and _has_numbers(tensor):
@@ -76,12 +77,14 @@ class Sentinel:
         tensor, version, output, ordinal, mark = kept
         if tensor._version != version:
             raise RuntimeError(mismatch_text(tensor, version, _output_of(output)))
-        if mark is None:
-            if _is_shared(tensor):
-                self._shared.add(ordinal)
-        elif fingerprint(tensor) != mark and ordinal not in self.harmless and not _is_own_write(tensor, output):
+        if (mark is None or self._all) and _is_shared(tensor):
+            self._shared.add(ordinal)
+        if mark is not None and fingerprint(tensor) != mark and not self._is_harmless(tensor, output, ordinal):
             self.damaged.add(ordinal)
         return tensor  # type: ignore[no-any-return]
+
+    def _is_harmless(self, tensor: Tensor, output: int, ordinal: int) -> bool:
+        return ordinal in self.harmless or _is_own_write(tensor, output)
 
 
 def _output_of(output: int) -> str:

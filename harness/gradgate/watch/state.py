@@ -6,6 +6,7 @@ import copy
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -57,8 +58,7 @@ class Reading:
 
     def walk(self, value: Any) -> None:
         """Tensors, dicts and lists inside a value; the rest stays as it is."""
-        kind = type(value)
-        if kind is Tensor or kind is nn.Parameter or isinstance(value, Tensor):
+        if isinstance(value, Tensor):
             self.tensors[id(value)] = value
         elif isinstance(value, dict):
             self.add_dict(value)
@@ -140,6 +140,8 @@ def _reader_of(entry: Any) -> Callable[[Reading], None] | None:
     """How an entry is read; None where it is of no known type."""
     if isinstance(entry, nn.Module):
         return _ModuleReader(entry)
+    if isinstance(entry, torch.optim.Optimizer):
+        return _OptimizerReader(entry)
     for kind, reader in _READERS:
         if isinstance(entry, kind):
             return lambda reading: reader(reading, entry)
@@ -181,21 +183,33 @@ class _ModuleReader:
         self._children = [(held, held.copy()) for held in children]
 
 
-def _read_optimizer(reading: Reading, optimizer: torch.optim.Optimizer) -> None:
-    groups = optimizer.param_groups
-    reading.lists.append((groups, groups.copy()))
-    for group in groups:
-        reading.add_dict(group)
-        reading.add_owners(group["params"])
-        reading.add_tensors([value for value in group.values() if isinstance(value, Tensor)])
-    state = optimizer.state
-    reading.add_dict(state)
-    for held in state.values():
-        if isinstance(held, dict) and all(type(value) is Tensor for value in held.values()):
-            reading.dicts.append((held, held.copy()))
-            reading.moments.extend(held.values())
-        else:
-            reading.walk(held)
+class _OptimizerReader:
+    """Groups, parameters with `.grad`, and the state of each parameter."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self._optimizer = optimizer
+        self._values: list[Any] = []
+        self._read = Reading()  # the state of the parameters, while it consists of the same objects
+
+    def __call__(self, reading: Reading) -> None:
+        """Read it."""
+        groups, state = self._optimizer.param_groups, self._optimizer.state
+        reading.lists.append((groups, groups.copy()))
+        for group in groups:
+            reading.add_dict(group)
+            reading.add_owners(group["params"])
+            reading.add_tensors([value for value in group.values() if isinstance(value, Tensor)])
+        reading.add_dict(state)
+        values = [value for held in state.values() for value in held.values()]
+        if len(values) != len(self._values) or not all(map(is_, values, self._values)):
+            self._values, self._read = values, Reading()
+            for held in state.values():
+                self._read.walk(held)
+        if any(type(value) is not Tensor for value in values):  # numbers and lists change inside
+            self._values = []
+        reading.dicts += self._read.dicts
+        reading.lists += self._read.lists
+        reading.moments += self._read.tensors.values()
 
 
 def _read_tensor(reading: Reading, tensor: Tensor) -> None:
@@ -235,7 +249,6 @@ def _ignore(_: Any) -> None:
 
 
 _READERS: tuple[tuple[Any, Callable[[Reading, Any], None]], ...] = (
-    (torch.optim.Optimizer, _read_optimizer),
     (Tensor, _read_tensor),
     (LRScheduler, _read_attributes),
     (torch.amp.GradScaler, _read_attributes),

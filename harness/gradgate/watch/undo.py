@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -64,10 +65,15 @@ class Undo:
         self._snapshots: list[Snapshot] = []
         for tensor in (thing for thing in gc.get_objects() if issubclass(type(thing), Tensor)):
             self._meet(tensor, known)
-        self._handle = register_optimizer_step_pre_hook(self._before_step)
+        self._handles = [
+            register_optimizer_step_pre_hook(self._before_step),
+            register_module_forward_pre_hook(self._before_forward),
+        ]
 
     def _meet(self, tensor: Tensor, known: set[int]) -> None:
-        key = NO_STORAGE if tensor.is_meta or tensor.layout != torch.strided else storage_key(tensor)
+        if torch.nn.parameter.is_lazy(tensor) or not torch._C._has_storage(tensor) or tensor.is_meta:
+            return
+        key = storage_key(tensor)
         if key == NO_STORAGE:
             return
         self._alive[key] = StorageWeakRef(_storage_of(tensor))
@@ -122,8 +128,14 @@ class Undo:
         self._stepped = set()
 
     def close(self) -> None:
-        """Leave the optimizers alone again."""
-        self._handle.remove()
+        """Leave optimizers and modules alone again."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _before_forward(self, module: nn.Module, _: Any) -> None:
+        """A batch norm writes its running statistics in an operation whose schema does not say so."""
+        if threading.get_ident() == self._thread and module._buffers:
+            self.before_write([buffer for buffer in module._buffers.values() if buffer is not None])
 
     def _before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         if threading.get_ident() != self._thread or id(optimizer) in self._optimizers | self._stepped:
