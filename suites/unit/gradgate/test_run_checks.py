@@ -126,15 +126,15 @@ def test_every_check_has_two_faults_or_more() -> None:
 
 
 def test_gg100_names_the_step_the_error_and_the_innermost_own_line() -> None:
-    """The first line says what raised; the victim is where."""
+    """The first line says what raised; the culprit is the line that the recorder names."""
     subject = FAULTS["backward-twice"].subject()
 
     (finding,) = run_check("GG100", subject, subject.stages[0]).findings
 
     assert finding.message.startswith("step 1 of 3 raised RuntimeError: Trying to backward through the graph a second")
     assert finding.kind == "freed_graph"
-    assert finding.victim is not None
-    assert (Path(finding.victim.file).name, finding.victim.function) == ("mini_faults.py", "backward_twice")
+    assert finding.culprit is not None
+    assert (Path(finding.culprit.file).name, finding.culprit.function) == ("mini_faults.py", "backward_twice")
 
 
 @pytest.mark.parametrize(
