@@ -87,7 +87,7 @@ class WmtpRun(Run):
         """The trainer's own resume: settings, seed included, come from the checkpoint."""
         file = find_checkpoint(path)
         saved = checkpoint.load(file)
-        trainer = small_trainer(*load_settings(None, None, saved=(saved["config"], saved["recipe"])))
+        trainer = build(*load_settings(None, None, saved=(saved["config"], saved["recipe"])), quiet())
         trainer.model.to(self.dtype)
         start = load_run(file, trainer)
         self.open(trainer, start.at, start.work)
