@@ -21,7 +21,7 @@ from wmtp.data.batches import Batch
 from wmtp.labels import IGNORE
 from wmtp.loading import load_settings
 from wmtp.loop import LoopState
-from wmtp.loss import predicting
+from wmtp.loss import predicting, squared_error_sum
 from wmtp.metrics import MetricsFile
 from wmtp.progress import quiet
 from wmtp.resume import find_checkpoint, load_run, save_run
@@ -264,6 +264,11 @@ def corpus(seed: int) -> Corpus:
     )
 
 
+def value_loss(value_BS: Tensor, return_BS: Tensor, valid_BS: Tensor) -> Tensor:
+    """The trainer's sum, divided as its stages divide it."""
+    return squared_error_sum(value_BS, return_BS, valid_BS) / max(1, int(valid_BS.sum()))
+
+
 def build_subject() -> Subject:
     """The bundled trainer."""
     return Subject(
@@ -276,6 +281,7 @@ def build_subject() -> Subject:
             labels=wmtp.make_labels,
             weights=wmtp.head_weights,
             loss=wmtp.wmtp_loss,
+            value_loss=value_loss,
             returns=wmtp.gae_returns,
             place_rewards=wmtp.place_rewards,
         ),
