@@ -75,6 +75,10 @@ class WmtpRun(Run):
         metrics = self.work.stage.step(batch)
         return {name: value for name, value in metrics.items() if value is not None}
 
+    def evaluate(self) -> Mapping[str, Any]:
+        """The stage's evaluation on the held-out rows."""
+        return self.work.evaluate()[0]
+
     def save(self, path: Path) -> None:
         """The trainer's own checkpoint, in a run's folder."""
         paths = self.trainer.config.paths.model_copy(update={"output": str(path)})
