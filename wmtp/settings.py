@@ -56,7 +56,7 @@ class SandboxLimits(Section):
     """
 
     workers: Count = 2
-    # The slowest program of MBPP that ends takes 3.7 s of a 2.8 GHz core: one near the limit would be rewarded by chance.
+    # MBPP's slowest program that ends takes 3.7 s of a 2.8 GHz core: one near the limit is rewarded by chance.
     seconds: Rate = 10.0
     memory_mib: Annotated[int, Field(ge=64)] = 512
 

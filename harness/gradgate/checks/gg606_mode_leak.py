@@ -26,9 +26,9 @@ that starts in eval mode must run in eval mode in the first step too.
 Failing means, one place a run: an error raised in the forward of each module, one raised in the backward, and a NaN in
 the output of each module.
 
-`evaluate` and `save` must leave parameters, persistent buffers, optimizer state and the global generators as they were, bit for bit.
-A step and `losses` may draw random numbers; each is called twice on one batch with the generators in two states, and
-where a generator then stands in the same state both times, it was seeded on the way.
+`evaluate` and `save` must leave parameters, persistent buffers, optimizer state and the global generators as they were,
+bit for bit. A step and `losses` may draw random numbers; each is called twice on one batch with the generators in two
+states, and where a generator then stands in the same state both times, it was seeded on the way.
 
 False-alarm rate: 0.
 
@@ -61,8 +61,8 @@ a generator of the run's own instead of seeding the global ones.
 ## Known limits
 
 Behind a step, modes of modules that are not called as modules (`module(x)`) are not seen. Evaluation is seen only where
-the run has `evaluate`, or where it is a part of `step`, `losses` or `save`. Generators that are seeded from the step number are not told from generators that are used. Flags of
-libraries other than torch are not compared.
+the run has `evaluate`, or where it is a part of `step`, `losses` or `save`. Generators that are seeded from the step
+number are not told from generators that are used. Flags of libraries other than torch are not compared.
 
 ## Sources
 
