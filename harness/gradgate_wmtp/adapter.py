@@ -21,7 +21,7 @@ from wmtp.data.batches import Batch
 from wmtp.labels import IGNORE
 from wmtp.loading import load_settings
 from wmtp.loop import LoopState
-from wmtp.loss import predicting
+from wmtp.loss import predicting, squared_error_sum
 from wmtp.metrics import MetricsFile
 from wmtp.progress import quiet
 from wmtp.resume import find_checkpoint, load_run, save_run
@@ -75,6 +75,10 @@ class WmtpRun(Run):
         metrics = self.work.stage.step(batch)
         return {name: value for name, value in metrics.items() if value is not None}
 
+    def evaluate(self) -> Mapping[str, Any]:
+        """The stage's evaluation on the held-out rows."""
+        return self.work.evaluate()[0]
+
     def save(self, path: Path) -> None:
         """The trainer's own checkpoint, in a run's folder."""
         paths = self.trainer.config.paths.model_copy(update={"output": str(path)})
@@ -87,7 +91,7 @@ class WmtpRun(Run):
         """The trainer's own resume: settings, seed included, come from the checkpoint."""
         file = find_checkpoint(path)
         saved = checkpoint.load(file)
-        trainer = small_trainer(*load_settings(None, None, saved=(saved["config"], saved["recipe"])))
+        trainer = build(*load_settings(None, None, saved=(saved["config"], saved["recipe"])), quiet())
         trainer.model.to(self.dtype)
         start = load_run(file, trainer)
         self.open(trainer, start.at, start.work)
@@ -264,6 +268,11 @@ def corpus(seed: int) -> Corpus:
     )
 
 
+def value_loss(value_BS: Tensor, return_BS: Tensor, valid_BS: Tensor) -> Tensor:
+    """The trainer's sum, divided as its stages divide it."""
+    return squared_error_sum(value_BS, return_BS, valid_BS) / max(1, int(valid_BS.sum()))
+
+
 def build_subject() -> Subject:
     """The bundled trainer."""
     return Subject(
@@ -276,6 +285,7 @@ def build_subject() -> Subject:
             labels=wmtp.make_labels,
             weights=wmtp.head_weights,
             loss=wmtp.wmtp_loss,
+            value_loss=value_loss,
             returns=wmtp.gae_returns,
             place_rewards=wmtp.place_rewards,
         ),

@@ -76,7 +76,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     """Step on the first batches; where that raises, ask the recorder for the line."""
     outcome = _plain(subject, stage, context)
     findings = (
-        with_guilty_line(finding, stage, context, _RECORDED.get(finding.kind, (finding.kind,)))
+        with_guilty_line(finding, subject, stage, context, _RECORDED.get(finding.kind, (finding.kind,)))
         for finding in outcome.findings
     )
     return replace(outcome, findings=tuple(findings))

@@ -97,7 +97,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     }
     allowed = {"dead_parameters": 0, "parameters_no_optimizer_holds": 0}
     findings = [
-        with_guilty_line(finding, stage, context, ("graph_cut", "missing_grad"), finding.detail["parameter"])
+        with_guilty_line(finding, subject, stage, context, ("graph_cut", "missing_grad"), finding.detail["parameter"])
         for finding in dead + unheld
     ]
     return Outcome(findings=tuple(findings), measured=measured, allowed=allowed)

@@ -67,4 +67,4 @@ PER_STAGE = True
 @reports_raises(CODE, NAME)
 def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     """Read the stage's recording."""
-    return recorded(stage, context).outcome(CODE)
+    return recorded(subject, stage, context).outcome(CODE)

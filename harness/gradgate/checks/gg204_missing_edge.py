@@ -64,7 +64,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     """Look for declared edges without a gradient."""
     found = [reach for reach in reaches(stage, context) if reach.is_declared]
     missing = [reach for reach in found if not reach.largest]
-    findings = (with_guilty_line(_finding(reach), stage, context, ("graph_cut",)) for reach in missing)
+    findings = (with_guilty_line(_finding(reach), subject, stage, context, ("graph_cut",)) for reach in missing)
     measured = {"edges_without_gradient": len(missing), "edges": len(found)}
     return Outcome(tuple(findings), measured, {"edges_without_gradient": 0})
 

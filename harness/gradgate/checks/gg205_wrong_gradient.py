@@ -166,7 +166,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     except UnstableLossError as unstable:
         report.unsettled.append(str(unstable))
     _compare_steps(report, run, batches, trainable, context.seed)
-    report.findings = [with_guilty_line(finding, stage, context, GUILTY) for finding in report.findings]
+    report.findings = [with_guilty_line(finding, subject, stage, context, GUILTY) for finding in report.findings]
     return report.outcome()
 
 

@@ -124,7 +124,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         return Outcome(inconclusive="two runs from one seed use different gradients (GG601)", allowed=allowed)
     stale = leak.turned() or leak.differing()
     measured = {"parameters_with_a_stale_gradient": len(stale), "steps": STEPS}
-    finding = with_guilty_line(_finding(leak, stale), stage, context, ("stale_grad",))
+    finding = with_guilty_line(_finding(leak, stale), subject, stage, context, ("stale_grad",))
     return Outcome((finding,), measured, allowed)
 
 

@@ -25,6 +25,10 @@ A run in float64 takes 6 steps, with the parameters noted before and after each 
    weight decay, and the gradient. Allowed: below 1e-6. Where the first learning rates were 0, one gradient of those so
    far that it descends is enough: each optimizer's update is minus a mixture of them.
 
+4. Where the stage declares edges, a module that a single loss term trains must not have that term's gradient reversed:
+   the cosine between the term's own gradient and the gradient that the first update used must not be below -1e-6.
+   Clipping and a positive coefficient scale and keep the direction; with a negative one the term is maximised.
+
 From zero state SGD, momentum, Adam, AdamW, RMSprop, Adagrad, Lion and Muon multiply the gradient
 by a matrix without negative eigenvalues, so the cosine is at most 0: for Adam the update is -lr*sign(g), and the cosine
 -|g|_1/(sqrt(n)*|g|_2). Weight decay w of rate lr is taken out exactly, beside the update (+lr*w*p) or as part of the
@@ -54,21 +58,22 @@ frozen, look for `.data`, `copy_` or a decay loop over all parameters. What is m
 
 ## Known limits
 
-Whether the gradient itself is that of the loss is for GG205; a loss of the wrong sign is, too. A learning rate that
-stays 0 for more than 6 steps on purpose fails. Where no torch optimizer steps the check does not apply; parameters that
-are updated by hand beside one count as frozen unless their `.grad` is set. That the update has the right *size* is not
-checked.
+Whether the gradient itself is that of the loss is for GG205; so is a loss of the wrong sign where no edges are
+declared. A learning rate that stays 0 for more than 6 steps on purpose fails. Where no torch optimizer steps the check
+does not apply; parameters that are updated by hand beside one count as frozen unless their `.grad` is set. That the
+update has the right *size* is not checked.
 
 ## Sources
 
-Faults GF-16, GF-28 and OS-02 of the fault catalogue.
+Faults GF-16, GF-28, LW-16 and OS-02 of the fault catalogue.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +84,7 @@ from gradgate.checks.snapshot import Difference, compare, named_parameters
 from gradgate.checks.updates import parameters_of
 from gradgate.core.finding import Finding, Severity
 from gradgate.core.verdict import Outcome
+from gradgate.subjects.capabilities import declared
 from gradgate.subjects.contract import Context, Run, Stage, Subject
 
 CODE, NAME = "GG208", "update-does-not-follow-gradient"
@@ -99,6 +105,7 @@ class _History:
         moves: of each parameter, in order.
         held: parameters that some optimizer holds.
         updates: how many optimizer steps there were.
+        terms: of each parameter that one loss term alone trains, that term's name and gradient before the first step.
     """
 
     names: dict[nn.Parameter, str]
@@ -106,6 +113,7 @@ class _History:
     moves: dict[nn.Parameter, list[Move]] = field(default_factory=dict)
     held: set[nn.Parameter] = field(default_factory=set)
     updates: int = 0
+    terms: dict[nn.Parameter, tuple[str, Tensor]] = field(default_factory=dict)
 
     def change(self, name: str) -> tuple[int, Difference] | None:
         """The first step, from 1, after which a tensor is another one than at the start."""
@@ -131,13 +139,13 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     """Step, and look at what moved, and where to."""
     with calling("start()"):
         run = stage.start(context.seed, dtype=torch.float64, device=context.device)
-    history = _history(run)
+    history = _history(run, stage.edges or {})
     if not history.updates and not run.optimizers:
         return Outcome(not_applicable=f"no torch optimizer stepped in {STEPS} steps: what should move is not known")
     found = {
         "parameters_that_stand_still": list(_still(history)),
         "frozen_tensors_that_move": list(_frozen(run, history)),
-        "parameters_that_move_uphill": list(_uphill(history)),
+        "parameters_that_move_uphill": [*_uphill(history), *_reversed(history)],
     }
     if not history.updates:
         found["parameters_that_stand_still"].append(_never(history))
@@ -146,10 +154,12 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     return Outcome(tuple(findings), measured, dict.fromkeys(found, 0))
 
 
-def _history(run: Run) -> _History:
+def _history(run: Run, edges: Mapping[str, Sequence[str]]) -> _History:
     history = _History(named_parameters(run), [_tensors(run)])
     history.held = {parameter for optimizer in run.optimizers for parameter in parameters_of(optimizer)}
     for number, batch in enumerate(islice(run.batches(), STEPS), 1):
+        if number == 1 and "losses" in declared(run):
+            history.terms = _terms(run, batch, edges)
         with moves_at_updates(history.names) as moves, calling(f"step {number} of {STEPS}"):
             run.step(batch)
         history.states.append(_tensors(run))
@@ -269,6 +279,44 @@ def _uphill(history: _History) -> Iterator[Finding]:
                     name,
                     cosine=cosine,
                 )
+
+
+def _terms(run: Run, batch: Any, edges: Mapping[str, Sequence[str]]) -> dict[nn.Parameter, tuple[str, Tensor]]:
+    """The gradient of each term in the modules that it alone is declared to train."""
+    trained = [name for names in edges.values() for name in names]
+    with calling("losses()"):
+        terms = run.losses(batch)
+    found: dict[nn.Parameter, tuple[str, Tensor]] = {}
+    for term, names in edges.items():
+        parameters = [
+            parameter
+            for name in names
+            if trained.count(name) == 1 and name in run.modules
+            for parameter in run.modules[name].parameters()
+            if parameter.requires_grad
+        ]
+        if parameters and term in terms and terms[term].requires_grad:
+            gradients = torch.autograd.grad(terms[term], parameters, retain_graph=True, allow_unused=True)
+            pairs = zip(parameters, gradients, strict=True)
+            found |= {parameter: (term, gradient) for parameter, gradient in pairs if gradient is not None}
+    return found
+
+
+def _reversed(history: _History) -> Iterator[Finding]:
+    for parameter, (term, gradient) in history.terms.items():
+        used = next((move.gradient for move in history.moves.get(parameter, []) if move.gradient is not None), None)
+        if used is None or not bool(used.any()) or not bool(gradient.any()):
+            continue
+        cosine = float((used * gradient).sum() / (used.norm() * gradient.norm()))
+        if cosine < -FLAT:
+            name = history.names[parameter]
+            yield _finding(
+                f"the first update of `{name}` uses the reverse of the gradient of {term}, which alone trains it: "
+                f"their cosine is {cosine:.3g}, allowed: at least -{FLAT:.0e}",
+                f"add {term} to the loss with a positive sign",
+                name,
+                cosine=cosine,
+            )
 
 
 def _first_cosine(moves: Sequence[Move]) -> float:

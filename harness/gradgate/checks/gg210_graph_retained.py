@@ -71,7 +71,7 @@ FEWER_THAN = 2  # steps; watch/retained.py applies it
 @reports_raises(CODE, NAME)
 def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     """Read the stage's recording; what grows there is a fault here."""
-    recording = recorded(stage, context)
+    recording = recorded(subject, stage, context)
     grown = (replace(found, severity="error") for found in recording.findings if found.code == CODE)
     outcome = replace(recording, findings=tuple(grown)).outcome(CODE)
     steps = max((finding.detail["steps"] for finding in outcome.findings), default=0)

@@ -68,6 +68,7 @@ DECAYS = {"gamma": 0.99, "gae_lambda": 0.95}
 FIX_LABELS = "-100 where t or t+k+1 is padding, beyond the row or in another document; never wrap around"
 FIX_WEIGHTS = "softmax over the valid heads only; exactly 0 at invalid heads and where no head is valid"
 FIX_LOSS = "divide by the number of positions with a valid head, clamped to at least 1, and keep the sum on the graph"
+FIX_VALUE_LOSS = "sum the squared errors of real tokens alone and divide by their number, clamped to at least 1"
 FIX_RETURNS = "scan the real tokens of a row in reverse order, with 0 after the last one"
 FIX_REWARDS = "look for the last real token with the mask, not with its count: padding may be on either side"
 
@@ -79,6 +80,7 @@ def check(subject: Subject, stage: Stage | None, context: Context) -> Outcome:
         _labels: functions.labels,
         _weights: functions.weights,
         _loss: functions.loss,
+        _value_loss: functions.value_loss,
         _returns: functions.returns,
         _rewards: functions.place_rewards,
     }
@@ -147,6 +149,30 @@ def _loss_call(functions: Functions, case: cases.Case) -> Call:
         "weight_BSH": weight_BSH,
     }
     return Call("loss", present(functions.loss), case.describe(), arguments)
+
+
+def _value_loss(ledger: Ledger, functions: Functions, case: cases.Case) -> None:
+    value_BS = case.tracked().value_BS
+    arguments = {"value_BS": value_BS, "return_BS": case.reward_BS, "valid_BS": case.valid_BS}
+    call = Call("value_loss", present(functions.value_loss), case.describe(), arguments)
+    loss = ledger.run(call, (), FIX_VALUE_LOSS)
+    if loss is None:
+        return
+    expected = oracles.value_loss(value_BS.detach(), case.reward_BS, case.valid_BS)
+    allowed = tolerances.value_loss(value_BS, case.reward_BS, case.valid_BS)
+    what, unit = "value loss", "squared reward units"
+    ledger.compare(call, loss, expected, allowed, what=what, unit=unit, fix=FIX_VALUE_LOSS)
+    if not loss.requires_grad:
+        ledger.note("value loss off the graph", "value loss is not attached to the values' graph", FIX_VALUE_LOSS, call)
+        return
+    gradient_BS = ledger.gradient(call, loss, value_BS, FIX_VALUE_LOSS)
+    if gradient_BS is not None:
+        what, zero_BS = "gradient of the value loss with respect to the value", torch.zeros(gradient_BS.shape)
+        if ledger.finite(call, gradient_BS, what=what, axes="b, t", fix=FIX_VALUE_LOSS):
+            padding_BS = ~case.valid_BS
+            ledger.compare(
+                call, gradient_BS, zero_BS, 0.0, what=what, axes="b, t", where=padding_BS, fix=FIX_VALUE_LOSS
+            )
 
 
 def _returns(ledger: Ledger, functions: Functions, case: cases.Case) -> None:

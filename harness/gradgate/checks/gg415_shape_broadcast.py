@@ -73,7 +73,7 @@ PER_STAGE = True
 @reports_raises(CODE, NAME)
 def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     """Read the stage's recording, then step on a single row."""
-    outcome = recorded(stage, context).outcome(CODE)
+    outcome = recorded(subject, stage, context).outcome(CODE)
     alone = _alone(stage, context)
     measured = {**outcome.measured, "faults": outcome.measured.get("faults", 0) + len(alone)}
     return replace(outcome, findings=(*outcome.findings, *alone), measured=measured)

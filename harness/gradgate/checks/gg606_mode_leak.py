@@ -14,9 +14,9 @@ depends on how often somebody evaluated, saved, or caught an error.
 
 ## How it decides
 
-Before and after two steps, `losses`, `save`, and a step and a `losses` that fail, these are compared: grad mode,
+Before and after two steps, `losses`, `evaluate`, `save`, and a step and a `losses` that fail, compared are: grad mode,
 autocast, default dtype and device, anomaly and deterministic flags, cuDNN and matmul flags, threads, working folder,
-the probability of every dropout; for `losses` and `save` also train or eval mode of every module and `requires_grad` of
+the probability of every dropout; for all but steps also train or eval mode of every module and `requires_grad` of
 every parameter. Statistic: sets of changes that were left. Allowed: 0.
 
 A step may set modes as it likes, so what counts there is what they lead to: in the step behind it the forward of each
@@ -26,9 +26,9 @@ that starts in eval mode must run in eval mode in the first step too.
 Failing means, one place a run: an error raised in the forward of each module, one raised in the backward, and a NaN in
 the output of each module.
 
-`save` must leave parameters, persistent buffers, optimizer state and the global generators as they were, bit for bit.
-A step and `losses` may draw random numbers; each is called twice on one batch with the generators in two states, and
-where a generator then stands in the same state both times, it was seeded on the way.
+`evaluate` and `save` must leave parameters, persistent buffers, optimizer state and the global generators as they were,
+bit for bit. A step and `losses` may draw random numbers; each is called twice on one batch with the generators in two
+states, and where a generator then stands in the same state both times, it was seeded on the way.
 
 False-alarm rate: 0.
 
@@ -61,9 +61,8 @@ a generator of the run's own instead of seeding the global ones.
 ## Known limits
 
 Behind a step, modes of modules that are not called as modules (`module(x)`) are not seen. Evaluation is seen only where
-it is a part of `step`, `losses` or `save`. Of the state that evaluation must not change, only what `save` changes is
-looked at. Generators that are seeded from the step number are not told from generators that are used. Flags of
-libraries other than torch are not compared.
+the run has `evaluate`, or where it is a part of `step`, `losses` or `save`. Generators that are seeded from the step
+number are not told from generators that are used. Flags of libraries other than torch are not compared.
 
 ## Sources
 
@@ -141,7 +140,7 @@ def _start(stage: Stage, context: Context) -> Run:
 
 
 def _look_at_calls(start: Callable[[], Run], context: Context, leaks: _Leaks) -> None:
-    """Two steps, `losses` and `save`, one after the other on one run."""
+    """Two steps, `losses`, `evaluate` and `save`, one after the other on one run."""
     run = start()
     first, second = islice(run.batches(), 2)
     asleep = _frozen_in_eval(run)
@@ -155,8 +154,10 @@ def _look_at_calls(start: Callable[[], Run], context: Context, leaks: _Leaks) ->
     if "losses" in declared(run):
         with _looking(run, "losses()", leaks):
             run.losses(second)
+    if "evaluate" in declared(run):
+        _look_at_reader(run, "evaluate()", run.evaluate, leaks)
     if "save" in declared(run):
-        _look_at_save(run, context, leaks)
+        _look_at_reader(run, "save()", partial(run.save, context.folder), leaks)
 
 
 def _frozen_in_eval(run: Run) -> dict[str, bool]:
@@ -178,13 +179,14 @@ def _first(seen: Mapping[str, list[bool]]) -> dict[str, bool]:
     return {name: modes[0] for name, modes in seen.items()}
 
 
-def _look_at_save(run: Run, context: Context, leaks: _Leaks) -> None:
+def _look_at_reader(run: Run, doing: str, call: Callable[[], Any], leaks: _Leaks) -> None:
+    """A call that is to leave the run's state and the generators as they are, bit for bit."""
     state, modes = take(run), Modes.now(run)
-    with _looking(run, "save()", leaks, back=False):
-        run.save(context.folder)
+    with _looking(run, doing, leaks, back=False):
+        call()
     change = first_difference(state, take(run))
-    leaks.note("save()", [] if change is None else [f"`{change.name}`: {change.text}"])
-    leaks.note("save()", [f"{name} global generator in another state" for name in modes.moved_generators()])
+    leaks.note(doing, [] if change is None else [f"`{change.name}`: {change.text}"])
+    leaks.note(doing, [f"{name} global generator in another state" for name in modes.moved_generators()])
     modes.process.restore()
 
 

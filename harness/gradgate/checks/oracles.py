@@ -126,6 +126,29 @@ def wmtp_loss(logits_BSHV: Tensor, label_BSH: Tensor, weight_BSH: Tensor) -> Ten
     return torch.stack(position_losses).sum() / len(position_losses)
 
 
+def value_loss(value_BS: Tensor, return_BS: Tensor, valid_BS: Tensor) -> Tensor:
+    """Mean over the real tokens of (value - return)^2, without a factor of one half.
+
+    Args:
+        value_BS: Float[B, S], in reward units.
+        return_BS: Float[B, S], same units; what stands at padding does not count, as in `value_BS`.
+        valid_BS: Bool[B, S].
+
+    Returns:
+        Double scalar in squared reward units, on the graph of `value_BS`; 0 without a real token.
+    """
+    value_rows, return_rows = _scalars(value_BS), _scalars(return_BS)
+    square_N = []
+    for b, valid_S in enumerate(valid_BS.tolist()):
+        for t, real in enumerate(valid_S):
+            if real:
+                error = value_rows[b][t] - return_rows[b][t]
+                square_N.append(error * error)
+    if not square_N:
+        return torch.zeros((), dtype=torch.float64)
+    return torch.stack(square_N).sum() / len(square_N)
+
+
 @torch.no_grad()
 def gae_returns(
     reward_BS: Tensor,

@@ -1,22 +1,28 @@
-"""One recorded run of a stage, for every check that looks at what the recorder saw; and the guilty line from it."""
+"""One recorded run of a stage and of the formulas, for every check that looks at what the recorder saw; and the guilty
+line from it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from weakref import WeakKeyDictionary
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from gradgate.checks.cases import Case, ragged
 from gradgate.checks.isolation import isolated
 from gradgate.checks.raised import SubjectRaisedError, calling
 from gradgate.checks.updates import parameters_of
-from gradgate.core.finding import Finding
+from gradgate.core.finding import SEVERITIES, Finding
 from gradgate.core.verdict import Outcome
-from gradgate.subjects.contract import Context, Run, Stage
+from gradgate.subjects.contract import Context, Functions, Run, Stage, Subject
 from gradgate.watch.block import watch
 
+CASES = 3  # ragged batches on which the formulas are recorded
 STEPS = 5  # two more than the last two, which is what a graph must survive to count as kept
 
 _RECORDINGS: WeakKeyDictionary[Stage, dict[tuple[int, str], Recording]] = WeakKeyDictionary()
@@ -59,8 +65,10 @@ class Recording:
         return Outcome(found, measured, allowed)
 
 
-def recorded(stage: Stage, context: Context) -> Recording:
+def recorded(subject: Subject, stage: Stage, context: Context) -> Recording:
     """The recording of a stage at a seed, from memory where there is one: many checks read it, one run is made.
+
+    The subject's formulas are recorded with the stage that learns tokens, since a run may use them without gradient.
 
     Raises:
         SubjectRaisedError: the stage does not start.
@@ -69,24 +77,25 @@ def recorded(stage: Stage, context: Context) -> Recording:
     key = (context.seed, context.device)
     if key not in known:
         with isolated(context.seed, "recording"):
-            known[key] = _record(stage, context)
+            known[key] = _record(subject, stage, context)
     return known[key]
 
 
 def with_guilty_line(
-    finding: Finding, stage: Stage, context: Context, kinds: Sequence[str], mention: str = ""
+    finding: Finding, subject: Subject, stage: Stage, context: Context, kinds: Sequence[str], mention: str = ""
 ) -> Finding:
     """A finding with the lines that the recorder names for a fault of these kinds; as it is where it names none.
 
     Args:
         finding: of a check that measured the fault and does not know where it is.
+        subject: whose stage it is.
         stage: whose recording to read.
         context: of the check.
         kinds: in which the fault may show, the likeliest first.
         mention: the name of a parameter; a recorded finding that names it, or its layer, is preferred.
     """
     try:
-        seen = recorded(stage, context).findings
+        seen = recorded(subject, stage, context).findings
     except SubjectRaisedError:
         return finding
     able = [other for other in seen if other.kind in kinds and other.severity != "note" and other.culprit]
@@ -111,7 +120,7 @@ def _names(finding: Finding, parameter: str) -> bool:
     return any(f".{parameter}.".find(f".{name}.") >= 0 for name in quoted if parameter)
 
 
-def _record(stage: Stage, context: Context) -> Recording:
+def _record(subject: Subject, stage: Stage, context: Context) -> Recording:
     with calling("start()"):
         run = stage.start(context.seed, device=context.device)
     raised, steps = "", 0
@@ -123,7 +132,42 @@ def _record(stage: Stage, context: Context) -> Recording:
                 steps += 1
     except SubjectRaisedError as error:
         raised = f"step {steps + 1} of {STEPS}: {error}"
-    return Recording(tuple(block.findings), steps, block.backwards, raised)
+    findings, backwards = list(block.findings), block.backwards
+    if stage is _stage_of_formulas(subject):
+        formulas = watch()
+        with formulas:
+            _call_formulas(subject.functions, context)
+        findings += formulas.findings
+        backwards += formulas.backwards
+    findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
+    return Recording(tuple(findings), steps, backwards, raised)
+
+
+def _stage_of_formulas(subject: Subject) -> Stage | None:
+    stages = [stage for stage in subject.stages if stage.objective == "tokens"] or list(subject.stages)
+    return stages[-1] if stages else None
+
+
+def _call_formulas(functions: Functions, context: Context) -> None:
+    """Forward and backward of what is differentiable. What raises here is for GG402 and GG404 to report."""
+    for case in islice(ragged(context.seed, CASES), CASES):
+        for output in _outputs(functions, case.tracked()):
+            with suppress(Exception):
+                output().sum().backward()
+
+
+def _outputs(functions: Functions, case: Case) -> Iterator[Callable[[], Tensor]]:
+    given = {} if case.document_BS is None else {"document_BS": case.document_BS}
+    if functions.weights is not None:
+        weights = partial(functions.weights, discount_lambda=0.95, temperature=0.7, **given)
+        yield lambda: weights(case.value_BS, case.labels, case.valid_BS).square()
+    if functions.loss is not None:
+        loss = functions.loss
+        logits_BSHV = torch.randn(*case.labels.shape, case.token_BS.numel()).requires_grad_()
+        yield lambda: loss(logits_BSHV, case.labels, torch.full(case.labels.shape, 0.5))
+    if functions.value_loss is not None:
+        value_loss = functions.value_loss
+        yield lambda: value_loss(case.value_BS, case.reward_BS, case.valid_BS)
 
 
 def _trained(run: Run) -> list[nn.Module]:

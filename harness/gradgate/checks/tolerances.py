@@ -106,6 +106,20 @@ def loss(logits_BSHV: Tensor, positions: int) -> float:
     return 2 * u * (8 * largest + vocabulary + 4 + (positions * horizon + 4) * cross_entropy)
 
 
+def value_loss(value_BS: Tensor, return_BS: Tensor, valid_BS: Tensor) -> float:
+    """Allowed error of the value loss, in squared reward units.
+
+    With M = max(|v| + |return|): a difference is off by u M, so its square by 3 u M^2 at most (2 M u M, and its own
+    rounding); a sum of n such terms and its quotient add (n + 1) u M^2. All terms are positive, so nothing cancels.
+    Doubled.
+    """
+    count = int(valid_BS.sum())
+    if not count:
+        return 0.0
+    largest = float((value_BS.detach().double().abs() + return_BS.double().abs())[valid_BS].max())
+    return 2 * (count + 4) * roundoff(value_BS.dtype) * largest**2
+
+
 def returns(reward_BS: Tensor, value_BS: Tensor, valid_BS: Tensor) -> float:
     """Allowed error of a return.
 

@@ -12,7 +12,7 @@ from gradgate.core.origin import in_one_line
 from gradgate.subjects.contract import Run, Stage, Subject
 
 _OF_RUN = {
-    "losses", "tokens", "rows", "valid", "pad", "save", "logits", "optimizers", "max_norm",
+    "losses", "tokens", "rows", "valid", "pad", "evaluate", "save", "logits", "optimizers", "max_norm",
 }  # fmt: skip
 _SEED = 0
 
@@ -77,6 +77,7 @@ def declared(run: Run) -> frozenset[str]:
         "rows": _overrides(run, "select_rows"),
         "valid": _overrides(run, "valid") or _overrides(run, "tokens"),
         "pad": _overrides(run, "pad"),
+        "evaluate": _overrides(run, "evaluate"),
         "max_norm": getattr(run, "max_norm", None) is not None,
         "save": _overrides(run, "save") and _overrides(run, "load"),
         "logits": getattr(run, "logits_from", None) is not None,

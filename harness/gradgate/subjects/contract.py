@@ -81,6 +81,10 @@ class Run:
         """The batch of these rows of `batch`, in this order; a row may come twice. `batch` stays as it is."""
         raise NotImplementedError
 
+    def evaluate(self) -> Mapping[str, Any]:
+        """The trainer's own evaluation on held-out data. It leaves the run as it was, the global generators too."""
+        raise NotImplementedError
+
     def save(self, path: Path) -> None:
         """Write everything that a later `load` needs to go on bit for bit, under the folder `path`."""
         raise NotImplementedError
@@ -142,6 +146,7 @@ class Functions:
         labels: `(token_BS, valid_BS, horizon, document_BS=None) -> label_BSH`, -100 where nothing is to be predicted.
         weights: `(value_BS, label_BSH, valid_BS, *, discount_lambda, temperature, document_BS=None) -> weight_BSH`.
         loss: `(logits_BSHV, label_BSH, weight_BSH) -> scalar`.
+        value_loss: `(value_BS, return_BS, valid_BS) -> scalar`, the mean squared error over real tokens.
         returns: `(reward_BS, value_BS, valid_BS, *, gamma, gae_lambda, document_BS=None) -> return_BS`.
         place_rewards: `(reward_B, valid_BS, placement, document_BS=None) -> reward_BS`, "terminal" or "uniform".
     """
@@ -149,6 +154,7 @@ class Functions:
     labels: Callable[..., Tensor] | None = None
     weights: Callable[..., Tensor] | None = None
     loss: Callable[..., Tensor] | None = None
+    value_loss: Callable[..., Tensor] | None = None
     returns: Callable[..., Tensor] | None = None
     place_rewards: Callable[..., Tensor] | None = None
 
@@ -210,6 +216,7 @@ class Subject:
         "pad": "write `Run.pad(batch, count)`: return the batch with `count` more positions of padding on the right",
         "max_norm": "set `Run.max_norm` to the norm at which the step clips its gradients",
         "edges": "give the stage `edges=`: the name of each loss term -> the names in `modules` of what it trains",
+        "evaluate": "write `Run.evaluate()`: the trainer's own evaluation on held-out data",
         "save": "write `Run.save(path)` and `Run.load(path)`",
         "logits": "set `Run.logits_from` to the name in `modules` of the module that returns logits [B, S, H, V]",
         "optimizers": "set `Run.optimizers` to the optimizers that the step steps",

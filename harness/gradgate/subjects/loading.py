@@ -39,7 +39,7 @@ def load_target(target: str | None = None, path: Path | None = None) -> Subject:
     """
     if path is not None:
         _put_first(path)
-    spec = _spelled_out(target or find_project(path or Path.cwd()).target or _only_registered())
+    spec = _spelled_out(target or target_of(path or Path.cwd()))
     from gradgate.subjects.global_state import GlobalState  # imports torch, which a mistake above should not wait for
 
     before = GlobalState.now()
@@ -48,6 +48,18 @@ def load_target(target: str | None = None, path: Path | None = None) -> Subject:
         return replace(subject, import_effects=tuple(before.changes()))
     finally:
         before.restore()
+
+
+def target_of(start: Path) -> str:
+    """TARGET where none is given: what the nearest pyproject.toml names, else the one registered subject.
+
+    Args:
+        start: the folder where the search for pyproject.toml begins.
+
+    Raises:
+        TargetError: there is neither, or several are registered.
+    """
+    return find_project(start).target or _only_registered()
 
 
 def _put_first(folder: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fixtures import mini_faults, mini_trainer, recorded_faults
+from fixtures import broken_functions, mini_faults, mini_trainer, recorded_faults
 from fixtures.mini_faults import FAULTS
 from fixtures.mini_trainer import MiniRun
 from fixtures.plain_loop import PlainRun
@@ -143,9 +143,34 @@ def test_recording_is_made_once_for_all_codes() -> None:
     assert starts == [0, 1]
 
 
+def zeroed(*arguments: Tensor, **options: Any) -> Tensor:
+    weight_BSH = broken_functions.weights(*arguments, **options).softmax(-1)
+    weight_BSH[..., 0] = 0.0
+    return weight_BSH
+
+
+def zeroed_through_data(*arguments: Tensor, **options: Any) -> Tensor:
+    weight_BSH = broken_functions.weights(*arguments, **options).softmax(-1)
+    weight_BSH.data[..., 0] = 0.0
+    return weight_BSH
+
+
+@pytest.mark.parametrize(("code", "weights"), [("GG101", zeroed), ("GG103", zeroed_through_data)])
+def test_formulas_are_recorded_though_the_run_detaches_them(code: str, weights: Callable[..., Tensor]) -> None:
+    """The weights' own line is named; the stage that does not learn tokens says nothing of them."""
+    functions = dataclasses.replace(broken_functions.good_functions(), weights=weights)
+    subject = Subject("own", [Stage("a", PlainRun), Stage("b", PlainRun, objective="tokens")], functions=functions)
+
+    (finding,) = run_check(code, subject, subject.stages[1]).findings
+
+    assert finding.culprit is not None
+    assert (finding.culprit.function, finding.severity) == (weights.__name__, "error")
+    assert run_check(code, subject, subject.stages[0]).findings == ()
+
+
 def test_recording_holds_no_tensor() -> None:
     """What is kept for the whole process must be small."""
-    recording = recorded(CLEAN.stages[0], Context())
+    recording = recorded(CLEAN, CLEAN.stages[0], Context())
 
     assert (recording.steps, recording.backwards, recording.raised) == (STEPS, STEPS, "")
     assert not any(isinstance(value, Tensor) for value in vars(recording).values())
@@ -280,6 +305,6 @@ def test_gg415_leaves_an_error_without_a_squeeze_to_others() -> None:
 
 def test_recording_fields_are_text_and_numbers() -> None:
     """So that `replace` on it stays cheap and it can be kept."""
-    names = [field.name for field in dataclasses.fields(recorded(CLEAN.stages[0], Context()))]
+    names = [field.name for field in dataclasses.fields(recorded(CLEAN, CLEAN.stages[0], Context()))]
 
     assert names == ["findings", "steps", "backwards", "raised"]

@@ -907,6 +907,32 @@ def test_gg606_finds_dropout_that_is_switched_off_for_good() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("leak", "told"),
+    [
+        (lambda run: run.modules["value_head"].eval(), "`value_head`: train mode -> eval mode"),
+        (lambda run: torch.rand(1), "torch's global generator in another state"),
+        (lambda run: run.trained()[0].data.add_(1.0), ".weight`: "),
+        (lambda run: None, ""),
+    ],
+)
+def test_gg606_holds_evaluation_to_leave_the_run_as_it_was(leak: Callable[[MiniRun], Any], told: str) -> None:
+    """Modes, state and generators; a right evaluation leaves none changed."""
+
+    class Evaluating(MiniRun):
+        def evaluate(self) -> Mapping[str, Any]:
+            leak(self)
+            return {}
+
+    def start(seed: int, *, dtype: torch.dtype = torch.float32, device: str) -> Run:
+        return Evaluating("value", Parts(), seed, dtype, device)
+
+    found = errors(run_check("GG606", *with_run(start)))
+
+    assert len(found) == bool(told)
+    assert all(message.startswith("evaluate() left behind") and told in message for message in found)
+
+
 # --- GG902 and fits --------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,237 @@
+"""Planted faults: what is noticed, what survives, and that nothing which an edited trainer does gets out."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from gradgate import cli
+from gradgate.faults import planting, pool, witness
+from gradgate.faults.catalogue import Fault
+from gradgate.faults.changed import affected
+from gradgate.faults.edit import Edit
+from gradgate.faults.planting import Campaign, Outcome
+from gradgate.faults.worker import Report, Task
+
+TRAINER = """\
+import torch
+from torch import nn
+
+import gradgate
+
+
+class Loop(gradgate.Run):
+    def __init__(self, seed, *, dtype=torch.float32, device="cpu"):
+        torch.manual_seed(seed)
+        self.modules = {"model": nn.Linear(4, 1).to(device, dtype)}
+        self.optimizers = [torch.optim.SGD(self.modules["model"].parameters(), lr=0.1)]
+        self.generator = torch.Generator().manual_seed(seed)
+        self.dtype = dtype
+        self.note = "kept"
+
+    def batches(self):
+        while True:
+            x = torch.randn(8, 4, generator=self.generator, dtype=self.dtype)
+            yield x, x.sum(1, keepdim=True)
+
+    def losses(self, batch):
+        x, y = batch
+        return {"total": (self.modules["model"](x) - y).square().mean()}
+
+    def step(self, batch):
+        loss = self.losses(batch)["total"]
+        self.optimizers[0].zero_grad()
+        loss.backward()
+        self.optimizers[0].step()
+        return {"loss": loss.item()}
+
+
+def subject():
+    return gradgate.Subject(name="loop", stages=[gradgate.Stage("train", start=Loop)])
+"""
+FAULTS = {
+    "OS-01": ("GG206", "self.optimizers[0].zero_grad()", ""),
+    "GF-01": ("GG206", '"kept"', '"lost"'),
+    "GF-02": ("GG206", "torch.Generator().manual_seed(seed)", "torch.Generator().manual_seed(seed + 1)"),
+    "PF-01": ("GG206", "self.optimizers[0].zero_grad()", "import os; os._exit(7)"),
+    "DC-01": ("GG206", "self.dtype = dtype", "self.dtype = dtype.nothing"),
+    "DC-02": ("GG206", "import gradgate", "import gradgate, nowhere"),
+    "OK-01": ("", "(self.modules['model'](x) - y).square().mean()", "((self.modules['model'](x) - y) ** 2).mean()"),
+    "OK-02": ("", "self.optimizers[0].zero_grad()", "self.note = 1"),
+}
+
+
+def entry(name: str) -> str:
+    code, find, replace = FAULTS[name]
+    lines = [f"id: {name}", f"what: {name}", "source: here", "file: tiny_trainer.py"]
+    lines += [f"codes: [{code}]"] if code else []
+    lines += [f"find: {json.dumps(find)}", f"replace: {json.dumps(replace)}"]
+    return "- " + "\n  ".join(lines) + "\n"
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two checks, one of them red from the start; a trainer, its faults, and the pyproject.toml that names both."""
+    monkeypatch.setattr(planting, "_everything", lambda: ("GG206", "GG303"))
+    (tmp_path / "tiny_trainer.py").write_text(TRAINER, encoding="utf-8")
+    (tmp_path / "faults").mkdir()
+    (tmp_path / "faults" / "all.yaml").write_text("".join(map(entry, FAULTS)), encoding="utf-8")
+    settings = '[tool.gradgate]\ntarget = "tiny_trainer:subject"\nfaults = "faults"\n'
+    (tmp_path / "pyproject.toml").write_text(settings, encoding="utf-8")
+    return tmp_path
+
+
+def gradgate(*words: str | Path) -> Result:
+    return CliRunner().invoke(cli.cli, list(map(str, words)), prog_name="gradgate")
+
+
+def test_run_tells_killed_from_survived_equivalent_crashed_and_broken(project: Path):
+    """Each ending is a result of its own, the score counts them, and the exit code is 1."""
+    file = project / "out.json"
+    done = gradgate("faults", "run", "--path", project, "-j", 2, "--json", file)
+    assert done.exit_code == 1, done.output
+    tree = json.loads(file.read_text(encoding="utf-8"))
+    statuses = {outcome["id"]: outcome["status"] for outcome in tree["outcomes"]}
+    assert statuses == {
+        "DC-01": "killed",
+        "DC-02": "broken",
+        "GF-01": "equivalent",
+        "GF-02": "survived",
+        "OK-01": "quiet",
+        "OK-02": "alarm",
+        "OS-01": "killed",
+        "PF-01": "crashed",
+    }
+    killed = next(outcome for outcome in tree["outcomes"] if outcome["id"] == "OS-01")
+    assert killed["by"][0]["code"] == "GG206"
+    assert killed["right_family"] is True
+    assert "clean edits: 2, with an alarm: 1 OK-02" in done.output
+    assert (project / "tiny_trainer.py").read_text(encoding="utf-8") == TRAINER
+    assert "tiny_trainer" not in sys.modules
+
+
+def test_run_exits_with_0_when_every_fault_is_noticed(project: Path):
+    """All killed or equivalent, no alarm."""
+    done = gradgate("faults", "run", "--path", project, "--select", "OS-01,GF-01,OK-01")
+    assert done.exit_code == 0, done.output
+    assert "OS-01   killed" in done.output
+
+
+def test_run_refuses_when_the_unedited_source_fails(project: Path):
+    """A check that is red before anything was planted proves nothing."""
+    broken = TRAINER.replace("        self.optimizers[0].zero_grad()\n", "")
+    (project / "tiny_trainer.py").write_text(broken, encoding="utf-8")
+    done = gradgate("faults", "run", "--path", project, "--select", "GF-01")
+    assert done.exit_code == 2
+    assert "the unedited source fails GG206, before any fault" in done.output
+
+
+def test_run_and_list_name_stale_entries_and_exit_with_2(project: Path):
+    """An edit that fits no longer stops everything before a process is started."""
+    (project / "tiny_trainer.py").write_text(TRAINER.replace('"kept"', "None"), encoding="utf-8")
+    for command in ("run", "list"):
+        done = gradgate("faults", command, "--path", project)
+        assert done.exit_code == 2
+        assert "all.yaml GF-01: tiny_trainer.py: '\"kept\"' matches nothing" in done.output
+
+
+def test_list_shows_codes_and_places(project: Path):
+    """One line an entry, with the line that it changes."""
+    done = gradgate("faults", "list", "--path", project, "--select", "OS")
+    assert done.exit_code == 0
+    assert done.output.splitlines()[0].split()[:3] == ["OS-01", "GG206", "tiny_trainer.py:27"]
+
+
+def test_run_says_where_a_catalogue_could_come_from(tmp_path: Path):
+    """Without a catalogue there is one clear error."""
+    done = gradgate("faults", "list", "--path", tmp_path)
+    assert done.exit_code == 2
+    assert "give --faults DIR, or set `faults` under [tool.gradgate]" in done.output
+
+
+def test_changed_takes_faults_of_changed_files_and_checks(project: Path):
+    """A diff bears on the faults of its files and on those that a changed check is to notice."""
+    git(project, "init", "-q")
+    git(project, "add", ".")
+    git(project, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "-m", "all")
+    done = gradgate("faults", "run", "--path", project, "--changed", "HEAD")
+    assert done.exit_code == 0
+    assert "nothing that differs from HEAD bears on a fault" in done.output
+    fault = Fault("GF-01", "w", "s", ("GG206",), (Edit("tiny_trainer.py", "a", "b"),))
+    assert affected([fault], project, "HEAD") == []
+    (project / "tiny_trainer.py").write_text(TRAINER + "\n", encoding="utf-8")
+    assert affected([fault], project, "HEAD") == [fault]
+    git(project, "checkout", "-q", ".")
+    (project / "gg206_stale_gradient.py").write_text("", encoding="utf-8")
+    git(project, "add", ".")
+    assert affected([fault], project, "HEAD") == [fault]
+    done = gradgate("faults", "run", "--path", project, "--changed", "nowhere")
+    assert done.exit_code == 2
+    assert "--changed: git says:" in done.output
+
+
+def git(folder: Path, *words: str) -> None:
+    subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True)
+
+
+def test_campaign_gives_outcomes_in_the_order_of_faults(project: Path):
+    """Whichever process ends first."""
+    edit = Edit("tiny_trainer.py", "self.optimizers[0].zero_grad()", "")
+    faults = [Fault(f"OS-0{i}", "w", "s", ("GG206",), (edit,)) for i in (2, 1)]
+    told: list[Outcome] = []
+    outcomes = Campaign("tiny_trainer:subject", project, jobs=2).run(faults, told.append)
+    assert [outcome.fault.id for outcome in outcomes] == ["OS-02", "OS-01"]
+    assert sorted(outcome.fault.id for outcome in told) == ["OS-01", "OS-02"]
+
+
+def test_witness_tells_equal_from_different_bit_for_bit():
+    """NaN equals NaN; dtype, shape, keys and numbers count."""
+    one = {"a": [torch.tensor([1.0, float("nan")]), 2.0], "b": float("nan")}
+    assert witness.differ(one, {"a": [torch.tensor([1.0, float("nan")]), 2.0], "b": float("nan")}) == ""
+    assert witness.differ(one, {"a": [torch.tensor([1.5, float("nan")]), 2.0], "b": float("nan")}) == "a[0]"
+    assert witness.differ(one, {"a": [torch.tensor([1.0]), 2.0], "b": float("nan")}) == "a[0]"
+    assert witness.differ(one, {"a": [1.0]}) == "what is there to see"
+    assert witness.differ("x", "y") == "what it computes"
+
+
+def _reports(task: Task, pipe: object) -> None:
+    pipe.send(Report(seconds=float(task.seed)))  # type: ignore[attr-defined]
+
+
+def test_pool_leaves_no_process_behind_when_it_is_left(tmp_path: Path):
+    """An abandoned run ends what it started."""
+    tasks = [Task("t", tmp_path, tmp_path, tmp_path / "log", seed=i) for i in range(3)]
+    running = pool.run(tasks, jobs=2, timeout=30.0, function=_reports)
+    number, report = next(running)
+    assert isinstance(report, Report)
+    assert report.seconds == number
+    running.close()
+    assert not multiprocessing.active_children()
+
+
+def _hangs(_task: Task, _pipe: object) -> None:
+    threading.Event().wait()
+
+
+def test_pool_ends_a_process_that_hangs(tmp_path: Path):
+    """Its time over, a task is `hung` and its process gone."""
+    task = Task("t", tmp_path, tmp_path, tmp_path / "log")
+    assert list(pool.run([task], jobs=1, timeout=0.5, function=_hangs)) == [(0, "hung")]
+    assert not multiprocessing.active_children()
+
+
+def test_clean_edit_may_raise_nothing_of_what_was_green(project: Path):
+    """A check that is red on the unedited source is no alarm; OK-02 removes a needed call and is one."""
+    done = gradgate("faults", "run", "--path", project, "--select", "OK")
+    assert done.exit_code == 1
+    assert "OK-01   quiet" in done.output
+    assert "OK-02   alarm" in done.output
+    assert "GG206" in done.output
