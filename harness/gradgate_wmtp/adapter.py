@@ -176,6 +176,10 @@ class Stage2Run(WmtpRun):
         )
         return (padded,)
 
+    def window(self, parts: Sequence[tuple[Batch, ...]]) -> tuple[Batch, ...]:
+        """A batch is a window of micro-batches already."""
+        return tuple(micro for part in parts for micro in part)
+
     def tokens(self, batch: tuple[Batch, ...]) -> Tokens:
         """The first micro-batch's tokens; there is only one."""
         return Tokens(batch[0].token_BS, batch[0].valid_BS, batch[0].document_BS)

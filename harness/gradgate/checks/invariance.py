@@ -73,12 +73,13 @@ class Probe:
     Args:
         stage: it is started.
         context: seed and device.
+        with_total: whether the gradient of `total` is a quantity too, where there are other terms.
     """
 
-    def __init__(self, stage: Stage, context: Context) -> None:
+    def __init__(self, stage: Stage, context: Context, *, with_total: bool = False) -> None:
         with calling("start()"):
             self.run: Run = stage.start(context.seed, dtype=torch.float64, device=context.device)
-        self._seed = context.seed
+        self._seed, self._with_total = context.seed, with_total
         self._parameters: list[nn.Parameter] = [p for p in named_parameters(self.run) if p.requires_grad]
         self.draws_beyond_dropout = False
 
@@ -96,7 +97,7 @@ class Probe:
                 self.draws_beyond_dropout = True
             if "total" not in terms:
                 raise SubjectError("losses() has no term 'total'; see GG001")
-            kept = {name: term for name, term in terms.items() if name != "total"} or dict(terms)
+            kept = {name: term for name, term in terms.items() if name != "total" or self._with_total} or dict(terms)
             gradients = {name: self._gradient(term) for name, term in kept.items()}
         return Evaluation({name: float(term.detach()) for name, term in terms.items()}, gradients)
 

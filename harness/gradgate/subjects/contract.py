@@ -81,6 +81,10 @@ class Run:
         """The batch of these rows of `batch`, in this order; a row may come twice. `batch` stays as it is."""
         raise NotImplementedError
 
+    def window(self, parts: Sequence[Batch]) -> Batch:
+        """One batch whose step makes one update from these micro-batches, accumulating their gradients."""
+        raise NotImplementedError
+
     def save(self, path: Path) -> None:
         """Write everything that a later `load` needs to go on bit for bit, under the folder `path`."""
         raise NotImplementedError
@@ -208,6 +212,7 @@ class Subject:
         "rows": "write `Run.select_rows(batch, index)`: return the batch of these rows, in this order",
         "valid": "write `Run.valid(batch)`: Bool[B, S], True = real token; or write `Run.tokens(batch)`",
         "pad": "write `Run.pad(batch, count)`: return the batch with `count` more positions of padding on the right",
+        "window": "write `Run.window(parts)`: return one batch whose step accumulates over these micro-batches",
         "max_norm": "set `Run.max_norm` to the norm at which the step clips its gradients",
         "edges": "give the stage `edges=`: the name of each loss term -> the names in `modules` of what it trains",
         "save": "write `Run.save(path)` and `Run.load(path)`",
