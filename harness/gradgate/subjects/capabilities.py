@@ -13,7 +13,7 @@ from gradgate.subjects.contract import Run, Stage, Subject
 
 _OF_RUN = {
     "losses", "tokens", "rows", "valid", "pad", "save", "logits", "optimizers", "max_norm",
-    "window",
+    "window", "supervised",
 }  # fmt: skip
 _SEED = 0
 
@@ -78,6 +78,7 @@ def declared(run: Run) -> frozenset[str]:
         "rows": _overrides(run, "select_rows"),
         "valid": _overrides(run, "valid") or _overrides(run, "tokens"),
         "pad": _overrides(run, "pad"),
+        "supervised": _overrides(run, "supervised"),
         "window": _overrides(run, "window"),
         "max_norm": getattr(run, "max_norm", None) is not None,
         "save": _overrides(run, "save") and _overrides(run, "load"),

@@ -69,6 +69,10 @@ class Run:
         """The batch's tokens, mask and documents."""
         raise NotImplementedError
 
+    def supervised(self, batch: Batch) -> Tensor:
+        """Bool[B, S], True at the tokens that the loss is to train on: not padding, not a prompt that is left out."""
+        raise NotImplementedError
+
     def valid(self, batch: Batch) -> Tensor:
         """Bool[B, S], True where the batch has a real token. Where there is `tokens`, it says so already."""
         return self.tokens(batch).valid_BS
@@ -209,6 +213,7 @@ class Subject:
     CAPABILITIES: ClassVar[Mapping[str, str]] = {
         "losses": "write `Run.losses(batch)`: the loss terms by name as scalars on the graph, `total` among them",
         "tokens": "write `Run.tokens(batch)`: return gradgate.Tokens(token_BS, valid_BS)",
+        "supervised": "write `Run.supervised(batch)`: Bool[B, S], True at the tokens that the loss is to train on",
         "rows": "write `Run.select_rows(batch, index)`: return the batch of these rows, in this order",
         "valid": "write `Run.valid(batch)`: Bool[B, S], True = real token; or write `Run.tokens(batch)`",
         "pad": "write `Run.pad(batch, count)`: return the batch with `count` more positions of padding on the right",
