@@ -134,7 +134,7 @@ class Probe:
 
 
 def perturbed(parameters: Sequence[Tensor], seed: int) -> Iterator[None]:
-    """Change every parameter by its dtype's epsilon, up or down at random, anew in each of 3 turns; then put it back."""
+    """Change every parameter by its dtype's epsilon, up or down at random, in each of 3 turns; then put it back."""
     generator = torch.Generator().manual_seed(seed)
     before = [parameter.detach().clone() for parameter in parameters]
     try:

@@ -13,7 +13,7 @@ from gradgate.subjects.contract import Run, Stage, Subject
 
 _OF_RUN = {
     "losses", "tokens", "rows", "valid", "pad", "save", "logits", "optimizers", "max_norm",
-    "window", "supervised",
+    "window", "supervised", "rewards", "value_targets",
 }  # fmt: skip
 _SEED = 0
 
@@ -79,6 +79,8 @@ def declared(run: Run) -> frozenset[str]:
         "valid": _overrides(run, "valid") or _overrides(run, "tokens"),
         "pad": _overrides(run, "pad"),
         "supervised": _overrides(run, "supervised"),
+        "rewards": _overrides(run, "rewards"),
+        "value_targets": _overrides(run, "value_targets"),
         "window": _overrides(run, "window"),
         "max_norm": getattr(run, "max_norm", None) is not None,
         "save": _overrides(run, "save") and _overrides(run, "load"),

@@ -77,6 +77,14 @@ class Run:
         """Bool[B, S], True where the batch has a real token. Where there is `tokens`, it says so already."""
         return self.tokens(batch).valid_BS
 
+    def rewards(self, batch: Batch) -> Mapping[str, Tensor]:
+        """Rewards by name, Float[B] each, one a row: computed anew, the way training computes them."""
+        raise NotImplementedError
+
+    def value_targets(self, reward_B: Tensor, value_BS: Tensor, valid_BS: Tensor) -> Tensor:
+        """Float[B, S], what the value loss would regress on with one reward a row and these values."""
+        raise NotImplementedError
+
     def pad(self, batch: Batch, count: int) -> Batch:
         """The same rows with `count` more positions of padding on the right."""
         raise NotImplementedError
@@ -214,6 +222,8 @@ class Subject:
         "losses": "write `Run.losses(batch)`: the loss terms by name as scalars on the graph, `total` among them",
         "tokens": "write `Run.tokens(batch)`: return gradgate.Tokens(token_BS, valid_BS)",
         "supervised": "write `Run.supervised(batch)`: Bool[B, S], True at the tokens that the loss is to train on",
+        "rewards": "write `Run.rewards(batch)`: return rewards by name, Float[B] each, computed as training does",
+        "value_targets": "write `Run.value_targets(reward_B, value_BS, valid_BS)`: what the value loss regresses on",
         "rows": "write `Run.select_rows(batch, index)`: return the batch of these rows, in this order",
         "valid": "write `Run.valid(batch)`: Bool[B, S], True = real token; or write `Run.tokens(batch)`",
         "pad": "write `Run.pad(batch, count)`: return the batch with `count` more positions of padding on the right",
