@@ -26,8 +26,10 @@ from wmtp.metrics import MetricsFile
 from wmtp.progress import quiet
 from wmtp.resume import find_checkpoint, load_run, save_run
 from wmtp.rewards.known import known_rewards
+from wmtp.rewards.reference import reference_rewards
+from wmtp.rewards.reward_model import RewardModel, model_rewards
 from wmtp.settings import Config, Recipe
-from wmtp.stage1 import FeatureBatch, Features, join_rows
+from wmtp.stage1 import FeatureBatch, Features, join_rows, to_device
 from wmtp.stages import Stage1, build_stage
 from wmtp.train import train
 from wmtp.trainer import Trainer, build
@@ -79,6 +81,21 @@ class WmtpRun(Run):
         """The stage's evaluation on the held-out rows."""
         return self.work.evaluate()[0]
 
+    def value_targets(self, reward_B: Tensor, value_BS: Tensor, valid_BS: Tensor) -> Tensor:
+        """What the stage's own loss records, with these values in the value head's place."""
+        reward_BS = wmtp.place_rewards(reward_B, valid_BS, self.trainer.recipe.critic.reward_placement)
+        record: dict[str, Tensor] = {}
+        handle = self.trainer.model.value_head.register_forward_hook(lambda *_: value_BS)
+        try:
+            self.record_loss(reward_BS, valid_BS, record)
+        finally:
+            handle.remove()
+        return record["return_BS"]
+
+    def record_loss(self, reward_BS: Tensor, valid_BS: Tensor, record: dict[str, Tensor]) -> None:
+        """Compute the stage's loss on rows of nothing, with these rewards, and keep the tensors on the way."""
+        raise NotImplementedError
+
     def save(self, path: Path) -> None:
         """The trainer's own checkpoint, in a run's folder."""
         paths = self.trainer.config.paths.model_copy(update={"output": str(path)})
@@ -111,6 +128,13 @@ class Stage1Run(WmtpRun):
         """The value loss."""
         loss = self.work.stage.loss(batch)
         return {"total": loss, "value_loss": loss}
+
+    def record_loss(self, reward_BS: Tensor, valid_BS: Tensor, record: dict[str, Tensor]) -> None:
+        """Features of zeros."""
+        hidden_BSD = torch.zeros(*valid_BS.shape, self.trainer.recipe.model.width, dtype=self.dtype)
+        document_BS = torch.zeros_like(valid_BS, dtype=torch.long)
+        batch = FeatureBatch(hidden_BSD, reward_BS, valid_BS, document_BS, tokens=int(valid_BS.sum()))
+        self.work.stage.loss(to_device(batch, self.trainer.device), record)
 
     def select_rows(self, batch: FeatureBatch, index: Sequence[int]) -> FeatureBatch:
         """The features of these rows."""
@@ -179,6 +203,30 @@ class Stage2Run(WmtpRun):
             document_BS=None if whole.document_BS is None else pad(whole.document_BS, (0, count), value=-1),
         )
         return (padded,)
+
+    def record_loss(self, reward_BS: Tensor, valid_BS: Tensor, record: dict[str, Tensor]) -> None:
+        """Tokens of zeros, without a label."""
+        label_BSH = torch.full((*valid_BS.shape, self.trainer.recipe.train.horizon), IGNORE)
+        token_BS = torch.zeros_like(valid_BS, dtype=torch.long)
+        count = int(valid_BS.sum())
+        batch = Batch(token_BS, valid_BS, label_BSH, reward_BS, None, False, positions=0, tokens=count, labels=0)
+        self.work.stage.losses(batch.to(self.trainer.device), record=record)  # type: ignore[union-attr]
+
+    def rewards(self, batch: tuple[Batch, ...]) -> Mapping[str, Tensor]:
+        """A reward model with dropout, and this model as the reference, by the trainer's own functions."""
+        trainer = self.trainer
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(trainer.config.seed)
+            shape = {"width": 16, "layers": 1, "attention_heads": 2, "dropout": 0.1}
+            model = RewardModel(trainer.data.tokenizer.vocab_size, **shape)
+        return {
+            "model": model_rewards(model, batch, trainer.device),
+            "reference": reference_rewards(trainer.model, batch, trainer.device),
+        }
+
+    def window(self, parts: Sequence[tuple[Batch, ...]]) -> tuple[Batch, ...]:
+        """A batch is a window of micro-batches already."""
+        return tuple(micro for part in parts for micro in part)
 
     def tokens(self, batch: tuple[Batch, ...]) -> Tokens:
         """The first micro-batch's tokens; there is only one."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -73,12 +73,13 @@ class Probe:
     Args:
         stage: it is started.
         context: seed and device.
+        with_total: whether the gradient of `total` is a quantity too, where there are other terms.
     """
 
-    def __init__(self, stage: Stage, context: Context) -> None:
+    def __init__(self, stage: Stage, context: Context, *, with_total: bool = False) -> None:
         with calling("start()"):
             self.run: Run = stage.start(context.seed, dtype=torch.float64, device=context.device)
-        self._seed = context.seed
+        self._seed, self._with_total = context.seed, with_total
         self._parameters: list[nn.Parameter] = [p for p in named_parameters(self.run) if p.requires_grad]
         self.draws_beyond_dropout = False
 
@@ -96,25 +97,16 @@ class Probe:
                 self.draws_beyond_dropout = True
             if "total" not in terms:
                 raise SubjectError("losses() has no term 'total'; see GG001")
-            kept = {name: term for name, term in terms.items() if name != "total"} or dict(terms)
+            kept = {name: term for name, term in terms.items() if name != "total" or self._with_total} or dict(terms)
             gradients = {name: self._gradient(term) for name, term in kept.items()}
         return Evaluation({name: float(term.detach()) for name, term in terms.items()}, gradients)
 
     def noise(self, batch: Batch, at: Evaluation) -> dict[str, float]:
         """How far each quantity moves where every parameter changes by one roundoff."""
-        generator = torch.Generator().manual_seed(self._seed)
-        before = [parameter.detach().clone() for parameter in self._parameters]
         moved = dict.fromkeys(at.quantities(), 0.0)
-        for _ in range(DRAWS):
-            with torch.no_grad():
-                for parameter, value in zip(self._parameters, before, strict=True):
-                    sign = torch.randint(0, 2, value.shape, generator=generator).to(value) * 2 - 1
-                    parameter.copy_(value * (1 + 2 * UNIT * sign))
+        for _ in perturbed(self._parameters, self._seed):
             for name, value in self(batch).quantities().items():
                 moved[name] = max(moved[name], float((value - at.quantities()[name]).norm()))
-        with torch.no_grad():
-            for parameter, value in zip(self._parameters, before, strict=True):
-                parameter.copy_(value)
         return moved
 
     def furthest(self, batch: Batch, others: Sequence[Batch]) -> Distance:
@@ -139,6 +131,23 @@ class Probe:
             for parameter, gradient in zip(self._parameters, gradients, strict=True)
         ]
         return torch.cat(parts)
+
+
+def perturbed(parameters: Sequence[Tensor], seed: int) -> Iterator[None]:
+    """Change every parameter by its dtype's epsilon, up or down at random, in each of 3 turns; then put it back."""
+    generator = torch.Generator().manual_seed(seed)
+    before = [parameter.detach().clone() for parameter in parameters]
+    try:
+        for _ in range(DRAWS):
+            with torch.no_grad():
+                for parameter, value in zip(parameters, before, strict=True):
+                    sign = torch.randint(0, 2, value.shape, generator=generator).to(value) * 2 - 1
+                    parameter.copy_(value * (1 + torch.finfo(value.dtype).eps * sign))
+            yield
+    finally:
+        with torch.no_grad():
+            for parameter, value in zip(parameters, before, strict=True):
+                parameter.copy_(value)
 
 
 def elements(*several: Batch) -> int:

@@ -13,6 +13,7 @@ from gradgate.subjects.contract import Run, Stage, Subject
 
 _OF_RUN = {
     "losses", "tokens", "rows", "valid", "pad", "evaluate", "save", "logits", "optimizers", "max_norm",
+    "window", "supervised", "rewards", "value_targets",
 }  # fmt: skip
 _SEED = 0
 
@@ -78,6 +79,10 @@ def declared(run: Run) -> frozenset[str]:
         "valid": _overrides(run, "valid") or _overrides(run, "tokens"),
         "pad": _overrides(run, "pad"),
         "evaluate": _overrides(run, "evaluate"),
+        "supervised": _overrides(run, "supervised"),
+        "rewards": _overrides(run, "rewards"),
+        "value_targets": _overrides(run, "value_targets"),
+        "window": _overrides(run, "window"),
         "max_norm": getattr(run, "max_norm", None) is not None,
         "save": _overrides(run, "save") and _overrides(run, "load"),
         "logits": getattr(run, "logits_from", None) is not None,

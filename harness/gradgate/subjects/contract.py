@@ -69,9 +69,21 @@ class Run:
         """The batch's tokens, mask and documents."""
         raise NotImplementedError
 
+    def supervised(self, batch: Batch) -> Tensor:
+        """Bool[B, S], True at the tokens that the loss is to train on: not padding, not a prompt that is left out."""
+        raise NotImplementedError
+
     def valid(self, batch: Batch) -> Tensor:
         """Bool[B, S], True where the batch has a real token. Where there is `tokens`, it says so already."""
         return self.tokens(batch).valid_BS
+
+    def rewards(self, batch: Batch) -> Mapping[str, Tensor]:
+        """Rewards by name, Float[B] each, one a row: computed anew, the way training computes them."""
+        raise NotImplementedError
+
+    def value_targets(self, reward_B: Tensor, value_BS: Tensor, valid_BS: Tensor) -> Tensor:
+        """Float[B, S], what the value loss would regress on with one reward a row and these values."""
+        raise NotImplementedError
 
     def pad(self, batch: Batch, count: int) -> Batch:
         """The same rows with `count` more positions of padding on the right."""
@@ -83,6 +95,10 @@ class Run:
 
     def evaluate(self) -> Mapping[str, Any]:
         """The trainer's own evaluation on held-out data. It leaves the run as it was, the global generators too."""
+        raise NotImplementedError
+
+    def window(self, parts: Sequence[Batch]) -> Batch:
+        """One batch whose step makes one update from these micro-batches, accumulating their gradients."""
         raise NotImplementedError
 
     def save(self, path: Path) -> None:
@@ -211,9 +227,13 @@ class Subject:
     CAPABILITIES: ClassVar[Mapping[str, str]] = {
         "losses": "write `Run.losses(batch)`: the loss terms by name as scalars on the graph, `total` among them",
         "tokens": "write `Run.tokens(batch)`: return gradgate.Tokens(token_BS, valid_BS)",
+        "supervised": "write `Run.supervised(batch)`: Bool[B, S], True at the tokens that the loss is to train on",
+        "rewards": "write `Run.rewards(batch)`: return rewards by name, Float[B] each, computed as training does",
+        "value_targets": "write `Run.value_targets(reward_B, value_BS, valid_BS)`: what the value loss regresses on",
         "rows": "write `Run.select_rows(batch, index)`: return the batch of these rows, in this order",
         "valid": "write `Run.valid(batch)`: Bool[B, S], True = real token; or write `Run.tokens(batch)`",
         "pad": "write `Run.pad(batch, count)`: return the batch with `count` more positions of padding on the right",
+        "window": "write `Run.window(parts)`: return one batch whose step accumulates over these micro-batches",
         "max_norm": "set `Run.max_norm` to the norm at which the step clips its gradients",
         "edges": "give the stage `edges=`: the name of each loss term -> the names in `modules` of what it trains",
         "evaluate": "write `Run.evaluate()`: the trainer's own evaluation on held-out data",

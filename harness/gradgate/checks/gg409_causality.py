@@ -1,0 +1,262 @@
+"""A later token influences an earlier prediction, beyond the declared labels.
+
+## What it detects
+
+Attention without a causal mask, or with one that is shifted by a position; a convolution or a pooling that sees the
+whole row; a feature of the row (its length, its mean, its last token) that every position is given; logits that are
+read one position late.
+
+## Why it matters
+
+A model that sees what it is to predict has a training and a held-out loss that fall beautifully, and generates rubbish.
+
+## How it decides
+
+In float64, without dropout, on 2 batches of the run: all real tokens from position c on are replaced by other tokens of
+the batch, for several c, and the loss is computed again. Statistic: the largest change of a logit [b, t, k] with t < c,
+of the module that `Run.logits_from` names. Where c <= t + k + 1 the head saw its own target or what comes behind it: a
+finding. Where the changed tokens lie between t and the target, the head is fed with the tokens in between, as modules
+of sequential multi-token prediction are: a warning, since it is right there and a leak with parallel heads. The message
+names the first module, in the order of the forward pass, whose output at earlier positions changed.
+
+Tolerance, derived: computing a sum of n terms in other blocks changes each term by at most n u of itself (u = 2**-53).
+The condition is measured: the noise is the largest change of a logit under 3 random changes of every parameter by 2 u.
+Allowed: 2 n (noise + u |logit|), with n the number of elements of the batch's largest tensor.
+
+False-alarm rate: 0: the bound is a worst case to first order, doubled.
+
+## Example
+
+Bad:
+
+```python
+mixed = scaled_dot_product_attention(q, k, v)                             # every position sees the whole row
+```
+
+Good:
+
+```python
+mixed = scaled_dot_product_attention(q, k, v, is_causal=True)
+```
+
+## How to fix
+
+Mask at the module that the message names. With a mask of one's own beside it, `is_causal` is not in force.
+
+## Known limits
+
+Only what follows from the batch's tensor of tokens is seen, and only the logits are judged: a value head may look
+ahead. Labels and features that the batch brings along stay as they are. Batch norm over positions is reported.
+
+## Sources
+
+Fault MB-02 and the null-model floor of the fault catalogue; Vaswani et al. 2017, arXiv:1706.03762, section 3.2.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gradgate.checks import batches
+from gradgate.checks.invariance import UNIT, elements, perturbed
+from gradgate.checks.raised import calling, reports_raises
+from gradgate.checks.randomness import seeded
+from gradgate.checks.snapshot import named_parameters
+from gradgate.checks.without_dropout import without_dropout
+from gradgate.core.finding import Finding
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject, Tokens
+
+CODE, NAME = "GG409", "causality"
+NEEDS: tuple[str, ...] = ("tokens", "logits", "losses")
+PER_STAGE = True
+OBJECTIVE = "tokens"
+BATCHES = 2
+CUTS = {"quick": 4, "pr": 16, "nightly": 1000}
+SEEN = 1e-10  # share of a module's largest output whose change names it; what is judged has its own bound
+
+Outputs = dict[str, Tensor]  # module name -> output [B, S, ...], in the order of the forward pass
+
+
+@dataclass(frozen=True, slots=True)
+class Leak:
+    """The largest change of earlier logits under one change of later tokens.
+
+    Args:
+        cut: first position whose token was replaced.
+        index: b, t, k of the logit.
+        change: how much it changed.
+        allowed: what roundoff may do.
+        sees_target: whether nothing but the head's target and what is behind it was replaced.
+        module: where it shows first.
+    """
+
+    cut: int
+    index: tuple[int, int, int]
+    change: float
+    allowed: float
+    sees_target: bool
+    module: str
+
+
+@reports_raises(CODE, NAME)
+def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
+    """Replace what comes later, and compare what came earlier."""
+    with calling("start()"):
+        run = stage.start(context.seed, dtype=torch.float64, device=context.device)
+    leaks: list[Leak] = []
+    effects = 0.0
+    for batch in islice(run.batches(), BATCHES):
+        found, effect = _of_batch(run, batch, context)
+        leaks += found
+        effects = max(effects, effect)
+    if not leaks:
+        return Outcome(inconclusive=f"the logits of {BATCHES} batches are no one tensor [B, S, H, V], or their tokens "
+                                    "are no tensor of the batch")  # fmt: skip
+    if effects == 0:
+        return Outcome(inconclusive="other tokens change no logit at all: are they computed beforehand?")
+    worst = max(leaks, key=_share)
+    kinds = [
+        max((leak for leak in leaks if leak.sees_target == own), key=_share, default=None) for own in (True, False)
+    ]
+    findings = tuple(_finding(leak) for leak in kinds if leak is not None and not leak.change <= leak.allowed)
+    return Outcome(findings, {"change": worst.change, "cuts": len(leaks)}, {"change": worst.allowed})
+
+
+def _share(leak: Leak) -> float:
+    return leak.change / leak.allowed if leak.change == leak.change else torch.inf
+
+
+def _of_batch(run: Run, batch: Batch, context: Context) -> tuple[list[Leak], float]:
+    """Two leaks at most for each cut and tensor of tokens, and the largest change of any logit at or behind a cut."""
+    with calling("tokens()"):
+        tokens = run.tokens(batch)
+    paths = [path for path, leaf in batches.leaves(batch) if _is_tokens(leaf, tokens)]
+    before = _outputs(run, batch, context.seed)
+    logits = _logits(run, before, tokens)
+    if logits is None or not paths:
+        return [], 0.0
+    allowed = _allowed(run, batch, logits, context.seed)
+    generator = torch.Generator().manual_seed(context.seed)
+    leaks, effect = [], 0.0
+    for cut in _cuts(tokens.token_BS.shape[1], CUTS[context.profile]):
+        other_BS = _replaced(tokens, cut, generator)
+        for path in paths:
+            after = _outputs(run, batches.replaced(batch, path, other_BS), context.seed)
+            changed = _logits(run, after, tokens)
+            if changed is None:
+                continue
+            change_BSH = (changed - logits).abs().amax(-1)
+            effect = max(effect, float(change_BSH[:, cut:].max()))
+            module = _first_changed(before, after, cut)
+            leaks += [_leak(change_BSH, cut, own, allowed, module) for own in (True, False)]
+    return leaks, effect
+
+
+def _leak(change_BSH: Tensor, cut: int, sees_target: bool, allowed: float, module: str) -> Leak:
+    """The largest change among the earlier logits whose target was replaced, or among those whose target was not."""
+    _, positions, heads = change_BSH.shape
+    t_S1, k_1H = torch.arange(positions)[:, None], torch.arange(heads)[None]
+    at_SH = (t_S1 < cut) & ((cut >= t_S1 + k_1H + 1) == sees_target)
+    judged_BSH = change_BSH.masked_fill(~at_SH, 0.0)
+    flat = int(judged_BSH.nan_to_num(nan=torch.inf).argmax())
+    index = tuple(int(axis) for axis in torch.unravel_index(torch.tensor(flat), judged_BSH.shape))
+    return Leak(cut, index, float(judged_BSH[index]), allowed, sees_target, module)  # type: ignore[arg-type]
+
+
+def _is_tokens(leaf: Any, tokens: Tokens) -> bool:
+    token_BS = tokens.token_BS
+    return isinstance(leaf, Tensor) and leaf.dtype == token_BS.dtype and torch.equal(leaf, token_BS)
+
+
+def _cuts(positions: int, count: int) -> list[int]:
+    """At most `count` positions from 1 to S - 1, evenly spread, both ends among them."""
+    if positions - 1 <= count:
+        return list(range(1, positions))
+    return sorted({1 + round(i * (positions - 2) / (count - 1)) for i in range(count)})
+
+
+def _replaced(tokens: Tokens, cut: int, generator: torch.Generator) -> Tensor:
+    """The tokens with every real one from `cut` on replaced by another real token of the batch, if there is one."""
+    token_BS, valid_BS = tokens.token_BS, tokens.valid_BS.bool()
+    known = token_BS[valid_BS].unique().cpu()
+    rank_BS = torch.searchsorted(known, token_BS.cpu().clamp(max=int(known.max())))
+    shift_BS = torch.randint(1, max(len(known), 2), token_BS.shape, generator=generator)
+    other_BS = known[(rank_BS + shift_BS) % len(known)].to(token_BS)
+    later_BS = valid_BS & (torch.arange(token_BS.shape[1], device=token_BS.device) >= cut)
+    return torch.where(later_BS, other_BS, token_BS)
+
+
+def _outputs(run: Run, batch: Batch, seed: int) -> Outputs:
+    with seeded(seed), without_dropout(), _recorded(run) as seen, calling("losses()"):
+        run.losses(batch)
+    return seen
+
+
+@contextmanager
+def _recorded(run: Run) -> Iterator[Outputs]:
+    """The last output of every module of the block that is a tensor [B, S, ...] or begins with one."""
+    seen: Outputs = {}
+
+    def note(name: str, module: nn.Module, args: Any, output: Any) -> None:
+        first = output[0] if isinstance(output, tuple | list) and output else output
+        if isinstance(first, Tensor) and first.dim() >= 2:
+            seen[name] = first.detach().clone()
+
+    with ExitStack() as stack:
+        for name, module in run.modules.items():
+            for key, part in module.named_modules(prefix=name):
+                stack.callback(part.register_forward_hook(partial(note, key)).remove)
+        yield seen
+
+
+def _logits(run: Run, outputs: Outputs, tokens: Tokens) -> Tensor | None:
+    """Double[B, S, H, V] of the module that the run names; an axis of one head is added where there is none."""
+    found = outputs.get(str(run.logits_from))
+    if found is None or found.shape[:2] != tokens.token_BS.shape or found.dim() not in (3, 4):
+        return None
+    return (found if found.dim() == 4 else found[:, :, None]).double().cpu()
+
+
+def _allowed(run: Run, batch: Batch, logits: Tensor, seed: int) -> float:
+    parameters = [parameter for parameter in named_parameters(run) if parameter.is_floating_point()]
+    noise = 0.0
+    for _ in perturbed(parameters, seed):
+        moved = _outputs(run, batch, seed)[str(run.logits_from)].double().cpu()
+        noise = max(noise, float((moved.reshape(logits.shape) - logits).abs().max()))
+    return 2 * elements(batch) * (noise + UNIT * float(logits.abs().max()))
+
+
+def _first_changed(before: Outputs, after: Outputs, cut: int) -> str:
+    """The module that is first in the forward pass to give other numbers at positions before `cut`; empty: none."""
+    for name, old in before.items():
+        new = after.get(name)
+        if new is None or new.shape != old.shape or old.shape[1] <= cut or not old.is_floating_point():
+            continue
+        change = float((new[:, :cut] - old[:, :cut]).abs().max())
+        if not change <= SEEN * float(old.abs().max()):
+            return name
+    return ""
+
+
+def _finding(leak: Leak) -> Finding:
+    b, t, k = leak.index
+    what = "its own target or a later token" if leak.sees_target else f"tokens between it and its target t+{k + 1}"
+    where = f"; it shows first in the output of `{leak.module}`" if leak.module else ""
+    return Finding(
+        code=CODE,
+        name=NAME,
+        severity="error" if leak.sees_target else "warning",
+        message=f"head {k} at t = {t} reads {what}: a logit changes by {leak.change:.3g} where the tokens from "
+        f"{leak.cut} on are others; allowed: {leak.allowed:.1e}{where}",
+        fix="mask attention causally, and give a position nothing that is computed from the row behind it",
+        detail={"index": [b, t, k], "cut": leak.cut, "change": leak.change, "module": leak.module},
+    )

@@ -1,0 +1,253 @@
+"""The loss does not scale as a mean must: with the weights, with the batch, or under accumulation.
+
+## What it detects
+
+A sum where a mean was meant, a division by a constant; micro-batches that are each divided by their own count, or not
+divided at all; weights whose scale a later renormalisation cancels, or that are counted instead of summed.
+
+## Why it matters
+
+The learning rate then depends on how long rows are, how many share a batch and into how many micro-batches it is cut.
+Nothing raises; runs with other settings are just no longer comparable.
+
+## How it decides
+
+In float64, at one point, without dropout. Statistic: the distance of loss terms and gradients in three relations.
+
+* Batch: the same batch with every row twice (`Run.select_rows`) has the same terms and gradients.
+* Accumulation, where the run has `window`: one step on the batch as a whole, on its rows one by one, and on a short and
+  a long part give the optimizer the same gradient. Clipping is kept out of the comparison: every backward starts from
+  2**-30, which is exact and too small to be clipped.
+* Weights, where the subject has `functions.loss` and the stage learns tokens: the loss is linear in the weights, all of
+  them (times 2) and those of one position (times 3).
+
+Tolerance, derived: reordering a sum of n terms, or computing it in other blocks, is a change of each term by at most n
+u of itself (u = 2**-53). The condition is measured: the noise is the largest change of the quantity under 3 random
+changes of every parameter by 2 u. Allowed: 2 n (noise + u |quantity|), with n the number of elements of the batch's
+largest tensor. For the loss as a function of weights that sum to 1 at most: 4 times (two losses, one of them times 3)
+the worst case of a weighted mean of cross-entropies, 2 u (8 L + V + 4 + (N H + 4)(2 L + log V)) for N positions with a
+head and logits up to L.
+
+False-alarm rate: 0: the bounds are worst cases to first order, doubled.
+
+## Example
+
+Bad:
+
+```python
+for micro in window:
+    (loss_sum(micro) / micro.tokens / len(window)).backward()            # a mean of means: short ones count more
+```
+
+Good:
+
+```python
+tokens = sum(micro.tokens for micro in window)
+for micro in window:
+    (loss_sum(micro) / tokens).backward()
+```
+
+## How to fix
+
+Divide each term by its own count over everything that one update sees, and by nothing else.
+
+## Known limits
+
+That rows of one batch count by their tokens and not equally is not judged without `window`. Gradient accumulation that
+the run does not offer is not looked at (a note says so). A backward that does not go through `torch.autograd.backward`
+may be clipped, and then only its direction is compared.
+
+## Sources
+
+Faults LW-05, LW-07, LW-10, LW-34 and OS-16 of the fault catalogue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradgate.checks import cases, oracles, tolerances
+from gradgate.checks.formulas import Call, Ledger, present
+from gradgate.checks.invariance import UNIT, Distance, Probe, elements, rows_of
+from gradgate.checks.raised import calling, reports_raises
+from gradgate.checks.randomness import seeded
+from gradgate.checks.snapshot import named_parameters
+from gradgate.checks.updates import gradients_at_updates
+from gradgate.checks.without_dropout import without_dropout
+from gradgate.core.finding import Finding
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.capabilities import declared
+from gradgate.subjects.contract import Batch, Context, Functions, Run, Stage, Subject
+
+CODE, NAME = "GG410", "loss-scale"
+NEEDS: tuple[str, ...] = ("losses", "rows")
+PER_STAGE = True
+SMALL = 2.0**-30
+WHOLE, ONE_POSITION = 2.0, 3.0
+CASES = 20
+FIX = "divide each term by its own count over all rows and micro-batches of an update, and by nothing else"
+FIX_WEIGHTS = "sum(weight * cross_entropy) / positions: no renormalisation by the weights, no count of non-zero ones"
+
+
+@reports_raises(CODE, NAME)
+def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
+    """Double the batch, cut it into micro-batches, scale the weights."""
+    probe = Probe(stage, context, with_total=True)
+    (batch,) = probe.batches(1)
+    rows = list(range(rows_of(batch)))
+    if not rows:
+        return Outcome(inconclusive="the batch has no rows")
+    with calling("select_rows()"):
+        doubled = probe.run.select_rows(batch, [*rows, *rows])
+    worst = probe.furthest(batch, [doubled])
+    findings = [_doubled(worst)] if worst.is_beyond else []
+    measured: dict[str, Any] = {"distance": worst.measured}
+    allowed: dict[str, Any] = {"distance": worst.allowed}
+    if "window" in declared(probe.run):
+        splits = _splits(probe, stage, context, batch, rows)
+        findings += [_split(cut, distance, rows) for cut, distance in splits if distance.is_beyond]
+        measured["accumulation"] = max((distance.measured for _, distance in splits), default=0.0)
+        allowed["accumulation"] = max((distance.allowed for _, distance in splits), default=0.0)
+    else:
+        findings.append(_not_accumulated())
+    if any(finding.severity == "error" for finding in findings) and probe.draws_beyond_dropout:
+        return Outcome(inconclusive="the loss draws random numbers other than dropout, and its values differ")
+    if subject.functions.loss is None or stage.objective == "value":
+        return Outcome(tuple(findings), measured, allowed)
+    linear = _weights(subject, context).outcome("weights_nats")
+    return Outcome((*findings, *linear.findings), {**measured, **linear.measured}, {**allowed, **linear.allowed})
+
+
+def _splits(
+    probe: Probe, stage: Stage, context: Context, batch: Batch, rows: Sequence[int]
+) -> list[tuple[list[list[int]], Distance]]:
+    """How far the gradient of one step on parts of the batch is from that on the whole, for each way to cut it."""
+    cuts = [[[row] for row in rows], [[rows[0]], list(rows[1:])]] if len(rows) > 1 else []
+    whole = _gradient(stage, context, [batch])
+    size = float(whole.norm())
+    noise = probe.noise(batch, probe(batch))["the gradient of `total`"] * SMALL
+    allowed = 2 * elements(batch) * (noise + UNIT * size)
+    found = []
+    for cut in cuts:
+        with calling("select_rows()"):
+            parts = [probe.run.select_rows(batch, part) for part in cut]
+        distance = float((_gradient(stage, context, parts) - whole).norm())
+        found.append((cut, Distance("the gradient", distance / SMALL, allowed / SMALL, size / SMALL)))
+    return found
+
+
+def _gradient(stage: Stage, context: Context, parts: Sequence[Batch]) -> Tensor:
+    """Double[P]: what the optimizers step with in a fresh run's first step on these micro-batches."""
+    with calling("start()"):
+        run: Run = stage.start(context.seed, dtype=torch.float64, device=context.device)
+    trained = [parameter for parameter in named_parameters(run) if parameter.requires_grad]
+    with calling("window()"):
+        batch = run.window(parts)
+    with (
+        seeded(context.seed),
+        without_dropout(),
+        _small_backwards(),
+        gradients_at_updates(trained) as updates,
+        calling(f"step() on {len(parts)} micro-batches"),
+    ):
+        run.step(batch)
+    gradients = [gradient for update in updates[:1] for gradient in update.gradients.values()]
+    flat = [g.double().flatten().cpu() if g is not None else p.new_zeros(p.numel(), dtype=torch.float64).cpu()
+            for g, p in zip(gradients, trained, strict=False)]  # fmt: skip
+    return torch.cat(flat) if flat else torch.zeros(1, dtype=torch.float64)
+
+
+@contextmanager
+def _small_backwards() -> Iterator[None]:
+    """Scale what every backward starts from, where that is the loss itself, so that no gradient is clipped."""
+    original = torch.autograd.backward
+
+    def small(tensors: Any, grad_tensors: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if grad_tensors is None:
+            tensors = tensors * SMALL if isinstance(tensors, Tensor) else [tensor * SMALL for tensor in tensors]
+        return original(tensors, grad_tensors, *args, **kwargs)
+
+    torch.autograd.backward = small
+    try:
+        yield
+    finally:
+        torch.autograd.backward = original
+
+
+def _weights(subject: Subject, context: Context) -> Ledger:
+    """Hold the loss with scaled weights against what a function that is linear in them must give."""
+    ledger = Ledger(CODE, NAME, context.device, subject.source)
+    for case in cases.ragged(context.seed, CASES):
+        valid_BSH = case.labels != oracles.IGNORED
+        places = valid_BSH.any(-1).nonzero()
+        if not len(places):
+            continue
+        rng = torch.Generator().manual_seed(context.seed)
+        logits_BSHV = torch.randn(*valid_BSH.shape, case.token_BS.numel(), generator=rng, dtype=torch.float64)
+        weight_BSH = torch.rand(valid_BSH.shape, generator=rng, dtype=torch.float64) * valid_BSH
+        weight_BSH = weight_BSH / weight_BSH.sum(-1, keepdim=True).clamp(min=1.0)
+        alone_BSH = torch.zeros_like(weight_BSH)
+        b, t = places[0].tolist()
+        alone_BSH[b, t] = weight_BSH[b, t]
+        ask = partial(_call, subject.functions, case, logits_BSHV)
+        base, one = (ledger.run(ask(weights), (), FIX_WEIGHTS) for weights in (weight_BSH, alone_BSH))
+        if base is None or one is None:
+            continue
+        allowed = (1 + ONE_POSITION) * tolerances.loss(logits_BSHV, len(places))
+        for what, weights, expected in (
+            ("the loss with all weights doubled", WHOLE * weight_BSH, WHOLE * base),
+            (
+                "the loss with one position's weights tripled",
+                weight_BSH + (ONE_POSITION - 1) * alone_BSH,
+                base + (ONE_POSITION - 1) * one,
+            ),
+        ):
+            call = ask(weights)
+            answer = ledger.run(call, (), FIX_WEIGHTS)
+            if answer is not None:
+                ledger.compare(call, answer, expected, allowed, what=what, unit="nats", fix=FIX_WEIGHTS)
+    return ledger
+
+
+def _call(functions: Functions, case: cases.Case, logits_BSHV: Tensor, weight_BSH: Tensor) -> Call:
+    arguments = {"logits_BSHV": logits_BSHV, "label_BSH": case.labels, "weight_BSH": weight_BSH}
+    return Call("loss", present(functions.loss), case.describe(), arguments)
+
+
+def _doubled(worst: Distance) -> Finding:
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"{worst.quantity} (size {worst.size:.6g}) changes by {worst.measured:.3g} where the batch holds every "
+        f"row twice; allowed: {worst.allowed:.1e}",
+        fix=FIX,
+        detail={"quantity": worst.quantity, "distance": worst.measured},
+    )
+
+
+def _split(cut: list[list[int]], distance: Distance, rows: Sequence[int]) -> Finding:
+    sizes = [len(part) for part in cut]
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"the gradient of one update (norm {distance.size:.6g}) changes by {distance.measured:.3g} where its "
+        f"{len(rows)} rows come in micro-batches of {sizes} rows; allowed: {distance.allowed:.1e}",
+        fix=FIX,
+        detail={"rows": sizes, "distance": distance.measured},
+    )
+
+
+def _not_accumulated() -> Finding:
+    return Finding(
+        code=CODE,
+        name=NAME,
+        severity="note",
+        message=f"gradient accumulation was not looked at: {Subject.CAPABILITIES['window']}",
+        fix="nothing, where the trainer does not accumulate gradients",
+    )

@@ -1,0 +1,194 @@
+"""A supervised token has no share in the loss.
+
+## What it detects
+
+The last token of every row that no head is trained on, an end-of-text token that is masked since it equals the padding
+id, a tail that is lost to a slice or to a mask that is advanced once too often, rows that supervise nothing.
+
+## Why it matters
+
+What has no share is never learnt: a model that is never trained on its end of text never stops. The loss cannot show
+it, since it does not know what it leaves out.
+
+## How it decides
+
+In float64, on 3 batches. The gradient of a cross-entropy with respect to a position's logits is
+softmax - onehot(target), so a token has a share in the loss where some head that is to predict it has a gradient with a
+negative entry. Which tokens are supervised `Run.supervised` says; where the run has no such method, all real tokens
+that some head could predict are, but for those at the beginning of a row or document in front of the first that has a
+share: they are taken for a prompt.
+Statistic: supervised tokens without a share; allowed: 0.
+
+Rows or documents of which no token has a share, where the run does not say that any is supervised, are a warning.
+
+False-alarm rate: 0 for losses whose gradient at the logits is that of a weighted cross-entropy, unless a token's
+weights are all exactly 0 and meant to be.
+
+## Example
+
+Bad:
+
+```python
+valid_BS = token_BS != tokenizer.pad_token_id                            # and pad_token is eos_token
+```
+
+Good:
+
+```python
+valid_BS = torch.arange(S) < length_B[:, None]                           # the mask says what is real
+```
+
+## How to fix
+
+Look at the tokens that the message names: always the last of a row, one and the same token, or everything from some
+position on. The first is a shift or a slice, the second a mask by value, the third a length.
+
+## Known limits
+
+What is not in the batch is not seen: rows that the data loader drops are GG612's. Without `Run.supervised` a prompt
+that is left out by mistake cannot be told from one that is meant, and later turns of a dialogue that are left out on
+purpose are reported. A prompt that is trained on by mistake is not looked for.
+
+## Sources
+
+Faults MB-08, MB-13 and MB-25 of the fault catalogue.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from gradgate.checks import oracles
+from gradgate.checks.gg412_label_shift import Targets, targets
+from gradgate.checks.raised import calling, reports_raises
+from gradgate.core.finding import Finding
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.capabilities import declared
+from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject
+
+CODE, NAME = "GG413", "token-dropped"
+NEEDS: tuple[str, ...] = ("tokens", "logits", "losses")
+PER_STAGE = True
+OBJECTIVE = "tokens"
+BATCHES = 3
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Which tokens of one batch are supervised, and which have a share in its loss.
+
+    Args:
+        token_BS: Long[B, S].
+        supervised_BS: Bool[B, S].
+        shared_BS: Bool[B, S].
+        silent: rows, or documents of rows, of which none has; with their first position.
+    """
+
+    token_BS: Tensor
+    supervised_BS: Tensor
+    shared_BS: Tensor
+    silent: tuple[tuple[int, int], ...]
+
+    @property
+    def dropped(self) -> Tensor:
+        """Bool[B, S]: supervised and without a share."""
+        return self.supervised_BS & ~self.shared_BS
+
+
+@reports_raises(CODE, NAME)
+def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
+    """Read every token's share out of the loss's gradient at the logits."""
+    with calling("start()"):
+        run = stage.start(context.seed, dtype=torch.float64, device=context.device)
+    drawn = list(islice(run.batches(), BATCHES))
+    seen = [_shares(run, batch, found) for batch in drawn if (found := targets(run, batch)) is not None]
+    supervised = sum(int(shares.supervised_BS.sum()) for shares in seen)
+    dropped = sum(int(shares.dropped.sum()) for shares in seen)
+    silent = sum(len(shares.silent) for shares in seen)
+    measured = {"tokens_without_share": dropped, "tokens_supervised": supervised, "silent_rows": silent}
+    findings = [*_dropped(seen, dropped, supervised), *_silent(seen, silent)]
+    reason = "" if supervised or findings else "no logits [B, S, H, V] were seen, or nothing is supervised"
+    return Outcome(tuple(findings), measured, {"tokens_without_share": 0}, inconclusive=reason)
+
+
+def _shares(run: Run, batch: Batch, found: Targets) -> Shares:
+    shared_BS = _predicted(found.trained_BSH)
+    able_BS = _predicted(found.label_BSH != oracles.IGNORED)
+    if "supervised" in declared(run):
+        with calling("supervised()"):
+            return Shares(found.tokens.token_BS, able_BS & run.supervised(batch).cpu().bool(), shared_BS, ())
+    silent = []
+    for b, document in _documents(found):
+        sharing = [t for t in document if shared_BS[b, t]]
+        begins = sharing[0] if sharing else document[-1] + 1
+        if not sharing and any(able_BS[b, t] for t in document):
+            silent.append((b, document[0]))
+        able_BS[b, [t for t in document if t < begins]] = False
+    return Shares(found.tokens.token_BS, able_BS, shared_BS, tuple(silent))
+
+
+def _predicted(place_BSH: Tensor) -> Tensor:
+    """Bool[B, S]: the tokens t + k + 1 of places [b, t, k]."""
+    rows, positions, horizon = place_BSH.shape
+    token_BS = torch.zeros(rows, positions + horizon, dtype=torch.bool)
+    for k in range(horizon):
+        token_BS[:, k + 1 : positions + k + 1] |= place_BSH[..., k]
+    return token_BS[:, :positions]
+
+
+def _documents(found: Targets) -> Iterator[tuple[int, list[int]]]:
+    """Each document's row and the positions of its real tokens; the whole row where rows are not packed."""
+    document_BS = found.tokens.document_BS
+    for b, valid_S in enumerate(found.tokens.valid_BS.tolist()):
+        places: dict[int, list[int]] = {}
+        for t, real in enumerate(valid_S):
+            if real:
+                places.setdefault(0 if document_BS is None else int(document_BS[b, t]), []).append(t)
+        yield from ((b, document) for document in places.values())
+
+
+def _dropped(seen: list[Shares], dropped: int, supervised: int) -> Iterator[Finding]:
+    if not dropped:
+        return
+    first = next(shares for shares in seen if shares.dropped.any())
+    b, t = first.dropped.nonzero()[0].tolist()
+    yield Finding(
+        code=CODE,
+        name=NAME,
+        message=f"{dropped} of {supervised} supervised tokens have no share in the loss, {_what(seen)}; the first is "
+        f"token {int(first.token_BS[b, t])} at [b, t] = [{b}, {t}]; allowed: 0",
+        fix="let some head predict every supervised token: look at shifts, slices and masks between labels and loss",
+        count=dropped,
+        detail={"index": [b, t], "token_S": first.token_BS[b].tolist()},
+    )
+
+
+def _what(seen: list[Shares]) -> str:
+    """What the dropped tokens have in common."""
+    values = Counter(int(token) for shares in seen for token in shares.token_BS[shares.dropped])
+    rows = [row for shares in seen for row in zip(shares.dropped, shares.supervised_BS, strict=True) if row[0].any()]
+    if len(rows) > 1 and all(int(dropped.nonzero()[0]) == int(asked.nonzero()[-1]) for dropped, asked in rows):
+        return "the last of a row each"
+    if len(values) == 1 and values.total() > 1:
+        return "one and the same token each"
+    return f"in {len(rows)} rows"
+
+
+def _silent(seen: list[Shares], silent: int) -> Iterator[Finding]:
+    if not silent:
+        return
+    b, t = next(shares.silent[0] for shares in seen if shares.silent)
+    yield Finding(
+        code=CODE,
+        name=NAME,
+        severity="warning",
+        message=f"{silent} rows or documents have no token with a share in the loss, the first at [b, t] = [{b}, {t}]",
+        fix="drop rows that supervise nothing, or say with `Run.supervised` what they should supervise",
+        count=silent,
+    )

@@ -1,0 +1,195 @@
+"""The same sequence gets two rewards.
+
+## What it detects
+
+A reward model that is left in train mode, so that its dropout draws anew; a reward read at the wrong place once a row
+is padded; scores that are whitened over the batch or matched to rows by place; attention without a mask.
+
+## Why it matters
+
+The value head then regresses on noise, or on whom a row shared its batch with. Its loss has a floor that nothing
+explains, and two epochs disagree about what is right.
+
+## How it decides
+
+After one step, in float64, `Run.rewards` is asked for the same rows in several ways: twice with other random numbers
+and, where the run can, in reversed order, alone, twice in one batch, and with 3 more positions of padding. Statistic:
+the largest distance between two rewards of one row.
+
+Tolerance, derived: reordering a sum of n terms, or computing it in other blocks, is a change of each term by at most n
+u of itself. The condition is measured: the noise is the largest change of a reward under 3 random changes of every
+parameter, of every module that runs while rewards are computed, by its own epsilon. Allowed: 2 n (noise + u |reward|),
+with n the number of elements of the batch's largest tensor and u the roundoff of the reward's dtype.
+
+False-alarm rate: 0: the bound is a worst case to first order, doubled.
+
+## Example
+
+Bad:
+
+```python
+reward_B = reward_model(token_BS, valid_BS)                               # as training left it: dropout draws
+```
+
+Good:
+
+```python
+reward_model.eval()
+with torch.no_grad():
+    reward_B = reward_model(token_BS, valid_BS)
+```
+
+## How to fix
+
+Put the reward model into eval mode once and for all, give it the mask, read at the last real token by the mask, and do
+not normalise over a batch.
+
+## Known limits
+
+A reward that is computed once and kept is asked for as the adapter computes it. Differences between processes are not
+looked at.
+
+## Sources
+
+Faults OS-28 and MB-28 of the fault catalogue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from gradgate.checks.invariance import elements, perturbed, rows_of
+from gradgate.checks.raised import calling, reports_raises
+from gradgate.checks.randomness import seeded
+from gradgate.core.errors import SubjectError
+from gradgate.core.finding import Finding
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.capabilities import declared
+from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject
+
+CODE, NAME = "GG503", "reward-nondeterministic"
+NEEDS: tuple[str, ...] = ("rewards",)
+PER_STAGE = True
+ALONE = 3  # rows that are asked for alone
+PADDING = 3
+FIX = "put the reward model into eval mode, give it the mask, and normalise nothing over the batch"
+
+Rewards = Mapping[str, Tensor]  # by name, Double[B]
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """The same rows, asked for in another way.
+
+    Args:
+        name: as messages show it.
+        batch: what is asked for.
+        rows: which row of the plain batch each of its rows is.
+        seed: of the global generators.
+    """
+
+    name: str
+    batch: Batch
+    rows: Sequence[int]
+    seed: int
+
+
+@reports_raises(CODE, NAME)
+def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
+    """Ask for the rewards of the same rows again and again."""
+    with calling("start()"):
+        run = stage.start(context.seed, dtype=torch.float64, device=context.device)
+    before, batch = islice(run.batches(), 2)
+    with calling("step 1"):
+        run.step(before)  # modes are now as training leaves them
+    with _modules_of_the_block() as modules:
+        plain = _rewards(run, batch, context.seed)
+    allowed = _allowed(run, batch, plain, modules, context.seed)
+    worst: dict[str, float] = dict.fromkeys(plain, 0.0)
+    findings = []
+    for way in _ways(run, batch, context.seed):
+        for name, other in _rewards(run, way.batch, way.seed).items():
+            distance_B = (other - plain[name][list(way.rows)]).abs()
+            at = int(distance_B.nan_to_num(nan=torch.inf).argmax())
+            distance = float(distance_B[at])
+            worst[name] = max(worst[name], distance) if distance == distance else torch.inf
+            if not distance <= allowed[name]:
+                row = way.rows[at]
+                findings.append(_finding(name, way, row, float(plain[name][row]), float(other[at]), allowed[name]))
+    return Outcome(tuple(findings), {"distance": worst}, {"distance": allowed})
+
+
+def _ways(run: Run, batch: Batch, seed: int) -> Iterator[Way]:
+    rows = list(range(rows_of(batch)))
+    yield Way("with other random numbers", batch, rows, seed + 1)
+    can = declared(run)
+    if "rows" in can:
+        picks = {"in reversed order": rows[::-1], "twice in one batch": [0, 0]}
+        picks |= {f"alone, row {row}": [row] for row in rows[:ALONE]}
+        for name, picked in picks.items():
+            with calling("select_rows()"):
+                yield Way(name, run.select_rows(batch, picked), picked, seed)
+    if "pad" in can:
+        with calling("pad()"):
+            yield Way(f"with {PADDING} more positions of padding", run.pad(batch, PADDING), rows, seed)
+
+
+def _rewards(run: Run, batch: Batch, seed: int) -> Rewards:
+    with seeded(seed), calling("rewards()"):
+        found: Any = run.rewards(batch)
+    if not isinstance(found, Mapping) or not found:
+        raise SubjectError(f"rewards() returned a {type(found).__name__}, expected rewards Float[B] by name")
+    for name, reward_B in found.items():
+        if not isinstance(reward_B, Tensor) or reward_B.shape != (rows_of(batch),):
+            shape = list(reward_B.shape) if isinstance(reward_B, Tensor) else type(reward_B).__name__
+            raise SubjectError(f"rewards()[{name!r}] is {shape}, expected one number for each of {rows_of(batch)} rows")
+    return {name: reward_B.detach().cpu() for name, reward_B in found.items()}
+
+
+@contextmanager
+def _modules_of_the_block() -> Iterator[list[nn.Module]]:
+    """The modules whose forward runs in the block."""
+    seen: dict[nn.Module, None] = {}
+    handle = register_module_forward_pre_hook(lambda module, _args: seen.update({module: None}))
+    modules: list[nn.Module] = []
+    try:
+        yield modules
+    finally:
+        handle.remove()
+        modules.extend(seen)
+
+
+def _allowed(run: Run, batch: Batch, plain: Rewards, modules: Sequence[nn.Module], seed: int) -> dict[str, float]:
+    parameters = {p: None for module in modules for p in module.parameters() if p.is_floating_point()}
+    noise = dict.fromkeys(plain, 0.0)
+    for _ in perturbed(list(parameters), seed) if parameters else ():
+        for name, reward_B in _rewards(run, batch, seed).items():
+            noise[name] = max(noise[name], float((reward_B - plain[name]).abs().max()))
+    return {
+        name: 2 * elements(batch) * (noise[name] + _roundoff(reward_B) * float(reward_B.abs().max()))
+        for name, reward_B in plain.items()
+    }
+
+
+def _roundoff(reward_B: Tensor) -> float:
+    return float(torch.finfo(reward_B.dtype).eps) / 2 if reward_B.is_floating_point() else 0.0
+
+
+def _finding(name: str, way: Way, row: int, plain: float, other: float, allowed: float) -> Finding:
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"`{name}` of one row is {plain:.6g}, and {other:.6g} {way.name}: {abs(other - plain):.3g} apart, "
+        f"allowed: {allowed:.1e} reward units",
+        kind="nondeterminism",
+        fix=FIX,
+        detail={"reward": name, "row": row, "way": way.name, "plain": plain, "other": other},
+    )

@@ -1,0 +1,194 @@
+"""GG409 and GG413: a leak and a token left out turn their check red and no neighbour; the clean twin is green."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fixtures import mini_trainer
+from fixtures.check_runs import errors, red, run_check, stage_of
+from fixtures.formula_subjects import subject_with
+from fixtures.mini_trainer import MiniBatch, MiniRun, Parts, Trunk
+from fixtures.prediction_faults import (
+    CAUSALITY_FAULTS,
+    DROPPED_FAULTS,
+    FutureHeads,
+    without_a_prompt,
+    without_the_last_token,
+)
+from gradgate.subjects.contract import Functions, Run, Stage, Subject, Tokens
+
+FAULTS = {**CAUSALITY_FAULTS, **DROPPED_FAULTS}
+NEIGHBOURS = ("GG100", "GG201", "GG205", "GG405", "GG406", "GG407", "GG408", "GG409", "GG412", "GG413")
+CLEAN = mini_trainer.subject()
+
+
+def with_run(run: type[MiniRun], **parts: Any) -> tuple[Subject, Stage]:
+    """A subject of one token stage that starts a run of one's own class."""
+
+    def start(seed: int, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Run:
+        return run("tokens", Parts(**parts), seed, dtype, device)
+
+    stage = Stage("own", start, objective="tokens")
+    return Subject("own", [stage]), stage
+
+
+def tokens_of(subject: Subject) -> Stage:
+    """The stage that learns tokens."""
+    return stage_of(subject, "tokens")
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_prediction_fault_turns_its_check_red_and_no_neighbour(name: str) -> None:
+    """With what is measured and what is allowed."""
+    fault = FAULTS[name]
+    subject = fault.subject()
+
+    outcome = run_check(fault.code, subject, tokens_of(subject))
+
+    assert errors(outcome) != []
+    assert all("allowed: " in message for message in errors(outcome))
+    assert outcome.measured.keys() >= outcome.allowed.keys()
+    assert red(subject, tokens_of(subject), tuple(code for code in NEIGHBOURS if code != fault.code)) == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("code", ["GG409", "GG413"])
+def test_clean_twin_passes(code: str, seed: int) -> None:
+    """No finding, decided."""
+    outcome = run_check(code, CLEAN, tokens_of(CLEAN), seed)
+
+    assert (outcome.findings, outcome.inconclusive, outcome.not_applicable) == ((), "", "")
+
+
+def test_gg409_names_the_module_that_looks_ahead() -> None:
+    """The first in the forward pass whose earlier outputs change."""
+
+    class BothWays(MiniRun):
+        def features(self, batch: MiniBatch) -> Tensor:
+            feature_BSD = super().features(batch)
+            return self.modules["mixer"](feature_BSD)  # type: ignore[no-any-return]
+
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            mixer = torch.nn.TransformerEncoderLayer(mini_trainer.D, 2, 16, batch_first=True)
+            self.modules = {**self.modules, "mixer": mixer.to(torch.float64)}
+
+    (finding,) = run_check("GG409", *with_run(BothWays)).findings[:1]
+
+    assert "it shows first in the output of `mixer.self_attn`" in finding.message
+    assert finding.detail["index"][1] < finding.detail["cut"]
+
+
+def test_gg409_warns_of_heads_that_are_fed_with_what_lies_before_their_target() -> None:
+    """Right for sequential modules, a leak for parallel ones: head 0 does not look ahead."""
+    subject = mini_trainer.subject(heads=lambda: FutureHeads(sequential=True))
+    outcome = run_check("GG409", subject, tokens_of(subject))
+
+    assert errors(outcome) == []
+    assert [finding.severity for finding in outcome.findings] == ["warning"]
+    assert "head 1" in outcome.findings[0].message
+
+
+def test_gg409_is_inconclusive_where_other_tokens_change_nothing() -> None:
+    """Features that were computed beforehand do not follow the tokens."""
+
+    class Fixed(MiniRun):
+        def features(self, batch: MiniBatch) -> Tensor:
+            return super().features(replace(batch, token_BS=torch.zeros_like(batch.token_BS)))
+
+    assert "change no logit" in run_check("GG409", *with_run(Fixed)).inconclusive
+
+
+def test_gg409_is_inconclusive_where_the_batch_holds_no_tokens() -> None:
+    """There is nothing to replace."""
+
+    class Elsewhere(MiniRun):
+        def tokens(self, batch: MiniBatch) -> Tokens:
+            return Tokens(batch.token_BS + 1, batch.valid_BS)
+
+    assert "no tensor of the batch" in run_check("GG409", *with_run(Elsewhere)).inconclusive
+
+
+def test_gg409_takes_logits_without_an_axis_of_heads() -> None:
+    """A plain language model's [B, S, V]; a trunk that reads every position is found all the same."""
+
+    class Plain(MiniRun):
+        logits_from = "head"
+
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            self.logits_from = "head"
+            self.modules = {"trunk": Trunk().double(), "head": torch.nn.Linear(mini_trainer.D, mini_trainer.V).double()}
+
+        def losses(self, batch: MiniBatch) -> Any:
+            feature_BSD = self.modules["trunk"](batch.token_BS)
+            return {"total": self.modules["head"](feature_BSD + feature_BSD.mean(1, keepdim=True)).square().mean()}
+
+    assert errors(run_check("GG409", *with_run(Plain))) != []
+
+
+def test_gg413_says_what_the_dropped_tokens_have_in_common() -> None:
+    """A shift, or a mask by value."""
+    told = {"without-the-last-token": "the last of a row each", "token-0-taken-for-padding": "the same token each"}
+    for name, text in told.items():
+        subject = DROPPED_FAULTS[name].subject()
+        assert text in errors(run_check("GG413", subject, tokens_of(subject)))[0]
+
+
+def test_gg413_takes_what_comes_before_the_first_share_for_a_prompt() -> None:
+    """Unless the run says that it is supervised."""
+
+    class Declared(MiniRun):
+        def supervised(self, batch: MiniBatch) -> Tensor:
+            return batch.valid_BS
+
+    parts = {"token_loss": without_a_prompt}
+
+    assert run_check("GG413", *with_run(MiniRun, **parts)).findings == ()
+    assert len(errors(run_check("GG413", *with_run(Declared, **parts)))) == 1
+
+
+def test_gg413_follows_the_runs_own_word() -> None:
+    """What it leaves out is not supervised."""
+
+    class Declared(MiniRun):
+        def supervised(self, batch: MiniBatch) -> Tensor:
+            return batch.valid_BS.flip(1).cumsum(1).flip(1) > 1
+
+    assert errors(run_check("GG413", *with_run(Declared, token_loss=without_the_last_token))) == []
+
+
+def test_gg413_warns_of_a_row_that_supervises_nothing() -> None:
+    """It may be meant."""
+
+    def first_row_left_out(logits_BSHV: Tensor, label_BSH: Tensor, weight_BSH: Tensor) -> Tensor:
+        keep_B = torch.arange(len(label_BSH)) > 0
+        return mini_trainer.token_loss(logits_BSHV, label_BSH, weight_BSH * keep_B[:, None, None])
+
+    outcome = run_check("GG413", *with_run(MiniRun, token_loss=first_row_left_out))
+
+    assert [finding.severity for finding in outcome.findings] == ["warning"]
+    assert outcome.measured["silent_rows"] == 3
+
+
+def test_gg413_looks_at_each_document_of_a_packed_row() -> None:
+    """Their first tokens are nobody's target."""
+    subject = subject_with(Functions(), packed=True)
+    outcome = run_check("GG413", subject, subject.stages[0])
+
+    assert (errors(outcome), outcome.inconclusive) == ([], "")
+
+
+def test_gg413_is_inconclusive_where_nothing_is_supervised() -> None:
+    """No share can be missing."""
+
+    class Nothing(MiniRun):
+        def supervised(self, batch: MiniBatch) -> Tensor:
+            return torch.zeros_like(batch.valid_BS)
+
+    assert "nothing is supervised" in run_check("GG413", *with_run(Nothing)).inconclusive

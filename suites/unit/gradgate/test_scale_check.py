@@ -1,0 +1,132 @@
+"""GG410: a loss that is no mean turns it red and no neighbour; the clean twin is green."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from fixtures import mini_trainer
+from fixtures.check_runs import errors, red, run_check, stage_of
+from fixtures.mini_trainer import MiniBatch, MiniRun, Parts
+from fixtures.prediction_faults import SCALE_FAULTS, over_the_weights_sum, renormalised
+from gradgate.subjects.contract import Functions, Run, Stage, Subject
+
+NEIGHBOURS = ("GG100", "GG205", "GG405", "GG406", "GG407", "GG408")
+CLEAN = replace(mini_trainer.subject(), functions=Functions(loss=mini_trainer.token_loss))
+TOKENS = stage_of(CLEAN, "tokens")
+
+
+def with_run(run: type[MiniRun]) -> tuple[Subject, Stage]:
+    """A subject of one stage that starts a run of one's own class."""
+
+    def start(seed: int, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Run:
+        return run("value", Parts(), seed, dtype, device)
+
+    stage = Stage("own", start)
+    return Subject("own", [stage]), stage
+
+
+@pytest.mark.parametrize("name", SCALE_FAULTS)
+def test_scale_fault_turns_gg410_red_and_no_neighbour(name: str) -> None:
+    """With what is measured and what is allowed."""
+    fault = SCALE_FAULTS[name]
+    subject = fault.subject()
+    stage = stage_of(subject, fault.stage)
+
+    outcome = run_check("GG410", subject, stage)
+
+    assert errors(outcome) != []
+    assert all("allowed: " in message for message in errors(outcome))
+    assert outcome.measured.keys() >= outcome.allowed.keys()
+    assert red(subject, stage, NEIGHBOURS) == []
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_gg410_passes_the_clean_twin(seed: int) -> None:
+    """No finding at all: doubled, cut and weighted."""
+    for stage in CLEAN.stages:
+        outcome = run_check("GG410", CLEAN, stage, seed)
+        assert (outcome.findings, outcome.inconclusive, outcome.not_applicable) == ((), "", "")
+
+
+@pytest.mark.parametrize("loss", [renormalised, over_the_weights_sum])
+def test_gg410_finds_a_loss_that_cancels_the_weights_scale(loss: Any) -> None:
+    """Twice the weights is twice the loss."""
+    subject = replace(CLEAN, functions=Functions(loss=loss))
+
+    messages = errors(run_check("GG410", subject, TOKENS))
+
+    assert [message for message in messages if message.startswith("the loss with all weights doubled is ")] != []
+
+
+def test_gg410_reports_a_loss_function_that_raises() -> None:
+    """As the function's fault, not as the harness's."""
+
+    def broken(*_: Any) -> torch.Tensor:
+        raise ValueError("no such thing")
+
+    subject = replace(CLEAN, functions=Functions(loss=broken))
+
+    assert "no such thing" in errors(run_check("GG410", subject, TOKENS))[0]
+
+
+def test_gg410_says_what_it_did_not_look_at() -> None:
+    """Without `window` a note names the line of adapter."""
+
+    class Plain(MiniRun):
+        window = Run.window
+
+    outcome = run_check("GG410", *with_run(Plain))
+
+    assert errors(outcome) == []
+    assert [finding.severity for finding in outcome.findings] == ["note"]
+    assert "write `Run.window(parts)`" in outcome.findings[0].message
+
+
+def test_gg410_does_not_mistake_clipping_for_a_mean() -> None:
+    """Micro-batches that are never divided show though every gradient is clipped to one norm."""
+    subject = SCALE_FAULTS["never-divided"].subject()
+    tight = replace(subject.stages[0], start=lambda seed, **options: clipped(subject.stages[0].start(seed, **options)))
+
+    assert "in micro-batches of" in errors(run_check("GG410", subject, tight))[0]
+
+
+def clipped(run: Any) -> Any:
+    """The same run, its gradients clipped to a norm that all of them exceed."""
+    update = run.parts.update
+
+    def tight(run: Any, terms: Any) -> Any:
+        torch.nn.utils.clip_grad_norm_(run.trained(), 1e-3)
+        return update(run, terms)
+
+    run.parts = replace(run.parts, update=tight)
+    return run
+
+
+def test_gg410_is_inconclusive_where_the_loss_draws_by_shape() -> None:
+    """Noise of the batch's shape differs with the shape."""
+
+    class Noisy(MiniRun):
+        def losses(self, batch: MiniBatch) -> Any:
+            terms = super().losses(batch)
+            noise = (batch.token_BS * torch.randn(batch.token_BS.shape)).mean()
+            return {name: term * (1 + noise) for name, term in terms.items()}
+
+    assert "random numbers other than dropout" in run_check("GG410", *with_run(Noisy)).inconclusive
+
+
+@pytest.mark.parametrize(("rows", "reason"), [(0, "no rows"), (1, "")])
+def test_gg410_takes_batches_without_rows_and_with_one(rows: int, reason: str) -> None:
+    """One row can be doubled and not be cut; none can be neither."""
+
+    class Few(MiniRun):
+        def batches(self) -> Any:
+            for batch in super().batches():
+                yield self.select_rows(batch, list(range(rows)))
+
+    outcome = run_check("GG410", *with_run(Few))
+
+    assert (errors(outcome), reason in outcome.inconclusive) == ([], True)
