@@ -162,17 +162,17 @@ class Functions:
         labels: `(token_BS, valid_BS, horizon, document_BS=None) -> label_BSH`, -100 where nothing is to be predicted.
         weights: `(value_BS, label_BSH, valid_BS, *, discount_lambda, temperature, document_BS=None) -> weight_BSH`.
         loss: `(logits_BSHV, label_BSH, weight_BSH) -> scalar`.
-        value_loss: `(value_BS, return_BS, valid_BS) -> scalar`, the mean squared error over real tokens.
         returns: `(reward_BS, value_BS, valid_BS, *, gamma, gae_lambda, document_BS=None) -> return_BS`.
         place_rewards: `(reward_B, valid_BS, placement, document_BS=None) -> reward_BS`, "terminal" or "uniform".
+        value_loss: `(value_BS, return_BS, valid_BS) -> scalar`, the mean squared error over real tokens.
     """
 
     labels: Callable[..., Tensor] | None = None
     weights: Callable[..., Tensor] | None = None
     loss: Callable[..., Tensor] | None = None
-    value_loss: Callable[..., Tensor] | None = None
     returns: Callable[..., Tensor] | None = None
     place_rewards: Callable[..., Tensor] | None = None
+    value_loss: Callable[..., Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -247,6 +247,7 @@ class Subject:
         "functions.loss": "give the subject `functions=gradgate.Functions(loss=...)`",
         "functions.returns": "give the subject `functions=gradgate.Functions(returns=...)`",
         "functions.place_rewards": "give the subject `functions=gradgate.Functions(place_rewards=...)`",
+        "functions.value_loss": "give the subject `functions=gradgate.Functions(value_loss=...)`",
     }
 
 
