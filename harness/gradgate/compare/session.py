@@ -1,0 +1,211 @@
+"""Session: one comparison from its question to its verdict, over as many fresh processes as it takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from gradgate.compare.checkout import import_roots
+from gradgate.compare.job import Checkout, Job
+from gradgate.compare.processes import DiedError, ask
+from gradgate.core.comparison import Comparison, GateVerdict, Metric
+from gradgate.core.errors import GradgateError
+from gradgate.gates.decision import settle
+from gradgate.gates.self_checks import log_folder, observed, record
+
+MOST_PROCESSES = 3
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is compared, and how.
+
+    Args:
+        target: `module:factory`.
+        base: its folder.
+        head: its folder.
+        base_text: what to call base: the folder, or the ref with its commit.
+        head_text: what to call head.
+        sources: subfolders that packages are imported from, beside the usual ones.
+        stage: of a Subject.
+        tolerance: T of the CPU time.
+        budget_s: seconds after which no further process is begun.
+        accept: metric -> reason of growths that are meant.
+        notes: for the reader.
+    """
+
+    target: str
+    base: Path
+    head: Path
+    base_text: str = ""
+    head_text: str = ""
+    sources: Sequence[str] = ()
+    stage: str | None = None
+    tolerance: float = 0.03
+    budget_s: float = 60.0
+    accept: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def compare(question: Question, on_progress: Callable[[str], None]) -> Comparison:
+    """Compare base and head.
+
+    Args:
+        question: what and how.
+        on_progress: told what is being done.
+
+    Returns:
+        Every metric, the A/A pair, notes.
+
+    Raises:
+        GradgateError: the target is missing on a side, or is no factory.
+    """
+    began = time.monotonic()
+    base, head = (
+        Checkout(str(one.resolve()), tuple(str(root.resolve()) for root in import_roots(one, other, question.sources)))
+        for one, other in ((question.base, question.head), (question.head, question.base))
+    )
+    job = Job(question.target, base, head, question.stage, question.tolerance, question.budget_s)
+    found = Comparison(question.target, question.base_text, question.head_text, notes=question.notes)
+    answers: list[dict[str, Any]] = []
+    while True:
+        try:
+            answers.append(ask(replace(job, count=not answers, attempt=len(answers)), on_progress))
+        except DiedError as error:
+            broken = {"side": "unknown", "doing": "runs", "error": ": ".join(filter(None, error.args))}
+            return replace(found, broken=broken, seconds=time.monotonic() - began)
+        if "missing" in answers[-1]:
+            raise GradgateError(_missing(*answers[-1]["missing"]))
+        if "broken" in answers[-1]:
+            return replace(found, broken=answers[-1]["broken"], seconds=time.monotonic() - began)
+        if "timing" not in answers[-1]:
+            break
+        spent = time.monotonic() - began
+        votes = _votes(answers)
+        if all(votes.values()) or spent * (1 + 1 / len(answers)) > question.budget_s or len(answers) >= MOST_PROCESSES:
+            break
+        on_progress(f"once more in a fresh process: {_open(answers)}")
+    return _concluded(found, question, answers, time.monotonic() - began)
+
+
+def _missing(side: str, what: str) -> str:
+    offer = "; a new benchmark? --new-benchmark counts head alone" if side == "base" else ""
+    return f"{side} has {what}{offer}"
+
+
+def _history(answers: Sequence[Mapping[str, Any]]) -> dict[str, list[GateVerdict]]:
+    """What each process said of each timed quantity; one whose A/A pair did not rest says noisy."""
+    found: dict[str, list[GateVerdict]] = {}
+    for answer in answers:
+        timing = answer["timing"]
+        for name, decision in timing["decisions"].items():
+            found.setdefault(name, []).append(decision["verdict"] if timing["settled"] else "noisy")
+    return found
+
+
+def _votes(answers: Sequence[Mapping[str, Any]]) -> dict[str, GateVerdict | None]:
+    """What the processes together say; None: ask another. A noisy wall clock is a note, not worth another."""
+    return {
+        name: "noisy" if name == "wall_time" and set(votes) == {"noisy"} else settle(votes, MOST_PROCESSES)
+        for name, votes in _history(answers).items()
+    }
+
+
+def _open(answers: Sequence[Mapping[str, Any]]) -> str:
+    history, votes = _history(answers), _votes(answers)
+    return ", ".join(f"{name} says {history[name][-1]}" for name, vote in votes.items() if vote is None)
+
+
+def _concluded(found: Comparison, question: Question, answers: Sequence[dict[str, Any]], seconds: float) -> Comparison:
+    counted = [Metric(**metric) for metric in answers[0].get("metrics", ())]
+    timed = [answer for answer in answers if "timing" in answer]
+    notes = [*found.notes, *answers[0].get("notes", ())]
+    metrics = [*_timed_metrics(timed), *counted]
+    if "untimed" in answers[0]:
+        metrics.insert(0, Metric("cpu_time", "noisy", tolerance=question.tolerance, reason=answers[0]["untimed"]))
+    if "mismatch" in answers[0]:
+        notes.append(f"{answers[0]['mismatch']}; nothing was timed")
+    self_check, problem = _self_check(question.target, timed)
+    notes += [problem] if problem else []
+    metrics = [_accepted(metric, question.accept) for metric in metrics]
+    notes += [
+        f"{name} is accepted ({reason}) but did not grow: take it out"
+        for name, reason in question.accept.items()
+        if not any(metric.metric == name and metric.accepted for metric in metrics)
+    ]
+    return replace(
+        found,
+        metrics=tuple(metrics),
+        self_check=self_check,
+        notes=tuple(notes),
+        environment=answers[0].get("environment", {}),
+        seconds=seconds,
+    )
+
+
+def _timed_metrics(answers: Sequence[Mapping[str, Any]]) -> list[Metric]:
+    if not answers:
+        return []
+    history, votes = _history(answers), _votes(answers)
+    metrics = []
+    for name, said in history.items():
+        verdict = votes[name] or "noisy"
+        speaker = max((i for i, vote in enumerate(said) if vote == verdict), default=len(said) - 1)
+        timing = answers[speaker]["timing"]
+        decision = timing["decisions"][name]
+        metrics.append(
+            Metric(
+                name,
+                verdict,
+                ratio=round(decision["estimate"], 4),
+                interval=(round(decision["low"], 4), round(decision["high"], 4)),
+                tolerance=decision["tolerance"],
+                blocks=decision["blocks"],
+                seconds=round(sum(answer["timing"]["seconds"] for answer in answers), 2),
+                mode=timing["mode"],
+                processes=tuple(said),
+                reason=_why(verdict, said, timing),
+            )
+        )
+    return metrics
+
+
+def _why(verdict: GateVerdict, said: Sequence[GateVerdict], timing: Mapping[str, Any]) -> str:
+    if verdict != "noisy":
+        return ""
+    if not timing["settled"]:
+        return f"identical code differed by {timing['self_check']['estimate'] - 1:+.1%} in the A/A pair"
+    if "fail" in said:
+        return "a slowdown was seen once and did not repeat in a fresh process"
+    return "the interval is too wide to decide"
+
+
+def _self_check(target: str, answers: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], str]:
+    """The last process's A/A pair, and the log of all of them."""
+    if not answers:
+        return {}, ""
+    folder, problem = log_folder(), ""
+    for answer in answers:
+        check = answer["timing"]["self_check"]
+        problem = record(folder, target, {key: check[key] for key in ("estimate", "blocks", "verdict")})
+    alarms, pairs, rate = observed(folder)
+    check, settled = answers[-1]["timing"]["self_check"], answers[-1]["timing"]["settled"]
+    return {
+        "ratio": round(check["estimate"], 4),
+        "interval": [round(check["low"], 4), round(check["high"], 4)],
+        "verdict": "pass" if settled else "noisy",
+        "false_alarms": alarms,
+        "pairs": pairs,
+        "false_alarm_rate": round(rate.estimate, 4),
+        "false_alarm_rate_interval": [round(rate.low, 4), round(rate.high, 4)],
+    }, problem
+
+
+def _accepted(metric: Metric, accept: Mapping[str, str]) -> Metric:
+    reason = accept.get(metric.metric)
+    if reason is None or metric.verdict != "fail":
+        return metric
+    return replace(metric, verdict="changed", accepted=reason)
