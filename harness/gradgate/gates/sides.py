@@ -86,6 +86,7 @@ class Sides:
         }
         for name in self._displaced:  # imported before, by whatever started this process: not a side's own copy
             del sys.modules[name]
+        self._paths = {side.name: side.roots + self._not_foreign(side) for side in self._sides}
         sys.meta_path.insert(0, self._finder)
         self._library = (torch.library.Library.define, torch.library.Library.impl)
         torch.library.Library.define = _noting(self, self._library[0])  # type: ignore[method-assign]
@@ -121,10 +122,13 @@ class Sides:
     def _owner_of(self, module: Any) -> Side | None:
         return self.owner(getattr(module, "__file__", None))
 
+    def _not_foreign(self, side: Side) -> list[str]:
+        """The present path without what lies in the other checkout."""
+        return [entry for entry in self._path if self.owner(os.path.realpath(entry)) in (None, side)]
+
     def _activate(self, side: Side) -> None:
         side.take()
-        foreign = [entry for entry in self._path if self.owner(os.path.realpath(entry)) not in (None, side)]
-        sys.path[:] = side.roots + [entry for entry in self._path if entry not in foreign]
+        sys.path[:] = self._paths[side.name]
         os.chdir(side.root)
         self._active = side
 

@@ -1,4 +1,4 @@
-"""The sequential rule: verdicts at the looks, false alarms and power in simulation, and what several processes decide."""
+"""The sequential rule: verdicts at the looks, false alarms and power in simulation, processes together."""
 
 from __future__ import annotations
 
