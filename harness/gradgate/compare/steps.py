@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -86,40 +87,47 @@ class Copy:
                 outer.restore()
 
 
-def timed(step: Callable[[], Any], steps: int, clock: Callable[[], float]) -> dict[str, float]:
+def timed(step: Callable[[], Any], steps: int, clock: Callable[[], float]) -> Sample:
     """Seconds of so many steps: CPU time, wall time without waiting for a processor, device time where there is one."""
     device = torch.cuda.is_initialized()
     if device:
         torch.cuda.synchronize()
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
-    waited, wall, cpu = waited_s(), time.perf_counter(), clock()
+    (waited, preempted), wall, cpu = disturbances(), time.perf_counter(), clock()
     for _ in range(steps):
         step()
     cpu = clock() - cpu
     if device:
         end.record()
         torch.cuda.synchronize()
-    sample = {"cpu_time": cpu, "wall_time": max(time.perf_counter() - wall - (waited_s() - waited), 1e-9)}
-    return {"device_time": start.elapsed_time(end) / 1e3, **sample} if device else sample
+    wall, (waited_after, preempted_after) = time.perf_counter() - wall, disturbances()
+    waited, preempted = waited_after - waited, preempted_after - preempted
+    seconds = {"cpu_time": max(cpu, SHORTEST_S), "wall_time": max(wall - waited, SHORTEST_S)}
+    if device:
+        seconds = {"device_time": max(start.elapsed_time(end) / 1e3, SHORTEST_S), **seconds}
+    return Sample(seconds, waited, preempted)
 
 
-def waited_s() -> float:
-    """Seconds that this thread could have run but had no processor; 0 where the kernel does not say.
+def disturbances() -> tuple[float, int]:
+    """Seconds that this thread could have run but had no processor, and how often one was taken from it; so far.
 
-    What other programs on the machine take from a step is theirs; without it, the wall clock is as steady as CPU time.
+    What other programs take from a step is theirs: without it, the wall clock is as steady as CPU time. Where the
+    kernel does not say, nothing is taken off.
     Source: Linux, Documentation/scheduler/sched-stats.rst, /proc/<pid>/schedstat, the second field, in nanoseconds.
     """
     global _schedstat
     try:
         if _schedstat is None:
             _schedstat = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
-        return int(os.pread(_schedstat, 80, 0).split()[1]) / 1e9
-    except (OSError, IndexError, ValueError):
-        return 0.0
+        waited_s = int(os.pread(_schedstat, 80, 0).split()[1]) / 1e9
+        return waited_s, resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
+    except (OSError, IndexError, ValueError, AttributeError):
+        return 0.0, 0
 
 
-_schedstat: int | None = None
+SHORTEST_S = 1e-9  # a clock may stand still, and a logarithm needs more than 0
+_schedstat: int | None = None  # one file, opened once by the thread that steps
 
 
 def _factory(side: Side, target: str) -> Callable[[], Any]:

@@ -42,6 +42,11 @@ def paired_ratio(ratios: Sequence[float], alpha: float) -> Interval:
     return Interval(exp(low), exp(median(means)), exp(high))
 
 
+def centre(values: Sequence[float]) -> float:
+    """The all-pairs median of some values; up to a third of them may be wild."""
+    return median(walsh_means(values))
+
+
 def walsh_means(values: Sequence[float]) -> list[float]:
     """Means of all pairs, each value paired with itself too, in ascending order."""
     return sorted((a + b) / 2 for i, a in enumerate(values) for b in values[i:])
@@ -77,6 +82,31 @@ def wilson(hits: int, trials: int, z: float = 1.96) -> Interval:
     middle = (share + z * z / (2 * trials)) / weight
     half = z * sqrt((share * (1 - share) + z * z / (4 * trials)) / trials) / weight
     return Interval(min(share, max(0.0, middle - half)), share, max(share, min(1.0, middle + half)))
+
+
+def nonnegative_slopes(y: Sequence[float], a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
+    """Least squares of y on a and b through the origin, neither slope below 0.
+
+    Args:
+        y: what is explained.
+        a: one thing that may have added to it.
+        b: another, of the same length.
+
+    Returns:
+        Both slopes; 0 for one that explains nothing, or that would have taken away.
+    """
+    aa, bb, ab, ay, by = (_dot(*pair) for pair in ((a, a), (b, b), (a, b), (a, y), (b, y)))
+    determinant = aa * bb - ab * ab
+    if determinant > 1e-9 * aa * bb:
+        both = (ay * bb - by * ab) / determinant, (by * aa - ay * ab) / determinant
+        if min(both) >= 0:
+            return both
+    alone_a, alone_b = max(0.0, ay / aa if aa else 0.0), max(0.0, by / bb if bb else 0.0)
+    return (alone_a, 0.0) if alone_a * ay >= alone_b * by else (0.0, alone_b)
+
+
+def _dot(one: Sequence[float], other: Sequence[float]) -> float:
+    return sum(x * y for x, y in zip(one, other, strict=True))
 
 
 def slope(log_sizes: Sequence[float], log_costs: Sequence[float]) -> float:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradgate.gates.stats import critical_rank, paired_ratio, slope, walsh_means, wilson
+from gradgate.gates.stats import centre, critical_rank, nonnegative_slopes, paired_ratio, slope, walsh_means, wilson
 
 RATIOS = st.lists(st.floats(0.5, 2.0), min_size=1, max_size=12)
 
@@ -110,3 +110,29 @@ def test_slope_refuses_a_single_size():
     """One size says nothing about growth."""
     with pytest.raises(ValueError, match="two different sizes"):
         slope([1.0, 1.0], [2.0, 3.0])
+
+
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=10))
+def test_centre_is_the_median_over_all_pairs(values: list[float]):
+    """Each value is paired with itself too."""
+    pairs = itertools.combinations_with_replacement(values, 2)
+    assert centre(values) == pytest.approx(median((a + b) / 2 for a, b in pairs))
+
+
+ROWS = st.lists(st.tuples(*[st.floats(-3, 3)] * 3), min_size=2, max_size=12)
+
+
+@given(ROWS)
+def test_nonnegative_slopes_are_the_best_on_a_fine_grid(rows: list[tuple[float, float, float]]):
+    """Slow and literal: no pair of slopes >= 0 near or far leaves smaller squares."""
+    y, a, b = zip(*rows, strict=True)
+
+    def squares(p: float, q: float) -> float:
+        return sum((u - p * v - q * w) ** 2 for u, v, w in zip(y, a, b, strict=True))
+
+    p, q = nonnegative_slopes(y, a, b)
+    steps = [s * 10.0**e for e in range(-4, 2) for s in (-1, 0, 1)]
+    assert min(p, q) >= 0
+    if max(p, q) < 1e3:  # beyond, the grid's arithmetic is worse than the solution
+        best = squares(p, q)
+        assert all(best <= squares(max(0, p + d), max(0, q + e)) + 1e-5 * (1 + best) for d in steps for e in steps)
