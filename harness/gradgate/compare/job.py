@@ -6,7 +6,6 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-WALL_TOLERANCE = 0.10  # the wall clock is a second, coarse rule: CPU time is blind to sleeping, locks and data loading
 ONE_PROCESS, TWO_WORKERS = "one-process", "two-workers"
 
 

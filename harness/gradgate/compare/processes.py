@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, TextIO
 
 from gradgate.compare.job import Job
 from gradgate.core.errors import GradgateError
@@ -29,26 +29,30 @@ class DiedError(Exception):
     """A worker ended without an answer. `args`: how, and the end of its output."""
 
 
-def ask(job: Job, on_progress: Callable[[str], None]) -> dict[str, Any]:
-    """Run one worker to its answer.
+class Worker:
+    """A running worker."""
 
-    Args:
-        job: what it is to do.
-        on_progress: told what it does.
+    def __init__(self, process: subprocess.Popen[str], answers: TextIO, output: TextIO) -> None:
+        self._process, self._answers, self._output = process, answers, output
 
-    Returns:
-        Its answer.
+    def send(self, text: str) -> None:
+        """Write it a line; where it is dead already, the end of its answers says so."""
+        assert self._process.stdin is not None  # noqa: S101 - it is a pipe
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(text + "\n")
+            self._process.stdin.flush()
 
-    Raises:
-        DiedError: it was killed or crashed.
-        GradgateError: it says that it was used wrongly.
-    """
-    with tempfile.TemporaryFile("w+", errors="replace") as output, _started(output) as (process, answers):
-        assert process.stdin is not None  # noqa: S101 - it is a pipe
-        with suppress(BrokenPipeError):  # where it is dead already, the end of its answers says so
-            process.stdin.write(job.dumps())
-            process.stdin.close()
-        for line in answers:
+    def answer(self, on_progress: Callable[[str], None]) -> dict[str, Any]:
+        """Its next answer.
+
+        Args:
+            on_progress: told what it does until then.
+
+        Raises:
+            DiedError: it was killed or crashed.
+            GradgateError: it says that it was used wrongly.
+        """
+        for line in self._answers:
             message: dict[str, Any] = json.loads(line)
             if "progress" in message:
                 on_progress(message["progress"])
@@ -56,11 +60,27 @@ def ask(job: Job, on_progress: Callable[[str], None]) -> dict[str, Any]:
             if "usage" in message:
                 raise GradgateError(message["usage"])
             return message
-        raise DiedError(_ending(process.wait()), _tail(output))
+        raise DiedError(_ending(self._process.wait()), _tail(self._output))
 
 
 @contextmanager
-def _started(output: Any) -> Iterator[tuple[subprocess.Popen[str], Any]]:
+def started(job: Job, core: int | None = None) -> Iterator[Worker]:
+    """A worker at its job for the block; afterwards it is gone, and what it started with it.
+
+    Args:
+        job: what it is to do.
+        core: the processor that it is bound to; None: any.
+    """
+    with tempfile.TemporaryFile("w+", errors="replace") as output, _process(output) as (process, answers):
+        if core is not None and hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(process.pid, {core})
+        worker = Worker(process, answers, output)
+        worker.send(job.dumps())
+        yield worker
+
+
+@contextmanager
+def _process(output: TextIO) -> Iterator[tuple[subprocess.Popen[str], TextIO]]:
     reading, writing = os.pipe()
     with os.fdopen(reading) as answers:
         command = [sys.executable, "-P", "-m", "gradgate.compare.worker", str(writing)]
@@ -86,14 +106,15 @@ def _end(process: subprocess.Popen[str]) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    if process.stdin:
-        process.stdin.close()
+    with suppress(BrokenPipeError):
+        if process.stdin:
+            process.stdin.close()
 
 
 def _ending(code: int) -> str:
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
 
-def _tail(output: Any) -> str:
+def _tail(output: TextIO) -> str:
     output.seek(0)
-    return str(output.read())[-TAIL:].strip()
+    return output.read()[-TAIL:].strip()

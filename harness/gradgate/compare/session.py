@@ -10,7 +10,8 @@ from typing import Any
 
 from gradgate.compare.checkout import import_roots
 from gradgate.compare.job import Checkout, Job
-from gradgate.compare.processes import DiedError, ask
+from gradgate.compare.processes import DiedError, started
+from gradgate.compare.two_workers import BrokenTurnError, compare_apart
 from gradgate.core.comparison import Comparison, GateVerdict, Metric
 from gradgate.core.errors import GradgateError
 from gradgate.gates.decision import settle
@@ -71,12 +72,17 @@ def compare(question: Question, on_progress: Callable[[str], None]) -> Compariso
     job = Job(question.target, base, head, question.stage, question.tolerance, question.budget_s)
     found = Comparison(question.target, question.base_text, question.head_text, notes=question.notes)
     answers: list[dict[str, Any]] = []
+    clash: list[str] = []
     while True:
         try:
-            answers.append(ask(replace(job, count=not answers, attempt=len(answers)), on_progress))
+            answers.append(_ask(replace(job, count=not answers, attempt=len(answers)), clash, on_progress))
         except DiedError as error:
-            broken = {"side": "unknown", "doing": "runs", "error": ": ".join(filter(None, error.args))}
+            broken = {"side": "one of the two", "doing": "runs", "error": ": ".join(filter(None, error.args))}
             return replace(found, broken=broken, seconds=time.monotonic() - began)
+        if "clash" in answers[-1]:
+            clash = answers.pop()["clash"]
+            on_progress(f"both sides register {clash[0]}: a process for each")
+            continue
         if "missing" in answers[-1]:
             raise GradgateError(_missing(*answers[-1]["missing"]))
         if "broken" in answers[-1]:
@@ -88,7 +94,27 @@ def compare(question: Question, on_progress: Callable[[str], None]) -> Compariso
         if all(votes.values()) or spent * (1 + 1 / len(answers)) > question.budget_s or len(answers) >= MOST_PROCESSES:
             break
         on_progress(f"once more in a fresh process: {_open(answers)}")
+    if clash:
+        found = replace(found, notes=(*found.notes, _weaker(clash)))
     return _concluded(found, question, answers, time.monotonic() - began)
+
+
+def _ask(job: Job, clash: Sequence[str], on_progress: Callable[[str], None]) -> dict[str, Any]:
+    """One fresh process, or where the sides clash one for each copy."""
+    if clash:
+        try:
+            return compare_apart(job, on_progress)
+        except BrokenTurnError as error:
+            return {"broken": error.args[0]}
+    with started(job) as worker:
+        return worker.answer(on_progress)
+
+
+def _weaker(clash: Sequence[str]) -> str:
+    return (
+        f"both sides register {', '.join(clash[:3])} with torch, which has one table of operators: each side ran in "
+        "processes of its own, which is weaker: only a slowdown of 5 % is found"
+    )
 
 
 def _missing(side: str, what: str) -> str:

@@ -9,23 +9,23 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
 import torch
 
-from gradgate.compare.job import ONE_PROCESS, WALL_TOLERANCE, Job
+from gradgate.compare.job import ONE_PROCESS, Job
 from gradgate.compare.steps import BrokenError, Copy, MissingError
+from gradgate.compare.turns import beyond_budget, steps_a_turn, timing_tree, tolerances_of
 from gradgate.core.comparison import Metric
 from gradgate.core.errors import GradgateError
-from gradgate.gates.counters import STEPS, Counts, count, is_compiled, recompiles
+from gradgate.gates.counters import STEPS, count, is_compiled, recompiles
+from gradgate.gates.counts import Counts
 from gradgate.gates.decision import LOOKS
 from gradgate.gates.exact import compare_counts, different_inputs
 from gradgate.gates.sides import Side, Sides, clashes
-from gradgate.gates.timing import BASE, COPIES, HEAD, Timing, Turn, measure
+from gradgate.gates.timing import BASE, COPIES, HEAD, Turn, measure
 
-TURN_S = 0.025  # a turn is at least so long: shorter ones are mostly cold caches and the clock's own cost
 MORE = 2  # further plain steps, in which recompiles are counted
 
 Say = Callable[..., None]
@@ -35,10 +35,13 @@ def main() -> None:
     """Read a job from standard input, answer on the file descriptor given as the only argument."""
     channel = os.fdopen(int(sys.argv[1]), "w", buffering=1)
     os.dup2(2, 1)  # what the sides print is no answer
-    job = Job.loads(sys.stdin.read())
+    job = Job.loads(sys.stdin.readline())
     say = _sayer(channel)
     try:
-        say(**_work(job, say))
+        if job.lone:
+            _serve(job, say)
+        else:
+            say(**_work(job, say))
     except MissingError as error:
         say(missing=list(error.args))
     except BrokenError as error:
@@ -54,11 +57,36 @@ def _sayer(channel: TextIO) -> Say:
     return say
 
 
-def _work(job: Job, say: Say) -> dict[str, Any]:
+def _sides(job: Job) -> tuple[Side, Side]:
     base, head = (
         Side(name, Path(checkout.root), [Path(folder) for folder in checkout.roots])
         for name, checkout in ((BASE, job.base), (HEAD, job.head))
     )
+    return base, head
+
+
+def _serve(job: Job, say: Say) -> None:
+    """Serve one side alone: its counts, then a turn for each number of steps that comes on standard input."""
+    both = _sides(job)
+    side = both[(BASE, HEAD).index(job.lone)]
+    with Sides(both) as sides:
+        copy = Copy(sides, side, job.target, job.stage)
+        if job.count:
+            say(counts=count_copy(copy).tree())
+        else:
+            _catch_up([copy], STEPS + MORE)
+        clock, step_s, quantities = _calibrate({(job.lone, 1): copy})
+        _freeze()
+        say(ready={"step_s": step_s, "quantities": quantities, "environment": environment(), "notes": _notes()})
+        for line in sys.stdin:
+            with undisturbed():
+                copy(1)  # its caches are cold: another process has just run
+                sample = copy(int(line), clock)
+            say(sample=[dict(sample.seconds), sample.waited_s, sample.preempted])
+
+
+def _work(job: Job, say: Say) -> dict[str, Any]:
+    base, head = _sides(job)
     by_name = {BASE: base, HEAD: head}
     with Sides([base, head]) as sides:
         copies: dict[tuple[str, int], Copy] = {}
@@ -70,7 +98,7 @@ def _work(job: Job, say: Say) -> dict[str, Any]:
         for name, number in COPIES[:2]:
             copies[name, number] = build(name)
         metrics: list[Metric] = []
-        answer: dict[str, Any] = {"environment": environment(), "notes": []}
+        answer: dict[str, Any] = {"environment": environment()}
         if clashes(base, head):
             return {"clash": clashes(base, head)}
         if job.count:
@@ -126,6 +154,16 @@ def _in_plain_steps(step: Callable[[], Any]) -> dict[str, int]:
     return found if compiled is None else {**found, "recompiles": compiled}
 
 
+def _notes() -> list[str]:
+    return ["torch.compile is in use: operations and memory were counted on the eager program"] if is_compiled() else []
+
+
+def _freeze() -> None:
+    """Keep what is alive out of later collections; else one of torch's own objects falls on whichever side steps."""
+    gc.collect()
+    gc.freeze()
+
+
 def _catch_up(copies: Iterable[Copy], steps: int) -> None:
     for copy in copies:
         copy(steps)
@@ -133,16 +171,12 @@ def _catch_up(copies: Iterable[Copy], steps: int) -> None:
 
 def _time(job: Job, copies: Mapping[tuple[str, int], Copy], say: Say) -> dict[str, Any]:
     clock, step_s, quantities = _calibrate(copies)
-    gc.collect()
-    gc.freeze()  # else a full collection of torch's own objects falls on whichever side is stepping
-    steps = max(1, round(TURN_S / step_s))
-    block_s = step_s * steps * 2 * len(copies)
-    if block_s * LOOKS[0] > job.budget_s:
-        needed = (
-            f"{LOOKS[0]} blocks of this step take about {block_s * LOOKS[0]:.0f} s, the budget is {job.budget_s:g} s"
-        )
-        return {"untimed": needed}
-    tolerances = {name: WALL_TOLERANCE if name == "wall_time" else job.tolerance for name in quantities}
+    _freeze()
+    steps = steps_a_turn(step_s)
+    untimed = beyond_budget(step_s * steps, job.budget_s)
+    if untimed:
+        return {"untimed": untimed}
+    tolerances = tolerances_of(quantities, job.tolerance)
     turns = {key: _turn(copy, clock) for key, copy in copies.items()}
     with undisturbed():
         timing = measure(
@@ -154,7 +188,7 @@ def _time(job: Job, copies: Mapping[tuple[str, int], Copy], say: Say) -> dict[st
             seed=job.attempt,
             on_block=lambda done: say(progress=f"timing, block {done} of at most {LOOKS[-1]}"),
         )
-    return {"timing": timing_tree(timing, tolerances, ONE_PROCESS), "steps": steps, "step_s": step_s}
+    return {"timing": timing_tree(timing, tolerances, ONE_PROCESS)}
 
 
 @contextmanager
@@ -190,26 +224,6 @@ def _calibrate(copies: Mapping[tuple[str, int], Copy]) -> tuple[Callable[[], flo
         threaded = threaded or whole > 1.05 * sample.seconds["cpu_time"] + 0.002
         longest, names = max(longest, sample.seconds["wall_time"] / 2), list(sample.seconds)
     return (time.process_time if threaded else time.thread_time), max(longest, 1e-6), names
-
-
-def timing_tree(timing: Timing, tolerances: Mapping[str, float], mode: str) -> dict[str, Any]:
-    """A timing as JSON."""
-    check = timing.self_check
-    return {
-        "mode": mode,
-        "seconds": round(timing.seconds, 3),
-        "settled": timing.settled,
-        "self_check": {**asdict(check.ratio), "verdict": check.verdict, "blocks": check.blocks},
-        "decisions": {
-            name: {**asdict(made.ratio), "verdict": made.verdict, "blocks": made.blocks, "tolerance": tolerances[name]}
-            for name, made in timing.decisions.items()
-        },
-        "per_block": timing.per_block,
-        "passes": [
-            [[*copy, dict(sample.seconds), sample.waited_s, sample.preempted] for copy, sample in turns]
-            for turns in timing.passes
-        ],
-    }
 
 
 def environment() -> dict[str, Any]:

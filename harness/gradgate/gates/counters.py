@@ -13,7 +13,6 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from gradgate.gates.allocations import Allocations, Peak, storages
+from gradgate.gates.counts import Counts, Operation
 from gradgate.gates.lines import Line, Lines
 
 WARM_UP, CENSUS = 2, 3  # steps before the counted ones; steps of the leak census, the last of which is counted in full
@@ -31,31 +31,6 @@ STEPS = WARM_UP + CENSUS
 SYNCS = frozenset({"_local_scalar_dense", "equal", "is_nonzero", "nonzero", "masked_select", "_unique2", "unique_dim"})
 _sequence = torch._C._autograd._get_sequence_nr
 _running_node = torch._C._current_autograd_node
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """One dispatched operation: its name with its tensors' dtypes, shapes and strides, and the line it belongs to."""
-
-    signature: str
-    line: Line
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """What one step does.
-
-    Args:
-        values: one a metric; those that do not apply are missing.
-        by_line: how much of a metric each line accounts for.
-        operations: in their order.
-        inputs: class and input shapes of the outermost modules, in the order of their calls.
-    """
-
-    values: Mapping[str, int | str]
-    by_line: Mapping[str, Mapping[Line, int]] = field(default_factory=dict)
-    operations: tuple[Operation, ...] = ()
-    inputs: tuple[str, ...] = ()
 
 
 def count(step: Callable[[], Any], relative: Callable[[str], str | None]) -> Counts:

@@ -78,12 +78,18 @@ def settle(votes: Sequence[GateVerdict], most: int = 3) -> GateVerdict | None:
     Returns:
         Fail where two of them fail, another vote where it is the first or comes twice, noisy where nothing repeats.
     """
+    for asked in range(1, len(votes) + 1):
+        verdict = _settled(votes[:asked], most)
+        if verdict is not None:
+            return verdict
+    return None
+
+
+def _settled(votes: Sequence[GateVerdict], most: int) -> GateVerdict | None:
     clear = [vote for vote in votes if vote != "noisy"]
-    for vote in clear:
-        if clear.count(vote) >= 2:
-            return vote
+    twice = next((vote for vote in clear if clear.count(vote) >= 2), None)
+    if twice is not None:
+        return twice
     if clear and "fail" not in clear:
         return clear[0]
-    if len(votes) >= most or votes.count("noisy") >= 2:
-        return "noisy"
-    return None
+    return "noisy" if len(votes) >= most or votes.count("noisy") >= 2 else None

@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from gradgate.core.comparison import COUNTED, GateVerdict, Metric
-from gradgate.gates.counters import Counts
+from gradgate.gates.counts import Counts
 from gradgate.gates.lines import Line
-
-UNITS = {"leak": "bytes over 3 steps", "saved_bytes": "bytes", "live_peak_bytes": "bytes", "total_bytes": "bytes"}
 
 
 def compare_counts(base: Counts, head: Counts, again: Counts | None = None) -> list[Metric]:
@@ -58,9 +56,12 @@ def _growth(name: str, base: Counts, head: Counts) -> tuple[Line, str]:
     sign = 1 if int(head.values.get(name, 0)) > int(base.values.get(name, 0)) else -1
     moved = _moved(base.by_line.get(name, {}), head.by_line.get(name, {}))
     line = max(moved, key=lambda line: (sign * moved[line], str(line)), default=Line())
-    by = moved.get(line, 0)
-    unit = f" {UNITS[name]}" if name in UNITS and name != "leak" else ""
-    return line, f"{by:+d}{unit} here" + (f", in {line.module}" if line.module else "") if by else ""
+    by, within = moved.get(line, 0), f", in {line.module}" if line.module else ""
+    if not by:
+        return line, ""
+    if name == "leak":
+        return line, f"bytes over 3 steps, made here and not freed{within}"
+    return line, f"{by:+d}{' bytes' if name.endswith('_bytes') else ''} here{within}"
 
 
 def _moved(base: Mapping[Line, int], head: Mapping[Line, int]) -> dict[Line, int]:

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from gradgate.core.comparison import Metric
-from gradgate.gates.counters import Counts, count, is_compiled, recompiles
+from gradgate.gates.counters import count, is_compiled, recompiles
+from gradgate.gates.counts import Counts
 from gradgate.gates.exact import compare_counts, different_inputs
 
 HERE = str(Path(__file__))

@@ -86,7 +86,9 @@ def test_rule_finds_a_slowdown(effect: float, power: float):
         (["noisy", "fail"], None),
         (["noisy", "fail", "fail"], "fail"),
         (["noisy", "fail", "pass"], "noisy"),
-        (["pass", "improved"], "pass"),
+        (["pass", "fail"], "pass"),
+        (["pass", "fail", "fail"], "pass"),
+        (["improved", "fail"], "improved"),
     ],
 )
 def test_a_fail_has_to_repeat_in_a_fresh_process(votes: list[str], verdict: str | None):
