@@ -55,6 +55,7 @@ FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
     metavar="SECONDS",
     help="After so long no further measurement is begun.",
 )
+@click.option("--new-benchmark", is_flag=True, help="Base does not have it yet: count head alone.")
 @click.option("--accept", multiple=True, metavar="METRIC=REASON", help="A growth that is meant; repeatable.")
 @click.option(
     "--source", multiple=True, metavar="SUBDIR", help="Subfolder that packages are imported from; repeatable."
@@ -118,21 +119,22 @@ def _compared(
     stage: str | None,
     tolerance: float,
     budget: float,
+    new_benchmark: bool,
 ) -> Comparison:
     _require_form(target)
-    if (base is None) == (base_ref is None):
+    if (base is None) == (base_ref is None) and not new_benchmark:
         raise GradgateError("give one of --base DIR and --base-ref REF")
     reasons = {**find_project(head).accept, **dict(map(_reason, accept))}
     _require_metrics(reasons)
     from gradgate.compare.checkout import checked_out
-    from gradgate.compare.session import Question
+    from gradgate.compare.session import Question, count_new
     from gradgate.compare.session import compare as run
 
     question = Question(
         target,
         base or head,
         head,
-        str(base),
+        "nothing" if new_benchmark else str(base),
         str(head),
         sources=source,
         stage=stage,
@@ -140,6 +142,8 @@ def _compared(
         budget_s=budget,
         accept=reasons,
     )
+    if new_benchmark:
+        return count_new(question, _progress)
     if base_ref is None:
         return run(question, _progress)
     with checked_out(base_ref, head) as revision:

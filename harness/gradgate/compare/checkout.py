@@ -7,6 +7,7 @@ can catch. With an index of our own the repository is only read, and what a kill
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gradgate.core.errors import GradgateError, nearest
+
+PREFIX = "gradgate-base-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,8 @@ def checked_out(ref: str, here: Path) -> Iterator[Revision]:
     top = Path(_git(here, "rev-parse", "--show-toplevel", wrong=f"--base-ref {ref}: {here} is in no git repository"))
     commit = _commit(ref, top)
     dirty = tuple(_git(top, "diff", "--name-only", "HEAD").splitlines())
-    with tempfile.TemporaryDirectory(prefix="gradgate-base-", ignore_cleanup_errors=True) as name:
+    _remove_orphans()
+    with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-", ignore_cleanup_errors=True) as name:
         folder = Path(name) / "checkout"
         folder.mkdir()
         index = {"GIT_INDEX_FILE": str(Path(name) / "index")}
@@ -60,6 +64,18 @@ def checked_out(ref: str, here: Path) -> Iterator[Revision]:
         if not same.is_dir():
             raise GradgateError(f"--base-ref {ref}: there is no folder {same.relative_to(folder)} in {commit[:12]}")
         yield Revision(same, commit, dirty)
+
+
+def _remove_orphans() -> None:
+    """Remove checkouts whose process was killed before it could."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*"):
+        pid = folder.name.removeprefix(PREFIX).partition("-")[0]
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            shutil.rmtree(folder, ignore_errors=True)
+        except (ValueError, PermissionError):
+            continue  # not ours
 
 
 def import_roots(root: Path, other: Path, named: Sequence[str] = ()) -> list[Path]:

@@ -8,14 +8,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from gradgate.compare.alone import measure_alone
 from gradgate.compare.checkout import import_roots
 from gradgate.compare.job import Checkout, Job
 from gradgate.compare.processes import DiedError, started
 from gradgate.compare.two_workers import BrokenTurnError, compare_apart
-from gradgate.core.comparison import Comparison, GateVerdict, Metric
+from gradgate.core.comparison import COUNTED, Comparison, GateVerdict, Metric
 from gradgate.core.errors import GradgateError
 from gradgate.gates.decision import settle
 from gradgate.gates.self_checks import log_folder, observed, record
+from gradgate.gates.timing import HEAD
 
 MOST_PROCESSES = 3
 
@@ -65,19 +67,21 @@ def compare(question: Question, on_progress: Callable[[str], None]) -> Compariso
         GradgateError: the target is missing on a side, or is no factory.
     """
     began = time.monotonic()
-    base, head = (
-        Checkout(str(one.resolve()), tuple(str(root.resolve()) for root in import_roots(one, other, question.sources)))
-        for one, other in ((question.base, question.head), (question.head, question.base))
-    )
-    job = Job(question.target, base, head, question.stage, question.tolerance, question.budget_s)
+    job = _job(question)
     found = Comparison(question.target, question.base_text, question.head_text, notes=question.notes)
+    doing = ["starting"]
+
+    def progress(text: str) -> None:
+        doing.append(text)
+        on_progress(text)
+
     answers: list[dict[str, Any]] = []
     clash: list[str] = []
     while True:
         try:
-            answers.append(_ask(replace(job, count=not answers, attempt=len(answers)), clash, on_progress))
+            answers.append(_ask(replace(job, count=not answers, attempt=len(answers)), clash, progress))
         except DiedError as error:
-            broken = {"side": "one of the two", "doing": "runs", "error": ": ".join(filter(None, error.args))}
+            broken = {"side": "the worker", "doing": doing[-1], "error": ": ".join(filter(None, error.args))}
             return replace(found, broken=broken, seconds=time.monotonic() - began)
         if "clash" in answers[-1]:
             clash = answers.pop()["clash"]
@@ -97,6 +101,37 @@ def compare(question: Question, on_progress: Callable[[str], None]) -> Compariso
     if clash:
         found = replace(found, notes=(*found.notes, _weaker(clash)))
     return _concluded(found, question, answers, time.monotonic() - began)
+
+
+def count_new(question: Question, on_progress: Callable[[str], None]) -> Comparison:
+    """Count head alone: a benchmark that base does not have yet.
+
+    Args:
+        question: as for `compare`; base is not looked at.
+        on_progress: told what is being done.
+
+    Returns:
+        Head's counters, all passing, since there is nothing to hold them against.
+
+    Raises:
+        GradgateError: head does not have the target either, or it does not run.
+    """
+    began = time.monotonic()
+    alone = measure_alone(_job(question), HEAD, 0, on_progress)
+    metrics = tuple(
+        Metric(name, "pass", head=alone.counts.values[name]) for name in COUNTED if name in alone.counts.values
+    )
+    notes = (*question.notes, "a new benchmark: counted on head alone, nothing was compared", *alone.notes)
+    found = Comparison(question.target, question.base_text, question.head_text, metrics, notes=notes)
+    return replace(found, environment=alone.environment, seconds=time.monotonic() - began)
+
+
+def _job(question: Question) -> Job:
+    base, head = (
+        Checkout(str(one.resolve()), tuple(str(root.resolve()) for root in import_roots(one, other, question.sources)))
+        for one, other in ((question.base, question.head), (question.head, question.base))
+    )
+    return Job(question.target, base, head, question.stage, question.tolerance, question.budget_s)
 
 
 def _ask(job: Job, clash: Sequence[str], on_progress: Callable[[str], None]) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class Copy:
     def __init__(self, sides: Sides, side: Side, target: str, stage: str | None) -> None:
         self._sides, self.side = sides, side
         self._state = GlobalState.now()
-        with self._entered("is built"):
+        with self._entered("building"):
             seed_everything(SEED)
             self._step = _step_of(_factory(side, target)(), target, stage)
 
@@ -57,7 +57,7 @@ class Copy:
         Raises:
             BrokenError: the step raises.
         """
-        with self._entered("steps"):
+        with self._entered("stepping"):
             return function(self._step)
 
     def __call__(self, steps: int, clock: Callable[[], float] = time.thread_time) -> Sample:
@@ -66,7 +66,7 @@ class Copy:
         Raises:
             BrokenError: the step raises.
         """
-        with self._entered("steps"):
+        with self._entered("stepping"):
             return timed(self._step, steps, clock)
 
     @contextmanager
@@ -74,7 +74,7 @@ class Copy:
         outer = GlobalState.now()
         with self._sides.turn(self.side):
             state = self._state
-            if doing != "is built":
+            if doing != "building":
                 state.restore()
             try:
                 yield

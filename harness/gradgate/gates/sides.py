@@ -117,14 +117,18 @@ class Sides:
         """The side in whose checkout a file lies; installed packages belong to none."""
         if file is None or "site-packages" in file:
             return None
-        return next((side for side in self._sides if side.holds(file)), None)
+        holders = [side for side in self._sides if side.holds(file)]
+        if self._active in holders and self._active.root == holders[0].root:  # a checkout compared with itself
+            return self._active
+        return holders[0] if holders else None
 
     def _owner_of(self, module: Any) -> Side | None:
         return self.owner(getattr(module, "__file__", None))
 
     def _not_foreign(self, side: Side) -> list[str]:
         """The present path without what lies in the other checkout."""
-        return [entry for entry in self._path if self.owner(os.path.realpath(entry)) in (None, side)]
+        owners = {entry: self.owner(os.path.realpath(entry)) for entry in self._path}
+        return [entry for entry, owner in owners.items() if owner is None or owner.root == side.root]
 
     def _activate(self, side: Side) -> None:
         side.take()

@@ -26,7 +26,7 @@ def to_text(found: Comparison) -> str:
     if found.self_check:
         lines += ["", _self_check(found.self_check)]
     if found.broken:
-        lines.append("{side} {doing} and raises: {error}".format(**found.broken))
+        lines.append("{side}, while {doing}: {error}".format(**found.broken))
     lines += [f"note: {note}" for note in found.notes]
     lines += ["", f"verdict: {found.verdict}: {MEANING[found.verdict]} ({found.seconds:.1f} s)"]
     return "\n".join(lines) + "\n"

@@ -141,6 +141,16 @@ def test_a_side_inside_the_other_owns_its_files(tmp_path: Path):
         assert [load(sides, side, "pack").NAME for side in (inner, outer)] == ["old", "head"]
 
 
+def test_a_checkout_can_be_compared_with_itself(tmp_path: Path):
+    """Both sides then load their own copies of the same files."""
+    root = write(tmp_path / "same", PACKAGE)
+    base, head = Side("base", root, [root]), Side("head", root, [root])
+    with Sides([base, head]) as sides:
+        one, other = (load(sides, side, "pack.core") for side in (base, head))
+    assert one is not other
+    assert (one.NAME, other.NAME) == ("same", "same")
+
+
 OPERATOR = """
 import torch
 @torch.library.custom_op("gatetest::twice", mutates_args=())
