@@ -13,10 +13,11 @@ from gradgate.compare.checkout import import_roots
 from gradgate.compare.job import Checkout, Job
 from gradgate.compare.processes import DiedError, started
 from gradgate.compare.two_workers import BrokenTurnError, compare_apart
-from gradgate.core.comparison import COUNTED, Comparison, GateVerdict, Metric
+from gradgate.core.comparison import COUNTED, Comparison, Metric
 from gradgate.core.errors import GradgateError
-from gradgate.gates.decision import settle
+from gradgate.gates.decision import Decision, Said, at_rest, look, together
 from gradgate.gates.self_checks import log_folder, observed, record
+from gradgate.gates.stats import Interval
 from gradgate.gates.timing import HEAD
 
 MOST_PROCESSES = 3
@@ -94,10 +95,10 @@ def compare(question: Question, on_progress: Callable[[str], None]) -> Compariso
         if "timing" not in answers[-1]:
             break
         spent = time.monotonic() - began
-        votes = _votes(answers)
-        if all(votes.values()) or spent * (1 + 1 / len(answers)) > question.budget_s or len(answers) >= MOST_PROCESSES:
+        undecided = [name for name, made in _decisions(answers).items() if made.verdict is None]
+        if not undecided or spent * (1 + 1 / len(answers)) > question.budget_s:
             break
-        on_progress(f"once more in a fresh process: {_open(answers)}")
+        on_progress(f"once more in a fresh process: {', '.join(undecided)}")
     if clash:
         found = replace(found, notes=(*found.notes, _weaker(clash)))
     return _concluded(found, question, answers, time.monotonic() - began)
@@ -157,27 +158,24 @@ def _missing(side: str, what: str) -> str:
     return f"{side} has {what}{offer}"
 
 
-def _history(answers: Sequence[Mapping[str, Any]]) -> dict[str, list[GateVerdict]]:
-    """What each process said of each timed quantity; one whose A/A pair did not rest says noisy."""
-    found: dict[str, list[GateVerdict]] = {}
-    for answer in answers:
-        timing = answer["timing"]
-        for name, decision in timing["decisions"].items():
-            found.setdefault(name, []).append(decision["verdict"] if timing["settled"] else "noisy")
+def _said(answers: Sequence[Mapping[str, Any]], quantity: str) -> list[Said]:
+    """What each process has to say of a quantity."""
+    found = []
+    for timing in (answer["timing"] for answer in answers):
+        made = timing["decisions"][quantity]
+        ratio = Interval(made["low"], made["estimate"], made["high"])
+        decision = Decision(made["verdict"], ratio, made["blocks"])
+        found.append(Said(decision, tuple(timing["ratios"][quantity]), tuple(timing["same"])))
     return found
 
 
-def _votes(answers: Sequence[Mapping[str, Any]]) -> dict[str, GateVerdict | None]:
-    """What the processes together say; None: ask another. A noisy wall clock is a note, not worth another."""
-    return {
-        name: "noisy" if name == "wall_time" and set(votes) == {"noisy"} else settle(votes, MOST_PROCESSES)
-        for name, votes in _history(answers).items()
-    }
-
-
-def _open(answers: Sequence[Mapping[str, Any]]) -> str:
-    history, votes = _history(answers), _votes(answers)
-    return ", ".join(f"{name} says {history[name][-1]}" for name, vote in votes.items() if vote is None)
+def _decisions(answers: Sequence[Mapping[str, Any]]) -> dict[str, Decision]:
+    """What the processes together say. A noisy wall clock is a note, not worth another process."""
+    made = {}
+    for name, first in answers[0]["timing"]["decisions"].items():
+        noisy_wall = name == "wall_time" and first["verdict"] == "noisy"
+        made[name] = together(_said(answers, name), first["tolerance"], 1 if noisy_wall else MOST_PROCESSES)
+    return made
 
 
 def _concluded(found: Comparison, question: Question, answers: Sequence[dict[str, Any]], seconds: float) -> Comparison:
@@ -210,42 +208,34 @@ def _concluded(found: Comparison, question: Question, answers: Sequence[dict[str
 def _timed_metrics(answers: Sequence[Mapping[str, Any]]) -> list[Metric]:
     if not answers:
         return []
-    history, votes = _history(answers), _votes(answers)
     metrics = []
-    for name, said in history.items():
-        verdict = votes[name] or "noisy"
-        speaker = max((i for i, vote in enumerate(said) if vote == verdict), default=len(said) - 1)
-        timing = answers[speaker]["timing"]
-        decision = timing["decisions"][name]
+    for name, made in _decisions(answers).items():
+        verdict, each = made.verdict or "noisy", _said(answers, name)
         metrics.append(
             Metric(
                 name,
                 verdict,
-                ratio=round(decision["estimate"], 4),
-                interval=(round(decision["low"], 4), round(decision["high"], 4)),
-                tolerance=decision["tolerance"],
-                blocks=decision["blocks"],
+                ratio=round(made.ratio.estimate, 4),
+                interval=(round(made.ratio.low, 4), round(made.ratio.high, 4)),
+                tolerance=answers[0]["timing"]["decisions"][name]["tolerance"],
+                blocks=made.blocks,
                 seconds=round(sum(answer["timing"]["seconds"] for answer in answers), 2),
-                mode=timing["mode"],
-                processes=tuple(said),
-                reason=_why(verdict, said, timing),
+                mode=answers[0]["timing"]["mode"],
+                processes=tuple(f"{one.decision.ratio.estimate - 1:+.1%}" for one in each),
+                reason=_why_noisy(each) if verdict == "noisy" else "",
             )
         )
     return metrics
 
 
-def _why(verdict: GateVerdict, said: Sequence[GateVerdict], timing: Mapping[str, Any]) -> str:
-    if verdict != "noisy":
-        return ""
-    if not timing["settled"]:
-        return f"identical code differed by {timing['self_check']['estimate'] - 1:+.1%} in the A/A pair"
-    if "fail" in said:
-        return "a slowdown was seen once and did not repeat in a fresh process"
-    return "the interval is too wide to decide"
+def _why_noisy(each: Sequence[Said]) -> str:
+    if any(one.decision.verdict == "fail" for one in each):
+        return "a slowdown was seen, but it did not repeat in fresh processes"
+    return "the interval is too wide to decide, or identical code differed as much in the A/A pair"
 
 
 def _self_check(target: str, answers: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], str]:
-    """The last process's A/A pair, and the log of all of them."""
+    """The A/A pair over all processes, and the log of every single one."""
     if not answers:
         return {}, ""
     folder, problem = log_folder(), ""
@@ -253,11 +243,13 @@ def _self_check(target: str, answers: Sequence[Mapping[str, Any]]) -> tuple[dict
         check = answer["timing"]["self_check"]
         problem = record(folder, target, {key: check[key] for key in ("estimate", "blocks", "verdict")})
     alarms, pairs, rate = observed(folder)
-    check, settled = answers[-1]["timing"]["self_check"], answers[-1]["timing"]["settled"]
+    same = [ratio for answer in answers for ratio in answer["timing"]["same"]]
+    tolerance = next(iter(answers[0]["timing"]["decisions"].values()))["tolerance"]
+    found = look(same, tolerance, last=True).ratio
     return {
-        "ratio": round(check["estimate"], 4),
-        "interval": [round(check["low"], 4), round(check["high"], 4)],
-        "verdict": "pass" if settled else "noisy",
+        "ratio": round(found.estimate, 4),
+        "interval": [round(found.low, 4), round(found.high, 4)],
+        "verdict": "pass" if at_rest(same, tolerance) else "noisy",
         "false_alarms": alarms,
         "pairs": pairs,
         "false_alarm_rate": round(rate.estimate, 4),

@@ -37,7 +37,8 @@ def timing_tree(timing: Timing, tolerances: Mapping[str, float], mode: str) -> d
     return {
         "mode": mode,
         "seconds": round(timing.seconds, 3),
-        "settled": timing.settled,
+        "same": timing.same,
+        "ratios": dict(timing.ratios),
         "self_check": {**asdict(check.ratio), "verdict": check.verdict, "blocks": check.blocks},
         "decisions": {
             name: {**asdict(made.ratio), "verdict": made.verdict, "blocks": made.blocks, "tolerance": tolerances[name]}

@@ -33,10 +33,12 @@ Say = Callable[..., None]
 
 def main() -> None:
     """Read a job from standard input, answer on the file descriptor given as the only argument."""
-    channel = os.fdopen(int(sys.argv[1]), "w", buffering=1)
     os.dup2(2, 1)  # what the sides print is no answer
-    job = Job.loads(sys.stdin.readline())
-    say = _sayer(channel)
+    with os.fdopen(int(sys.argv[1]), "w", buffering=1) as channel:
+        _answer(Job.loads(sys.stdin.readline()), _sayer(channel))
+
+
+def _answer(job: Job, say: Say) -> None:
     try:
         if job.lone:
             _serve(job, say)

@@ -31,7 +31,7 @@ class Metric:
         blocks: how many mirrored blocks the ratio rests on.
         seconds: how long both sides were stepped for it.
         mode: one-process, or two-workers, which is weaker.
-        processes: what each fresh process said, in order.
+        processes: what each fresh process estimated, in order.
         base: a counter's value on the base side.
         head: its value on the head side.
         where: the line that grew most, or the first operation that differs: `step.py:41 in forward()`.

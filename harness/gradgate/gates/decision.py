@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import exp, log
 
 from gradgate.core.comparison import GateVerdict
-from gradgate.gates.stats import Interval, paired_ratio
+from gradgate.gates.stats import Interval, centre, paired_ratio
 
 # After so many blocks one may look, with the error that each look may spend on each side. Six signed ranks cannot
 # bear less than 1/64; the sum over the looks is 5 %.
@@ -65,31 +66,51 @@ def _at_the_cap(estimate: float, width: float, tolerance: float) -> GateVerdict:
     return "pass"
 
 
-def settle(votes: Sequence[GateVerdict], most: int = 3) -> GateVerdict | None:
-    """What fresh processes decide together; None: ask another.
-
-    A pass or an improvement that comes first stands. A fail has to repeat in a fresh process, since the layout of one
-    process's memory can cost a percent or two; a noisy process is asked again.
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What one process has to say of one quantity.
 
     Args:
-        votes: one a process, in order.
+        decision: its own.
+        ratios: head over base, one a block.
+        same: the A/A pair's ratios of the same blocks.
+    """
+
+    decision: Decision
+    ratios: tuple[float, ...]
+    same: tuple[float, ...]
+
+
+def at_rest(same: Sequence[float], tolerance: float) -> bool:
+    """Whether an A/A pair stays within T/2."""
+    return abs(exp(centre([log(ratio) for ratio in same])) - 1) <= tolerance / 2
+
+
+def together(said: Sequence[Said], tolerance: float, most: int = 3) -> Decision:
+    """What fresh processes decide together; a verdict of None: ask another.
+
+    A first process that is at rest and says pass or improved is enough. A fail has to repeat in a fresh process, since
+    the layout of one process's memory can cost a percent or two; a noisy process is not thrown away but added to.
+
+    Args:
+        said: one a process, in order.
+        tolerance: T.
         most: how many processes may be asked.
 
     Returns:
-        Fail where two of them fail, another vote where it is the first or comes twice, noisy where nothing repeats.
+        The first process's decision, or from the second on one over the blocks of all: fail only where two processes by
+        themselves estimate more than T/2; noisy where the last process leaves it open.
     """
-    for asked in range(1, len(votes) + 1):
-        verdict = _settled(votes[:asked], most)
-        if verdict is not None:
-            return verdict
-    return None
-
-
-def _settled(votes: Sequence[GateVerdict], most: int) -> GateVerdict | None:
-    clear = [vote for vote in votes if vote != "noisy"]
-    twice = next((vote for vote in clear if clear.count(vote) >= 2), None)
-    if twice is not None:
-        return twice
-    if clear and "fail" not in clear:
-        return clear[0]
-    return "noisy" if len(votes) >= most or votes.count("noisy") >= 2 else None
+    first = said[0]
+    if first.decision.verdict in ("pass", "improved") and at_rest(first.same, tolerance):
+        return first.decision
+    pooled = look([ratio for one in said for ratio in one.ratios], tolerance, last=True)
+    slower = sum(one.decision.ratio.estimate - 1 > tolerance / 2 for one in said)
+    sure = (
+        len(said) > 1
+        and pooled.verdict != "noisy"
+        and (pooled.verdict != "fail" or slower > 1)
+        and at_rest([ratio for one in said for ratio in one.same], tolerance)
+    )
+    open_end: GateVerdict | None = "noisy" if len(said) >= most else None
+    return pooled if sure else Decision(open_end, pooled.ratio, pooled.blocks)

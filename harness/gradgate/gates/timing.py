@@ -14,7 +14,7 @@ from math import ceil, exp, log
 from statistics import median
 from typing import Protocol
 
-from gradgate.gates.decision import LOOKS, Decision, look
+from gradgate.gates.decision import LOOKS, Decision, at_rest, look
 from gradgate.gates.stats import centre, nonnegative_slopes
 
 BASE, HEAD = "base", "head"
@@ -72,7 +72,8 @@ class Timing:
     Args:
         decisions: one a quantity.
         self_check: the A/A pair's decision, by the same rule on the same blocks.
-        settled: whether the A/A pair stayed within half the tolerance.
+        ratios: head over base, one a block, by quantity; as many as the decision rests on.
+        same: the A/A pair's ratios.
         seconds: how long the passes took.
         passes: the samples themselves.
         per_block: passes a block.
@@ -80,7 +81,8 @@ class Timing:
 
     decisions: Mapping[Quantity, Decision]
     self_check: Decision
-    settled: bool
+    ratios: Mapping[Quantity, tuple[float, ...]]
+    same: tuple[float, ...]
     seconds: float
     passes: tuple[Pass, ...]
     per_block: int
@@ -195,6 +197,7 @@ def measure(
     first, per_block = next(iter(tolerances)), 1
     passes: list[Pass] = []
     decisions: dict[Quantity, Decision] = {}
+    ratios: dict[Quantity, tuple[float, ...]] = {}
     for number in count(1):
         passes.append(run_pass(turns, steps, rng))
         spent = clock() - began
@@ -209,9 +212,11 @@ def measure(
         last = not later or spent * later[0] / blocks > budget_s
         for name, tolerance in tolerances.items():
             if name not in decisions or decisions[name].verdict is None:
-                decisions[name] = look(block_ratios(passes, name, HEAD_OVER_BASE, per_block), tolerance, last=last)
-        check = look(block_ratios(passes, first, SAME_OVER_SAME, per_block), tolerances[first], last=last)
-        settled = abs(check.ratio.estimate - 1) <= tolerances[first] / 2
+                ratios[name] = tuple(block_ratios(passes, name, HEAD_OVER_BASE, per_block))
+                decisions[name] = look(ratios[name], tolerance, last=last)
+        same = block_ratios(passes, first, SAME_OVER_SAME, per_block)
+        check = look(same, tolerances[first], last=last)
+        settled = at_rest(same, tolerances[first])
         if last or (settled and all(decision.verdict for decision in decisions.values())):
-            return Timing(decisions, check, settled, spent, tuple(passes), per_block)
+            return Timing(decisions, check, ratios, tuple(same), spent, tuple(passes), per_block)
     raise AssertionError("the last look always decides")

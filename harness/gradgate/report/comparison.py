@@ -28,7 +28,9 @@ def to_text(found: Comparison) -> str:
     if found.broken:
         lines.append("{side}, while {doing}: {error}".format(**found.broken))
     lines += [f"note: {note}" for note in found.notes]
-    lines += ["", f"verdict: {found.verdict}: {MEANING[found.verdict]} ({found.seconds:.1f} s)"]
+    compared = any(metric.base is not None or metric.ratio is not None for metric in found.metrics)
+    meaning = MEANING[found.verdict] if compared or found.verdict != "pass" else "nothing to compare with"
+    lines += ["", f"verdict: {found.verdict}: {meaning} ({found.seconds:.1f} s)"]
     return "\n".join(lines) + "\n"
 
 
@@ -49,10 +51,8 @@ def _number(metric: Metric) -> str:
         rest = f"tolerance {metric.tolerance:.0%}, {metric.blocks} blocks, {metric.mode}"
         again = f", processes: {', '.join(metric.processes)}" if len(metric.processes) > 1 else ""
         return f"{metric.ratio - 1:+.1%}  [{low - 1:+.1%}, {high - 1:+.1%}]  ({rest}{again})"
-    if metric.base is None and metric.head is None:
-        return ""
-    if metric.base == metric.head:
-        return f"{metric.head}"
+    if metric.base is None or metric.base == metric.head:
+        return "" if metric.head is None else f"{metric.head}"
     if isinstance(metric.base, int) and isinstance(metric.head, int):
         return f"{metric.base} -> {metric.head} ({metric.head - metric.base:+d})"
     return f"{metric.base} -> {metric.head}"

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from gradgate.gates.decision import LOOKS, Decision, look, settle
+from gradgate.gates.decision import LOOKS, Decision, Said, look, together
 from gradgate.gates.stats import wilson
 
 T = 0.03
@@ -67,30 +67,49 @@ def test_rule_finds_a_slowdown(effect: float, power: float):
     assert found / trials >= power
 
 
+def said(effect: float, scatter: float = 0.005, n: int = 6, same: float = 0.0) -> Said:
+    """A process whose blocks spread evenly about an effect."""
+    ratios = tuple(around(effect, scatter, n))
+    return Said(look(ratios, T, last=True), ratios, tuple(around(same, scatter, n)))
+
+
 @pytest.mark.parametrize(
-    ("votes", "verdict"),
+    ("processes", "verdict"),
     [
-        (["pass"], "pass"),
-        (["improved"], "improved"),
-        (["fail"], None),
-        (["noisy"], None),
-        (["fail", "fail"], "fail"),
-        (["fail", "pass"], None),
-        (["fail", "pass", "pass"], "pass"),
-        (["fail", "pass", "fail"], "fail"),
-        (["fail", "noisy", "fail"], "fail"),
-        (["fail", "pass", "noisy"], "noisy"),
-        (["fail", "noisy", "noisy"], "noisy"),
-        (["noisy", "pass"], "pass"),
-        (["noisy", "noisy"], "noisy"),
-        (["noisy", "fail"], None),
-        (["noisy", "fail", "fail"], "fail"),
-        (["noisy", "fail", "pass"], "noisy"),
-        (["pass", "fail"], "pass"),
-        (["pass", "fail", "fail"], "pass"),
-        (["improved", "fail"], "improved"),
+        ([said(0.0)], "pass"),
+        ([said(-0.03)], "improved"),
+        ([said(0.03)], None),
+        ([said(0.0, same=0.02)], None),
+        ([said(0.0, 0.3, 16)], None),
+        ([said(0.03), said(0.03)], "fail"),
+        ([said(0.03), said(0.0)], None),
+        ([said(0.025), said(-0.002)], "pass"),
+        ([said(0.08), said(0.0), said(0.0)], "noisy"),
+        ([said(0.03), said(0.0), said(0.03)], "fail"),
+        ([said(0.0, 0.04, 16), said(0.0, 0.04, 16)], "pass"),
+        ([said(0.0), said(0.09)], "pass"),
+        ([said(0.0, 0.3, 16)] * 3, "noisy"),
+        ([said(0.0, same=0.03)] * 3, "noisy"),
     ],
 )
-def test_a_fail_has_to_repeat_in_a_fresh_process(votes: list[str], verdict: str | None):
-    """One process never fails the code; a pass that comes first stands; what does not repeat is noisy."""
-    assert settle(votes) == verdict
+def test_a_fail_has_to_repeat_in_a_fresh_process(processes: list[Said], verdict: str | None):
+    """One process never fails the code, a first pass stands, and what is open is added to until the last process."""
+    assert together(processes, T).verdict == verdict
+
+
+@pytest.mark.parametrize(("effect", "least", "most"), [(0.0, 0.0, 0.01), (0.03, 0.95, 1.0), (0.05, 0.99, 1.0)])
+def test_processes_together_are_calibrated_where_layout_moves_each(effect: float, least: float, most: float):
+    """Blocks that scatter by 2.5 %, and a layout that shifts every process by 0.5 %: alarms, and slowdowns found."""
+    rng, trials, failed = random.Random(4), 300, 0
+    for _ in range(trials):
+        processes: list[Said] = []
+        found = None
+        while found is None or found.verdict is None:
+            luck = rng.gauss(0, 0.005)
+            ratios = [math.exp(math.log(1 + effect) + luck + rng.gauss(0, 0.025)) for _ in range(LOOKS[-1])]
+            blocks = next(n for n in LOOKS if look(ratios[:n], T).verdict)
+            same = tuple(math.exp(rng.gauss(0, 0.025)) for _ in range(blocks))
+            processes.append(Said(look(ratios[:blocks], T), tuple(ratios[:blocks]), same))
+            found = together(processes, T)
+        failed += found.verdict == "fail"
+    assert least <= failed / trials <= most
