@@ -22,7 +22,9 @@ from gradgate.gates.counts import Counts
 
 
 @pytest.fixture(autouse=True)
-def _as_before() -> Iterator[None]:
+def _small_and_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr("gradgate.gates.timing.STEPPING_S", 0.1)
+    monkeypatch.setattr("gradgate.compare.turns.TURN_S", 0.002)
     threads = torch.get_num_threads()
     yield
     gc.unfreeze()
@@ -59,7 +61,7 @@ def test_worker_counts_and_times_both_sides(tmp_path: Path):
     (answer,) = answers(job(tmp_path, "plain:make", head={"ops": 1, "leak": 64}))
     verdicts = {metric["metric"]: metric["verdict"] for metric in answer["metrics"]}
     assert (verdicts["op_count"], verdicts["leak"], verdicts["forwards"]) == ("fail", "fail", "pass")
-    assert next(m for m in answer["metrics"] if m["metric"] == "leak")["where"] == "plain.py:18 in step()"
+    assert next(m for m in answer["metrics"] if m["metric"] == "leak")["where"] == "plain.py:19 in step()"
     assert list(answer["timing"]["decisions"]) == ["cpu_time", "wall_time"]
     assert {len(turns) for turns in answer["timing"]["passes"]} == {8}
     assert answer["environment"]["torch"] == torch.__version__
