@@ -9,6 +9,7 @@ import click
 
 from gradgate import __version__
 from gradgate.commands.blame import blame
+from gradgate.commands.compare import compare
 from gradgate.commands.exits import BROKEN, INTERRUPTED, USAGE
 from gradgate.commands.faults import faults
 from gradgate.commands.rule import show_rule
@@ -23,6 +24,7 @@ HELP = """Verify PyTorch training code: drive a real trainer and say what is wro
   gradgate verify my_project.adapter:subject   any other one
   gradgate verify --select GG4 --json out.json one family; results for a machine
   gradgate blame train.py --epochs 1           run a program, name the line that broke a gradient
+  gradgate compare bench:make --base-ref main  is this checkout slower or heavier than main?
   gradgate faults run                          plant known faults, see which checks notice
   gradgate rule GG401                          what a code means and how to fix it
   gradgate rule --list                         every rule, and which are built
@@ -67,7 +69,7 @@ def cli() -> None:
     """The group; its help is HELP."""
 
 
-for command in (verify, blame, faults, show_rule):
+for command in (verify, blame, compare, faults, show_rule):
     cli.add_command(command)
 
 

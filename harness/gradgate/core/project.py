@@ -10,7 +10,8 @@ from typing import Any
 
 from gradgate.core.errors import GradgateError, nearest
 
-KEYS = ("target", "expected", "faults")
+_ENTRIES = {"expected": "code = reason", "accept": "metric = reason"}
+KEYS = ("target", "expected", "faults", "accept")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +23,14 @@ class Project:
         target: `package.module:factory` that `gradgate verify` drives without TARGET.
         expected: code -> reason of checks that are known to fail.
         faults: the folder of the fault catalogue.
+        accept: metric -> reason of growths against base that are meant.
     """
 
     file: Path | None = None
     target: str | None = None
     expected: Mapping[str, str] = field(default_factory=dict)
     faults: str | None = None
+    accept: Mapping[str, str] = field(default_factory=dict)
 
 
 def find_project(start: Path) -> Project:
@@ -59,7 +62,13 @@ def _read(file: Path) -> Project:
     for key in table:
         if key not in KEYS:
             raise GradgateError(f"{file}: [tool.gradgate] has no key {key!r}{nearest(key, KEYS)}")
-    return Project(file, _text(file, table, "target"), _expected(file, table), _text(file, table, "faults"))
+    return Project(
+        file,
+        _text(file, table, "target"),
+        _reasons(file, table, "expected"),
+        _text(file, table, "faults"),
+        _reasons(file, table, "accept"),
+    )
 
 
 def _text(file: Path, table: Mapping[str, Any], key: str) -> str | None:
@@ -69,11 +78,11 @@ def _text(file: Path, table: Mapping[str, Any], key: str) -> str | None:
     raise GradgateError(f"{file}: [tool.gradgate] {key} must be a non-empty string, got {value!r}")
 
 
-def _expected(file: Path, table: Mapping[str, Any]) -> dict[str, str]:
-    entries = table.get("expected", {})
+def _reasons(file: Path, table: Mapping[str, Any], key: str) -> dict[str, str]:
+    entries = table.get(key, {})
     if not isinstance(entries, dict):
-        raise GradgateError(f"{file}: [tool.gradgate.expected] must be a table of code = reason, got {entries!r}")
-    for code, reason in entries.items():
+        raise GradgateError(f"{file}: [tool.gradgate.{key}] must be a table of {_ENTRIES[key]}, got {entries!r}")
+    for name, reason in entries.items():
         if not isinstance(reason, str) or not reason.strip():
-            raise GradgateError(f"{file}: [tool.gradgate.expected] {code} needs a reason, a non-empty string")
+            raise GradgateError(f"{file}: [tool.gradgate.{key}] {name} needs a reason, a non-empty string")
     return entries

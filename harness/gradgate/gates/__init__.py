@@ -1,0 +1,1 @@
+"""From numbers to a verdict: statistics, paired timing, exact counters, stored baselines."""
