@@ -10,7 +10,27 @@ from typing import Any
 
 from gradgate.core.errors import GradgateError, nearest
 
-KEYS = ("target", "expected", "faults")
+KEYS = ("target", "expected", "faults", "scan")
+SCAN_KEYS = ("paths", "select", "ignore", "exclude", "baseline")
+
+
+@dataclass(frozen=True, slots=True)
+class ScanSettings:
+    """What [tool.gradgate.scan] says.
+
+    Args:
+        paths: what `gradgate scan` without PATHS scans; relative to the pyproject.toml.
+        select: codes, prefixes or names of rules; empty: all.
+        ignore: what to leave out of it.
+        exclude: patterns of files and folders whose findings do not count, relative to the pyproject.toml.
+        baseline: the file of findings that are allowed.
+    """
+
+    paths: tuple[str, ...] = ()
+    select: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    baseline: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +42,14 @@ class Project:
         target: `package.module:factory` that `gradgate verify` drives without TARGET.
         expected: code -> reason of checks that are known to fail.
         faults: the folder of the fault catalogue.
+        scan: the settings of `gradgate scan`.
     """
 
     file: Path | None = None
     target: str | None = None
     expected: Mapping[str, str] = field(default_factory=dict)
     faults: str | None = None
+    scan: ScanSettings = field(default_factory=ScanSettings)
 
 
 def find_project(start: Path) -> Project:
@@ -59,7 +81,9 @@ def _read(file: Path) -> Project:
     for key in table:
         if key not in KEYS:
             raise GradgateError(f"{file}: [tool.gradgate] has no key {key!r}{nearest(key, KEYS)}")
-    return Project(file, _text(file, table, "target"), _expected(file, table), _text(file, table, "faults"))
+    return Project(
+        file, _text(file, table, "target"), _expected(file, table), _text(file, table, "faults"), _scan(file, table)
+    )
 
 
 def _text(file: Path, table: Mapping[str, Any], key: str) -> str | None:
@@ -77,3 +101,21 @@ def _expected(file: Path, table: Mapping[str, Any]) -> dict[str, str]:
         if not isinstance(reason, str) or not reason.strip():
             raise GradgateError(f"{file}: [tool.gradgate.expected] {code} needs a reason, a non-empty string")
     return entries
+
+
+def _scan(file: Path, table: Mapping[str, Any]) -> ScanSettings:
+    entries = table.get("scan", {})
+    if not isinstance(entries, dict):
+        raise GradgateError(f"{file}: [tool.gradgate.scan] must be a table, got {entries!r}")
+    for key in entries:
+        if key not in SCAN_KEYS:
+            raise GradgateError(f"{file}: [tool.gradgate.scan] has no key {key!r}{nearest(key, SCAN_KEYS)}")
+    lists = {key: _words(file, entries, key) for key in ("paths", "select", "ignore", "exclude")}
+    return ScanSettings(**lists, baseline=_text(file, entries, "baseline"))
+
+
+def _words(file: Path, entries: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    value = entries.get(key, [])
+    if not isinstance(value, list) or not all(isinstance(word, str) and word for word in value):
+        raise GradgateError(f"{file}: [tool.gradgate.scan] {key} must be a list of non-empty strings, got {value!r}")
+    return tuple(value)

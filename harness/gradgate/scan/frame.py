@@ -1,0 +1,263 @@
+"""A run over one file, and the frame of one function call in it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from gradgate.scan.modules import Class, Function, Module
+from gradgate.scan.state import Hazard, Save, State, join_states, reach
+from gradgate.scan.values import LIKELY, MAYBE, NO, YES, Line, Node, Value, const, join, merge, unknown
+
+BUDGET = 5_000  # expressions and statements that one root may cost; then calls are no longer entered
+DEPTH = 7
+Heap = dict[tuple[int, str], Value]
+
+
+class OverBudgetError(Exception):
+    """A root cost too much."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A fault as the flow sees it; the rules turn it into a Finding."""
+
+    code: str
+    kind: str
+    culprit: Line
+    victim: Line | None
+    what: str  # which of the rule's messages
+    words: tuple[tuple[str, str], ...] = ()  # what the message names
+    sure: bool = True
+
+
+@dataclass(eq=False)
+class Run:
+    """What all frames of one file share."""
+
+    module: Module
+    resolve: Callable[[Module, str], Function | Class | None]
+    evaluate: Callable[[Frame, ast.expr], Value]
+    execute: Callable[[Frame, list[ast.stmt]], None]
+    invoke: Callable[..., Value]
+    reports: dict[tuple[str, str, int], Report] = field(default_factory=dict)
+    hazards: list[Hazard] = field(default_factory=list)
+    escaped: list[Node] = field(default_factory=list)
+    fields: dict[str, tuple[Value, Heap]] = field(default_factory=dict)
+    wanted: set[str] = field(default_factory=set)  # field names that were asked for and not known yet
+    optimized: dict[str, int] = field(default_factory=dict)  # modules given to an optimizer, and when
+    globals: dict[tuple[int, str], Value] = field(default_factory=dict)
+    lines: dict[tuple[str, int, int, str], Line] = field(default_factory=dict)
+    cost: int = 0
+    limit: int = BUDGET
+    entered: list[Function] = field(default_factory=list)
+
+    def report(self, report: Report) -> None:
+        """Keep a report; the first of one code at one line stands, a sure one before an unsure one."""
+        place = (report.code, report.culprit.file, report.culprit.number)
+        if place not in self.reports or (report.sure and not self.reports[place].sure):
+            self.reports[place] = report
+
+    def field(self, name: str, value: Value, state: State) -> None:
+        """Remember what the file stores under an attribute's name, for readers that do not know their object."""
+        if value.kind in ("instance", "layer", "optim", "class", "function") and name not in self.fields:
+            self.fields[name] = (value, dict(state.heap))
+            if not value.name:
+                value.name = name
+
+    def recall(self, name: str, state: State) -> Value | None:
+        """What the file stores under a name, with what hangs on it."""
+        found = self.fields.get(name)
+        if found is None:
+            self.wanted.add(name)
+            return None
+        value, heap = found
+        for place, held in heap.items():
+            state.heap.setdefault(place, held)
+        return value
+
+    def replace_layer(self, frame: Frame, base: Value, target: ast.Attribute) -> None:
+        """A layer is put into a model whose parameters an optimizer already holds."""
+        if base.name in self.optimized:
+            self.report(
+                Report(
+                    "GG201",
+                    "missing_grad",
+                    frame.line(target),
+                    None,
+                    "replaced",
+                    (("module", base.name), ("layer", target.attr)),
+                )
+            )
+
+    def kept(self, frame: Frame, node: ast.AST, value: Value) -> None:
+        """A value goes into a container: after its backward it keeps its graph there."""
+        self._still_attached(frame, node, value, "kept")
+
+    def accumulate(self, frame: Frame, node: ast.AST, total: Value, value: Value) -> None:
+        """`total += value`."""
+        self._still_attached(frame, node, value, "summed")
+
+    def _still_attached(self, frame: Frame, node: ast.AST, value: Value, what: str) -> None:
+        if not frame.loops or value.kind not in ("tensor", "unknown"):
+            return
+        nodes = frame.state.nodes(value)
+        freed: set[int] = set().union(*(serials for serials, _ in frame.state.freed)) if frame.state.freed else set()
+        if any(part.serial in freed for part in reach(nodes, through_opaque=False, limit=200)):
+            self.report(Report("GG210", "other", frame.line(node), None, what, (("name", value.name or "the loss"),)))
+
+    def cut_at(self, frame: Frame, place: ast.AST, how: str, source: Value) -> None:
+        """A cut that needs no further evidence."""
+        if frame.state.grad_on and source.view != "detached" and not source.facts.get("detached"):
+            self.report(Report("GG202", "graph_cut", frame.line(place), source.origin, how, ()))
+
+    def check_cuts(self, frame: Frame, value: Value, nodes: tuple[Node, ...]) -> None:
+        """Report the cuts in a value that reaches a backward, or a caller, beside values that do carry gradient."""
+        if not value.cut or not nodes:
+            return
+        kept = reach(nodes)
+        trained = {node.trained for node in kept if node.trained}
+        for cut in value.cut:
+            lost = reach(cut.lost)
+            names = {node.trained for node in lost if node.trained} - trained
+            by_node = cut.how in ("tensor", "create_graph") and any(node not in kept for node in cut.lost)
+            if names or by_node:
+                victim = max(cut.lost, key=lambda node: node.serial).line if cut.lost else None
+                words = (("module", ", ".join(sorted(names)[:3])),) if names else ()
+                self.report(Report("GG202", "graph_cut", cut.line, victim, cut.how, words, sure=bool(names)))
+
+
+@dataclass(eq=False)
+class Frame:
+    """One call of one function."""
+
+    run: Run
+    function: Function
+    env: dict[str, Value]
+    state: State
+    myself: Value | None = None
+    modules: tuple[str, ...] = ()
+    depth: int = 0
+    loops: int = 0
+    returns: list[tuple[Value, State]] = field(default_factory=list)
+    exits: list[tuple[State, dict[str, Value]]] = field(default_factory=list)
+    yields: list[Value] = field(default_factory=list)
+    outer: dict[str, Value] | None = None
+    quiet: bool = False  # inside a context that keeps version counters still
+
+    def tick(self) -> None:
+        """Count one piece of work."""
+        self.run.cost += 1
+        if self.run.cost > self.run.limit * 5:
+            raise OverBudgetError
+
+    def evaluate(self, node: ast.expr) -> Value:
+        """An expression's value."""
+        return self.run.evaluate(self, node)
+
+    def isolated(self, module: Module) -> Frame:
+        """A frame in which only the module's own names are known."""
+        return Frame(self.run, module.body, {}, self.state, depth=self.depth)
+
+    def line(self, node: Any) -> Line:
+        """Where a piece of this function stands."""
+        path, name = self.function.module.path, self.function.name
+        key = (path, node.lineno, node.col_offset, name)
+        found = self.run.lines.get(key)
+        if found is None:
+            found = self.run.lines[key] = Line(*key)
+        return found
+
+    def node(self, op: str, place: ast.AST, parents: tuple[Node, ...], trained: str = "") -> Node:
+        """A new grad node at a place."""
+        modules = (*self.modules, trained) if trained else self.modules
+        return Node(op, self.line(place), parents, modules, trained)
+
+    def leave(self, place: ast.AST, value: Value) -> None:
+        """Return from the function: the path ends here."""
+        if value.nodes and self.depth:
+            line = self.line(place)
+            for node in value.nodes:
+                if node.handed is None:
+                    node.handed = line
+        self.returns.append((value, self.state.copy()))
+        self.state.dead = True
+
+    def run_body(self) -> Value:
+        """Run the function; afterwards the state is what holds behind all its returns."""
+        node = self.function.node
+        if isinstance(node, ast.Lambda):
+            return self.evaluate(node.body)
+        self.run.execute(self, node.body)
+        if not self.returns:
+            return Value("seq", items=self.yields[:8]) if self.yields else const(None)
+        states = [state for _, state in self.returns]
+        if not self.state.dead:
+            states.append(self.state)
+        self.state, _ = join_states(states, [{} for _ in states])
+        result = self.returns[0][0]
+        for value, _ in self.returns[1:]:
+            result = join(result, value)
+        return result
+
+    def keep(self, value: Value, node: Node, what: str, grad: int, *, unchecked: bool = False) -> None:
+        """Note that a node keeps a value for backward."""
+        node.keeps = True
+        for store in value.stores:
+            self.state.save(store, Save(node, what, grad, unchecked))
+
+    def escape(self, value: Value, depth: int = 3) -> None:
+        """A value leaves what can be seen: somebody may run backward through it."""
+        self.run.escaped.extend(self.state.nodes(value))
+        if value.items and depth:
+            for item in value.items:
+                self.escape(item, depth - 1)
+
+    def write(self, target: Value, place: ast.AST, how: str, op: str, given: Value | None = None) -> Node | None:
+        """A value's memory is written; the write's own node, where autograd records one."""
+        state, line = self.state, self.line(place)
+        how = "data" if target.silent and how == "inplace" else how
+        for store in target.stores:
+            for save in state.saves.get(store, ()):
+                self.run.hazards.append(Hazard(save, line, how, op, target.name))
+        if how in ("data", "array", "quiet") or not state.grad_on or target.view == "detached":
+            return None
+        grad = max(state.grad(target), state.grad(given) if given is not None else NO)
+        if grad < MAYBE:
+            return None
+        parents = state.nodes(target)
+        if given is not None:
+            parents = merge(parents, state.nodes(given))
+        node = self.node(op, place, parents)
+        for store in target.stores:
+            state.graph[store] = (node,)
+            state.grads[store] = grad
+        return node
+
+    def leaf_write(self, target: Value, place: ast.AST, op: str) -> None:
+        """A write that autograd forbids: to a leaf, to one of several views, to a view made without grad."""
+        if not self.state.grad_on or target.view == "detached" or target.silent:
+            return
+        grad, line = self.state.grad(target), self.line(place)
+        words = (("name", target.name or "the tensor"), ("op", op))
+        if target.leaf and target.grad == YES:
+            self.run.report(Report("GG105", "inplace_leaf", line, None, "leaf", words))
+        elif target.view == "many" and grad >= LIKELY:
+            self.run.report(
+                Report("GG105", "inplace_view", line, target.nodes[0].line if target.nodes else None, "many", words)
+            )
+        elif target.view == "no_grad" and grad >= LIKELY:
+            self.run.report(Report("GG105", "inplace_view", line, None, "no_grad", words))
+        elif target.view == "expand":
+            self.run.report(Report("GG105", "inplace_view", line, None, "expand", words, sure=False))
+
+    def clobber(self, source: Value, place: ast.AST, op: str) -> None:
+        """An activation in place rewrites a tensor that somebody else may still read."""
+
+    def persist(self, target: Value, place: ast.AST, given: Value | None) -> None:
+        """A buffer of an object is overwritten with a value that has a graph."""
+
+
+__all__ = ["Frame", "Heap", "OverBudgetError", "Report", "Run", "unknown"]
