@@ -234,6 +234,8 @@ def method(frame: Frame, node: ast.Call, base: Value, name: str, given: Sequence
             frame, node, given[0] if given and base.kind != "tensor" and not base.nodes else base, options
         )
         return const(None)
+    if kind == "unknown" and name == "to" and torch_ops.dtype_of(next(iter(given), None)):
+        torch_ops.learn(base)
     if kind == "unknown" and (name in table().writes or name in table().evidence):
         torch_ops.learn(base)
     if base.kind == "tensor":
@@ -289,6 +291,8 @@ def _unknown_method(
         base.kind, base.items = "seq", []
         found = container_method(frame, node, base, name, given)
         return found if found is not None else unknown()
+    if name == "numpy":
+        return torch_ops.alias_array(base, copied="force" in options)
     if name == "item" and base.nodes:
         return tensor_method(frame, node, torch_ops.learn(base), name, given, options)
     member = unknown_member(frame, base, name)
@@ -503,6 +507,7 @@ def operation(frame: Frame, node: ast.Call, name: str, given: Sequence[Value], o
         return layers.written(frame, node, name, given[0], result, sure=inplace.kind == "const")
     out = options.get("out")
     if out is not None and out.kind in ("tensor", "unknown"):
+        frame.run.undifferentiated |= frame.state.grad_on
         frame.write(torch_ops.learn(out), node, "inplace", f"{name}(out=)")
         return out
     return result

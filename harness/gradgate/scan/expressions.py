@@ -93,9 +93,13 @@ def _set_attribute(frame: Frame, target: ast.Attribute, value: Value) -> None:
     if base.kind == "instance":
         if value.kind in ("tensor", "unknown", "seq") and frame.function.name != "__init__":
             line = frame.line(target)
-            for node in frame.state.nodes(value):
-                node.handed = line
+            for node in frame.nodes_of(value):
+                node.handed, node.kept_as = line, target.attr
             frame.escape(value)
+        elif value.kind == "tensor":
+            value.facts = {**value.facts, "persistent": target.attr}
+        if value.kind == "layer" and frame.function.name != "__init__":
+            frame.run.replace_layer(frame, base, target)
         frame.state.heap[(base.data[1], target.attr)] = value
         if not value.name and value.kind in ("layer", "instance", "unknown", "tensor", "optim"):
             value.name = target.attr
@@ -116,6 +120,7 @@ def set_item(frame: Frame, target: ast.Subscript, base: Value, value: Value) -> 
         view = index_view(frame, base, target)
         frame.write(view, target, "inplace", "index assignment", value)
         frame.leaf_write(view, target, "index assignment")
+        frame.persist(base, target, value)
     elif base.kind in ("seq", "dict"):
         base.items = [*(base.items or [])[:15], value]
     elif base.kind == "array":
@@ -134,6 +139,8 @@ def _name(frame: Frame, node: ast.Name) -> Value:
     if found is None and frame.outer is not None:
         found = frame.outer.get(name)
     if found is not None:
+        if "clobbered" in found.facts:
+            frame.run.reread(found)
         return found
     return calls.globally(frame, name)
 
@@ -162,8 +169,8 @@ def attribute(frame: Frame, node: ast.Attribute, base: Value) -> Value:
             return torch_ops.data(base)
         if name == "grad":
             return _grad_of(frame, base)
-        if name in ("T", "mT", "H", "real"):
-            return torch_ops.apply(frame, node, "transpose", [torch_ops.learn(base)], {})
+        if name in ("T", "mT", "H", "real") and kind == "tensor":
+            return torch_ops.apply(frame, node, "transpose", [base], {})
         if kind == "tensor" and name in ("shape", "dtype", "device", "ndim"):
             return unknown(name)
         return calls.unknown_member(frame, base, name)

@@ -70,6 +70,8 @@ _AUGMENTED: dict[type, str] = {
 
 def _expression(frame: Frame, node: ast.Expr) -> None:
     evaluate(frame, node.value)
+    if frame.run.clobbered is not None and isinstance(node.value, ast.Call):
+        frame.run.clobbered.facts.pop("clobbered", None)  # the result is not used: the write is what was wanted
 
 
 def _return(frame: Frame, node: ast.Return) -> None:
@@ -168,9 +170,18 @@ def _with(frame: Frame, node: ast.With | ast.AsyncWith) -> None:
             assign(frame, item.optional_vars, value)
     was = frame.quiet
     frame.quiet = frame.quiet or silent
+    if any(_expects_error(item.context_expr) for item in node.items):
+        frame.state.grad_on = False  # a test of the very error: nothing here is a mistake
     execute(frame, node.body)
     frame.quiet = was
     frame.state.grad_on = before
+
+
+def _expects_error(node: ast.expr) -> bool:
+    """`pytest.raises(...)`, `self.assertRaises(...)`."""
+    function = node.func if isinstance(node, ast.Call) else node
+    name = function.attr if isinstance(function, ast.Attribute) else ""
+    return name == "raises" or name.startswith(("assertRaises", "assertWarns"))
 
 
 def grad_mode(frame: Frame, node: ast.expr) -> bool | None:

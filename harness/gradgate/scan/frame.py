@@ -9,7 +9,7 @@ from typing import Any
 
 from gradgate.scan.modules import Class, Function, Module
 from gradgate.scan.state import Hazard, Save, State, join_states, reach
-from gradgate.scan.values import LIKELY, MAYBE, NO, YES, Line, Node, Value, const, join, merge, unknown
+from gradgate.scan.values import LIKELY, MAYBE, NO, YES, Line, Node, Value, const, join, merge, tensors_in, unknown
 
 BUDGET = 5_000  # expressions and statements that one root may cost; then calls are no longer entered
 DEPTH = 7
@@ -50,6 +50,8 @@ class Run:
     optimized: dict[str, int] = field(default_factory=dict)  # modules given to an optimizer, and when
     globals: dict[tuple[int, str], Value] = field(default_factory=dict)
     lines: dict[tuple[str, int, int, str], Line] = field(default_factory=dict)
+    undifferentiated: bool = False  # the root calls an operation with out=, which raises where an input carries gradient
+    clobbered: Value | None = None  # the last tensor that an activation rewrote in place
     cost: int = 0
     limit: int = BUDGET
     entered: list[Function] = field(default_factory=list)
@@ -62,7 +64,8 @@ class Run:
 
     def field(self, name: str, value: Value, state: State) -> None:
         """Remember what the file stores under an attribute's name, for readers that do not know their object."""
-        if value.kind in ("instance", "layer", "optim", "class", "function") and name not in self.fields:
+        worth = value.kind in ("instance", "layer", "optim", "class", "function") or (value.kind == "tensor" and value.leaf)
+        if worth and name not in self.fields:
             self.fields[name] = (value, dict(state.heap))
             if not value.name:
                 value.name = name
@@ -92,6 +95,12 @@ class Run:
                 )
             )
 
+    def reread(self, value: Value) -> None:
+        """A tensor that an activation rewrote is read again under its old name."""
+        line, op = value.facts["clobbered"]
+        words = (("name", value.name or "a tensor"), ("op", op))
+        self.report(Report("GG105", "other", line, None, "clobbered", words))
+
     def kept(self, frame: Frame, node: ast.AST, value: Value) -> None:
         """A value goes into a container: after its backward it keeps its graph there."""
         self._still_attached(frame, node, value, "kept")
@@ -104,8 +113,8 @@ class Run:
         if not frame.loops or value.kind not in ("tensor", "unknown"):
             return
         nodes = frame.state.nodes(value)
-        freed: set[int] = set().union(*(serials for serials, _ in frame.state.freed)) if frame.state.freed else set()
-        if any(part.serial in freed for part in reach(nodes, through_opaque=False, limit=200)):
+        freed = frame.state.freed
+        if freed and any(part in gone for part in reach(nodes, through_opaque=False, limit=200) for gone, _ in freed):
             self.report(Report("GG210", "other", frame.line(node), None, what, (("name", value.name or "the loss"),)))
 
     def cut_at(self, frame: Frame, place: ast.AST, how: str, source: Value) -> None:
@@ -115,13 +124,11 @@ class Run:
 
     def check_cuts(self, frame: Frame, value: Value, nodes: tuple[Node, ...]) -> None:
         """Report the cuts in a value that reaches a backward, or a caller, beside values that do carry gradient."""
-        if not value.cut or not nodes:
-            return
-        kept = reach(nodes)
-        trained = {node.trained for node in kept if node.trained}
-        for cut in value.cut:
-            lost = reach(cut.lost)
-            names = {node.trained for node in lost if node.trained} - trained
+        for cut in value.cut if nodes else ():
+            kept = reach(nodes, excluded=cut.excluded)
+            if not kept:
+                continue  # on the path with the cut nothing carries gradient: a decision, such as a prediction
+            names = {node.trained for node in reach(cut.lost) if node.trained} - {node.trained for node in kept}
             by_node = cut.how in ("tensor", "create_graph") and any(node not in kept for node in cut.lost)
             if names or by_node:
                 victim = max(cut.lost, key=lambda node: node.serial).line if cut.lost else None
@@ -175,6 +182,22 @@ class Frame:
         modules = (*self.modules, trained) if trained else self.modules
         return Node(op, self.line(place), parents, modules, trained)
 
+    def nodes_of(self, value: Value) -> tuple[Node, ...]:
+        """The grad functions of a value, or of all tensors that it holds."""
+        if not value.items:
+            return self.state.nodes(value)
+        found = self.state.nodes(value)
+        for part in tensors_in(value):
+            found = merge(found, self.state.nodes(part))
+        return found
+
+    def grad_of(self, value: Value) -> int:
+        """How sure it is that a value, or a tensor that it holds, carries gradient."""
+        best = self.state.grad(value)
+        for part in tensors_in(value) if value.items else ():
+            best = max(best, self.state.grad(part))
+        return best
+
     def leave(self, place: ast.AST, value: Value) -> None:
         """Return from the function: the path ends here."""
         if value.nodes and self.depth:
@@ -219,6 +242,8 @@ class Frame:
         """A value's memory is written; the write's own node, where autograd records one."""
         state, line = self.state, self.line(place)
         how = "data" if target.silent and how == "inplace" else how
+        if how == "array":
+            self._foreign_write(target, line, op)
         for store in target.stores:
             for save in state.saves.get(store, ()):
                 self.run.hazards.append(Hazard(save, line, how, op, target.name))
@@ -235,6 +260,18 @@ class Frame:
             state.graph[store] = (node,)
             state.grads[store] = grad
         return node
+
+    def _foreign_write(self, target: Value, line: Line, op: str) -> None:
+        """An array is written that is a tensor's memory, where no save of it can be seen: in a hook, or by a kernel."""
+        source = target.facts.get("array_of")
+        if source is None or self.run.entered[1:]:
+            return
+        function, module = self.function, self.function.module
+        given = function.parameters[1:] if self.myself is not None and not function.static else function.parameters
+        if source[1] == "detach" and len(given) == 3 and source[0] == given[2] and "register_forward_hook" in module.attributes:
+            self.run.report(Report("GG104", "silent_alias_write", line, None, "hook", (("op", op),)))
+        elif source[1] == "direct" and source[0] in given and any(owner.is_function for owner in module.classes.values()):
+            self.run.report(Report("GG104", "silent_alias_write", line, None, "direct", (("name", source[0]),)))
 
     def leaf_write(self, target: Value, place: ast.AST, op: str) -> None:
         """A write that autograd forbids: to a leaf, to one of several views, to a view made without grad."""
@@ -255,9 +292,15 @@ class Frame:
 
     def clobber(self, source: Value, place: ast.AST, op: str) -> None:
         """An activation in place rewrites a tensor that somebody else may still read."""
+        source.facts = {**source.facts, "clobbered": (self.line(place), op)}
+        self.run.clobbered = source
 
     def persist(self, target: Value, place: ast.AST, given: Value | None) -> None:
         """A buffer of an object is overwritten with a value that has a graph."""
+        name = target.facts.get("persistent")
+        if name and given is not None and self.state.grad_on and self.state.grad(given) == YES and not target.leaf:
+            if target.view != "detached" and self.function.name != "__init__":
+                self.run.report(Report("GG209", "freed_graph", self.line(place), None, "buffer", (("name", name),)))
 
 
 __all__ = ["Frame", "Heap", "OverBudgetError", "Report", "Run", "unknown"]

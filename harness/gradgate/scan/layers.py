@@ -68,13 +68,15 @@ def forward(
     source = inputs[0] if inputs else unknown()
     torch_ops.learn(source)
     state = frame.state
-    carried = max((state.grad(value) for value in inputs), default=NO)
+    carried = max((frame.grad_of(value) for value in inputs), default=NO)
+    if name.startswith("Embedding"):
+        carried = NO  # indices
     trains = entry is not None and entry.parameters and layer.facts.get("trains", True)
     if not state.grad_on:
         return _plain(frame, node, layer, source)
     parents: tuple[Node, ...] = ()
     for value in inputs:
-        parents = merge(parents, state.nodes(value))
+        parents = merge(parents, frame.nodes_of(value))
     graph = frame.node(name, node, parents, layer.name if trains else "")
     result = tensor(YES if trains or entry is None else carried, (graph,))
     result.cut = next((value.cut for value in inputs if value.cut), ())
@@ -263,12 +265,12 @@ def custom_function(frame: Frame, node: ast.Call, owner: Class, given: Sequence[
     state = frame.state
     for value in given[:1]:
         torch_ops.learn(value)
-    grad = max((state.grad(value) for value in given), default=NO)
+    grad = max((frame.grad_of(value) for value in given), default=NO)
     if not state.grad_on or grad == NO:
         return tensor()
     parents: tuple[Node, ...] = ()
     for value in given:
-        parents = merge(parents, state.nodes(value))
+        parents = merge(parents, frame.nodes_of(value))
     graph = frame.node(owner.name, node, parents)
     graph.keeps = True
     function = owner.method("forward")

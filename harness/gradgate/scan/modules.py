@@ -89,6 +89,11 @@ class Class:
         )
 
     @property
+    def is_optimizer(self) -> bool:
+        """Whether it is an optimizer."""
+        return any(base.rpartition(".")[2].endswith("Optimizer") for entry in self.lineage() for base in entry.bases)
+
+    @property
     def is_function(self) -> bool:
         """Whether it is a custom autograd.Function."""
         return self.is_a("torch.autograd.Function", "torch.autograd.function.Function", "autograd.Function")

@@ -61,6 +61,8 @@ def plain(operator: type, left: Value, right: Value) -> Value:
     if left.kind == right.kind == "seq" and operator is ast.Add:
         return Value("seq", items=[*(left.items or ()), *(right.items or ())][:16])
     result = unknown()
+    if operator is ast.Sub and left.kind == "const" and left.data == 1 and right.kind == "unknown":
+        result.facts = {"inverted": True}
     result.nodes = merge(left.nodes, right.nodes)
     result.cut = merge(left.cut, right.cut)
     return result
@@ -196,8 +198,7 @@ def _mul(frame: Frame, place: ast.AST, given: Sequence[Value], facts: dict[str, 
             frame.run.report(Report("GG301", "nan_forward", frame.line(place), logged[1], "plogp", ()))
         number = other.data if other.kind in ("const", "tensor") else None
         if (
-            one.kind == "tensor"
-            and one.facts.get("inverted")
+            one.facts.get("inverted")
             and isinstance(number, int | float)
             and HALF_MAX < abs(number) < math.inf
         ):
@@ -220,7 +221,7 @@ def _sub(frame: Frame, place: ast.AST, given: Sequence[Value], facts: dict[str, 
     if len(given) < 2:
         return
     left, right = given[0], given[1]
-    if left.kind == "const" and left.data == 1 and right.kind == "tensor":
+    if left.kind == "const" and left.data == 1 and right.kind in ("tensor", "unknown"):
         facts["inverted"] = True
     one, other = left.facts.get("spread"), right.facts.get("spread") or right.stores
     if one is not None and one & other and left is not right:
@@ -257,8 +258,9 @@ def _add(frame: Frame, place: ast.AST, given: Sequence[Value], facts: dict[str, 
     for one, other in ((given[0], given[1]), (given[1], given[0])):
         if one.kind == "const" and one.data == 1 and "exp" in other.facts:
             facts["grown"] = ("exp", other.facts["exp"])
-        if other.kind == "tensor" and "fill" in other.facts:
-            facts["fill"] = other.facts["fill"]
+        for key in ("fill", "empty"):
+            if other.kind == "tensor" and key in other.facts:
+                facts[key] = other.facts[key]
         if (
             other.kind == "tensor"
             and "difference" in other.facts

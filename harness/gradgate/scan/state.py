@@ -50,7 +50,7 @@ class State:
         self.grads: dict[int, int] = {}
         self.heap: dict[tuple[int, str], Value] = {}
         self.steps: tuple[Step, ...] = ()
-        self.freed: tuple[tuple[frozenset[int], Line], ...] = ()
+        self.freed: tuple[tuple[frozenset[Node], Line], ...] = ()
         self.grad_on = True
         self.dead = False
 
@@ -130,19 +130,22 @@ def _absorb(state: State, other: State) -> None:
     state.grad_on = state.grad_on or other.grad_on
 
 
-def reach(nodes: tuple[Node, ...], through_opaque: bool = True, limit: int = 4000) -> set[Node]:
+def reach(
+    nodes: tuple[Node, ...], through_opaque: bool = True, limit: int = 4000, excluded: tuple[Node, ...] = ()
+) -> set[Node]:
     """All nodes that backward from these would visit.
 
     Args:
         nodes: where to begin.
         through_opaque: whether to go on behind functions that the scanner cannot see into (they may detach).
         limit: nodes after which to stop.
+        excluded: nodes that are not entered.
     """
     seen: set[Node] = set()
     queue: list[Any] = list(nodes)
     while queue and len(seen) < limit:
         node = queue.pop()
-        if node in seen or (not through_opaque and node.op == "opaque"):
+        if node in seen or node in excluded or (not through_opaque and node.op == "opaque"):
             continue
         seen.add(node)
         queue.extend(node.parents)

@@ -285,7 +285,10 @@ def data(base: Value) -> Value:
 
 def alias_array(base: Value, *, copied: bool) -> Value:
     """`.numpy()`: the tensor's memory as an array."""
-    return Value("array", frozenset((fresh(),)) if copied else base.stores, name=base.name, nodes=nodes_in(base))
+    array = Value("array", frozenset((fresh(),)) if copied else base.stores, name=base.name, nodes=nodes_in(base))
+    if not copied:
+        array.facts = {"array_of": (base.name, "detach" if base.view == "detached" else "direct")}
+    return array
 
 
 def parameter(frame: Frame, owner: Value, attribute: str) -> Value:

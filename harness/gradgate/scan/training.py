@@ -99,10 +99,7 @@ def backward(frame: Frame, node: ast.Call, value: Value, options: Options) -> No
     frame.run.check_cuts(frame, value, nodes)
     if not _retains(options):
         if nodes:
-            state.freed = (
-                *state.freed[-3:],
-                (frozenset(part.serial for part in certain if part.keeps), frame.line(node)),
-            )
+            state.freed = (*state.freed[-3:], (frozenset(certain), frame.line(node)))
         for store, saves in list(state.saves.items()):
             left = tuple(save for save in saves if nodes and save.node not in seen)
             if left:
@@ -137,11 +134,11 @@ def _matches(step: Step, node: Node) -> bool:
 
 
 def _freed(frame: Frame, node: ast.Call, nodes: set[Node]) -> None:
-    for serials, line in frame.state.freed:
-        old = [part for part in nodes if part.serial in serials]
-        if old:
-            newest = max(old, key=lambda part: part.serial)
-            bridge = _bridge(nodes, set(old), newest)
+    for gone, line in frame.state.freed:
+        old = nodes & gone
+        if any(part.keeps for part in old):
+            newest = max((part for part in old if part.keeps), key=lambda part: part.serial)
+            bridge = _bridge(nodes, old)
             culprit = bridge.handed or frame.line(node)
             frame.run.report(
                 Report("GG209", "freed_graph", culprit, newest.line, "freed", (("first", str(line.number)),))
@@ -149,15 +146,13 @@ def _freed(frame: Frame, node: ast.Call, nodes: set[Node]) -> None:
             return
 
 
-def _bridge(nodes: set[Node], old: set[Node], newest: Node) -> Node:
+def _bridge(nodes: set[Node], old: set[Node]) -> Node:
     """The node at which the new graph meets the old one."""
-    highest = max(old, key=lambda part: part.serial)
-    for node in sorted(nodes, key=lambda part: -part.serial):
-        if node not in old:
-            for parent in node.parents:
-                if parent.handed is not None and (parent in old or any(part in old for part in parent.parents)):
-                    return parent
-    return highest or newest
+    for node in sorted(nodes - old, key=lambda part: -part.serial):
+        for parent in node.parents:
+            if parent.handed is not None and parent in old:
+                return parent
+    return max(old, key=lambda part: part.serial)
 
 
 def gradients(frame: Frame, node: ast.Call, given: Sequence[Value], options: Options) -> Value:
@@ -169,7 +164,7 @@ def gradients(frame: Frame, node: ast.Call, given: Sequence[Value], options: Opt
     result = tensor()
     if keep is not None and keep.kind == "const" and keep.data:
         result.grad, result.nodes = YES, (frame.node("grad", node, nodes),)
-    elif (keep is None or keep.kind == "const") and frame.state.grad_on:
+    elif (keep is None or keep.kind == "const" or keep.facts.get("default") is False) and frame.state.grad_on:
         result.cut = (Cut(frame.line(node), "create_graph", nodes),)
     elif keep is not None:
         result.grad, result.nodes = MAYBE, (frame.node("grad", node, nodes),)

@@ -16,7 +16,7 @@ fresh = itertools.count(1).__next__
 class Node:
     """A node of the autograd graph that running a line would make."""
 
-    __slots__ = ("handed", "keeps", "line", "modules", "op", "parents", "serial", "trained")
+    __slots__ = ("handed", "kept_as", "keeps", "line", "modules", "op", "parents", "serial", "trained")
 
     def __init__(
         self, op: str, line: Line, parents: tuple[Node, ...], modules: tuple[str, ...], trained: str = ""
@@ -28,6 +28,7 @@ class Node:
         self.trained = trained  # the parameters that it differentiates into, by name; empty where none
         self.serial = fresh()
         self.keeps = False  # whether it holds tensors that a first backward frees
+        self.kept_as = ""  # the attribute of an object under which its result lives on
         self.handed: Line | None = None  # where its result was last returned, or put on an object
 
 
@@ -110,12 +111,13 @@ class Value:
 class Cut:
     """A place where values went on and gradient did not."""
 
-    __slots__ = ("how", "line", "lost")
+    __slots__ = ("excluded", "how", "line", "lost")
 
-    def __init__(self, line: Line, how: str, lost: tuple[Node, ...]) -> None:
+    def __init__(self, line: Line, how: str, lost: tuple[Node, ...], excluded: tuple[Node, ...] = ()) -> None:
         self.line = line
         self.how = how
         self.lost = lost
+        self.excluded = excluded  # nodes of another path, on which there was no cut
 
 
 def unknown(name: str = "", grad: int = NO) -> Value:
@@ -204,6 +206,23 @@ def join(left: Value, right: Value) -> Value:
     both.silent = winner.silent or other.silent
     both.dtype = winner.dtype if winner.dtype == other.dtype else winner.dtype or other.dtype
     both.facts = {**other.facts, **winner.facts}
-    both.cut = merge(winner.cut, other.cut)
+    both.cut = _joined_cuts(winner, other)
     both.origin = winner.origin or other.origin
     return both
+
+
+def _joined_cuts(left: Value, right: Value) -> tuple[Cut, ...]:
+    """Cuts of either path; each remembers which nodes are only the other path's."""
+    if left.cut == right.cut:
+        return left.cut
+    found: list[Cut] = []
+    for mine, theirs in ((left, right), (right, left)):
+        foreign = tuple(node for node in theirs.nodes if node not in mine.nodes)
+        for cut in mine.cut:
+            if cut in theirs.cut:
+                found.append(cut)
+            elif not any(cut.line is other.line for other in theirs.cut):
+                found.append(Cut(cut.line, cut.how, cut.lost, merge(cut.excluded, foreign)))
+            else:
+                found.append(cut)
+    return tuple(dict.fromkeys(found))[:6]

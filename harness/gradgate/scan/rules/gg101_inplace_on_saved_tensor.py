@@ -20,10 +20,4 @@ TEXTS = {
         "backward reads the overwritten numbers: the step crashes, or its gradient is wrong",
         "write to a new tensor: the out-of-place form of {op}, `torch.where`, or a clone before the write",
     ),
-    "clobbered": Text(
-        "{op} rewrites `{name}`, which is read again afterwards as if it had its old values",
-        "the later use, a skip connection for one, sees the activation instead of the input",
-        "drop `inplace=True` here, or give it a clone",
-        "warning",
-    ),
 }

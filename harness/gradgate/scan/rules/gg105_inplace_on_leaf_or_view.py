@@ -34,4 +34,10 @@ TEXTS = {
         "several of its elements are one memory location: it raises, or one write shows in many places",
         "clone it first: `.expand(...).clone()`",
     ),
+    "clobbered": Text(
+        "{op} rewrites `{name}`, which is read again afterwards as if it had its old values",
+        "the later use, a skip connection for one, sees the activation instead of the input",
+        "drop `inplace=True` here, or give it a clone",
+        "warning",
+    ),
 }

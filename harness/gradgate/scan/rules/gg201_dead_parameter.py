@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from gradgate.scan.frame import Report
 from gradgate.scan.modules import Class, Module
 from gradgate.scan.operations import FACTORIES, table
+from gradgate.scan.rules.reachable import reachable
 from gradgate.scan.rules.text import Text
 from gradgate.scan.values import Line
 
@@ -112,34 +113,58 @@ def _layers_in(module: Module, node: ast.expr) -> bool:
 
 def _unused(module: Module, owner: Class) -> Iterator[Report]:
     first = owner.methods.get("__init__")
-    if (
-        first is None
-        or "forward" not in owner.methods
-        or any(name in module.attributes for name in ("named_children", "_modules", "children"))
-    ):
+    if first is None or owner.method("forward") is None or _SWEEPING & set(module.attributes) or not _is_plain(module, owner):
         return
     for node in ast.walk(first.node):
         if not isinstance(node, ast.Assign) or not _is_self(node.targets[0]) or not isinstance(node.value, ast.Call):
             continue
         name = node.targets[0].attr  # type: ignore[attr-defined]
-        if module.dotted(node.value.func) in _ALL and not _mentioned(module, owner, name):
+        if module.dotted(node.value.func) in _ALL and name not in module.strings and not _is_read(module, owner, name):
             line = Line(module.path, node.lineno, node.col_offset, "__init__")
             yield Report(CODE, "missing_grad", line, None, "unused", (("name", name),))
 
 
-def _mentioned(module: Module, owner: Class, name: str) -> bool:
-    if module.attributes.get(name, 0) > 1 + _definitions(module, name) or name in module.strings:
-        return True
-    return any(
-        base not in module.classes and base not in ("torch.nn.Module", "nn.Module")
-        for entry in owner.lineage()
-        for base in entry.bases
-    )
+_SWEEPING = frozenset({"named_children", "_modules", "children", "named_modules", "modules", "__dict__"})
 
 
-def _definitions(module: Module, name: str) -> int:
-    """Further classes that build a layer of this name, none of which reads it."""
-    return 0
+def _is_plain(module: Module, owner: Class) -> bool:
+    """Whether all its bases are known, and it is more than a base for others."""
+    bases = {base for entry in owner.lineage() for base in entry.bases}
+    if any(base not in module.classes and base not in ("torch.nn.Module", "nn.Module") for base in bases):
+        return False
+    derived = any(owner.name in other.bases for other in module.classes.values())
+    return not derived or owner.name in set().union(*(function.calls for function in module.every))
+
+
+def _is_read(module: Module, owner: Class, name: str) -> bool:
+    """Whether anything reads the attribute: this class, on a path that its constants allow, or code outside of classes.
+
+    Another class of the file that reads an attribute of this name reads its own, unless it is a base or derived.
+    """
+    for function in module.every:
+        mine = function.owner in owner.lineage()
+        if function.owner is not None and not mine and owner not in function.owner.lineage() and name in _built_by(function.owner):
+            continue
+        if function.owner is not None and owner in function.owner.lineage() and not mine:
+            continue
+        if name in function.calls and _reads(function.node, owner if mine else None, name):
+            return True
+    return any(_reads(node, None, name) for node in module.tree.body if not isinstance(node, ast.FunctionDef | ast.ClassDef))
+
+
+def _built_by(owner: Class) -> set[str]:
+    return set().union(*(entry.written for entry in owner.lineage()))
+
+
+def _reads(node: ast.AST, owner: Class | None, name: str) -> bool:
+    inspected: set[int] = set()  # `layer.weight.grad` asks about the layer, and does not use it
+    for part in reachable(node, owner):
+        if isinstance(part, ast.Attribute):
+            if part.attr == "grad" or id(part) in inspected:
+                inspected.add(id(part.value))
+            elif part.attr == name and isinstance(part.ctx, ast.Load):
+                return True
+    return False
 
 
 def _lost(module: Module, function: str, node: ast.expr) -> Iterator[Report]:

@@ -18,7 +18,8 @@ import ast
 from collections.abc import Iterator
 
 from gradgate.scan.frame import Report
-from gradgate.scan.modules import Class, Function, Module
+from gradgate.scan.modules import Function, Module
+from gradgate.scan.rules.reachable import reachable
 from gradgate.scan.rules.text import Text
 from gradgate.scan.values import Line
 
@@ -54,7 +55,7 @@ def _cleared(module: Module) -> set[str]:
     """Names on which zero_grad is called, on a path that can run."""
     found: set[str] = set()
     for function in module.every:
-        for node in _reachable(function.node, function.owner):
+        for node in reachable(function.node, function.owner):
             if isinstance(node, ast.Attribute) and node.attr == "zero_grad":
                 found.add(_last(node.value))
             elif isinstance(node, ast.Attribute) and node.attr == "grad" and isinstance(node.ctx, ast.Store):
@@ -73,31 +74,6 @@ def _at_top(module: Module) -> bool:
     )
 
 
-def _reachable(node: ast.AST, owner: Class | None) -> Iterator[ast.AST]:
-    """Nodes of a function, without branches that a class constant rules out (in the class that defines it)."""
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and owner is not None:
-            decided = _decided(child.test, owner)
-            if decided is not None:
-                for part in child.body if decided else child.orelse:
-                    yield part
-                    yield from _reachable(part, owner)
-                continue
-        yield child
-        yield from _reachable(child, owner)
-
-
-def _decided(test: ast.expr, owner: Class) -> bool | None:
-    if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
-        inner = _decided(test.operand, owner)
-        return None if inner is None else not inner
-    if isinstance(test, ast.Attribute) and isinstance(test.value, ast.Name) and test.value.id == "self":
-        value = owner.constant(test.attr)
-        if isinstance(value, ast.Constant) and isinstance(value.value, bool):
-            return value.value
-    return None
-
-
 def _last(node: ast.expr) -> str:
     return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else "*"
 
@@ -105,7 +81,7 @@ def _last(node: ast.expr) -> str:
 def _never(module: Module, function: Function, cleared: set[str]) -> Iterator[Report]:
     steps: list[str] = []
     backward: ast.AST | None = None
-    for node in _reachable(function.node, function.owner):
+    for node in reachable(function.node, function.owner):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             if node.func.attr == "backward" and _is_loss(node):
                 backward = backward or node
@@ -142,7 +118,7 @@ def _tail(module: Module, function: Function) -> Iterator[Report]:
         before = [
             node
             for statement in body[:at]
-            for node in _reachable(ast.Module([statement], []), function.owner)
+            for node in reachable(ast.Module([statement], []), function.owner)
             if isinstance(node, ast.Attribute) and node.attr == "zero_grad"
         ]
         guard = next((node for node in ast.walk(loop) if isinstance(node, ast.If) and _is_modulo(node.test)), None)
