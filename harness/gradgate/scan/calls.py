@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Sequence
 
-from gradgate.scan import layers, torch_ops, training
+from gradgate.scan import layers, numerics, torch_ops, training
 from gradgate.scan.builtin_calls import BUILTINS, builtin
 from gradgate.scan.containers import container_method
 from gradgate.scan.frame import DEPTH, Frame
@@ -236,7 +236,10 @@ def method(frame: Frame, node: ast.Call, base: Value, name: str, given: Sequence
         return const(None)
     if kind == "unknown" and name == "to" and torch_ops.dtype_of(next(iter(given), None)):
         torch_ops.learn(base)
-    if kind == "unknown" and (name in table().writes or name in table().evidence):
+    likely = bool(base.nodes) or base.grad >= LIKELY
+    if kind == "unknown" and (
+        name in table().writes or name in table().evidence or (likely and name in table().operations)
+    ):
         torch_ops.learn(base)
     if base.kind == "tensor":
         return tensor_method(frame, node, base, name, given, options)
@@ -291,6 +294,14 @@ def _unknown_method(
         base.kind, base.items = "seq", []
         found = container_method(frame, node, base, name, given)
         return found if found is not None else unknown()
+    if name in ("flatten", "squeeze", "view", "reshape"):
+        same = base.copy()
+        same.facts = {"shape": numerics.shape(name, [base, *given])}
+        return same
+    if name in ("half", "bfloat16") and not given:
+        narrow = unknown(base.name)
+        narrow.dtype, narrow.grad, narrow.nodes = "half" if name == "half" else "float", base.grad, base.nodes
+        return narrow
     if name == "numpy":
         return torch_ops.alias_array(base, copied="force" in options)
     if name == "item" and base.nodes:
@@ -302,9 +313,19 @@ def _unknown_method(
     if base.nodes:
         result.nodes = merge(result.nodes, (frame.node("call", node, base.nodes),))
         result.grad = max(result.grad, base.grad)
-    elif base.name and base.name not in ("self", "cls") and frame.state.grad_on and (given or options):
-        result.nodes = (frame.node("call", node, result.nodes, base.name),)
+    elif _may_be_forward(frame, base, name) and (given or options):
+        before, frame.modules = frame.modules, (*frame.modules, base.name)
+        result.nodes = (frame.node("call", node, result.nodes, name),)
+        frame.modules = before
     return result
+
+
+_PLAIN = frozenset({name for kind in (list, dict, str, set) for name in dir(kind)} | {"read", "write", "to_dict", "numpy"})
+
+
+def _may_be_forward(frame: Frame, base: Value, name: str) -> bool:
+    """Whether `base.name(...)` on an unknown base may run a module."""
+    return bool(base.name) and base.name != "cls" and frame.state.grad_on and name not in _PLAIN and name not in table().operations
 
 
 def opaque(
@@ -348,8 +369,8 @@ def globally(frame: Frame, name: str) -> Value:
             return Value("function", data=(found, None), name=name)
         if isinstance(found, Class):
             return Value("class", data=found, name=name)
-    if name in module.imports:
-        return Value("external", data=module.imports[name], name=name)
+    if name in module.imports or name in module.relative:
+        return Value("external", data=module.imports.get(name, f".{name}"), name=name)
     if name in module.constants:
         held = frame.run.globals.get((id(module), name))
         if held is None:

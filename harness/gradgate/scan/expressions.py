@@ -104,6 +104,11 @@ def _set_attribute(frame: Frame, target: ast.Attribute, value: Value) -> None:
         if not value.name and value.kind in ("layer", "instance", "unknown", "tensor", "optim"):
             value.name = target.attr
         return
+    if base.kind == "tensor" and target.attr == "requires_grad" and value.kind == "const":
+        base.leaf, base.grad = bool(value.data), YES if value.data else NO
+        return
+    if frame.given and isinstance(target.value, ast.Name) and target.value.id == frame.function.parameters[0]:
+        frame.keep_on_ctx(target, value)
     frame.escape(value)
     if base.kind == "tensor" and target.attr == "data":
         return  # the tensor gets other memory; what was saved stays as it is
@@ -261,7 +266,9 @@ def _unary(frame: Frame, node: ast.UnaryOp) -> Value:
         result.facts = {key: found for key, found in value.facts.items() if key in ("compares", "nan_of", "triangular")}
         result.cut = value.cut
         return result
-    return unknown()
+    result = unknown()
+    result.nodes, result.grad, result.cut = value.nodes, value.grad, value.cut
+    return result
 
 
 def _compare(frame: Frame, node: ast.Compare) -> Value:

@@ -125,7 +125,7 @@ def _for(frame: Frame, node: ast.For | ast.AsyncFor) -> None:
             assign(frame, node.target, element(source, turn))
         execute(frame, node.body)
 
-    _loop(frame, once, 1 if count == 1 and not source.facts.get("any") else 2)
+    _loop(frame, once, 1 if count == 1 and not source.facts.get("any") else 2, at_least_once=True)
     execute(frame, node.orelse)
 
 
@@ -134,12 +134,12 @@ def _while(frame: Frame, node: ast.While) -> None:
         evaluate(frame, node.test)
         execute(frame, node.body)
 
-    _loop(frame, once, 2)
+    _loop(frame, once, 2, at_least_once=False)
 
 
-def _loop(frame: Frame, once: Callable[[int], None], turns: int) -> None:
+def _loop(frame: Frame, once: Callable[[int], None], turns: int, *, at_least_once: bool) -> None:
     """Two turns: what the first saves, the second may write."""
-    states, envs = [frame.state.copy()], [dict(frame.env)]
+    states, envs = ([], []) if at_least_once else ([frame.state.copy()], [dict(frame.env)])
     outside, frame.exits = frame.exits, []
     frame.loops += 1
     for turn in range(turns if frame.loops <= 2 else 1):

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gradgate.scan.modules import Class, Function, Module
-from gradgate.scan.state import Hazard, Save, State, join_states, reach
-from gradgate.scan.values import LIKELY, MAYBE, NO, YES, Line, Node, Value, const, join, merge, tensors_in, unknown
+from gradgate.scan.state import Hazard, Save, State, join_states, joined, reach
+from gradgate.scan.values import LIKELY, MAYBE, NO, YES, Line, Node, Value, const, merge, tensors_in, unknown
 
 BUDGET = 5_000  # expressions and statements that one root may cost; then calls are no longer entered
 DEPTH = 7
@@ -152,6 +152,7 @@ class Frame:
     exits: list[tuple[State, dict[str, Value]]] = field(default_factory=list)
     yields: list[Value] = field(default_factory=list)
     outer: dict[str, Value] | None = None
+    given: dict[int, str] = field(default_factory=dict)  # memory of a custom function's arguments
     quiet: bool = False  # inside a context that keeps version counters still
 
     def tick(self) -> None:
@@ -220,9 +221,9 @@ class Frame:
         if not self.state.dead:
             states.append(self.state)
         self.state, _ = join_states(states, [{} for _ in states])
-        result = self.returns[0][0]
-        for value, _ in self.returns[1:]:
-            result = join(result, value)
+        result, first = self.returns[0]
+        for value, state in self.returns[1:]:
+            result = joined(result, first, value, state)
         return result
 
     def keep(self, value: Value, node: Node, what: str, grad: int, *, unchecked: bool = False) -> None:
@@ -242,10 +243,16 @@ class Frame:
         """A value's memory is written; the write's own node, where autograd records one."""
         state, line = self.state, self.line(place)
         how = "data" if target.silent and how == "inplace" else how
+        if self.given and how == "inplace" and "mark_dirty" not in self.function.calls:
+            for name in {self.given[store] for store in target.stores if store in self.given}:
+                words = (("name", name), ("op", op))
+                self.run.report(Report("GG107", "custom_function", line, None, "dirty", words))
         if how == "array":
             self._foreign_write(target, line, op)
         for store in target.stores:
             for save in state.saves.get(store, ()):
+                if save in target.ignored:
+                    continue
                 self.run.hazards.append(Hazard(save, line, how, op, target.name))
         if how in ("data", "array", "quiet") or not state.grad_on or target.view == "detached":
             return None
@@ -289,6 +296,13 @@ class Frame:
             self.run.report(Report("GG105", "inplace_view", line, None, "no_grad", words))
         elif target.view == "expand":
             self.run.report(Report("GG105", "inplace_view", line, None, "expand", words, sure=False))
+
+    def keep_on_ctx(self, place: ast.Attribute, value: Value) -> None:
+        """`ctx.name = tensor` in a custom function's forward."""
+        if value.is_tensor and value.view != "detached" and not value.dtype and value.stores & set(self.given):
+            name = next((self.given[store] for store in value.stores if store in self.given), value.name)
+            words = (("name", name), ("attribute", place.attr))
+            self.run.report(Report("GG107", "custom_function", self.line(place), None, "kept", words))
 
     def clobber(self, source: Value, place: ast.AST, op: str) -> None:
         """An activation in place rewrites a tensor that somebody else may still read."""

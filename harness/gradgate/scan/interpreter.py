@@ -11,7 +11,9 @@ from gradgate.scan.expressions import evaluate
 from gradgate.scan.flow import execute
 from gradgate.scan.frame import Frame, OverBudgetError, Report, Run
 from gradgate.scan.modules import FORWARDS, Class, Function, Module
+from gradgate.scan.evidence import treated_as_tensors
 from gradgate.scan.state import Hazard, State, reach
+from gradgate.scan.torch_ops import learn
 from gradgate.scan.values import LIKELY, MAYBE, NO, Value, fresh, tensors_in, unknown
 
 MOST_SUPPLIERS = 12
@@ -55,7 +57,7 @@ def _roots(module: Module) -> Iterable[Function]:
         for name in ("forward", "__call__", "__init__"):
             if name in owner.methods:
                 by_name.setdefault(owner.name, []).append(owner.methods[name])
-    hot = {function for function in module.every if function.hot}
+    hot = {function for function in module.every if function.hot or _is_forward(function)}
     queue = list(hot)
     callers: dict[str, list[Function]] = {}
     for function in module.every:
@@ -67,6 +69,10 @@ def _roots(module: Module) -> Iterable[Function]:
                 hot.add(caller)
                 queue.append(caller)
     return [function for function in module.every if function in hot]
+
+
+def _is_forward(function: Function) -> bool:
+    return function.name == "forward" and function.owner is not None and function.owner.is_layer
 
 
 def _suppliers(module: Module, wanted: set[str], roots: list[Function]) -> list[Function]:
@@ -126,6 +132,15 @@ def _is_called_without_grad(module: Module, function: Function) -> bool:
     return sites > 0
 
 
+_INFERENCE = ("post_process", "postprocess", "preprocess", "visuali", "plot", "draw", "nms", "metric", "predict", "infer", "decode_box")
+
+
+def _is_inference(function: Function) -> bool:
+    """Whether a function's name says that nothing is trained in it."""
+    owner = function.owner.name.lower() if function.owner is not None else ""
+    return any(word in function.name.lower() for word in _INFERENCE) or "processor" in owner
+
+
 def _is_no_grad(module: Module, node: ast.expr) -> bool:
     return module.dotted(node.func if isinstance(node, ast.Call) else node).endswith(("no_grad", "inference_mode"))
 
@@ -179,7 +194,7 @@ def _is_called_again(function: Function) -> bool:
     if owner is None or not owner.is_layer or function.name != "forward":
         return False
     return any(
-        entry.hot and name not in ("__init__", "reset_parameters")
+        (entry.hot or entry.stores) and name not in ("__init__", "reset_parameters")
         for parent in owner.lineage()
         for name, entry in parent.methods.items()
     )
@@ -194,8 +209,10 @@ def _again(run: Run, frame: Frame, first: Value) -> Value:
     second = Frame(run, frame.function, {}, frame.state, frame.myself)
     _bind_root(second, frame.function)
     second.state.grad_on = not frame.function.no_grad
+    before = len(run.hazards)
     result = second.run_body()
     frame.state = second.state
+    run.hazards[before:] = [hazard for hazard in run.hazards[before:] if hazard.save.what != "its weight"]
     for node in reach(frame.nodes_of(result), through_opaque=False):
         if node.serial < frontier and node.kept_as:
             words = (("name", node.kept_as),)
@@ -236,6 +253,13 @@ def _bind_root(frame: Frame, function: Function) -> None:
         ):
             value.kind = "tensor"
         frame.env[argument.arg] = value
+    for name in treated_as_tensors(function):
+        if frame.env.get(name) is not frame.myself:
+            learn(frame.env[name])
+    if _is_backward_or_forward(function):
+        for name, value in frame.env.items():
+            for store in value.stores:
+                frame.given[store] = name
     if parameters.vararg is not None:
         frame.env[parameters.vararg.arg] = unknown(parameters.vararg.arg, MAYBE)
     if parameters.kwarg is not None:
@@ -251,7 +275,7 @@ def _finish(run: Run, frame: Frame, result: Value) -> None:
         seen = reach(tuple(run.escaped))
         found = [hazard for hazard in run.hazards if hazard.save.node in seen]
         doubtful = any(hazard.save.grad <= MAYBE for hazard in found)
-        off = doubtful and (run.undifferentiated or _is_called_without_grad(run.module, frame.function))
+        off = doubtful and (_is_inference(frame.function) or run.undifferentiated or _is_called_without_grad(run.module, frame.function))
         for hazard in found:
             if hazard.save.grad > MAYBE or not off:
                 _confirmed(run, hazard)

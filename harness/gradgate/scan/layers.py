@@ -96,6 +96,9 @@ def forward(
             )
         _renormalise(frame, node, layer)
         numerics.follow(frame, node, name.lower(), [source], result, {})
+    width = layer.facts["given"][1:2] or [layer.facts["options"].get("out_features")]
+    if name == "Linear" and width[0] is not None and width[0].kind == "const" and width[0].data == 1:
+        result.facts = {**result.facts, "shape": "column"}
     if entry is not None and entry.parameters and not trains:
         result.facts = {**result.facts, "frozen": True}
     if name in _PAIRS:
@@ -279,7 +282,16 @@ def custom_function(frame: Frame, node: ast.Call, owner: Class, given: Sequence[
         for name, unchecked in _kept_on_ctx(function.node, function.parameters[:1]):
             if name in names and names.index(name) < len(given) and given[names.index(name)].kind == "tensor":
                 frame.keep(given[names.index(name)], graph, f"ctx of {owner.name}", grad, unchecked=unchecked)
-    return tensor(max(grad, MAYBE), (graph,))
+    result = tensor(max(grad, MAYBE), (graph,))
+    if function is not None and not _returns_one(function.node):
+        result.kind = "unknown"
+    return result
+
+
+def _returns_one(node: Any) -> bool:
+    """Whether a forward returns one tensor, as far as its returns show."""
+    values = [part.value for part in ast.walk(node) if isinstance(part, ast.Return)]
+    return all(isinstance(value, ast.Name | ast.BinOp) or (isinstance(value, ast.Call) and not (isinstance(value.func, ast.Name) and value.func.id in ("tuple", "list"))) for value in values)
 
 
 def _kept_on_ctx(node: Any, ctx: Sequence[str]) -> list[tuple[str, bool]]:

@@ -22,8 +22,10 @@ class Function:
     static: bool = False  # staticmethod
     is_property: bool = False
     calls: set[str] = field(default_factory=set)
+    stores: bool = False  # assigns an attribute
     sets_grad: bool = False  # calls torch.set_grad_enabled as a statement
     hot: bool = False  # holds an expression that a rule is about
+    evidence: frozenset[str] | None = None  # parameters that its body treats as tensors; found when first asked for
 
     @property
     def parameters(self) -> list[str]:
@@ -108,7 +110,7 @@ _LAYERS = {
 }
 _HOT_NAMES = frozenset({
     "backward", "step", "where", "tensor", "from_numpy", "frombuffer", "numpy", "set_grad_enabled", "requires_grad_", "apply",
-    "sqrt", "log", "log2", "log10", "copyto", "masked_fill", "round", "checkpoint", "grad", "data", "register_hook", "inplace", "out",
+    "sqrt", "log", "log2", "log10", "copyto", "masked_fill", "round", "checkpoint", "grad", "data", "register_hook", "inplace", "out", "parameters", "mse_loss", "l1_loss", "smooth_l1_loss",
 })  # fmt: skip
 
 
@@ -262,6 +264,7 @@ class Module:
                         function.hot = True
                     if type(part.ctx) is ast.Store:  # type: ignore[attr-defined]
                         self.keywords.setdefault(name, []).append(function)
+                        function.stores = True
                         if owner is not None:
                             owner.written.add(name)
                 if type(part.value) is not ast.Name:  # type: ignore[attr-defined]

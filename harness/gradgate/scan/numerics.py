@@ -108,6 +108,11 @@ def follow(
         facts.update(base.facts)
     result.dtype = result.dtype or base.dtype or (given[1].dtype if len(given) > 1 else "")
     grad = frame.state.grad(base) if frame.state.grad_on else NO
+    form = shape(name, given)
+    if form:
+        facts["shape"] = form
+    elif name in _PAIRING and len(given) > 1:
+        _broadcast(frame, place, name, given[0], given[1])
     handler = _HANDLERS.get(name)
     if handler is not None:
         handler(frame, place, given, facts, grad)
@@ -313,6 +318,29 @@ def _where(frame: Frame, place: ast.AST, given: Sequence[Value], facts: dict[str
         empty = branch.facts.get("empty")
         if empty is not None:
             frame.run.report(Report("GG304", "nan_backward", empty[1], empty[2], "empty", (("op", empty[0]),)))
+
+
+_PAIRING = frozenset({"sub", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"})
+
+
+def shape(name: str, given: Sequence[Value]) -> str:
+    """`column` for [N, 1], `flat` for [N], where the operation fixes it; empty where it does not."""
+    argument = given[1].data if len(given) > 1 and given[1].kind == "const" else None
+    base = given[0].facts.get("shape", "")
+    if name in ("squeeze", "view", "reshape", "flatten"):
+        return "flat" if (name in ("squeeze", "flatten") and argument is None and len(given) == 1) or argument == -1 else ""
+    if name == "unsqueeze":
+        return "column" if base == "flat" and argument in (1, -1) else ""
+    if name in ("sigmoid", "tanh", "relu", "exp", "neg", "clone", "softplus", "clamp"):
+        return str(base)
+    return ""
+
+
+def _broadcast(frame: Frame, place: ast.AST, name: str, left: Value, right: Value) -> None:
+    shapes = {left.facts.get("shape"), right.facts.get("shape")}
+    if shapes == {"column", "flat"}:
+        op = "the difference" if name == "sub" else f"{name}()"
+        frame.run.report(Report("GG415", "other", frame.line(place), None, "column", (("op", op),)))
 
 
 def narrowed(frame: Frame, place: ast.AST, value: Value) -> None:

@@ -17,7 +17,7 @@ FLAT = frozenset({"round", "floor", "ceil", "sign", "trunc", "heaviside", "sgn",
 FACTORIES = frozenset({
     "zeros", "ones", "empty", "full", "rand", "randn", "randint", "arange", "linspace", "eye", "tensor", "as_tensor",
     "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "from_numpy", "frombuffer", "randperm",
-    "new_zeros", "new_ones", "new_empty", "new_full", "new_tensor", "logspace", "normal", "tril_indices", "triu_indices",
+    "new", "new_zeros", "new_ones", "new_empty", "new_full", "new_tensor", "logspace", "normal", "tril_indices", "triu_indices",
 })  # fmt: skip
 COPIES = frozenset(
     {"clone", "contiguous", "to", "cpu", "cuda", "float", "half", "double", "bfloat16", "type", "type_as", "deepcopy"}

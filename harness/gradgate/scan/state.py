@@ -103,12 +103,30 @@ def join_states(states: list[State], envs: list[dict[str, Value]]) -> tuple[Stat
         return state, env
     state, env = state.copy(), dict(env)
     for other, other_env in alive[1:]:
-        _absorb(state, other)
         for name, value in other_env.items():
             mine = env.get(name)
             if mine is not value:
-                env[name] = value if mine is None else join(mine, value)
+                env[name] = value if mine is None else joined(mine, state, value, other)
+        _absorb(state, other)
     return state, env
+
+
+def joined(left: Value, here: State, right: Value, there: State) -> Value:
+    """What holds of a value that is one of two, by path.
+
+    Where it is a tensor of its own on each path, what one path alone saved of the other's tensor cannot be hit through it.
+    """
+    both = join(left, right)
+    if both is left or both is right or not (left.stores and right.stores):
+        return both
+    foreign: list[Save] = []
+    for mine, state, theirs, other in ((left, here, right, there), (right, there, left, here)):
+        for store in mine.stores - theirs.stores:
+            kept = state.saves.get(store, ())
+            foreign += [save for save in other.saves.get(store, ()) if save not in kept]
+    if foreign:
+        both.ignored = both.ignored | frozenset(foreign)
+    return both
 
 
 def _absorb(state: State, other: State) -> None:

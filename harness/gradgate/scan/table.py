@@ -37,8 +37,11 @@ SKIPPED = {
 FOREIGN = (str, bytes, list, dict, set, tuple, int, float, np.ndarray, nn.Module)
 # Methods that data frames, expressions and the like have too, so that their use is no evidence of a tensor.
 COMMON = {
-    "H", "apply_", "det", "dim", "dist", "div", "eq", "ge", "gt", "hash_tensor", "inverse", "layout", "le", "lt", "map_", "mode",
-    "name", "ne", "new", "norm", "register_hook", "set_", "solve", "storage", "sub", "t", "mul", "numpy", "qr", "svd", "where", "record_stream",
+    "H", "abs", "add", "apply_", "ceil", "concat", "corrcoef", "count_nonzero", "cov", "cross", "det", "diff", "dim", "dist", "div",
+    "divide", "eq", "equal", "flip", "floor", "ge", "greater", "gt", "hash_tensor", "histogram", "inverse", "isfinite", "isin", "isinf",
+    "isnan", "layout", "le", "less", "log", "lt", "map_", "median", "mode", "mul", "multiply", "name", "ne", "new", "norm", "not_equal",
+    "numpy", "outer", "pow", "power", "qr", "quantile", "record_stream", "register_hook", "roll", "round", "select", "set_", "sign",
+    "solve", "storage", "sub", "subtract", "svd", "t", "tile", "unique", "vsplit", "where",
 }  # fmt: skip
 
 
@@ -158,7 +161,7 @@ def _observe(function: Callable[..., Any], trial: Sequence[Any]) -> dict[str, An
         if any(memory & results for _, memory in owners):
             entry["view"] = True
             results = set()
-        entry["many"] = entry["many"] or len(outputs) > 1
+        entry["many"] = entry["many"] or sum(1 for _ in _tensors(result)) > 1
         entry["saves"][str(slot)] = [at for at, memory in owners if memory & saved] + (
             ["result"] if saved & results else []
         )
@@ -269,7 +272,7 @@ def names() -> dict[str, list[str]]:
     foreign = {name for kind in FOREIGN for name in dir(kind)}
     methods = [name for name in dir(torch.Tensor) if not name.startswith("_")]
     return {
-        "evidence": sorted(name for name in methods if name not in foreign | COMMON and not hasattr(np, name)),
+        "evidence": sorted(name for name in methods if name not in foreign | COMMON),
         "writes": sorted(name for name in methods if name.endswith("_") and name not in {"requires_grad_", "retain_grad_", "share_memory_", "detach_", "rename_", "resize_", "set_", "resize_as_"}),
         "torch": sorted(name for name in dir(torch) if callable(getattr(torch, name)) and not name.startswith("_")),
         "functional": sorted(name for name in dir(nn.functional) if callable(getattr(nn.functional, name)) and not name.startswith("_")),

@@ -28,6 +28,9 @@ OPERATORS: dict[type, str] = {
     ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div", ast.MatMult: "matmul", ast.Pow: "pow",
     ast.Mod: "remainder", ast.FloorDiv: "floor_divide",
 }  # fmt: skip
+_ARITHMETIC = frozenset({"mul", "div", "add", "sub", "pow", "remainder", "floor_divide"})
+_PAIRED = frozenset({"max", "min", "median", "nanmedian", "mode"})
+_PAIR = Operation({"0": ()}, view=False, many=True, scalar={"0": ()}, inplace={"0": ()})
 _INTEGERS = ("long", "int", "int32", "int64", "bool", "uint8", "int8", "int16")
 _EXPANDS = ("expand", "expand_as", "broadcast_to")
 _HALF = ("half", "float16", "fp16")
@@ -64,10 +67,14 @@ def apply(frame: Frame, place: ast.AST, name: str, operands: Sequence[Value], op
         state.grad(value) if value.kind != "seq" else max((state.grad(part) for part in tensors_in(value)), default=NO)
         for value in given
     ]
+    if len(given) > 1 and name in _ARITHMETIC:  # beside a tensor, what is not known to be one may as well be a number
+        grads = [grad if value.kind != "unknown" or value.nodes else NO for grad, value in zip(grads, given, strict=True)]
     strongest = max(grads, default=NO)
     if name in CUTTING:
         return numerics.cutting(frame, place, name, given)
     entry = table().operations.get(name)
+    if name in _PAIRED and ("dim" in options or (len(given) > 1 and given[1].kind == "const")):
+        entry = _PAIR  # the largest along a dimension, and where it was: only the places are kept
     if not state.grad_on or strongest == NO:
         return _without_grad(frame, place, name, entry, given, options)
     parents: tuple[Node, ...] = ()
@@ -96,7 +103,7 @@ def _cuts(given: Sequence[Value]) -> tuple[Cut, ...]:
     found: tuple[Cut, ...] = ()
     for value in given:
         for part in (value, *(tensors_in(value) if value.kind == "seq" else ())):
-            if part.cut:
+            if part.cut and part.dtype not in ("int", "bool"):  # an index or a mask is meant to carry no gradient
                 found = merge(found, part.cut)
     return found[:6]
 
@@ -108,7 +115,7 @@ def _without_grad(
     result.cut = _cuts(given)
     if entry is not None and entry.view and given and given[0].kind == "tensor":
         base = given[0]
-        result.stores, result.view, result.silent = base.stores, base.view, base.silent
+        result.stores, result.view, result.silent, result.ignored = base.stores, base.view, base.silent, base.ignored
         if name in _EXPANDS:
             result.view = "expand"
         if not frame.state.grad_on and frame.state.grad(base) >= LIKELY and base.view != "detached" and not base.leaf:
@@ -125,7 +132,7 @@ def _result(entry: Operation | None, name: str, given: Sequence[Value], grad: in
     result = tensor(grad, (node,))
     if entry is not None and entry.view and given and name not in COPIES:
         base = given[0]
-        result.stores, result.silent, result.leaf = base.stores, base.silent, base.leaf
+        result.stores, result.silent, result.leaf, result.ignored = base.stores, base.silent, base.leaf, base.ignored
         result.view = base.view if base.view in ("detached", "many", "no_grad") else "leaf" if base.leaf else ""
         if name in _EXPANDS:
             result.view = "expand"
@@ -258,8 +265,11 @@ def convert(
     if dtype or found:
         result.dtype = found or ("half" if dtype in _HALF else "int" if dtype in _INTEGERS else "float")
         numerics.narrowed(frame, place, result)
+    result.cut = base.cut
+    if not (dtype or found) and any(value.kind == "unknown" for value in (*operands, *options.values())):
+        result.dtype = ""  # to whatever dtype that is
     if result.dtype == "int":
-        result.grad, result.nodes = NO, ()
+        result.grad, result.nodes, result.cut = NO, (), ()
     if name in ("contiguous", "cpu", "cuda", "to", "float", "type_as"):  # no copy where nothing changes
         result.stores = result.stores | base.stores if name == "contiguous" else result.stores
     if base.leaf and name not in ("clone", "contiguous"):

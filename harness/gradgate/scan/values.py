@@ -57,6 +57,7 @@ class Value:
         "dtype",
         "facts",
         "grad",
+        "ignored",
         "items",
         "kind",
         "leaf",
@@ -93,13 +94,14 @@ class Value:
         self.dtype = ""
         self.facts: dict[str, Any] = {}
         self.cut: tuple[Cut, ...] = ()
+        self.ignored: frozenset[Any] = frozenset()  # saves of paths on which it was another tensor
         self.origin: Line | None = None  # the innermost return that handed it on, or where it was made
 
     def copy(self) -> Value:
         """A twin that may be changed."""
         twin = Value(self.kind, self.stores, self.grad, self.nodes, self.data, self.items, self.name)
         twin.leaf, twin.view, twin.silent, twin.dtype = self.leaf, self.view, self.silent, self.dtype
-        twin.facts, twin.cut, twin.origin = self.facts, self.cut, self.origin
+        twin.facts, twin.cut, twin.origin, twin.ignored = self.facts, self.cut, self.origin, self.ignored
         return twin
 
     @property
@@ -208,6 +210,7 @@ def join(left: Value, right: Value) -> Value:
     both.facts = {**other.facts, **winner.facts}
     both.cut = _joined_cuts(winner, other)
     both.origin = winner.origin or other.origin
+    both.ignored = winner.ignored | other.ignored
     return both
 
 

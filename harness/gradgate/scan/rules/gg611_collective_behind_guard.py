@@ -52,14 +52,16 @@ def _in_function(module: Module, function: Function) -> Iterator[Report]:
         for mine, other in ((here, there), (there, here)):
             names = {name for _, name in other}
             found += [(node, name, guard) for node, name in mine if name not in names]
-        if guard.body and isinstance(guard.body[-1], ast.Return) and not guard.orelse and _is_plain_exit(guard):
-            found += [(node, name, guard) for node, name in _after(module, function, guard)]
-    counts: dict[str, int] = {}
-    for _, name, _ in found:
-        counts[name] = counts.get(name, 0) + 1
+        if guard.body and isinstance(guard.body[-1], ast.Return) and not guard.orelse:
+            after = _after(module, function, guard)
+            met = {name for _, name in here} & {name for _, name in after}
+            found = [entry for entry in found if entry[2] is not guard or entry[1] not in met]
+            if _is_plain_exit(guard):
+                found += [(node, name, guard) for node, name in after if name not in met]
+    counts = _guarded_calls(module, function)
     reported: set[int] = set()
     for node, name, guard in found:
-        if counts[name] > 1 and len({id(other) for _, same, other in found if same == name}) > 1:
+        if counts.get(name, 0) > 1:
             continue  # two guards, each with the same collective: the ranks meet
         if node.lineno not in reported:
             reported.add(node.lineno)
@@ -69,6 +71,16 @@ def _in_function(module: Module, function: Function) -> Iterator[Report]:
             yield Report(
                 CODE, "other", line, Line(module.path, guard.lineno, guard.col_offset, function.name), "guarded", words
             )
+
+
+def _guarded_calls(module: Module, function: Function) -> dict[str, int]:
+    """How many branches on a rank, in whatever form, hold each collective."""
+    counts: dict[str, int] = {}
+    for node in ast.walk(function.node):
+        if isinstance(node, ast.If) and any("rank" in _last(part).lower() or "main" in _last(part).lower() for part in ast.walk(node.test) if isinstance(part, ast.expr)):
+            for name in {name for _, name in _collectives(module, node.body)}:
+                counts[name] = counts.get(name, 0) + 1
+    return counts
 
 
 def _is_rank(test: ast.expr) -> bool:
