@@ -49,10 +49,13 @@ KNOWN = frozenset(name for rule in RULES for name in (rule.code.lower(), rule.na
 @click.option("--jobs", type=click.IntRange(min=1), help="Processes.  [default: one a core]")
 @click.option("--no-cache", is_flag=True, help="Neither read nor keep results of earlier runs.")
 def scan_command(
-    paths: tuple[Path, ...], form: str | None, output: Path | None, select: tuple[str, ...], ignore: tuple[str, ...], diff: str | None,
+    paths: tuple[Path, ...], form: str | None, output: Path | None, select: tuple[str, ...], ignore: tuple[str,
+    ...], diff: str | None,
     baseline: Path | None, write_baseline: bool, fix: bool, write: bool, jobs: int | None, no_cache: bool,
 ) -> None:  # fmt: skip
-    """Find gradient faults in the source of PATHS (files, folders, notebooks), without running it. Default: the current folder.
+    """Find gradient faults in the source of PATHS (files, folders, notebooks), without running it.
+
+    Without PATHS: those of [tool.gradgate.scan], else the current folder.
 
     \b
       gradgate scan src                              what a linter for autograd would say
@@ -199,7 +202,8 @@ def _fix(result: ScanResult, write: bool) -> None:
         click.echo(text, nl=False)
     verb = "written" if write else "possible; --fix --write applies them"
     click.echo(
-        f"{fixed.count} fix{'es' if fixed.count != 1 else ''} {verb}; {len(result.findings) - fixed.count} findings need a hand",
+        f"{fixed.count} fix{'es' if fixed.count != 1 else ''} {verb}; "
+        f"{len(result.findings) - fixed.count} findings need a hand",
         err=True,
     )
     for problem in fixed.problems:

@@ -17,7 +17,7 @@ SCHEMA_VERSION = 1
 def fingerprints(findings: Sequence[Finding], root: Path) -> list[str]:
     """A mark of each finding that does not depend on line numbers.
 
-    It is made of the rule, the file's name below `root`, the function, and the text of the two lines; equal ones are counted.
+    It is made of the rule, the file's name below `root`, the function and the two lines' text; equal ones are counted.
     """
     seen: Counter[str] = Counter()
     marks = []

@@ -320,12 +320,21 @@ def _unknown_method(
     return result
 
 
-_PLAIN = frozenset({name for kind in (list, dict, str, set) for name in dir(kind)} | {"read", "write", "to_dict", "numpy"})
+_SETTING_UP = ("prepare", "setup", "get", "create", "build", "make", "load", "init", "compile", "wrap", "register")
+_PLAIN = frozenset(
+    {name for kind in (list, dict, str, set) for name in dir(kind)} | {"read", "write", "to_dict", "numpy"}
+)
 
 
 def _may_be_forward(frame: Frame, base: Value, name: str) -> bool:
     """Whether `base.name(...)` on an unknown base may run a module."""
-    return bool(base.name) and base.name != "cls" and frame.state.grad_on and name not in _PLAIN and name not in table().operations
+    return (
+        bool(base.name)
+        and base.name != "cls"
+        and frame.state.grad_on
+        and name not in _PLAIN
+        and name not in table().operations
+    )
 
 
 def opaque(
@@ -495,7 +504,12 @@ def _torch_call(frame: Frame, node: ast.Call, head: str, name: str, given: Seque
         return opaque(frame, node, f"{head}.{name}", given, options)
     if name in ("is_tensor", "is_grad_enabled", "finfo", "iinfo", "device", "manual_seed", "Generator", "dtype"):
         return unknown(name)
+    if head not in _SPACES:
+        return opaque(frame, node, f"{head}.{name}", given, options)
     return operation(frame, node, name, given, options)
+
+
+_SPACES = frozenset({"torch", "torch.nn.functional", "torch.linalg", "torch.special", "torch.fft", "torch.functional"})
 
 
 def _foreach(frame: Frame, node: ast.Call, name: str, given: Sequence[Value]) -> Value:

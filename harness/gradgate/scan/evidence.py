@@ -31,6 +31,10 @@ def _found(function: Function) -> frozenset[str]:
         elif node.args and isinstance(node.args[0], ast.Name) and node.args[0].id in names:
             dotted = function.module.dotted(node.func)
             head, _, name = dotted.rpartition(".")
-            if head in ("torch", "torch.nn.functional") and name in table().operations and name not in ("einsum", "cat", "stack"):
+            if (
+                head in ("torch", "torch.nn.functional")
+                and name in table().operations
+                and name not in ("einsum", "cat", "stack")
+            ):
                 found.add(node.args[0].id)
     return frozenset(found)

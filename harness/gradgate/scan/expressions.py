@@ -8,7 +8,7 @@ from collections.abc import Callable
 from gradgate.scan import calls, numerics, torch_ops
 from gradgate.scan.frame import Frame
 from gradgate.scan.torch_ops import index_view
-from gradgate.scan.values import Value, const, join, sequence, tensor, unknown
+from gradgate.scan.values import NO, YES, Value, const, join, sequence, tensor, unknown
 
 
 def evaluate(frame: Frame, node: ast.expr) -> Value:
@@ -121,6 +121,7 @@ def _set_attribute(frame: Frame, target: ast.Attribute, value: Value) -> None:
 
 
 def set_item(frame: Frame, target: ast.Subscript, base: Value, value: Value) -> None:
+    """`base[...] = value`: a write where base is a tensor or an array, one item more where it is a container."""
     if base.kind == "tensor" or (base.kind == "unknown" and base.silent):
         view = index_view(frame, base, target)
         frame.write(view, target, "inplace", "index assignment", value)
@@ -218,9 +219,8 @@ def _subscript(frame: Frame, node: ast.Subscript) -> Value:
         return element(base)
     if base.kind == "dict":
         return element(base)
-    if base.kind in ("array", "instance") and base.kind == "array":
-        view = base.copy()
-        return view
+    if base.kind == "array":
+        return base.copy()
     if base.kind == "layer":
         children = base.items or []
         return element(Value("seq", items=children)) if children else unknown()
@@ -410,7 +410,9 @@ def _call(frame: Frame, node: ast.Call) -> Value:
 _HANDLERS: dict[type, Callable[..., Value]] = {
     ast.Constant: _constant, ast.Name: _name, ast.Attribute: _attribute, ast.Subscript: _subscript, ast.BinOp: _binary,
     ast.UnaryOp: _unary, ast.Compare: _compare, ast.BoolOp: _boolean, ast.IfExp: _conditional, ast.Tuple: _sequence,
-    ast.List: _sequence, ast.Set: _sequence, ast.Dict: _dict, ast.ListComp: _comprehension, ast.GeneratorExp: _comprehension,
+    ast.List: _sequence, ast.Set: _sequence, ast.Dict: _dict, ast.ListComp: _comprehension,
+    ast.GeneratorExp: _comprehension,
     ast.SetComp: _comprehension, ast.DictComp: _dict_comprehension, ast.Lambda: _lambda, ast.NamedExpr: _walrus,
-    ast.Await: _inner, ast.Starred: _inner, ast.Yield: _yield, ast.YieldFrom: _yield, ast.Slice: _slice, ast.Call: _call,
+    ast.Await: _inner, ast.Starred: _inner, ast.Yield: _yield, ast.YieldFrom: _yield, ast.Slice: _slice,
+    ast.Call: _call,
 }  # fmt: skip

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from gradgate.core.finding import Finding
 from gradgate.scan.operations import table
@@ -52,13 +53,15 @@ class Text:
         for line in data.splitlines(keepends=True):
             self.starts.append(self.starts[-1] + len(line))
 
-    def start(self, node: ast.AST) -> int:
+    def start(self, node: Any) -> int:
         """Where a node begins."""
-        return self.starts[node.lineno - 1] + node.col_offset  # type: ignore[attr-defined]
+        line: int = node.lineno
+        return self.starts[line - 1] + int(node.col_offset)
 
-    def end(self, node: ast.AST) -> int:
+    def end(self, node: Any) -> int:
         """Where a node ends."""
-        return self.starts[node.end_lineno - 1] + node.end_col_offset  # type: ignore[attr-defined, operator]
+        line: int = node.end_lineno
+        return self.starts[line - 1] + int(node.end_col_offset)
 
     def of(self, node: ast.AST) -> str:
         """A node's text."""
@@ -73,8 +76,8 @@ def apply_fixes(findings: Iterable[Finding], *, write: bool) -> Fixed:
         write: whether to change the files; else only the diff is made.
 
     Returns:
-        How many findings are fixed, and the diffs. A file that is not UTF-8, or has changed meanwhile so that it does not parse,
-        is a problem; it stays as it was.
+        How many findings are fixed, and the diffs. A file that is not UTF-8, or has changed meanwhile so that it does
+        not parse, is a problem; it stays as it was.
     """
     by_file: dict[str, list[Finding]] = {}
     for finding in findings:
@@ -150,7 +153,7 @@ def _edits(text: Text, finding: Finding) -> Iterator[Edit]:
 
 def _at_line(tree: ast.Module, line: int) -> Iterator[tuple[ast.AST | None, ast.AST]]:
     """Statements and expressions that begin on a line, outer ones first, with their function."""
-    stack: list[tuple[ast.AST | None, ast.AST]] = [(None, tree)]
+    stack: list[tuple[ast.AST | None, Any]] = [(None, tree)]
     while stack:
         function, node = stack.pop(0)
         if getattr(node, "lineno", 0) == line:
@@ -159,7 +162,7 @@ def _at_line(tree: ast.Module, line: int) -> Iterator[tuple[ast.AST | None, ast.
         stack += [
             (inner, child)
             for child in ast.iter_child_nodes(node)
-            if not hasattr(child, "lineno") or child.lineno <= line <= (child.end_lineno or line)
+            if not hasattr(child, "lineno") or child.lineno <= line <= (getattr(child, "end_lineno", None) or line)
         ]
 
 
@@ -200,7 +203,7 @@ def _root(node: ast.AST) -> str:
     return node.func.value.id if _is_inplace(node) else ""  # type: ignore[attr-defined]
 
 
-def _drop_underscore(text: Text, node: ast.expr) -> Edit:
+def _drop_underscore(text: Text, node: ast.AST | None) -> Edit:
     assert isinstance(node, ast.Call)  # noqa: S101  _is_inplace said so
     end = text.end(node.func)
     return Edit(end - 1, end, "")
@@ -274,7 +277,8 @@ def _finfo(text: Text, node: ast.AST, function: ast.AST | None, finding: Finding
     )
     for call in ast.walk(node):
         if (
-            isinstance(call, ast.Call) and _last(call.func) in ("masked_fill", "masked_fill_") and isinstance(call.func, ast.Attribute)
+            isinstance(call, ast.Call)
+            and isinstance(call.func, ast.Attribute) and call.func.attr in ("masked_fill", "masked_fill_")
             and isinstance(call.func.value, ast.Name) and len(call.args) == 2 and _is_low(call.args[1]) and imported
         ):  # fmt: skip
             yield Edit(text.start(call.args[1]), text.end(call.args[1]), f"torch.finfo({call.func.value.id}.dtype).min")

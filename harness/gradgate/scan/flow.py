@@ -54,11 +54,11 @@ def _augmented(frame: Frame, node: ast.AugAssign) -> None:
         op = _AUGMENTED.get(type(node.op), "augmented assignment")
         frame.write(old, node, "inplace", op, given)
         frame.leaf_write(old, node, op)
-        frame.run.accumulate(frame, node, old, given)
+        frame.run.accumulate(frame, node, given)
     else:
         result = arithmetic(frame, node, type(node.op), old, given)
         if is_tensorish(given):
-            frame.run.accumulate(frame, node, old, given)
+            frame.run.accumulate(frame, node, given)
         assign(frame, target, result)
 
 
@@ -232,7 +232,7 @@ def _delete(frame: Frame, node: ast.Delete) -> None:
 
 def _match(frame: Frame, node: ast.Match) -> None:
     evaluate(frame, node.subject)
-    branch(frame, [lambda case=case: execute(frame, case.body) for case in node.cases] + [lambda: None])  # type: ignore[misc]
+    branch(frame, [lambda case=case: execute(frame, case.body) for case in node.cases] + [lambda: None])
 
 
 def _assert(frame: Frame, node: ast.Assert) -> None:
@@ -240,9 +240,11 @@ def _assert(frame: Frame, node: ast.Assert) -> None:
         evaluate(frame, node.test)
 
 
-_HANDLERS: dict[type, Callable[[Frame, ast.AST], None]] = {
-    ast.Assign: _assign, ast.AnnAssign: _annotated, ast.AugAssign: _augmented, ast.Expr: _expression, ast.Return: _return,
+_HANDLERS: dict[type, Callable[..., None]] = {
+    ast.Assign: _assign, ast.AnnAssign: _annotated, ast.AugAssign: _augmented, ast.Expr: _expression,
+    ast.Return: _return,
     ast.Raise: _end, ast.Break: _jump, ast.Continue: _jump, ast.If: _if, ast.For: _for, ast.AsyncFor: _for,
-    ast.While: _while, ast.With: _with, ast.AsyncWith: _with, ast.Try: _try, ast.TryStar: _try, ast.FunctionDef: _define,
+    ast.While: _while, ast.With: _with, ast.AsyncWith: _with, ast.Try: _try, ast.TryStar: _try,
+    ast.FunctionDef: _define,
     ast.AsyncFunctionDef: _define, ast.Delete: _delete, ast.Match: _match, ast.Assert: _assert,
-}  # type: ignore[dict-item]  # fmt: skip
+}  # fmt: skip

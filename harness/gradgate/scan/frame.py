@@ -50,7 +50,9 @@ class Run:
     optimized: dict[str, int] = field(default_factory=dict)  # modules given to an optimizer, and when
     globals: dict[tuple[int, str], Value] = field(default_factory=dict)
     lines: dict[tuple[str, int, int, str], Line] = field(default_factory=dict)
-    undifferentiated: bool = False  # the root calls an operation with out=, which raises where an input carries gradient
+    undifferentiated: bool = (
+        False  # the root calls an operation with out=, which raises where an input carries gradient
+    )
     clobbered: Value | None = None  # the last tensor that an activation rewrote in place
     cost: int = 0
     limit: int = BUDGET
@@ -64,7 +66,9 @@ class Run:
 
     def field(self, name: str, value: Value, state: State) -> None:
         """Remember what the file stores under an attribute's name, for readers that do not know their object."""
-        worth = value.kind in ("instance", "layer", "optim", "class", "function") or (value.kind == "tensor" and value.leaf)
+        worth = value.kind in ("instance", "layer", "optim", "class", "function") or (
+            value.kind == "tensor" and value.leaf
+        )
         if worth and name not in self.fields:
             self.fields[name] = (value, dict(state.heap))
             if not value.name:
@@ -105,7 +109,7 @@ class Run:
         """A value goes into a container: after its backward it keeps its graph there."""
         self._still_attached(frame, node, value, "kept")
 
-    def accumulate(self, frame: Frame, node: ast.AST, total: Value, value: Value) -> None:
+    def accumulate(self, frame: Frame, node: ast.AST, value: Value) -> None:
         """`total += value`."""
         self._still_attached(frame, node, value, "summed")
 
@@ -122,7 +126,7 @@ class Run:
         if frame.state.grad_on and source.view != "detached" and not source.facts.get("detached"):
             self.report(Report("GG202", "graph_cut", frame.line(place), source.origin, how, ()))
 
-    def check_cuts(self, frame: Frame, value: Value, nodes: tuple[Node, ...]) -> None:
+    def check_cuts(self, value: Value, nodes: tuple[Node, ...]) -> None:
         """Report the cuts in a value that reaches a backward, or a caller, beside values that do carry gradient."""
         for cut in value.cut if nodes else ():
             kept = reach(nodes, excluded=cut.excluded)
@@ -275,9 +279,16 @@ class Frame:
             return
         function, module = self.function, self.function.module
         given = function.parameters[1:] if self.myself is not None and not function.static else function.parameters
-        if source[1] == "detach" and len(given) == 3 and source[0] == given[2] and "register_forward_hook" in module.attributes:
+        if (
+            source[1] == "detach"
+            and len(given) == 3
+            and source[0] == given[2]
+            and "register_forward_hook" in module.attributes
+        ):
             self.run.report(Report("GG104", "silent_alias_write", line, None, "hook", (("op", op),)))
-        elif source[1] == "direct" and source[0] in given and any(owner.is_function for owner in module.classes.values()):
+        elif (
+            source[1] == "direct" and source[0] in given and any(owner.is_function for owner in module.classes.values())
+        ):
             self.run.report(Report("GG104", "silent_alias_write", line, None, "direct", (("name", source[0]),)))
 
     def leaf_write(self, target: Value, place: ast.AST, op: str) -> None:
@@ -312,9 +323,9 @@ class Frame:
     def persist(self, target: Value, place: ast.AST, given: Value | None) -> None:
         """A buffer of an object is overwritten with a value that has a graph."""
         name = target.facts.get("persistent")
-        if name and given is not None and self.state.grad_on and self.state.grad(given) == YES and not target.leaf:
-            if target.view != "detached" and self.function.name != "__init__":
-                self.run.report(Report("GG209", "freed_graph", self.line(place), None, "buffer", (("name", name),)))
+        attached = self.state.grad_on and given is not None and self.state.grad(given) == YES
+        if name and attached and not target.leaf and target.view != "detached" and self.function.name != "__init__":
+            self.run.report(Report("GG209", "freed_graph", self.line(place), None, "buffer", (("name", name),)))
 
 
 __all__ = ["Frame", "Heap", "OverBudgetError", "Report", "Run", "unknown"]

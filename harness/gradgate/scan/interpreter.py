@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from gradgate.scan import calls
+from gradgate.scan.evidence import treated_as_tensors
 from gradgate.scan.expressions import evaluate
 from gradgate.scan.flow import execute
 from gradgate.scan.frame import Frame, OverBudgetError, Report, Run
 from gradgate.scan.modules import FORWARDS, Class, Function, Module
-from gradgate.scan.evidence import treated_as_tensors
 from gradgate.scan.state import Hazard, State, reach
 from gradgate.scan.torch_ops import learn
 from gradgate.scan.values import LIKELY, MAYBE, NO, Value, fresh, tensors_in, unknown
@@ -132,7 +132,19 @@ def _is_called_without_grad(module: Module, function: Function) -> bool:
     return sites > 0
 
 
-_INFERENCE = ("post_process", "postprocess", "preprocess", "visuali", "plot", "draw", "nms", "metric", "predict", "infer", "decode_box")
+_INFERENCE = (
+    "post_process",
+    "postprocess",
+    "preprocess",
+    "visuali",
+    "plot",
+    "draw",
+    "nms",
+    "metric",
+    "predict",
+    "infer",
+    "decode_box",
+)
 
 
 def _is_inference(function: Function) -> bool:
@@ -147,7 +159,9 @@ def _is_no_grad(module: Module, node: ast.expr) -> bool:
 
 def _called(node: ast.Call) -> str:
     function = node.func
-    return function.attr if isinstance(function, ast.Attribute) else function.id if isinstance(function, ast.Name) else ""
+    return (
+        function.attr if isinstance(function, ast.Attribute) else function.id if isinstance(function, ast.Name) else ""
+    )
 
 
 def _is_exported(module: Module, function: Function) -> bool:
@@ -214,7 +228,7 @@ def _again(run: Run, frame: Frame, first: Value) -> Value:
     frame.state = second.state
     run.hazards[before:] = [hazard for hazard in run.hazards[before:] if hazard.save.what != "its weight"]
     for node in reach(frame.nodes_of(result), through_opaque=False):
-        if node.serial < frontier and node.kept_as:
+        if node.serial < frontier and node.kept_as and not _is_integer(node.kept_as):
             words = (("name", node.kept_as),)
             run.report(Report("GG209", "freed_graph", node.handed or node.line, node.line, "carried", words))
     return first
@@ -237,12 +251,15 @@ def _bind_root(frame: Frame, function: Function) -> None:
     in_forward = function.owner is not None and function.owner.is_layer and function.name in FORWARDS
     names = [*parameters.posonlyargs, *parameters.args, *parameters.kwonlyargs]
     positional = [*parameters.posonlyargs, *parameters.args]
-    defaults = {part.arg: value for part, value in zip(reversed(positional), reversed(parameters.defaults), strict=False)}
+    defaults = {
+        part.arg: value for part, value in zip(reversed(positional), reversed(parameters.defaults), strict=False)
+    }
     for at, argument in enumerate(names):
         if at == 0 and frame.myself is not None:
             frame.env[argument.arg] = frame.myself
             continue
-        value = unknown(argument.arg, LIKELY if in_forward else MAYBE)
+        grad = NO if _is_integer(argument.arg) else LIKELY if in_forward else MAYBE
+        value = unknown(argument.arg, grad)
         default = defaults.get(argument.arg)
         if isinstance(default, ast.Constant):
             value.facts = {"default": default.value}
@@ -266,16 +283,23 @@ def _bind_root(frame: Frame, function: Function) -> None:
         frame.env[parameters.kwarg.arg] = unknown(parameters.kwarg.arg)
 
 
+def _is_integer(name: str) -> bool:
+    """Whether an argument is named as indices, tokens or masks are, which carry no gradient."""
+    return name.endswith(("ids", "idx", "index", "indices", "labels", "tokens", "mask", "lengths", "positions"))
+
+
 def _finish(run: Run, frame: Frame, result: Value) -> None:
     """What the function returns or leaves on objects may meet a backward: say which hazards that makes faults."""
     frame.escape(result)
     for value in [result, *tensors_in(result)]:
-        run.check_cuts(frame, value, frame.state.nodes(value))
+        run.check_cuts(value, frame.state.nodes(value))
     if run.hazards:
         seen = reach(tuple(run.escaped))
         found = [hazard for hazard in run.hazards if hazard.save.node in seen]
         doubtful = any(hazard.save.grad <= MAYBE for hazard in found)
-        off = doubtful and (_is_inference(frame.function) or run.undifferentiated or _is_called_without_grad(run.module, frame.function))
+        off = doubtful and (
+            _is_inference(frame.function) or run.undifferentiated or _is_called_without_grad(run.module, frame.function)
+        )
         for hazard in found:
             if hazard.save.grad > MAYBE or not off:
                 _confirmed(run, hazard)

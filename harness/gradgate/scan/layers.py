@@ -291,7 +291,14 @@ def custom_function(frame: Frame, node: ast.Call, owner: Class, given: Sequence[
 def _returns_one(node: Any) -> bool:
     """Whether a forward returns one tensor, as far as its returns show."""
     values = [part.value for part in ast.walk(node) if isinstance(part, ast.Return)]
-    return all(isinstance(value, ast.Name | ast.BinOp) or (isinstance(value, ast.Call) and not (isinstance(value.func, ast.Name) and value.func.id in ("tuple", "list"))) for value in values)
+    return all(
+        isinstance(value, ast.Name | ast.BinOp)
+        or (
+            isinstance(value, ast.Call)
+            and not (isinstance(value.func, ast.Name) and value.func.id in ("tuple", "list"))
+        )
+        for value in values
+    )
 
 
 def _kept_on_ctx(node: Any, ctx: Sequence[str]) -> list[tuple[str, bool]]:

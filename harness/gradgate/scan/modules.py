@@ -109,8 +109,10 @@ _LAYERS = {
     "pytorch_lightning.LightningModule",
 }
 _HOT_NAMES = frozenset({
-    "backward", "step", "where", "tensor", "from_numpy", "frombuffer", "numpy", "set_grad_enabled", "requires_grad_", "apply",
-    "sqrt", "log", "log2", "log10", "copyto", "masked_fill", "round", "checkpoint", "grad", "data", "register_hook", "inplace", "out", "parameters", "mse_loss", "l1_loss", "smooth_l1_loss",
+    "backward", "step", "where", "tensor", "from_numpy", "frombuffer", "numpy", "set_grad_enabled",
+    "requires_grad_", "apply",
+    "sqrt", "log", "log2", "log10", "copyto", "masked_fill", "round", "checkpoint", "grad", "data",
+    "register_hook", "inplace", "out", "parameters", "mse_loss", "l1_loss", "smooth_l1_loss",
 })  # fmt: skip
 
 
@@ -216,9 +218,10 @@ class Module:
         entry = Function(node, node.name, self, owner if outer is None else None)
         for decorator in node.decorator_list:
             name = self._decorator(decorator)
-            entry.no_grad |= name.endswith(("no_grad", "inference_mode")) or name.endswith("enable_grad_false")
+            entry.no_grad |= name.endswith(("no_grad", "inference_mode"))
             entry.static |= name == "staticmethod"
             entry.is_property |= name in ("property", "functools.cached_property", "cached_property")
+        entry.no_grad |= "inference" in node.name
         self.every.append(entry)
         if outer is not None:
             outer.calls.add(node.name)
@@ -283,9 +286,15 @@ class Module:
             if kind is ast.keyword and function is not None and part.arg:  # type: ignore[attr-defined]
                 self.keywords.setdefault(part.arg, []).append(function)  # type: ignore[attr-defined]
             if function is not None and not function.hot:
-                if kind is ast.AugAssign or (kind is ast.Subscript and type(part.ctx) is ast.Store) or (kind is ast.keyword and part.arg in _HOT_NAMES):  # type: ignore[attr-defined]
-                    function.hot = True
+                function.hot = _is_hot(part)
             stack.extend(ast.iter_child_nodes(part))
+
+
+def _is_hot(node: ast.AST) -> bool:
+    """Whether an expression other than a name or attribute is one that a rule is about."""
+    if isinstance(node, ast.Subscript):
+        return type(node.ctx) is ast.Store
+    return isinstance(node, ast.AugAssign) or (isinstance(node, ast.keyword) and node.arg in _HOT_NAMES)
 
 
 _DEFINITIONS = {ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom}

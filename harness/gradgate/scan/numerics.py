@@ -1,4 +1,5 @@
-"""Numeric remarks that travel with values, and the faults that they reveal: masks that overflow, slopes that are infinite."""
+"""Numeric remarks that travel with values, and the faults that they reveal: masks that overflow, slopes that are
+infinite."""
 
 from __future__ import annotations
 
@@ -12,7 +13,10 @@ from gradgate.scan.frame import Frame, Report
 from gradgate.scan.values import LIKELY, MAYBE, NO, Cut, Value, const, merge, tensor, unknown
 
 HALF_MAX = 65504.0  # torch.finfo(torch.float16).max
-_STEEP = frozenset({"exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sqrt", "rsqrt", "acos", "asin", "reciprocal", "atanh", "logit", "acosh", "tan", "sinh", "cosh"})  # fmt: skip
+_STEEP = frozenset({
+    "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sqrt", "rsqrt", "acos", "asin", "reciprocal", "atanh",
+    "logit", "acosh", "tan", "sinh", "cosh",
+})  # fmt: skip
 _KEEPS_FACTS = frozenset(
     {
         "view",
@@ -202,11 +206,7 @@ def _mul(frame: Frame, place: ast.AST, given: Sequence[Value], facts: dict[str, 
             frame.run.reports.pop(("GG307", logged[1].file, logged[1].number), None)
             frame.run.report(Report("GG301", "nan_forward", frame.line(place), logged[1], "plogp", ()))
         number = other.data if other.kind in ("const", "tensor") else None
-        if (
-            one.facts.get("inverted")
-            and isinstance(number, int | float)
-            and HALF_MAX < abs(number) < math.inf
-        ):
+        if one.facts.get("inverted") and isinstance(number, int | float) and HALF_MAX < abs(number) < math.inf:
             half = "half" in (one.dtype, other.dtype)
             if one.dtype != "float" or half:
                 frame.run.report(
@@ -328,7 +328,11 @@ def shape(name: str, given: Sequence[Value]) -> str:
     argument = given[1].data if len(given) > 1 and given[1].kind == "const" else None
     base = given[0].facts.get("shape", "")
     if name in ("squeeze", "view", "reshape", "flatten"):
-        return "flat" if (name in ("squeeze", "flatten") and argument is None and len(given) == 1) or argument == -1 else ""
+        return (
+            "flat"
+            if (name in ("squeeze", "flatten") and argument is None and len(given) == 1) or argument == -1
+            else ""
+        )
     if name == "unsqueeze":
         return "column" if base == "flat" and argument in (1, -1) else ""
     if name in ("sigmoid", "tanh", "relu", "exp", "neg", "clone", "softplus", "clamp"):
@@ -351,8 +355,10 @@ def narrowed(frame: Frame, place: ast.AST, value: Value) -> None:
 
 
 _HANDLERS: dict[str, Any] = {
-    "softmax": _softmax, "log": _log, "log2": _log, "mul": _mul, "sub": _sub, "rsub": _sub, "sqrt": _sqrt, "cosh": _cosh,
+    "softmax": _softmax, "log": _log, "log2": _log, "mul": _mul, "sub": _sub, "rsub": _sub, "sqrt": _sqrt,
+    "cosh": _cosh,
     "square": _difference, "pow": _difference, "abs": _difference, "sum": _difference, "mean": _difference, "exp": _exp,
-    "add": _add, "masked_fill": _masked_fill, "tril": _triangular, "triu": _triangular, "isnan": _isnan, "isfinite": _isnan,
+    "add": _add, "masked_fill": _masked_fill, "tril": _triangular, "triu": _triangular, "isnan": _isnan,
+    "isfinite": _isnan,
     "where": _where, "logsumexp": _logsumexp,
 }  # fmt: skip

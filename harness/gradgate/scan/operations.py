@@ -16,11 +16,30 @@ CUTTING = frozenset({"argmax", "argmin", "argsort", "multinomial", "bernoulli", 
 FLAT = frozenset({"round", "floor", "ceil", "sign", "trunc", "heaviside", "sgn", "fix"})
 FACTORIES = frozenset({
     "zeros", "ones", "empty", "full", "rand", "randn", "randint", "arange", "linspace", "eye", "tensor", "as_tensor",
-    "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "from_numpy", "frombuffer", "randperm",
-    "new", "new_zeros", "new_ones", "new_empty", "new_full", "new_tensor", "logspace", "normal", "tril_indices", "triu_indices",
+    "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "from_numpy", "frombuffer",
+    "randperm",
+    "new", "new_zeros", "new_ones", "new_empty", "new_full", "new_tensor", "logspace", "normal", "tril_indices",
+    "triu_indices",
 })  # fmt: skip
 COPIES = frozenset(
-    {"clone", "contiguous", "to", "cpu", "cuda", "float", "half", "double", "bfloat16", "type", "type_as", "deepcopy"}
+    {
+        "clone",
+        "contiguous",
+        "to",
+        "cpu",
+        "cuda",
+        "float",
+        "half",
+        "double",
+        "bfloat16",
+        "type",
+        "type_as",
+        "deepcopy",
+        "long",
+        "int",
+        "bool",
+        "short",
+    }
 )
 
 

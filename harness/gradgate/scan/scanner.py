@@ -249,7 +249,9 @@ def scan_file(path: str, tree: Tree, known: frozenset[str]) -> FileResult:
     try:
         return scan_source(path, source, tree, known)
     except Exception as error:  # one file must not cost the others theirs; it is told, and counts as a problem
-        return FileResult(path, problem=f"the scanner broke on it, which is a bug in it: {type(error).__name__}: {error}")
+        return FileResult(
+            path, problem=f"the scanner broke on it, which is a bug in it: {type(error).__name__}: {error}"
+        )
 
 
 __all__ = ["FileResult", "Location", "ScanResult", "scan", "scan_file", "scan_source"]

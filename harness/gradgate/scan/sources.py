@@ -35,7 +35,7 @@ class Source:
 def discover(paths: Iterable[Path], problems: dict[str, str]) -> Iterator[Path]:
     """Every file to scan under the paths, each once; what cannot be listed goes to `problems`.
 
-    Hidden folders, virtual environments and caches are left out unless named. Symbolic links to folders are not followed.
+    Hidden folders, virtual environments and caches are left out unless named. Links to folders are not followed.
     """
     seen: set[str] = set()
 

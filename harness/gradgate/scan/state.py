@@ -114,7 +114,7 @@ def join_states(states: list[State], envs: list[dict[str, Value]]) -> tuple[Stat
 def joined(left: Value, here: State, right: Value, there: State) -> Value:
     """What holds of a value that is one of two, by path.
 
-    Where it is a tensor of its own on each path, what one path alone saved of the other's tensor cannot be hit through it.
+    Where it is a tensor of its own on each path, what one path alone saved of the other's tensor is out of its reach.
     """
     both = join(left, right)
     if both is left or both is right or not (left.stores and right.stores):

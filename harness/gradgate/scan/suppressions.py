@@ -1,4 +1,5 @@
-"""Suppressions: `# gradgate: ignore[inplace-on-saved-tensor] -- reason`, at the end of a line or alone on the line before."""
+"""Suppressions: `# gradgate: ignore[inplace-on-saved-tensor] -- reason`, at the end of a line or alone on the line
+before."""
 
 from __future__ import annotations
 

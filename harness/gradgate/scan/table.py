@@ -1,13 +1,15 @@
 """The operation table: what each differentiable operation of the installed PyTorch saves, asked of PyTorch itself.
 
-`python -m gradgate.scan.table` calls every function of `torch`, `torch.nn.functional`, `torch.linalg` and `torch.special`,
-every method of `Tensor` and every layer of `torch.nn` on small inputs, under saved-tensor hooks, with one input at a time
-requiring grad, and writes down whose memory was packed. Nothing in the table is written by hand but the trial arguments.
-This module needs torch; the scanner reads the stored table (`operations.py`) and does not.
+`python -m gradgate.scan.table` calls every function of `torch`, `torch.nn.functional`, `torch.linalg` and
+`torch.special`, every method of `Tensor` and every layer of `torch.nn` on small inputs, under saved-tensor
+hooks, with one input at a time requiring grad, and writes down whose memory was packed. Nothing in the table is
+written by hand but the trial arguments. This module needs torch; the scanner reads the stored table
+(`operations.py`) and does not.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 import json
@@ -37,10 +39,14 @@ SKIPPED = {
 FOREIGN = (str, bytes, list, dict, set, tuple, int, float, np.ndarray, nn.Module)
 # Methods that data frames, expressions and the like have too, so that their use is no evidence of a tensor.
 COMMON = {
-    "H", "abs", "add", "apply_", "ceil", "concat", "corrcoef", "count_nonzero", "cov", "cross", "det", "diff", "dim", "dist", "div",
-    "divide", "eq", "equal", "flip", "floor", "ge", "greater", "gt", "hash_tensor", "histogram", "inverse", "isfinite", "isin", "isinf",
-    "isnan", "layout", "le", "less", "log", "lt", "map_", "median", "mode", "mul", "multiply", "name", "ne", "new", "norm", "not_equal",
-    "numpy", "outer", "pow", "power", "qr", "quantile", "record_stream", "register_hook", "roll", "round", "select", "set_", "sign",
+    "H", "abs", "add", "apply_", "ceil", "concat", "corrcoef", "count_nonzero", "cov", "cross", "det", "diff",
+    "dim", "dist", "div",
+    "divide", "eq", "equal", "flip", "floor", "ge", "greater", "gt", "hash_tensor", "histogram", "inverse",
+    "isfinite", "isin", "isinf",
+    "isnan", "layout", "le", "less", "log", "lt", "map_", "median", "mode", "mul", "multiply", "name", "ne", "new",
+    "norm", "not_equal",
+    "numpy", "outer", "pow", "power", "qr", "quantile", "record_stream", "register_hook", "roll", "round",
+    "select", "set_", "sign",
     "solve", "storage", "sub", "subtract", "svd", "t", "tile", "unique", "vsplit", "where",
 }  # fmt: skip
 
@@ -72,9 +78,11 @@ def _labels() -> torch.Tensor:
 
 # Trial arguments, most specific first. A callable makes a fresh tensor.
 TRIALS: tuple[tuple[Any, ...], ...] = (
-    ("ij,jk->ik", SQUARE, SQUARE), (SQUARE,), (SQUARE, SQUARE), (SQUARE, -1), (SQUARE, 0.5), (SQUARE, 2), (SQUARE, SQUARE, SQUARE),
+    ("ij,jk->ik", SQUARE, SQUARE), (SQUARE,), (SQUARE, SQUARE), (SQUARE, -1), (SQUARE, 0.5), (SQUARE, 2),
+    (SQUARE, SQUARE, SQUARE),
     (SQUARE, _mask, 0.5), (SQUARE, 0, _index), (SQUARE, 0, _index, SQUARE), (SQUARE, _mask, SQUARE), (SQUARE, _labels),
-    (SQUARE, 0, _labels), (SQUARE, 0, _labels, SQUARE), (SQUARE, 0, 1), (SQUARE, [3, 3]), (SQUARE, [0, 1]), (SQUARE, 3, 3),
+    (SQUARE, 0, _labels), (SQUARE, 0, _labels, SQUARE), (SQUARE, 0, 1), (SQUARE, [3, 3]), (SQUARE, [0, 1]),
+    (SQUARE, 3, 3),
     (VECTOR,), (VECTOR, VECTOR), (SQUARE, VECTOR), (VECTOR, SQUARE, SQUARE), (CUBE,), (CUBE, CUBE), (CUBE, CUBE, CUBE),
     (IMAGE,), (IMAGE, WEIGHT), (_x(1, 2, 8), _x(2, 2, 3)), (_x(1, 2, 5, 5, 5), _x(2, 2, 3, 3, 3)), (IMAGE, 2),
     (IMAGE, [2, 2]), (IMAGE, VECTOR), (_x(1, 2, 8), 2), ([SQUARE, SQUARE],),
@@ -152,7 +160,7 @@ def _observe(function: Callable[..., Any], trial: Sequence[Any]) -> dict[str, An
         slot = places[wanted]
         for tensor in slots[slot]:
             tensor.requires_grad_()
-        result, saved, _alive = _saved_by(lambda given=arguments: function(*given))
+        result, saved, _alive = _saved_by(functools.partial(function, *arguments))
         outputs = _differentiable(result)
         if not outputs:
             continue
@@ -243,7 +251,7 @@ def _layer(kind: type[nn.Module]) -> dict[str, Any] | None:
                 given = make()
                 if key == "grad" and given.is_floating_point():
                     given.requires_grad_()
-                result, saved, _alive = _saved_by(lambda layer=layer, given=given: layer(given))
+                result, saved, _alive = _saved_by(functools.partial(layer, given))
                 outputs = _differentiable(result)
                 same = {_memory(given)} & {_memory(tensor) for tensor in outputs}
                 entry[key] = [word for word, hit in (
@@ -252,7 +260,7 @@ def _layer(kind: type[nn.Module]) -> dict[str, Any] | None:
                     ("parameters", bool(saved & {_memory(tensor) for tensor in layer.parameters()})),
                 ) if hit]  # fmt: skip
             entry |= _inplace_layer(kind, arguments, make)
-        except Exception:
+        except Exception:  # noqa: S112  most arguments fit no given layer
             continue
         return entry
     return None
@@ -268,14 +276,16 @@ def _inplace_layer(kind: type[nn.Module], arguments: Sequence[Any], make: Callab
 
 
 def names() -> dict[str, list[str]]:
-    """Methods of Tensor that no container, string or array shares (evidence that a value is a tensor), and those that write."""
+    """Methods of Tensor that nothing else has (evidence that a value is a tensor), those that write, and functions."""
     foreign = {name for kind in FOREIGN for name in dir(kind)}
     methods = [name for name in dir(torch.Tensor) if not name.startswith("_")]
     return {
         "evidence": sorted(name for name in methods if name not in foreign | COMMON),
-        "writes": sorted(name for name in methods if name.endswith("_") and name not in {"requires_grad_", "retain_grad_", "share_memory_", "detach_", "rename_", "resize_", "set_", "resize_as_"}),
+        "writes": sorted(name for name in methods if name.endswith("_") and name not in {"requires_grad_",
+        "retain_grad_", "share_memory_", "detach_", "rename_", "resize_", "set_", "resize_as_"}),
         "torch": sorted(name for name in dir(torch) if callable(getattr(torch, name)) and not name.startswith("_")),
-        "functional": sorted(name for name in dir(nn.functional) if callable(getattr(nn.functional, name)) and not name.startswith("_")),
+        "functional": sorted(name for name in dir(nn.functional) if callable(getattr(nn.functional,
+        name)) and not name.startswith("_")),
     }  # fmt: skip
 
 

@@ -68,7 +68,9 @@ def apply(frame: Frame, place: ast.AST, name: str, operands: Sequence[Value], op
         for value in given
     ]
     if len(given) > 1 and name in _ARITHMETIC:  # beside a tensor, what is not known to be one may as well be a number
-        grads = [grad if value.kind != "unknown" or value.nodes else NO for grad, value in zip(grads, given, strict=True)]
+        grads = [
+            grad if value.kind != "unknown" or value.nodes else NO for grad, value in zip(grads, given, strict=True)
+        ]
     strongest = max(grads, default=NO)
     if name in CUTTING:
         return numerics.cutting(frame, place, name, given)
@@ -221,7 +223,7 @@ def factory(frame: Frame, place: ast.Call, name: str, operands: Sequence[Value],
             for part in (source, *tensors_in(source))
             if part.kind in ("tensor", "array") and part.facts.get("number") is None
         ]
-        kept = [part for part in sources if frame.state.grad(part) >= MAYBE]
+        kept = [part for part in sources if frame.state.grad(part) >= LIKELY]
         if name != "as_tensor" and (kept or source.cut):
             lost = frame.state.nodes(kept[0]) if kept else ()
             cuts = (Cut(frame.line(place), "tensor", lost),) if kept else ()

@@ -96,7 +96,7 @@ def backward(frame: Frame, node: ast.Call, value: Value, options: Options) -> No
     certain = reach(nodes, through_opaque=False)
     _changed_parameters(frame, certain)
     _freed(frame, node, certain)
-    frame.run.check_cuts(frame, value, nodes)
+    frame.run.check_cuts(value, nodes)
     if not _retains(options):
         if nodes:
             state.freed = (*state.freed[-3:], (frozenset(certain), frame.line(node)))

@@ -16,7 +16,7 @@ fresh = itertools.count(1).__next__
 class Node:
     """A node of the autograd graph that running a line would make."""
 
-    __slots__ = ("handed", "kept_as", "keeps", "line", "modules", "op", "parents", "serial", "trained")
+    __slots__ = ("handed", "keeps", "kept_as", "line", "modules", "op", "parents", "serial", "trained")
 
     def __init__(
         self, op: str, line: Line, parents: tuple[Node, ...], modules: tuple[str, ...], trained: str = ""

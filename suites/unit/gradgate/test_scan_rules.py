@@ -43,7 +43,7 @@ def test_rule_has_a_program(code: str):
 
 
 def test_rules_have_the_catalogue_s_names():
-    """The scanner's rules are the catalogue's, under the same codes and names, and the catalogue says that scan looks."""
+    """The scanner's rules are the catalogue's, under the same names, and it says that scan looks for them."""
     known = {entry.code: entry for entry in CATALOGUE}
 
     assert {code: entry.name for code, entry in RULES.items()} == {code: known[code].name for code in RULES}

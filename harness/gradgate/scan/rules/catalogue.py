@@ -33,9 +33,11 @@ from gradgate.scan.values import Line
 
 _MODULES = (
     gg101_inplace_on_saved_tensor, gg102_parameter_changed_before_backward, gg103_data_write, gg104_foreign_write,
-    gg105_inplace_on_leaf_or_view, gg106_gradient_written_in_place, gg107_function_breaks_contract, gg201_dead_parameter,
+    gg105_inplace_on_leaf_or_view, gg106_gradient_written_in_place, gg107_function_breaks_contract,
+    gg201_dead_parameter,
     gg202_graph_cut, gg206_stale_gradient, gg209_freed_graph, gg210_graph_retained, gg301_nonfinite_forward,
-    gg304_mask_value_overflows, gg307_unsafe_function, gg415_shape_broadcast, gg605_checkpoint_unsafe, gg611_collective_behind_guard,
+    gg304_mask_value_overflows, gg307_unsafe_function, gg415_shape_broadcast, gg605_checkpoint_unsafe,
+    gg611_collective_behind_guard,
 )  # fmt: skip
 
 
@@ -53,7 +55,7 @@ class ScanRule:
 RULES: dict[str, ScanRule] = {
     module.CODE: ScanRule(
         module.CODE, module.NAME, module.TEXTS, getattr(module, "look", None), (module.__doc__ or "").strip()
-    )  # type: ignore[attr-defined]
+    )
     for module in _MODULES
 }
 

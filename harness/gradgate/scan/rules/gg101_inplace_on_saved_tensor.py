@@ -1,7 +1,7 @@
-"""The scanner runs each function abstractly and knows, from a table asked of PyTorch itself, which operation keeps which input
-or result for backward. A later write to that memory (`x.mul_()`, `x[i] = ...`, `x += ...`, `out=x`, `inplace=True`), through
-whatever view, alias, attribute or helper, is a finding if a value behind the operation is returned, stored or backpropagated.
-A write under `no_grad` counts too: it moves the version all the same.
+"""The scanner runs each function abstractly and knows, from a table asked of PyTorch itself, which operation keeps
+which input or result for backward. A later write to that memory (`x.mul_()`, `x[i] = ...`, `x += ...`, `out=x`,
+`inplace=True`), through whatever view, alias, attribute or helper, is a finding if a value behind the operation
+is returned, stored or backpropagated. A write under `no_grad` counts too: it moves the version all the same.
 
 ```python
 weights = torch.softmax(scores, dim=-1)

@@ -1,6 +1,6 @@
-"""A backward reaches nodes that were made before an `optimizer.step()` (or a write of parameters) and that need the parameters as
-they were. Optimizers are matched to modules by the `X.parameters()` that they were built from; one that cannot be matched
-counts only where the function speaks of no other.
+"""A backward reaches nodes that were made before an `optimizer.step()` (or a write of parameters) and that need
+the parameters as they were. Optimizers are matched to modules by the `X.parameters()` that they were built
+from; one that cannot be matched counts only where the function speaks of no other.
 
 ```python
 loss_d.backward(retain_graph=True)

@@ -1,5 +1,6 @@
-"""As GG101 in the source, but the write goes through `.data` or another alias with a version counter of its own, so that nothing
-will speak up at run time. Parameters written through `.data` between a forward and its backward count as well.
+"""As GG101 in the source, but the write goes through `.data` or another alias with a version counter of its own,
+so that nothing will speak up at run time. Parameters written through `.data` between a forward and its backward
+count as well.
 
 ```python
 attention = scores.softmax(-1)
@@ -25,7 +26,8 @@ TEXTS = {
         "write the parameters before the forward or after the backward",
     ),
     "quiet": Text(
-        "tensors of `{module}` are written with their version kept still, between their forward (line {victim}) and its backward",
+        "tensors of `{module}` are written with their version kept still, between their forward (line {victim}) "
+        "and its backward",
         _WHY,
         "write them before the forward or after the backward",
     ),

@@ -1,5 +1,5 @@
-"""The memory of a saved tensor is written through a NumPy array or a buffer that shares it: `t.detach().numpy()` without a copy, or
-the array behind `torch.from_numpy`. Reported where the array is seen to be written in place.
+"""The memory of a saved tensor is written through a NumPy array or a buffer that shares it: `t.detach().numpy()`
+without a copy, or the array behind `torch.from_numpy`. Reported where the array is seen to be written in place.
 
 ```python
 action = policy(state)

@@ -1,6 +1,7 @@
-"""A write with gradient on, to a leaf that requires grad (a parameter, or what `requires_grad_()` was called on), to one of the views
-that `chunk`, `split` or `unbind` return, to a view that was made under `no_grad`, or to an expanded tensor. Writes under `no_grad`,
-through `.data` or by `torch.nn.init` are updates and initialisations, and are left alone.
+"""A write with gradient on, to a leaf that requires grad (a parameter, or what `requires_grad_()` was called on),
+to one of the views that `chunk`, `split` or `unbind` return, to a view that was made under `no_grad`, or to an
+expanded tensor. Writes under `no_grad`, through `.data` or by `torch.nn.init` are updates and initialisations,
+and are left alone.
 
 ```python
 mean, log_std = net(x).chunk(2, dim=-1)

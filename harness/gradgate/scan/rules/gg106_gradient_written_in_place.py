@@ -1,5 +1,5 @@
-"""A custom `backward`, or a hook, writes the gradient that it was given: `grad_output *= scale`, `grad.mul_()`, `grad[mask] = 0`. The
-tensor is shared with other branches of the graph.
+"""A custom `backward`, or a hook, writes the gradient that it was given: `grad_output *= scale`, `grad.mul_()`,
+`grad[mask] = 0`. The tensor is shared with other branches of the graph.
 
 ```python
 def backward(ctx, grad_output):
@@ -54,7 +54,7 @@ def _writes(module: Module, function: Function, gradients: set[str], what: str) 
                 elif isinstance(target, ast.Name) and _same(node.value, gradients - fresh):
                     gradients = gradients | {target.id}
         found = _written(node)
-        if found is not None and found[0] in gradients - fresh:
+        if found is not None and found[0] in gradients - fresh and isinstance(node, ast.expr | ast.stmt):
             line = Line(module.path, node.lineno, node.col_offset, function.name)
             yield Report(CODE, "custom_function", line, None, what, (("name", found[0]), ("op", found[1])))
 

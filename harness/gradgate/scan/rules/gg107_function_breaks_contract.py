@@ -1,6 +1,7 @@
-"""In a custom `autograd.Function`: a tensor argument or result is kept as `ctx.name = tensor` instead of by `ctx.save_for_backward`, so
-that no version check guards it and it may leak; or an argument is written in place without `ctx.mark_dirty`. Where a tensor that was
-kept on `ctx` is seen to be overwritten later, the writing line is the finding.
+"""In a custom `autograd.Function`: a tensor argument or result is kept as `ctx.name = tensor` instead of by
+`ctx.save_for_backward`, so that no version check guards it and it may leak; or an argument is written in place
+without `ctx.mark_dirty`. Where a tensor that was kept on `ctx` is seen to be overwritten later, the writing
+line is the finding.
 
 ```python
 def forward(ctx, x):
@@ -26,7 +27,7 @@ TEXTS = {
     ),
     "kept": Text(
         "the tensor `{name}` is kept as ctx.{attribute}, not by ctx.save_for_backward",
-        "no version check guards it: a later write gives a silently wrong gradient; an output kept this way leaks its graph",
+        "no version check guards it: a later write gives a silently wrong gradient; an output kept so leaks its graph",
         "`ctx.save_for_backward({name})`, and read it from `ctx.saved_tensors`",
         "warning",
     ),

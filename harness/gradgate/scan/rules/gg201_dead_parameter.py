@@ -1,6 +1,7 @@
-"""Parameters that cannot train, as far as the source shows: layers in a plain list or dict, which `parameters()` does not find; a layer
-that the class builds and no line ever uses; a layer put into a model after an optimizer took its parameters; a leaf that is lost
-because `.to()`, `.cuda()` or arithmetic follows `requires_grad=True` or `nn.Parameter(...)` in one expression.
+"""Parameters that cannot train, as far as the source shows: layers in a plain list or dict, which `parameters()`
+does not find; a layer that the class builds and no line ever uses; a layer put into a model after an optimizer
+took its parameters; a leaf that is lost because `.to()`, `.cuda()` or arithmetic follows `requires_grad=True`
+or `nn.Parameter(...)` in one expression.
 
 ```python
 self.layers = [nn.Linear(8, 8) for _ in range(3)]                   # bad
@@ -113,7 +114,12 @@ def _layers_in(module: Module, node: ast.expr) -> bool:
 
 def _unused(module: Module, owner: Class) -> Iterator[Report]:
     first = owner.methods.get("__init__")
-    if first is None or owner.method("forward") is None or _SWEEPING & set(module.attributes) or not _is_plain(module, owner):
+    if (
+        first is None
+        or owner.method("forward") is None
+        or _SWEEPING & set(module.attributes)
+        or not _is_plain(module, owner)
+    ):
         return
     for node in ast.walk(first.node):
         if not isinstance(node, ast.Assign) or not _is_self(node.targets[0]) or not isinstance(node.value, ast.Call):
@@ -143,13 +149,20 @@ def _is_read(module: Module, owner: Class, name: str) -> bool:
     """
     for function in module.every:
         mine = function.owner in owner.lineage()
-        if function.owner is not None and not mine and owner not in function.owner.lineage() and name in _built_by(function.owner):
+        if (
+            function.owner is not None
+            and not mine
+            and owner not in function.owner.lineage()
+            and name in _built_by(function.owner)
+        ):
             continue
         if function.owner is not None and owner in function.owner.lineage() and not mine:
             continue
         if name in function.calls and _reads(function.node, owner if mine else None, name):
             return True
-    return any(_reads(node, None, name) for node in module.tree.body if not isinstance(node, ast.FunctionDef | ast.ClassDef))
+    return any(
+        _reads(node, None, name) for node in module.tree.body if not isinstance(node, ast.FunctionDef | ast.ClassDef)
+    )
 
 
 def _built_by(owner: Class) -> set[str]:

@@ -1,7 +1,8 @@
-"""A value that is backpropagated, or returned beside values that carry gradient, depends on layers only through a line at which the
-history ends: `torch.tensor(t)`, `.item()`, `float(t)`, a comparison, argmax, rounding without a straight-through term,
-`.detach().requires_grad_()`, `autograd.grad` without `create_graph`, reentrant checkpointing of frozen inputs. A plain `.detach()` or
-`no_grad` is a decision, and is left alone. `torch.set_grad_enabled(False)` that one way out of its function does not undo counts too.
+"""A value that is backpropagated, or returned beside values that carry gradient, depends on layers only through a
+line at which the history ends: `torch.tensor(t)`, `.item()`, `float(t)`, a comparison, argmax, rounding without
+a straight-through term, `.detach().requires_grad_()`, `autograd.grad` without `create_graph`, reentrant
+checkpointing of frozen inputs. A plain `.detach()` or `no_grad` is a decision, and is left alone.
+`torch.set_grad_enabled(False)` that one way out of its function does not undo counts too.
 
 ```python
 total = main + weight * torch.tensor(auxiliary).sum()     # bad: values without gradient

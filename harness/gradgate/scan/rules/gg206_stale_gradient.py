@@ -1,6 +1,7 @@
-"""A function runs `loss.backward()` and `optimizer.step()`, and nothing in the file, as far as its class's constants let it run, clears
-that optimizer's gradients: no `zero_grad`, no `.grad = None`. Also: `zero_grad` at the start of every epoch while the update waits
-for a number of micro-batches, so that the last ones of an epoch are thrown away.
+"""A function runs `loss.backward()` and `optimizer.step()`, and nothing in the file, as far as its class's
+constants let it run, clears that optimizer's gradients: no `zero_grad`, no `.grad = None`. Also: `zero_grad` at
+the start of every epoch while the update waits for a number of micro-batches, so that the last ones of an epoch
+are thrown away.
 
 ```python
 loss.backward()          # bad: adds to the gradients of the step before
@@ -85,20 +86,33 @@ def _never(module: Module, function: Function, cleared: set[str]) -> Iterator[Re
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             if node.func.attr == "backward" and _is_loss(node):
                 backward = backward or node
-            elif (
-                (node.func.attr == "step"
-                and not node.args
-                and "opt" in _last(node.func.value).lower())
-                or (node.func.attr == "step"
-                and _last(node.func.value) in ("od", "og"))
+            elif (node.func.attr == "step" and not node.args and "opt" in _last(node.func.value).lower()) or (
+                node.func.attr == "step" and _last(node.func.value) in ("od", "og")
             ):
                 steps.append(_last(node.func.value))
-    if backward is None or not steps or "*" in cleared:
+    if backward is None or not steps or "*" in cleared or not _repeats(module, function, backward):
         return
     name = steps[0]
     if name not in cleared and not (cleared and not _optimizer_names(cleared)):
         line = Line(module.path, backward.lineno, backward.col_offset, function.name)  # type: ignore[attr-defined]
         yield Report(CODE, "stale_grad", line, None, "never", (("name", name),))
+
+
+def _repeats(module: Module, function: Function, backward: ast.AST) -> bool:
+    """Whether the step runs more than once: in a loop, or in a function that others call (not a single-step test)."""
+    if "test" in function.name.lower() or "test" in module.path.rpartition("/")[2].lower():
+        return False
+    loops = (node for node in ast.walk(function.node) if isinstance(node, ast.For | ast.While))
+    if any(part is backward for loop in loops for part in ast.walk(loop)):
+        return True
+    callers = [caller for caller in module.every if function.name in caller.calls and caller is not function]
+    return function.owner is not None or any(_calls_in_loop(caller, function.name) for caller in callers)
+
+
+def _calls_in_loop(caller: Function, name: str) -> bool:
+    loops = (node for node in ast.walk(caller.node) if isinstance(node, ast.For | ast.While))
+    calls = (part for loop in loops for part in ast.walk(loop) if isinstance(part, ast.Call))
+    return any(_last(part.func) == name for part in calls)
 
 
 def _optimizer_names(names: set[str]) -> set[str]:

@@ -1,4 +1,5 @@
-"""After its backward, a loss is summed (`total += loss`) or put into a list with its history still on it, turn after turn of a loop.
+"""After its backward, a loss is summed (`total += loss`) or put into a list with its history still on it, turn
+after turn of a loop.
 
 ```python
 total += loss                # bad: every step's graph stays alive

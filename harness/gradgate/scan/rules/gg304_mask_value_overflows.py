@@ -1,6 +1,7 @@
-"""A mask constant that fp16 cannot hold (`masked_fill(mask, -1e9)` before a softmax; `(1 - mask) * -1e9`, where 0 * -inf is NaN), on a
-tensor that is half, or whose dtype the source does not fix; a softmax over a row that may be masked throughout with -inf, where the
-mask is not causal and nothing handles the row; log(cosh(x)) and log(1 + exp(x)).
+"""A mask constant that fp16 cannot hold (`masked_fill(mask, -1e9)` before a softmax; `(1 - mask) * -1e9`, where 0
+* -inf is NaN), on a tensor that is half, or whose dtype the source does not fix; a softmax over a row that may
+be masked throughout with -inf, where the mask is not causal and nothing handles the row; log(cosh(x)) and log(1
++ exp(x)).
 
 ```python
 scores.masked_fill(mask, -1e9)                                # bad under autocast: raises, or -inf

@@ -1,5 +1,5 @@
-"""A difference or loss between a column, `[N, 1]` (the output of `nn.Linear(..., 1)`, `unsqueeze(-1)`), and a flat tensor, `[N]`
-(`squeeze`, `view(-1)`, `[:, 0]`): they broadcast to `[N, N]`.
+"""A difference or loss between a column, `[N, 1]` (the output of `nn.Linear(..., 1)`, `unsqueeze(-1)`), and a flat
+tensor, `[N]` (`squeeze`, `view(-1)`, `[:, 0]`): they broadcast to `[N, N]`.
 
 ```python
 F.mse_loss(value_head(hidden), returns.flatten())                   # bad: mean over N * N pairs

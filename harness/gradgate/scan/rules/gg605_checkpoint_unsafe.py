@@ -1,5 +1,5 @@
-"""`torch.load` with `weights_only=False`, or without the argument (the default before PyTorch 2.6 runs code), and `pickle.load` in a
-function that loads a checkpoint.
+"""`torch.load` with `weights_only=False`, or without the argument (the default before PyTorch 2.6 runs code), and
+`pickle.load` in a function that loads a checkpoint.
 
 ```python
 torch.load(path)                         # bad: unpickles, which can run any code

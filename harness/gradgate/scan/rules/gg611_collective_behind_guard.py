@@ -1,5 +1,6 @@
-"""A collective (`all_reduce`, `broadcast`, `barrier`, `all_gather`, ...) inside `if rank == 0:` or its like, or behind
-`if rank != 0: return`, that the other ranks do not call: not in the other branch, nor in a second guard of the same function.
+"""A collective (`all_reduce`, `broadcast`, `barrier`, `all_gather`, ...) inside `if rank == 0:` or its like, or
+behind `if rank != 0: return`, that the other ranks do not call: not in the other branch, nor in a second guard
+of the same function.
 
 ```python
 if rank == 0:
@@ -28,8 +29,10 @@ TEXTS = {
     ),
 }
 COLLECTIVES = frozenset({
-    "all_reduce", "all_gather", "all_gather_object", "all_gather_into_tensor", "broadcast", "broadcast_object_list", "barrier", "reduce",
-    "reduce_scatter", "reduce_scatter_tensor", "gather", "gather_object", "scatter", "scatter_object_list", "all_to_all", "all_to_all_single",
+    "all_reduce", "all_gather", "all_gather_object", "all_gather_into_tensor", "broadcast",
+    "broadcast_object_list", "barrier", "reduce",
+    "reduce_scatter", "reduce_scatter_tensor", "gather", "gather_object", "scatter", "scatter_object_list",
+    "all_to_all", "all_to_all_single",
     "monitored_barrier", "wait_for_everyone",
 })  # fmt: skip
 _RANKS = ("rank", "is_main_process", "is_master", "is_main", "is_rank_zero", "is_global_zero", "main_process")
@@ -77,7 +80,11 @@ def _guarded_calls(module: Module, function: Function) -> dict[str, int]:
     """How many branches on a rank, in whatever form, hold each collective."""
     counts: dict[str, int] = {}
     for node in ast.walk(function.node):
-        if isinstance(node, ast.If) and any("rank" in _last(part).lower() or "main" in _last(part).lower() for part in ast.walk(node.test) if isinstance(part, ast.expr)):
+        if isinstance(node, ast.If) and any(
+            "rank" in _last(part).lower() or "main" in _last(part).lower()
+            for part in ast.walk(node.test)
+            if isinstance(part, ast.expr)
+        ):
             for name in {name for _, name in _collectives(module, node.body)}:
                 counts[name] = counts.get(name, 0) + 1
     return counts
@@ -123,12 +130,8 @@ def _after(module: Module, function: Function, guard: ast.If) -> list[tuple[ast.
 
 
 def _collectives(module: Module, body: list[ast.stmt]) -> list[tuple[ast.Call, str]]:
-    found: list[tuple[ast.Call, str]] = []
-    for statement in body:
-        for node in ast.walk(statement):
-            if isinstance(node, ast.Call) and _is_collective(module, node):
-                found.append((node, _last(node)))
-    return found
+    calls = (node for statement in body for node in ast.walk(statement) if isinstance(node, ast.Call))
+    return [(node, _last(node)) for node in calls if _is_collective(module, node)]
 
 
 def _is_collective(module: Module, node: ast.Call) -> bool:

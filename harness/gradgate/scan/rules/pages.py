@@ -1,4 +1,5 @@
-"""What the rules' pages say about the source. Read from the files' text, so that a page costs no import of the scanner."""
+"""What the rules' pages say about the source. Read from the files' text, so that a page costs no import of the
+scanner."""
 
 from __future__ import annotations
 

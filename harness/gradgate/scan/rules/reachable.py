@@ -31,5 +31,3 @@ def _decided(test: ast.expr, owner: Class) -> bool | None:
         if isinstance(value, ast.Constant) and isinstance(value.value, bool):
             return value.value
     return None
-
-
