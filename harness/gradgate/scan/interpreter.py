@@ -31,7 +31,7 @@ def analyse(module: Module, resolve: Resolve) -> list[Report]:
         The faults, one for each code and line.
     """
     run = Run(module, resolve, evaluate, execute, calls.invoke)
-    roots = list(_roots(module))
+    roots = list(_roots(module, resolve))
     asked: list[tuple[Function, set[str]]] = []
     quiet = _without_grad(module)
     for function in roots:
@@ -48,7 +48,17 @@ def analyse(module: Module, resolve: Resolve) -> list[Report]:
     return list(run.reports.values())
 
 
-def _roots(module: Module) -> Iterable[Function]:
+def _calls_hot_import(module: Module, function: Function, resolve: Resolve) -> bool:
+    """Whether a function calls one of another file of the tree that holds an interesting expression."""
+    for name in function.calls:
+        if name in module.relative:
+            found = resolve(module, name)
+            if isinstance(found, Function) and found.hot:
+                return True
+    return False
+
+
+def _roots(module: Module, resolve: Resolve) -> Iterable[Function]:
     """Functions from which an interesting expression can be reached, in the file's order."""
     by_name: dict[str, list[Function]] = {}
     for function in module.every:
@@ -57,7 +67,11 @@ def _roots(module: Module) -> Iterable[Function]:
         for name in ("forward", "__call__", "__init__"):
             if name in owner.methods:
                 by_name.setdefault(owner.name, []).append(owner.methods[name])
-    hot = {function for function in module.every if function.hot or _is_forward(function)}
+    hot = {
+        function
+        for function in module.every
+        if function.hot or _is_forward(function) or _calls_hot_import(module, function, resolve)
+    }
     queue = list(hot)
     callers: dict[str, list[Function]] = {}
     for function in module.every:

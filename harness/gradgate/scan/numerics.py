@@ -330,7 +330,8 @@ def shape(name: str, given: Sequence[Value]) -> str:
     if name in ("squeeze", "view", "reshape", "flatten"):
         return (
             "flat"
-            if (name in ("squeeze", "flatten") and argument is None and len(given) == 1) or argument == -1
+            if (name in ("squeeze", "flatten") and argument is None and len(given) == 1)
+            or (argument == -1 and len(given) == 2)
             else ""
         )
     if name == "unsqueeze":
