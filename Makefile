@@ -45,6 +45,7 @@ nightly: $(READY)  ## all tests, the slow ones too
 	@GRADGATE_PROFILE=nightly OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadgroup
 
 check: $(READY) format types imports  ## format, lint, types, import contracts and the fast tests
+	@$(BIN)/gradgate scan wmtp
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto -x suites/unit
 
 format: $(READY)

@@ -13,6 +13,7 @@ from gradgate.commands.compare import compare
 from gradgate.commands.exits import BROKEN, INTERRUPTED, USAGE
 from gradgate.commands.faults import faults
 from gradgate.commands.rule import show_rule
+from gradgate.commands.scan import scan_command
 from gradgate.commands.verify import verify
 from gradgate.core.errors import GradgateError, nearest
 from gradgate.core.origin import in_one_line
@@ -24,6 +25,7 @@ HELP = """Verify PyTorch training code: drive a real trainer and say what is wro
   gradgate verify my_project.adapter:subject   any other one
   gradgate verify --select GG4 --json out.json one family; results for a machine
   gradgate blame train.py --epochs 1           run a program, name the line that broke a gradient
+  gradgate scan src --diff main                find gradient faults in the source, without running it
   gradgate compare bench:make --base-ref main  is this checkout slower or heavier than main?
   gradgate faults run                          plant known faults, see which checks notice
   gradgate rule GG401                          what a code means and how to fix it
@@ -69,7 +71,7 @@ def cli() -> None:
     """The group; its help is HELP."""
 
 
-for command in (verify, blame, compare, faults, show_rule):
+for command in (verify, blame, scan_command, compare, faults, show_rule):
     cli.add_command(command)
 
 

@@ -18,6 +18,7 @@ from gradgate.checks.rules import RULES
 from gradgate.core.errors import UnknownCodeError, nearest
 from gradgate.core.rule import FAMILIES, Rule
 from gradgate.core.verdict import Outcome
+from gradgate.scan.rules.pages import page as source_page
 from gradgate.subjects.contract import Objective
 
 
@@ -75,7 +76,12 @@ def is_built(entry: Rule) -> bool:
 def page(entry: Rule) -> str:
     """The rule's page in Markdown: title, the catalogue's line, and the docstring of its check."""
     file = _file(entry)
-    text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) if file else "**Not built yet.**"
+    seen = source_page(entry.code)
+    text = (
+        ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) if file else "" if seen else "**Not built yet.**"
+    )
+    if seen:
+        text = f"{text}\n\n## In the source (`gradgate scan`)\n\n{seen}".lstrip()
     facts = [f"*Family:* {entry.family}", f"*Fails when* {entry.fails_when}."]
     if entry.looks:
         facts.insert(1, f"*Looks:* {', '.join(entry.looks)}")

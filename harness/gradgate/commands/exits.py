@@ -2,5 +2,5 @@
 
 from __future__ import annotations
 
-USAGE, BROKEN, INTERRUPTED = 2, 4, 130
+HOLDS, FAILED, USAGE, BROKEN, INTERRUPTED = 0, 1, 2, 4, 130
 EXIT_CODES = {"passed": 0, "failed": 1, "inconclusive": 3, "error": BROKEN}

@@ -11,7 +11,27 @@ from typing import Any
 from gradgate.core.errors import GradgateError, nearest
 
 _ENTRIES = {"expected": "code = reason", "accept": "metric = reason"}
-KEYS = ("target", "expected", "faults", "accept")
+KEYS = ("target", "expected", "faults", "accept", "scan")
+SCAN_KEYS = ("paths", "select", "ignore", "exclude", "baseline")
+
+
+@dataclass(frozen=True, slots=True)
+class ScanSettings:
+    """What [tool.gradgate.scan] says.
+
+    Args:
+        paths: what `gradgate scan` without PATHS scans; relative to the pyproject.toml.
+        select: codes, prefixes or names of rules; empty: all.
+        ignore: what to leave out of it.
+        exclude: patterns of files and folders whose findings do not count, relative to the pyproject.toml.
+        baseline: the file of findings that are allowed.
+    """
+
+    paths: tuple[str, ...] = ()
+    select: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    baseline: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +44,7 @@ class Project:
         expected: code -> reason of checks that are known to fail.
         faults: the folder of the fault catalogue.
         accept: metric -> reason of growths against base that are meant.
+        scan: the settings of `gradgate scan`.
     """
 
     file: Path | None = None
@@ -31,6 +52,7 @@ class Project:
     expected: Mapping[str, str] = field(default_factory=dict)
     faults: str | None = None
     accept: Mapping[str, str] = field(default_factory=dict)
+    scan: ScanSettings = field(default_factory=ScanSettings)
 
 
 def find_project(start: Path) -> Project:
@@ -68,6 +90,7 @@ def _read(file: Path) -> Project:
         _reasons(file, table, "expected"),
         _text(file, table, "faults"),
         _reasons(file, table, "accept"),
+        _scan(file, table),
     )
 
 
@@ -86,3 +109,21 @@ def _reasons(file: Path, table: Mapping[str, Any], key: str) -> dict[str, str]:
         if not isinstance(reason, str) or not reason.strip():
             raise GradgateError(f"{file}: [tool.gradgate.{key}] {name} needs a reason, a non-empty string")
     return entries
+
+
+def _scan(file: Path, table: Mapping[str, Any]) -> ScanSettings:
+    entries = table.get("scan", {})
+    if not isinstance(entries, dict):
+        raise GradgateError(f"{file}: [tool.gradgate.scan] must be a table, got {entries!r}")
+    for key in entries:
+        if key not in SCAN_KEYS:
+            raise GradgateError(f"{file}: [tool.gradgate.scan] has no key {key!r}{nearest(key, SCAN_KEYS)}")
+    lists = {key: _words(file, entries, key) for key in ("paths", "select", "ignore", "exclude")}
+    return ScanSettings(**lists, baseline=_text(file, entries, "baseline"))
+
+
+def _words(file: Path, entries: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    value = entries.get(key, [])
+    if not isinstance(value, list) or not all(isinstance(word, str) and word for word in value):
+        raise GradgateError(f"{file}: [tool.gradgate.scan] {key} must be a list of non-empty strings, got {value!r}")
+    return tuple(value)

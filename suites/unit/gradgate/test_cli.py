@@ -200,7 +200,10 @@ def test_rule_lists_all_with_what_is_built(stub_checks):
     [
         (["rule", "GG412x"], "Error: no rule 'GG412x'; did you mean 'GG412'?"),
         (["rule"], "Error: give a CODE such as GG401, or --list"),
-        (["verfy"], "Error: no command 'verfy', only blame, compare, faults, rule, verify; did you mean 'verify'?"),
+        (
+            ["verfy"],
+            "Error: no command 'verfy', only blame, compare, faults, rule, scan, verify; did you mean 'verify'?",
+        ),
     ],
 )
 def test_unknown_words_exit_with_2(words: list[str], message: str):

@@ -1,0 +1,154 @@
+"""A function runs `loss.backward()` and `optimizer.step()`, and nothing in the file, as far as its class's
+constants let it run, clears that optimizer's gradients: no `zero_grad`, no `.grad = None`. Also: `zero_grad` at
+the start of every epoch while the update waits for a number of micro-batches, so that the last ones of an epoch
+are thrown away.
+
+```python
+loss.backward()          # bad: adds to the gradients of the step before
+optimizer.step()
+
+optimizer.zero_grad()    # good
+loss.backward()
+optimizer.step()
+```
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+
+from gradgate.scan.frame import Report
+from gradgate.scan.modules import Function, Module
+from gradgate.scan.rules.reachable import reachable
+from gradgate.scan.rules.text import Text
+from gradgate.scan.values import Line
+
+CODE, NAME = "GG206", "stale-gradient"
+TEXTS = {
+    "never": Text(
+        "backward() adds to the gradients of the step before: nothing clears those of `{name}`",
+        "the update uses gradients of all steps so far: the effective learning rate grows",
+        "call `{name}.zero_grad()` before the backward",
+    ),
+    "tail": Text(
+        "zero_grad() at the start of each epoch throws away the micro-batches that were not stepped yet",
+        "the last micro-batches of every epoch never train",
+        "clear gradients only after a step, or step once more at the end of the epoch",
+        "warning",
+    ),
+}
+
+
+def look(module: Module) -> Iterator[Report]:
+    """Training steps without zero_grad, and accumulation whose tail is dropped."""
+    if "backward" not in module.attributes or "step" not in module.attributes:
+        return
+    cleared = _cleared(module)
+    for function in module.every:
+        if "backward" in function.calls and "step" in function.calls:
+            yield from _never(module, function, cleared)
+        if "backward" in function.calls and "zero_grad" in function.calls:
+            yield from _tail(module, function)
+
+
+def _cleared(module: Module) -> set[str]:
+    """Names on which zero_grad is called, on a path that can run."""
+    found: set[str] = set()
+    for function in module.every:
+        for node in reachable(function.node, function.owner):
+            if isinstance(node, ast.Attribute) and node.attr == "zero_grad":
+                found.add(_last(node.value))
+            elif isinstance(node, ast.Attribute) and node.attr == "grad" and isinstance(node.ctx, ast.Store):
+                found.add("*")
+    if _at_top(module):
+        found.add("*")
+    return found
+
+
+def _at_top(module: Module) -> bool:
+    return any(
+        isinstance(part, ast.Attribute) and part.attr == "zero_grad"
+        for node in module.tree.body
+        if not isinstance(node, ast.FunctionDef | ast.ClassDef)
+        for part in ast.walk(node)
+    )
+
+
+def _last(node: ast.expr) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else "*"
+
+
+def _never(module: Module, function: Function, cleared: set[str]) -> Iterator[Report]:
+    steps: list[str] = []
+    backward: ast.AST | None = None
+    for node in reachable(function.node, function.owner):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            if node.func.attr == "backward" and _is_loss(node):
+                backward = backward or node
+            elif (node.func.attr == "step" and not node.args and "opt" in _last(node.func.value).lower()) or (
+                node.func.attr == "step" and _last(node.func.value) in ("od", "og")
+            ):
+                steps.append(_last(node.func.value))
+    if backward is None or not steps or "*" in cleared or not _repeats(module, function, backward):
+        return
+    name = steps[0]
+    if name not in cleared and not (cleared and not _optimizer_names(cleared)):
+        line = Line(module.path, backward.lineno, backward.col_offset, function.name)  # type: ignore[attr-defined]
+        yield Report(CODE, "stale_grad", line, None, "never", (("name", name),))
+
+
+def _repeats(module: Module, function: Function, backward: ast.AST) -> bool:
+    """Whether the step runs more than once: in a loop, or in a function that others call (not a single-step test)."""
+    if "test" in function.name.lower() or "test" in module.path.rpartition("/")[2].lower():
+        return False
+    loops = (node for node in ast.walk(function.node) if isinstance(node, ast.For | ast.While))
+    if any(part is backward for loop in loops for part in ast.walk(loop)):
+        return True
+    callers = [caller for caller in module.every if function.name in caller.calls and caller is not function]
+    return function.owner is not None or any(_calls_in_loop(caller, function.name) for caller in callers)
+
+
+def _calls_in_loop(caller: Function, name: str) -> bool:
+    loops = (node for node in ast.walk(caller.node) if isinstance(node, ast.For | ast.While))
+    calls = (part for loop in loops for part in ast.walk(loop) if isinstance(part, ast.Call))
+    return any(_last(part.func) == name for part in calls)
+
+
+def _optimizer_names(names: set[str]) -> set[str]:
+    """Of the names that are cleared, those that are optimizers; a model that is cleared clears for all."""
+    return {name for name in names if name.lower().startswith("o") or "opt" in name.lower()}
+
+
+def _is_loss(node: ast.Call) -> bool:
+    return not node.args or any(keyword.arg == "retain_graph" for keyword in node.keywords)
+
+
+def _tail(module: Module, function: Function) -> Iterator[Report]:
+    body = getattr(function.node, "body", [])
+    for at, loop in enumerate(body if isinstance(body, list) else []):
+        if not isinstance(loop, ast.For):
+            continue
+        before = [
+            node
+            for statement in body[:at]
+            for node in reachable(ast.Module([statement], []), function.owner)
+            if isinstance(node, ast.Attribute) and node.attr == "zero_grad"
+        ]
+        guard = next((node for node in ast.walk(loop) if isinstance(node, ast.If) and _is_modulo(node.test)), None)
+        after = any(
+            isinstance(node, ast.Attribute) and node.attr in ("step", "optimizer_step")
+            for statement in body[at + 1 :]
+            for node in ast.walk(statement)
+        )
+        persists = guard is not None and any(isinstance(node, ast.Attribute) for node in ast.walk(guard.test))
+        has_backward = any(isinstance(node, ast.Attribute) and node.attr == "backward" for node in ast.walk(loop))
+        if before and persists and has_backward and not after:
+            line = Line(module.path, before[-1].lineno, before[-1].col_offset, function.name)
+            yield Report(CODE, "stale_grad", line, None, "tail", ())
+            return
+
+
+def _is_modulo(test: ast.expr) -> bool:
+    """`count % every == 0` and nothing else, such as a test for the last batch."""
+    return isinstance(test, ast.Compare) and isinstance(test.left, ast.BinOp) and isinstance(test.left.op, ast.Mod)

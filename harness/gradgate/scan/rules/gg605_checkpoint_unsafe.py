@@ -1,0 +1,84 @@
+"""`torch.load` with `weights_only=False`, or without the argument (the default before PyTorch 2.6 runs code), and
+`pickle.load` in a function that loads a checkpoint.
+
+```python
+torch.load(path)                         # bad: unpickles, which can run any code
+torch.load(path, weights_only=True)      # good
+```
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+
+from gradgate.scan.frame import Report
+from gradgate.scan.modules import Module
+from gradgate.scan.rules.text import Text
+from gradgate.scan.values import Line
+
+CODE, NAME = "GG605", "checkpoint-unsafe"
+_WHY = "whoever can write the file can run code where it is loaded"
+TEXTS = {
+    "missing": Text(
+        "torch.load without weights_only=True",
+        _WHY + "; before PyTorch 2.6 the default unpickles",
+        "pass weights_only=True",
+        "warning",
+    ),
+    "false": Text(
+        "torch.load with weights_only=False unpickles the file",
+        _WHY,
+        "save tensors and plain containers; load with weights_only=True",
+        "warning",
+    ),
+    "pickle": Text(
+        "pickle.load of a checkpoint runs the code that is in it",
+        _WHY,
+        "torch.load(..., weights_only=True), or safetensors",
+        "warning",
+    ),
+}
+
+
+def look(module: Module) -> Iterator[Report]:
+    """Calls that unpickle."""
+    if "load" not in module.attributes and "load" not in module.imports:
+        return
+    for function, node in _calls(module):
+        name = module.dotted(node.func)
+        what = ""
+        if name == "torch.load":
+            what = _weights_only(node)
+        elif name in ("pickle.load", "cPickle.load") and any(
+            word in function.lower() for word in ("checkpoint", "ckpt", "resume", "restore")
+        ):
+            what = "pickle"
+        if what:
+            yield Report(CODE, "other", Line(module.path, node.lineno, node.col_offset, function), None, what, ())
+
+
+def _calls(module: Module) -> Iterator[tuple[str, ast.Call]]:
+    seen: set[int] = set()
+    for function in module.every:
+        if "load" in function.calls:
+            for node in ast.walk(function.node):
+                if isinstance(node, ast.Call) and id(node) not in seen:
+                    seen.add(id(node))
+                    yield function.name, node
+    for statement in module.tree.body:
+        if not isinstance(statement, ast.FunctionDef | ast.ClassDef):
+            for node in ast.walk(statement):
+                if isinstance(node, ast.Call) and id(node) not in seen:
+                    seen.add(id(node))
+                    yield "", node
+
+
+def _weights_only(node: ast.Call) -> str:
+    for keyword in node.keywords:
+        if keyword.arg is None:
+            return ""
+        if keyword.arg == "weights_only":
+            value = keyword.value
+            return "false" if isinstance(value, ast.Constant) and value.value is False else ""
+    return "missing"

@@ -1,0 +1,102 @@
+"""The scanned tree: parsed files by path, and what a name imported from within the tree means."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import warnings
+from collections import OrderedDict
+from pathlib import Path
+
+from gradgate.scan.modules import Class, Function, Module
+from gradgate.scan.sources import UnreadableError, decode, read_bytes
+
+MOST_MODULES = 200  # parsed files kept
+MOST_FOLLOWED = 300_000  # bytes of a file that an import is followed into
+HOPS = 4
+
+
+class Tree:
+    """Parsed files under some roots."""
+
+    def __init__(self, roots: tuple[str, ...]) -> None:
+        self.roots = tuple(str(Path(root).resolve()) for root in roots)
+        self._modules: OrderedDict[str, Module | None] = OrderedDict()
+        self._found: dict[tuple[str, str], Function | Class | None] = {}
+        self.digests: dict[str, str] = {}
+        self.used: set[str] = set()  # files that the last analysis looked into
+
+    def resolve(self, module: Module, name: str) -> Function | Class | None:
+        """The function or class that a module imports under a name, if its file is under the roots."""
+        key = (module.path, name)
+        if key not in self._found:
+            self._found[key] = self._look_up(module, name, HOPS)
+        found = self._found[key]
+        if found is not None:
+            self.used.add(found.module.path)
+        return found
+
+    def _look_up(self, module: Module, name: str, hops: int) -> Function | Class | None:
+        if name not in module.relative or hops == 0:
+            return None
+        level, source, original = module.relative[name]
+        for path in _candidates(Path(module.path), level, source):
+            if path.is_file() and self._is_inside(path):
+                other = self._load(path)
+                if other is None:
+                    continue
+                found = other.functions.get(original) or other.classes.get(original)
+                return found or self._look_up(other, original, hops - 1)
+        return None
+
+    def _is_inside(self, path: Path) -> bool:
+        text = str(path.resolve())
+        return any(text.startswith(root) for root in self.roots)
+
+    def _load(self, path: Path) -> Module | None:
+        key = str(path)
+        if key not in self._modules:
+            module = None
+            try:
+                data = read_bytes(path)
+                if len(data) <= MOST_FOLLOWED and b"torch" in data:
+                    self.digests[key] = digest(data)
+                    module = parse(key, decode(path, data).text)
+            except (UnreadableError, SyntaxError, ValueError, RecursionError, MemoryError):
+                module = None
+            self._modules[key] = module
+            if len(self._modules) > MOST_MODULES:
+                self._modules.popitem(last=False)
+        return self._modules[key]
+
+
+def parse(path: str, text: str) -> Module:
+    """A file's text as a Module.
+
+    Raises:
+        SyntaxError: it is no Python 3.
+        ValueError: it holds null bytes.
+        RecursionError, MemoryError: it is nested too deeply.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # invalid escapes in somebody's strings
+        tree = ast.parse(text)
+    return Module(path, tree, text.split("\n"))
+
+
+def digest(data: bytes) -> str:
+    """A content's key."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def _candidates(file: Path, level: int, source: str) -> list[Path]:
+    parts = source.split(".") if source else []
+    if level:
+        folders = [file.parents[level - 1]] if level <= len(file.parents) else []
+    else:
+        folders = list(file.parents)[:6]
+    found = []
+    for folder in folders:
+        base = folder.joinpath(*parts)
+        found += [base.with_suffix(".py"), base / "__init__.py"] if parts else [base / "__init__.py"]
+    return found
