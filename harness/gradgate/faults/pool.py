@@ -15,6 +15,9 @@ from typing import Any
 from gradgate.faults.worker import Report, Task, work
 
 
+_GRACE = 5.0  # seconds between a report and the end of its process
+
+
 @dataclass(slots=True)
 class _Running:
     key: int
@@ -73,6 +76,7 @@ def _outcome(one: _Running) -> Report | str | None:
         except EOFError:
             one.process.join()
             report = f"crashed (exit {one.process.exitcode})"
+        one.process.join(_GRACE)
         _end(one)
         return report
     if time.monotonic() >= one.deadline:

@@ -62,6 +62,7 @@ def test_edge_fault_turns_its_check_red(name: str) -> None:
     assert outcome.measured.keys() >= outcome.allowed.keys()
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", ALONE)
 def test_edge_fault_turns_no_other_check_red(name: str) -> None:
     """A fault is named by the check that it is meant for, and by none besides."""

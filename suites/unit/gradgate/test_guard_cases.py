@@ -43,6 +43,7 @@ def guarded(file: Path, score: ModuleType, suffix: str) -> list[tuple[str, int |
     return [(one.kind, one.culprit.line if one.culprit else None) for one in step.findings]
 
 
+@pytest.mark.nightly
 def test_guard_names_the_faults_of_the_shared_cases_and_no_others(monkeypatch):
     """Kind and line of every write to a saved tensor come first; the fixed programs of all kinds are silent."""
     for name in ("", "bugs"):

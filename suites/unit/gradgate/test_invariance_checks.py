@@ -70,6 +70,7 @@ def test_invariance_fault_turns_its_check_red(name: str) -> None:
     assert outcome.measured.keys() >= outcome.allowed.keys()
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", ALONE)
 def test_invariance_fault_turns_no_other_check_red(name: str) -> None:
     """One invariance is broken, the others hold, and the gradient is that of the loss."""

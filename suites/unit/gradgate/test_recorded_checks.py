@@ -89,6 +89,7 @@ def test_recorded_fault_turns_its_check_red_and_names_the_line(name: str) -> Non
     assert outcome.measured.keys() >= outcome.allowed.keys()
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", RECORDED)
 def test_recorded_fault_turns_no_other_check_red(name: str) -> None:
     """Neither another one that reads the recording nor one that measures gradients."""

@@ -82,9 +82,8 @@ def test_planted_fault_turns_its_check_red(name: str) -> None:
     assert {finding.name for finding in outcome.findings} == {catalogue.rule(fault.code).name}
 
 
-@pytest.mark.parametrize(
-    "codes", [set(CODES) - WHOLE, pytest.param(WHOLE, marks=pytest.mark.nightly)], ids=["", "whole"]
-)
+@pytest.mark.parametrize("codes", [set(CODES) - WHOLE, WHOLE], ids=["", "whole"])
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", ALONE)
 def test_planted_fault_turns_no_other_check_red(name: str, codes: set[str]) -> None:
     """A fault is named by the check that it is meant for, and by none besides."""
