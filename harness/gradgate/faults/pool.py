@@ -14,7 +14,6 @@ from typing import Any
 
 from gradgate.faults.worker import Report, Task, work
 
-
 _GRACE = 5.0  # seconds between a report and the end of its process
 
 
