@@ -1,6 +1,6 @@
 """The fallback: each copy in a process of its own, in turns on one core. Weaker: every turn begins with cold caches.
 
-Three quarters of the precision are lost (docs/decisions), so that T is 5 % and turns have at least three steps, the
+Ratios between processes scatter more than those inside one, so that T is 5 % and turns have at least three steps, the
 first of which is thrown away. Two workers a side, started in mirrored order, stand for restarting and swapping them.
 """
 
