@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from gradgate.core.rule import Rule
     from gradgate.core.verdict import Outcome, Result, Verdict
     from gradgate.plugin import parametrize
-    from gradgate.subjects.contract import Context, Corpus, Fit, Functions, Run, Stage, Subject, Tokens
+    from gradgate.subjects.contract import Context, Corpus, Fit, Functions, Looped, Run, Stage, Subject, Tokens
     from gradgate.watch.block import watch
     from gradgate.watch.guard import guard
 
@@ -28,7 +28,17 @@ _HOMES = {
     "gradgate.core.rule": ("Rule",),
     "gradgate.core.verdict": ("Outcome", "Result", "Verdict"),
     "gradgate.plugin": ("parametrize",),
-    "gradgate.subjects.contract": ("Context", "Corpus", "Fit", "Functions", "Run", "Stage", "Subject", "Tokens"),
+    "gradgate.subjects.contract": (
+        "Context",
+        "Corpus",
+        "Fit",
+        "Functions",
+        "Looped",
+        "Run",
+        "Stage",
+        "Subject",
+        "Tokens",
+    ),
     "gradgate.watch.block": ("watch",),
     "gradgate.watch.guard": ("guard",),
 }
@@ -43,6 +53,7 @@ __all__ = [
     "GradientFaultError",
     "GradientFaultWarning",
     "Location",
+    "Looped",
     "Outcome",
     "Result",
     "Rule",

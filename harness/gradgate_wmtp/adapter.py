@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -15,12 +16,13 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 import wmtp
-from gradgate.subjects.contract import Corpus, Fit, Functions, Run, Stage, Subject, Tokens
+from gradgate.subjects.contract import Corpus, Fit, Functions, Looped, Run, Stage, Subject, Tokens
 from wmtp import checkpoint
 from wmtp.data.batches import Batch
 from wmtp.labels import IGNORE
 from wmtp.loading import load_settings
 from wmtp.loop import LoopState
+from wmtp.loop import run as run_loop
 from wmtp.loss import predicting, squared_error_sum
 from wmtp.metrics import MetricsFile
 from wmtp.progress import quiet
@@ -30,7 +32,7 @@ from wmtp.rewards.reference import reference_rewards
 from wmtp.rewards.reward_model import RewardModel, model_rewards
 from wmtp.settings import Config, Recipe
 from wmtp.stage1 import FeatureBatch, Features, join_rows, to_device
-from wmtp.stages import Stage1, build_stage
+from wmtp.stages import Stage1, Stage2, build_stage
 from wmtp.train import train
 from wmtp.trainer import Trainer, build
 
@@ -59,6 +61,8 @@ class WmtpRun(Run):
         self.work = work or build_stage(self.stage_name, trainer)
         self.optimizers = [self.work.update.optimizer]
         self.max_norm = trainer.recipe.optim.grad_clip
+        self.updates = self.work.total_steps
+        self.epoch_size = trainer.collator.order.size
         self.modules = self.parts()
 
     def parts(self) -> Mapping[str, nn.Module]:
@@ -76,6 +80,27 @@ class WmtpRun(Run):
         self.at.step += 1
         metrics = self.work.stage.step(batch)
         return {name: value for name, value in metrics.items() if value is not None}
+
+    def hyperparameters(self, update: int) -> Mapping[str, Mapping[str, Any]]:
+        """AdamW as the recipe describes it: decay for matrices alone, a rate a module, a share of it by the step."""
+        optim, share = self.trainer.recipe.optim, self.share_of_peak(update)
+        return {
+            f"{name}.{key}": {
+                "lr": share * self.peak_rates()[name],
+                "weight_decay": optim.weight_decay if parameter.dim() > 1 else 0.0,
+                "betas": optim.betas,
+            }
+            for name, module in self.parts().items()
+            for key, parameter in module.named_parameters()
+        }
+
+    def share_of_peak(self, update: int) -> float:
+        """Share of the peak rate at an update."""
+        raise NotImplementedError
+
+    def peak_rates(self) -> Mapping[str, float]:
+        """The peak rate of each module."""
+        raise NotImplementedError
 
     def evaluate(self) -> Mapping[str, Any]:
         """The stage's evaluation on the held-out rows."""
@@ -101,8 +126,10 @@ class WmtpRun(Run):
         paths = self.trainer.config.paths.model_copy(update={"output": str(path)})
         config = self.trainer.config.model_copy(update={"paths": paths})
         metrics = MetricsFile(path / "metrics.jsonl")
-        save_run(dataclasses.replace(self.trainer, config=config), self.work, self.at, metrics)
-        metrics.close()
+        try:
+            save_run(dataclasses.replace(self.trainer, config=config), self.work, self.at, metrics)
+        finally:
+            metrics.close()
 
     def load(self, path: Path) -> None:
         """The trainer's own resume: settings, seed included, come from the checkpoint."""
@@ -123,6 +150,23 @@ class Stage1Run(WmtpRun):
     def parts(self) -> Mapping[str, nn.Module]:
         """The value head."""
         return {"value_head": self.trainer.model.value_head}
+
+    def share_of_peak(self, update: int) -> float:  # noqa: ARG002
+        """Value-head pretraining keeps its rate."""
+        return 1.0
+
+    def peak_rates(self) -> Mapping[str, float]:
+        """The pretraining's own."""
+        return {"value_head": self.trainer.recipe.pretrain.lr}
+
+    def samples(self, batch: FeatureBatch) -> list[bytes]:
+        """The features themselves."""
+        pairs = zip(batch.hidden_BSD, batch.valid_BS, strict=True)
+        return [hidden_SD[valid_S].cpu().numpy().tobytes() for hidden_SD, valid_S in pairs]
+
+    def heldout(self) -> list[bytes]:
+        """The features of held-out rows."""
+        return self.samples(join_rows(self.work.heldout))
 
     def losses(self, batch: FeatureBatch) -> Mapping[str, Tensor]:
         """The value loss."""
@@ -161,6 +205,7 @@ class Stage2Run(WmtpRun):
     """Main training of trunk, heads and value head."""
 
     stage_name = "stage2"
+    work: Stage2
     logits_from = "heads"
 
     def parts(self) -> Mapping[str, nn.Module]:
@@ -168,9 +213,30 @@ class Stage2Run(WmtpRun):
         model = self.trainer.model
         return {"trunk": model.trunk, "heads": model.heads, "value_head": model.value_head}
 
+    def share_of_peak(self, update: int) -> float:
+        """Warm-up in equal steps to 1, then half a cosine from 1 to the final ratio at the last update, which stays."""
+        optim, last = self.trainer.recipe.optim, self.trainer.recipe.train.max_steps - 1
+        if update < optim.warmup_steps:
+            return (update + 1) / optim.warmup_steps
+        part = min(update - optim.warmup_steps, last - optim.warmup_steps) / (last - optim.warmup_steps)
+        return optim.final_ratio + (1 - optim.final_ratio) * (1 + math.cos(math.pi * part)) / 2
+
+    def peak_rates(self) -> Mapping[str, float]:
+        """One for trunk and heads, one for the value head."""
+        recipe = self.trainer.recipe
+        return {"trunk": recipe.optim.lr, "heads": recipe.optim.lr, "value_head": recipe.critic.value_lr}
+
+    def samples(self, batch: tuple[Batch, ...]) -> list[tuple[int, ...]]:
+        """The rows' own tokens."""
+        return [row for part in batch for row in rows_of(part)]
+
+    def heldout(self) -> list[tuple[int, ...]]:
+        """The tokens of held-out rows."""
+        return [row for part in self.work.heldout for row in rows_of(part)]
+
     def losses(self, batch: tuple[Batch, ...]) -> Mapping[str, Tensor]:
         """The token loss, the value loss and their sum."""
-        terms = self.work.stage.losses(batch[0].to(self.trainer.device))  # type: ignore[union-attr]
+        terms = self.work.stage.losses(batch[0].to(self.trainer.device))
         value_loss = {} if terms.value_loss is None else {"value_loss": terms.value_loss}
         return {"total": terms.total, "wmtp_loss": terms.wmtp_loss} | value_loss
 
@@ -210,7 +276,7 @@ class Stage2Run(WmtpRun):
         token_BS = torch.zeros_like(valid_BS, dtype=torch.long)
         count = int(valid_BS.sum())
         batch = Batch(token_BS, valid_BS, label_BSH, reward_BS, None, False, positions=0, tokens=count, labels=0)
-        self.work.stage.losses(batch.to(self.trainer.device), record=record)  # type: ignore[union-attr]
+        self.work.stage.losses(batch.to(self.trainer.device), record=record)
 
     def rewards(self, batch: tuple[Batch, ...]) -> Mapping[str, Tensor]:
         """A reward model with dropout, and this model as the reference, by the trainer's own functions."""
@@ -231,6 +297,48 @@ class Stage2Run(WmtpRun):
     def tokens(self, batch: tuple[Batch, ...]) -> Tokens:
         """The first micro-batch's tokens; there is only one."""
         return Tokens(batch[0].token_BS, batch[0].valid_BS, batch[0].document_BS)
+
+
+def rows_of(batch: Batch) -> list[tuple[int, ...]]:
+    """The tokens of each row, without padding."""
+    pairs = zip(batch.token_BS, batch.valid_BS, strict=True)
+    return [tuple(token_S[valid_S].tolist()) for token_S, valid_S in pairs]
+
+
+class Course:
+    """A stage for the trainer's loop whose steps do nothing and whose evaluations give scores."""
+
+    name = "stage2"
+
+    def __init__(self, scores: Sequence[float], patience: int | None, max_steps: int, eval_every: int) -> None:
+        self.scores, self.patience, self.total_steps, self.eval_every = iter(scores), patience, max_steps, eval_every
+        self.steps = self.evaluations = self.last_evaluated = 0
+
+    def advance(self, position: int) -> tuple[dict[str, Any], int]:
+        """A step."""
+        self.steps += 1
+        return {}, position + 1
+
+    def evaluate(self) -> tuple[dict[str, Any], float]:
+        """The next score."""
+        self.evaluations += 1
+        self.last_evaluated = self.steps
+        return {}, next(self.scores)
+
+    def improved(self, score: float) -> None:
+        """Nothing is kept."""
+
+
+def loop(scores: Sequence[float], *, patience: int | None, max_steps: int, eval_every: int) -> Looped:
+    """The trainer's own loop over such a course."""
+    course = Course(scores, patience, max_steps, eval_every)
+    with tempfile.TemporaryDirectory() as folder:
+        metrics = MetricsFile(Path(folder) / "metrics.jsonl")
+        run_loop(
+            course, LoopState(course.name), metrics=metrics, report=quiet(), save=lambda: None, save_every=max_steps + 1
+        )
+        metrics.close()
+    return Looped(course.steps, course.evaluations, course.last_evaluated)
 
 
 def small_trainer(config: Config, recipe: Recipe) -> Trainer:
@@ -326,8 +434,8 @@ def build_subject() -> Subject:
     return Subject(
         name="wmtp",
         stages=(
-            Stage("stage1", start=Stage1Run, fit=fit_stage1, objective="value", edges=STAGE1_EDGES),
-            Stage("stage2", start=Stage2Run, fit=fit_stage2, objective="tokens", edges=STAGE2_EDGES),
+            Stage("stage1", start=Stage1Run, fit=fit_stage1, objective="value", edges=STAGE1_EDGES, loop=loop),
+            Stage("stage2", start=Stage2Run, fit=fit_stage2, objective="tokens", edges=STAGE2_EDGES, loop=loop),
         ),
         functions=Functions(
             labels=wmtp.make_labels,

@@ -59,8 +59,10 @@ setrlimit(2).
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -130,13 +132,16 @@ class _End:
 
 def _refused(run: Run, folder: Path, limit: int) -> _End:
     """Beyond the limit a write raises."""
-    doing = f"that may write {limit} bytes a file"
+    said = ""
     with _largest_file(limit):
         try:
             run.save(folder)
         except (Exception, SystemExit) as error:
-            return _End(doing, True, f"raised {type(error).__name__}")
-    return _End(doing, False, "")
+            said = f"raised {type(error).__name__}"
+    with warnings.catch_warnings():  # a file that the failed save left open is closed here, and not told
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+    return _End(f"that may write {limit} bytes a file", bool(said), said)
 
 
 def _killed(run: Run, folder: Path, limit: int) -> _End:

@@ -13,7 +13,7 @@ from gradgate.subjects.contract import Run, Stage, Subject
 
 _OF_RUN = {
     "losses", "tokens", "rows", "valid", "pad", "evaluate", "save", "logits", "optimizers", "max_norm",
-    "window", "supervised", "rewards", "value_targets",
+    "window", "supervised", "rewards", "value_targets", "samples", "heldout", "hyperparameters",
 }  # fmt: skip
 _SEED = 0
 
@@ -56,7 +56,7 @@ class Capabilities:
             return self._subject.corpus is not None
         if need.startswith("functions."):
             return getattr(self._subject.functions, need.partition(".")[2]) is not None
-        if need in ("fit", "edges"):
+        if need in ("fit", "edges", "loop"):
             return any(getattr(stage, need) is not None for stage in stages)
         return any(need in self._of_run(stage) for stage in stages)
 
@@ -79,6 +79,9 @@ def declared(run: Run) -> frozenset[str]:
         "valid": _overrides(run, "valid") or _overrides(run, "tokens"),
         "pad": _overrides(run, "pad"),
         "evaluate": _overrides(run, "evaluate"),
+        "samples": _overrides(run, "samples") and run.epoch_size > 0,
+        "heldout": _overrides(run, "heldout"),
+        "hyperparameters": _overrides(run, "hyperparameters"),
         "supervised": _overrides(run, "supervised"),
         "rewards": _overrides(run, "rewards"),
         "value_targets": _overrides(run, "value_targets"),

@@ -6,7 +6,7 @@ This module imports torch for types only, so that the command line and the pytes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -42,12 +42,18 @@ class Run:
         optimizers: what the stage steps; empty hides the optimizer state from checks that compare it.
         logits_from: name in `modules` of the module whose output is logits [B, S, H, V]; None where there is none.
         max_norm: the norm at which the step clips its gradients; None where it does not.
+        updates: how many updates the schedule is made for; None: it has no end.
+        epoch_size: samples that an epoch holds; 0 where there are no epochs.
+        shuffles: whether each epoch is to have an order of its own.
     """
 
     modules: Mapping[str, nn.Module]
     optimizers: Sequence[torch.optim.Optimizer] = ()
     logits_from: str | None = None
     max_norm: float | None = None
+    updates: int | None = None
+    epoch_size: int = 0
+    shuffles: bool = True
 
     def batches(self) -> Iterator[Batch]:
         """Training batches in the run's own order, without an end. Required. A batch is never changed by a step."""
@@ -93,6 +99,21 @@ class Run:
         """The batch of these rows of `batch`, in this order; a row may come twice. `batch` stays as it is."""
         raise NotImplementedError
 
+    def samples(self, batch: Batch) -> Sequence[Hashable]:
+        """What names each sample of a batch, in order: a number, or the sample's content. `epoch_size` goes with it."""
+        raise NotImplementedError
+
+    def heldout(self) -> Iterable[Hashable]:
+        """The names of the samples that are kept for evaluation, as `samples` names them."""
+        raise NotImplementedError
+
+    def hyperparameters(self, update: int) -> Mapping[str, Mapping[str, Any]]:
+        """What each trained parameter, by its name `module.name`, is to be trained with at an update, from 0.
+
+        Write it from the configuration, not from the trainer's code: `lr`, and what else of its group is declared.
+        """
+        raise NotImplementedError
+
     def evaluate(self) -> Mapping[str, Any]:
         """The trainer's own evaluation on held-out data. It leaves the run as it was, the global generators too."""
         raise NotImplementedError
@@ -134,6 +155,21 @@ class Fit:
 
 
 @dataclass(frozen=True)
+class Looped:
+    """Where a stage's loop ended.
+
+    Args:
+        steps: made in all.
+        evaluations: made in all.
+        last_evaluated: the number of steps made before the last evaluation.
+    """
+
+    steps: int
+    evaluations: int
+    last_evaluated: int
+
+
+@dataclass(frozen=True)
 class Stage:
     """One stage of a trainer.
 
@@ -145,6 +181,8 @@ class Stage:
         objective: what it learns, "value" or "tokens"; None: neither.
         edges: name of a loss term to the names of the modules that it trains, all of them; None: not declared. Terms
             that are left out are not looked at.
+        loop: `loop(scores, *, patience, max_steps, eval_every) -> Looped`: the trainer's own loop around steps that do
+            nothing, its evaluations replaced by the scores in order, smaller being better; None: no such.
     """
 
     name: str
@@ -152,6 +190,7 @@ class Stage:
     fit: Callable[..., Fit] | None = None
     objective: Objective | None = None
     edges: Mapping[str, Sequence[str]] | None = field(default=None, hash=False)
+    loop: Callable[..., Looped] | None = None
 
 
 @dataclass(frozen=True)
@@ -236,6 +275,10 @@ class Subject:
         "window": "write `Run.window(parts)`: return one batch whose step accumulates over these micro-batches",
         "max_norm": "set `Run.max_norm` to the norm at which the step clips its gradients",
         "edges": "give the stage `edges=`: the name of each loss term -> the names in `modules` of what it trains",
+        "samples": "write `Run.samples(batch)`: a name for each sample; and set `Run.epoch_size`",
+        "heldout": "write `Run.heldout()`: the names of the samples that are kept for evaluation",
+        "hyperparameters": "write `Run.hyperparameters(update)`: parameter name -> {'lr': ...}, from the configuration",
+        "loop": "give the stage `loop=`: run its own loop on given scores and return gradgate.Looped",
         "evaluate": "write `Run.evaluate()`: the trainer's own evaluation on held-out data",
         "save": "write `Run.save(path)` and `Run.load(path)`",
         "logits": "set `Run.logits_from` to the name in `modules` of the module that returns logits [B, S, H, V]",

@@ -23,9 +23,11 @@ def test_missing_is_empty_when_the_subject_has_it_all():
     run = type("Full", (PlainRun,), {"losses": lambda *_: {}, "tokens": lambda *_: None, "save": lambda *_: None,
                "load": lambda *_: None, "select_rows": lambda *_: None, "logits_from": "model",
                "optimizers": ("something",), "max_norm": 1.0, "pad": lambda *_: None,
-               "evaluate": lambda *_: None, "window": lambda *_: None, "supervised": lambda *_: None,
+               "evaluate": lambda *_: None, "samples": lambda *_: (),
+               "epoch_size": 1, "heldout": lambda *_: (), "hyperparameters": lambda *_: {},
+               "window": lambda *_: None, "supervised": lambda *_: None,
                "rewards": lambda *_: None, "value_targets": lambda *_: None})  # fmt: skip
-    stage = Stage("all", run, fit=lambda seed: None, edges={})
+    stage = Stage("all", run, fit=lambda seed: None, edges={}, loop=lambda *_: None)
     functions = Functions(*[lambda: None] * 6)
     full = Subject("full", [stage], functions, corpus=lambda seed: None)
     assert Capabilities(full).missing(stage, ALL) == []

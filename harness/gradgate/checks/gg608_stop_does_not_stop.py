@@ -1,0 +1,124 @@
+"""Early stopping, or a limit on steps or epochs, overruns or undershoots.
+
+## What it detects
+
+A patience that never ends a run, ends only the inner loop, counts evaluations that were better, or forgets to start
+anew behind one; a comparison the wrong way round; a limit on steps that is passed or missed by one.
+
+## Why it matters
+
+A run that does not stop burns its budget; one that stops too early, or keeps the worst model, throws its result away.
+
+## How it decides
+
+The stage hands over its own loop (`Stage.loop`) with the evaluations replaced by given scores, smaller being better.
+For each of these courses, with a patience of 2 and a limit of 12 steps, evaluated each second step, the number of steps
+and of evaluations is compared with the rule: stop behind the first evaluation at which `patience` evaluations in a row
+were not better than the best before them, else at the limit.
+
+Courses: ever better; ever worse; all equal; better again behind one that was worse; NaN from the second on; and each of
+them without patience. Statistic: courses that end elsewhere. Allowed: 0. False-alarm rate: 0.
+
+## Example
+
+Bad:
+
+```python
+for epoch in range(epochs):
+    for batch in batches:
+        ...
+        if worse >= patience:
+            break                     # ends the epoch; the next one begins
+```
+
+Good:
+
+```python
+while not done and step < limit:
+    ...
+    done = worse >= patience
+```
+
+## How to fix
+
+Let one condition decide for the whole loop; count evaluations since the best one, and start anew at a better one only.
+
+## Known limits
+
+Whether the first evaluation is made before any step is the trainer's choice: the scores are handed out in the order in
+which it asks. That the best model is what is kept is not looked at.
+
+## Sources
+
+Faults OS-22 and CR-19 of the fault catalogue.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from gradgate.checks.raised import calling, reports_raises
+from gradgate.core.finding import Finding
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Context, Looped, Stage, Subject
+
+CODE, NAME = "GG608", "stop-does-not-stop"
+NEEDS: tuple[str, ...] = ("loop",)
+PER_STAGE = True
+LIMIT, EVERY, PATIENCE = 12, 2, 2
+FIX = "let one condition decide for the whole loop, and count evaluations since the best one"
+_MANY = 2 * LIMIT  # scores; a loop that asks for more of them than this has overrun long ago
+COURSES: dict[str, tuple[float, ...]] = {
+    "ever better": tuple(float(-i) for i in range(_MANY)),
+    "ever worse": tuple(float(i) for i in range(_MANY)),
+    "all equal": (1.0,) * _MANY,
+    "better again behind one that was worse": (3.0, 4.0, 2.0, 2.5, 1.0, 1.5, 0.5, *(9.0,) * _MANY),
+    "NaN from the second on": (1.0, *(math.nan,) * _MANY),
+}
+
+
+@reports_raises(CODE, NAME)
+def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
+    """Run the loop on each course, with and without patience."""
+    assert stage.loop is not None  # noqa: S101 - NEEDS
+    findings = []
+    for course, scores in COURSES.items():
+        for patience in (PATIENCE, None):
+            with calling(f"loop() on scores that are {course}"):
+                looped = stage.loop(scores, patience=patience, max_steps=LIMIT, eval_every=EVERY)
+            findings += [_finding(text, course, patience) for text in _wrong(looped, scores, patience)]
+    measured = {"courses_that_end_elsewhere": len(findings), "courses": 2 * len(COURSES)}
+    return Outcome(tuple(findings), measured, {"courses_that_end_elsewhere": 0})
+
+
+def _wrong(looped: Looped, scores: Sequence[float], patience: int | None) -> list[str]:
+    """What is not as the rule says; empty where all is."""
+    stop = _stops_at(scores, patience)
+    asked = looped.evaluations
+    if stop is not None and stop <= asked and asked != stop:
+        return [f"made {asked} evaluations and {looped.steps} steps, expected to stop behind evaluation {stop}"]
+    if stop is not None and asked == stop:
+        beyond = looped.steps - looped.last_evaluated
+        return [f"made {beyond} more steps behind the evaluation that ends the run, expected 0"] if beyond else []
+    if looped.steps != LIMIT:
+        return [f"made {looped.steps} steps and {asked} evaluations, expected {LIMIT} steps"]
+    return []
+
+
+def _stops_at(scores: Sequence[float], patience: int | None) -> int | None:
+    """The evaluation, from 1, behind which the rule stops; None where it never does."""
+    best, worse = math.inf, 0
+    for number, score in enumerate(scores, start=1):
+        if score < best:
+            best, worse = score, 0
+        else:
+            worse += 1
+        if patience is not None and worse >= patience:
+            return number
+    return None
+
+
+def _finding(text: str, course: str, patience: int | None) -> Finding:
+    where = f"patience {patience}" if patience else "no patience"
+    return Finding(CODE, NAME, f"scores {course}, {where}, a limit of {LIMIT} steps: {text}", fix=FIX)

@@ -1,0 +1,107 @@
+"""Samples are repeated, skipped or re-read across epochs.
+
+## What it detects
+
+A sampler that draws with replacement, fills the last batch with rows that came before, drops it, or walks every epoch
+in the same order; training rows that are among the held-out ones; a step that writes into a sample that is kept.
+
+## Why it matters
+
+Some rows are never learnt and some twice; a held-out loss on rows that were trained on says nothing.
+
+## How it decides
+
+A run says which samples a batch holds (`Run.samples`) and how many an epoch has (`Run.epoch_size`). Without any step,
+three epochs of batches are drawn. Each must hold as many different samples as it has places, and all epochs the same
+ones. With more than 8 samples two epochs in the same order are a fault, unless the run says `shuffles = False`: by
+chance that happens once in 40,000 runs. No held-out sample (`Run.heldout`) may be among them.
+
+Statistic: samples that are repeated or missing. Allowed: 0. False-alarm rate: 0 but for that chance.
+
+## Example
+
+Bad:
+
+```python
+order = torch.randint(len(rows), (len(rows),))          # with replacement
+```
+
+Good:
+
+```python
+order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed + epoch))
+```
+
+## How to fix
+
+Draw a new permutation for each epoch, from the seed and the epoch's number, and let the last batch be smaller.
+
+## Known limits
+
+Order across processes is for GG610, and behind a resume for GG602. A trainer that drops the last, smaller batch of an
+epoch fails; where that is meant, name it as an expected failure.
+
+## Sources
+
+Faults DC-02, DC-04, DC-07 and DC-17 of the fault catalogue.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Sequence
+
+from gradgate.checks.raised import calling, reports_raises
+from gradgate.core.finding import Finding
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.capabilities import declared
+from gradgate.subjects.contract import Context, Run, Stage, Subject
+
+CODE, NAME = "GG612", "data-order"
+NEEDS: tuple[str, ...] = ("samples",)
+PER_STAGE = True
+EPOCHS = 3
+ENOUGH = 8  # samples, above which two equal orders are no chance
+FIX = "draw a new permutation for each epoch, from the seed and the epoch's number; let the last batch be smaller"
+
+
+@reports_raises(CODE, NAME)
+def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
+    """Draw three epochs and count."""
+    with calling("start()"):
+        run = stage.start(context.seed, device=context.device)
+    epochs = _epochs(run)
+    whole = set().union(*epochs)
+    messages = [message for number, epoch in enumerate(epochs, 1) for message in _uneven(number, epoch, whole)]
+    orders = [tuple(epoch) for epoch in epochs]
+    if run.shuffles and len(whole) > ENOUGH and len(set(orders)) < EPOCHS:
+        messages.append(f"two of {EPOCHS} epochs have the same order; allowed: none")
+    if "heldout" in declared(run):
+        with calling("heldout()"):
+            shared = whole & set(run.heldout())
+        if shared:
+            messages.append(f"{len(shared)} held-out samples are trained on; allowed: 0")
+    findings = tuple(Finding(CODE, NAME, message, fix=FIX) for message in messages)
+    measured = {"uneven_samples": len(findings), "samples": len(whole), "epochs": EPOCHS}
+    return Outcome(findings, measured, {"uneven_samples": 0})
+
+
+def _epochs(run: Run) -> list[list[Hashable]]:
+    """The samples of three epochs, in order."""
+    batches = iter(run.batches())
+    drawn: list[Hashable] = []
+    while len(drawn) < EPOCHS * run.epoch_size:
+        with calling("drawing a batch"):
+            batch = next(batches)
+        with calling("samples()"):
+            drawn += run.samples(batch)
+    return [drawn[i * run.epoch_size : (i + 1) * run.epoch_size] for i in range(EPOCHS)]
+
+
+def _uneven(number: int, epoch: Sequence[Hashable], whole: set[Hashable]) -> list[str]:
+    repeated = sum(count - 1 for count in Counter(epoch).values())
+    missing = len(whole - set(epoch))
+    if not repeated and not missing:
+        return []
+    told = f"repeats {repeated} and lacks {missing} of those that other epochs hold"
+    return [f"epoch {number} of {len(epoch)} samples {told}; allowed: 0 and 0"]

@@ -1,0 +1,111 @@
+"""GG607, GG608 and GG612: each planted fault turns its own check red and no other, the clean twin stays green."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+
+from fixtures import loop_faults
+from fixtures.loop_faults import LOOP_FAULTS, LoopRun
+from gradgate.checks import catalogue
+from gradgate.checks.isolation import isolated
+from gradgate.core.errors import SubjectError
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Context, Looped, Stage, Subject
+
+CODES = ("GG607", "GG608", "GG612")
+
+
+def run_check(code: str, subject: Subject, seed: int = 0) -> Outcome:
+    """The outcome of one check on the only stage, isolated as the runner does it."""
+    with isolated(seed) as folder:
+        context = Context(seed=seed, folder=folder)
+        return catalogue.load_check(catalogue.rule(code)).function(subject, subject.stages[0], context)
+
+
+def messages(outcome: Outcome) -> list[str]:
+    return [finding.message for finding in outcome.findings if finding.severity == "error"]
+
+
+@pytest.mark.parametrize("name", LOOP_FAULTS)
+def test_loop_fault_turns_its_check_red_and_no_other(name: str) -> None:
+    """The check that a fault is meant for says where and by how much."""
+    own, pieces, told = LOOP_FAULTS[name]
+    subject = loop_faults.subject(pieces)
+
+    assert any(told in message for message in messages(run_check(own, subject)))
+    assert [code for code in CODES if code != own and messages(run_check(code, subject))] == []
+
+
+@pytest.mark.parametrize("code", CODES)
+@pytest.mark.parametrize("seed", range(5))
+def test_clean_twin_passes(code: str, seed: int) -> None:
+    """Every part of it in order."""
+    outcome = run_check(code, loop_faults.subject({}), seed)
+
+    assert (outcome.findings, outcome.not_applicable) == ((), "")
+
+
+def test_gg607_goes_beyond_the_end_of_the_schedule() -> None:
+    """Twelve updates and three more."""
+    assert run_check("GG607", loop_faults.subject({})).measured["updates"] == loop_faults.UPDATES + 3
+
+
+def test_gg607_refuses_a_declaration_of_a_parameter_that_there_is_not() -> None:
+    """A misspelt name must not be a group that is left out."""
+
+    class Misspelt(LoopRun):
+        def hyperparameters(self, update: int) -> Any:
+            return {"trunk.wieght": {"lr": 0.1}}
+
+    with pytest.raises(SubjectError, match=r"no parameter 'trunk.wieght'; did you mean 'trunk.weight'"):
+        run_check("GG607", Subject("misspelt", [Stage("train", partial(Misspelt, pieces={}))]))
+
+
+def test_gg607_says_what_a_group_lacks() -> None:
+    """A declared key that the optimizer does not have."""
+
+    class Declaring(LoopRun):
+        def hyperparameters(self, update: int) -> Any:
+            return {"trunk.weight": {"momentum": 0.9}}
+
+    (message,) = messages(run_check("GG607", Subject("declaring", [Stage("train", partial(Declaring, pieces={}))])))
+
+    assert "`trunk.weight` has no momentum in its group, declared 0.9" in message
+
+
+def test_gg607_does_not_apply_where_no_optimizer_steps() -> None:
+    """There is no rate to read."""
+
+    class Resting(LoopRun):
+        def step(self, batch: Any) -> Any:
+            return {}
+
+    outcome = run_check("GG607", Subject("resting", [Stage("train", partial(Resting, pieces={}))]))
+
+    assert "no torch optimizer stepped" in outcome.not_applicable
+
+
+def test_gg608_counts_steps_behind_the_last_evaluation() -> None:
+    """A run that asks no more and goes on all the same has not stopped."""
+
+    def outrunning(scores: Any, **options: Any) -> Looped:
+        looped = loop_faults.loop(scores, **options)
+        return looped if looped.steps == options["max_steps"] else Looped(12, looped.evaluations, looped.last_evaluated)
+
+    found = messages(run_check("GG608", loop_faults.subject({"loop": outrunning})))
+
+    assert "behind the evaluation that ends the run, expected 0" in found[0]
+
+
+def test_gg612_allows_one_order_where_nothing_is_to_be_shuffled() -> None:
+    """Some trainers walk their rows in order on purpose."""
+
+    class InOrder(LoopRun):
+        shuffles = False
+
+    pieces = LOOP_FAULTS["same-order"][1]
+
+    assert messages(run_check("GG612", Subject("in order", [Stage("train", partial(InOrder, pieces=pieces))]))) == []
