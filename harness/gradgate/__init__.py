@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from gradgate.core.verdict import Outcome, Result, Verdict
     from gradgate.plugin import parametrize
     from gradgate.subjects.contract import Context, Corpus, Fit, Functions, Looped, Run, Stage, Subject, Tokens
+    from gradgate.subjects.schedule import Schedule
     from gradgate.watch.block import watch
     from gradgate.watch.guard import guard
 
@@ -39,6 +40,7 @@ _HOMES = {
         "Subject",
         "Tokens",
     ),
+    "gradgate.subjects.schedule": ("Schedule",),
     "gradgate.watch.block": ("watch",),
     "gradgate.watch.guard": ("guard",),
 }
@@ -58,6 +60,7 @@ __all__ = [
     "Result",
     "Rule",
     "Run",
+    "Schedule",
     "Stage",
     "Subject",
     "Tokens",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -17,6 +16,7 @@ from torch.nn.functional import pad
 
 import wmtp
 from gradgate.subjects.contract import Corpus, Fit, Functions, Looped, Run, Stage, Subject, Tokens
+from gradgate.subjects.schedule import Schedule
 from wmtp import checkpoint
 from wmtp.data.batches import Batch
 from wmtp.labels import IGNORE
@@ -83,10 +83,10 @@ class WmtpRun(Run):
 
     def hyperparameters(self, update: int) -> Mapping[str, Mapping[str, Any]]:
         """AdamW as the recipe describes it: decay for matrices alone, a rate a module, a share of it by the step."""
-        optim, share = self.trainer.recipe.optim, self.share_of_peak(update)
+        optim, schedules = self.trainer.recipe.optim, self.schedules()
         return {
             f"{name}.{key}": {
-                "lr": share * self.peak_rates()[name],
+                "lr": schedules[name](update),
                 "weight_decay": optim.weight_decay if parameter.dim() > 1 else 0.0,
                 "betas": optim.betas,
             }
@@ -94,12 +94,8 @@ class WmtpRun(Run):
             for key, parameter in module.named_parameters()
         }
 
-    def share_of_peak(self, update: int) -> float:
-        """Share of the peak rate at an update."""
-        raise NotImplementedError
-
-    def peak_rates(self) -> Mapping[str, float]:
-        """The peak rate of each module."""
+    def schedules(self) -> Mapping[str, Schedule]:
+        """The rate of each module."""
         raise NotImplementedError
 
     def evaluate(self) -> Mapping[str, Any]:
@@ -151,13 +147,9 @@ class Stage1Run(WmtpRun):
         """The value head."""
         return {"value_head": self.trainer.model.value_head}
 
-    def share_of_peak(self, update: int) -> float:  # noqa: ARG002
+    def schedules(self) -> Mapping[str, Schedule]:
         """Value-head pretraining keeps its rate."""
-        return 1.0
-
-    def peak_rates(self) -> Mapping[str, float]:
-        """The pretraining's own."""
-        return {"value_head": self.trainer.recipe.pretrain.lr}
+        return {"value_head": Schedule(self.trainer.recipe.pretrain.lr)}
 
     def samples(self, batch: FeatureBatch) -> list[bytes]:
         """The features themselves."""
@@ -213,18 +205,14 @@ class Stage2Run(WmtpRun):
         model = self.trainer.model
         return {"trunk": model.trunk, "heads": model.heads, "value_head": model.value_head}
 
-    def share_of_peak(self, update: int) -> float:
-        """Warm-up in equal steps to 1, then half a cosine from 1 to the final ratio at the last update, which stays."""
-        optim, last = self.trainer.recipe.optim, self.trainer.recipe.train.max_steps - 1
-        if update < optim.warmup_steps:
-            return (update + 1) / optim.warmup_steps
-        part = min(update - optim.warmup_steps, last - optim.warmup_steps) / (last - optim.warmup_steps)
-        return optim.final_ratio + (1 - optim.final_ratio) * (1 + math.cos(math.pi * part)) / 2
-
-    def peak_rates(self) -> Mapping[str, float]:
-        """One for trunk and heads, one for the value head."""
-        recipe = self.trainer.recipe
-        return {"trunk": recipe.optim.lr, "heads": recipe.optim.lr, "value_head": recipe.critic.value_lr}
+    def schedules(self) -> Mapping[str, Schedule]:
+        """Trunk and heads have one peak, the value head another."""
+        optim, steps = self.trainer.recipe.optim, self.trainer.recipe.train.max_steps
+        peaks = {"trunk": optim.lr, "heads": optim.lr, "value_head": self.trainer.recipe.critic.value_lr}
+        return {
+            name: Schedule(peak, steps, optim.warmup_steps, optim.schedule, optim.final_ratio)
+            for name, peak in peaks.items()
+        }
 
     def samples(self, batch: tuple[Batch, ...]) -> list[tuple[int, ...]]:
         """The rows' own tokens."""

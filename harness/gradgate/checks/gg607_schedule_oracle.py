@@ -36,6 +36,14 @@ optimizer.add_param_group({"params": value_head.parameters(), "lr": 1e-3})
 scheduler = LambdaLR(optimizer, share)
 ```
 
+In the adapter:
+
+```python
+def hyperparameters(self, update):
+    rate = gradgate.Schedule(peak=3e-3, total_steps=300, warmup_steps=10, shape="cosine", final_ratio=0.1)(update)
+    return {f"model.{name}": {"lr": rate} for name, _ in self.modules["model"].named_parameters()}
+```
+
 ## How to fix
 
 Build all groups before the scheduler, step it once an update, behind the optimizer, and clamp its progress at 1.

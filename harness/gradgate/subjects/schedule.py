@@ -1,0 +1,60 @@
+"""Schedule: a learning rate by step, as a configuration declares it. A literal formula, kept apart from any trainer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from gradgate.core.errors import SubjectError, nearest
+
+Shape = Literal["constant", "linear", "cosine"]
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Linear warm-up to a peak, then constant, in a line or along half a cosine down to a share of it.
+
+    Args:
+        peak: learning rate behind the warm-up.
+        total_steps: optimizer steps of the whole run; without meaning where the shape is constant.
+        warmup_steps: optimizer steps of warm-up.
+        shape: behind the warm-up.
+        final_ratio: share of the peak at the end.
+        from_zero: whether the first step's rate is 0 (Hugging Face) or the first of equal steps up.
+        ends_at_last: whether the last step has the final rate, or the one that would come behind it (Hugging Face).
+
+    Raises:
+        SubjectError: an unknown shape, or no total where one is needed.
+    """
+
+    peak: float
+    total_steps: int = 0
+    warmup_steps: int = 0
+    shape: Shape = "constant"
+    final_ratio: float = 0.0
+    from_zero: bool = False
+    ends_at_last: bool = True
+
+    def __post_init__(self) -> None:
+        shapes = get_args(Shape)
+        if self.shape not in shapes:
+            known = ", ".join(shapes)
+            raise SubjectError(f"Schedule: no shape {self.shape!r}, only {known}{nearest(str(self.shape), shapes)}")
+        if self.shape != "constant" and self.total_steps <= 0:
+            raise SubjectError(f"Schedule: shape {self.shape!r} needs `total_steps`, got {self.total_steps}")
+
+    def __call__(self, step: int) -> float:
+        """The learning rate of an optimizer step.
+
+        Args:
+            step: from 0.
+        """
+        if step < self.warmup_steps:
+            return self.peak * (step if self.from_zero else step + 1) / self.warmup_steps
+        if self.shape == "constant":
+            return self.peak
+        last = self.total_steps - 1 if self.ends_at_last else self.total_steps
+        progress = min(1.0, (step - self.warmup_steps) / max(1, last - self.warmup_steps))
+        left = (1 + math.cos(math.pi * progress)) / 2 if self.shape == "cosine" else 1 - progress
+        return self.peak * (self.final_ratio + (1 - self.final_ratio) * left)
