@@ -60,7 +60,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from gradgate.checks.invariance import UNIT, Distance, Probe, elements, rows_of
+from gradgate.checks.invariance import Distance, Probe, elements, rows_of
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -111,7 +111,7 @@ def _of_pair(probe: Probe, batch: Batch, pair: tuple[int, int]) -> list[Distance
         rest, weight = _rest(alone, gradient)
         label = f"the gradient of `{name}`"
         size = float(gradient.norm())
-        allowed = 2 * count * (1 + weight) * (noise[label] + UNIT * max(size, float(alone.norm())))
+        allowed = 2 * count * (1 + weight) * (noise[label] + probe.unit * max(size, float(alone.norm())))
         found.append(Distance(label, rest, allowed, size))
     return found
 

@@ -74,7 +74,7 @@ from torch import Tensor
 
 from gradgate.checks import cases, oracles, tolerances
 from gradgate.checks.formulas import Call, Ledger, present
-from gradgate.checks.invariance import UNIT, Distance, Probe, elements, rows_of
+from gradgate.checks.invariance import Distance, Probe, elements, rows_of
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.randomness import seeded
 from gradgate.checks.snapshot import named_parameters
@@ -132,7 +132,7 @@ def _splits(
     whole = _gradient(stage, context, [batch])
     size = float(whole.norm())
     noise = probe.noise(batch, probe(batch))["the gradient of `total`"] * SMALL
-    allowed = 2 * elements(batch) * (noise + UNIT * size)
+    allowed = 2 * elements(batch) * (noise + probe.unit * size)
     found = []
     for cut in cuts:
         with calling("select_rows()"):

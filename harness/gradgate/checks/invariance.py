@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -67,8 +68,9 @@ class Probe:
 
     Roundoff: to reorder a sum of n terms, or to compute it in other blocks, changes each term by at most n u of itself
     to first order. What a change of every parameter by u does to a quantity is measured (the noise, the largest of 3
-    random sign patterns): that is its condition. A quantity may differ by n times (noise + u times its size), with n
-    the number of elements of the batch's largest tensor; twice, since both values are rounded.
+    random sign patterns): that is its condition. u is that of the coarsest dtype on the graph: a norm that computes in
+    float32 whatever it is given makes the whole as exact as float32. A quantity may differ by n times (noise + u times
+    its size), with n the number of elements of the batch's largest tensor; twice, since both values are rounded.
 
     Args:
         stage: it is started.
@@ -82,6 +84,7 @@ class Probe:
         self._seed, self._with_total = context.seed, with_total
         self._parameters: list[nn.Parameter] = [p for p in named_parameters(self.run) if p.requires_grad]
         self.draws_beyond_dropout = False
+        self.unit = UNIT
 
     def batches(self, count: int) -> list[Batch]:
         """The run's first batches."""
@@ -97,6 +100,7 @@ class Probe:
                 self.draws_beyond_dropout = True
             if "total" not in terms:
                 raise SubjectError("losses() has no term 'total'; see GG001")
+            self.unit = max(self.unit, unit_of(*terms.values()))
             kept = {name: term for name, term in terms.items() if name != "total" or self._with_total} or dict(terms)
             gradients = {name: self._gradient(term) for name, term in kept.items()}
         return Evaluation({name: float(term.detach()) for name, term in terms.items()}, gradients)
@@ -104,7 +108,7 @@ class Probe:
     def noise(self, batch: Batch, at: Evaluation) -> dict[str, float]:
         """How far each quantity moves where every parameter changes by one roundoff."""
         moved = dict.fromkeys(at.quantities(), 0.0)
-        for _ in perturbed(self._parameters, self._seed):
+        for _ in perturbed(self._parameters, self._seed, 2 * self.unit):
             for name, value in self(batch).quantities().items():
                 moved[name] = max(moved[name], float((value - at.quantities()[name]).norm()))
         return moved
@@ -118,7 +122,7 @@ class Probe:
             theirs = self(other).quantities()
             for name, value in ours.quantities().items():
                 size = float(value.norm())
-                allowed = 2 * count * (noise[name] + UNIT * size)
+                allowed = 2 * count * (noise[name] + self.unit * size)
                 found.append(Distance(name, float((theirs[name] - value).norm()), allowed, size))
         return max(found, key=lambda distance: (distance.is_beyond, distance.measured / (distance.allowed or 1.0)))
 
@@ -133,8 +137,30 @@ class Probe:
         return torch.cat(parts)
 
 
-def perturbed(parameters: Sequence[Tensor], seed: int) -> Iterator[None]:
-    """Change every parameter by its dtype's epsilon, up or down at random, in each of 3 turns; then put it back."""
+def unit_of(*outputs: Tensor) -> float:
+    """Unit roundoff of the coarsest floating dtype on the graphs behind these tensors, their own included."""
+    units = [float(torch.finfo(output.dtype).eps) / 2 for output in outputs if output.is_floating_point()]
+    waiting: list[Any] = [output.grad_fn for output in outputs]
+    seen: set[Any] = {None}
+    while waiting:
+        node = waiting.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        dtypes = (dtype for entry in node._input_metadata if (dtype := entry.dtype).is_floating_point)
+        units += [float(torch.finfo(dtype).eps) / 2 for dtype in dtypes]
+        waiting += [function for function, _ in node.next_functions]
+    return max(units, default=UNIT)
+
+
+def perturbed(parameters: Sequence[Tensor], seed: int, relative: float = 0.0) -> Iterator[None]:
+    """Change every parameter, up or down at random, in each of 3 turns; then put it back.
+
+    Args:
+        parameters: what to change.
+        seed: of the signs.
+        relative: by what share of itself; at least the dtype's epsilon.
+    """
     generator = torch.Generator().manual_seed(seed)
     before = [parameter.detach().clone() for parameter in parameters]
     try:
@@ -142,7 +168,7 @@ def perturbed(parameters: Sequence[Tensor], seed: int) -> Iterator[None]:
             with torch.no_grad():
                 for parameter, value in zip(parameters, before, strict=True):
                     sign = torch.randint(0, 2, value.shape, generator=generator).to(value) * 2 - 1
-                    parameter.copy_(value * (1 + torch.finfo(value.dtype).eps * sign))
+                    parameter.copy_(value * (1 + max(relative, torch.finfo(value.dtype).eps) * sign))
             yield
     finally:
         with torch.no_grad():

@@ -174,6 +174,31 @@ def test_probe_leaves_the_parameters_as_they_were() -> None:
     assert all(0 < value < 1e-12 for value in noise.values())
 
 
+class Rounding(MiniRun):
+    """Its features pass through float32, whatever the run's dtype, as norms of many models do."""
+
+    def features(self, batch: MiniBatch) -> torch.Tensor:
+        return super().features(batch).float().to(self.dtype)
+
+
+def test_probe_knows_the_coarsest_dtype_on_the_graph() -> None:
+    """A part in float32 makes the whole as exact as float32."""
+    stage = with_run(Rounding)[1]
+    probes = [Probe(stage, Context()), Probe(CLEAN.stages[0], Context())]
+    for probe in probes:
+        probe(probe.batches(1)[0])
+
+    assert [probe.unit for probe in probes] == [2.0**-24, 2.0**-53]
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_part_in_float32_is_no_dependence(code: str) -> None:
+    """What float32 rounds away differs by float32's roundoff, and that is allowed."""
+    subject, stage = with_run(Rounding)
+
+    assert run_check(code, subject, stage).findings == ()
+
+
 def test_probe_wants_a_total() -> None:
     """GG001 says so at length."""
 

@@ -1,0 +1,100 @@
+"""The adapters of docs/adapters.md are complete: each verifies its trainer, and finds a fault that is planted in it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from fixtures.documented import two_stage
+from gradgate import check_trainer
+from gradgate.core.verdict import Verdict
+from gradgate.subjects.contract import Subject
+
+PAGE = (Path(__file__).resolve().parents[3] / "docs" / "adapters.md").read_text(encoding="utf-8")
+# At night all checks; in a pull request those that cost little.
+SELECT = [] if os.environ.get("GRADGATE_PROFILE") == "nightly" else ["GG001", "GG10", "GG20", "GG401", "GG402", "GG407"]
+
+
+def block(name: str) -> str:
+    """The Python block in which a Subject of this name is built."""
+    blocks: list[str] = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    (found,) = [text for text in blocks if f'name="{name}"' in text]
+    return found
+
+
+@pytest.fixture
+def adapters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder on the import path for modules that are forgotten afterwards."""
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    for name in [name for name, module in sys.modules.items() if _lies_in(module, tmp_path)]:
+        del sys.modules[name]
+
+
+def _lies_in(module: ModuleType, folder: Path) -> bool:
+    return str(getattr(module, "__file__", None) or "").startswith(str(folder))
+
+
+def verified(folder: Path, name: str, *select: str) -> Verdict:
+    module = f"documented_{name.replace('-', '_')}"
+    (folder / f"{module}.py").write_text(block(name), encoding="utf-8")
+    subject: Subject = importlib.import_module(module).subject()
+    return check_trainer(subject, select=select or SELECT)
+
+
+def failed(verdict: Verdict) -> dict[str, list[str]]:
+    return {
+        result.code: [finding.message for finding in result.findings]
+        for result in verdict.results
+        if result.status in ("failed", "error", "inconclusive")
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "needs"), [("two-stage", ()), ("hf", ("transformers", "accelerate")), ("lightning", ("lightning",))]
+)
+def test_documented_adapter_verifies_its_trainer(adapters: Path, name: str, needs: tuple[str, ...]):
+    """As it stands on the page, against the trainer that the page names."""
+    for package in needs:
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    verdict = verified(adapters, name)
+
+    assert failed(verdict) == {}
+    assert sum(result.status == "passed" for result in verdict.results) >= 15
+
+
+@pytest.mark.parametrize("name", ["two-stage", "hf", "lightning"])
+def test_documented_adapter_is_short(name: str):
+    """Wrapping a trainer takes at most 50 lines of code."""
+    lines = [line for line in block(name).splitlines() if line.strip()]
+    assert len(lines) <= 50
+
+
+def test_documented_adapter_finds_the_fault_that_the_page_names(adapters: Path, monkeypatch: pytest.MonkeyPatch):
+    """Weights zeroed behind their softmax: GG101, with the line."""
+
+    def zeroed(value_BS: torch.Tensor, label_BSH: torch.Tensor, valid_BS: torch.Tensor, **options: object):
+        weight_BSH = torch.softmax(two_stage_weights(value_BS, label_BSH, valid_BS, **options), -1)
+        weight_BSH[label_BSH == -100] = 0.0
+        return weight_BSH
+
+    two_stage_weights = two_stage.head_weights
+    monkeypatch.setattr(two_stage, "head_weights", zeroed)
+    verdict = verified(adapters, "two-stage", "GG101")
+
+    culprits = [finding.culprit for result in verdict.results for finding in result.findings if finding.culprit]
+    assert {culprit.source for culprit in culprits} == {"weight_BSH[label_BSH == -100] = 0.0"}
+
+
+def test_page_names_every_capability():
+    """What an adapter can offer stands in the table."""
+    missing = [name for name in Subject.CAPABILITIES if f"`{name}`" not in PAGE]
+    assert missing == []
