@@ -66,7 +66,7 @@ import torch
 from torch import Tensor, nn
 
 from gradgate.checks import batches
-from gradgate.checks.invariance import elements, perturbed, unit_of
+from gradgate.checks.invariance import Casts, elements, perturbed
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.randomness import seeded
 from gradgate.checks.snapshot import named_parameters
@@ -228,12 +228,13 @@ def _logits(run: Run, outputs: Outputs, tokens: Tokens) -> Tensor | None:
 
 def _allowed(run: Run, batch: Batch, logits: Tensor, seed: int) -> float:
     parameters = [parameter for parameter in named_parameters(run) if parameter.is_floating_point()]
-    with seeded(seed), without_dropout(), calling("losses()"):
-        unit = unit_of(*run.losses(batch).values())
+    with seeded(seed), without_dropout(), calling("losses()"), Casts() as casts:
+        run.losses(batch)
     noise = 0.0
-    for _ in perturbed(parameters, seed, 2 * unit):
+    for _ in perturbed(parameters, seed, 2 * casts.unit):
         moved = _outputs(run, batch, seed)[str(run.logits_from)].double().cpu()
         noise = max(noise, float((moved.reshape(logits.shape) - logits).abs().max()))
+    unit: float = casts.unit
     return 2 * elements(batch) * (noise + unit * float(logits.abs().max()))
 
 

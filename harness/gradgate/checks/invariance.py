@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gradgate.checks import batches
 from gradgate.checks.raised import calling
@@ -20,6 +22,7 @@ from gradgate.subjects.contract import Batch, Context, Run, Stage
 from gradgate.subjects.global_state import GlobalState
 
 UNIT = 2.0**-53
+_CASTS = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
 DRAWS = 3  # changes of all parameters by one roundoff, whose largest effect is the noise
 
 
@@ -68,9 +71,10 @@ class Probe:
 
     Roundoff: to reorder a sum of n terms, or to compute it in other blocks, changes each term by at most n u of itself
     to first order. What a change of every parameter by u does to a quantity is measured (the noise, the largest of 3
-    random sign patterns): that is its condition. u is that of the coarsest dtype on the graph: a norm that computes in
-    float32 whatever it is given makes the whole as exact as float32. A quantity may differ by n times (noise + u times
-    its size), with n the number of elements of the batch's largest tensor; twice, since both values are rounded.
+    random sign patterns): that is its condition. u is that of the coarsest dtype that anything is cast to: a norm that
+    computes in float32 whatever it is given makes the whole as exact as float32. A quantity may differ by n times
+    (noise + u times its size), with n the number of elements of the batch's largest tensor; twice, since both values
+    are rounded.
 
     Args:
         stage: it is started.
@@ -84,7 +88,7 @@ class Probe:
         self._seed, self._with_total = context.seed, with_total
         self._parameters: list[nn.Parameter] = [p for p in named_parameters(self.run) if p.requires_grad]
         self.draws_beyond_dropout = False
-        self.unit = UNIT
+        self._first, self.unit = True, UNIT
 
     def batches(self, count: int) -> list[Batch]:
         """The run's first batches."""
@@ -94,13 +98,14 @@ class Probe:
         """Losses and gradients of a batch; the run is not changed."""
         with seeded(self._seed), without_dropout():
             before = GlobalState.now().rng
-            with calling("losses()"):
+            with calling("losses()"), Casts() if self._first else nullcontext() as casts:
                 terms = self.run.losses(batch)
+            if casts is not None:
+                self._first, self.unit = False, casts.unit
             if batches.first_difference(before, GlobalState.now().rng) is not None:
                 self.draws_beyond_dropout = True
             if "total" not in terms:
                 raise SubjectError("losses() has no term 'total'; see GG001")
-            self.unit = max(self.unit, unit_of(*terms.values()))
             kept = {name: term for name, term in terms.items() if name != "total" or self._with_total} or dict(terms)
             gradients = {name: self._gradient(term) for name, term in kept.items()}
         return Evaluation({name: float(term.detach()) for name, term in terms.items()}, gradients)
@@ -137,20 +142,25 @@ class Probe:
         return torch.cat(parts)
 
 
-def unit_of(*outputs: Tensor) -> float:
-    """Unit roundoff of the coarsest floating dtype on the graphs behind these tensors, their own included."""
-    units = [float(torch.finfo(output.dtype).eps) / 2 for output in outputs if output.is_floating_point()]
-    waiting: list[Any] = [output.grad_fn for output in outputs]
-    seen: set[Any] = {None}
-    while waiting:
-        node = waiting.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        dtypes = (dtype for entry in node._input_metadata if (dtype := entry.dtype).is_floating_point)
-        units += [float(torch.finfo(dtype).eps) / 2 for dtype in dtypes]
-        waiting += [function for function, _ in node.next_functions]
-    return max(units, default=UNIT)
+class Casts(TorchDispatchMode):
+    """Sees where numbers are cast to a coarser floating dtype, with a graph or without.
+
+    Attributes:
+        unit: unit roundoff of the coarsest dtype that anything was cast to, at least float64's.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unit = UNIT
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operation and look at it if it is a cast."""
+        out = func(*args, **(kwargs or {}))
+        if func in _CASTS:
+            source, target = (args[1], args[0]) if func is torch.ops.aten.copy_.default else (args[0], out)
+            if source.is_floating_point() and target.is_floating_point():
+                self.unit = max(self.unit, float(torch.finfo(target.dtype).eps) / 2)
+        return out
 
 
 def perturbed(parameters: Sequence[Tensor], seed: int, relative: float = 0.0) -> Iterator[None]:

@@ -178,11 +178,11 @@ class Rounding(MiniRun):
     """Its features pass through float32, whatever the run's dtype, as norms of many models do."""
 
     def features(self, batch: MiniBatch) -> torch.Tensor:
-        return super().features(batch).float().to(self.dtype)
+        return super().features(batch).float().to(self.modules["value_head"][0].weight.dtype)
 
 
-def test_probe_knows_the_coarsest_dtype_on_the_graph() -> None:
-    """A part in float32 makes the whole as exact as float32."""
+def test_probe_knows_the_coarsest_dtype_that_anything_is_cast_to() -> None:
+    """A part in float32, here without a graph, makes the whole as exact as float32."""
     stage = with_run(Rounding)[1]
     probes = [Probe(stage, Context()), Probe(CLEAN.stages[0], Context())]
     for probe in probes:
