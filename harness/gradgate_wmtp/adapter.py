@@ -6,7 +6,7 @@ import dataclasses
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -50,9 +50,12 @@ class WmtpRun(Run):
 
     stage_name: ClassVar[str]
 
-    def __init__(self, seed: int, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> None:
+    def __init__(
+        self, seed: int, *, dtype: torch.dtype = torch.float32, device: str = "cpu", precision: str = "fp32"
+    ) -> None:
         self.dtype = dtype
-        self.open(small_trainer(*settings(seed, device, *SMALL)), LoopState(self.stage_name))
+        given = settings(seed, device, *SMALL, f"precision={precision}")
+        self.open(small_trainer(*given), LoopState(self.stage_name))
 
     def open(self, trainer: Trainer, at: LoopState, work: Any = None) -> None:
         """Take a trainer at a point of its loop, with its stage where that was built already."""
@@ -417,13 +420,34 @@ def value_loss(value_BS: Tensor, return_BS: Tensor, valid_BS: Tensor) -> Tensor:
     return squared_error_sum(value_BS, return_BS, valid_BS) / max(1, int(valid_BS.sum()))
 
 
+def precisions(run: type[WmtpRun]) -> Mapping[str, Any]:
+    """The config's precisions: parameters stay float32, the forward pass is under autocast."""
+    return {f"fp32+{name}": partial(run, precision=name) for name in ("bf16", "fp16")}
+
+
 def build_subject() -> Subject:
     """The bundled trainer."""
     return Subject(
         name="wmtp",
         stages=(
-            Stage("stage1", start=Stage1Run, fit=fit_stage1, objective="value", edges=STAGE1_EDGES, loop=loop),
-            Stage("stage2", start=Stage2Run, fit=fit_stage2, objective="tokens", edges=STAGE2_EDGES, loop=loop),
+            Stage(
+                "stage1",
+                start=Stage1Run,
+                fit=fit_stage1,
+                objective="value",
+                edges=STAGE1_EDGES,
+                loop=loop,
+                precisions=precisions(Stage1Run),
+            ),
+            Stage(
+                "stage2",
+                start=Stage2Run,
+                fit=fit_stage2,
+                objective="tokens",
+                edges=STAGE2_EDGES,
+                loop=loop,
+                precisions=precisions(Stage2Run),
+            ),
         ),
         functions=Functions(
             labels=wmtp.make_labels,

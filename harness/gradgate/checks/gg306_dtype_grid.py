@@ -1,0 +1,177 @@
+"""A combination of parameter dtype and autocast dtype crashes, gives NaN, or trains fp16 without loss scaling.
+
+## What it detects
+
+A mask constant or an epsilon that float16 cannot hold, an operation that autocast does not have, two dtypes that meet
+in a matrix product, a step in float16 whose small gradients become 0 since nothing scales the loss.
+
+## Why it matters
+
+Precision is a switch that users turn. Where it was never run, it fails on their machine, or trains worse in silence.
+
+## How it decides
+
+The stage says which precisions it has (`Stage.precisions`): "fp32", "bf16" and "fp16" for parameters, with "+bf16" or
+"+fp16" behind it for autocast. For each, a fresh run is stepped 3 times, and afterwards no parameter and no loss term
+may hold a number that is not finite. Statistic: the combinations that fail; allowed: 0.
+
+Loss scaling: where float16 takes part, the gradient that the first backward leaves in the parameters is held against
+that of the loss itself, from the same random state. Statistic: the ratio of their norms; at least 2 is a scaled loss.
+Without scaling both are the same numbers and the ratio is 1; scalers start at thousands. A gradient that is 0 or not
+finite leaves the question open: the scaler will find its scale.
+
+False-alarm rate: 0.
+
+## Example
+
+Bad:
+
+```python
+with torch.autocast("cuda", dtype=torch.float16):
+    loss = model(batch)
+loss.backward()                                                          # gradients below 6e-8 are 0
+```
+
+Good:
+
+```python
+scaler.scale(loss).backward()
+scaler.unscale_(optimizer)
+scaler.step(optimizer)
+```
+
+## How to fix
+
+Take mask values from `torch.finfo`, keep sums and softmaxes in float32, scale the loss for float16.
+
+## Known limits
+
+Only the precisions that the stage declares are tried, on its small run. How far results are from float32's is GG305's
+question. Scaling is judged by the first backward of the first step.
+
+## Sources
+
+Faults PR-01, PR-02 and PR-13 of the fault catalogue; Micikevicius et al. 2018, arXiv:1710.03740, section 3.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import islice
+from math import isfinite
+
+import torch
+from torch import Tensor, nn
+
+from gradgate.checks.raised import SubjectRaisedError, calling
+from gradgate.checks.randomness import seeded
+from gradgate.checks.snapshot import named_parameters
+from gradgate.core.errors import SubjectError
+from gradgate.core.finding import Finding, Location
+from gradgate.core.origin import origin
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject
+
+CODE, NAME = "GG306", "dtype-grid"
+NEEDS: tuple[str, ...] = ("precisions", "losses")
+PER_STAGE = True
+PARAMETERS, AUTOCAST = ("fp32", "bf16", "fp16"), ("", "bf16", "fp16")
+STEPS = 3
+SCALED = 2.0  # ratio of gradient norms from which on a loss is scaled
+
+
+def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
+    """Step a run in each precision."""
+    precisions: Mapping[str, Callable[..., Run]] = stage.precisions or {}
+    _require_names(precisions)
+    findings, scales = [], {}
+    for name, start in precisions.items():
+        try:
+            fault, scales[name] = _try(name, start, context)
+        except SubjectRaisedError as raised:
+            findings.append(_finding(name, str(raised), victim=origin(raised.error)))
+            continue
+        if fault:
+            findings.append(_finding(name, fault))
+    measured = {"failing": len(findings), "precisions": list(precisions), "loss_scale": scales}
+    return Outcome(tuple(findings), measured, {"failing": 0})
+
+
+def _require_names(precisions: Mapping[str, Callable[..., Run]]) -> None:
+    for name in precisions:
+        parameters, _, autocast = name.partition("+")
+        if parameters not in PARAMETERS or autocast not in AUTOCAST:
+            raise SubjectError(
+                f"precisions: {name!r} is none of fp32, bf16, fp16, alone or with +bf16 or +fp16 behind it"
+            )
+
+
+def _try(name: str, start: Callable[..., Run], context: Context) -> tuple[str, float | None]:
+    """What is wrong with a precision, empty where nothing is; and the ratio by which its loss is scaled."""
+    with calling("start()"):
+        run = start(context.seed, device=context.device)
+    scale: float | None = None
+    for number, batch in enumerate(islice(run.batches(), STEPS), 1):
+        if number == 1 and "fp16" in name:
+            scale = _scale(run, batch, context.seed)
+        else:
+            with calling(f"step {number}"):
+                run.step(batch)
+    if bad := _not_finite(run, batch):
+        return f"after {STEPS} steps {bad} is not finite", scale
+    if scale is not None and scale < SCALED:
+        return f"the loss is not scaled: its gradient arrives times {scale:.3g}, allowed: at least {SCALED:g}", scale
+    return "", scale
+
+
+def _scale(run: Run, batch: Batch, seed: int) -> float | None:
+    """How many times the loss's gradient the first backward of a step leaves; None where that cannot be told."""
+    trained = [parameter for parameter in named_parameters(run) if parameter.requires_grad]
+    with seeded(seed), calling("losses()"):
+        wanted = torch.autograd.grad(run.losses(batch)["total"], trained, allow_unused=True)
+    with seeded(seed), _first_gradients(trained) as first, calling("step 1"):
+        run.step(batch)
+    plain, made = _norm(wanted), _norm(list(first.values()))
+    return made / plain if isfinite(made) and isfinite(plain) and made and plain else None
+
+
+@contextmanager
+def _first_gradients(parameters: Sequence[nn.Parameter]) -> Iterator[dict[nn.Parameter, Tensor]]:
+    """The gradient that the first backward of the block leaves in each parameter."""
+    first: dict[nn.Parameter, Tensor] = {}
+
+    def note(parameter: Tensor) -> None:
+        if parameter.grad is not None and parameter not in first:
+            first[parameter] = parameter.grad.detach().clone()  # type: ignore[index]
+
+    with ExitStack() as stack:
+        for parameter in parameters:
+            stack.callback(parameter.register_post_accumulate_grad_hook(note).remove)
+        yield first
+
+
+def _norm(gradients: Sequence[Tensor | None]) -> float:
+    return float(sum(float(grad.double().square().sum()) for grad in gradients if grad is not None) ** 0.5)
+
+
+def _not_finite(run: Run, batch: Batch) -> str:
+    """The first parameter or loss term that holds a NaN or an infinity."""
+    for parameter, name in named_parameters(run).items():
+        if not bool(parameter.isfinite().all()):
+            return f"parameter `{name}`"
+    with calling("losses()"):
+        terms = run.losses(batch)
+    return next((f"loss term `{name}`" for name, term in terms.items() if not bool(term.isfinite())), "")
+
+
+def _finding(precision: str, message: str, victim: Location | None = None) -> Finding:
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"in {precision} {message}",
+        kind="dtype_overflow" if "finite" in message else "other",
+        victim=victim,
+        fix="mask values from torch.finfo, sums and softmaxes in float32, a GradScaler for float16",
+        detail={"precision": precision},
+    )
