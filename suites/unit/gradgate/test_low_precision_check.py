@@ -1,0 +1,72 @@
+"""GG305: a reduction kept in 16 bits turns it red, and right formulas pass."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+from torch import Tensor
+
+from fixtures import broken_functions
+from fixtures.check_runs import errors, run_check
+from fixtures.formula_subjects import subject_with
+from gradgate.subjects.contract import Functions
+
+GOOD = broken_functions.good_functions()
+
+
+def loss_in_the_logits_dtype(logits_BSHV: Tensor, label_BSH: Tensor, weight_BSH: Tensor) -> Tensor:
+    return broken_functions.loss(logits_BSHV, label_BSH, weight_BSH.to(logits_BSHV.dtype))
+
+
+def loss_widened(logits_BSHV: Tensor, label_BSH: Tensor, weight_BSH: Tensor) -> Tensor:
+    wide = logits_BSHV if logits_BSHV.itemsize > 2 else logits_BSHV.float()
+    return broken_functions.loss(wide, label_BSH, weight_BSH)
+
+
+def returns_in_the_values_dtype(reward_BS: Tensor, value_BS: Tensor, valid_BS: Tensor, **options: object) -> Tensor:
+    return broken_functions.returns(reward_BS, value_BS, valid_BS, **options).to(value_BS.dtype)  # type: ignore[arg-type]
+
+
+CLEAN = replace(GOOD, loss=loss_widened)
+
+
+@pytest.mark.parametrize(
+    ("functions", "told"),
+    [
+        (replace(CLEAN, loss=loss_in_the_logits_dtype), "loss of 16-bit logits is "),
+        (replace(CLEAN, returns=returns_in_the_values_dtype), "return of 16-bit values at [b, t] = "),
+        (replace(CLEAN, weights=partial(broken_functions.weights, widen=False)), "head weight of 16-bit values at "),
+    ],
+)
+def test_gg305_finds_a_reduction_in_16_bits(functions: Functions, told: str) -> None:
+    """With the number, the reference's, and how far float32 may be off."""
+    outcome = run_check("GG305", subject_with(functions), None)
+
+    assert errors(outcome) != []
+    assert all(message.startswith(told) and "allowed " in message for message in errors(outcome))
+    assert outcome.measured["error_to_bound_ratio"] > 1
+
+
+def test_gg305_alone_sees_a_loss_in_16_bits() -> None:
+    """The boundary grid allows a loss its logits' dtype."""
+    subject = subject_with(replace(CLEAN, loss=loss_in_the_logits_dtype))
+
+    assert [code for code in ("GG401", "GG402", "GG404", "GG501") if errors(run_check(code, subject, None))] == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_gg305_passes_formulas_that_widen(seed: int) -> None:
+    """All three, in both dtypes."""
+    outcome = run_check("GG305", subject_with(CLEAN), None, seed)
+
+    assert (outcome.findings, outcome.measured["functions_tried"]) == ((), 3)
+    assert outcome.measured["error_to_bound_ratio"] < 1
+
+
+def test_gg305_does_not_apply_without_a_formula() -> None:
+    """Any one would do, and each is named."""
+    reason = run_check("GG305", subject_with(Functions()), None).not_applicable
+
+    assert all(f"functions=gradgate.Functions({name}=...)" in reason for name in ("loss", "weights", "returns"))
