@@ -40,6 +40,39 @@ SMALL = (
     "data.tasks=6", "data.max_length=40", "data.batch_size=4", "model.width=16", "model.attention_heads=2",
     "train.horizon=3", "optim.warmup_steps=2", "pretrain.trunk_steps=0",
 )  # fmt: skip
+# Not here: data.packing (no two rows of 40 tokens fit into 40) and a grad_clip that no gradient of these rows reaches.
+SHARED_OPTIONS: Mapping[str, Sequence[Any]] = {
+    "data.batch_size": (4, 2),
+    "data.max_length": (40, 20),
+    "critic.gamma": (0.99, 0.5),
+    "critic.gae_lambda": (0.95, 0.1),
+    "critic.reward_placement": ("terminal", "uniform"),
+    "optim.betas": ("[0.9, 0.95]", "[0.5, 0.95]", "[0.9, 0.5]"),
+    "optim.weight_decay": (0.01, 0.2),
+    "optim.grad_clip": (1e-2, 1e-3, "null"),
+    "model.width": (16, 32),
+    "model.layers": (2, 1),
+}
+STAGE1_OPTIONS = {**SHARED_OPTIONS, "pretrain.lr": (1e-3, 1e-2)}
+STAGE2_OPTIONS = {
+    **SHARED_OPTIONS,
+    "data.train_on": ("all", "completion"),
+    "model.dropout": (0.0, 0.1),
+    "model.tie_embeddings": ("false", "true"),
+    "train.horizon": (3, 2),
+    "train.accumulation_steps": (1, 2),
+    "optim.lr": (3e-3, 1e-3),
+    "optim.schedule": ("cosine", "linear", "constant"),
+    "optim.warmup_steps": (2, 4),
+    "optim.final_ratio": (0.1, 0.5),
+    "loss.weighting": ("critic", "uniform"),
+    "loss.weight_temperature": (0.7, 0.1),
+    "loss.weight_gradient": ("detach", "through"),
+    "critic.discount_lambda": (0.95, 0.1),
+    "critic.auxiliary_loss_coef": (0.1, 0.5),
+    "critic.value_lr": (1e-3, 1e-2),
+    "critic.value_gradient_to_trunk": ("false", "true"),
+}
 STAGE1_EDGES = {"value_loss": ("value_head",)}
 # With weight_gradient detach and the value head's input detached, the defaults.
 STAGE2_EDGES = {"wmtp_loss": ("trunk", "heads"), "value_loss": ("value_head",)}
@@ -51,10 +84,12 @@ class WmtpRun(Run):
     stage_name: ClassVar[str]
 
     def __init__(
-        self, seed: int, *, dtype: torch.dtype = torch.float32, device: str = "cpu", precision: str = "fp32"
-    ) -> None:
+        self, seed: int, *, dtype: torch.dtype = torch.float32, device: str = "cpu", precision: str = "fp32",
+        options: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
         self.dtype = dtype
-        given = settings(seed, device, *SMALL, f"precision={precision}")
+        moved = [f"{key}={value}" for key, value in (options or {}).items()]
+        given = settings(seed, device, *SMALL, f"precision={precision}", *moved)
         self.open(small_trainer(*given), LoopState(self.stage_name))
 
     def open(self, trainer: Trainer, at: LoopState, work: Any = None) -> None:
@@ -438,6 +473,7 @@ def build_subject() -> Subject:
                 edges=STAGE1_EDGES,
                 loop=loop,
                 precisions=precisions(Stage1Run),
+                options=STAGE1_OPTIONS,
             ),
             Stage(
                 "stage2",
@@ -447,6 +483,7 @@ def build_subject() -> Subject:
                 edges=STAGE2_EDGES,
                 loop=loop,
                 precisions=precisions(Stage2Run),
+                options=STAGE2_OPTIONS,
             ),
         ),
         functions=Functions(

@@ -179,6 +179,8 @@ class Stage:
             deterministic in its seed, with at least two heads and two positions where it has any. float64 must work.
         precisions: what can be run in mixed or low precision: "fp32+bf16" (parameters + autocast), "fp16" (parameters
             alone) and the like -> a function like `start` that starts a run in it.
+        options: configuration keys -> two or more values each; where there are any, `start` takes
+            `options={key: value}` and moves that key.
         fit: `fit(seed, *, device="cpu") -> Fit`, the whole run on the trainer's own small corpus; None: no such.
         objective: what it learns, "value" or "tokens"; None: neither.
         edges: name of a loss term to the names of the modules that it trains, all of them; None: not declared. Terms
@@ -194,6 +196,7 @@ class Stage:
     edges: Mapping[str, Sequence[str]] | None = field(default=None, hash=False)
     loop: Callable[..., Looped] | None = None
     precisions: Mapping[str, Callable[..., Run]] | None = field(default=None, hash=False)
+    options: Mapping[str, Sequence[Any]] | None = field(default=None, hash=False)
 
 
 @dataclass(frozen=True)
@@ -278,6 +281,7 @@ class Subject:
         "window": "write `Run.window(parts)`: return one batch whose step accumulates over these micro-batches",
         "max_norm": "set `Run.max_norm` to the norm at which the step clips its gradients",
         "precisions": "give the stage `precisions=`: names such as 'fp32+bf16' (parameters + autocast) -> a `start`",
+        "options": "give the stage `options=`: keys -> values, and let `start` take `options={key: value}`",
         "edges": "give the stage `edges=`: the name of each loss term -> the names in `modules` of what it trains",
         "samples": "write `Run.samples(batch)`: a name for each sample; and set `Run.epoch_size`",
         "heldout": "write `Run.heldout()`: the names of the samples that are kept for evaluation",

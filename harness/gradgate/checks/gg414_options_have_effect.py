@@ -1,0 +1,146 @@
+"""A configuration key changes nothing that can be observed, or two of its values are the same code.
+
+## What it detects
+
+A key that is read and not passed on, a mode whose name falls through to the default, a temperature that a later
+normalisation cancels, weight decay of a group that has none, a coefficient of a term that is not added.
+
+## Why it matters
+
+A sweep over a dead key is an experiment that was never made. Its result (no difference) is believed.
+
+## How it decides
+
+The stage says which keys can be moved, and to which values (`Stage.options`). For each value a fresh run is started
+with that one key moved, the same seed, and stepped 5 times. What can be observed is compared bit for bit: the batches,
+the metrics that are not about time, and parameters, optimizer state and settings at the end. Statistic: pairs of values
+of one key that nothing tells apart; allowed: 0.
+
+False-alarm rate: 0 for keys that act within 5 steps of the small run. A difference may also come from another random
+number that a key happens to draw: a key that does no more than that passes.
+
+## Example
+
+Bad:
+
+```python
+loss = weighted_loss(logits, labels, weights)                            # `loss.reduction` is never passed on
+```
+
+Good:
+
+```python
+loss = weighted_loss(logits, labels, weights, reduction=recipe.loss.reduction)
+```
+
+In the adapter:
+
+```python
+Stage("train", start=Loop, options={"optim.weight_decay": (0.01, 0.1), "loss.temperature": (0.7, 0.1)})
+# and Loop.__init__(self, seed, *, dtype, device, options=None) sets what `options` names, over its own settings
+```
+
+## How to fix
+
+Pass the key on, or take it out of the configuration; refuse values that are not known instead of falling back.
+
+## Known limits
+
+Keys that the adapter does not list are not looked at; nor is what shows only later, such as patience or the interval of
+checkpoints (GG608 moves the first).
+
+## Sources
+
+Faults LW-14 and LW-31 and the killer "config-effect" of the fault catalogue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations, islice
+from typing import Any
+
+from gradgate.checks import batches as trees
+from gradgate.checks.gg601_nondeterminism import MEASURED
+from gradgate.checks.raised import SubjectRaisedError, calling
+from gradgate.checks.snapshot import Snapshot, first_difference, take
+from gradgate.core.errors import SubjectError
+from gradgate.core.finding import Finding
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject
+from gradgate.subjects.global_state import GlobalState
+
+CODE, NAME = "GG414", "options-have-effect"
+NEEDS: tuple[str, ...] = ("options",)
+PER_STAGE = True
+STEPS = 5
+
+
+@dataclass(frozen=True)
+class Observed:
+    """All that a short run shows.
+
+    Args:
+        batches: in order.
+        metrics: of every step, those about time left out.
+        state: at the end.
+    """
+
+    batches: tuple[Batch, ...]
+    metrics: tuple[Mapping[str, Any], ...]
+    state: Snapshot
+
+    def is_like(self, other: Observed) -> bool:
+        """Whether nothing tells the two apart."""
+        return (
+            self.state.keys() == other.state.keys()
+            and first_difference(self.state, other.state) is None
+            and trees.first_difference(self.batches, other.batches) is None
+            and trees.first_difference(self.metrics, other.metrics) is None
+        )
+
+
+def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
+    """Move one key at a time, and look for a difference between any two of its values."""
+    options = stage.options or {}
+    at_start = GlobalState.now()
+    findings = []
+    pairs = 0
+    for key, values in options.items():
+        if len(values) < 2:
+            raise SubjectError(f"options[{key!r}] has {len(values)} value(s): give two or more")
+        try:
+            seen = [_observe(stage, context, at_start, key, value) for value in values]
+        except SubjectRaisedError as raised:
+            findings.append(_finding(key, str(raised)))
+            continue
+        for (one, ours), (other, theirs) in combinations(zip(values, seen, strict=True), 2):
+            pairs += 1
+            if ours.is_like(theirs):
+                findings.append(_finding(key, f"{one!r} and {other!r} give the same {STEPS} steps, bit for bit"))
+    measured = {"pairs_alike": len(findings), "pairs": pairs, "keys": len(options)}
+    return Outcome(tuple(findings), measured, {"pairs_alike": 0})
+
+
+def _observe(stage: Stage, context: Context, at_start: GlobalState, key: str, value: Any) -> Observed:
+    at_start.restore()
+    with calling(f"start(options={{{key!r}: {value!r}}})"):
+        run: Run = stage.start(context.seed, device=context.device, options={key: value})
+    with calling(f"{STEPS} steps with {value!r}"):
+        drawn, metrics = [], []
+        for batch in islice(run.batches(), STEPS):
+            drawn.append(batch)
+            kept = run.step(batch)
+            metrics.append({name: number for name, number in kept.items() if not MEASURED.search(name.lower())})
+    return Observed(tuple(drawn), tuple(metrics), take(run))
+
+
+def _finding(key: str, told: str) -> Finding:
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"option `{key}`: {told}",
+        fix="pass the key on to the code that it is for, or take it out of the configuration",
+        detail={"key": key},
+    )

@@ -1,0 +1,59 @@
+"""GG414: a key that does nothing turns it red, keys that act pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fixtures.check_runs import errors, red, run_check
+from fixtures.option_faults import OPTIONS, optioned
+from gradgate.core.errors import SubjectError
+
+NEIGHBOURS = ("GG100", "GG208", "GG405")
+
+
+@pytest.mark.parametrize("key", ["lr", "weight_decay"])
+def test_gg414_names_the_key_that_does_nothing(key: str) -> None:
+    """And the values that nothing tells apart; no neighbour sees it."""
+    subject = optioned(dead=key)
+    outcome = run_check("GG414", subject, subject.stages[0])
+    one, other = OPTIONS[key]
+
+    assert errors(outcome) == [f"option `{key}`: {one!r} and {other!r} give the same 5 steps, bit for bit"]
+    assert outcome.measured["pairs_alike"] == 1
+    assert red(subject, subject.stages[0], NEIGHBOURS) == []
+
+
+def test_gg414_names_a_value_that_falls_back_to_another() -> None:
+    """An unknown name is taken for the default; the third value is another code."""
+    subject = optioned(options={"optimizer": ("adamw", "adamW", "sgd")})
+
+    (message,) = errors(run_check("GG414", subject, subject.stages[0]))
+    assert message.startswith("option `optimizer`: 'adamw' and 'adamW' give the same")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_gg414_passes_keys_that_act(seed: int) -> None:
+    """Every pair of values differs."""
+    subject = optioned()
+    outcome = run_check("GG414", subject, subject.stages[0], seed)
+
+    assert (outcome.findings, outcome.measured["pairs"], outcome.measured["keys"]) == ((), 5, 3)
+
+
+def test_gg414_reports_a_value_that_raises() -> None:
+    """With the key and the value."""
+    subject = optioned(options={"lr": (0.01, -1.0)})
+
+    (message,) = errors(run_check("GG414", subject, subject.stages[0]))
+    assert message.startswith("option `lr`: start(options={'lr': -1.0}) raised ValueError")
+
+
+@pytest.mark.parametrize("values", [(), (0.1,)])
+def test_gg414_wants_two_values_of_a_key(values: Any) -> None:
+    """One cannot differ."""
+    subject = optioned(options={"lr": values})
+
+    with pytest.raises(SubjectError, match="give two or more"):
+        run_check("GG414", subject, subject.stages[0])
