@@ -11,8 +11,9 @@ Each stage is started and stepped a few times. The check fails where
 * one seed gives two sets of parameters or two first batches, whatever the global generators hold at the time;
 * a step changes the batch it was given, or returns no metrics by name;
 * a capability is declared but raises or lies: `losses` without a scalar `total` on the graph, or changing parameters;
-  `tokens` of the wrong dtype or shape; `save` that writes nothing; `logits_from` naming no module, or one whose output
-  is not [B, S, H, V]; `optimizers` with something else in it; a `corpus` whose columns disagree;
+  `tokens` or `valid` of the wrong dtype or shape; `select_rows` or `pad` that give other rows or positions than asked
+  for; `edges` that name no loss term or module; `save` that writes nothing; `logits_from` naming no module, or one
+  whose output is not [B, S, H, V]; `optimizers` with something else in it; a `corpus` whose columns disagree;
 * the stage does not start and step in float64.
 
 ## Why it matters
@@ -72,8 +73,10 @@ from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from gradgate.checks import batches, snapshot
+from gradgate.checks.invariance import rows_of
 from gradgate.checks.raised import SubjectRaisedError, calling
 from gradgate.core.finding import Finding
 from gradgate.core.origin import origin
@@ -154,8 +157,9 @@ def _of_stage(stage: Stage, context: Context, step_s: dict[str, float]) -> list[
         return _of_save(start, Path(mkdtemp(dir=context.folder)))
 
     clauses: list[Clause] = [
-        partial(clause, start) for clause in (_of_seed, _of_losses, _of_tokens, _of_logits, _of_double)
+        partial(clause, start) for clause in (_of_seed, _of_losses, _of_tokens, _of_batches, _of_logits, _of_double)
     ]
+    clauses.append(partial(_of_edges, start, stage.edges or {}))
     faults = _faults_of(partial(_of_pieces, start))
     for clause in () if faults else (timed, *clauses, saved):  # without its pieces a run cannot be driven
         faults |= _faults_of(clause)
@@ -288,6 +292,48 @@ def _of_tokens(start: Start) -> Iterator[Fault]:
             yield f"tokens(batch).{name} is {_described(column)}, expected {dtype} [B, S]", LIES
         elif column.shape != tokens.token_BS.shape:
             yield f"tokens(batch).{name} has shape {list(column.shape)}, not that of token_BS", LIES
+
+
+def _of_batches(start: Start) -> Iterator[Fault]:
+    """`valid`, `select_rows` and `pad`, on one batch that they must leave as it is."""
+    run = start()
+    can, batch = declared(run), _batch(run)
+    with calling("copying a batch"):
+        kept = copy.deepcopy(batch)
+    valid_BS = None
+    if "valid" in can:
+        with calling("valid(batch)"):
+            valid_BS = run.valid(batch)
+        if not isinstance(valid_BS, Tensor) or valid_BS.dtype != torch.bool or valid_BS.dim() != 2:
+            yield f"valid(batch) is {_described(valid_BS)}, expected {torch.bool} [B, S]", LIES
+            return
+    if "rows" in can:
+        with calling("select_rows(batch, [0, 0])"):
+            rows = rows_of(run.select_rows(batch, [0, 0]))
+        if rows != 2:
+            yield f"select_rows(batch, [0, 0]) gave {rows} rows, expected 2", LIES
+    if "pad" in can and valid_BS is not None:
+        with calling("pad(batch, 2)"):
+            padded_BS = run.valid(run.pad(batch, 2))
+        if not torch.equal(padded_BS, functional.pad(valid_BS, (0, 2))):
+            yield "pad(batch, 2) did not add two positions of padding on the right", LIES
+    difference = batches.first_difference(kept, batch)
+    if difference is not None:
+        yield f"valid, select_rows or pad changed their batch: {difference.name}: {difference.text}", LIES
+
+
+def _of_edges(start: Start, edges: Mapping[str, Sequence[str]]) -> Iterator[Fault]:
+    run = start()
+    if not edges or "losses" not in declared(run):
+        return
+    with calling("losses(batch)"):
+        terms = run.losses(_batch(run))
+    for term, names in edges.items():
+        if term not in terms:
+            yield f"edges: losses() has no term {term!r}, only {', '.join(terms)}", LIES
+        for name in names:
+            if name not in run.modules:
+                yield f"edges[{term!r}]: no module {name!r}, only {', '.join(run.modules)}", LIES
 
 
 def _of_logits(start: Start) -> Iterator[Fault]:

@@ -89,3 +89,17 @@ def test_gg001_looks_at_every_stage(tmp_path: Path):
     """A clean first stage does not hide a broken second one."""
     stages = [Stage("clean", CapableRun), Stage("bare", PlainRun), Stage("broken", broken.Unseeded)]
     assert [text.split(":")[0] for text in messages(Subject("s", stages), tmp_path)] == ["stage 'broken'"] * 2
+
+
+@pytest.mark.parametrize(
+    ("edges", "message"),
+    [
+        ({"total": ("model",)}, ""),
+        ({"totl": ("model",)}, "edges: losses() has no term 'totl', only total"),
+        ({"total": ("modle",)}, "edges['total']: no module 'modle', only model"),
+    ],
+)
+def test_gg001_looks_at_what_edges_name(edges: dict, message: str, tmp_path: Path):
+    """Terms and modules are there, or the declaration says nothing."""
+    found = messages(Subject("edged", [Stage("train", CapableRun, edges=edges)]), tmp_path)
+    assert found == ([f"stage 'train': {message}"] if message else [])
