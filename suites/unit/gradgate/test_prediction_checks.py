@@ -23,7 +23,7 @@ from fixtures.prediction_faults import (
 from gradgate.subjects.contract import Functions, Run, Stage, Subject, Tokens
 
 FAULTS = {**CAUSALITY_FAULTS, **DROPPED_FAULTS}
-NEIGHBOURS = ("GG100", "GG201", "GG205", "GG405", "GG406", "GG407", "GG408", "GG409", "GG412", "GG413")
+NEIGHBOURS = ("GG100", "GG201", "GG405", "GG407", "GG409", "GG412", "GG413")
 CLEAN = mini_trainer.subject()
 
 
@@ -56,7 +56,9 @@ def test_prediction_fault_turns_its_check_red_and_no_neighbour(name: str) -> Non
     assert red(subject, tokens_of(subject), tuple(code for code in NEIGHBOURS if code != fault.code)) == []
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "seed", [0, pytest.param(1, marks=pytest.mark.nightly), pytest.param(2, marks=pytest.mark.nightly)]
+)
 @pytest.mark.parametrize("code", ["GG409", "GG413"])
 def test_clean_twin_passes(code: str, seed: int) -> None:
     """No finding, decided."""

@@ -53,7 +53,9 @@ def test_gg503_takes_a_reward_that_is_no_number_for_another() -> None:
     assert outcome.measured["distance"] == {"reward": torch.inf}
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "seed", [0, pytest.param(1, marks=pytest.mark.nightly), pytest.param(2, marks=pytest.mark.nightly)]
+)
 def test_gg503_passes_the_clean_twin(seed: int) -> None:
     """Alone, together, padded and reordered."""
     subject = scored(last_real)
@@ -115,7 +117,9 @@ def test_gg502_finds_stages_that_regress_on_different_functions(name: str) -> No
     assert [red(subject, stage, NEIGHBOURS) for stage in subject.stages] == [[], []]
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "seed", [0, pytest.param(1, marks=pytest.mark.nightly), pytest.param(2, marks=pytest.mark.nightly)]
+)
 def test_gg502_passes_the_clean_twin(seed: int) -> None:
     """One function in both stages."""
     outcome = run_check("GG502", CLEAN, None, seed)
