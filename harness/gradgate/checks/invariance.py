@@ -70,6 +70,9 @@ class Probe:
     random sign patterns): that is its condition. A quantity may differ by n times (noise + u times its size), with n
     the number of elements of the batch's largest tensor; twice, since both values are rounded.
 
+    A term that is float32 in a float64 run was computed in float32 somewhere (Hugging Face models cast their logits):
+    u is that of the coarsest term.
+
     Args:
         stage: it is started.
         context: seed and device.
@@ -81,6 +84,7 @@ class Probe:
         self._seed = context.seed
         self._parameters: list[nn.Parameter] = [p for p in named_parameters(self.run) if p.requires_grad]
         self.draws_beyond_dropout = False
+        self._unit = UNIT
 
     def batches(self, count: int) -> list[Batch]:
         """The run's first batches."""
@@ -96,6 +100,7 @@ class Probe:
                 self.draws_beyond_dropout = True
             if "total" not in terms:
                 raise SubjectError("losses() has no term 'total'; see GG001")
+            self._unit = max(_unit_of(term) for term in terms.values())
             kept = {name: term for name, term in terms.items() if name != "total"} or dict(terms)
             gradients = {name: self._gradient(term) for name, term in kept.items()}
         return Evaluation({name: float(term.detach()) for name, term in terms.items()}, gradients)
@@ -109,7 +114,7 @@ class Probe:
             with torch.no_grad():
                 for parameter, value in zip(self._parameters, before, strict=True):
                     sign = torch.randint(0, 2, value.shape, generator=generator).to(value) * 2 - 1
-                    parameter.copy_(value * (1 + 2 * UNIT * sign))
+                    parameter.copy_(value * (1 + 2 * self._unit * sign))
             for name, value in self(batch).quantities().items():
                 moved[name] = max(moved[name], float((value - at.quantities()[name]).norm()))
         with torch.no_grad():
@@ -126,7 +131,7 @@ class Probe:
             theirs = self(other).quantities()
             for name, value in ours.quantities().items():
                 size = float(value.norm())
-                allowed = 2 * count * (noise[name] + UNIT * size)
+                allowed = 2 * count * (noise[name] + self._unit * size)
                 found.append(Distance(name, float((theirs[name] - value).norm()), allowed, size))
         return max(found, key=lambda distance: (distance.is_beyond, distance.measured / (distance.allowed or 1.0)))
 
@@ -139,6 +144,10 @@ class Probe:
             for parameter, gradient in zip(self._parameters, gradients, strict=True)
         ]
         return torch.cat(parts)
+
+
+def _unit_of(term: Tensor) -> float:
+    return max(UNIT, float(torch.finfo(term.dtype).eps) / 2)
 
 
 def elements(*several: Batch) -> int:
