@@ -12,6 +12,7 @@ from gradgate.commands.blame import blame
 from gradgate.commands.exits import BROKEN, INTERRUPTED, USAGE
 from gradgate.commands.rule import show_rule
 from gradgate.commands.verify import verify
+from gradgate.core import interrupt
 from gradgate.core.errors import GradgateError, nearest
 from gradgate.core.origin import in_one_line
 
@@ -90,4 +91,5 @@ def _stop(ctx: click.Context, message: str, code: int) -> None:
 
 
 if __name__ == "__main__":
+    interrupt.ends_at_once()
     main()
