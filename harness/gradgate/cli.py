@@ -15,6 +15,7 @@ from gradgate.commands.faults import faults
 from gradgate.commands.rule import show_rule
 from gradgate.commands.scan import scan_command
 from gradgate.commands.verify import verify
+from gradgate.core import interrupt
 from gradgate.core.errors import GradgateError, nearest
 from gradgate.core.origin import in_one_line
 
@@ -96,4 +97,5 @@ def _stop(ctx: click.Context, message: str, code: int) -> None:
 
 
 if __name__ == "__main__":
+    interrupt.ends_at_once()
     main()

@@ -18,7 +18,7 @@ class Estimate:
     error: float
 
 
-def derivative(function: Callable[[float], float], tolerance: float) -> Estimate | None:
+def derivative(function: Callable[[float], float], tolerance: float, roundoff: float = 0.0) -> Estimate | None:
     """Central differences at h, h/2 and h/4, extrapolated twice; the two results' distance is the error.
 
     A kink between the points makes the two disagree by 7/6 * jump * distance / h, so that one goes unseen only within
@@ -28,12 +28,16 @@ def derivative(function: Callable[[float], float], tolerance: float) -> Estimate
         function: the function; called six times for each step tried.
         tolerance: the error that is acceptable, in units of the derivative.
 
+        roundoff: half the distance of neighbouring values of the function, where that is coarse: a step so small that
+            the function does not move gives three differences of 0, which agree and mean nothing.
+
     Returns:
         The first estimate whose error is at most `tolerance`; None where there is none.
     """
     for h in STEPS:
         d1, d2, d4 = ((function(x) - function(-x)) / (2 * x) for x in (h, h / 2, h / 4))
         coarse, fine = (4 * d2 - d1) / 3, (4 * d4 - d2) / 3
-        if abs(fine - coarse) <= tolerance:
-            return Estimate(fine, abs(fine - coarse))
+        error = max(abs(fine - coarse), roundoff / h)
+        if error <= tolerance:
+            return Estimate(fine, error)
     return None

@@ -74,6 +74,8 @@ class LossGradient:
         self.loss = float(total.detach())
         self.gradients = _backward(total, parameters)
         self.precision = max(torch.finfo(dtype).eps for dtype in self._tape.dtypes | {total.dtype})
+        coarse = total.dtype != torch.float64  # a float32 loss in a float64 run: its values are far apart
+        self._roundoff = abs(self.loss) * torch.finfo(total.dtype).eps / 2 if coarse else 0.0
         if not isfinite(self.loss):
             raise UnstableLossError(f"the loss is {self.loss}")
         if self._replayed() != self.loss:
@@ -96,7 +98,7 @@ class LossGradient:
         by_backward = float(sum(product.sum() for product in products))
         size = float(sum(product.square().sum() for product in products)) ** 0.5
         size = max(size, _SMALLEST_SHARE * abs(self.loss), torch.finfo(torch.float64).tiny)
-        estimate = derivative(lambda x: self._moved(direction, x), size * tolerance / 4)
+        estimate = derivative(lambda x: self._moved(direction, x), size * tolerance / 4, self._roundoff)
         return None if estimate is None else Slope(by_backward, estimate.value, size)
 
     def _moved(self, direction: Directions, x: float) -> float:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from gradgate.core import interrupt
+
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.option("-m", "is_module", is_flag=True, help="PROGRAM is a module, as in `python -m MODULE`.")
@@ -35,6 +37,7 @@ def blame(program: str, arguments: tuple[str, ...], is_module: bool, json_file: 
 
     if json_file:
         require_writable(json_file)
+    interrupt.is_raised()  # the program's own to handle
     ran = (run_module if is_module else run_script)(program, arguments)
     if ran.is_child:
         sys.exit(ran.exit)

@@ -13,6 +13,7 @@ from click.shell_completion import CompletionItem
 from gradgate.checks import catalogue
 from gradgate.checks.rules import RULES
 from gradgate.commands.exits import EXIT_CODES, INTERRUPTED
+from gradgate.core import interrupt
 from gradgate.core.errors import GradgateError
 from gradgate.core.options import DEVICE, MAX_SEED, PROFILE, SEED
 from gradgate.core.project import find_project
@@ -101,6 +102,7 @@ def verify(
     subject = _load(target, path, options["device"])
     from gradgate.checks.runner import check_trainer
 
+    interrupt.is_raised()  # from here on there are results to tell
     console = Console(highlight=False, emoji=False, markup=False)
     with live(console) as on_start:
         verdict = check_trainer(

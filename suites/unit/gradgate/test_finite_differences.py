@@ -32,3 +32,16 @@ def test_derivative_steps_round_a_kink_nearby() -> None:
 def test_derivative_is_none_where_nothing_converges() -> None:
     """A function with noise above the tolerance at every step has no slope to be compared with."""
     assert derivative(lambda x: float(hash(round(x * 1e12)) % 7), tolerance=1e-8) is None
+
+
+def test_derivative_does_not_trust_steps_below_the_resolution_of_the_function():
+    """A function in float32 that does not move at a small step has no slope of 0 there."""
+    import numpy as np
+
+    def rounded(x: float) -> float:
+        return float(np.float32(3.0 + 0.01 * x))
+
+    found = derivative(rounded, 1e-4, roundoff=3.0 * 2.0**-24)
+    assert found is not None
+    assert found.value == pytest.approx(0.01, abs=1e-4)
+    assert derivative(rounded, 1e-6, roundoff=3.0 * 2.0**-24) is None
