@@ -34,7 +34,14 @@ class Ratio:
         return f"{spread}  {self.slow_ms:.3f} ms / {self.fast_ms:.3f} ms, {self.rounds} rounds"
 
 
-def ratio(slow: Callable[[], object], fast: Callable[[], object], *, rounds: int, repeat_fast: int = 1) -> Ratio:
+def ratio(
+    slow: Callable[[], object],
+    fast: Callable[[], object],
+    *,
+    rounds: int,
+    repeat_fast: int = 1,
+    clock: Callable[[], float] = time.thread_time,
+) -> Ratio:
     """Time both in turns, the order swapped in every round.
 
     Args:
@@ -42,14 +49,15 @@ def ratio(slow: Callable[[], object], fast: Callable[[], object], *, rounds: int
         fast: the denominator.
         rounds: pairs of measurements.
         repeat_fast: how often the fast one runs in each measurement, where it is too short to time alone.
+        clock: seconds; CPU seconds of this thread, since waiting for a core is not the code's doing.
     """
     slow(), fast()  # warm up
     pairs = []
     for number in range(rounds):
         if number % 2:
-            fast_s, slow_s = _seconds(fast, repeat_fast), _seconds(slow, 1)
+            fast_s, slow_s = _seconds(fast, repeat_fast, clock), _seconds(slow, 1, clock)
         else:
-            slow_s, fast_s = _seconds(slow, 1), _seconds(fast, repeat_fast)
+            slow_s, fast_s = _seconds(slow, 1, clock), _seconds(fast, repeat_fast, clock)
         pairs.append((slow_s, fast_s))
     ratios = [slow_s / fast_s for slow_s, fast_s in pairs]
     low, median, high = statistics.quantiles(ratios, n=4)
@@ -57,9 +65,9 @@ def ratio(slow: Callable[[], object], fast: Callable[[], object], *, rounds: int
     return Ratio(median, low, high, slow_ms, fast_ms, rounds)
 
 
-def _seconds(work: Callable[[], object], times: int) -> float:
-    """CPU seconds of this thread for one run; waiting for a core is not the code's doing."""
-    began = time.thread_time()
+def _seconds(work: Callable[[], object], times: int, clock: Callable[[], float]) -> float:
+    """Seconds for one run."""
+    began = clock()
     for _ in range(times):
         work()
-    return (time.thread_time() - began) / times
+    return (clock() - began) / times

@@ -1,15 +1,17 @@
-"""The recorder's cost: a training step watched, against the same step plain, and under anomaly mode."""
+"""What watching costs: a training step under the recorder, the guard and anomaly mode, against the same step plain."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import gradgate
-from benchmarks.interleaved import ratio
+from benchmarks.interleaved import Ratio, ratio
 
 # Name, bar, width, layers, batch, positions.
 SIZES = (
@@ -29,6 +31,48 @@ def bench_watch(rounds: int) -> list[str]:
         anomaly = ratio(under_anomaly_mode(step), step, rounds=max(3, own_rounds // 3))
         lines.append(f"{name}: watched / plain {watched}  (bar: <= {bar}x); anomaly mode {anomaly.median:.2f}x")
     return lines
+
+
+# Bars of the guard, in the order of SIZES.
+GUARD_BARS = (1.10, 1.05, 1.03)
+
+
+def bench_guard(rounds: int) -> list[str]:
+    """The guard on the same steps: CPU of the step's thread, then of all threads, hooks alone, and the copy's size."""
+    lines = []
+    for (name, _, *sizes), bar in zip(SIZES, GUARD_BARS, strict=True):
+        step, subjects = training_step(*sizes)
+        measured = partial(guarded_ratio, step, subjects, max(24, min(8 * rounds, 12000 // int(name.split()[0]))))
+        row = f"{name}: guarded / plain {measured()}  (bar: <= {bar}x)"
+        others = (
+            f"all threads {measured(time.process_time).median:.2f}x; wall {measured(time.perf_counter).median:.2f}x"
+        )
+        copied = sum(value.nbytes for value in state_tensors(*subjects)) / 1e6
+        lines.append(f"{row}; {others}; no snapshot {measured(replay=False).median:.2f}x; copies {copied:.1f} MB")
+    return lines
+
+
+def guarded_ratio(
+    step: Callable[[], None],
+    subjects: tuple[object, ...],
+    rounds: int,
+    clock: Callable[[], float] = time.thread_time,
+    *,
+    replay: bool = True,
+) -> Ratio:
+    """The guarded step against the plain one by one clock; the guard must stay quiet."""
+    guarded = gradgate.guard(step, state=subjects, replay=replay)
+    for _ in range(5):
+        guarded()  # the first step takes every fingerprint, the first snapshots make room
+    found = ratio(guarded, step, rounds=rounds, clock=clock)
+    assert not guarded.findings
+    return found
+
+
+def state_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """What a snapshot copies: parameters, buffers and the optimizer's own tensors."""
+    kept = [value for held in optimizer.state.values() for value in held.values() if isinstance(value, Tensor)]
+    return [*model.parameters(), *model.buffers(), *kept]
 
 
 def training_step(width: int, layers: int, batch: int, length: int) -> tuple[Callable[[], None], tuple[object, ...]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
@@ -85,10 +86,11 @@ def load(path: Path) -> dict[str, Any]:
     if hashlib.sha256(payload).hexdigest().encode() != words[1]:
         raise CheckpointError(f"{path}: damaged: its content does not match its checksum")
     try:
-        state = torch.load(BytesIO(payload), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # what it warns of, it refuses
+            warnings.simplefilter("ignore")
+            state = torch.load(BytesIO(payload), map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler refuses with UnpicklingError, and trips over odd bytes with anything
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{path}: refused: holds more than tensors and plain values ({reason})") from None
+        raise CheckpointError(f"{path}: refused: holds more than tensors and plain values ({_reason(error)})") from None
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: holds a {type(state).__name__}, expected a dictionary")
     return state
@@ -139,6 +141,13 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _reason(error: Exception) -> str:
+    """What the unpickler did not like, without torch's advice to let it through."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = next((line for line in lines if "WeightsUnpickler error" in line), (lines or [type(error).__name__])[0])
+    return told.rpartition("WeightsUnpickler error: ")[2][:120]
 
 
 def _remove(path: Path) -> None:

@@ -7,7 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,17 +61,15 @@ def train(
     Writes metrics.jsonl, value_head.ckpt, best.ckpt, final.ckpt and checkpoints/ into the run's folder
     (paths.output, runs/NAME by default).
     """
+    checkpoint_path, config, recipe = _settings(config_path, recipe_path, overrides, resume)
     from rich.console import Console
 
     from wmtp.loop import StoppedError
     from wmtp.progress import Report
-    from wmtp.resume import find_checkpoint
     from wmtp.train import dry_run as run_dry
     from wmtp.train import train as run_train
 
     report = Report(Console(stderr=True), verbose=verbose)
-    checkpoint_path = None if resume is None else find_checkpoint(resume)
-    config, recipe = _settings(config_path, recipe_path, overrides, checkpoint_path)
     if dry_run:
         click.echo(json.dumps(run_dry(config, recipe, report)))
         return
@@ -96,51 +94,69 @@ def recipes() -> None:
 
 
 def _settings(
-    config_path: Path | None, recipe_path: str | None, overrides: tuple[str, ...], checkpoint_path: Path | None
-) -> tuple[Config, Recipe]:
-    """Settings from files and overrides; a resumed run has its own, unless a file is given."""
-    from wmtp import checkpoint
+    config_path: Path | None, recipe_path: str | None, overrides: tuple[str, ...], resume: Path | None
+) -> tuple[Path | None, Config, Recipe]:
+    """The checkpoint to resume, if any, and the settings: from files and overrides, else those of the resumed run."""
     from wmtp.loading import load_settings
-    from wmtp.resume import RUN_KIND, at_home
 
-    if checkpoint_path is None:
-        return load_settings(config_path, recipe_path, overrides)
-    state = checkpoint.load(checkpoint_path)
-    checkpoint.require_kind(checkpoint_path, state, RUN_KIND, ("config", "recipe"))
+    if resume is None:
+        return None, *load_settings(config_path, recipe_path, overrides)
+    from wmtp import checkpoint
+    from wmtp.resume import RUN_KIND, at_home, find_checkpoint
+
+    path = find_checkpoint(resume)
+    state = checkpoint.load(path)
+    checkpoint.require_kind(path, state, RUN_KIND, ("config", "recipe"))
     config, recipe = load_settings(config_path, recipe_path, overrides, saved=(state["config"], state["recipe"]))
-    return at_home(config, checkpoint_path), recipe
+    return path, at_home(config, path), recipe
 
 
 def main() -> None:
     """Entry point: a user's mistake is one line and exit code 2; Ctrl-C and SIGTERM are 130."""
-    with _terminate_as_interrupt():
+    with _signals_as_interrupts():
         try:
             code = cli.main(prog_name="wmtp", standalone_mode=False)
         except WmtpError as error:
             code = _fail(str(error))
         except OSError as error:
-            code = _fail(f"{error.filename or 'a file'}: {error.strerror or error}")
+            place = f"{error.filename}: " if error.filename else ""
+            code = _fail(f"{place}{error.strerror or error}")
         except click.ClickException as error:
             error.show()
             code = error.exit_code
         except (click.Abort, KeyboardInterrupt):
             click.echo("stopped; a checkpoint, where there is one, is whole: see wmtp train --resume", err=True)
             code = 130
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            tried = str(error).partition("you tried to ")[2].partition(".")[0]
+            code = _fail(f"out of memory{tried and f' (tried to {tried})'}: make model, horizon, rows or batch smaller")
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _fail(message: str) -> int:
     if "--verbose" in sys.argv:
         traceback.print_exc()
-    click.echo(f"wmtp: {message}", err=True)
+    with suppress(OSError):  # standard error itself may be full
+        click.echo(f"wmtp: {message}", err=True)
     return 2
 
 
+def _is_out_of_memory(error: Exception) -> bool:
+    """Python's own error, CUDA's, and the plain RuntimeError of torch's allocator for the CPU."""
+    return (
+        isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error)
+    )
+
+
 @contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """SIGTERM outside the training loop, which has its own way: clean up as for Ctrl-C."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+def _signals_as_interrupts() -> Iterator[None]:
+    """Outside the training loop, which has its own way, SIGTERM cleans up as Ctrl-C does; and Ctrl-C works in a job
+    that a shell script started in the background, with the signal ignored."""
+    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -160,15 +161,15 @@ def explain(model: type[Section], mistake: ErrorDetails) -> str:
         section = section_at(model, mistake["loc"])
         return f"{key} is {in_yaml(mistake['input'])}: expected keys and values ({', '.join(section.model_fields)})"
     expected = mistake["msg"].removeprefix("Value error, ")
-    for theirs, ours in (("Input should be", "expected"), ("String should match", "expected to match")):
-        expected = expected.replace(theirs, ours)
+    if mistake["type"] == "string_pattern_mismatch":
+        expected = f"expected {field_at(model, mistake['loc']).description}"
+    expected = expected.replace("Input should be", "expected")
     if mistake["type"] == "value_error":
         return f"{key}: {expected}"
     held = mistake["input"]
     choices = mistake.get("ctx", {}).get("expected", "")
-    near = (
-        nearest(held, str(choices).replace("'", "").replace(" or ", ", ").split(", ")) if isinstance(held, str) else ""
-    )
+    words = str(choices).replace("'", "").replace(" or ", ", ").split(", ") if choices else []
+    near = nearest(held, words) if isinstance(held, str) else ""
     return f"{key} is {in_yaml(held)}: {expected}{near}"
 
 
@@ -199,6 +200,12 @@ def section_at(model: type[BaseModel], location: Sequence[str | int]) -> type[Ba
             break
         model = sections[0]
     return model
+
+
+def field_at(model: type[BaseModel], location: Sequence[str | int]) -> FieldInfo:
+    """The field at the end of a path of keys; what is inside of it is its own."""
+    section = section_at(model, location)
+    return next(section.model_fields[str(part)] for part in reversed(location) if str(part) in section.model_fields)
 
 
 def key_names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:

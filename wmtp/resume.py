@@ -6,17 +6,19 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from wmtp import checkpoint
 from wmtp.errors import CheckpointError, ConfigError
 from wmtp.loop import LoopState, checkpoint_name, newest
 from wmtp.metrics import MetricsFile
 from wmtp.settings import Config, Recipe
-from wmtp.stages import Stage
+from wmtp.stages import Stage, build_stage
 from wmtp.trainer import STAGES, Trainer
 
 RUN_KIND = "run"
@@ -49,53 +51,85 @@ def save_run(trainer: Trainer, work: Stage, at: LoopState, metrics: MetricsFile)
     discard_old(folder, trainer.config.checkpoint.keep)
 
 
-def load_run(path: Path, trainer: Trainer) -> dict[str, Any]:
-    """Load a checkpoint into a run that was just built.
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins, or goes on.
+
+    Attributes:
+        at: the stage and how far it is.
+        work: that stage with its optimizer, schedule and scaler as they were; None: it begins, or has ended.
+        metrics_bytes: how much of metrics.jsonl belongs to the run so far.
+    """
+
+    at: LoopState
+    work: Stage | None = None
+    metrics_bytes: int = 0
+
+
+def load_run(path: Path, trainer: Trainer) -> Start:
+    """Load a checkpoint into a run that was just built. All of it is checked; nothing on disk is changed.
 
     Raises:
         CheckpointError: the file is no checkpoint of a run, is damaged, or belongs to other settings or other data.
     """
-    state = checkpoint.load(path) | {"path": str(path)}
+    state = checkpoint.load(path)
     checkpoint.require_kind(path, state, RUN_KIND, KEYS)
-    with _told_in_one_line(state):
+    with _told_in_one_line(path):
         require_same_settings(path, state, trainer.config, trainer.recipe)
-        loop_state(state, trainer.recipe)
-        state["metrics_bytes"] = int(state["metrics_bytes"])
+        at, metrics_bytes = loop_state(state, trainer), _count("metrics_bytes", state["metrics_bytes"])
+        reward_N = _rewards(state["reward_N"], len(trainer.data.examples))
     if state["data"] != trainer.data.fingerprint:
         raise CheckpointError(f"{path}: was written for other data: the rows of data.path have changed since")
     checkpoint.load_module(trainer.model, state["model"], path, "model")
-    trainer.collator.reward_N = state["reward_N"]
-    return state
+    trainer.collator.reward_N = reward_N
+    work = None if at.done else build_stage(at.stage, trainer)
+    with _told_in_one_line(path):
+        if work is not None:
+            work.update.load_state_dict(state["update"])
+        set_random_state(state["random"])
+    return Start(at, work, metrics_bytes)
 
 
-def loop_state(state: dict[str, Any], recipe: Recipe) -> LoopState:
+def loop_state(state: dict[str, Any], trainer: Trainer) -> LoopState:
     """Where the run was. A run that had ended by its steps goes on where `train.max_steps` is larger now."""
     at = LoopState(**state["loop"])
-    patience = recipe.train.patience
-    if at.stage == "stage2" and at.step < recipe.train.max_steps and (patience is None or at.worse < patience):
+    if at.stage not in trainer.stage_names():
+        raise ValueError(f"stage is {at.stage!r}, expected one of {', '.join(trainer.stage_names())}")
+    for name in ("step", "position", "worse"):
+        _count(name, getattr(at, name))
+    for name in ("best", "last"):
+        if not isinstance(getattr(at, name), float | None):
+            raise TypeError(f"{name} is {getattr(at, name)!r}, expected a number")
+    section = trainer.recipe.train
+    if (
+        at.stage == "stage2"
+        and at.step < section.max_steps
+        and (section.patience is None or at.worse < section.patience)
+    ):
         at.done = False
     return at
 
 
-def restore(work: Stage, state: dict[str, Any]) -> None:
-    """Bring back what a stage changes beside the model: optimizer, schedule, scaler, random numbers.
+def _count(name: str, value: Any) -> int:
+    if not isinstance(value, int) or value < 0:
+        raise ValueError(f"{name} is {value!r}, expected a whole number >= 0")
+    return value
 
-    Raises:
-        CheckpointError: a part of the state does not fit the stage.
-    """
-    with _told_in_one_line(state):
-        work.update.load_state_dict(state["update"])
-        set_random_state(state["random"])
+
+def _rewards(reward_N: Any, rows: int) -> Tensor:
+    if not isinstance(reward_N, Tensor) or reward_N.shape != (rows,) or reward_N.dtype != torch.float32:
+        raise ValueError(f"reward_N is no float32 tensor of {rows} rows")
+    return reward_N
 
 
 @contextmanager
-def _told_in_one_line(state: dict[str, Any]) -> Iterator[None]:
+def _told_in_one_line(path: Path) -> Iterator[None]:
     """A file can be whole and hold oddities all the same."""
     try:
         yield
     except (TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise CheckpointError(f"{state['path']}: holds what no run has saved ({reason})") from None
+        raise CheckpointError(f"{path}: holds what no run has saved ({reason})") from None
 
 
 def at_home(config: Config, path: Path) -> Config:

@@ -11,18 +11,7 @@ from wmtp.loop import LoopState, run
 from wmtp.metrics import MetricsFile, trackers
 from wmtp.profiling import profiler
 from wmtp.progress import Report
-from wmtp.resume import (
-    at_home,
-    discard_later,
-    discard_old,
-    load_run,
-    loop_state,
-    require_fresh,
-    require_writable,
-    restore,
-    save_run,
-    set_random_state,
-)
+from wmtp.resume import Start, at_home, discard_later, discard_old, load_run, require_fresh, require_writable, save_run
 from wmtp.rewards.known import known_rewards, rewards_by_warm_trunk, waits_for_warm_trunk
 from wmtp.settings import Config, Recipe
 from wmtp.stages import Stage2, build_stage
@@ -56,9 +45,9 @@ def train(
     if resume is None:
         require_fresh(folder)
     trainer = build(config, recipe, report)
-    state: dict[str, Any] | None = None
+    start = Start(LoopState(trainer.stage_names()[0]))
     if resume is not None:
-        state = load_run(resume, trainer)
+        start = load_run(resume, trainer)
         discard_later(resume)
         discard_old(resume.parent, config.checkpoint.keep)
     else:
@@ -66,33 +55,28 @@ def train(
     remove_temporary(folder)
     remove_temporary(folder / "checkpoints")
     metrics = MetricsFile(
-        folder / "metrics.jsonl",
-        size=0 if state is None else state["metrics_bytes"],
-        trackers=trackers(config, folder, recipe.run.name),
+        folder / "metrics.jsonl", size=start.metrics_bytes, trackers=trackers(config, folder, recipe.run.name)
     )
     try:
-        run_stages(trainer, state, metrics, profile_to)
+        run_stages(trainer, start, metrics, profile_to)
     finally:
         metrics.close()
     return folder
 
 
-def run_stages(trainer: Trainer, state: dict[str, Any] | None, metrics: MetricsFile, profile_to: Path | None) -> None:
+def run_stages(trainer: Trainer, start: Start, metrics: MetricsFile, profile_to: Path | None) -> None:
     """Run the stages that are left, each from a fresh optimizer on the model that the one before it left."""
     names = trainer.stage_names()
-    at = LoopState(names[0]) if state is None else loop_state(state, trainer.recipe)
+    at, work = start.at, start.work
     for name in names[names.index(at.stage) :]:
         if name != at.stage:
-            at, state = LoopState(name), None
+            at, work = LoopState(name), None
         if at.done:
-            if state is not None:
-                set_random_state(state["random"])
             continue
-        prepare_stage(trainer, name, fresh=state is None)
-        work = build_stage(name, trainer)
-        if state is not None:
-            restore(work, state)
-        with profiler(profile_to, trainer.device) as on_step:
+        if work is None:
+            prepare_stage(trainer, name)
+            work = build_stage(name, trainer)
+        with profiler(profile_to, trainer.device, name, work.total_steps - at.step) as on_step:
             run(
                 work,
                 at,
@@ -104,9 +88,9 @@ def run_stages(trainer: Trainer, state: dict[str, Any] | None, metrics: MetricsF
             )
 
 
-def prepare_stage(trainer: Trainer, name: str, *, fresh: bool) -> None:
+def prepare_stage(trainer: Trainer, name: str) -> None:
     """What has to happen between two stages: rewards by the warm trunk, Stage 1's value head into Stage 2."""
-    if not fresh or name == "warmup" or trainer.uniform:
+    if name == "warmup" or trainer.uniform:
         return
     names = trainer.stage_names()
     if names.index(name) == 1 and names[0] == "warmup" and waits_for_warm_trunk(trainer.recipe, trainer.config):

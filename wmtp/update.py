@@ -122,8 +122,17 @@ class Update:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Bring back what `state_dict` gave; the rates are the schedule's, whose length may have changed."""
+        """Bring back what `state_dict` gave; the rates are the schedule's, whose length may have changed.
+
+        Raises:
+            TypeError, ValueError, KeyError: a part is missing or does not fit. AdamW's fused kernel checks no shapes.
+        """
         self.optimizer.load_state_dict(state["optimizer"])
+        for parameter, moments in self.optimizer.state.items():
+            for name in ("exp_avg", "exp_avg_sq"):
+                if moments[name].shape != parameter.shape:
+                    found, expected = list(moments[name].shape), list(parameter.shape)
+                    raise ValueError(f"the optimizer's {name} has shape {found}, its parameter has {expected}")
         self.scheduler.last_epoch = state["scheduler"]["last_epoch"]
         share = self.scheduler.lr_lambdas[0](self.scheduler.last_epoch)
         for group, peak in zip(self.optimizer.param_groups, self.scheduler.base_lrs, strict=True):

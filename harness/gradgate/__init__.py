@@ -10,23 +10,27 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gradgate.checks.runner import check_trainer
+    from gradgate.core.errors import GradientFaultError, GradientFaultWarning
     from gradgate.core.finding import Finding, Location
     from gradgate.core.rule import Rule
     from gradgate.core.verdict import Outcome, Result, Verdict
     from gradgate.plugin import parametrize
     from gradgate.subjects.contract import Context, Corpus, Fit, Functions, Run, Stage, Subject, Tokens
     from gradgate.watch.block import watch
+    from gradgate.watch.guard import guard
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "gradgate.checks.runner": ("check_trainer",),
+    "gradgate.core.errors": ("GradientFaultError", "GradientFaultWarning"),
     "gradgate.core.finding": ("Finding", "Location"),
     "gradgate.core.rule": ("Rule",),
     "gradgate.core.verdict": ("Outcome", "Result", "Verdict"),
     "gradgate.plugin": ("parametrize",),
     "gradgate.subjects.contract": ("Context", "Corpus", "Fit", "Functions", "Run", "Stage", "Subject", "Tokens"),
     "gradgate.watch.block": ("watch",),
+    "gradgate.watch.guard": ("guard",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -36,6 +40,8 @@ __all__ = [
     "Finding",
     "Fit",
     "Functions",
+    "GradientFaultError",
+    "GradientFaultWarning",
     "Location",
     "Outcome",
     "Result",
@@ -47,6 +53,7 @@ __all__ = [
     "Verdict",
     "__version__",
     "check_trainer",
+    "guard",
     "parametrize",
     "watch",
 ]

@@ -5,26 +5,29 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 import wmtp
 from gradgate.subjects.contract import Corpus, Fit, Functions, Run, Stage, Subject, Tokens
 from wmtp import checkpoint
 from wmtp.data.batches import Batch
+from wmtp.labels import IGNORE
 from wmtp.loading import load_settings
 from wmtp.loop import LoopState
+from wmtp.loss import predicting
 from wmtp.metrics import MetricsFile
 from wmtp.progress import quiet
-from wmtp.resume import find_checkpoint, load_run, restore, save_run
+from wmtp.resume import find_checkpoint, load_run, save_run
 from wmtp.rewards.known import known_rewards
 from wmtp.settings import Config, Recipe
-from wmtp.stage1 import FeatureBatch
+from wmtp.stage1 import FeatureBatch, Features, join_rows
 from wmtp.stages import Stage1, build_stage
 from wmtp.train import train
 from wmtp.trainer import Trainer, build
@@ -33,6 +36,9 @@ SMALL = (
     "data.tasks=6", "data.max_length=40", "data.batch_size=4", "model.width=16", "model.attention_heads=2",
     "train.horizon=3", "optim.warmup_steps=2", "pretrain.trunk_steps=0",
 )  # fmt: skip
+STAGE1_EDGES = {"value_loss": ("value_head",)}
+# With weight_gradient detach and the value head's input detached, the defaults.
+STAGE2_EDGES = {"wmtp_loss": ("trunk", "heads"), "value_loss": ("value_head",)}
 
 
 class WmtpRun(Run):
@@ -44,12 +50,13 @@ class WmtpRun(Run):
         self.dtype = dtype
         self.open(small_trainer(*settings(seed, device, *SMALL)), LoopState(self.stage_name))
 
-    def open(self, trainer: Trainer, at: LoopState) -> None:
-        """Take a trainer that was just built, at a point of its loop."""
+    def open(self, trainer: Trainer, at: LoopState, work: Any = None) -> None:
+        """Take a trainer at a point of its loop, with its stage where that was built already."""
         trainer.model.to(self.dtype)
         self.trainer, self.at = trainer, at
-        self.work = build_stage(self.stage_name, trainer)
+        self.work = work or build_stage(self.stage_name, trainer)
         self.optimizers = [self.work.update.optimizer]
+        self.max_norm = trainer.recipe.optim.grad_clip
         self.modules = self.parts()
 
     def parts(self) -> Mapping[str, nn.Module]:
@@ -81,9 +88,9 @@ class WmtpRun(Run):
         file = find_checkpoint(path)
         saved = checkpoint.load(file)
         trainer = small_trainer(*load_settings(None, None, saved=(saved["config"], saved["recipe"])))
-        state = load_run(file, trainer)
-        self.open(trainer, LoopState(**state["loop"]))
-        restore(self.work, state)
+        trainer.model.to(self.dtype)
+        start = load_run(file, trainer)
+        self.open(trainer, start.at, start.work)
 
 
 class Stage1Run(WmtpRun):
@@ -100,6 +107,26 @@ class Stage1Run(WmtpRun):
         """The value loss."""
         loss = self.work.stage.loss(batch)
         return {"total": loss, "value_loss": loss}
+
+    def select_rows(self, batch: FeatureBatch, index: Sequence[int]) -> FeatureBatch:
+        """The features of these rows."""
+        columns = (batch.hidden_BSD, batch.reward_BS, batch.valid_BS, batch.document_BS)
+        features = [Features(*(column[b] for column in columns)) for b in index]
+        return join_rows(features)
+
+    def valid(self, batch: FeatureBatch) -> Tensor:
+        """The real tokens of the features."""
+        return batch.valid_BS
+
+    def pad(self, batch: FeatureBatch, count: int) -> FeatureBatch:
+        """Features of nothing behind the rows."""
+        return dataclasses.replace(
+            batch,
+            hidden_BSD=pad(batch.hidden_BSD, (0, 0, 0, count)),
+            reward_BS=pad(batch.reward_BS, (0, count)),
+            valid_BS=pad(batch.valid_BS, (0, count)),
+            document_BS=pad(batch.document_BS, (0, count)),
+        )
 
 
 class Stage2Run(WmtpRun):
@@ -118,6 +145,36 @@ class Stage2Run(WmtpRun):
         terms = self.work.stage.losses(batch[0].to(self.trainer.device))  # type: ignore[union-attr]
         value_loss = {} if terms.value_loss is None else {"value_loss": terms.value_loss}
         return {"total": terms.total, "wmtp_loss": terms.wmtp_loss} | value_loss
+
+    def select_rows(self, batch: tuple[Batch, ...], index: Sequence[int]) -> tuple[Batch, ...]:
+        """These rows of the only micro-batch, counted anew."""
+        whole, at = batch[0], list(index)
+        label_BSH, valid_BS = whole.label_BSH[at], whole.valid_BS[at]
+        cut = dataclasses.replace(
+            whole,
+            token_BS=whole.token_BS[at],
+            valid_BS=valid_BS,
+            label_BSH=label_BSH,
+            reward_BS=whole.reward_BS[at],
+            document_BS=None if whole.document_BS is None else whole.document_BS[at],
+            positions=int(predicting(label_BSH).sum()),
+            tokens=int(valid_BS.sum()),
+            labels=int((label_BSH != IGNORE).sum()),
+        )
+        return (cut,)
+
+    def pad(self, batch: tuple[Batch, ...], count: int) -> tuple[Batch, ...]:
+        """Token 0, no label and no reward behind the rows of the only micro-batch."""
+        whole = batch[0]
+        padded = dataclasses.replace(
+            whole,
+            token_BS=pad(whole.token_BS, (0, count)),
+            valid_BS=pad(whole.valid_BS, (0, count)),
+            label_BSH=pad(whole.label_BSH, (0, 0, 0, count), value=IGNORE),
+            reward_BS=pad(whole.reward_BS, (0, count)),
+            document_BS=None if whole.document_BS is None else pad(whole.document_BS, (0, count), value=-1),
+        )
+        return (padded,)
 
     def tokens(self, batch: tuple[Batch, ...]) -> Tokens:
         """The first micro-batch's tokens; there is only one."""
@@ -212,8 +269,8 @@ def build_subject() -> Subject:
     return Subject(
         name="wmtp",
         stages=(
-            Stage("stage1", start=Stage1Run, fit=fit_stage1, objective="value"),
-            Stage("stage2", start=Stage2Run, fit=fit_stage2, objective="tokens"),
+            Stage("stage1", start=Stage1Run, fit=fit_stage1, objective="value", edges=STAGE1_EDGES),
+            Stage("stage2", start=Stage2Run, fit=fit_stage2, objective="tokens", edges=STAGE2_EDGES),
         ),
         functions=Functions(
             labels=wmtp.make_labels,

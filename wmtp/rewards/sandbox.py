@@ -56,8 +56,8 @@ class Limits:
         RewardError: a limit is not above 0, or too small for an interpreter.
     """
 
-    cpu_s: float = 4.0
-    wall_s: float = 20.0
+    cpu_s: float = 10.0
+    wall_s: float = 50.0
     memory_mib: int = 512
     file_mib: int = 1
     open_files: int = 64

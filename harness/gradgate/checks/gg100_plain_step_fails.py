@@ -15,7 +15,8 @@ version check: with them installed the loudest of all gradient faults becomes a 
 
 Statistic: the number of steps that raise, out of 3 on one run from the run's own batches. Allowed: 0. A step's first
 call often takes another way than its later ones (optimizer state, caches, accumulated graphs), hence more than one.
-False-alarm rate: 0; an exception is a fact.
+False-alarm rate: 0; an exception is a fact. Where it raises, the stage is run once more under the recorder, and the
+finding carries the line that it names: the one that wrote, not the one that lost.
 
 ## Example
 
@@ -34,8 +35,8 @@ weight_BSH = torch.softmax((delta_BSH / tau).masked_fill(~valid_BSH, -torch.inf)
 
 ## How to fix
 
-Read the exception: it names the operation whose saved tensor was overwritten, or the call that failed. Where it names
-a backward node only, `torch.autograd.set_detect_anomaly(True)` prints the forward line that made the node.
+Read the exception, and the line that the finding names; the code of the fault itself (GG101, GG102, GG105, GG209) is
+red beside this one and says how to write it instead.
 
 ## Known limits
 
@@ -49,9 +50,12 @@ Fault LW-01 of the fault catalogue; PyTorch notes, "Autograd mechanics", in-plac
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from itertools import islice
 
 from gradgate.checks.raised import calling, reports_raises
+from gradgate.checks.recording import with_guilty_line
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Stage, Subject
 
@@ -61,9 +65,25 @@ PER_STAGE = True
 STEPS = 3
 
 
-@reports_raises(CODE, NAME)
+# What the recorder calls a fault of which PyTorch's error says no more; "other": a guard of the trainer's own.
+_RECORDED: Mapping[str, tuple[str, ...]] = {
+    "inplace_saved": ("inplace_saved", "optimizer_step_between"),
+    "other": ("dtype_overflow", "nan_forward", "nan_backward"),
+}
+
+
 def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
-    """Step on the first batches."""
+    """Step on the first batches; where that raises, ask the recorder for the line."""
+    outcome = _plain(subject, stage, context)
+    findings = (
+        with_guilty_line(finding, stage, context, _RECORDED.get(finding.kind, (finding.kind,)))
+        for finding in outcome.findings
+    )
+    return replace(outcome, findings=tuple(findings))
+
+
+@reports_raises(CODE, NAME)
+def _plain(subject: Subject, stage: Stage, context: Context) -> Outcome:
     with calling("start()"):
         run = stage.start(context.seed, device=context.device)
     batches = islice(run.batches(), STEPS)

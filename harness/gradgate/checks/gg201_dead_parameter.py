@@ -19,6 +19,8 @@ A parameter counts as trainable where it requires grad and an optimizer holds it
 of the run and that *no* optimizer holds is a finding too. A module in eval mode of which no optimizer holds a part
 and that gets no gradient is taken for frozen: a note, since `requires_grad_(False)` would say so.
 
+Each finding carries the line that the recorder names for it: the one that cuts the graph, or that makes the parameter.
+
 False-alarm rate: a live gradient is exactly zero in every element and batch only where every path is off (all units
 of a ReLU dead, all rows of an embedding unused); for parameters of a few elements that is a fault of its own.
 
@@ -58,6 +60,7 @@ from itertools import islice
 from torch import nn
 
 from gradgate.checks.raised import calling, reports_raises
+from gradgate.checks.recording import with_guilty_line
 from gradgate.checks.snapshot import named_parameters
 from gradgate.checks.updates import gradient_of, gradients_at_updates, parameters_of
 from gradgate.core.finding import Finding
@@ -93,7 +96,11 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         "parameters": len(names),
     }
     allowed = {"dead_parameters": 0, "parameters_no_optimizer_holds": 0}
-    return Outcome(findings=tuple(dead + unheld), measured=measured, allowed=allowed)
+    findings = [
+        with_guilty_line(finding, stage, context, ("graph_cut", "missing_grad"), finding.detail["parameter"])
+        for finding in dead + unheld
+    ]
+    return Outcome(findings=tuple(findings), measured=measured, allowed=allowed)
 
 
 def _at_updates(

@@ -50,7 +50,8 @@ weight_BSH = torch.softmax(score_BSH.masked_fill(~valid_BSH, -torch.inf), dim=-1
 
 ## How to fix
 
-The finding names the module and the parameter that is furthest off. For a custom Function, `torch.autograd.gradcheck`
+The finding names the module and the parameter that is furthest off, and the line, where the recorder saw a write that
+explains it (GG103, GG104, GG106 and GG107 are red beside this one). For a custom Function, `torch.autograd.gradcheck`
 on it alone; otherwise look for writes into tensors that backward reads, between the parameter and the loss.
 
 ## Known limits
@@ -84,6 +85,7 @@ from gradgate.checks.loss_gradient import (
     random_direction,
 )
 from gradgate.checks.raised import calling, reports_raises
+from gradgate.checks.recording import with_guilty_line
 from gradgate.checks.snapshot import named_parameters
 from gradgate.checks.step_gradient import Agreement, compare_step
 from gradgate.core.finding import Finding
@@ -93,6 +95,7 @@ from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject
 CODE, NAME = "GG205", "wrong-gradient"
 NEEDS: tuple[str, ...] = ("losses",)
 PER_STAGE = True
+GUILTY = ("silent_data_write", "silent_alias_write", "custom_function", "inplace_saved", "optimizer_step_between")
 AGREEING = 2  # directions that settle a module, either way
 DIRECTIONS = 6  # directions that are tried
 EPSILON = torch.finfo(torch.float32).eps  # coarser than that, and differences mean nothing
@@ -163,6 +166,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     except UnstableLossError as unstable:
         report.unsettled.append(str(unstable))
     _compare_steps(report, run, batches, trainable, context.seed)
+    report.findings = [with_guilty_line(finding, stage, context, GUILTY) for finding in report.findings]
     return report.outcome()
 
 

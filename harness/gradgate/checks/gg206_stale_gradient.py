@@ -16,7 +16,8 @@ Two runs from one seed take 5 steps on the same batches. One is left alone. In t
 set to zero before each step; a step that starts from clean gradients, wherever it clears them, does not notice.
 Statistic: parameters whose gradient, as their optimizer steps, differs between the two, in the first step in which any
 does. Allowed: 0. The finding names those whose gradient points elsewhere (the rest is only scaled, by clipping). No
-gradient and a gradient of zeros are the same here.
+gradient and a gradient of zeros are the same here. The line is the recorder's: the backward that added to used
+gradients.
 
 False-alarm rate: 0: until gradients leak, both runs do the same operations on the same numbers. Where they differ, the
 run that is left alone is repeated; if it does not repeat itself, the check is inconclusive, see GG601.
@@ -46,8 +47,8 @@ Clear the gradients of all parameters once between two updates: before the first
 
 ## Known limits
 
-A leak that starts after 5 steps is not seen. A gradient that the step keeps elsewhere than in `.grad` and adds again
-is not seen. A trainer that accumulates over several calls of `step` breaks the contract, and fails here.
+A leak that starts after 5 steps is not seen. A gradient that the step keeps elsewhere than in `.grad` and adds again is
+not seen. A trainer that accumulates over several calls of `step` breaks the contract, and fails here.
 
 ## Sources
 
@@ -64,6 +65,7 @@ import torch
 from torch import Tensor, nn
 
 from gradgate.checks.raised import calling, reports_raises
+from gradgate.checks.recording import with_guilty_line
 from gradgate.checks.snapshot import named_parameters
 from gradgate.checks.updates import Update, gradients_at_updates, parameters_of
 from gradgate.core.finding import Finding
@@ -122,7 +124,8 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         return Outcome(inconclusive="two runs from one seed use different gradients (GG601)", allowed=allowed)
     stale = leak.turned() or leak.differing()
     measured = {"parameters_with_a_stale_gradient": len(stale), "steps": STEPS}
-    return Outcome((_finding(leak, stale),), measured, allowed)
+    finding = with_guilty_line(_finding(leak, stale), stage, context, ("stale_grad",))
+    return Outcome((finding,), measured, allowed)
 
 
 def _trace(stage: Stage, context: Context, *, cleaned: bool) -> Trace:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class GradgateError(Exception):
@@ -20,6 +21,23 @@ class TargetError(GradgateError):
 
 class SubjectError(GradgateError):
     """A subject breaks its contract: a stage without a step, a loss that is no scalar, a capability that lies."""
+
+
+class GradientFaultError(GradgateError):
+    """A guarded step broke a gradient in silence, and `on_finding="raise"` asked to be stopped.
+
+    Args:
+        text: the findings.
+        findings: what was found, worst first.
+    """
+
+    def __init__(self, text: str, findings: Iterable[Any]) -> None:
+        super().__init__(text)
+        self.findings = list(findings)
+
+
+class GradientFaultWarning(UserWarning):
+    """What a guarded step broke, or why it could not be replayed."""
 
 
 class ShapeError(GradgateError):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from gradgate.core.finding import Finding, Location
 
-CODE, NAME = "GG003", "suppression-without-reason"
+CODE, NAME = "GG004", "suppression-without-reason"
 _COMMENT = re.compile(r"#\s*gradgate:\s*ignore\b(?:\[(?P<names>[^\]]*)\])?(?P<rest>.*)$")
 
 

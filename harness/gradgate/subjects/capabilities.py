@@ -11,7 +11,9 @@ from gradgate.core.errors import SubjectError, nearest
 from gradgate.core.origin import in_one_line
 from gradgate.subjects.contract import Run, Stage, Subject
 
-_OF_RUN = {"losses", "tokens", "save", "logits", "optimizers"}
+_OF_RUN = {
+    "losses", "tokens", "rows", "valid", "pad", "save", "logits", "optimizers", "max_norm",
+}  # fmt: skip
 _SEED = 0
 
 
@@ -53,8 +55,8 @@ class Capabilities:
             return self._subject.corpus is not None
         if need.startswith("functions."):
             return getattr(self._subject.functions, need.partition(".")[2]) is not None
-        if need == "fit":
-            return any(stage.fit is not None for stage in stages)
+        if need in ("fit", "edges"):
+            return any(getattr(stage, need) is not None for stage in stages)
         return any(need in self._of_run(stage) for stage in stages)
 
     def _of_run(self, stage: Stage) -> frozenset[str]:
@@ -72,6 +74,10 @@ def declared(run: Run) -> frozenset[str]:
     has = {
         "losses": _overrides(run, "losses"),
         "tokens": _overrides(run, "tokens"),
+        "rows": _overrides(run, "select_rows"),
+        "valid": _overrides(run, "valid") or _overrides(run, "tokens"),
+        "pad": _overrides(run, "pad"),
+        "max_norm": getattr(run, "max_norm", None) is not None,
         "save": _overrides(run, "save") and _overrides(run, "load"),
         "logits": getattr(run, "logits_from", None) is not None,
         "optimizers": bool(getattr(run, "optimizers", ())),

@@ -41,11 +41,13 @@ class Run:
         modules: the stage's modules by name. A module that the stage trains is here, a frozen one may be.
         optimizers: what the stage steps; empty hides the optimizer state from checks that compare it.
         logits_from: name in `modules` of the module whose output is logits [B, S, H, V]; None where there is none.
+        max_norm: the norm at which the step clips its gradients; None where it does not.
     """
 
     modules: Mapping[str, nn.Module]
     optimizers: Sequence[torch.optim.Optimizer] = ()
     logits_from: str | None = None
+    max_norm: float | None = None
 
     def batches(self) -> Iterator[Batch]:
         """Training batches in the run's own order, without an end. Required. A batch is never changed by a step."""
@@ -65,6 +67,18 @@ class Run:
 
     def tokens(self, batch: Batch) -> Tokens:
         """The batch's tokens, mask and documents."""
+        raise NotImplementedError
+
+    def valid(self, batch: Batch) -> Tensor:
+        """Bool[B, S], True where the batch has a real token. Where there is `tokens`, it says so already."""
+        return self.tokens(batch).valid_BS
+
+    def pad(self, batch: Batch, count: int) -> Batch:
+        """The same rows with `count` more positions of padding on the right."""
+        raise NotImplementedError
+
+    def select_rows(self, batch: Batch, index: Sequence[int]) -> Batch:
+        """The batch of these rows of `batch`, in this order; a row may come twice. `batch` stays as it is."""
         raise NotImplementedError
 
     def save(self, path: Path) -> None:
@@ -109,12 +123,15 @@ class Stage:
             deterministic in its seed, with at least two heads and two positions where it has any. float64 must work.
         fit: `fit(seed, *, device="cpu") -> Fit`, the whole run on the trainer's own small corpus; None: no such.
         objective: what it learns, "value" or "tokens"; None: neither.
+        edges: name of a loss term to the names of the modules that it trains, all of them; None: not declared. Terms
+            that are left out are not looked at.
     """
 
     name: str
     start: Callable[..., Run]
     fit: Callable[..., Fit] | None = None
     objective: Objective | None = None
+    edges: Mapping[str, Sequence[str]] | None = field(default=None, hash=False)
 
 
 @dataclass(frozen=True)
@@ -188,6 +205,11 @@ class Subject:
     CAPABILITIES: ClassVar[Mapping[str, str]] = {
         "losses": "write `Run.losses(batch)`: the loss terms by name as scalars on the graph, `total` among them",
         "tokens": "write `Run.tokens(batch)`: return gradgate.Tokens(token_BS, valid_BS)",
+        "rows": "write `Run.select_rows(batch, index)`: return the batch of these rows, in this order",
+        "valid": "write `Run.valid(batch)`: Bool[B, S], True = real token; or write `Run.tokens(batch)`",
+        "pad": "write `Run.pad(batch, count)`: return the batch with `count` more positions of padding on the right",
+        "max_norm": "set `Run.max_norm` to the norm at which the step clips its gradients",
+        "edges": "give the stage `edges=`: the name of each loss term -> the names in `modules` of what it trains",
         "save": "write `Run.save(path)` and `Run.load(path)`",
         "logits": "set `Run.logits_from` to the name in `modules` of the module that returns logits [B, S, H, V]",
         "optimizers": "set `Run.optimizers` to the optimizers that the step steps",

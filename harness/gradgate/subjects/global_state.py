@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from gradgate import generators
+
 
 def _set_device(name: str) -> None:
     # Setting any device, the CPU too, installs a function mode that slows every call; None takes it away again.
@@ -74,26 +76,19 @@ class GlobalState:
     """
 
     settings: Mapping[str, Any]
-    rng: tuple[Any, ...]
+    rng: generators.States
 
     @classmethod
     def now(cls) -> GlobalState:
         """Read everything."""
-        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
-        rng = (torch.get_rng_state(), cuda, random.getstate(), np.random.get_state())
-        return cls({name: read() for name, (read, _) in SETTINGS.items()}, rng)
+        return cls({name: read() for name, (read, _) in SETTINGS.items()}, generators.states())
 
     def restore(self) -> None:
         """Put everything back; settings that did not change are not touched."""
         for name, (read, write) in SETTINGS.items():
             if read() != self.settings[name]:
                 write(self.settings[name])
-        torch_state, cuda_states, python_state, numpy_state = self.rng
-        torch.set_rng_state(torch_state)
-        if cuda_states is not None:
-            torch.cuda.set_rng_state_all(cuda_states)
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
+        generators.put_back(self.rng)
 
     def changes(self) -> list[str]:
         """What differs now, settings alone: `default dtype: torch.float32 -> torch.float64`."""

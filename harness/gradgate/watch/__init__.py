@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 class _Callable(types.ModuleType):
     """Lets `gradgate.watch(...)` work once the import system has bound the name to this package."""
 
-    def __call__(self, *subjects: Any) -> Watch:
+    def __call__(self, *subjects: Any, stacks: bool = False) -> Watch:
         from gradgate.watch.block import watch
 
-        return watch(*subjects)
+        return watch(*subjects, stacks=stacks)
 
 
 sys.modules[__name__].__class__ = _Callable

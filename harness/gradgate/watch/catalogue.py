@@ -106,6 +106,12 @@ ENTRIES: dict[Kind, Entry] = {
         "the number does not fit the dtype: it becomes inf, or raises",
         "use `torch.finfo(dtype).min`, or compute this part in float32",
     ),
+    "nondeterminism": Entry(
+        "GG601",
+        "nondeterminism",
+        "two runs from one state give different numbers, so neither can be reproduced",
+        "draw data and random numbers from what is handed over or seeded, and list every state that the step changes",
+    ),
     "other": Entry("GG105", "inplace-on-leaf-or-view", "", "write to a new tensor instead"),
 }
 ORDER: tuple[str, ...] = (
@@ -151,10 +157,27 @@ def described(tensor: Tensor) -> dict[str, Any]:
     }
 
 
+class Stopped(BaseException):
+    """The first finding ends the program: `gradgate blame --first`.
+
+    Args:
+        finding: it.
+    """
+
+    def __init__(self, finding: Finding) -> None:
+        super().__init__(finding.headline())
+        self.finding = finding
+
+
 class Ledger:
-    """The findings of a run: repeats of one (code, culprit, victim) are counted, the worst come first."""
+    """The findings of a run: repeats of one (code, culprit, victim) are counted, the worst come first.
+
+    Attributes:
+        stops: whether the next finding that is no note raises `Stopped`.
+    """
 
     def __init__(self) -> None:
+        self.stops = False
         self._found: dict[tuple[Any, ...], Finding] = {}
         self._log: list[tuple[Any, ...]] = []
         self._ranks: dict[tuple[Any, ...], int] = {}
@@ -168,9 +191,15 @@ class Ledger:
         """
         key = (finding.code, finding.kind, finding.culprit, finding.victim)
         known = self._found.get(key)
-        self._found[key] = finding if known is None else replace(known, count=known.count + 1)
+        if known is not None:
+            worse = min(known, finding, key=lambda one: SEVERITIES.index(one.severity))
+            finding = replace(worse, count=known.count + finding.count)
+        self._found[key] = finding
         self._ranks.setdefault(key, rank)
         self._log.append(key)
+        if self.stops and finding.severity != "note":
+            self.stops = False
+            raise Stopped(finding)
 
     def has(self, *kinds: str) -> bool:
         """Whether a finding of these kinds is there, graver than a note."""

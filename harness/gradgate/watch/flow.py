@@ -10,6 +10,8 @@ from typing import Any
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from gradgate.core.finding import Finding
+from gradgate.watch.catalogue import make
 from gradgate.watch.ops import Facts, tensors
 from gradgate.watch.places import Place
 from gradgate.watch.saved import _storage_of, storage_key
@@ -99,10 +101,12 @@ class Flow:
         cut.victim = cut.victim or victim
         return cut
 
-    def taint(self, out: Any, cuts: tuple[Cut, ...], place: Place | None, leaf: Tensor | None = None) -> None:
-        """Results that went through cuts."""
+    def taint(
+        self, out: Any, cuts: tuple[Cut, ...], place: Place | None, leaf: Tensor | None = None, *, new: bool = False
+    ) -> None:
+        """Results that went through cuts; new ones may require grad from the start."""
         for tensor in tensors(out):
-            if tensor.is_leaf and tensor.requires_grad:
+            if tensor.is_leaf and tensor.requires_grad and not new:
                 continue  # written in place under no_grad: a parameter stays a parameter
             try:
                 storage = _storage_of(tensor)
@@ -127,7 +131,7 @@ class Flow:
         open_ = [cut for cut in self._cuts.values() if cut.reason in BY_ACCIDENT and cut.nodes and not cut.reached]
         if not open_:
             return
-        seen = {-1, *_sequence_numbers(root.grad_fn)}
+        seen = {-1, *sequence_numbers(root.grad_fn)}
         for cut in open_:
             cut.reached = not seen.isdisjoint(cut.nodes)
             cut.nodes.clear()
@@ -137,7 +141,8 @@ class Flow:
         return tuple(cut for cut in self._cuts.values() if cut.reason == reason)[-_MOST_CUTS:]
 
 
-def _sequence_numbers(node: Any) -> set[int]:
+def sequence_numbers(node: Any) -> set[int]:
+    """The numbers of all nodes of a graph."""
     waiting, seen = [node], {node}
     while waiting:
         node = waiting.pop()
@@ -157,3 +162,23 @@ def loses_gradient(facts: Facts, out: Any) -> str:
     if isinstance(out, Tensor) and not (out.is_floating_point() or out.is_complex()) and not facts.writes:
         return "not differentiable"
     return ""
+
+
+def indices_in(out: Any) -> list[Tensor]:
+    """The integer tensors among several results: `topk`, `max` and `sort` return where they found their values."""
+    several = out if isinstance(out, tuple | list) else ()
+    return [
+        part for part in several if isinstance(part, Tensor) and not (part.is_floating_point() or part.is_complex())
+    ]
+
+
+def cut_finding(cut: Cut, message: str, victim: Place | None, severity: Any = "error") -> Finding:
+    """The finding for a cut."""
+    return make(
+        "graph_cut",
+        f"{message}: the value passes {cut.op} ({cut.reason}), which lets no gradient back",
+        culprit=cut.place,
+        victim=cut.victim or victim,
+        severity=severity,
+        op=cut.op,
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 import types
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor
 from gradgate.core.finding import Finding, Location
 from gradgate.watch import sources
 from gradgate.watch.catalogue import described, make
+from gradgate.watch.holders import holders
 from gradgate.watch.places import USER, Place, kind_of, location
 
 _MOST_NODES = 100_000
@@ -44,6 +46,7 @@ def explain(roots: Iterable[Any], boundary: int, lines: Mapping[int, Place | Non
             break
     readers = [lines.get(reader._sequence_nr()) for _, reader in bridges]
     held = held or next((place for reader in readers if reader and (place := sources.carried(reader))), None)
+    held = held or (_carried_by_loop() if bridges else None)
     culprit = held or location(again)
     what = f"the graph behind `{held.source}` was freed by an earlier backward" if held else "the graph is freed"
     made = make(
@@ -96,35 +99,45 @@ def _tensors_of(node: Any) -> list[Tensor]:
 
 
 def _held_at(tensor: Tensor, made: Place | None) -> Location | None:
-    """The line that put a tensor where it is still held."""
-    for owner, name in _holders(tensor):
+    """The line that put a tensor where it is still held: an attribute, a local name that a loop carries, a return."""
+    for owner, name in holders(tensor):
         places = sources.assignments(type(owner), name)
         if places:
             return places[0]
-    if made is None:
-        return None
     for frame in _frames():
-        if frame.f_code is not made[0] and any(value is tensor for value in frame.f_locals.values()):
-            return sources.return_after(*made)
+        names = [name for name, value in frame.f_locals.items() if _holds(value, tensor)]
+        carried = next((place for name in names if (place := sources.carried_name(frame, name))), None)
+        if carried:
+            return carried
+        if names and made is not None and frame.f_code is not made[0]:
+            returned = sources.return_after(*made)
+            if returned is not None and returned.line != made[1]:  # it had a name that could have been detached
+                return returned
     return None
 
 
-def _holders(tensor: Tensor) -> list[tuple[Any, str]]:
-    found = []
-    for referrer in gc.get_referrers(tensor):
-        if isinstance(referrer, dict):
-            names = [name for name, value in referrer.items() if value is tensor and isinstance(name, str)]
-            owners = [owner for owner in gc.get_referrers(referrer) if _owns(owner, referrer)]
-            found += [(owner, name) for owner in owners for name in names]
-        else:
-            held = getattr(referrer, "__dict__", None) or {}
-            found += [(referrer, name) for name, value in held.items() if value is tensor]
-    return found
+def _carried_by_loop() -> Location | None:
+    """The line of a running loop that gives a local name, which holds tensors with a history, to its next round."""
+    for frame in _frames():
+        for name, value in frame.f_locals.items():
+            parts = value if isinstance(value, list | tuple) else [value]
+            if any(isinstance(part, Tensor) and part.grad_fn is not None for part in parts):
+                place = sources.carried_name(frame, name)
+                if place:
+                    return place
+    return None
 
 
-def _owns(owner: Any, held: dict[Any, Any]) -> bool:
-    own = getattr(owner, "__dict__", None)
-    return own is held or (isinstance(own, dict) and own.get("_buffers") is held)
+def _holds(value: Any, tensor: Tensor) -> bool:
+    """Whether a value is a tensor, or a container with it, or one with such a container."""
+    if value is tensor:
+        return True
+    if isinstance(value, dict):
+        value = list(value.values())
+    if not isinstance(value, list | tuple | deque):
+        return False
+    inner = [part for part in value if isinstance(part, list | tuple)]
+    return any(part is tensor for parts in (value, *inner) for part in parts)
 
 
 def _frames() -> list[types.FrameType]:

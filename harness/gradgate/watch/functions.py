@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from gradgate.watch import sources
 from gradgate.watch.catalogue import described, make
 from gradgate.watch.ops import tensors
 from gradgate.watch.places import Place, here
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 # The files between the engine and what it calls, by their whole path: a user's file may be called `graph.py` too.
 _MACHINERY = {
     torch.autograd.graph.__file__,
-    *(str(Path(__file__).with_name(name)) for name in ("recorder.py", "patches.py")),
+    *(str(Path(__file__).with_name(name)) for name in ("backward.py", "patches.py", "recorder.py")),
 }
 
 _GRADIENT_RULE: dict[str, Any] = {
@@ -44,12 +46,13 @@ class Functions:
         self.last_place: Place | None = None
         self.writes: dict[int, Place | None] = {}
         self._kept: weakref.WeakKeyDictionary[Any, list[Saved]] = weakref.WeakKeyDictionary()
+        self._intermediates: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
     def apply(self, original: Callable[..., Any], owner: type, args: Any, kwargs: Any) -> Any:
         """Run a Function's forward under watch."""
         recorder = self._recorder
         place = here(2)
-        recorder.set_line(torch._C._autograd._get_sequence_nr(), place)
+        recorder.lines.set(torch._C._autograd._get_sequence_nr(), place)
         self.seen = True
         inputs = [(tensor, tensor._version) for tensor in tensors(args) if not tensor.is_inference()]
         outer, self.needed = self.needed, False
@@ -66,7 +69,13 @@ class Functions:
         if not owner.__module__.startswith("torch."):
             self._check_inputs(owner, inputs, results, place)
             self._keep(results)
+            self._note_intermediates(owner, [tensor for tensor, _ in inputs], results)
         return out
+
+    @property
+    def saves_intermediates(self) -> bool:
+        """Whether a second derivative may meet such."""
+        return bool(self._intermediates)
 
     def check_kept(self) -> None:
         """A backward begins: were tensors that Functions keep on `ctx` written since?"""
@@ -79,7 +88,7 @@ class Functions:
                             f"{type(context).__name__.removesuffix('Backward')} kept a tensor on `ctx`, where no "
                             f"version is checked; {saved.writes[0].op or 'a write'} changed it before backward",
                             culprit=saved.writes[0].place,
-                            victim=self._recorder.inner_of(saved.seq),
+                            victim=self._recorder.lines.inner(saved.seq),
                             op=saved.writes[0].op or None,
                             tensor=described(saved.tensor),
                         )
@@ -120,11 +129,45 @@ class Functions:
             context: Any = result.grad_fn
             if not isinstance(context, torch.autograd.function.BackwardCFunction):
                 continue
-            held = [value for value in vars(context).values() if isinstance(value, Tensor)]
+            values = list(vars(context).values())
+            values += [part for value in values if isinstance(value, dict) for part in value.values()]
+            held = list(tensors(values))
             kept = [self._recorder.shelf.keep(tensor, context._sequence_nr()) for tensor in held]
             if kept:
-                self._recorder.set_inner(context._sequence_nr(), self.last_place)
+                self._recorder.lines.set_inner(context._sequence_nr(), self.last_place)
                 self._kept[context] = kept
+
+    def _note_intermediates(self, owner: type, given: list[Tensor], results: list[Tensor]) -> None:
+        """What a forward saves and neither got nor returned is a constant in a second derivative."""
+        hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
+        if hooks is None or hooks[0] != self._recorder.shelf.pack:  # somebody else's hooks are not to be run for this
+            return
+        for result in results[:1]:
+            context: Any = result.grad_fn
+            if not isinstance(context, torch.autograd.function.BackwardCFunction) or not self._differentiable(owner):
+                continue
+            known = {storage_key(tensor) for tensor in (*given, *results)}
+            saved = [tensor for tensor in context.saved_tensors if tensor is not None]
+            if any(tensor.is_floating_point() and storage_key(tensor) not in known for tensor in saved):
+                self._intermediates[context] = owner
+
+    @staticmethod
+    def _differentiable(owner: Any) -> bool:
+        return not hasattr(owner.backward, "__wrapped__")  # `once_differentiable` wraps it
+
+    def check_intermediates(self, numbers: set[int]) -> None:
+        """A backward that makes a graph of its own has run nodes with these sequence numbers."""
+        for context, owner in list(self._intermediates.items()):
+            if context._sequence_nr() not in numbers:
+                continue
+            finding = make(
+                "custom_function",
+                f"{owner.__name__} saves what its forward computed on the way: a constant in a second derivative",
+                victim=self._recorder.line_of(context._sequence_nr()),
+                severity="warning",
+                fix="save inputs and outputs only and compute the rest in backward, or mark it `once_differentiable`",
+            )
+            self._recorder.ledger.add(replace(finding, culprit=sources.call_in(owner.forward, "save_for_backward")))
 
 
 def lent(frame: FrameType | None, stop: Any) -> list[Tensor]:

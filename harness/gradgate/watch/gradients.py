@@ -12,11 +12,13 @@ from torch import Tensor
 
 from gradgate.watch.numerics import is_finite
 from gradgate.watch.places import Place
+from gradgate.watch.saved import readable, storage_key
 
 _descriptor: Any = torch._C.TensorBase.grad
 _grad_of = _descriptor.__get__
 
 _MOST_DROPPED = 1000
+_ADDING = frozenset({"add_", "sub_", "addcdiv_", "addcmul_", "_foreach_add_", "_foreach_sub_", "data ="})
 
 
 @dataclass(slots=True, eq=False)
@@ -65,6 +67,8 @@ class Gradients:
         self._limit = 1024
         self.steps: list[set[int]] = []  # of each update, the leaves that it owns
         self.dropped: list[Dropped] = []
+        self.read_by_user: dict[int, int] = {}  # memory of leaves whose gradients the user read since the last backward
+        self._by_hand: list[tuple[int, Pass]] = []  # leaves updated by hand with gradients added to earlier ones
 
     def meet(self, tensor: Tensor, index: int) -> None:
         """A leaf was used in forward, or handed over."""
@@ -93,6 +97,7 @@ class Gradients:
             place: the line of the backward.
         """
         self.passes += 1
+        self.read_by_user.clear()
         if len(self.leaves) > self._limit:
             self.leaves = {key: leaf for key, leaf in self.leaves.items() if leaf.tensor() is not None}
             self._limit = max(1024, 2 * len(self.leaves))
@@ -159,11 +164,36 @@ class Gradients:
             leaf.state = _state(tensor)
             leaf.consumed = leaf.state is not None
 
-    def read(self, tensor: Tensor) -> None:
-        """The user's own code looked at a gradient."""
+    def read(self, tensor: Tensor, *, by_user: bool) -> None:
+        """Somebody looked at a gradient; an optimizer does so to use it."""
         leaf = self.leaves.get(id(tensor))
-        for backward in leaf.pending if leaf else ():
+        if leaf is None:
+            return
+        for backward in leaf.pending:
             backward.used = True
+        if by_user:
+            self.read_by_user[storage_key(tensor)] = id(tensor)
+        else:
+            leaf.state = _state(tensor)
+            leaf.consumed = leaf.state is not None
+
+    def updated_by_hand(self, targets: Iterable[Tensor], op: str) -> None:
+        """An in-place operation under no_grad, after the user read gradients: an update, if it adds to their leaves."""
+        if op not in _ADDING:
+            return
+        for target in targets:
+            leaf = self.leaves.get(self.read_by_user.get(storage_key(target), 0))
+            tensor = None if leaf is None else leaf.tensor()
+            if leaf is None or tensor is None or _grad_of(tensor) is None:
+                continue
+            if leaf.stale is not None and _state(tensor) == leaf.state:
+                self._by_hand.append((id(tensor), leaf.stale))
+            leaf.stale, leaf.state, leaf.consumed = None, _state(tensor), True
+
+    def stale_by_hand(self) -> Pass | None:
+        """The backward that added to gradients which an update by hand had used, of a leaf that no optimizer has."""
+        trained = set().union(*self.steps) if self.steps else set()
+        return next((backward for leaf, backward in self._by_hand if leaf not in trained), None)
 
     def cleared(self, tensor: Tensor, place: Place | None) -> None:
         """A gradient is about to be cleared."""
@@ -173,18 +203,19 @@ class Gradients:
         gradient = _grad_of(tensor)
         unused = [backward for backward in leaf.pending if not backward.used]
         room = unused and len(self.dropped) < _MOST_DROPPED
-        if room and gradient is not None and is_finite(gradient) and bool(gradient.any()):
+        own = None if gradient is None else readable(gradient)
+        if room and own is not None and is_finite(own) and bool(own.any()):
             self.dropped.append(Dropped(id(tensor), place, unused[-1]))
         leaf.pending, leaf.consumed, leaf.state, leaf.stale = [], False, None, None
 
     def owners(self) -> dict[int, Tensor]:
-        """Gradient to leaf, by identity."""
+        """Memory of a gradient to its leaf."""
         found = {}
         for leaf in self.leaves.values():
             tensor = leaf.tensor()
             gradient = None if tensor is None else _grad_of(tensor)
             if tensor is not None and gradient is not None:
-                found[id(gradient)] = tensor
+                found[storage_key(gradient)] = tensor
         return found
 
     def present(self) -> list[Tensor]:

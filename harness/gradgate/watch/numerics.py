@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from gradgate.watch.ops import FILLS, POLES, Facts, tensors
+from gradgate.watch.ops import DEGENERATE, FILLS, POLES, Facts, tensors
 from gradgate.watch.places import Place
-from gradgate.watch.saved import _storage_of, storage_key
+from gradgate.watch.saved import _storage_of, readable, storage_key
 
 Maker = Callable[[Sequence[Any], Place | None], Place | None]
 
@@ -60,6 +60,7 @@ class Numerics:
         self._births: dict[int, tuple[StorageWeakRef, Birth]] = {}
         self.first: Birth | None = None
         self.danger = False  # backward may meet a slope that is not finite
+        self.alarmed = False  # one did, and nobody was looking
 
     def wants(self, facts: Facts, out: Any) -> bool:
         """Whether the result of an operation is worth reading."""
@@ -86,7 +87,7 @@ class Numerics:
             return
         if result.numel() > SMALL and facts.name not in _MAKERS and not facts.slope:
             return
-        if facts.slope and infinite_slope(facts.slope, args, result):
+        if facts.slope and (facts.slope in DEGENERATE or infinite_slope(facts.slope, args, result)):
             self.danger = True
         if is_finite(result):
             return
@@ -99,7 +100,7 @@ class Numerics:
 
     def forget(self) -> None:
         """A graph is done with."""
-        self.first, self.danger = None, False
+        self.first, self.danger = None, self.alarmed
         self._births = {key: known for key, known in self._births.items() if not known[0].expired()}
 
     def _born(self, facts: Facts, args: Sequence[Any], out: Tensor, place: Place | None, maker: Maker) -> None:
@@ -126,12 +127,13 @@ class Numerics:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether all numbers are finite."""
-    with torch.no_grad():
-        total = tensor.sum().item()
-        if total - total == 0:
-            return True
-        return bool(tensor.isfinite().all())
+    """Whether all numbers that this process holds are finite; an empty tensor's are."""
+    own = readable(tensor)
+    if own is None or not own.numel():
+        return True
+    with torch._C._AutoDispatchBelowAutograd(), torch._C._DisableTorchDispatch():
+        total = (own.sum() if own.ndim else own).item()
+        return total - total == 0 or bool(own.isfinite().all())
 
 
 def infinite_slope(name: str, args: Sequence[Any], out: Tensor) -> bool:
@@ -142,7 +144,9 @@ def infinite_slope(name: str, args: Sequence[Any], out: Tensor) -> bool:
             return bool((first.abs() == 1).any())
         if name == "pow":
             exponent = args[1] if len(args) > 1 else 2
-            return isinstance(exponent, int | float) and exponent < 1 and bool((first == 0).any())
+            return (isinstance(exponent, Tensor) or exponent < 1) and bool((first == 0).any())
+        if name in ("xlogy", "special_entr"):
+            return bool((args[-1] == 0).any()) if isinstance(args[-1], Tensor) else False
         return bool((out == 0).any())
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 ZERO_SLOPE = frozenset({"round", "floor", "ceil", "trunc", "sign", "sgn", "fix", "heaviside"})
@@ -23,6 +24,9 @@ POLES = frozenset({
 })  # fmt: skip
 # A constant that the program wrote, infinite on purpose.
 FILLS = frozenset({"masked_fill", "masked_fill_", "full", "full_like", "fill_", "new_full", "scalar_tensor", "where"})
+LOSSES = frozenset({"mse_loss", "smooth_l1_loss", "huber_loss"})
+# Elementwise operations of two tensors, in which shapes may meet by accident.
+PAIRS = LOSSES | {"sub", "rsub", "add", "mul", "div", "minimum", "maximum"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,11 @@ class Facts:
         detach: whether it is what `detach()` and `.data` do.
         reads_number: whether it brings a number to Python.
         lists: whether it writes a list of tensors and autograd moves no version below the mode.
+        shapes: whether its operands' shapes are worth a look: two of them elementwise, or a squeeze of all dimensions.
         slope: the name where its derivative is infinite at some point of its domain, else empty.
+        call: what runs it; the overload's own `__call__` is one frame more.
+        follows: whether it may end the gradient's flow, or makes views that may not be written.
+        unscales: whether a GradScaler looks for infinities with it.
     """
 
     name: str
@@ -52,17 +60,26 @@ class Facts:
     reads_number: bool
     slope: str
     lists: bool
+    call: Callable[..., Any]
+    follows: bool
+    unscales: bool
+    shapes: bool
 
 
-_FACTS: dict[Any, Facts] = {}
-_SLOPES = frozenset({"sqrt", "pow", "acos", "asin", "atan2", "norm", "linalg_vector_norm", "cdist", "_cdist_forward"})
+FACTS: dict[Any, Facts] = {}
+# Decompositions, whose derivative divides by differences of eigenvalues or singular values.
+DEGENERATE = frozenset({"_linalg_eigh", "linalg_eig", "_linalg_svd", "linalg_qr"})
+_SLOPES = DEGENERATE | {
+    "sqrt", "pow", "acos", "acosh", "asin", "atan2", "hypot", "norm", "linalg_vector_norm", "cdist", "_cdist_forward",
+    "xlogy", "special_entr",
+}  # fmt: skip
 
 
 def facts_of(func: Any) -> Facts:
     """The facts of an overload."""
-    facts = _FACTS.get(func)
+    facts = FACTS.get(func)
     if facts is None:
-        facts = _FACTS[func] = _learn(func)
+        facts = FACTS[func] = _learn(func)
     return facts
 
 
@@ -76,17 +93,23 @@ def _learn(func: Any) -> Facts:
         if argument.alias_info is not None and argument.alias_info.is_write
     ]
     view = not writes and any(result.alias_info is not None for result in schema.returns)
+    zero_slope = name.rstrip("_") in ZERO_SLOPE
+    detach, reads_number = name in ("detach", "detach_"), name in ("_local_scalar_dense", "item")
     return Facts(
         name=name,
         writes=tuple(writes),
         view=view,
         multi_view=name in MULTI_VIEWS,
         moves=name in MOVES or (view and name != "_to_copy"),
-        zero_slope=name.rstrip("_") in ZERO_SLOPE,
-        detach=name in ("detach", "detach_", "alias") and name != "alias",
-        reads_number=name in ("_local_scalar_dense", "item"),
+        zero_slope=zero_slope,
+        detach=detach,
+        reads_number=reads_number,
         slope=name if name in _SLOPES else "",
         lists=bool(writes) and name.startswith("_foreach_"),
+        call=getattr(func, "_op", func),
+        follows=name in MULTI_VIEWS or zero_slope or detach or reads_number,
+        unscales=name == "_amp_foreach_non_finite_check_and_unscale_",
+        shapes=name in PAIRS or (name == "squeeze" and not schema.overload_name),
     )
 
 
@@ -111,3 +134,8 @@ def written(facts: Facts, args: Sequence[Any], kwargs: Mapping[str, Any] | None)
         elif where < len(args):
             found.extend(tensors(args[where]))
     return found
+
+
+def move_versions(targets: Sequence[Tensor]) -> None:
+    """A dispatch mode keeps in-place operations on lists from moving the versions that they move without it."""
+    torch._C._increment_version([target for target in targets if not target.is_inference()])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
+import operator
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +18,7 @@ from torch.nn.modules.module import (
 )
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from gradgate.watch import compiled, transforms
 from gradgate.watch.gradients import _grad_of
 from gradgate.watch.places import OPTIMIZER, USER, kind_of
 
@@ -31,7 +32,13 @@ _open = 0
 
 
 def active() -> Recorder | None:
-    """The recorder of this thread."""
+    """The recorder of this thread; none for code that is being compiled, which must not find us in it."""
+    recorder = None if torch.compiler.is_compiling() else latest()
+    return None if recorder is None or recorder.closed else recorder
+
+
+def latest() -> Recorder | None:
+    """The recorder of this thread, also where it has been closed."""
     return getattr(_LOCAL, "recorder", None)
 
 
@@ -45,10 +52,11 @@ def enter(recorder: Recorder) -> None:
     _LOCAL.recorder = recorder
 
 
-def leave() -> None:
+def leave(recorder: Recorder) -> None:
     """Undo `enter`."""
     global _open
-    _LOCAL.recorder = None
+    if latest() is recorder:
+        _LOCAL.recorder = None
     with _LOCK:
         _open -= 1
         if not _open:
@@ -69,30 +77,38 @@ def _install() -> None:
 
     def run_backward(roots: Any, *args: Any, **kwargs: Any) -> Any:
         recorder = active()
-        return engine(roots, *args, **kwargs) if recorder is None else recorder.backward(engine, roots, args, kwargs)
+        return (
+            engine(roots, *args, **kwargs) if recorder is None else recorder.backward.run(engine, roots, args, kwargs)
+        )
 
     _replace(torch.autograd, "_engine_run_backward", run_backward)
     _install_function_apply()
     _install_exposures()
     _install_constructors()
     _install_hooks()
+    _install_optimizers()
     _install_grad()
     _install_grad_mode()
-    _install_transforms()
+    transforms.step_aside()
+    _UNDO.append(transforms.stay)
+    _install_strangers()
+    compiled.install(_replace, active)
     for register, method in (
-        (register_optimizer_step_pre_hook, "before_step"),
-        (register_optimizer_step_post_hook, "after_step"),
-        (register_module_parameter_registration_hook, "registered"),
-        (register_module_module_registration_hook, "registered_module"),
+        (register_optimizer_step_pre_hook, "updates.before"),
+        (register_optimizer_step_post_hook, "updates.after"),
+        (register_module_parameter_registration_hook, "registered.parameter"),
+        (register_module_module_registration_hook, "registered.module"),
     ):
         _UNDO.append(register(_forwarding(method)).remove)
 
 
 def _forwarding(method: str) -> Callable[..., None]:
+    find = operator.attrgetter(method)
+
     def forward(*args: Any) -> None:
         recorder = active()
         if recorder is not None:
-            getattr(recorder, method)(*args)
+            find(recorder)(*args)
 
     return forward
 
@@ -116,7 +132,7 @@ def _install_exposures() -> None:
         def exposing(tensor: Tensor, *args: Any, _original: Any = original, _name: str = name, **kwargs: Any) -> Any:
             recorder = active()
             if recorder is not None and (_name in ("numpy", "__dlpack__") or _by_user(2)):
-                recorder.exposed(tensor, numpy=_name == "numpy")
+                recorder.entrances.exposed(tensor, numpy=_name == "numpy")
             return _original(tensor, *args, **kwargs)
 
         _replace(Tensor, name, functools.wraps(original)(exposing))
@@ -126,7 +142,7 @@ def _install_exposures() -> None:
     def exporting(tensor: Tensor) -> Any:
         recorder = active()
         if recorder is not None:
-            recorder.exposed(tensor, numpy=False)
+            recorder.entrances.exposed(tensor, numpy=False)
         return to_dlpack(tensor)
 
     _replace(torch.utils.dlpack, "to_dlpack", exporting)
@@ -144,10 +160,22 @@ def _install_constructors() -> None:
             made = _original(*args, **kwargs)
             recorder = active()
             if recorder is not None:
-                recorder.built(made, args[-1] if args else kwargs.get("data"), _name)
+                recorder.entrances.built(made, args[-1] if args else kwargs.get("data"), _name)
             return made
 
         _replace(owner, name, functools.wraps(original)(building))
+
+
+def _install_optimizers() -> None:
+    original = torch.optim.Optimizer.__init__
+
+    def building(optimizer: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> None:
+        original(optimizer, *args, **kwargs)
+        recorder = active()
+        if recorder is not None:
+            recorder.updates.built(optimizer)
+
+    _replace(torch.optim.Optimizer, "__init__", functools.wraps(original)(building))
 
 
 def _install_hooks() -> None:
@@ -172,15 +200,15 @@ def _install_grad() -> None:
             caller = sys._getframe(1).f_code
             kind = kind_of(caller)
             if kind == USER:
-                recorder.grad_read(tensor)
+                recorder.entrances.grad_read(tensor)
             elif kind == OPTIMIZER and caller.co_name != "zero_grad":
-                recorder.gradients.read(tensor)
+                recorder.gradients.read(tensor, by_user=False)
         return _grad_of(tensor)  # type: ignore[no-any-return]
 
     def write(tensor: Tensor, value: Tensor | None) -> None:
         recorder = active()
         if recorder is not None and value is None:
-            recorder.cleared([tensor])
+            recorder.entrances.cleared([tensor])
         descriptor.__set__(tensor, value)
 
     def delete(tensor: Tensor) -> None:
@@ -193,35 +221,35 @@ def _install_grad() -> None:
 def _replace_data() -> None:
     descriptor: Any = torch._C.TensorBase.data
 
+    def read(tensor: Tensor) -> Tensor:
+        recorder = active()
+        data: Tensor = descriptor.__get__(tensor)
+        if recorder is not None and _by_user(2):
+            recorder.entrances.data_read(tensor, data)
+        return data
+
     def write(tensor: Tensor, value: Tensor) -> None:
         recorder = active()
         if recorder is None:
             descriptor.__set__(tensor, value)
         else:
-            recorder.data_set(tensor, functools.partial(descriptor.__set__, tensor, value))
+            recorder.entrances.data_set(tensor, functools.partial(descriptor.__set__, tensor, value))
 
-    _replace(Tensor, "data", property(descriptor.__get__, write, None, descriptor.__doc__))
+    _replace(Tensor, "data", property(read, write, None, descriptor.__doc__))
 
 
-def _install_transforms() -> None:
-    """torch.func refuses to run under saved-tensor hooks: ours step aside for it."""
-    original = torch.autograd.graph.disable_saved_tensors_hooks
+def _install_strangers() -> None:
+    """Hooks of others inside the block: ours go around them."""
+    original = torch._C._autograd._push_saved_tensors_default_hooks
 
-    @contextlib.contextmanager
-    def disable(message: str) -> Iterator[None]:
+    def push(pack: Any, unpack: Any) -> None:
         recorder = active()
-        top = torch._C._autograd._top_saved_tensors_default_hooks(False) if recorder else None
-        ours = recorder is not None and top is not None and top[0] == recorder.shelf.pack
-        if ours:
-            torch._C._autograd._pop_saved_tensors_default_hooks()
-        try:
-            with original(message):
-                yield
-        finally:
-            if ours and recorder is not None:
-                torch._C._autograd._push_saved_tensors_default_hooks(recorder.shelf.pack, recorder.shelf.unpack)
+        if recorder is not None and pack != recorder.shelf.pack:
+            recorder.python_in_backward = True
+            pack, unpack = recorder.strangers.around(pack, unpack)
+        original(pack, unpack)
 
-    _replace(torch.autograd.graph, "disable_saved_tensors_hooks", disable)
+    _replace(torch._C._autograd, "_push_saved_tensors_default_hooks", push)
 
 
 def _install_grad_mode() -> None:
@@ -230,7 +258,7 @@ def _install_grad_mode() -> None:
     def set_enabled(mode: bool) -> Any:
         recorder = active()
         if recorder is not None and not mode:
-            recorder.grad_disabled()
+            recorder.entrances.grad_disabled()
         return original(mode)
 
     _replace(torch._C, "_set_grad_enabled", set_enabled)

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
+import math
 import re
 import weakref
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from gradgate.watch.fingerprints import fingerprint
 from gradgate.watch.places import Place
 
-_PLAIN = (Tensor, torch.nn.Parameter)
+PLAIN = (Tensor, torch.nn.Parameter)
 _storage_of = torch._C.TensorBase.untyped_storage
-_pointer_of = torch._C.TensorBase.data_ptr
 _sequence = torch._C._autograd._get_sequence_nr
 NO_STORAGE = 0
 _MOST_WRITES = 8
@@ -66,14 +65,70 @@ def mismatch_words() -> tuple[bool, str]:
     return False, ""
 
 
+def mismatch_text(tensor: Tensor, version: int, output_of: str) -> str:
+    """PyTorch's own words for a saved tensor whose version moved.
+
+    Args:
+        tensor: as it is now.
+        version: its version when it was saved.
+        output_of: as `kept_as` gave it.
+    """
+    short, hint = mismatch_words()
+    if tensor.grad_fn is not None:
+        output_of = f", which is output {tensor.output_nr} of {tensor.grad_fn.name()},"
+    if short:
+        output_of = re.sub(r"Backward\d*,$", ",", output_of)
+    if torch.is_anomaly_enabled():
+        hint = _ANOMALY_HINT
+    return (
+        "one of the variables needed for gradient computation has been modified by an inplace operation: "
+        f"[{tensor.type()} {list(tensor.shape)}]{output_of} is at version {tensor._version}; "
+        f"expected version {version} instead.{hint}"
+    )
+
+
+def kept_as(tensor: Tensor, seq: int) -> tuple[Tensor, str]:
+    """What a pack hook may keep of a tensor, and how PyTorch words whose output it is.
+
+    Args:
+        tensor: that a node saves.
+        seq: the node's number.
+
+    Returns:
+        An output of the node itself is detached: kept as it is, it would tie the graph into a knot.
+    """
+    grad_fn = tensor.grad_fn
+    if grad_fn is None or not is_output(grad_fn, seq):
+        return tensor, ""
+    with torch._C._DisableTorchDispatch():
+        return tensor.detach(), f", which is output {tensor.output_nr} of {grad_fn.name()},"
+
+
+def is_output(grad_fn: Any, seq: int) -> bool:
+    """Whether a tensor is an output of the very node that saves it.
+
+    Args:
+        grad_fn: of the tensor.
+        seq: the number of the node that saves it.
+    """
+    return bool(grad_fn._sequence_nr() == seq) or isinstance(grad_fn, BackwardCFunction)
+
+
 class Saved:
     """One tensor that a node saved. It lives as long as the graph needs it, and no longer."""
 
-    __slots__ = ("__weakref__", "_shelf", "key", "output_of", "print", "seen", "seq", "tensor", "version", "writes")
+    __slots__ = (
+        "__weakref__", "_shelf", "key", "ordinal", "output_of", "print", "seen", "seq", "tensor", "version", "writes",
+    )  # fmt: skip
 
-    def __init__(self, shelf: Shelf, tensor: Tensor, version: int, seq: int, key: int, output_of: str) -> None:
-        self._shelf, self.tensor, self.version, self.seq, self.key = shelf, tensor, version, seq, key
-        self.output_of = output_of
+    tensor: Tensor
+
+    def __init__(
+        self, shelf: Shelf, tensor: Tensor, version: int, seq: int, key: int, output_of: str, ordinal: int = -1
+    ) -> None:
+        self._shelf, self.version, self.seq, self.key = shelf, version, seq, key
+        self.tensor = tensor
+        self.output_of, self.ordinal = output_of, ordinal
         self.writes: list[Write] = []  # until one of them has moved the version
         self.print: int | None = None  # as saved, or as it was before the first write that moved no version
         self.seen: int | None = None  # as the line tracer last saw it
@@ -93,6 +148,10 @@ class Saved:
         foreign = [write for write in changing if not write.op]
         return foreign[-1] if foreign else next(iter(changing), None)
 
+    def is_there(self) -> bool:
+        """Whether its numbers can be looked at."""
+        return True
+
     def open(self) -> bool:
         """Whether further writes still matter."""
         return len(self.writes) < _MOST_WRITES and (not self.writes or self.tensor._version == self.version)
@@ -103,51 +162,41 @@ class Saved:
 
     def mismatch(self) -> str:
         """PyTorch's own words for a version that moved."""
-        tensor = self.tensor
-        short, hint = mismatch_words()
-        output_of = self.output_of
-        if tensor.grad_fn is not None:
-            output_of = f", which is output {tensor.output_nr} of {tensor.grad_fn.name()},"
-        if short:
-            output_of = re.sub(r"Backward\d*,$", ",", output_of)
-        if torch.is_anomaly_enabled():
-            hint = _ANOMALY_HINT
-        return (
-            "one of the variables needed for gradient computation has been modified by an inplace operation: "
-            f"[{tensor.type()} {list(tensor.shape)}]{output_of} is at version {tensor._version}; "
-            f"expected version {self.version} instead.{hint}"
-        )
+        return mismatch_text(self.tensor, self.version, self.output_of)
+
+
+_S = TypeVar("_S", bound=Saved)
 
 
 class Shelf:
     """Everything that live graphs have saved, found by its storage."""
 
+    steps_aside = True  # for torch.func
+
     def __init__(self, on_unpack: Callable[[Saved], None], on_exposed: Callable[[], None]) -> None:
         self.by_storage: dict[int, list[weakref.ref[Saved]]] = {}
         self._exposed: dict[int, StorageWeakRef] = {}
         self._on_unpack, self._on_exposed = on_unpack, on_exposed
+        self.suspects: frozenset[int] = frozenset()  # ordinals of saved tensors to be traced line by line
+        self.before_write: Callable[[list[Tensor]], None] | None = None
+        self._count = 0
 
     def pack(self, tensor: Tensor) -> Any:
         """The pack hook."""
-        if type(tensor) not in _PLAIN or torch._C._are_functorch_transforms_active():
+        if type(tensor) not in PLAIN or torch._C._are_functorch_transforms_active():
             return tensor.detach() if tensor.grad_fn is not None else tensor
+        ordinal = self._count
+        self._count += 1
         seq = _sequence() - 1
-        grad_fn: Any = tensor.grad_fn
-        kept, output_of = tensor, ""
-        if grad_fn is not None and (grad_fn._sequence_nr() == seq or isinstance(grad_fn, BackwardCFunction)):
-            # An output of the node itself: kept as it is, it would tie the graph into a knot.
-            output_of = f", which is output {tensor.output_nr} of {grad_fn.name()},"
-            with torch._C._DisableTorchDispatch():
-                kept = tensor.detach()
+        kept, output_of = kept_as(tensor, seq)
         try:
             storage = _storage_of(tensor)
         except (NotImplementedError, RuntimeError):  # sparse and opaque tensors have none
             return Saved(self, kept, tensor._version, seq, NO_STORAGE, output_of)
         key = storage._cdata
-        saved = Saved(self, kept, tensor._version, seq, key, output_of)
-        self.by_storage.setdefault(key, []).append(weakref.ref(saved))
+        saved = self.put(Saved(self, kept, tensor._version, seq, key, output_of, ordinal))
         foreign = not storage.resizable() and not (tensor.is_leaf and tensor.requires_grad)
-        if foreign or (self._exposed and key in self._exposed):
+        if foreign or ordinal in self.suspects or (self._exposed and key in self._exposed):
             self._take_print(saved)
             self._on_exposed()
         return saved
@@ -164,7 +213,7 @@ class Shelf:
         """Saved tensors in a storage."""
         for reference in tuple(self.by_storage.get(key, ())):
             saved = reference()
-            if saved is not None:
+            if saved is not None and saved.is_there():
                 yield saved
 
     def everything(self) -> list[Saved]:
@@ -172,10 +221,19 @@ class Shelf:
         found = [saved for key in tuple(self.by_storage) for saved in self.live(key)]
         return sorted(found, key=lambda saved: saved.seq)
 
-    def hit(self, targets: list[Tensor]) -> list[Saved]:
-        """What a write to these tensors may damage, fingerprinted before it happens."""
+    def holds(self, targets: Iterable[Tensor]) -> bool:
+        """Whether a live graph has saved any of these."""
+        return bool(self.by_storage) and any(storage_key(target) in self.by_storage for target in targets)
+
+    def hit(self, targets: list[Tensor], newest: float = math.inf) -> list[Saved]:
+        """What a write to these tensors may damage, fingerprinted before it happens.
+
+        Args:
+            targets: what will be written.
+            newest: the last node before the writing operation; its own may save what it writes: rrelu its noise.
+        """
         hit = [saved for target in targets for saved in self.live(storage_key(target))] if self.by_storage else []
-        hit = [saved for saved in hit if saved.open()]
+        hit = [saved for saved in hit if saved.seq <= newest and saved.open()]
         for saved in hit:
             if saved.print is None:
                 self._take_print(saved)
@@ -183,7 +241,7 @@ class Shelf:
 
     def expose(self, tensor: Tensor) -> None:
         """The memory of a tensor was handed to something that writes without torch."""
-        if type(tensor) not in _PLAIN:
+        if type(tensor) not in PLAIN:
             return
         try:
             storage = _storage_of(tensor)
@@ -201,7 +259,10 @@ class Shelf:
         """What a custom Function keeps on its own; written, it is never checked by PyTorch."""
         with torch._C._DisableTorchDispatch():
             kept = tensor.detach() if tensor.grad_fn is not None else tensor
-        saved = Saved(self, kept, tensor._version, seq, storage_key(tensor), "")
+        return self.put(Saved(self, kept, tensor._version, seq, storage_key(tensor), ""))
+
+    def put(self, saved: _S) -> _S:
+        """Take something that is to be found by its storage, for as long as it lives."""
         self.by_storage.setdefault(saved.key, []).append(weakref.ref(saved))
         return saved
 
@@ -222,20 +283,21 @@ class Shelf:
         saved.print = saved.seen = fingerprint(saved.tensor)
 
 
+def readable(tensor: Tensor) -> Tensor | None:
+    """What may be read of a tensor without running anybody's code: itself, or this process's part of a DTensor.
+
+    A wrapper subclass has no numbers of its own: read below its dispatch it is a null pointer, read above it a
+    collective that the other processes do not take part in.
+    """
+    if type(tensor) in PLAIN or type(tensor).__torch_dispatch__ is torch._C._disabled_torch_dispatch_impl:
+        return tensor
+    local = getattr(tensor, "_local_tensor", None)
+    return local if type(local) in PLAIN else None
+
+
 def storage_key(tensor: Tensor) -> int:
     """The identity of a tensor's memory: views, `.data` and `detach()` share it."""
     try:
         return int(_storage_of(tensor)._cdata)
     except (NotImplementedError, RuntimeError):
         return NO_STORAGE
-
-
-def fingerprint(tensor: Tensor) -> int:
-    """A checksum of the numbers. Exact on the CPU; on a device, a sum of bits, plain and weighted by position."""
-    with torch._C._DisableTorchDispatch(), torch.no_grad():
-        flat = tensor.detach().resolve_conj().resolve_neg().contiguous()
-        size = flat.numel() * flat.element_size()
-        if flat.device.type == "cpu":
-            return zlib.crc32((ctypes.c_char * size).from_address(_pointer_of(flat))) if size else 0
-        bits = flat.flatten().view(torch.uint8).to(torch.int64)
-        return hash((bits.sum().item(), (bits * torch.arange(size, device=bits.device)).sum().item()))

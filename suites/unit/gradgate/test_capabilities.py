@@ -21,8 +21,9 @@ def test_missing_names_everything_when_the_subject_is_bare():
 def test_missing_is_empty_when_the_subject_has_it_all():
     """Overridden methods, set attributes and given functions all count."""
     run = type("Full", (PlainRun,), {"losses": lambda *_: {}, "tokens": lambda *_: None, "save": lambda *_: None,
-               "load": lambda *_: None, "logits_from": "model", "optimizers": ("something",)})  # fmt: skip
-    stage = Stage("all", run, fit=lambda seed: None)
+               "load": lambda *_: None, "select_rows": lambda *_: None, "logits_from": "model",
+               "optimizers": ("something",), "max_norm": 1.0, "pad": lambda *_: None})  # fmt: skip
+    stage = Stage("all", run, fit=lambda seed: None, edges={})
     functions = Functions(*[lambda: None] * 5)
     full = Subject("full", [stage], functions, corpus=lambda seed: None)
     assert Capabilities(full).missing(stage, ALL) == []

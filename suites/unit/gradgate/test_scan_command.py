@@ -109,7 +109,7 @@ def test_suppression_without_reason_or_rule_is_a_finding_of_its_own(tail: str):
     """It hides nothing, and is told."""
     bad("a.py", tail)
 
-    assert codes("a.py") == ["GG003", "GG101"]
+    assert codes("a.py") == ["GG004", "GG101"]
 
 
 def test_select_and_ignore_choose_rules():

@@ -13,7 +13,7 @@ FAULT = """
     gate.sum().backward()
 """
 HEAD = "import pytest, torch\n\n"
-SUMMARY = "FAILED *test_it - GradientFault: GG103 data-write: a tensor*"
+SUMMARY = "FAILED *test_it - GradientFault: GG103 data-write: `gate` was*"
 
 
 @pytest.fixture

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 import runpy
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+import wmtp as package
 from fixtures.damaged_files import Bomb, file_limit, pickled, signed
 from fixtures.small_runs import Ended, files_of, metrics_of, settings, small_trainer, wmtp, wmtp_train
 from wmtp import checkpoint, cli
@@ -19,6 +23,7 @@ from wmtp.experiment import save_value_head
 from wmtp.resume import find_checkpoint
 from wmtp.rewards import known
 from wmtp.stages import Stage1, Stage2, WarmUp
+from wmtp.trainer import STAGES
 
 PROGRESS = ("warmup", "stage1", "stage2", "computing", "running")
 
@@ -164,6 +169,7 @@ def damaged(whole: bytes) -> bytes:
             lambda whole, made: signed(pickled({"kind": "run", "config": Bomb(made)})),
             "refused: holds more than tensors",
         ),
+        (lambda whole, made: signed(pickle.dumps(Bomb(made), protocol=4)), "refused: holds more than tensors"),
         (lambda whole, _: signed(pickled({"kind": "value head"})), "holds a 'value head', expected a 'run'"),
         (lambda whole, _: signed(pickled({"kind": "run"})), "lacks 'config', 'recipe'"),
         (lambda whole, _: b"", "not a checkpoint of wmtp"),
@@ -274,6 +280,46 @@ def test_error_of_the_system_is_one_line(tmp_path: Path, monkeypatch: pytest.Mon
     refused(wmtp_train(tmp_path / "run"), "/dev/odd: Input/output error")
 
 
+@pytest.mark.parametrize("override", ["train.horizon=100000000", "model.width=80000000"])
+def test_model_that_does_not_fit_is_one_line(override: str, tmp_path: Path) -> None:
+    """The allocator's error is a user's mistake too, and says how much was asked for."""
+    ended = wmtp_train(tmp_path / "run", "--set", override)
+    (line,) = said(ended)
+    expected = r"wmtp: out of memory \(tried to allocate \d+ bytes\): make model, horizon, rows or batch smaller"
+    assert (ended.code, bool(re.fullmatch(expected, line)), (tmp_path / "run").exists()) == (2, True, False)
+
+
+def test_other_errors_of_the_runtime_are_bugs_and_stay_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what a user can cause becomes one line."""
+    monkeypatch.setattr(WarmUp, "advance", lambda *_: (_ for _ in ()).throw(RuntimeError("odd")))
+    with pytest.raises(RuntimeError, match="odd"):
+        wmtp_train(tmp_path / "run")
+
+
+def test_full_standard_error_changes_no_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody can be told, but a script still sees the 2."""
+    monkeypatch.setattr(
+        cli.click, "echo", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
+    assert wmtp("train", "--set", "train.horizon=0").code == 2
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["recipes"], ["train", "--set", "train.horizon=0"]])
+def test_torch_is_not_imported_for_help_and_mistakes(words: list[str]) -> None:
+    """They are there at once; torch costs seconds."""
+    code = "import sys, wmtp.cli as c\ntry: c.main()\nexcept SystemExit: pass\nprint('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+@pytest.mark.parametrize("name", package.__all__)
+def test_every_public_function_is_there(name: str) -> None:
+    """What `__all__` promises can be had, and an unknown name is an error like any other."""
+    assert (callable(getattr(package, name)), name in dir(package)) == (True, True)
+    with pytest.raises(AttributeError, match="module 'wmtp' has no attribute 'make_label'"):
+        package.make_label  # noqa: B018 - the access is the test
+
+
 @pytest.mark.parametrize(("stage", "step"), [(WarmUp, 1), (Stage1, 3), (Stage2, 2)])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_run_that_is_stopped_is_saved_and_goes_on(
@@ -307,13 +353,15 @@ def test_run_that_is_stopped_is_saved_and_goes_on(
 def test_run_that_is_stopped_before_training_leaves_nothing(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While programs are run for their rewards: exit code 130, and no folder."""
-    before = signal.getsignal(signal.SIGTERM)
+    """While programs are run for their rewards: exit code 130, and no folder; also in a script's background job, where
+    the signal was ignored."""
+    before = signal.signal(number, signal.SIG_IGN)
     monkeypatch.setattr(known, "verifiable_rewards", lambda *_, **__: signal.raise_signal(number))
     ended = wmtp_train(tmp_path / "run", "--set", "critic.reward=verifiable")
+    found = signal.signal(number, before)
     assert (ended.code, len(said(ended))) == (130, 1)
     assert said(ended)[0].startswith("stopped; a checkpoint, where there is one, is whole")
-    assert (list(tmp_path.iterdir()), signal.getsignal(signal.SIGTERM)) == ([], before)
+    assert (list(tmp_path.iterdir()), found) == ([], signal.SIG_IGN)
 
 
 def test_loss_that_is_not_finite_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,11 +376,11 @@ def reward_of_nan(batches: int) -> torch.Tensor:
 
 
 def test_profile_is_written_for_each_stage(tmp_path: Path) -> None:
-    """`--profile DIR` leaves traces that chrome://tracing reads."""
-    ended = wmtp_train(tmp_path / "run", "--profile", str(tmp_path / "profile"), "--set", "train.max_steps=6")
-    traces = list((tmp_path / "profile").glob("*.json*"))
-    assert (ended.code, len(traces) >= 1) == (0, True)
-    assert "traceEvents" in json.loads(traces[0].read_text())
+    """`--profile DIR` leaves traces that chrome://tracing reads, named by their stage."""
+    ended = wmtp_train(tmp_path / "run", "--profile", str(tmp_path / "profile"))
+    traces = sorted((tmp_path / "profile").iterdir())
+    assert (ended.code, {trace.name for trace in traces}) == (0, {f"{name}.trace.json" for name in STAGES})
+    assert all("traceEvents" in json.loads(trace.read_text()) for trace in traces)
 
 
 def test_entry_point_is_python_m_wmtp() -> None:

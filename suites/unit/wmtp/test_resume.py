@@ -307,21 +307,45 @@ def test_resume_is_refused_when_there_is_no_checkpoint(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("part", "value"),
     [
-        ("loop", {"stage": "stage2", "speed": 3}), ("loop", 5), ("update", {}), ("random", {"cpu": 3}),
-        ("metrics_bytes", "x"), ("config", "no json"), ("recipe", 3),
+        ("loop", {"stage": "stage2", "speed": 3}), ("loop", {"stage": "stage9"}), ("loop", 5),
+        ("loop", {"stage": "stage2", "position": -5}), ("loop", {"stage": "stage2", "step": "2"}),
+        ("loop", {"stage": "stage2", "worse": None}), ("loop", {"stage": "stage2", "best": "x"}),
+        ("update", {}), ("random", {"cpu": 3}), ("random", {"cpu": torch.zeros(3, dtype=torch.uint8)}),
+        ("metrics_bytes", "x"), ("metrics_bytes", -1), ("config", "no json"), ("recipe", 3),
+        ("reward_N", "x"), ("reward_N", torch.zeros(2)), ("reward_N", torch.zeros(12, dtype=torch.long)),
     ],
 )  # fmt: skip
 def test_resume_is_refused_when_a_part_of_the_checkpoint_is_odd(
     part: str, value: Any, tmp_path: Path, reference: Path
 ) -> None:
-    """A file with a right checksum and a wrong content is no traceback either."""
-    shutil.copytree(reference, tmp_path / "run")
-    path = find_checkpoint(tmp_path / "run")
+    """A file with a right checksum and a wrong content is no traceback either, and nothing in the folder changes."""
+    refuse_with(tmp_path / "run", reference, lambda state: state | {part: value})
+
+
+@pytest.mark.parametrize("moment", ["exp_avg", "exp_avg_sq"])
+def test_resume_is_refused_when_the_optimizer_has_another_shape(moment: str, tmp_path: Path, reference: Path) -> None:
+    """The fused kernel would read beyond the tensor's end."""
+
+    def shrunk(state: dict[str, Any]) -> dict[str, Any]:
+        first = next(iter(state["update"]["optimizer"]["state"].values()))
+        first[moment] = torch.zeros(2)
+        return state
+
+    refuse_with(tmp_path / "run", reference, shrunk)
+
+
+def refuse_with(folder: Path, reference: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Resume a copy of a run whose newest checkpoint was changed and signed again."""
+    shutil.copytree(reference, folder)
+    path = find_checkpoint(folder)
     state = checkpoint.load(path)
     state["loop"]["done"] = False
-    checkpoint.save(path, state | {part: value})
+    checkpoint.save(path, change(state))
+    (folder / "metrics.jsonl").write_bytes((folder / "metrics.jsonl").read_bytes() + b"one line more\n")
+    before = files_of(folder)
     with pytest.raises(CheckpointError, match=rf"{path.name}: "):
-        resume_small(tmp_path / "run", *OVERRIDES)
+        resume_small(folder, *OVERRIDES)
+    assert files_of(folder) == before
 
 
 def test_fresh_start_is_refused_where_a_run_is(tmp_path: Path, reference: Path) -> None:

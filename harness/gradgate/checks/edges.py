@@ -1,0 +1,94 @@
+"""Which loss term reaches which module: the gradient of each declared term, module by module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from gradgate.checks.raised import calling
+from gradgate.checks.randomness import seeded
+from gradgate.core.errors import SubjectError, nearest
+from gradgate.subjects.contract import Batch, Context, Run, Stage
+
+BATCHES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How far one loss term reaches into one module, over several batches.
+
+    Args:
+        term: of the loss.
+        module: its name in `Run.modules`.
+        is_declared: the stage says that the term trains it.
+        largest: the largest magnitude of any gradient in it; NaN counts as infinite.
+        parameter: where that is; empty where nothing is reached.
+    """
+
+    term: str
+    module: str
+    is_declared: bool
+    largest: float
+    parameter: str
+
+
+def reaches(stage: Stage, context: Context) -> list[Reach]:
+    """Each term that the stage declares against each module of its run that requires grad, over 3 batches, in float64.
+
+    Raises:
+        SubjectError: the declaration names a term or a module that there is not.
+        SubjectRaisedError: the subject raised.
+    """
+    with calling("start()"):
+        run = stage.start(context.seed, dtype=torch.float64, device=context.device)
+    edges = stage.edges or {}
+    _require_modules(edges, run)
+    found: dict[tuple[str, str], Reach] = {}
+    for number, batch in enumerate(islice(run.batches(), BATCHES)):
+        with seeded(context.seed + number):
+            for reach in _of_batch(run, batch, edges):
+                key = (reach.term, reach.module)
+                if key not in found or reach.largest > found[key].largest:
+                    found[key] = reach
+    return list(found.values())
+
+
+def _of_batch(run: Run, batch: Batch, edges: Mapping[str, Sequence[str]]) -> list[Reach]:
+    with calling("losses()"):
+        terms = run.losses(batch)
+    found = []
+    for term, declared in edges.items():
+        if term not in terms:
+            raise SubjectError(f"edges: losses() has no term {term!r}, only {', '.join(terms)}{nearest(term, terms)}")
+        for name, module in run.modules.items():
+            parameters = {key: p for key, p in module.named_parameters() if p.requires_grad}
+            if not parameters:
+                continue
+            largest, parameter = _largest(terms[term], parameters)
+            found.append(Reach(term, name, name in declared, largest, parameter))
+    return found
+
+
+def _largest(term: Tensor, parameters: Mapping[str, Tensor]) -> tuple[float, str]:
+    if not term.requires_grad:
+        return 0.0, ""
+    gradients = torch.autograd.grad(term, list(parameters.values()), retain_graph=True, allow_unused=True)
+    sizes = {
+        name: float(gradient.detach().abs().nan_to_num(nan=torch.inf).max())
+        for name, gradient in zip(parameters, gradients, strict=True)
+        if gradient is not None and gradient.numel()
+    }
+    largest = max(sizes.values(), default=0.0)
+    return largest, next((name for name, size in sizes.items() if size == largest and size), "")
+
+
+def _require_modules(edges: Mapping[str, Sequence[str]], run: Run) -> None:
+    for term, names in edges.items():
+        for name in names:
+            if name not in run.modules:
+                known = ", ".join(run.modules)
+                raise SubjectError(f"edges[{term!r}]: no module {name!r}, only {known}{nearest(name, run.modules)}")

@@ -1,0 +1,79 @@
+"""A loss term reaches a module that the subject declares out of its reach.
+
+## What it detects
+
+A value loss that trains the trunk though its input was to be detached, a token loss that trains the value head through
+the weights, a target that was not detached.
+
+## Why it matters
+
+Two parts that were meant to learn apart pull at each other. Nothing raises; the shared part serves the louder loss.
+
+## How it decides
+
+The stage declares for a loss term which modules it trains; all others are out of its reach. In float64, on 3 batches,
+the gradient of each declared term is taken with respect to each module of the run. Statistic: the largest magnitude of
+a gradient in a module that the term does not declare. Allowed: 0: where there is no path there is no gradient, and a
+path whose gradient happens to be exactly zero does nothing. Terms that are not declared, frozen modules and modules
+outside `Run.modules` are not looked at.
+
+False-alarm rate: 0, if the declaration is right.
+
+## Example
+
+Bad:
+
+```python
+value_BS = self.value_head(hidden_BSD)                   # the value loss trains the trunk
+```
+
+Good:
+
+```python
+value_BS = self.value_head(hidden_BSD.detach())          # edges={"value_loss": ["value_head"]}
+```
+
+## How to fix
+
+Detach the input where the part ends that the term may train; or declare the edge.
+
+## Known limits
+
+A parameter that two modules of the run share counts in both. A term that is not reported by `losses` is not seen.
+
+## Sources
+
+Faults GF-07, GF-08 and GF-19 of the fault catalogue.
+"""
+
+from __future__ import annotations
+
+from gradgate.checks.edges import BATCHES, Reach, reaches
+from gradgate.checks.raised import reports_raises
+from gradgate.core.finding import Finding
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Context, Stage, Subject
+
+CODE, NAME = "GG203", "forbidden-edge"
+NEEDS: tuple[str, ...] = ("losses", "edges")
+PER_STAGE = True
+
+
+@reports_raises(CODE, NAME)
+def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
+    """Look for gradients where none are declared."""
+    found = [reach for reach in reaches(stage, context) if not reach.is_declared]
+    measured = {"undeclared_gradient": max((reach.largest for reach in found), default=0.0), "pairs": len(found)}
+    findings = tuple(_finding(reach) for reach in found if reach.largest > 0)
+    return Outcome(findings, measured, {"undeclared_gradient": 0.0})
+
+
+def _finding(reach: Reach) -> Finding:
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"`{reach.term}` reaches `{reach.module}`, which it does not declare: a gradient of "
+        f"{reach.largest:.3g} at `{reach.module}.{reach.parameter}` in {BATCHES} batches; allowed: 0",
+        fix=f"detach what `{reach.term}` takes from `{reach.module}`, or declare the edge",
+        detail={"term": reach.term, "module": reach.module, "gradient": reach.largest},
+    )

@@ -1,0 +1,81 @@
+"""A declared edge from a loss term to a module carries no gradient.
+
+## What it detects
+
+A `detach` too many, a term that became a number, a head whose loss goes around the part that it was meant to train.
+
+## Why it matters
+
+Where the module has another loss it still moves, and no check of dead parameters sees that one of its teachers is gone.
+
+## How it decides
+
+The stage declares for a loss term which modules it trains. In float64, on 3 batches, the gradient of each declared term
+is taken with respect to each module of the run. Statistic: declared pairs whose gradient is zero, or missing, in every
+element of every batch. Allowed: 0. The finding carries the line of the recorder where it saw the value pass a cut.
+
+False-alarm rate: 0, if the declaration is right and the term is not zero on all 3 batches.
+
+## Example
+
+Bad:
+
+```python
+logits_BSHV = self.heads(hidden_BSD.detach())            # edges={"wmtp_loss": ["trunk", "heads"]}
+```
+
+Good:
+
+```python
+logits_BSHV = self.heads(hidden_BSD)
+```
+
+## How to fix
+
+Follow the term back from the loss to the module, and take out what lets no gradient through; or take the edge out of
+the declaration.
+
+## Known limits
+
+A gradient that reaches a part of the module alone passes; GG201 looks at single parameters. Frozen modules cannot be
+declared reached.
+
+## Sources
+
+Faults GF-04, GF-17 and GF-20 of the fault catalogue.
+"""
+
+from __future__ import annotations
+
+from gradgate.checks.edges import BATCHES, Reach, reaches
+from gradgate.checks.raised import reports_raises
+from gradgate.checks.recording import with_guilty_line
+from gradgate.core.finding import Finding
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Context, Stage, Subject
+
+CODE, NAME = "GG204", "missing-edge"
+NEEDS: tuple[str, ...] = ("losses", "edges")
+PER_STAGE = True
+
+
+@reports_raises(CODE, NAME)
+def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
+    """Look for declared edges without a gradient."""
+    found = [reach for reach in reaches(stage, context) if reach.is_declared]
+    missing = [reach for reach in found if not reach.largest]
+    findings = (with_guilty_line(_finding(reach), stage, context, ("graph_cut",)) for reach in missing)
+    measured = {"edges_without_gradient": len(missing), "edges": len(found)}
+    return Outcome(tuple(findings), measured, {"edges_without_gradient": 0})
+
+
+def _finding(reach: Reach) -> Finding:
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"`{reach.term}` gives `{reach.module}` no gradient in {BATCHES} of {BATCHES} batches, though the "
+        f"stage declares that it trains it; allowed: in at most {BATCHES - 1}",
+        kind="graph_cut",
+        fix=f"find what cuts the graph between `{reach.module}` and `{reach.term}`, or take the edge out of `edges`",
+        detail={"term": reach.term, "module": reach.module},
+    )

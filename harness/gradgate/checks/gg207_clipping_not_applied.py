@@ -1,0 +1,151 @@
+"""Configured clipping does not bound the norm at the update, or clips gradients that are still scaled.
+
+## What it detects
+
+Clipping that is left out, that reaches only some of the parameters or optimizers, that runs behind the update, on
+another norm than the configured one, or on gradients that a loss scaler has not unscaled yet.
+
+## Why it matters
+
+Nothing shows until the one batch whose gradient is a hundred times the usual: then the update that clipping was there
+to prevent is made. Clipped before unscaling, every gradient is too small by the scale instead.
+
+## How it decides
+
+In float64, 3 steps of a run whose gradients are multiplied on the way into `.grad` (a hook on each parameter), by the
+number that makes the first norm 1e4 times `Run.max_norm`. Statistic: the norm of all gradients together as their
+optimizers step, over `max_norm`; where several optimizers clip apart, the norm of each. Allowed: 1 within 1e-6 /
+max_norm + n * 2**-52 on either side: `clip_grad_norm_` divides by norm + 1e-6 where the norm is at least max_norm (1e-6
+/ max_norm of it at most), and each of the n numbers that it squares and sums costs one rounding.
+
+False-alarm rate: 0 for clipping by norm. A step that refuses the gradient instead is a finding that says so.
+
+## Example
+
+Bad:
+
+```python
+clip_grad_norm_(model.trunk.parameters(), 1.0)           # the value head's gradient is not bounded
+optimizer.step()
+```
+
+Good:
+
+```python
+scaler.unscale_(optimizer)
+clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
+optimizer.step()
+```
+
+## How to fix
+
+Clip all gradients of an update together, behind unscaling and before the step.
+
+## Known limits
+
+Clipping by value, by percentile or per parameter cannot be declared. Gradients that the step computes with
+`torch.autograd.grad` do not pass the hooks.
+
+## Sources
+
+Faults OS-13, OS-14 and PR-10 of the fault catalogue; PyTorch, `torch.nn.utils.clip_grad_norm_`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from math import sqrt
+
+import torch
+from torch import Tensor, nn
+
+from gradgate.checks.raised import calling, reports_raises
+from gradgate.checks.snapshot import named_parameters
+from gradgate.checks.updates import Update, gradients_at_updates, parameters_of
+from gradgate.core.finding import Finding
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject
+
+CODE, NAME = "GG207", "clipping-not-applied"
+NEEDS: tuple[str, ...] = ("max_norm",)
+PER_STAGE = True
+STEPS = 3
+LARGE = 1e4  # times max_norm: far above it, far below what overflows
+
+
+@reports_raises(CODE, NAME)
+def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
+    """Step with gradients that are far too large."""
+    with calling("start()"):
+        run = stage.start(context.seed, dtype=torch.float64, device=context.device)
+    bound = float(run.max_norm or 0.0)
+    batches = list(islice(run.batches(), STEPS + 1))
+    usual = _norms(run, batches[0])
+    if not usual or not max(usual[0]):
+        return Outcome(inconclusive="no optimizer stepped with a gradient in the first step")
+    count = sum(parameter.numel() for parameter in named_parameters(run))
+    tolerance = 1e-6 / bound + count * 2.0**-52
+    factor = LARGE * bound / max(usual[0])
+    seen: list[list[float]] = []
+    with _multiplied(named_parameters(run), factor):
+        for batch in batches[1:]:
+            seen += _norms(run, batch)
+    worst = max((_ratio(norms, bound) for norms in seen), key=lambda ratio: abs(ratio - 1), default=1.0)
+    measured = {"norm_to_max_norm_ratio": worst, "updates": len(seen), "gradients_multiplied_by": factor}
+    allowed = {"norm_to_max_norm_ratio": 1 + tolerance}
+    findings = () if abs(worst - 1) <= tolerance else (_finding(worst, bound, factor),)
+    return Outcome(findings, measured, allowed)
+
+
+def _norms(run: Run, batch: Batch) -> list[list[float]]:
+    """For each round of updates in a step: the norm of what all optimizers hold, then of each one's own."""
+    names = named_parameters(run)
+    with gradients_at_updates(names) as updates, calling("step()"):
+        run.step(batch)
+    if not updates:
+        return []
+    own = [_norm(update, parameters_of(update.optimizer)) for update in updates]
+    together = _norm(updates[-1], set().union(*(parameters_of(update.optimizer) for update in updates)))
+    return [[together, *own]]
+
+
+def _norm(update: Update, parameters: set[nn.Parameter]) -> float:
+    squares = (
+        float(gradient.double().square().sum())
+        for parameter, gradient in update.gradients.items()
+        if gradient is not None and parameter in parameters
+    )
+    return sqrt(sum(squares))
+
+
+def _ratio(norms: Sequence[float], bound: float) -> float:
+    """The norm of all over the bound; where each optimizer clips apart, that of the one furthest off."""
+    together, *own = (norm / bound for norm in norms)
+    apart = max(own, key=lambda ratio: abs(ratio - 1))
+    return min(together, apart, key=lambda ratio: abs(ratio - 1))
+
+
+@contextmanager
+def _multiplied(parameters: Sequence[nn.Parameter] | dict[nn.Parameter, str], factor: float) -> Iterator[None]:
+    """Multiply each gradient on its way into `.grad`; the hooks are gone afterwards."""
+    times: Callable[[Tensor], Tensor] = lambda gradient: gradient * factor  # noqa: E731
+    handles = [parameter.register_hook(times) for parameter in parameters if parameter.requires_grad]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _finding(ratio: float, bound: float, factor: float) -> Finding:
+    way = "is not bounded" if ratio > 1 else "is smaller than clipping leaves it"
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"with gradients {factor:.3g} times the usual the norm at the update {way}: {ratio * bound:.6g}, "
+        f"{ratio:.6g} times max_norm = {bound:g}; allowed: 1 times",
+        fix="clip the gradients of all parameters together, behind unscale_() and before optimizer.step()",
+        detail={"ratio": ratio, "max_norm": bound, "factor": factor},
+    )

@@ -1,0 +1,140 @@
+"""Changing anything that is masked changes loss, targets or gradients.
+
+## What it detects
+
+Tokens, features or rewards at padding that reach the loss: a mask that is missing, inverted or applied to the
+denominator alone, a value that is read one position past the end, a statistic over padding.
+
+## Why it matters
+
+Whatever happens to stand at padding trains the model.
+
+## How it decides
+
+In float64, on one batch that has padding (else one that `Run.pad` padded by 3): every tensor of it that has the shape
+[B, S, ...] of the mask (`Run.valid`) is changed where the mask says padding, one at a time: floating numbers by 100
+times a normal draw, the tokens (where the run has `tokens`) to other real tokens. Masks, labels and other integers are
+left alone. Statistic: the distance of each loss term, and of its gradient, from those of the batch as it is.
+
+Tolerance, derived: reordering a sum of n terms, or computing it in other blocks, is a change of each term by at most n
+u of itself (u = 2**-53). The condition is measured: the noise is the largest change of the quantity under 3 random
+changes of every parameter by 2 u. Allowed: 2 n (noise + u |quantity|), with n the number of elements of the batch's
+largest tensor. Dropout keeps everything while the check looks; a loss that draws other random numbers, and differs, is
+inconclusive.
+
+False-alarm rate: 0: the bound is a worst case to first order, doubled.
+
+## Example
+
+Bad:
+
+```python
+loss = (value_BS - return_BS).square().sum() / valid_BS.sum()             # mask in the denominator alone
+```
+
+Good:
+
+```python
+loss = ((value_BS - return_BS).square() * valid_BS).sum() / valid_BS.sum()
+```
+
+## How to fix
+
+Mask what enters a sum, not only what it is divided by; take neighbours from real tokens alone.
+
+## Known limits
+
+What the trainer computes from a batch beforehand (features, labels) is only seen where it is a tensor of the batch.
+
+## Sources
+
+Faults LW-08, LW-22, MB-10 and MB-26 of the fault catalogue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from gradgate.checks import batches
+from gradgate.checks.invariance import Distance, Probe
+from gradgate.checks.raised import calling, reports_raises
+from gradgate.core.finding import Finding
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.capabilities import declared
+from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject
+
+CODE, NAME = "GG405", "perturb-masked"
+NEEDS: tuple[str, ...] = ("losses", "valid")
+PER_STAGE = True
+BATCHES = 4  # of which the first with padding is taken
+PADDING = 3
+LARGE = 100.0
+
+
+@reports_raises(CODE, NAME)
+def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
+    """Change what is masked, one tensor at a time, and compare."""
+    probe = Probe(stage, context)
+    generator = torch.Generator().manual_seed(context.seed)
+    batch = _with_padding(probe)
+    if batch is None:
+        return Outcome(inconclusive=f"{BATCHES} batches have no padding: there is nothing masked to change")
+    found = [(name, probe.furthest(batch, [other])) for name, other in _changed(probe.run, batch, generator)]
+    if not found:
+        return Outcome(inconclusive="no tensor of the batch has the shape [B, S, ...] of its mask")
+    beyond = [(name, distance) for name, distance in found if distance.is_beyond]
+    worst = max((distance for _, distance in found), key=lambda distance: (distance.is_beyond, distance.measured))
+    measured = {"distance": worst.measured, "tensors_changed": len(found)}
+    allowed = {"distance": worst.allowed}
+    if beyond and probe.draws_beyond_dropout:
+        return Outcome(inconclusive="the loss draws random numbers other than dropout, and its values differ")
+    return Outcome(tuple(_finding(name, distance) for name, distance in beyond), measured, allowed)
+
+
+def _with_padding(probe: Probe) -> Batch | None:
+    """The first batch that has padding; where none has, one that is padded, if the run can."""
+    drawn = probe.batches(BATCHES)
+    found = next((batch for batch in drawn if not bool(_valid(probe.run, batch).all())), None)
+    if found is None and "pad" in declared(probe.run):
+        with calling("pad()"):
+            return probe.run.pad(drawn[0], PADDING)
+    return found
+
+
+def _valid(run: Run, batch: Batch) -> Tensor:
+    with calling("valid()"):
+        return run.valid(batch)
+
+
+def _changed(run: Run, batch: Batch, generator: torch.Generator) -> Iterator[tuple[str, Batch]]:
+    """The batch with other numbers at padding, once for each tensor that has any, with that tensor's name."""
+    valid_BS = _valid(run, batch)
+    token_BS = run.tokens(batch).token_BS if "tokens" in declared(run) else None
+    for path, leaf in batches.leaves(batch):
+        if not isinstance(leaf, Tensor) or leaf.dim() < 2 or leaf.shape[:2] != valid_BS.shape:
+            continue
+        other = None
+        if leaf.is_floating_point():
+            noise = torch.randn(leaf.shape, generator=generator, dtype=torch.float64).to(leaf)
+            other = leaf + LARGE * noise
+        elif token_BS is not None and leaf.dtype == token_BS.dtype and torch.equal(leaf, token_BS):
+            real = leaf[valid_BS]
+            drawn = torch.randint(0, len(real), leaf.shape, generator=generator).to(leaf.device)
+            other = real[drawn]
+        if other is not None:
+            mask = valid_BS.view(*valid_BS.shape, *[1] * (leaf.dim() - 2))
+            yield batches.named(path), batches.replaced(batch, path, torch.where(mask, leaf, other))
+
+
+def _finding(name: str, distance: Distance) -> Finding:
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"{distance.quantity} (size {distance.size:.6g}) changes by {distance.measured:.3g} where `{name}` "
+        f"holds other numbers at padding; allowed: {distance.allowed:.1e}",
+        fix="mask what enters the sum, and take neighbours from real tokens alone",
+        detail={"tensor": name, "quantity": distance.quantity, "distance": distance.measured},
+    )

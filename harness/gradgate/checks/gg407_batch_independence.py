@@ -1,0 +1,122 @@
+"""One row influences another.
+
+## What it detects
+
+Labels that leak across rows through a flattened shift, a softmax or a statistic over the batch, attention across rows,
+rewards that are matched to another row.
+
+## Why it matters
+
+What a row teaches depends on which rows it meets. Micro-batches, accumulation and several processes then train
+something else than one large batch.
+
+## How it decides
+
+In float64, for 3 pairs of rows i, j of a batch (`Run.select_rows`): the gradient of each loss term on the pair must be
+a combination a g_i + b g_j of those on each row alone, whatever the loss divides by. a and b come from least squares.
+Statistic: the norm of what is left. Rows whose gradients leave nothing to combine (all zero) are passed over.
+
+
+Tolerance, derived: reordering a sum of n terms, or computing it in other blocks, is a change of each term by at most n
+u of itself (u = 2**-53). The condition is measured: the noise is the largest change of the quantity under 3 random
+changes of every parameter by 2 u. Allowed: 2 n (noise + u |quantity|), with n the number of elements of the batch's
+largest tensor. Dropout keeps everything while the check looks; a loss that draws other random numbers, and differs, is
+inconclusive.
+
+False-alarm rate: 0: the bound is a worst case to first order, doubled.
+
+## Example
+
+Bad:
+
+```python
+label_BS = token_BS.flatten().roll(-1).view_as(token_BS)                  # the last label is the next row's first token
+```
+
+Good:
+
+```python
+label_BS = F.pad(token_BS[:, 1:], (0, 1), value=-100)
+```
+
+## How to fix
+
+Keep the row's dimension through shifts, softmaxes and statistics.
+
+## Known limits
+
+Batch norm and whitening over the batch are reported; where they are meant, say so under `expected`. An influence that
+happens to lie in the plane of the two gradients is not seen.
+
+## Sources
+
+Faults LW-17 and MB-17 of the fault catalogue.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from gradgate.checks.invariance import UNIT, Distance, Probe, elements, rows_of
+from gradgate.checks.raised import calling, reports_raises
+from gradgate.core.finding import Finding
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Batch, Context, Stage, Subject
+
+CODE, NAME = "GG407", "batch-independence"
+NEEDS: tuple[str, ...] = ("losses", "rows")
+PER_STAGE = True
+PAIRS = 3
+
+
+@reports_raises(CODE, NAME)
+def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
+    """Hold pairs of rows against each row alone."""
+    probe = Probe(stage, context)
+    (batch,) = probe.batches(1)
+    pairs = list(combinations(range(min(rows_of(batch), PAIRS)), 2))
+    found = [(pair, distance) for pair in pairs for distance in _of_pair(probe, batch, pair)]
+    if not found:
+        return Outcome(inconclusive="no two rows of the batch have a gradient to combine")
+    pair, worst = max(found, key=lambda each: (each[1].is_beyond, each[1].measured / (each[1].allowed or 1.0)))
+    measured, allowed = {"rest": worst.measured, "pairs": len(pairs)}, {"rest": worst.allowed}
+    if not worst.is_beyond:
+        return Outcome(measured=measured, allowed=allowed)
+    if probe.draws_beyond_dropout:
+        return Outcome(inconclusive="the loss draws random numbers other than dropout, and its values differ")
+    finding = Finding(
+        code=CODE,
+        name=NAME,
+        message=f"{worst.quantity} on rows {pair[0]} and {pair[1]} is no combination of those on each row alone: "
+        f"{worst.measured:.3g} of {worst.size:.6g} is left, allowed: {worst.allowed:.1e}",
+        fix="keep the row's dimension through shifts, softmaxes and statistics; match rewards by row",
+        detail={"quantity": worst.quantity, "rows": list(pair), "rest": worst.measured},
+    )
+    return Outcome((finding,), measured, allowed)
+
+
+def _of_pair(probe: Probe, batch: Batch, pair: tuple[int, int]) -> list[Distance]:
+    with calling("select_rows()"):
+        first, second, both = (probe.run.select_rows(batch, rows) for rows in ([pair[0]], [pair[1]], list(pair)))
+    ours, theirs, together = probe(first), probe(second), probe(both)
+    noise, count = probe.noise(both, together), elements(both)
+    found = []
+    for name, gradient in together.gradients.items():
+        alone = torch.stack([ours.gradients[name], theirs.gradients[name]], 1)
+        if not bool(alone.any()) and not bool(gradient.any()):
+            continue
+        rest, weight = _rest(alone, gradient)
+        label = f"the gradient of `{name}`"
+        size = float(gradient.norm())
+        allowed = 2 * count * (1 + weight) * (noise[label] + UNIT * max(size, float(alone.norm())))
+        found.append(Distance(label, rest, allowed, size))
+    return found
+
+
+def _rest(alone: Tensor, gradient: Tensor) -> tuple[float, float]:
+    """What least squares leave of a gradient [P] against two columns [P, 2], and the sum of the weights' magnitudes."""
+    weight = torch.linalg.lstsq(alone, gradient[:, None], driver="gelsd").solution
+    return float((gradient - (alone @ weight)[:, 0]).norm()), float(weight.abs().sum())

@@ -1,0 +1,153 @@
+"""Losses and gradients of one batch and of another that should have the same: how far apart, and how far allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor, nn
+
+from gradgate.checks import batches
+from gradgate.checks.raised import calling
+from gradgate.checks.randomness import seeded
+from gradgate.checks.snapshot import named_parameters
+from gradgate.checks.without_dropout import without_dropout
+from gradgate.core.errors import SubjectError
+from gradgate.subjects.contract import Batch, Context, Run, Stage
+from gradgate.subjects.global_state import GlobalState
+
+UNIT = 2.0**-53
+DRAWS = 3  # changes of all parameters by one roundoff, whose largest effect is the noise
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What one batch gives.
+
+    Args:
+        terms: loss terms by name.
+        gradients: of each term with respect to all trainable parameters in a row, Double[P].
+    """
+
+    terms: Mapping[str, float]
+    gradients: Mapping[str, Tensor]
+
+    def quantities(self) -> dict[str, Tensor]:
+        """Each term and its gradient, under the names that messages show."""
+        found = {f"`{name}`": torch.tensor([value], dtype=torch.float64) for name, value in self.terms.items()}
+        return found | {f"the gradient of `{name}`": gradient for name, gradient in self.gradients.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Distance:
+    """The quantity that is furthest beyond what it may be.
+
+    Args:
+        quantity: its name.
+        measured: Euclidean distance between its two values.
+        allowed: what roundoff may do.
+        size: norm of the first value.
+    """
+
+    quantity: str
+    measured: float
+    allowed: float
+    size: float
+
+    @property
+    def is_beyond(self) -> bool:
+        """Whether it is further off than roundoff may be; NaN is."""
+        return not self.measured <= self.allowed
+
+
+class Probe:
+    """A run in float64 whose losses are asked for again and again, at one point and without dropout.
+
+    Roundoff: to reorder a sum of n terms, or to compute it in other blocks, changes each term by at most n u of itself
+    to first order. What a change of every parameter by u does to a quantity is measured (the noise, the largest of 3
+    random sign patterns): that is its condition. A quantity may differ by n times (noise + u times its size), with n
+    the number of elements of the batch's largest tensor; twice, since both values are rounded.
+
+    Args:
+        stage: it is started.
+        context: seed and device.
+    """
+
+    def __init__(self, stage: Stage, context: Context) -> None:
+        with calling("start()"):
+            self.run: Run = stage.start(context.seed, dtype=torch.float64, device=context.device)
+        self._seed = context.seed
+        self._parameters: list[nn.Parameter] = [p for p in named_parameters(self.run) if p.requires_grad]
+        self.draws_beyond_dropout = False
+
+    def batches(self, count: int) -> list[Batch]:
+        """The run's first batches."""
+        return list(islice(self.run.batches(), count))
+
+    def __call__(self, batch: Batch) -> Evaluation:
+        """Losses and gradients of a batch; the run is not changed."""
+        with seeded(self._seed), without_dropout():
+            before = GlobalState.now().rng
+            with calling("losses()"):
+                terms = self.run.losses(batch)
+            if batches.first_difference(before, GlobalState.now().rng) is not None:
+                self.draws_beyond_dropout = True
+            if "total" not in terms:
+                raise SubjectError("losses() has no term 'total'; see GG001")
+            kept = {name: term for name, term in terms.items() if name != "total"} or dict(terms)
+            gradients = {name: self._gradient(term) for name, term in kept.items()}
+        return Evaluation({name: float(term.detach()) for name, term in terms.items()}, gradients)
+
+    def noise(self, batch: Batch, at: Evaluation) -> dict[str, float]:
+        """How far each quantity moves where every parameter changes by one roundoff."""
+        generator = torch.Generator().manual_seed(self._seed)
+        before = [parameter.detach().clone() for parameter in self._parameters]
+        moved = dict.fromkeys(at.quantities(), 0.0)
+        for _ in range(DRAWS):
+            with torch.no_grad():
+                for parameter, value in zip(self._parameters, before, strict=True):
+                    sign = torch.randint(0, 2, value.shape, generator=generator).to(value) * 2 - 1
+                    parameter.copy_(value * (1 + 2 * UNIT * sign))
+            for name, value in self(batch).quantities().items():
+                moved[name] = max(moved[name], float((value - at.quantities()[name]).norm()))
+        with torch.no_grad():
+            for parameter, value in zip(self._parameters, before, strict=True):
+                parameter.copy_(value)
+        return moved
+
+    def furthest(self, batch: Batch, others: Sequence[Batch]) -> Distance:
+        """The quantity of any of the others that is furthest from the batch's own, by what it may be."""
+        ours = self(batch)
+        noise, count = self.noise(batch, ours), elements(batch, *others)
+        found = []
+        for other in others:
+            theirs = self(other).quantities()
+            for name, value in ours.quantities().items():
+                size = float(value.norm())
+                allowed = 2 * count * (noise[name] + UNIT * size)
+                found.append(Distance(name, float((theirs[name] - value).norm()), allowed, size))
+        return max(found, key=lambda distance: (distance.is_beyond, distance.measured / (distance.allowed or 1.0)))
+
+    def _gradient(self, term: Tensor) -> Tensor:
+        if not term.requires_grad:
+            return torch.zeros(1, dtype=torch.float64)
+        gradients = torch.autograd.grad(term, self._parameters, retain_graph=True, allow_unused=True)
+        parts = [
+            (torch.zeros_like(parameter) if gradient is None else gradient).detach().double().flatten().cpu()
+            for parameter, gradient in zip(self._parameters, gradients, strict=True)
+        ]
+        return torch.cat(parts)
+
+
+def elements(*several: Batch) -> int:
+    """Number of elements of the largest tensor in any of these batches."""
+    sizes = [leaf.numel() for batch in several for _, leaf in batches.leaves(batch) if isinstance(leaf, Tensor)]
+    return max(sizes, default=1)
+
+
+def rows_of(batch: Batch) -> int:
+    """B: the leading size that most tensors of a batch share; 0 where it has none."""
+    sizes = [leaf.shape[0] for _, leaf in batches.leaves(batch) if isinstance(leaf, Tensor) and leaf.dim()]
+    return max(set(sizes), key=sizes.count, default=0)

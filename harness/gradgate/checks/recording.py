@@ -1,0 +1,132 @@
+"""One recorded run of a stage, for every check that looks at what the recorder saw; and the guilty line from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+from gradgate.checks.isolation import isolated
+from gradgate.checks.raised import SubjectRaisedError, calling
+from gradgate.checks.updates import parameters_of
+from gradgate.core.finding import Finding
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Context, Run, Stage
+from gradgate.watch.block import watch
+
+STEPS = 5  # two more than the last two, which is what a graph must survive to count as kept
+
+_RECORDINGS: WeakKeyDictionary[Stage, dict[tuple[int, str], Recording]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What the recorder saw in a few steps of a fresh run. It holds text and numbers alone, no tensor.
+
+    Args:
+        findings: worst first, of every code and severity.
+        steps: how many ran to their end.
+        backwards: how many the recorder saw.
+        raised: what the run raised, in words; empty where it did not.
+    """
+
+    findings: tuple[Finding, ...]
+    steps: int
+    backwards: int
+    raised: str = ""
+
+    def outcome(self, code: str) -> Outcome:
+        """What the recording says of one code.
+
+        Errors fail the check. Warnings and notes are shown and do not: the recorder gives a warning where a fault was
+        there but changed nothing that it could see, a note where the code says that it is meant.
+        """
+        found = tuple(finding for finding in self.findings if finding.code == code)
+        errors = sum(finding.severity == "error" for finding in found)
+        measured = {"faults": errors, "steps": self.steps, "backwards": self.backwards}
+        allowed = {"faults": 0}
+        if errors:
+            return Outcome(found, measured, allowed)
+        if self.raised:
+            reason = f"{self.raised}: what comes behind it was not recorded (see GG100)"
+            return Outcome(found, measured, allowed, inconclusive=reason)
+        if not self.backwards:
+            reason = f"no backward was seen in {self.steps} steps: nothing to look at"
+            return Outcome(found, not_applicable=reason)
+        return Outcome(found, measured, allowed)
+
+
+def recorded(stage: Stage, context: Context) -> Recording:
+    """The recording of a stage at a seed, from memory where there is one: many checks read it, one run is made.
+
+    Raises:
+        SubjectRaisedError: the stage does not start.
+    """
+    known = _RECORDINGS.setdefault(stage, {})
+    key = (context.seed, context.device)
+    if key not in known:
+        with isolated(context.seed, "recording"):
+            known[key] = _record(stage, context)
+    return known[key]
+
+
+def with_guilty_line(
+    finding: Finding, stage: Stage, context: Context, kinds: Sequence[str], mention: str = ""
+) -> Finding:
+    """A finding with the lines that the recorder names for a fault of these kinds; as it is where it names none.
+
+    Args:
+        finding: of a check that measured the fault and does not know where it is.
+        stage: whose recording to read.
+        context: of the check.
+        kinds: in which the fault may show, the likeliest first.
+        mention: the name of a parameter; a recorded finding that names it, or its layer, is preferred.
+    """
+    try:
+        seen = recorded(stage, context).findings
+    except SubjectRaisedError:
+        return finding
+    able = [other for other in seen if other.kind in kinds and other.severity != "note" and other.culprit]
+    able.sort(key=lambda other: (not _names(other, mention), kinds.index(other.kind)))
+    if not able:
+        return finding
+    guilty = able[0]
+    return replace(
+        finding,
+        culprit=guilty.culprit,
+        victim=guilty.victim or finding.victim,
+        op=guilty.op,
+        tensor=guilty.tensor,
+        confirmed=guilty.confirmed,
+        detail={**finding.detail, "recorder": guilty.message},
+    )
+
+
+def _names(finding: Finding, parameter: str) -> bool:
+    """Whether a finding quotes a parameter, or a layer around it: `heads` for `model.heads.0.weight`."""
+    quoted = finding.message.split("`")[1::2]
+    return any(f".{parameter}.".find(f".{name}.") >= 0 for name in quoted if parameter)
+
+
+def _record(stage: Stage, context: Context) -> Recording:
+    with calling("start()"):
+        run = stage.start(context.seed, device=context.device)
+    raised, steps = "", 0
+    block = watch(*_trained(run), *run.optimizers)
+    try:
+        with calling("a recorded step"), block:
+            for batch in islice(run.batches(), STEPS):
+                run.step(batch)
+                steps += 1
+    except SubjectRaisedError as error:
+        raised = f"step {steps + 1} of {STEPS}: {error}"
+    return Recording(tuple(block.findings), steps, block.backwards, raised)
+
+
+def _trained(run: Run) -> list[nn.Module]:
+    """Modules that are expected to train; in eval mode, and held by no optimizer, one is taken for frozen."""
+    held = {parameter for optimizer in run.optimizers for parameter in parameters_of(optimizer)}
+    return [module for module in run.modules.values() if module.training or held.intersection(module.parameters())]

@@ -1,0 +1,203 @@
+"""GG405 to GG408: each planted fault breaks one invariance and turns its check red alone; the clean twin is green."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from fixtures import mini_trainer
+from fixtures.invariance_faults import INVARIANCE_FAULTS
+from fixtures.mini_trainer import MiniBatch, MiniRun, Parts
+from fixtures.plain_loop import CapableRun
+from gradgate.checks import catalogue
+from gradgate.checks.invariance import Probe, elements, rows_of
+from gradgate.checks.isolation import isolated
+from gradgate.checks.without_dropout import without_dropout
+from gradgate.core.errors import SubjectError
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Context, Run, Stage, Subject
+
+CODES = ("GG405", "GG406", "GG407", "GG408")
+# Faults that break one invariance alone; the others break a second by their nature.
+ALONE = (
+    "column-read-through-the-mask", "mean-over-columns", "mean-over-columns-in-training",
+    "rewards-centred-over-the-batch", "rows-weighted-by-place", "rows-weighted-by-place-in-training",
+)  # fmt: skip
+CLEAN = mini_trainer.subject()
+
+
+def run_check(code: str, subject: Subject, stage: Stage, seed: int = 0) -> Outcome:
+    """The outcome of one check on one stage, isolated as the runner does it."""
+    with isolated(seed) as folder:
+        context = Context(seed=seed, folder=folder)
+        return catalogue.load_check(catalogue.rule(code)).function(subject, stage, context)
+
+
+def errors(outcome: Outcome) -> list[str]:
+    """Messages of the findings that fail a check."""
+    return [finding.message for finding in outcome.findings if finding.severity == "error"]
+
+
+def stage_of(subject: Subject, name: str) -> Stage:
+    """A stage by its name."""
+    return next(stage for stage in subject.stages if stage.name == name)
+
+
+def with_run(run: type[MiniRun]) -> tuple[Subject, Stage]:
+    """A subject of one stage that starts a run of one's own class."""
+
+    def start(seed: int, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Run:
+        return run("value", Parts(), seed, dtype, device)
+
+    stage = Stage("own", start)
+    return Subject("own", [stage]), stage
+
+
+@pytest.mark.parametrize("name", INVARIANCE_FAULTS)
+def test_invariance_fault_turns_its_check_red(name: str) -> None:
+    """The message has what changed, by how much, and what is allowed."""
+    fault = INVARIANCE_FAULTS[name]
+    subject = fault.subject()
+
+    outcome = run_check(fault.code, subject, stage_of(subject, fault.stage))
+
+    assert errors(outcome) != []
+    assert all("allowed: " in message and "`" in message for message in errors(outcome))
+    assert outcome.measured.keys() >= outcome.allowed.keys()
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_invariance_fault_turns_no_other_check_red(name: str) -> None:
+    """One invariance is broken, the others hold, and the gradient is that of the loss."""
+    fault = INVARIANCE_FAULTS[name]
+    subject = fault.subject()
+    others = [code for code in (*CODES, "GG100", "GG201", "GG205", "GG415") if code != fault.code]
+
+    assert [code for code in others if errors(run_check(code, subject, stage_of(subject, fault.stage)))] == []
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("code", CODES)
+def test_clean_twin_passes(code: str, seed: int) -> None:
+    """No finding, decided, on both stages; dropout in the token stage notwithstanding."""
+    for stage in CLEAN.stages:
+        outcome = run_check(code, CLEAN, stage, seed)
+        assert (outcome.findings, outcome.inconclusive, outcome.not_applicable) == ((), "", "")
+
+
+def test_gg405_names_the_tensor_that_was_changed() -> None:
+    """The path into the batch."""
+    subject = INVARIANCE_FAULTS["column-read-through-the-mask"].subject()
+
+    assert (
+        "`batch.token_BS` holds other numbers at padding" in errors(run_check("GG405", subject, subject.stages[0]))[0]
+    )
+
+
+def test_gg405_pads_a_batch_that_has_no_padding() -> None:
+    """Where the run can."""
+
+    class Short(MiniRun):
+        def batches(self) -> Any:
+            for batch in super().batches():
+                yield MiniBatch(batch.token_BS[:, :5], batch.valid_BS[:, :5], batch.reward_B)
+
+    outcome = run_check("GG405", *with_run(Short))
+
+    assert (outcome.findings, outcome.inconclusive) == ((), "")
+    assert outcome.measured["tensors_changed"] == 1
+
+
+def test_gg405_is_inconclusive_without_padding() -> None:
+    """Nothing is masked."""
+
+    class Full(MiniRun):
+        pad = Run.pad
+
+        def valid(self, batch: MiniBatch) -> torch.Tensor:
+            return torch.ones_like(batch.valid_BS)
+
+    assert "no padding" in run_check("GG405", *with_run(Full)).inconclusive
+
+
+def test_gg405_is_inconclusive_where_no_tensor_has_the_masks_shape() -> None:
+    """There is nothing that it could change."""
+
+    class Longer(MiniRun):
+        def valid(self, batch: MiniBatch) -> torch.Tensor:
+            return F.pad(batch.valid_BS, (0, 1))
+
+    assert "shape [B, S, ...]" in run_check("GG405", *with_run(Longer)).inconclusive
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_invariance_is_inconclusive_where_the_loss_draws_by_shape(code: str) -> None:
+    """Noise of the batch's shape differs with the shape: no fault of the batch."""
+
+    class Noisy(MiniRun):
+        def losses(self, batch: MiniBatch) -> Any:
+            terms = super().losses(batch)
+            noise = (batch.token_BS * torch.randn(batch.token_BS.shape)).mean()
+            return {name: term * (1 + noise) for name, term in terms.items()}
+
+    outcome = run_check(code, *with_run(Noisy))
+
+    assert outcome.findings == ()
+    assert "random numbers other than dropout" in outcome.inconclusive or code == "GG407"
+
+
+@pytest.mark.parametrize("code", ["GG407", "GG408"])
+def test_invariance_is_inconclusive_on_a_single_row(code: str) -> None:
+    """One row has no other."""
+
+    class Single(MiniRun):
+        def batches(self) -> Any:
+            for batch in super().batches():
+                yield self.select_rows(batch, [0])
+
+    assert run_check(code, *with_run(Single)).inconclusive != ""
+
+
+def test_probe_leaves_the_parameters_as_they_were() -> None:
+    """Measuring the noise moves them and puts them back, bit for bit."""
+    probe = Probe(CLEAN.stages[0], Context())
+    (batch,) = probe.batches(1)
+    before = [parameter.detach().clone() for parameter in probe.run.modules["value_head"].parameters()]
+    noise = probe.noise(batch, probe(batch))
+
+    assert all(map(torch.equal, before, probe.run.modules["value_head"].parameters()))
+    assert all(0 < value < 1e-12 for value in noise.values())
+
+
+def test_probe_wants_a_total() -> None:
+    """GG001 says so at length."""
+
+    class NoTotal(CapableRun):
+        def losses(self, batch: Any) -> Any:
+            return {"loss": self._loss(batch)}
+
+    with pytest.raises(SubjectError, match="no term 'total'"):
+        probe = Probe(Stage("own", NoTotal), Context())
+        probe(probe.batches(1)[0])
+
+
+def test_without_dropout_keeps_every_element_and_its_scale() -> None:
+    """The same factor everywhere, in functions and modules, in training mode."""
+    ones = torch.ones(50, requires_grad=True)
+    with without_dropout():
+        kept = [F.dropout(ones, 0.5), nn.Dropout(0.5)(ones), torch.native_dropout(ones, 0.5, True)[0]]
+        eval_mode = nn.Dropout(0.5).eval()(ones)
+
+    assert all(torch.equal(each, 2 * torch.ones(50)) for each in kept)
+    assert torch.equal(eval_mode, ones)
+
+
+def test_rows_and_elements_are_read_from_the_batch() -> None:
+    """The size that most tensors begin with; the largest tensor."""
+    batch = MiniBatch(torch.zeros(3, 5), torch.zeros(3, 5), torch.zeros(3))
+
+    assert (rows_of(batch), elements(batch), rows_of(1.0), elements(1.0)) == (3, 15, 0, 1)
