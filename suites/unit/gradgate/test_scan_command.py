@@ -11,7 +11,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from gradgate.cli import cli
+from gradgate.scan import scanner
+from gradgate.scan.modules import Module
 
+HOUSE = Path(__file__).parents[3]
 BAD = (
     "import torch\n\n\ndef weights(x, mask):\n    w = torch.softmax(x, dim=-1)\n    w[mask] = 0.0{tail}\n    return w\n"
 )
@@ -282,3 +285,32 @@ def test_parallel_scan_finds_what_one_process_finds():
         put(f"m{number}.py", BAD.format(tail="") + "# " + "x" * 90_000 + "\n")
 
     assert codes(".", "--jobs", "2", "--no-cache") == codes(".", "--jobs", "1", "--no-cache") == ["GG101"] * 6
+
+
+def test_internal_error_is_told_as_one_and_the_rest_goes_on(monkeypatch: pytest.MonkeyPatch):
+    """A bug of the scanner's names itself, the file and its place; the other files keep their findings."""
+    bad()
+    put("b.py", BAD.format(tail="  # breaks"))
+    analyse = scanner.analyse
+
+    def broken(module: Module, resolve: object) -> object:
+        if module.path == "b.py":
+            raise KeyError("planted")
+        return analyse(module, resolve)
+
+    monkeypatch.setattr(scanner, "analyse", broken)
+
+    result = json.loads(scan(".", "--format", "json", "--no-cache").stdout)
+
+    (problem,) = result["problems"]
+    assert problem["file"] == "b.py"
+    assert problem["message"].startswith(f"{scanner.INTERNAL}: KeyError: 'planted' (test_scan_command.py:")
+    assert [finding["culprit"]["file"] for finding in result["findings"]] == ["a.py"]
+
+
+def test_scanner_has_no_problem_with_its_own_house():
+    """No file of the house breaks the scanner."""
+    result = scanner.scan([HOUSE / name for name in ("harness", "wmtp")], known=frozenset(), jobs=1)
+
+    assert result.files > 150
+    assert result.problems == {}
