@@ -23,6 +23,7 @@ from gradgate.scan.tree import Tree, digest, parse
 
 PARALLEL_BYTES = 400_000  # below this a second process costs more than it brings (0.15 s to start)
 CHUNK_BYTES = 150_000
+INTERNAL = "internal error, a bug in the scanner, please report it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ def scan_source(path: str, source: Source, tree: Tree, known: frozenset[str]) ->
     tree.used = set()
     try:
         reports = [*catalogue.look(module), *analyse(module, tree.resolve)]
-    except RecursionError:
+    except (RecursionError, MemoryError):
         return FileResult(path, problem="cannot be scanned: nested too deeply")
     return _result(path, source, module, reports, tree, known)
 
@@ -248,10 +249,16 @@ def scan_file(path: str, tree: Tree, known: frozenset[str]) -> FileResult:
         return FileResult(path, problem=str(error))
     try:
         return scan_source(path, source, tree, known)
-    except Exception as error:  # one file must not cost the others theirs; it is told, and counts as a problem
-        return FileResult(
-            path, problem=f"the scanner broke on it, which is a bug in it: {type(error).__name__}: {error}"
-        )
+    except Exception as error:  # a bug of the scanner's; it must not cost the other files theirs, nor pass unseen
+        return FileResult(path, problem=f"{INTERNAL}: {type(error).__name__}: {error}{_raised_at(error)}")
+
+
+def _raised_at(error: BaseException) -> str:
+    """Where in the scanner it was raised, for the report of the bug."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f" ({Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno})" if trace is not None else ""
 
 
 __all__ = ["FileResult", "Location", "ScanResult", "scan", "scan_file", "scan_source"]

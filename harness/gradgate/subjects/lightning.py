@@ -91,7 +91,8 @@ class LightningRun(Run):
 
     def load(self, path: Path) -> None:
         """Bring back what `save` wrote, through the module's `on_load_checkpoint`."""
-        checkpoint = torch.load(path / FILE, weights_only=False)  # our own file, and modules add what they like
+        # gradgate: ignore[checkpoint-unsafe] -- our own file, and modules add what they like
+        checkpoint = torch.load(path / FILE, weights_only=False)
         self._open(checkpoint["seed"])  # what a user who resumes gives again
         self.module.on_load_checkpoint(checkpoint)
         self.module.load_state_dict(checkpoint["state_dict"])

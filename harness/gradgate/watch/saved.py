@@ -55,8 +55,8 @@ class Write:
 def mismatch_words() -> tuple[bool, str]:
     """How this PyTorch words the error: whether it shortens a node's name, and its hint. To be asked under no hooks."""
     with torch.enable_grad():
-        value = torch.zeros(1, requires_grad=True).exp()
-        value.mul_(2)
+        value = torch.zeros(1, requires_grad=True).exp()  # gradgate: ignore[dead-parameter] -- only its graph is wanted
+        value.mul_(2)  # gradgate: ignore[inplace-on-saved-tensor] -- the fault is asked for, to read the message
         try:
             torch.autograd.backward(value)
         except RuntimeError as error:

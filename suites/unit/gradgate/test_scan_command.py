@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -11,7 +12,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from gradgate.cli import cli
+from gradgate.commands.scan import KNOWN
+from gradgate.scan import scanner
+from gradgate.scan.modules import Module
 
+HOUSE = Path(__file__).parents[3]
 BAD = (
     "import torch\n\n\ndef weights(x, mask):\n    w = torch.softmax(x, dim=-1)\n    w[mask] = 0.0{tail}\n    return w\n"
 )
@@ -282,3 +287,67 @@ def test_parallel_scan_finds_what_one_process_finds():
         put(f"m{number}.py", BAD.format(tail="") + "# " + "x" * 90_000 + "\n")
 
     assert codes(".", "--jobs", "2", "--no-cache") == codes(".", "--jobs", "1", "--no-cache") == ["GG101"] * 6
+
+
+def test_internal_error_is_told_as_one_and_the_rest_goes_on(monkeypatch: pytest.MonkeyPatch):
+    """A bug of the scanner's names itself, the file and its place; the other files keep their findings."""
+    bad()
+    put("b.py", BAD.format(tail="  # breaks"))
+    analyse = scanner.analyse
+
+    def broken(module: Module, resolve: object) -> object:
+        if module.path == "b.py":
+            raise KeyError("planted")
+        return analyse(module, resolve)
+
+    monkeypatch.setattr(scanner, "analyse", broken)
+
+    result = json.loads(scan(".", "--format", "json", "--no-cache").stdout)
+
+    (problem,) = result["problems"]
+    assert problem["file"] == "b.py"
+    assert problem["message"].startswith(f"{scanner.INTERNAL}: KeyError: 'planted' (test_scan_command.py:")
+    assert [finding["culprit"]["file"] for finding in result["findings"]] == ["a.py"]
+
+
+def test_scanner_has_nothing_to_say_of_its_own_house():
+    """No file of the house breaks the scanner, and none has a finding."""
+    result = scanner.scan([HOUSE / name for name in ("harness", "wmtp")], known=KNOWN, jobs=1)
+
+    assert result.files > 150
+    assert (result.problems, [finding.headline() for finding in result.findings]) == ({}, [])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_files_and_folders_without_permission_are_told():
+    """A file and a folder that may not be read are each one line; the rest goes on."""
+    bad()
+    put("closed.py", CLEAN).chmod(0)
+    put("shut/a.py", CLEAN).parent.chmod(0)
+    try:
+        result = json.loads(scan(".", "--format", "json").stdout)
+    finally:
+        Path("shut").chmod(0o700)
+
+    assert {Path(entry["file"]).name for entry in result["problems"]} == {"closed.py", "shut"}
+    assert [finding["code"] for finding in result["findings"]] == ["GG101"]
+
+
+def test_file_that_vanishes_after_it_was_listed_is_told(monkeypatch: pytest.MonkeyPatch):
+    """Between the list and the scan a file may go: one line, and the rest goes on."""
+    bad()
+    bad("b.py")
+    scan_file = scanner.scan_file
+
+    def late(path: str, *rest: object) -> object:
+        if path == "b.py":
+            Path(path).unlink()
+        return scan_file(path, *rest)
+
+    monkeypatch.setattr(scanner, "scan_file", late)
+
+    result = json.loads(scan(".", "--format", "json", "--no-cache").stdout)
+
+    assert [entry["file"] for entry in result["problems"]] == ["b.py"]
+    assert "cannot be read" in result["problems"][0]["message"]
+    assert [finding["culprit"]["file"] for finding in result["findings"]] == ["a.py"]
