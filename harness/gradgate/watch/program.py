@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import importlib.util
 import os
+import pdb
 import runpy
 import sys
 import types
@@ -15,8 +16,10 @@ from pathlib import Path
 from types import TracebackType
 
 from gradgate.core.errors import GradgateError
-from gradgate.core.finding import Finding
+from gradgate.core.finding import Finding, Location
+from gradgate.core.origin import is_own_code
 
+Stop = Callable[[Finding, TracebackType | None], None]
 _GRADGATE = str(Path(__file__).resolve().parents[1])
 
 
@@ -35,12 +38,13 @@ class Ran:
     is_child: bool
 
 
-def run_script(script: str, arguments: Sequence[str]) -> Ran:
+def run_script(script: str, arguments: Sequence[str], stop: Stop | None = None) -> Ran:
     """Run a script as `python SCRIPT ARGS…` does.
 
     Args:
         script: its path.
         arguments: its own.
+        stop: end the program at the first finding that is no note, and call this with it; None: run to the end.
 
     Returns:
         How it ended.
@@ -64,15 +68,16 @@ def run_script(script: str, arguments: Sequence[str]) -> Ran:
         sys.modules["__main__"] = main
         exec(code, main.__dict__)  # noqa: S102 - running the program is the point
 
-    return _watched(run, [script, *arguments], str(file.resolve().parent))
+    return _watched(run, [script, *arguments], str(file.resolve().parent), stop)
 
 
-def run_module(module: str, arguments: Sequence[str]) -> Ran:
+def run_module(module: str, arguments: Sequence[str], stop: Stop | None = None) -> Ran:
     """Run a module as `python -m MODULE ARGS…` does.
 
     Args:
         module: its dotted name.
         arguments: its own.
+        stop: as for `run_script`.
 
     Returns:
         How it ended.
@@ -93,14 +98,43 @@ def run_module(module: str, arguments: Sequence[str]) -> Ran:
     def run() -> None:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
 
-    return _watched(run, [found.origin or module, *arguments], str(Path.cwd()))
+    return _watched(run, [found.origin or module, *arguments], str(Path.cwd()), stop)
 
 
-def _watched(run: Callable[[], None], argv: list[str], folder: str) -> Ran:
+def debug(finding: Finding, trace: TracebackType | None) -> None:
+    """Open the debugger where a program was stopped: in the culprit's frame while that runs, else in the innermost.
+
+    Args:
+        finding: what stopped it.
+        trace: where it was stopped.
+    """
+    own = _own_frames(trace)
+    place, frames = finding.culprit, []
+    while own is not None:
+        frames.append(own)
+        own = own.tb_next
+    user = [frame for frame in frames if is_own_code(frame.tb_frame.f_code.co_filename)]
+    culprit = [frame for frame in user if place is not None and _is_at(frame, place)]
+    chosen = (culprit or user or frames)[-1] if frames else None
+    if chosen is None:
+        return
+    if place is not None and not culprit:
+        sys.stderr.write(f"the culprit has run already; to stop on it: break {place.file}:{place.line}\n")
+    chosen.tb_next = None  # the debugger opens the last frame
+    pdb.post_mortem(chosen)
+
+
+def _is_at(frame: TracebackType, place: Location) -> bool:
+    code = frame.tb_frame.f_code
+    return code.co_filename == place.file and frame.tb_lineno == place.line
+
+
+def _watched(run: Callable[[], None], argv: list[str], folder: str, stop: Stop | None) -> Ran:
     from gradgate.watch.block import Watch
+    from gradgate.watch.catalogue import Stopped
 
     process = os.getpid()
-    watch = Watch()
+    watch = Watch(first=stop is not None)
     with _as_main(argv, folder):
         try:
             with watch:
@@ -110,6 +144,10 @@ def _watched(run: Callable[[], None], argv: list[str], folder: str) -> Ran:
             code = _exit_code(leaving)
         except KeyboardInterrupt:
             code = 130
+        except Stopped as stopped:
+            code = 1
+            if stop is not None:
+                stop(stopped.finding, stopped.__traceback__)
         except BaseException as error:
             sys.excepthook(type(error), error, _own_frames(error.__traceback__))
             code = 1

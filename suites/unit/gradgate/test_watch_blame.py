@@ -85,3 +85,72 @@ def test_blame_reports_once_when_the_program_forks(tmp_path: Path):
     done = blame(tmp_path, "--json", "out.json", "train.py")
     assert done.returncode == 1
     assert sum(line.startswith("GG101") for line in done.stderr.splitlines()) == 3  # two notes, one report
+
+
+SILENT = """
+import torch
+
+def gate(x):
+    y = torch.sigmoid(x)
+    y.data.mul_(2)
+    return y
+
+x = torch.randn(3, requires_grad=True)
+y = gate(x)
+print("forward")
+y.sum().backward()
+print("backward")
+"""
+# A hook that writes its gradient: its frame runs when it is found.
+RUNNING = """
+import torch
+
+x = torch.randn(3, requires_grad=True)
+h = x * 2
+h.register_hook(lambda gradient: gradient.mul_(3))
+h.exp().sum().backward()
+print("backward")
+"""
+
+
+def test_blame_runs_to_the_end_when_nothing_stops_it(tmp_path: Path):
+    """The program's output is whole, the finding comes behind it."""
+    (tmp_path / "train.py").write_text(SILENT)
+    done = blame(tmp_path, "train.py")
+    assert (done.returncode, done.stdout) == (1, "forward\nbackward\n")
+    assert done.stderr.count("GG103") >= 1
+
+
+def test_blame_ends_the_program_at_the_first_finding(tmp_path: Path):
+    """Nothing behind it runs; the finding is told once, the exit code is 1."""
+    (tmp_path / "train.py").write_text(SILENT)
+    done = blame(tmp_path, "--first", "train.py")
+    assert (done.returncode, done.stdout) == (1, "forward\n")
+    assert done.stderr.count("GG103 data-write") == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_blame_opens_the_debugger_where_the_program_stopped(tmp_path: Path):
+    """In the user's innermost frame, with the line to break at where the culprit has run already."""
+    (tmp_path / "train.py").write_text(SILENT)
+    done = blame(tmp_path, "--pdb", "train.py", stdin="p y.shape\nq\n")
+    assert done.returncode == 1
+    assert "-> y.sum().backward()" in done.stdout
+    assert "torch.Size([3])" in done.stdout
+    assert "backward\n(Pdb)" not in done.stdout
+    assert "the culprit has run already; to stop on it: break train.py:6" in done.stderr
+
+
+def test_blame_opens_the_debugger_on_the_culprits_line_when_it_is_running(tmp_path: Path):
+    """A hook that writes its gradient is still on the stack."""
+    (tmp_path / "train.py").write_text(RUNNING)
+    done = blame(tmp_path, "--pdb", "train.py", stdin="p gradient.shape\nq\n")
+    assert "torch.Size([3])" in done.stdout
+    assert "has run already" not in done.stderr
+
+
+def test_blame_of_a_quiet_program_stops_nowhere(tmp_path: Path):
+    """--first and --pdb change nothing where there is nothing to find."""
+    (tmp_path / "train.py").write_text(GOOD)
+    done = blame(tmp_path, "--first", "--pdb", "train.py", "3", stdin="hello")
+    assert (done.returncode, done.stdout, done.stderr) == (3, "hello\n", "")
