@@ -54,8 +54,8 @@ Divide each term by its own count over everything that one update sees, and by n
 ## Known limits
 
 That rows of one batch count by their tokens and not equally is not judged without `window`. Gradient accumulation that
-the run does not offer is not looked at (a note says so). A backward that does not go through `torch.autograd.backward`
-may be clipped, and then only its direction is compared.
+the run does not offer is not looked at (the measured numbers say so). A backward that does not go through
+`torch.autograd.backward` may be clipped, and then only its direction is compared.
 
 ## Sources
 
@@ -115,7 +115,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         measured["accumulation"] = max((distance.measured for _, distance in splits), default=0.0)
         allowed["accumulation"] = max((distance.allowed for _, distance in splits), default=0.0)
     else:
-        findings.append(_not_accumulated())
+        measured["accumulation"] = f"not looked at: {Subject.CAPABILITIES['window']}"
     if any(finding.severity == "error" for finding in findings) and probe.draws_beyond_dropout:
         return Outcome(inconclusive="the loss draws random numbers other than dropout, and its values differ")
     if subject.functions.loss is None or stage.objective == "value":
@@ -240,14 +240,4 @@ def _split(cut: list[list[int]], distance: Distance, rows: Sequence[int]) -> Fin
         f"{len(rows)} rows come in micro-batches of {sizes} rows; allowed: {distance.allowed:.1e}",
         fix=FIX,
         detail={"rows": sizes, "distance": distance.measured},
-    )
-
-
-def _not_accumulated() -> Finding:
-    return Finding(
-        code=CODE,
-        name=NAME,
-        severity="note",
-        message=f"gradient accumulation was not looked at: {Subject.CAPABILITIES['window']}",
-        fix="nothing, where the trainer does not accumulate gradients",
     )

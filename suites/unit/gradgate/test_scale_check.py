@@ -74,16 +74,15 @@ def test_gg410_reports_a_loss_function_that_raises() -> None:
 
 
 def test_gg410_says_what_it_did_not_look_at() -> None:
-    """Without `window` a note names the line of adapter."""
+    """Without `window` the measured numbers name the line of adapter."""
 
     class Plain(MiniRun):
         window = Run.window
 
     outcome = run_check("GG410", *with_run(Plain))
 
-    assert errors(outcome) == []
-    assert [finding.severity for finding in outcome.findings] == ["note"]
-    assert "write `Run.window(parts)`" in outcome.findings[0].message
+    assert outcome.findings == ()
+    assert "not looked at: write `Run.window(parts)`" in outcome.measured["accumulation"]
 
 
 def test_gg410_does_not_mistake_clipping_for_a_mean() -> None:
