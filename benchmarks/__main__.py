@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import literal
 from benchmarks.interleaved import ratio
-from benchmarks.watch import bench_guard, bench_watch
+from benchmarks.watch import bench_guard, bench_memory, bench_watch
 from wmtp import gae_returns, head_weights, make_labels
 from wmtp.data.batches import Batch
 from wmtp.loss import predicting
@@ -190,6 +190,7 @@ BENCHMARKS: dict[str, Callable[[int], list[str]]] = {
     "Stage 2 step": bench_step,
     "watch": bench_watch,
     "guard": bench_guard,
+    "memory": bench_memory,
 }
 
 if __name__ == "__main__":

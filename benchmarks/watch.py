@@ -33,6 +33,39 @@ def bench_watch(rounds: int) -> list[str]:
     return lines
 
 
+def bench_memory(rounds: int) -> list[str]:  # noqa: ARG001
+    """Peak of live tensor bytes in a step, watched against plain, exactly: from the allocator's own events."""
+    lines = []
+    for name, _, *sizes in SIZES:
+        step, (model, optimizer) = training_step(*sizes)
+        watched = watching(step, (model, optimizer))
+        for run in (step, watched, step):
+            run()
+        peaks = []
+        for run in (step, watched):
+            optimizer.zero_grad()
+            peaks.append(peak_bytes(run))
+        held = sum(value.nbytes for value in state_tensors(model, optimizer))
+        plain, with_watch = (peak + held for peak in peaks)
+        lines.append(
+            f"{name}: peak watched / plain {with_watch / plain:.4f}x  (bar: <= 1.05x)  "
+            f"{with_watch / 1e6:.2f} MB / {plain / 1e6:.2f} MB"
+        )
+    return lines
+
+
+def peak_bytes(run: Callable[[], None]) -> int:
+    """Most bytes of tensors that were allocated in a call and alive at one time."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        run()
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    live = top = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        live += event.nbytes()
+        top = max(top, live)
+    return top
+
+
 # Bars of the guard, in the order of SIZES.
 GUARD_BARS = (1.10, 1.05, 1.03)
 
