@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,9 +20,11 @@ from gradgate.checks import catalogue
 from gradgate.checks.catalogue import Check
 from gradgate.checks.isolation import THREADS, isolated
 from gradgate.checks.raised import SubjectRaisedError, as_finding
+from gradgate.checks.time_limit import LIMITS, TimeOverError, time_limit
 from gradgate.core.errors import GradgateError, SubjectError, UnknownCodeError, nearest
 from gradgate.core.finding import SEVERITIES, Finding
 from gradgate.core.options import DEVICE, PROFILE, SEED, as_profile
+from gradgate.core.origin import origin
 from gradgate.core.rule import Rule
 from gradgate.core.verdict import Outcome, Result, Status, Verdict
 from gradgate.subjects.capabilities import Capabilities
@@ -69,6 +72,7 @@ def check_trainer(
     exit_first: bool = False,
     stages: Sequence[str] | None = None,
     expected: Mapping[str, str] | None = None,
+    timeout: float | None = None,
     command: Sequence[str] = ("gradgate", "verify"),
     on_start: Callable[[Step], None] | None = None,
     on_result: Callable[[Result], None] | None = None,
@@ -85,6 +89,7 @@ def check_trainer(
         exit_first: stop after the first check that fails or breaks.
         stages: names of the stages to look at; None: all.
         expected: code or name -> reason of checks known to fail, beside the subject's own.
+        timeout: seconds that a check may take on a stage; None: 180, 600 or 3600 by the profile.
         command: what a result's `reproduce` line starts with.
         on_start: called before each check and stage.
         on_result: called with each result.
@@ -97,7 +102,7 @@ def check_trainer(
         SubjectError: `subject` is no Subject, or holds something else than stages and functions.
     """
     _require_subject(subject)
-    session = _Session(_with_stages(subject, stages), profile, device, seed, expected or {}, command)
+    session = _Session(_with_stages(subject, stages), profile, device, seed, expected or {}, command, timeout)
     plans = [session.plan(rule) for rule in catalogue.select(select, ignore)]
     total = sum(len(plan.stages) for plan in plans)
     results: list[Result] = []
@@ -137,6 +142,7 @@ class _Session:
         seed: int,
         expected: Mapping[str, str],
         command: Sequence[str],
+        timeout: float | None,
     ) -> None:
         self._subject = subject
         self._capabilities = Capabilities(subject, device)
@@ -144,6 +150,7 @@ class _Session:
         known = {**subject.expected, **expected}
         self._expected = _by_code(known)
         self._command = command
+        self._timeout = LIMITS[self._context.profile] if timeout is None else timeout
 
     def plan(self, rule: Rule) -> _Plan:
         """Decide where a rule's check runs."""
@@ -168,7 +175,8 @@ class _Session:
         reason = ""
         with isolated(self._context.seed, plan.rule.code) as folder:
             try:
-                outcome = self._outcome(plan.check, stage, replace(self._context, folder=folder))
+                with time_limit(self._timeout):
+                    outcome = self._outcome(plan.check, stage, replace(self._context, folder=folder))
                 status = _status(outcome)
                 reason = outcome.not_applicable or outcome.inconclusive
             except SubjectRaisedError as raised:
@@ -176,6 +184,8 @@ class _Session:
                 status, outcome = "failed", Outcome(findings=(finding,))
             except SubjectError as error:
                 status, outcome = "failed", _broken(plan.rule, error)
+            except TimeOverError as over:
+                status, outcome = "failed", _hung(plan.rule, over, self._subject.source)
             except (Exception, SystemExit) as error:
                 status, outcome, reason = "error", Outcome(), _tail(error)
         return Result(
@@ -266,6 +276,18 @@ def _status(outcome: Outcome) -> Status:
 
 def _broken(rule: Rule, error: SubjectError) -> Outcome:
     return Outcome(findings=(Finding(rule.code, rule.name, str(error), fix="see gradgate rule GG001"),))
+
+
+def _hung(rule: Rule, over: TimeOverError, source: Path | None) -> Outcome:
+    finding = Finding(
+        rule.code,
+        rule.name,
+        f"the check {over} and was stopped",
+        victim=origin(over, source),
+        why="a check that does not end has found nothing, and a step that does not end trains nothing",
+        fix="look at the line where it was stopped; a check that is only slow wants a smaller subject, or --timeout",
+    )
+    return Outcome(findings=(finding,))
 
 
 def _worst_first(findings: Sequence[Finding]) -> list[Finding]:

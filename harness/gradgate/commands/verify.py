@@ -69,6 +69,12 @@ class Selector(click.ParamType):  # type: ignore[type-arg]  # generic only in ne
     metavar="DIR",
     help="Write DIR/verify.json and DIR/verify.txt.",
 )
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0.0, min_open=True),
+    metavar="SECONDS",
+    help="What hangs is stopped after this and its line named; default: 180, 600 or 3600 by the profile.",
+)
 @click.option("-x", "--exit-first", is_flag=True, help="Stop at the first check that fails or breaks.")
 def verify(
     target: str | None,
