@@ -12,6 +12,7 @@ from gradgate.commands.blame import blame
 from gradgate.commands.compare import compare
 from gradgate.commands.exits import BROKEN, INTERRUPTED, USAGE
 from gradgate.commands.faults import faults
+from gradgate.commands.init import init
 from gradgate.commands.rule import show_rule
 from gradgate.commands.scan import scan_command
 from gradgate.commands.verify import verify
@@ -25,6 +26,7 @@ HELP = """Verify PyTorch training code: drive a real trainer and say what is wro
   gradgate verify                              the registered or configured trainer
   gradgate verify my_project.adapter:subject   any other one
   gradgate verify --select GG4 --json out.json one family; results for a machine
+  gradgate init my_project.train:Trainer       write a first adapter for a trainer, to fill in
   gradgate blame train.py --epochs 1           run a program, name the line that broke a gradient
   gradgate scan src --diff main                find gradient faults in the source, without running it
   gradgate compare bench:make --base-ref main  is this checkout slower or heavier than main?
@@ -72,7 +74,7 @@ def cli() -> None:
     """The group; its help is HELP."""
 
 
-for command in (verify, blame, scan_command, compare, faults, show_rule):
+for command in (verify, init, blame, scan_command, compare, faults, show_rule):
     cli.add_command(command)
 
 

@@ -1,0 +1,236 @@
+"""`gradgate init`: look at a trainer and write a first adapter to fill in."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gradgate.core.errors import GradgateError, TargetError, nearest
+from gradgate.core.origin import in_one_line
+
+KINDS = ("loop", "two-stage", "hugging-face", "lightning")
+# What a trainer's own names say of what they do, by what of the adapter they are for.
+HINTS = {
+    "step": ("train_step", "training_step", "step", "train_batch", "update", "optimize", "fit_batch"),
+    "losses": ("losses", "loss", "compute_loss", "loss_fn", "criterion"),
+    "batches": ("train_dataloader", "get_train_dataloader", "dataloader", "train_loader", "batches", "draw", "data"),
+    "save": ("save", "save_checkpoint", "_save_checkpoint", "state_dict"),
+    "load": ("load", "load_checkpoint", "resume", "load_state_dict"),
+    "evaluate": ("evaluate", "evaluation", "validate", "eval_step", "validation_step"),
+}
+HEAD = '''"""Adapter for `gradgate verify {module}:subject --path {folder}`: a first one, to fill in.
+
+It runs as it is, on a stand-in. Put your trainer where REPLACE stands, run it again, and add what the report asks for;
+docs/adapters.md has complete ones.
+"""
+
+'''
+LOOP = '''import torch
+from torch import nn
+
+import gradgate
+{imports}
+
+class TrainRun(gradgate.Run):
+    """One stage of the trainer, small enough for a step to take milliseconds, fresh from its seed."""
+{found}
+    def __init__(self, seed, *, dtype=torch.float32, device="cpu"):
+        torch.manual_seed(seed)
+        model = nn.Linear(4, 1)  # REPLACE: your model, small
+        self.modules = {{"model": model.to(device, dtype)}}
+        self.optimizers = [torch.optim.AdamW(model.parameters(), lr=1e-2)]  # REPLACE: your optimizer
+        self.max_norm = 1.0  # the norm at which your step clips; leave it out where it does not
+        self.generator, self.make = torch.Generator().manual_seed(seed), {{"dtype": dtype, "device": device}}
+
+    def batches(self):
+        while True:  # REPLACE: your own batches, without an end, in an order that the seed decides
+            x = torch.randn(8, 4, generator=self.generator).to(**self.make)
+            yield {{"x": x, "y": x.sum(1, keepdim=True)}}
+
+    def losses(self, batch):  # REPLACE: your loss terms by name, scalars on the graph, `total` among them
+        return {{"total": (self.modules["model"](batch["x"]) - batch["y"]).square().mean()}}
+
+    def step(self, batch):  # REPLACE: call your trainer's own step; do not write it again
+        loss = self.losses(batch)["total"]
+        self.optimizers[0].zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.modules["model"].parameters(), self.max_norm)
+        if not (loss.isfinite() and norm.isfinite()):
+            raise FloatingPointError(f"loss {{loss}}, gradient norm {{norm}}: nothing was updated")
+        self.optimizers[0].step()
+        return {{"loss": loss.item()}}
+
+    def select_rows(self, batch, index):  # the batch of these rows, in this order
+        return {{name: column[list(index)] for name, column in batch.items()}}
+
+{more}
+
+
+def subject():
+    return gradgate.Subject(name="{name}", stages=[{stages}])
+'''
+HUGGING_FACE = '''import gradgate
+from gradgate.subjects.hugging_face import HuggingFaceRun
+from gradgate.subjects.rows import TokenRows
+{imports}
+
+class TrainRun(TokenRows, HuggingFaceRun):  # without TokenRows where batches hold no input_ids and attention_mask
+    """One step of a transformers.Trainer."""
+{found}
+    def trainer(self, seed, device):  # REPLACE: build your Trainer, its model small, its arguments with this seed
+        raise NotImplementedError("build your transformers.Trainer here")
+
+{more}
+
+
+def subject():
+    known = {{"GG303": "the Trainer steps on a gradient that is NaN"}}
+    return gradgate.Subject(name="{name}", stages=[gradgate.Stage("train", TrainRun)], expected=known)
+'''
+LIGHTNING = '''import gradgate
+from gradgate.subjects.lightning import LightningRun
+{imports}
+
+class TrainRun(LightningRun):
+    """One step of a LightningModule."""
+{found}
+    max_norm = 1.0  # the Trainer's gradient_clip_val; leave it out where there is none
+
+    def build(self, seed):  # REPLACE: your module, small, and its train loader
+        raise NotImplementedError("return your LightningModule and its train loader here")
+
+{more}
+
+
+def subject():
+    known = {{"GG303": "Lightning steps on a gradient that is NaN"}}
+    return gradgate.Subject(name="{name}", stages=[gradgate.Stage("train", TrainRun)], expected=known)
+'''
+TEMPLATES = {"loop": LOOP, "two-stage": LOOP, "hugging-face": HUGGING_FACE, "lightning": LIGHTNING}
+STAGES = {
+    "two-stage": """
+        gradgate.Stage("critic", TrainRun, objective="value"),  # REPLACE: one Run class a stage
+        gradgate.Stage("tokens", TrainRun, objective="tokens"),
+    """,
+}
+
+
+@click.command("init")
+@click.argument("target", required=False)
+@click.option("--kind", type=click.Choice(KINDS), help="What kind of trainer it is; default: what TARGET looks like.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("gradgate_adapter.py"),
+    show_default=True,
+    help="The file to write.",
+)
+@click.option(
+    "--path", type=click.Path(path_type=Path, file_okay=False, exists=True), help="Put this folder first on the path."
+)
+@click.option("--force", is_flag=True, help="Write over a file that is there.")
+def init(target: str | None, kind: str | None, output: Path, path: Path | None, force: bool) -> None:
+    """Write a first adapter for a trainer, to fill in.
+
+    TARGET is `package.module:Name` of your trainer's class or function; it is imported and looked at, not run. Without
+    it the adapter is for a plain loop, or for --kind.
+
+    \b
+      gradgate init
+      gradgate init my_project.train:Trainer --path .
+      gradgate init my_project.model:LitModel --output checks/adapter.py
+      gradgate init --kind two-stage
+    """
+    from gradgate.report.json import require_writable, write_whole
+
+    if output.exists() and not force:
+        raise GradgateError(f"{output} is there already; choose another --output, or --force to write over it")
+    if output.suffix != ".py":
+        raise GradgateError(f"--output {output}: expected a name that ends in .py")
+    require_writable(output)
+    found = _load(target, path) if target else None
+    kind = kind or _kind_of(found)
+    write_whole(output, _text(target, found, kind, output))
+    click.echo(f"written: {output}, an adapter for a {kind} trainer")
+    click.echo(f"next: gradgate verify {output.stem}:subject --path {output.parent}")
+
+
+def _load(target: str, path: Path | None) -> Any:
+    module, _, name = target.partition(":")
+    if not name or not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
+        raise TargetError(f"TARGET {target!r} is not of the form package.module:Name")
+    sys.path.insert(0, str((path or Path.cwd()).resolve()))
+    try:
+        found: Any = importlib.import_module(module)
+    except (Exception, SystemExit) as error:
+        raise TargetError(f"TARGET {target}: importing {module} raised {in_one_line(error)}") from error
+    finally:
+        sys.path.pop(0)
+    for part in name.split("."):
+        if not hasattr(found, part):
+            choices = [choice for choice in dir(found) if not choice.startswith("_")]
+            raise TargetError(f"TARGET {target}: {module} has no {name!r}{nearest(part, choices)}")
+        found = getattr(found, part)
+    return found
+
+
+def _kind_of(found: Any) -> str:
+    bases = inspect.getmro(found) if inspect.isclass(found) else ()
+    names = {f"{base.__module__.partition('.')[0]}.{base.__name__}" for base in bases}
+    if names & {"lightning.LightningModule", "pytorch_lightning.LightningModule"}:
+        return "lightning"
+    if "transformers.Trainer" in names:
+        return "hugging-face"
+    words = " ".join(dir(found)).lower() if inspect.isclass(found) else ""
+    return "two-stage" if any(word in words for word in ("stage1", "stage_1", "pretrain", "critic")) else "loop"
+
+
+def _text(target: str | None, found: Any, kind: str, output: Path) -> str:
+    imports = ""
+    if target:
+        module, _, name = target.partition(":")
+        imports = f"from {module} import {name.partition('.')[0]}  # noqa: F401\n"
+    head = HEAD.format(module=output.stem, folder=output.parent)
+    return head + TEMPLATES[kind].format(
+        imports=imports,
+        found="".join(f"    # {line}\n" for line in _hints(found)) or "",
+        more="\n".join(_missing(kind)),
+        name=output.stem,
+        stages=STAGES.get(kind, 'gradgate.Stage("train", TrainRun)'),
+    )
+
+
+def _hints(found: Any) -> Iterator[str]:
+    """What of the trainer's own looks as if it were for what of the adapter."""
+    if found is None:
+        return
+    name = getattr(found, "__name__", "it")
+    try:
+        yield f"Found {name}{inspect.signature(found)}."
+    except (TypeError, ValueError):
+        yield f"Found {name}."
+    for part, words in HINTS.items():
+        own = [word for word in words if callable(getattr(found, word, None))] if inspect.isclass(found) else []
+        if own:
+            yield f"For `{part}`: {', '.join(f'{name}.{word}()' for word in own)}."
+
+
+def _missing(kind: str) -> Iterator[str]:
+    """The capabilities that the template does not have, each with the line that enables it."""
+    from gradgate.subjects.contract import Subject
+
+    has = {
+        "loop": {"losses", "rows", "optimizers", "max_norm"},
+        "hugging-face": {"losses", "optimizers", "max_norm", "save", "rows", "tokens", "pad", "valid"},
+        "lightning": {"losses", "optimizers", "max_norm", "save"},
+    }
+    yield "    # What else there is to write, each line for the checks that the report then runs:"
+    for name, line in Subject.CAPABILITIES.items():
+        if name not in has.get(kind, has["loop"]):
+            yield f"    #   {name}: {line}"
