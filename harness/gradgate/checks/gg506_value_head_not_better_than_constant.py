@@ -17,6 +17,9 @@ One whole fit at the check's seed. Statistic: mean squared error of the held-out
 constant, which is the mean of these very targets and therefore better than any that could be known beforehand. It
 fails at 0.98 or more: 2 % better is the margin. Fewer than 50 predictions, or constant targets, are inconclusive.
 
+A fit that says which held-out rows are right (`right_R`) must have right ones and wrong ones: where all rewards are the
+same, a head that knows positions alone beats the constant, and there was nothing to learn.
+
 Beside it, and without a bound: the error of the position-only predictor (the mean target at the same position,
 leave-one-out), and the AUC of `score_R` against `right_R` with its standard error (Hanley and McNeil).
 
@@ -73,10 +76,13 @@ ENOUGH = 50  # predictions
 @reports_raises(CODE, NAME)
 def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     """Fit once and compare with the constant."""
-    found = quality(fit(stage, context.seed, context.device))
+    run = fit(stage, context.seed, context.device)
+    found = quality(run)
     if found is None:
         return Outcome(not_applicable="fit() gives no `prediction_N` and `target_N`")
     allowed = {"mse_to_constant_ratio": ALLOWED}
+    if run.right_R is not None and len(set(run.right_R.tolist())) == 1:
+        return Outcome((_one_kind(len(run.right_R), found),), found.measured(), allowed)
     if not isfinite(found.mse):
         return Outcome((_finding(found),), found.measured(), allowed)
     if found.values < ENOUGH or not isfinite(found.ratio):
@@ -86,6 +92,16 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         return Outcome((), found.measured(), allowed, inconclusive=reason)
     findings = () if found.ratio < ALLOWED else (_finding(found),)
     return Outcome(findings, found.measured(), allowed)
+
+
+def _one_kind(rows: int, found: Quality) -> Finding:
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"all {rows} held-out rows are of one kind, right or wrong: nothing tells them apart; allowed: both kinds",
+        fix="look at what gives the rewards: a test that always passes, a field that is missing, rows that are mixed up",
+        detail=found.measured(),
+    )
 
 
 def _finding(found: Quality) -> Finding:

@@ -697,6 +697,18 @@ def test_gg506_reports_position_and_ranking_beside_the_constant() -> None:
     assert outcome.measured["position_mse"] > outcome.measured["mse"]
 
 
+@pytest.mark.parametrize(("right", "red"), [([True] * 6, True), ([False] * 6, True), ([True, False] * 3, False)])
+def test_gg506_wants_rows_of_both_kinds(right: list[bool], red: bool) -> None:
+    """Where every row is right, or every row is wrong, there was nothing to learn."""
+    given = replace(value_fit(0.5), right_R=torch.tensor(right), score_R=torch.arange(6.0))
+    subject, stage = with_fit(lambda seed: given, "value")
+
+    found = errors(run_check("GG506", subject, stage))
+
+    assert bool(found) == red
+    assert all("all 6 held-out rows are of one kind" in message for message in found)
+
+
 def test_gg506_is_inconclusive_on_few_predictions() -> None:
     """Forty-nine decide nothing."""
     subject, stage = with_fit(lambda seed: value_fit(0.5, count=48), "value")
