@@ -106,10 +106,7 @@ def _work(job: Job, say: Say) -> dict[str, Any]:
         if job.count:
             metrics, mismatch = _count(copies, build, say)
             answer["metrics"] = [metric.tree() for metric in metrics]
-            if is_compiled():
-                answer["notes"].append(
-                    "torch.compile is in use: operations and memory were counted on the eager program"
-                )
+            answer["notes"] = _notes()
             if mismatch:
                 return {**answer, "mismatch": mismatch}
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -71,12 +71,17 @@ class Allocations:
         address = storage._cdata
         return address, self._alive[address].serial if address in self._alive else 0
 
-    def live_by_line(self) -> Counter[Line]:
-        """Bytes alive by the line that made them."""
+    def live_by_line(self, without: Collection[int] = ()) -> Counter[Line]:
+        """Bytes alive by the line that made them, less the storages at some addresses."""
         found: Counter[Line] = Counter()
-        for made in self._alive.values():
-            found[made.line] += made.size
+        for address, made in self._alive.items():
+            if address not in without:
+                found[made.line] += made.size
         return found
+
+    def addresses_of(self, line: Line) -> set[int]:
+        """Addresses of the storages alive that a line made."""
+        return {address for address, made in self._alive.items() if made.line == line}
 
     def begin(self) -> None:
         """Open a window."""

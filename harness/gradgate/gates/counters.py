@@ -11,7 +11,7 @@ import gc
 import hashlib
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -46,7 +46,7 @@ def count(step: Callable[[], Any], relative: Callable[[str], str | None]) -> Cou
     Raises:
         Exception: whatever the step raises.
     """
-    recorder = _Recorder(relative)
+    recorder = Recorder(relative)
     with recorder:
         for _ in range(WARM_UP):
             step()
@@ -76,7 +76,7 @@ def is_compiled() -> bool:
     return dynamo is not None and bool(dynamo.counters["frames"])
 
 
-class _Recorder(TorchDispatchMode):
+class Recorder(TorchDispatchMode):
     """Follows every allocation while it is on; counts everything while `in_full`."""
 
     def __init__(self, relative: Callable[[str], str | None]) -> None:
@@ -112,6 +112,15 @@ class _Recorder(TorchDispatchMode):
         """Bytes alive of what was made since the recording began, after collecting cycles."""
         gc.collect()
         return self._allocations.live_bytes
+
+    def live_by_line(self, without: Collection[int] = ()) -> Counter[Line]:
+        """The same, by the line that made it, less the storages at some addresses."""
+        gc.collect()
+        return self._allocations.live_by_line(without)
+
+    def live_addresses(self, line: Line) -> set[int]:
+        """Addresses of the storages alive that a line made."""
+        return self._allocations.addresses_of(line)
 
     @contextmanager
     def in_full(self) -> Iterator[None]:

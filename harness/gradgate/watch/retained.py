@@ -9,7 +9,7 @@ import sys
 import types
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -153,6 +153,13 @@ def _rounds_behind(root: Any, ends: list[int], began: int, known: dict[Any, int]
 def _bit(seq: int, ends: list[int], began: int) -> int:
     # Nodes that accumulate into leaves have the largest number there is, and belong to no round.
     return 1 << bisect_right(ends, seq) if began <= seq < _sequence() else 0
+
+
+def holder_label(tensors: Sequence[Tensor]) -> str:
+    """What keeps the first of these tensors that anything with a name keeps; empty where nothing does."""
+    some = list(tensors[:_MOST_TENSORS])
+    found = _holders(some, {id(tensors), id(some)})
+    return found[min(found)].label if found else ""
 
 
 # --- holders ----------------------------------------------------------------------------------------------------------

@@ -67,6 +67,13 @@ def test_worker_counts_and_times_both_sides(tmp_path: Path):
     assert answer["environment"]["torch"] == torch.__version__
 
 
+def test_worker_says_that_compiled_code_was_counted_eagerly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Operations of a compiled step are those of its eager program, and the reader is told."""
+    monkeypatch.setattr(worker, "is_compiled", lambda: True)
+    (answer,) = answers(job(tmp_path, "plain:make", head={"rows": 5}))
+    assert answer["notes"] == ["torch.compile is in use: operations and memory were counted on the eager program"]
+
+
 def test_worker_catches_sleep_by_the_wall_clock(tmp_path: Path):
     """CPU time is blind to a data loader that sleeps."""
     (answer,) = answers(job(tmp_path, "plain:make", head={"sleep": 0.001}, count=False))
