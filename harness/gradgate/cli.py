@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from gradgate import __version__
+from gradgate.commands.baseline import baseline
 from gradgate.commands.blame import blame
 from gradgate.commands.compare import compare
 from gradgate.commands.exits import BROKEN, INTERRUPTED, USAGE
@@ -30,6 +31,7 @@ HELP = """Verify PyTorch training code: drive a real trainer and say what is wro
   gradgate blame train.py --epochs 1           run a program, name the line that broke a gradient
   gradgate scan src --diff main                find gradient faults in the source, without running it
   gradgate compare bench:make --base-ref main  is this checkout slower or heavier than main?
+  gradgate baseline check                      has a counter grown since the stored baseline?
   gradgate faults run                          plant known faults, see which checks notice
   gradgate rule GG401                          what a code means and how to fix it
   gradgate rule --list                         every rule, and which are built
@@ -74,7 +76,7 @@ def cli() -> None:
     """The group; its help is HELP."""
 
 
-for command in (verify, init, blame, scan_command, compare, faults, show_rule):
+for command in (verify, init, blame, scan_command, compare, baseline, faults, show_rule):
     cli.add_command(command)
 
 

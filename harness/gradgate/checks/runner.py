@@ -74,6 +74,7 @@ def check_trainer(
     expected: Mapping[str, str] | None = None,
     timeout: float | None = None,
     command: Sequence[str] = ("gradgate", "verify"),
+    baselines: Path | None = None,
     on_start: Callable[[Step], None] | None = None,
     on_result: Callable[[Result], None] | None = None,
 ) -> Verdict:
@@ -91,6 +92,7 @@ def check_trainer(
         expected: code or name -> reason of checks known to fail, beside the subject's own.
         timeout: seconds that a check may take on a stage; None: 180, 600 or 3600 by the profile.
         command: what a result's `reproduce` line starts with.
+        baselines: the folder of stored baselines; None: there are none.
         on_start: called before each check and stage.
         on_result: called with each result.
 
@@ -102,7 +104,9 @@ def check_trainer(
         SubjectError: `subject` is no Subject, or holds something else than stages and functions.
     """
     _require_subject(subject)
-    session = _Session(_with_stages(subject, stages), profile, device, seed, expected or {}, command, timeout)
+    session = _Session(
+        _with_stages(subject, stages), profile, device, seed, expected or {}, command, timeout, baselines
+    )
     plans = [session.plan(rule) for rule in catalogue.select(select, ignore)]
     total = sum(len(plan.stages) for plan in plans)
     results: list[Result] = []
@@ -143,10 +147,11 @@ class _Session:
         expected: Mapping[str, str],
         command: Sequence[str],
         timeout: float | None,
+        baselines: Path | None,
     ) -> None:
         self._subject = subject
         self._capabilities = Capabilities(subject, device)
-        self._context = Context(seed=seed, profile=as_profile(profile), device=device)
+        self._context = Context(seed=seed, profile=as_profile(profile), device=device, baselines=baselines)
         known = {**subject.expected, **expected}
         self._expected = _by_code(known)
         self._command = command

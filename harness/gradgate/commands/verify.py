@@ -105,7 +105,7 @@ def verify(
 
     _check_outputs(json_file, report_dir)
     project = find_project(path or Path.cwd())
-    subject = _load(target, path, options["device"])
+    subject = load(target, path, options["device"])
     from gradgate.checks.runner import check_trainer
 
     interrupt.is_raised()  # from here on there are results to tell
@@ -118,6 +118,7 @@ def verify(
             stages=stages or None,
             expected=project.expected,
             command=_command(target, path),
+            baselines=project.baselines,
             on_start=on_start,
             **options,
         )
@@ -125,7 +126,12 @@ def verify(
     sys.exit(INTERRUPTED if verdict.interrupted else EXIT_CODES[verdict.conclusion])
 
 
-def _load(target: str | None, path: Path | None, device: str) -> Any:
+def load(target: str | None, path: Path | None, device: str) -> Any:
+    """The subject that a command is to drive.
+
+    Raises:
+        GradgateError: it does not import or build, or there is no such device.
+    """
     from gradgate.subjects.loading import load_target
 
     subject = load_target(target, path)

@@ -66,6 +66,26 @@ def checked_out(ref: str, here: Path) -> Iterator[Revision]:
         yield Revision(same, commit, dirty)
 
 
+def head_of(here: Path, but: Path) -> tuple[str, tuple[str, ...]]:
+    """The commit that a folder's checkout is at, and what in it differs from that commit.
+
+    Args:
+        here: a folder of the repository.
+        but: a folder whose files do not count.
+
+    Returns:
+        The full hash, and the changed and the new files, those aside that git ignores.
+
+    Raises:
+        GradgateError: there is no git, no repository or no commit yet.
+    """
+    top = Path(_git(here, "rev-parse", "--show-toplevel", wrong=f"{here} is in no git repository"))
+    commit = _git(top, "rev-parse", "--verify", "--quiet", "HEAD", wrong=f"{top} has no commit yet")
+    rows = _git(top, "status", "--porcelain", "--untracked-files=all", "--no-renames", "-z").split("\0")
+    files = [row[3:] if row[2:3] == " " else row[2:] for row in rows if row]  # the first row has lost its blank
+    return commit, tuple(file for file in files if not (top / file).resolve().is_relative_to(but.resolve()))
+
+
 def _remove_orphans() -> None:
     """Remove checkouts whose process was killed before it could."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*"):

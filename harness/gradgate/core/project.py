@@ -11,7 +11,8 @@ from typing import Any
 from gradgate.core.errors import GradgateError, nearest
 
 _ENTRIES = {"expected": "code = reason", "accept": "metric = reason"}
-KEYS = ("target", "expected", "faults", "accept", "scan")
+KEYS = ("target", "expected", "faults", "accept", "scan", "baselines")
+BASELINES = "reports/baselines"
 SCAN_KEYS = ("paths", "select", "ignore", "exclude", "baseline")
 
 
@@ -45,6 +46,7 @@ class Project:
         faults: the folder of the fault catalogue.
         accept: metric -> reason of growths against base that are meant.
         scan: the settings of `gradgate scan`.
+        baselines: the folder of stored baselines; `reports/baselines` beside the pyproject.toml where it does not say.
     """
 
     file: Path | None = None
@@ -53,6 +55,7 @@ class Project:
     faults: str | None = None
     accept: Mapping[str, str] = field(default_factory=dict)
     scan: ScanSettings = field(default_factory=ScanSettings)
+    baselines: Path | None = None
 
 
 def find_project(start: Path) -> Project:
@@ -91,6 +94,7 @@ def _read(file: Path) -> Project:
         _text(file, table, "faults"),
         _reasons(file, table, "accept"),
         _scan(file, table),
+        file.parent / (_text(file, table, "baselines") or BASELINES),
     )
 
 

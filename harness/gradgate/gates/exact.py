@@ -40,7 +40,7 @@ def _judge(name: str, base: Counts, head: Counts, again: Counts | None, mismatch
     before, after = base.values.get(name, 0), head.values.get(name, 0)
     if before == after:
         return Metric(name, "pass", base=before, head=after)
-    line, reason = _first_difference(base, head) if name == "op_signature" else _growth(name, base, head)
+    line, reason = _first_difference(base, head) if name == "op_signature" else line_of_growth(name, base, head)
     verdict: GateVerdict = "changed"
     if again is not None and again.values.get(name, 0) != before:
         verdict, reason = "incomparable", f"base itself counts {before}, then {again.values.get(name, 0)}"
@@ -51,7 +51,7 @@ def _judge(name: str, base: Counts, head: Counts, again: Counts | None, mismatch
     return Metric(name, verdict, base=before, head=after, where=str(line), source=line.source, reason=reason)
 
 
-def _growth(name: str, base: Counts, head: Counts) -> tuple[Line, str]:
+def line_of_growth(name: str, base: Counts, head: Counts) -> tuple[Line, str]:
     """The line whose share moved most in the direction of the whole."""
     sign = 1 if int(head.values.get(name, 0)) > int(base.values.get(name, 0)) else -1
     moved = _moved(base.by_line.get(name, {}), head.by_line.get(name, {}))
@@ -73,6 +73,8 @@ def _moved(base: Mapping[Line, int], head: Mapping[Line, int]) -> dict[Line, int
 
 def _first_difference(base: Counts, head: Counts) -> tuple[Line, str]:
     """The first operation that differs: where it is on head, or on base where head has come to its end."""
+    if not base.operations:
+        return Line(), "another sequence of operations; gradgate compare names the first that differs"
     pairs = zip(base.operations, head.operations, strict=False)
     at = next((i for i, (one, other) in enumerate(pairs) if one.signature != other.signature), None)
     if at is None:

@@ -311,9 +311,11 @@ class Context:
         profile: quick, pr or nightly: how much work a check may do.
         device: where runs are started, "cpu" or "cuda".
         folder: an empty folder of the check's own, removed afterwards.
+        baselines: where stored baselines lie; None: nowhere.
     """
 
     seed: int = 0
     profile: Literal["quick", "pr", "nightly"] = "quick"
     device: str = "cpu"
     folder: Path = Path()
+    baselines: Path | None = None

@@ -65,7 +65,7 @@ def test_project_is_that_of_the_nearest_folder(tmp_path: Path):
     inner.mkdir()
     assert find_project(inner).target == "a:b"
     write(inner, "[project]\nname = 'x'\n")
-    assert find_project(inner) == Project(inner / "pyproject.toml")
+    assert find_project(inner) == Project(inner / "pyproject.toml", baselines=inner / "reports/baselines")
 
 
 def test_project_is_empty_without_a_file(monkeypatch: pytest.MonkeyPatch):
