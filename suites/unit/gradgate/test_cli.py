@@ -202,8 +202,10 @@ def test_rule_lists_all_with_what_is_built(stub_checks):
         (["rule"], "Error: give a CODE such as GG401, or --list"),
         (
             ["verfy"],
-            "Error: no command 'verfy', only baseline, blame, compare, faults, init, rule, scan, verify; "
-            "did you mean 'verify'?",
+            (
+                "Error: no command 'verfy', only "
+                "baseline, blame, compare, faults, init, rule, scan, verify; did you mean 'verify'?"
+            ),
         ),
     ],
 )
