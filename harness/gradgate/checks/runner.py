@@ -21,6 +21,7 @@ from gradgate.checks.catalogue import Check
 from gradgate.checks.isolation import THREADS, isolated
 from gradgate.checks.raised import SubjectRaisedError, as_finding
 from gradgate.checks.time_limit import LIMITS, TimeOverError, time_limit
+from gradgate.core.comparison import Comparison
 from gradgate.core.errors import GradgateError, SubjectError, UnknownCodeError, nearest
 from gradgate.core.finding import SEVERITIES, Finding
 from gradgate.core.options import DEVICE, PROFILE, SEED, as_profile
@@ -75,6 +76,7 @@ def check_trainer(
     timeout: float | None = None,
     command: Sequence[str] = ("gradgate", "verify"),
     baselines: Path | None = None,
+    compare: Callable[[str], Comparison] | None = None,
     on_start: Callable[[Step], None] | None = None,
     on_result: Callable[[Result], None] | None = None,
 ) -> Verdict:
@@ -93,6 +95,7 @@ def check_trainer(
         timeout: seconds that a check may take on a stage; None: 180, 600 or 3600 by the profile.
         command: what a result's `reproduce` line starts with.
         baselines: the folder of stored baselines; None: there are none.
+        compare: a stage's name to its comparison with a base; None: there is no base.
         on_start: called before each check and stage.
         on_result: called with each result.
 
@@ -104,9 +107,8 @@ def check_trainer(
         SubjectError: `subject` is no Subject, or holds something else than stages and functions.
     """
     _require_subject(subject)
-    session = _Session(
-        _with_stages(subject, stages), profile, device, seed, expected or {}, command, timeout, baselines
-    )
+    context = Context(seed=seed, profile=as_profile(profile), device=device, baselines=baselines, compare=compare)
+    session = _Session(_with_stages(subject, stages), context, expected or {}, command, timeout)
     plans = [session.plan(rule) for rule in catalogue.select(select, ignore)]
     total = sum(len(plan.stages) for plan in plans)
     results: list[Result] = []
@@ -141,17 +143,14 @@ class _Session:
     def __init__(
         self,
         subject: Subject,
-        profile: str,
-        device: str,
-        seed: int,
+        context: Context,
         expected: Mapping[str, str],
         command: Sequence[str],
         timeout: float | None,
-        baselines: Path | None,
     ) -> None:
         self._subject = subject
-        self._capabilities = Capabilities(subject, device)
-        self._context = Context(seed=seed, profile=as_profile(profile), device=device, baselines=baselines)
+        self._capabilities = Capabilities(subject, context.device)
+        self._context = context
         known = {**subject.expected, **expected}
         self._expected = _by_code(known)
         self._command = command

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from gradgate.checks.based import outcome_of
 from gradgate.checks.isolation import isolated
 from gradgate.checks.raised import calling
 from gradgate.core.comparison import Metric
@@ -80,7 +81,7 @@ def judged(subject: Subject, stage: Stage, context: Context, names: Sequence[str
         subject: whose stage it is.
         stage: which.
         context: of the check.
-        names: of the counters.
+        names: of the counters. Where there is a base to compare with, they are held against base's.
         rule: code and name of the check.
 
     Returns:
@@ -89,6 +90,8 @@ def judged(subject: Subject, stage: Stage, context: Context, names: Sequence[str
     Raises:
         SubjectRaisedError: the stage does not start or step.
     """
+    if context.compare is not None:
+        return outcome_of(context.compare(stage.name), names, rule)
     found = entry_for(subject, stage, context)
     if isinstance(found, Outcome):
         return found

@@ -12,6 +12,7 @@ from click.shell_completion import CompletionItem
 
 from gradgate.checks import catalogue
 from gradgate.checks.rules import RULES
+from gradgate.commands.base import against
 from gradgate.commands.exits import EXIT_CODES, INTERRUPTED
 from gradgate.core import interrupt
 from gradgate.core.errors import GradgateError
@@ -56,6 +57,11 @@ class Selector(click.ParamType):  # type: ignore[type-arg]  # generic only in ne
     help="Put DIR first on the import path: a trainer that is not installed.",
 )
 @click.option(
+    "--base-ref",
+    metavar="REF",
+    help="Compare speed and memory with this branch, tag or commit: GG701, GG702, GG801, GG803.",
+)
+@click.option(
     "--json",
     "json_file",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -82,6 +88,7 @@ def verify(
     ignore: Iterable[list[str]],
     stages: tuple[str, ...],
     path: Path | None,
+    base_ref: str | None,
     json_file: Path | None,
     report_dir: Path | None,
     **options: Any,
@@ -96,12 +103,14 @@ def verify(
       gradgate verify my_project.adapter:subject --path ~/my_project
       gradgate verify --select GG401,GG402 --select plain-step-fails
       gradgate verify --profile nightly --device cuda --json results.json
+      gradgate verify --base-ref origin/main
 
     Checks known to fail are named with their reason under [tool.gradgate.expected] in pyproject.toml.
     """
     from rich.console import Console
 
     from gradgate.report.progress import live
+    from gradgate.subjects.loading import spelled_out, target_of
 
     _check_outputs(json_file, report_dir)
     project = find_project(path or Path.cwd())
@@ -110,15 +119,18 @@ def verify(
 
     interrupt.is_raised()  # from here on there are results to tell
     console = Console(highlight=False, emoji=False, markup=False)
-    with live(console) as on_start:
+    here = path or Path.cwd()
+    spelled = spelled_out(target or target_of(here)) if base_ref else ""
+    with against(base_ref, spelled, here, project.accept) as compare, live(console) as on_start:
         verdict = check_trainer(
             subject,
             select=[word for words in select for word in words],
             ignore=[word for words in ignore for word in words],
             stages=stages or None,
             expected=project.expected,
-            command=_command(target, path),
+            command=_command(target, path, base_ref),
             baselines=project.baselines,
+            compare=compare,
             on_start=on_start,
             **options,
         )
@@ -146,10 +158,11 @@ def load(target: str | None, path: Path | None, device: str) -> Any:
     return subject
 
 
-def _command(target: str | None, path: Path | None) -> list[str]:
+def _command(target: str | None, path: Path | None, base_ref: str | None) -> list[str]:
     words = ["gradgate", "verify"]
     words += [target] if target else []
-    return words + (["--path", str(path)] if path else [])
+    words += ["--path", str(path)] if path else []
+    return words + (["--base-ref", base_ref] if base_ref else [])
 
 
 def _outputs(json_file: Path | None, report_dir: Path | None) -> list[Path]:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from gradgate.core.comparison import Comparison
+
 Batch = Any
 Objective = Literal["value", "tokens"]
 
@@ -312,6 +314,7 @@ class Context:
         device: where runs are started, "cpu" or "cuda".
         folder: an empty folder of the check's own, removed afterwards.
         baselines: where stored baselines lie; None: nowhere.
+        compare: a stage's name to base against head; None: there is no base. Each stage is compared once.
     """
 
     seed: int = 0
@@ -319,3 +322,4 @@ class Context:
     device: str = "cpu"
     folder: Path = Path()
     baselines: Path | None = None
+    compare: Callable[[str], Comparison] | None = None

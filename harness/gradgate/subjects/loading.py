@@ -39,7 +39,7 @@ def load_target(target: str | None = None, path: Path | None = None) -> Subject:
     """
     if path is not None:
         _put_first(path)
-    spec = _spelled_out(target or target_of(path or Path.cwd()))
+    spec = spelled_out(target or target_of(path or Path.cwd()))
     from gradgate.subjects.global_state import GlobalState  # imports torch, which a mistake above should not wait for
 
     before = GlobalState.now()
@@ -93,7 +93,12 @@ def _only_registered() -> str:
     )
 
 
-def _spelled_out(target: str) -> str:
+def spelled_out(target: str) -> str:
+    """A target as `package.module:factory`: itself, or what the registered subject of that name is.
+
+    Raises:
+        TargetError: it is neither.
+    """
     if ":" in target:
         module, _, attribute = target.partition(":")
         if not all(part.isidentifier() for part in (*module.split("."), *attribute.split("."))):
