@@ -99,7 +99,7 @@ def _one_kind(rows: int, found: Quality) -> Finding:
         code=CODE,
         name=NAME,
         message=f"all {rows} held-out rows are of one kind, right or wrong: nothing tells them apart; allowed: both",
-        fix="look at what gives the rewards: a test that always passes, a field that is missing, rows that are mixed up",
+        fix="look at what gives the rewards: a test that always passes, a missing field, rows that are mixed up",
         detail=found.measured(),
     )
 
