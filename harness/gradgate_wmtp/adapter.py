@@ -37,13 +37,13 @@ from wmtp.train import train
 from wmtp.trainer import Trainer, build
 
 SMALL = (
-    "data.tasks=6", "data.max_length=40", "data.batch_size=4", "model.width=16", "model.attention_heads=2",
+    "data.tasks=6", "data.max_length=64", "data.batch_size=4", "model.width=16", "model.attention_heads=2",
     "train.horizon=3", "optim.warmup_steps=2", "pretrain.trunk_steps=0",
 )  # fmt: skip
 # Not here: data.packing (no two rows of 40 tokens fit into 40) and a grad_clip that no gradient of these rows reaches.
 SHARED_OPTIONS: Mapping[str, Sequence[Any]] = {
     "data.batch_size": (4, 2),
-    "data.max_length": (40, 20),
+    "data.max_length": (64, 32),
     "critic.gamma": (0.99, 0.5),
     "critic.gae_lambda": (0.95, 0.1),
     "critic.reward_placement": ("terminal", "uniform"),

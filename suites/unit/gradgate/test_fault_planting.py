@@ -182,6 +182,7 @@ def git(folder: Path, *words: str) -> None:
     subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True)
 
 
+@pytest.mark.nightly
 def test_campaign_gives_outcomes_in_the_order_of_faults(project: Path):
     """Whichever process ends first."""
     edit = Edit("tiny_trainer.py", "self.optimizers[0].zero_grad()", "")
@@ -228,6 +229,7 @@ def test_pool_ends_a_process_that_hangs(tmp_path: Path):
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.nightly
 def test_clean_edit_may_raise_nothing_of_what_was_green(project: Path):
     """A check that is red on the unedited source is no alarm; OK-02 removes a needed call and is one."""
     done = gradgate("faults", "run", "--path", project, "--select", "OK")
