@@ -13,6 +13,7 @@ from typing import Any
 from gradgate.core.errors import TargetError
 from gradgate.core.finding import Finding
 from gradgate.core.origin import in_one_line
+from gradgate.core.project import find_project
 from gradgate.core.verdict import Result
 from gradgate.subjects.contract import Subject
 
@@ -153,7 +154,8 @@ def _check(task: Task, subject: Subject, codes: Sequence[str], report: Report, s
         elif result.status == "error" and not report.broken:
             report.broken = f"{result.code}: {result.reason}"
 
-    check_trainer(subject, select=codes, seed=task.seed, exit_first=task.exit_first, on_result=note)
+    stored = find_project(task.root).baselines
+    check_trainer(subject, select=codes, seed=task.seed, exit_first=task.exit_first, baselines=stored, on_result=note)
 
 
 def _notice(result: Result, task: Task) -> Notice:
