@@ -16,8 +16,8 @@ One run takes 4 steps to settle and 12 more, on two batches in turn, so that a c
 is filled before the first look. Every operation's storages are followed until they are freed. After steps 4, 8, 12 and
 16, garbage that only a cycle keeps is collected, and the bytes alive are added up by the line that made them; what the
 optimizers keep is left out, since LBFGS gathers a history on purpose. Statistic: bytes a step of the lines that rose
-between every two looks. Allowed: 0. Hooks on modules, parameters and optimizers are counted at the same looks, by the
-line that defines them; allowed: 0 more.
+between every two looks. Allowed: 0. Hooks on the run's modules, those whose forward runs, parameters and optimizers are
+counted at the same looks, by the line that defines them; allowed: 0 more.
 
 The holder is the nearest variable, attribute, global or closure that keeps one of the tensors.
 
@@ -56,12 +56,15 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from itertools import cycle, islice
 from typing import Any
+from weakref import WeakSet
 
-from torch import Tensor
+from torch import Tensor, nn
+from torch._C import DisableTorchFunctionSubclass
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parameter import Parameter
 
 from gradgate.checks.raised import calling, reports_raises
@@ -85,6 +88,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         run = stage.start(context.seed, device=context.device)
     batches = cycle(list(islice(run.batches(), 2)))
     hooks: list[Counter[Location | None]] = []
+    ran: WeakSet[nn.Module] = WeakSet()  # a model around what the run names carries hooks, too
     made = 0
 
     def step() -> None:
@@ -93,9 +97,13 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
             run.step(next(batches))
         made += 1
         if made >= WARM_UP and (made - WARM_UP) % WINDOW == 0:
-            hooks.append(_hooks(run))
+            hooks.append(_hooks(run, ran))
 
-    grown = growth(step, partial(_own, subject), partial(_optimizer_state, run))
+    handle = register_module_forward_pre_hook(lambda module, _: ran.add(module))
+    try:
+        grown = growth(step, partial(_own, subject), partial(_optimizer_state, run))
+    finally:
+        handle.remove()
     findings = [_of_tensors(line, size, grown.addresses[line]) for line, size in _largest_first(grown.by_line)]
     more = rising(hooks)
     findings += [_of_hooks(place, number) for place, number in more.items()]
@@ -126,10 +134,10 @@ def _optimizer_state(run: Run) -> set[int]:
     return found
 
 
-def _hooks(run: Run) -> Counter[Location | None]:
+def _hooks(run: Run, ran: Iterable[nn.Module]) -> Counter[Location | None]:
     """Hooks by the line that defines them; what is no Python function has none."""
     owners: dict[int, Any] = {id(optimizer): optimizer for optimizer in run.optimizers}
-    for module in run.modules.values():
+    for module in (*run.modules.values(), *ran):
         owners |= {id(part): part for part in (*module.modules(), *module.parameters())}
     return Counter(_place(hook) for owner in owners.values() for hook in _hooks_of(owner))
 
@@ -165,7 +173,8 @@ def _of_tensors(line: Line, size: int, addresses: Collection[int]) -> Finding:
 
 def _lies_in(tensor: Tensor, addresses: Collection[int]) -> bool:
     try:
-        return tensor.untyped_storage()._cdata in addresses
+        with DisableTorchFunctionSubclass():  # a lazy module's parameter refuses every function until it is made
+            return tensor.untyped_storage()._cdata in addresses
     except (RuntimeError, NotImplementedError):
         return False
 

@@ -37,6 +37,17 @@ def test_memory_slope_passes_when_the_size_is_fixed(after: Callable[..., Any]) -
     assert (errors(outcome), outcome.measured) == ([], {"bytes_a_step": 0.0, "hooks_a_step": 0.0})
 
 
+def test_memory_slope_names_line_beside_a_lazy_module() -> None:
+    """Parameters that a lazy module has yet to make, wherever in the process, do not stop the search for the holder."""
+    lazy = torch.nn.LazyLinear(2)
+    subject = memory_faults.subject(next(iter(GROWING)))
+
+    (finding,) = run_check("GG802", subject, subject.stages[0]).findings
+
+    assert isinstance(lazy.weight, torch.nn.UninitializedParameter)
+    assert "kept by" in finding.message
+
+
 def test_memory_slope_leaves_out_what_optimizers_keep() -> None:
     """LBFGS gathers a history of a hundred updates on purpose."""
     subject = memory_faults.subject(memory_faults.keeps_nothing, partial(torch.optim.LBFGS, max_iter=1))
