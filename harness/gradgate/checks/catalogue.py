@@ -32,6 +32,8 @@ class Check:
         needs: capabilities without which it is not applicable.
         objective: the stages that it is for; None: every stage.
         per_stage: False where it looks at the subject as a whole, once.
+        group: checks of one group share what a process keeps, and run in one; empty: it shares nothing that is dear.
+        solo: whether it measures time, and wants the machine for itself.
     """
 
     rule: Rule
@@ -39,6 +41,8 @@ class Check:
     needs: tuple[str, ...]
     objective: Objective | None
     per_stage: bool
+    group: str = ""
+    solo: bool = False
 
 
 def rule(code_or_name: str) -> Rule:
@@ -97,7 +101,8 @@ def load_check(entry: Rule) -> Check:
     """
     module: Any = importlib.import_module(f"gradgate.checks.{_stem(entry)}")
     objective = getattr(module, "OBJECTIVE", None)
-    return Check(entry, module.check, tuple(module.NEEDS), objective, bool(module.PER_STAGE))
+    group, solo = getattr(module, "GROUP", ""), getattr(module, "SOLO", False)
+    return Check(entry, module.check, tuple(module.NEEDS), objective, bool(module.PER_STAGE), group, solo)
 
 
 def by_family(rules: Iterable[Rule]) -> dict[str, list[Rule]]:

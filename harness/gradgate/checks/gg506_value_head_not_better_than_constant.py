@@ -68,6 +68,7 @@ from gradgate.subjects.contract import Context, Stage, Subject
 CODE, NAME = "GG506", "value-head-not-better-than-constant"
 NEEDS: tuple[str, ...] = ("fit",)
 PER_STAGE = True
+GROUP = "fits"  # whole fits, made once in a process
 OBJECTIVE = "value"
 ALLOWED = 0.98  # ratio of squared errors; also the bar of GG901
 ENOUGH = 50  # predictions

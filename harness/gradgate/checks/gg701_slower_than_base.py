@@ -62,6 +62,7 @@ from gradgate.subjects.contract import Context, Stage, Subject
 CODE, NAME = "GG701", "slower-than-base"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = True
+SOLO = True  # a base is compared with once, for all that ask, and takes time
 
 
 @reports_raises(CODE, NAME)

@@ -63,6 +63,7 @@ from gradgate.subjects.contract import Context, Stage, Subject
 CODE, NAME = "GG702", "counters-grew"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = True
+SOLO = True  # a base is compared with once, for all that ask, and takes time
 METRICS = ("op_signature", "op_count", "flops", "autograd_nodes", "host_syncs", "forwards", "recompiles", "leak")
 
 

@@ -54,6 +54,7 @@ from gradgate.subjects.contract import Context, Stage, Subject
 CODE, NAME = "GG801", "peak-grew"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = True
+SOLO = True  # a base is compared with once, for all that ask, and takes time
 METRICS = ("live_peak_bytes", "total_bytes")
 
 

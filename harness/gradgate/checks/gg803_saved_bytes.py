@@ -54,6 +54,7 @@ from gradgate.subjects.contract import Context, Stage, Subject
 CODE, NAME = "GG803", "saved-bytes"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = True
+SOLO = True  # a base is compared with once, for all that ask, and takes time
 METRICS = ("saved_bytes", "saved_calls")
 
 

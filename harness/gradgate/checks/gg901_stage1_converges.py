@@ -65,6 +65,7 @@ from gradgate.subjects.contract import Context, Stage, Subject
 CODE, NAME = "GG901", "stage1-converges"
 NEEDS: tuple[str, ...] = ("fit",)
 PER_STAGE = True
+GROUP = "fits"  # whole fits, made once in a process
 OBJECTIVE = "value"
 EPOCHS = 3
 

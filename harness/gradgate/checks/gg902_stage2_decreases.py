@@ -68,6 +68,7 @@ from gradgate.subjects.contract import Context, Stage, Subject
 CODE, NAME = "GG902", "stage2-decreases"
 NEEDS: tuple[str, ...] = ("fit",)
 PER_STAGE = True
+GROUP = "fits"  # whole fits, made once in a process
 OBJECTIVE = "tokens"
 ALPHA = 0.05
 NET_FALL = 0.01  # of the first value

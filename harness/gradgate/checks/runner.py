@@ -8,8 +8,10 @@ import shlex
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +21,21 @@ import gradgate
 from gradgate.checks import catalogue
 from gradgate.checks.catalogue import Check
 from gradgate.checks.isolation import THREADS, isolated
+from gradgate.checks.parallel import answers
 from gradgate.checks.raised import SubjectRaisedError, as_finding
+from gradgate.checks.tally import BAD, Plan, Tally, Unit
 from gradgate.checks.time_limit import LIMITS, TimeOverError, time_limit
 from gradgate.core.comparison import Comparison
 from gradgate.core.errors import GradgateError, SubjectError, UnknownCodeError, nearest
-from gradgate.core.finding import SEVERITIES, Finding
+from gradgate.core.finding import SEVERITIES, Finding, Location
 from gradgate.core.options import DEVICE, PROFILE, SEED, as_profile
-from gradgate.core.origin import origin
+from gradgate.core.origin import in_stack, origin
 from gradgate.core.rule import Rule
 from gradgate.core.verdict import Outcome, Result, Status, Verdict
+from gradgate.core.workers import Lost
 from gradgate.subjects.capabilities import Capabilities
 from gradgate.subjects.contract import Context, Functions, Stage, Subject
 
-BAD: tuple[Status, ...] = ("failed", "error")
 TAIL = 3  # frames of a crash that a reason shows
 
 
@@ -52,16 +56,6 @@ class Step:
     total: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """One rule: either settled without running, or a check and the stages it is for."""
-
-    rule: Rule
-    check: Check | None = None
-    stages: tuple[Stage | None, ...] = ()
-    settled: Result | None = None
-
-
 def check_trainer(
     subject: Subject,
     *,
@@ -77,6 +71,7 @@ def check_trainer(
     command: Sequence[str] = ("gradgate", "verify"),
     baselines: Path | None = None,
     compare: Callable[[str], Comparison] | None = None,
+    jobs: int = 0,
     on_start: Callable[[Step], None] | None = None,
     on_result: Callable[[Result], None] | None = None,
 ) -> Verdict:
@@ -96,8 +91,9 @@ def check_trainer(
         command: what a result's `reproduce` line starts with.
         baselines: the folder of stored baselines; None: there are none.
         compare: a stage's name to its comparison with a base; None: there is no base.
+        jobs: processes that run checks side by side, forked from this one; 0: all run in this process.
         on_start: called before each check and stage.
-        on_result: called with each result.
+        on_result: called with each result, in catalogue order.
 
     Returns:
         One result a rule and stage, in catalogue order. Ctrl-C gives what is known so far.
@@ -110,31 +106,20 @@ def check_trainer(
     context = Context(seed=seed, profile=as_profile(profile), device=device, baselines=baselines, compare=compare)
     session = _Session(_with_stages(subject, stages), context, expected or {}, command, timeout)
     plans = [session.plan(rule) for rule in catalogue.select(select, ignore)]
-    total = sum(len(plan.stages) for plan in plans)
-    results: list[Result] = []
-    not_run: list[str] = []
-    number, stopped, interrupted = 0, False, False
-    for plan in plans:
-        partial = [plan.settled] if plan.settled else []
-        try:
-            for stage in () if stopped else plan.stages:
-                number += 1
-                if on_start:
-                    on_start(Step(plan.rule, _name(stage), number, total))
-                partial.append(session.run(plan, stage))
-                if exit_first and session.stops(partial[-1]):
+    tally = Tally(plans, session.settle, on_result)
+    interrupted, start = False, time.perf_counter()
+    try:
+        with closing(session.run_all(tally.units, jobs, on_start)) as ended:
+            for number, result in ended:
+                tally.add(number, result)
+                if exit_first and (tally.is_bad() or session.stops(result)):
                     break
-        except KeyboardInterrupt:
-            interrupted = True
-        if len(partial) < len(plan.stages):
-            not_run.append(plan.rule.code)
-        settled = session.settle(plan.rule, partial)
-        stopped = stopped or interrupted or (exit_first and any(result.status in BAD for result in settled))
-        for result in settled:
-            results.append(result)
-            if on_result:
-                on_result(result)
-    return Verdict(subject.name, _environment(profile, device, seed), tuple(results), interrupted, tuple(not_run))
+    except KeyboardInterrupt:
+        interrupted = True
+    not_run = tally.close()
+    seconds = time.perf_counter() - start
+    environment = _environment(profile, device, seed)
+    return Verdict(subject.name, environment, tuple(tally.results), interrupted, not_run, seconds)
 
 
 class _Session:
@@ -156,67 +141,111 @@ class _Session:
         self._command = command
         self._timeout = LIMITS[self._context.profile] if timeout is None else timeout
 
-    def plan(self, rule: Rule) -> _Plan:
+    def plan(self, rule: Rule) -> Plan:
         """Decide where a rule's check runs."""
         if not catalogue.is_built(rule):
-            return _Plan(rule, settled=Result(rule.code, rule.name, "not_built", reason="not built yet"))
+            return Plan(rule, settled=Result(rule.code, rule.name, "not_built", reason="not built yet"))
         try:
             check = catalogue.load_check(rule)
         except (Exception, SystemExit) as error:
             reason = f"the check does not load: {_tail(error)}"
-            return _Plan(rule, settled=Result(rule.code, rule.name, "error", reason=reason))
+            return Plan(rule, settled=Result(rule.code, rule.name, "error", reason=reason))
         fitting = [stage for stage in self._subject.stages if check.objective in (None, stage.objective)]
         if not fitting and (check.per_stage or check.objective):
             wanted = f" learns {check.objective}: give it `objective={check.objective!r}`" if check.objective else ""
             reason = f"no stage{wanted or ': give the subject one'}"
-            return _Plan(rule, settled=Result(rule.code, rule.name, "not_applicable", reason=reason))
-        return _Plan(rule, check, tuple(fitting) if check.per_stage else (None,))
+            return Plan(rule, settled=Result(rule.code, rule.name, "not_applicable", reason=reason))
+        stages = fitting if check.per_stage else [None]
+        return Plan(rule, tuple(Unit(check, stage) for stage in stages))
 
-    def run(self, plan: _Plan, stage: Stage | None) -> Result:
-        """Run one check on one stage, isolated, and give its result, before expected failures are considered."""
-        assert plan.check is not None  # noqa: S101 - a plan with stages has a check
+    def run_all(
+        self, units: Sequence[Unit], jobs: int, on_start: Callable[[Step], None] | None
+    ) -> Generator[tuple[int, Result], None, None]:
+        """Run every unit and give its number and result as it ends, before expected failures are considered."""
+        started = count(1)
+
+        def begins(number: int) -> None:
+            unit, step = units[number], next(started)
+            if on_start:
+                on_start(Step(unit.check.rule, _name(unit.stage), step, len(units)))
+
+        return answers(
+            units,
+            lambda number: self.run(units[number]) if not jobs else self._run_apart(units[number]),
+            lambda number, lost: self._lost(units[number], lost),
+            jobs=jobs,
+            limit=self._timeout,
+            on_start=begins,
+        )
+
+    def run(self, unit: Unit) -> Result:
+        """Run one check on one stage, isolated, and give its result."""
+        rule, stage = unit.check.rule, unit.stage
         start = time.perf_counter()
         reason = ""
-        with isolated(self._context.seed, plan.rule.code) as folder:
+        with isolated(self._context.seed, rule.code) as folder:
             try:
                 with time_limit(self._timeout):
-                    outcome = self._outcome(plan.check, stage, replace(self._context, folder=folder))
+                    outcome = self._outcome(unit.check, stage, replace(self._context, folder=folder))
                 status = _status(outcome)
                 reason = outcome.not_applicable or outcome.inconclusive
             except SubjectRaisedError as raised:
-                finding = as_finding(raised, plan.rule.code, plan.rule.name)
+                finding = as_finding(raised, rule.code, rule.name)
                 status, outcome = "failed", Outcome(findings=(finding,))
             except SubjectError as error:
-                status, outcome = "failed", _broken(plan.rule, error)
+                status, outcome = "failed", _broken(rule, error)
             except TimeOverError as over:
-                status, outcome = "failed", _hung(plan.rule, over, self._subject.source)
+                status, outcome = "failed", _hung(rule, str(over), origin(over, self._subject.source))
             except (Exception, SystemExit) as error:
                 status, outcome, reason = "error", Outcome(), _tail(error)
-        return Result(
-            code=plan.rule.code,
-            name=plan.rule.name,
-            status=status,
-            stage=_name(stage),
-            seconds=time.perf_counter() - start,
-            findings=tuple(_explained(finding, plan.rule) for finding in _worst_first(outcome.findings)),
-            measured=outcome.measured,
-            allowed=outcome.allowed,
-            reason=reason,
-            reproduce=self._reproduce(plan.rule, stage),
-        )
+        return self._result(unit, status, outcome, reason, time.perf_counter() - start)
 
     def stops(self, result: Result) -> bool:
         """Whether exit-first stops here, within the stages of one rule."""
         return result.status in BAD and result.code not in self._expected
 
-    def settle(self, rule: Rule, results: Sequence[Result]) -> list[Result]:
+    def settle(self, plan: Plan, results: Sequence[Result]) -> list[Result]:
         """Apply the expected failures, strictly: one failing stage is enough, no failing stage is a failure."""
-        reason = self._expected.get(rule.code)
+        reason = self._expected.get(plan.rule.code)
         if reason is None:
             return list(results)
         if any(result.status == "failed" for result in results):
             return [_expected(result, reason) for result in results]
-        return [_unexpected(result, rule, reason) for result in results]
+        if len(results) < len(plan.units):  # the stage that has not run may be the one that fails
+            return list(results)
+        return [_unexpected(result, plan.rule, reason) for result in results]
+
+    def _run_apart(self, unit: Unit) -> Result:
+        """Run in a process of its own, where a KeyboardInterrupt can only be the subject's."""
+        start = time.perf_counter()
+        try:
+            return self.run(unit)
+        except KeyboardInterrupt as error:
+            return self._result(unit, "error", Outcome(), _tail(error), time.perf_counter() - start)
+
+    def _lost(self, unit: Unit, lost: Lost) -> Result:
+        """The result of a unit whose process did not come back."""
+        place = in_stack(lost.stack, self._subject.source)
+        if lost.reason != "hung":
+            at = f", in {place}" if place else ""
+            return self._result(unit, "error", Outcome(), f"the process that ran it {lost.reason}{at}")
+        said = f"took longer than {self._timeout:g} s and did not come back from a call into C"
+        return self._result(unit, "failed", _hung(unit.check.rule, said, place), seconds=self._timeout)
+
+    def _result(self, unit: Unit, status: Status, outcome: Outcome, reason: str = "", seconds: float = 0.0) -> Result:
+        rule = unit.check.rule
+        return Result(
+            code=rule.code,
+            name=rule.name,
+            status=status,
+            stage=_name(unit.stage),
+            seconds=seconds,
+            findings=tuple(_explained(finding, rule) for finding in _worst_first(outcome.findings)),
+            measured=outcome.measured,
+            allowed=outcome.allowed,
+            reason=reason,
+            reproduce=self._reproduce(rule, unit.stage),
+        )
 
     def _outcome(self, check: Check, stage: Stage | None, context: Context) -> Outcome:
         try:
@@ -282,12 +311,12 @@ def _broken(rule: Rule, error: SubjectError) -> Outcome:
     return Outcome(findings=(Finding(rule.code, rule.name, str(error), fix="see gradgate rule GG001"),))
 
 
-def _hung(rule: Rule, over: TimeOverError, source: Path | None) -> Outcome:
+def _hung(rule: Rule, said: str, place: Location | None) -> Outcome:
     finding = Finding(
         rule.code,
         rule.name,
-        f"the check {over} and was stopped",
-        victim=origin(over, source),
+        f"the check {said} and was stopped",
+        victim=place,
         why="a check that does not end has found nothing, and a step that does not end trains nothing",
         fix="look at the line where it was stopped; a check that is only slow wants a smaller subject, or --timeout",
     )

@@ -18,6 +18,7 @@ from gradgate.core import interrupt
 from gradgate.core.errors import GradgateError
 from gradgate.core.options import DEVICE, MAX_SEED, PROFILE, SEED
 from gradgate.core.project import find_project
+from gradgate.core.workers import usable_cores
 
 if TYPE_CHECKING:
     from gradgate.core.verdict import Verdict
@@ -81,6 +82,13 @@ class Selector(click.ParamType):  # type: ignore[type-arg]  # generic only in ne
     metavar="SECONDS",
     help="What hangs is stopped after this and its line named; default: 180, 600 or 3600 by the profile.",
 )
+@click.option(
+    "-j",
+    "--jobs",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Processes that run checks side by side; default: one a core, on cpu. 0: none, for a debugger.",
+)
 @click.option("-x", "--exit-first", is_flag=True, help="Stop at the first check that fails or breaks.")
 def verify(
     target: str | None,
@@ -91,6 +99,7 @@ def verify(
     base_ref: str | None,
     json_file: Path | None,
     report_dir: Path | None,
+    jobs: int | None,
     **options: Any,
 ) -> None:
     """Run the catalogue on a trainer and print a verdict.
@@ -131,6 +140,7 @@ def verify(
             command=_command(target, path, base_ref),
             baselines=project.baselines,
             compare=compare,
+            jobs=_jobs(jobs, options["device"]),
             on_start=on_start,
             **options,
         )
@@ -156,6 +166,20 @@ def load(target: str | None, path: Path | None, device: str) -> Any:
     if kind == "cuda" and not torch.cuda.is_available():
         raise GradgateError(f"--device {device}: this machine has no CUDA device that torch can use")
     return subject
+
+
+def _jobs(given: int | None, device: str) -> int:
+    """How many processes run checks.
+
+    Raises:
+        GradgateError: some are asked for where none can be.
+    """
+    import torch
+
+    able = 0 if torch.device(device).type != "cpu" or torch.cuda.is_initialized() else usable_cores()
+    if given and not able:
+        raise GradgateError(f"--jobs {given}: on {device}, on this system, checks run in one process: --jobs 0")
+    return able if given is None else given
 
 
 def _command(target: str | None, path: Path | None, base_ref: str | None) -> list[str]:

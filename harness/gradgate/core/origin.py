@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import linecache
+import re
 import sysconfig
 import traceback
 from pathlib import Path
@@ -12,6 +13,7 @@ from gradgate.core.finding import Location
 
 _GRADGATE = Path(__file__).resolve().parents[1]
 _INSTALLED = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib"))
+_FRAME = re.compile(r'^  File "(.+)", line (\d+) in (.+)$', re.MULTILINE)
 
 
 def origin(error: BaseException, source: Path | None = None) -> Location | None:
@@ -30,6 +32,23 @@ def origin(error: BaseException, source: Path | None = None) -> Location | None:
     for code, line in reversed(frames):
         if is_own_code(code.co_filename, source):
             return at_line(code, line)
+    return None
+
+
+def in_stack(text: str, source: Path | None = None) -> Location | None:
+    """The innermost line of the user's own code in a stack that faulthandler wrote.
+
+    Args:
+        text: threads one after the other, each most recent call first; the one that died is marked, else the main
+            thread is the last.
+        source: as for `origin`.
+    """
+    threads = re.split(r"^(?=(?:Current thread|Thread) )", text, flags=re.MULTILINE)
+    threads.sort(key=lambda thread: thread.startswith("Current thread"))
+    for file, line, function in _FRAME.findall(threads[-1]):
+        if is_own_code(file, source):
+            name = "" if function == "<module>" else function
+            return Location(file, int(line), name, linecache.getline(file, int(line)).strip())
     return None
 
 

@@ -58,6 +58,7 @@ class Verdict:
         results: one a check and stage, in catalogue order.
         interrupted: whether Ctrl-C ended the run before all checks had run.
         not_run: codes of the rules that were asked for but not reached, after Ctrl-C or with exit-first.
+        seconds: of the whole run; checks that ran side by side took more together.
     """
 
     subject: str
@@ -65,6 +66,7 @@ class Verdict:
     results: tuple[Result, ...]
     interrupted: bool = False
     not_run: tuple[str, ...] = ()
+    seconds: float = 0.0
 
     @property
     def conclusion(self) -> Conclusion:

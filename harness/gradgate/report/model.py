@@ -27,7 +27,7 @@ class Report:
         not_built: codes of the rules that nothing looks for yet.
         not_run: codes of the rules that were asked for but not reached.
         interrupted: whether Ctrl-C ended the run.
-        seconds: all checks together.
+        seconds: of the whole run.
         schema_version: of the JSON form.
     """
 
@@ -65,7 +65,7 @@ def build(verdict: Verdict) -> Report:
         not_built=tuple(result.code for result in results if result.status == "not_built"),
         not_run=verdict.not_run,
         interrupted=verdict.interrupted,
-        seconds=sum(result.seconds for result in results),
+        seconds=verdict.seconds,
     )
 
 

@@ -1,0 +1,201 @@
+"""Worker processes: items of work, each with a time limit; what hangs or dies is an answer, not an end."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+_GRACE = 2.0  # seconds in which a worker that is over its time may still write its stack, or end
+_PER_PROCESS = 8  # most workers that are started unasked: each holds the trainer a second time
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """An item that has no answer.
+
+    Args:
+        reason: `hung`, or `crashed (exit 1)` or `crashed (SIGSEGV)`.
+        stack: Python's stacks at the end as faulthandler writes them; empty where there was no time for it.
+    """
+
+    reason: str
+    stack: str = ""
+
+
+@dataclass(slots=True)
+class _Worker(Generic[Item]):
+    process: Any
+    pipe: Any
+    stacks: Path
+    group: deque[tuple[int, Item]] = field(default_factory=deque)
+    current: int | None = None
+    deadline: float = 0.0
+
+
+def usable_cores() -> int:
+    """How many workers this machine has cores for; 0 where processes cannot be forked safely."""
+    if sys.platform != "linux":
+        return 0
+    return min(len(os.sched_getaffinity(0)), _PER_PROCESS)
+
+
+def run(
+    groups: Sequence[Sequence[Item]],
+    function: Callable[[Item], Answer],
+    *,
+    jobs: int,
+    timeout: float,
+    fresh: bool = False,
+    on_start: Callable[[Item], None] = lambda _: None,
+) -> Iterator[tuple[int, Answer | Lost]]:
+    """Answer every item, as many at a time as there are jobs.
+
+    Args:
+        groups: items that go to one worker, one after the other, because they share what is kept in a process.
+        function: item -> answer. Processes are forked where the system can, so that only answers need be pickled.
+        jobs: most processes at a time.
+        timeout: seconds for each item; a worker that takes longer is killed.
+        fresh: a new process for each group.
+        on_start: called here when an item is handed out.
+
+    Yields:
+        The item's number, counted through all groups, and its answer, in the order of their ends. When the iterator is
+        left, no process of it remains.
+    """
+    numbers = iter(range(sum(map(len, groups))))
+    waiting = deque(deque((next(numbers), item) for item in group) for group in groups if group)
+    workers: list[_Worker[Item]] = []
+    with tempfile.TemporaryDirectory(prefix="gradgate-workers-", ignore_cleanup_errors=True) as folder:
+        try:
+            while waiting or workers:
+                _hire(workers, waiting, jobs, lambda: _start(function, timeout, workers, Path(folder)))
+                if not workers:
+                    return
+                for worker in [one for one in workers if one.current is None]:
+                    _hand_out(worker, timeout, on_start)
+                pause = max(0.0, min(one.deadline for one in workers) - time.monotonic())
+                wait([one.pipe for one in workers], timeout=pause)
+                for worker in list(workers):
+                    number, answer = worker.current, _answer(worker)
+                    if answer is None or number is None:
+                        continue
+                    if isinstance(answer[0], Lost):
+                        waiting.extendleft([worker.group] if worker.group else [])
+                    if isinstance(answer[0], Lost) or (fresh and not worker.group):
+                        workers.remove(worker)
+                        _end(worker)
+                    yield number, answer[0]
+        finally:
+            for worker in workers:
+                _end(worker)
+
+
+def _hire(
+    workers: list[_Worker[Item]],
+    waiting: deque[deque[tuple[int, Item]]],
+    jobs: int,
+    start: Callable[[], _Worker[Item]],
+) -> None:
+    """Give every idle worker the next group; end those for whom there is none, start more where there are more."""
+    for worker in [one for one in workers if one.current is None and not one.group]:
+        if waiting:
+            worker.group = waiting.popleft()
+        else:
+            workers.remove(worker)
+            _end(worker)
+    while waiting and len(workers) < jobs:
+        worker = start()
+        worker.group = waiting.popleft()
+        workers.append(worker)
+
+
+def _start(
+    function: Callable[[Item], Any], timeout: float, others: Sequence[_Worker[Item]], folder: Path
+) -> _Worker[Item]:
+    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
+    context: Any = multiprocessing.get_context(method)
+    ours, theirs = context.Pipe()
+    stacks = folder / f"{time.monotonic_ns()}"
+    foreign = [ours, *(other.pipe for other in others)] if method == "fork" else []
+    process = context.Process(target=_serve, args=(function, theirs, foreign, stacks, timeout))
+    process.start()
+    theirs.close()
+    return _Worker(process, ours, stacks)
+
+
+def _serve(function: Callable[[Any], Any], pipe: Any, foreign: Sequence[Any], stacks: Path, timeout: float) -> None:
+    """The worker's main function: it leads a process group of its own, and ends when the other side does."""
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started it decides
+    for end in foreign:
+        end.close()
+    # A thread of the parent may have held a stream's lock when the process was forked.
+    sys.stdout, sys.stderr = (open(number, "w", closefd=False, buffering=1) for number in (1, 2))  # noqa: SIM115
+    with stacks.open("w") as file:
+        faulthandler.enable(file)
+        while True:
+            try:
+                item = pipe.recv()
+            except EOFError:
+                return
+            faulthandler.dump_traceback_later(timeout, file=file)
+            answer = function(item)
+            faulthandler.cancel_dump_traceback_later()
+            pipe.send(answer)
+
+
+def _hand_out(worker: _Worker[Item], timeout: float, on_start: Callable[[Item], None]) -> None:
+    worker.current, item = worker.group.popleft()
+    on_start(item)
+    worker.deadline = time.monotonic() + timeout + _GRACE
+    with contextlib.suppress(OSError):  # it is dead: the answer says so
+        worker.pipe.send(item)
+
+
+def _answer(worker: _Worker[Any]) -> tuple[Any] | None:
+    """The answer of a worker, in a tuple; None while there is none."""
+    if worker.pipe.poll():
+        try:
+            answer = worker.pipe.recv()
+        except (EOFError, OSError):
+            worker.process.join(_GRACE)
+            return (Lost(f"crashed ({_how(worker.process.exitcode)})", _stack(worker)),)
+        worker.current = None
+        return (answer,)
+    if time.monotonic() >= worker.deadline:
+        return (Lost("hung", _stack(worker)),)
+    return None
+
+
+def _how(code: int | None) -> str:
+    if code is None or code >= 0:
+        return f"exit {code}"
+    return signal.Signals(-code).name
+
+
+def _stack(worker: _Worker[Any]) -> str:
+    return worker.stacks.read_text(errors="replace") if worker.stacks.exists() else ""
+
+
+def _end(worker: _Worker[Any]) -> None:
+    """End the process and what it started."""
+    with contextlib.suppress(OSError):
+        os.killpg(worker.process.pid, signal.SIGKILL)  # it leads a group of its own
+    worker.process.kill()
+    worker.process.join()
+    worker.pipe.close()
