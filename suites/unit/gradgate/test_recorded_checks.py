@@ -69,6 +69,21 @@ def with_run(run: Callable[..., Run]) -> tuple[Subject, Stage]:
     return Subject("own", [stage]), stage
 
 
+def test_compiled_code_in_a_step_is_a_note_and_no_failure() -> None:
+    """What the recorder cannot look into is told, with the line that calls it; uncompiled there is nothing to tell."""
+
+    class Compiled(PlainRun):
+        def step(self, batch: Any) -> Any:
+            doubled = torch.compile(lambda x: x * 2, backend="eager")
+            doubled(torch.ones(1))
+            return super().step(batch)
+
+    (note,) = run_check("GG003", *with_run(Compiled)).findings
+
+    assert (note.severity, note.culprit and note.culprit.source) == ("note", "doubled(torch.ones(1))")
+    assert run_check("GG003", *with_run(PlainRun)).findings == ()
+
+
 # --- each fault, and its right twin ----------------------------------------------------------------------------------
 
 
