@@ -100,7 +100,7 @@ def _set_attribute(frame: Frame, target: ast.Attribute, value: Value) -> None:
             value.facts = {**value.facts, "persistent": target.attr}
         if value.kind == "layer" and frame.function.name != "__init__":
             frame.run.replace_layer(frame, base, target)
-        frame.state.heap[(base.data[1], target.attr)] = value
+        frame.state.put(base.data[1], target.attr, value)
         if not value.name and value.kind in ("layer", "instance", "unknown", "tensor", "optim"):
             value.name = target.attr
         return
@@ -116,7 +116,7 @@ def _set_attribute(frame: Frame, target: ast.Attribute, value: Value) -> None:
         if value.kind == "layer":
             frame.run.replace_layer(frame, base, target)
         for store in base.stores:
-            frame.state.heap[(store, target.attr)] = value
+            frame.state.put(store, target.attr, value)
         frame.run.field(target.attr, value, frame.state)
 
 
@@ -196,7 +196,8 @@ def _grad_of(frame: Frame, base: Value) -> Value:
     store = min(base.stores, default=0)
     found = frame.state.heap.get((store, "grad"))
     if found is None:
-        found = frame.state.heap[(store, "grad")] = tensor(name=f"{base.name}.grad")
+        found = tensor(name=f"{base.name}.grad")
+        frame.state.put(store, "grad", found)
         found.facts = {"gradient": base.name}
     return found
 

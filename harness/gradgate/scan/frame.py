@@ -70,7 +70,7 @@ class Run:
             value.kind == "tensor" and value.leaf
         )
         if worth and name not in self.fields:
-            self.fields[name] = (value, dict(state.heap))
+            self.fields[name] = (value, state.copy().heap)
             if not value.name:
                 value.name = name
 
@@ -82,7 +82,8 @@ class Run:
             return None
         value, heap = found
         for place, held in heap.items():
-            state.heap.setdefault(place, held)
+            if place not in state.heap:
+                state.put(*place, held)
         return value
 
     def replace_layer(self, frame: Frame, base: Value, target: ast.Attribute) -> None:
@@ -268,8 +269,7 @@ class Frame:
             parents = merge(parents, state.nodes(given))
         node = self.node(op, place, parents)
         for store in target.stores:
-            state.graph[store] = (node,)
-            state.grads[store] = grad
+            state.record(store, (node,), grad)
         return node
 
     def _foreign_write(self, target: Value, line: Line, op: str) -> None:

@@ -11,7 +11,7 @@ from gradgate.scan.evidence import treated_as_tensors
 from gradgate.scan.expressions import evaluate
 from gradgate.scan.flow import execute
 from gradgate.scan.frame import Frame, OverBudgetError, Report, Run
-from gradgate.scan.modules import FORWARDS, Class, Function, Module
+from gradgate.scan.modules import FORWARDS, Class, Function, Module, is_tensor_annotation
 from gradgate.scan.state import Hazard, State, reach
 from gradgate.scan.torch_ops import learn
 from gradgate.scan.values import LIKELY, MAYBE, NO, Value, fresh, tensors_in, unknown
@@ -51,7 +51,7 @@ def analyse(module: Module, resolve: Resolve) -> list[Report]:
 def _calls_hot_import(module: Module, function: Function, resolve: Resolve) -> bool:
     """Whether a function calls one of another file of the tree that holds an interesting expression."""
     for name in function.calls:
-        if name in module.relative:
+        if name in module.relative and not name[:1].isupper():
             found = resolve(module, name)
             if isinstance(found, Function) and found.hot:
                 return True
@@ -60,29 +60,39 @@ def _calls_hot_import(module: Module, function: Function, resolve: Resolve) -> b
 
 def _roots(module: Module, resolve: Resolve) -> Iterable[Function]:
     """Functions from which an interesting expression can be reached, in the file's order."""
-    by_name: dict[str, list[Function]] = {}
-    for function in module.every:
-        by_name.setdefault(function.name, []).append(function)
-    for owner in module.classes.values():
-        for name in ("forward", "__call__", "__init__"):
-            if name in owner.methods:
-                by_name.setdefault(owner.name, []).append(owner.methods[name])
-    hot = {
-        function
-        for function in module.every
-        if function.hot or _is_forward(function) or _calls_hot_import(module, function, resolve)
-    }
-    queue = list(hot)
     callers: dict[str, list[Function]] = {}
     for function in module.every:
         for name in function.calls:
             callers.setdefault(name, []).append(function)
+    imported = {function for function in module.every if _calls_hot_import(module, function, resolve)}
+    hot = imported | {function for function in module.every if function.hot or _is_forward(function)}
+    touching = imported | {function for function in module.every if function.touches or _is_forward(function)}
+    reaching = _with_callers(hot, callers) & _with_callers(touching, callers)
+    names = {name for function in reaching for name in _names(function)}
+    return [
+        function
+        for function in module.every
+        if function in reaching and (function in hot or function in touching or len(function.calls & names) > 1)
+    ]
+
+
+def _names(function: Function) -> list[str]:
+    """What calls of a function say: its name; of a class's entrances, the class's."""
+    if function.owner is not None and function.name in ("forward", "__call__", "__init__"):
+        return [function.name, function.owner.name]
+    return [function.name]
+
+
+def _with_callers(functions: set[Function], callers: dict[str, list[Function]]) -> set[Function]:
+    """The functions, and those from which one of them can be reached by name."""
+    found, queue = set(functions), list(functions)
     while queue:
-        for caller in callers.get(queue.pop().name, ()):
-            if caller not in hot:
-                hot.add(caller)
-                queue.append(caller)
-    return [function for function in module.every if function in hot]
+        for name in _names(queue.pop()):
+            for caller in callers.get(name, ()):
+                if caller not in found:
+                    found.add(caller)
+                    queue.append(caller)
+    return found
 
 
 def _is_forward(function: Function) -> bool:
@@ -277,11 +287,7 @@ def _bind_root(frame: Frame, function: Function) -> None:
         default = defaults.get(argument.arg)
         if isinstance(default, ast.Constant):
             value.facts = {"default": default.value}
-        if (
-            argument.annotation is not None
-            and "Tensor" in ast.unparse(argument.annotation)
-            and "[" not in ast.unparse(argument.annotation)
-        ):
+        if is_tensor_annotation(argument.annotation):
             value.kind = "tensor"
         frame.env[argument.arg] = value
     for name in treated_as_tensors(function):

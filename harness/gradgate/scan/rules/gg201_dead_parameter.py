@@ -57,6 +57,8 @@ def look(module: Module) -> Iterator[Report]:
         if owner.is_a("torch.nn.Module", "nn.Module") or owner.is_layer:
             yield from _plain(module, owner)
             yield from _unused(module, owner)
+    if "Parameter" not in module.attributes and "requires_grad" not in module.keywords:
+        return
     for function in module.every:
         for node in ast.walk(function.node):
             if isinstance(node, ast.Return | ast.Assign | ast.AnnAssign) and node.value is not None:
