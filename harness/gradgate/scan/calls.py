@@ -333,6 +333,7 @@ def _may_be_forward(frame: Frame, base: Value, name: str) -> bool:
         and base.name != "cls"
         and frame.state.grad_on
         and name not in _PLAIN
+        and not name.startswith(_SETTING_UP)
         and name not in table().operations
     )
 
@@ -358,7 +359,7 @@ def opaque(
     if module:
         result.nodes = (frame.node("call", node, parents, name),)
         result.grad = max(grad, MAYBE)
-        result.nodes[0].keeps = True
+        result.nodes[0].keeps = not name.rpartition(".")[2][:1].isupper()  # building an object keeps nothing
     elif parents:
         result.nodes = (frame.node("opaque", node, parents),)
         result.grad = grad

@@ -32,7 +32,23 @@ def truth(frame: Frame, node: ast.expr) -> bool | None:
     value = evaluate(frame, node)
     if value.kind == "const":
         return bool(value.data)
+    if frame.last_turn is not None and _asks_for_last(node):
+        return not frame.last_turn
     return None
+
+
+def _asks_for_last(node: ast.expr) -> bool:
+    """`i < count - 1`, `i != len(layers) - 1`: true in all turns of a loop but the last."""
+    if not (isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.Lt | ast.NotEq)):
+        return False
+    bound = node.comparators[0]
+    return (
+        isinstance(node.left, ast.Name)
+        and isinstance(bound, ast.BinOp)
+        and isinstance(bound.op, ast.Sub)
+        and isinstance(bound.right, ast.Constant)
+        and bound.right.value == 1
+    )
 
 
 def assign(frame: Frame, target: ast.expr, value: Value) -> None:

@@ -14,7 +14,7 @@ from gradgate.scan.frame import Frame, OverBudgetError, Report, Run
 from gradgate.scan.modules import FORWARDS, Class, Function, Module, is_tensor_annotation
 from gradgate.scan.state import Hazard, State, reach
 from gradgate.scan.torch_ops import learn
-from gradgate.scan.values import LIKELY, MAYBE, NO, Value, fresh, tensors_in, unknown
+from gradgate.scan.values import LIKELY, MAYBE, NO, Value, const, fresh, tensors_in, unknown
 
 MOST_SUPPLIERS = 12
 Resolve = Callable[[Module, str], Function | Class | None]
@@ -67,8 +67,9 @@ def _roots(module: Module, resolve: Resolve) -> Iterable[Function]:
     imported = {function for function in module.every if _calls_hot_import(module, function, resolve)}
     hot = imported | {function for function in module.every if function.hot or _is_forward(function)}
     touching = imported | {function for function in module.every if function.touches or _is_forward(function)}
-    reaching = _with_callers(hot, callers) & _with_callers(touching, callers)
-    names = {name for function in reaching for name in _names(function)}
+    hot_too, touching_too = _with_callers(hot, callers), _with_callers(touching, callers)
+    reaching = hot_too & touching_too
+    names = {name for function in hot_too | touching_too for name in _names(function)}
     return [
         function
         for function in module.every
@@ -210,7 +211,7 @@ def _needs_arguments(function: Function) -> bool:
 def _root(run: Run, function: Function) -> None:
     owner = function.owner
     run.cost, run.hazards, run.escaped, run.entered, run.optimized = 0, [], [], [function], {}
-    run.undifferentiated = False
+    run.undifferentiated, run.is_complete = False, owner is None and not _needs_arguments(function)
     try:
         state = State()
         frame = Frame(run, function, {}, state)
@@ -286,6 +287,9 @@ def _bind_root(frame: Frame, function: Function) -> None:
         value = unknown(argument.arg, grad)
         default = defaults.get(argument.arg)
         if isinstance(default, ast.Constant):
+            if "inplace" in argument.arg and not default.value:
+                frame.env[argument.arg] = const(default.value)  # whoever asks for the write answers for it
+                continue
             value.facts = {"default": default.value}
         if is_tensor_annotation(argument.annotation):
             value.kind = "tensor"
@@ -321,7 +325,7 @@ def _finish(run: Run, frame: Frame, result: Value) -> None:
             _is_inference(frame.function) or run.undifferentiated or _is_called_without_grad(run.module, frame.function)
         )
         for hazard in found:
-            if hazard.save.grad > MAYBE or not off:
+            if hazard.save.grad > MAYBE or not (off or hazard.scratch):
                 _confirmed(run, hazard)
 
 

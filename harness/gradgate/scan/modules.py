@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 from gradgate.scan.operations import FACTORIES, table
@@ -324,12 +325,26 @@ def _push_children(stack: list[ast.AST], node: ast.AST) -> None:
 
 @functools.cache
 def _tensor_names() -> frozenset[str]:
-    return table().evidence | table().writes | {"backward", "weight", "bias", "Tensor", "Parameter", "parameters"}
+    return (
+        table().evidence | table().writes | {"backward", "weight", "bias", "Tensor", "Parameter", "parameters", "numpy"}
+    )
 
 
 @functools.cache
 def _torch_makers() -> frozenset[str]:
     return frozenset(table().operations) | FACTORIES | {"nn"}
+
+
+def is_test(path: str, function: str) -> bool:
+    """Whether code is a test's, by the names of its function, file or folders."""
+    parts = Path(path).parts[-6:]
+    file = parts[-1].lower() if parts else ""
+    return (
+        function.lower().lstrip("_").startswith("test")
+        or file.startswith("test_")
+        or file.endswith("_test.py")
+        or any(part.lower() in ("test", "tests", "testing", "test_utils") for part in parts[:-1])
+    )
 
 
 def is_tensor_annotation(node: ast.expr | None) -> bool:

@@ -28,6 +28,7 @@ class Hazard:
     how: str  # inplace, data, array, out
     op: str
     name: str
+    scratch: bool = False  # the tensor hangs on an object that is no module: a solver's state, a cache
 
 
 @dataclass(frozen=True, slots=True)
