@@ -133,22 +133,23 @@ def _record(subject: Subject, stage: Stage, context: Context) -> Recording:
     except SubjectRaisedError as error:
         raised = f"step {steps + 1} of {STEPS}: {error}"
     findings, backwards = list(block.findings), block.backwards
-    if stage is _stage_of_formulas(subject):
+    if stage is stage_of_formulas(subject):
         formulas = watch()
         with formulas:
-            _call_formulas(subject.functions, context)
+            call_formulas(subject.functions, context)
         findings += formulas.findings
         backwards += formulas.backwards
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     return Recording(tuple(findings), steps, backwards, raised)
 
 
-def _stage_of_formulas(subject: Subject) -> Stage | None:
+def stage_of_formulas(subject: Subject) -> Stage | None:
+    """The stage with which the subject's formulas are run: the last that learns tokens, else the last."""
     stages = [stage for stage in subject.stages if stage.objective == "tokens"] or list(subject.stages)
     return stages[-1] if stages else None
 
 
-def _call_formulas(functions: Functions, context: Context) -> None:
+def call_formulas(functions: Functions, context: Context) -> None:
     """Forward and backward of what is differentiable. What raises here is for GG402 and GG404 to report."""
     for case in islice(ragged(context.seed, CASES), CASES):
         for output in _outputs(functions, case.tracked()):

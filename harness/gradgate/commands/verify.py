@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,11 +131,12 @@ def verify(
     console = Console(highlight=False, emoji=False, markup=False)
     here = path or Path.cwd()
     spelled = spelled_out(target or target_of(here)) if base_ref else ""
+    chosen = [word for words in select for word in words], [word for words in ignore for word in words]
     with against(base_ref, spelled, here, project.accept) as compare, live(console) as on_start:
         verdict = check_trainer(
             subject,
-            select=[word for words in select for word in words],
-            ignore=[word for words in ignore for word in words],
+            select=chosen[0],
+            ignore=chosen[1],
             stages=stages or None,
             expected=project.expected,
             command=_command(target, path, base_ref),
@@ -144,8 +146,34 @@ def verify(
             on_start=on_start,
             **options,
         )
-    _show(console, verdict, json_file, report_dir)
+    _show(console, _with_source(verdict, subject, chosen, stages, options), json_file, report_dir)
     sys.exit(INTERRUPTED if verdict.interrupted else EXIT_CODES[verdict.conclusion])
+
+
+def _with_source(
+    verdict: Verdict,
+    subject: Any,
+    chosen: tuple[list[str], list[str]],
+    stages: tuple[str, ...],
+    options: dict[str, Any],
+) -> Verdict:
+    """The verdict with the scanner's findings in the subject's source, each marked by what a recorded run shows."""
+    from gradgate.checks.crosscheck import cross_check
+    from gradgate.checks.time_limit import LIMITS, TimeOverError, time_limit
+    from gradgate.subjects.contract import Context
+
+    if verdict.interrupted or verdict.not_run:
+        return verdict
+    codes = {rule.code for rule in catalogue.select(*chosen) if "scan" in rule.looks}
+    if stages:
+        subject = replace(subject, stages=[stage for stage in subject.stages if stage.name in stages])
+    context = Context(seed=options["seed"], profile=options["profile"], device=options["device"])
+    try:
+        with time_limit(options["timeout"] or LIMITS[options["profile"]]):
+            return replace(verdict, source=cross_check(subject, context, codes))
+    except (TimeOverError, KeyboardInterrupt) as error:
+        click.echo(f"the source was not cross-checked: {str(error) or 'interrupted'}", err=True)
+        return verdict
 
 
 def load(target: str | None, path: Path | None, device: str) -> Any:

@@ -10,7 +10,9 @@ from gradgate.core.finding import Finding
 
 Status = Literal["passed", "failed", "expected", "not_applicable", "not_built", "inconclusive", "error"]
 Conclusion = Literal["failed", "error", "inconclusive", "passed"]
+Mark = Literal["confirmed", "refuted", "not_reached", "undecided"]
 STATUSES: tuple[str, ...] = get_args(Status)
+MARKS: tuple[str, ...] = get_args(Mark)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,22 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
+class Marked:
+    """A finding of the scanner, and what a recorded run says of it.
+
+    Args:
+        finding: as the scanner has it.
+        mark: confirmed: the recorder named the same fault at that line; not_reached: the line did not run; refuted: it
+            ran, and a fault that would have been seen was not; undecided: it ran, and that settles nothing.
+        reason: in one line.
+    """
+
+    finding: Finding
+    mark: Mark
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """The decision over all results of one run.
 
@@ -59,6 +77,7 @@ class Verdict:
         interrupted: whether Ctrl-C ended the run before all checks had run.
         not_run: codes of the rules that were asked for but not reached, after Ctrl-C or with exit-first.
         seconds: of the whole run; checks that ran side by side took more together.
+        source: findings of the scanner in the subject's source, cross-checked; they never change the conclusion.
     """
 
     subject: str
@@ -67,6 +86,7 @@ class Verdict:
     interrupted: bool = False
     not_run: tuple[str, ...] = ()
     seconds: float = 0.0
+    source: tuple[Marked, ...] = ()
 
     @property
     def conclusion(self) -> Conclusion:

@@ -22,7 +22,7 @@ def to_json(verdict: Verdict) -> dict[str, Any]:
         verdict: what `check_trainer` returned.
 
     Returns:
-        `schema_version, verdict, subject, environment, results`, and `interrupted` and `not_run` beside them.
+        `schema_version, verdict, subject, environment, results`, and `interrupted`, `not_run` and `source` beside them.
     """
     report = build(verdict)
     return {
@@ -33,6 +33,7 @@ def to_json(verdict: Verdict) -> dict[str, Any]:
         "interrupted": report.interrupted,
         "not_run": plain(report.not_run),
         "results": [plain(result) for result in report.results],
+        "source": [plain(entry) for entry in report.source],
     }
 
 

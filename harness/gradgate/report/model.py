@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from gradgate.core.rule import FAMILIES
-from gradgate.core.verdict import STATUSES, Conclusion, Result, Verdict
+from gradgate.core.verdict import STATUSES, Conclusion, Marked, Result, Verdict
 
 SCHEMA_VERSION = 1
 
@@ -28,6 +28,7 @@ class Report:
         not_run: codes of the rules that were asked for but not reached.
         interrupted: whether Ctrl-C ended the run.
         seconds: of the whole run.
+        source: findings of the scanner with what a recorded run says of each.
         schema_version: of the JSON form.
     """
 
@@ -41,6 +42,7 @@ class Report:
     not_run: tuple[str, ...]
     interrupted: bool
     seconds: float
+    source: tuple[Marked, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
     def having(self, *statuses: str) -> list[Result]:
@@ -66,6 +68,7 @@ def build(verdict: Verdict) -> Report:
         not_run=verdict.not_run,
         interrupted=verdict.interrupted,
         seconds=verdict.seconds,
+        source=verdict.source,
     )
 
 

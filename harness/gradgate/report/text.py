@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from gradgate.core.verdict import Result
+from gradgate.core.verdict import MARKS, Result
 from gradgate.report.model import Report
 
 WIDTH = 80
@@ -50,6 +50,7 @@ def render(report: Report, *, wrap: bool = True) -> Group:
     for result in report.having("passed", "expected", "inconclusive", "error", "failed"):
         if result.status != "passed" or result.findings:  # a check that passed may have warned
             parts += [Text(), *_detail(result, wrap)]
+    parts += _source(report, wrap)
     return Group(*parts, Text(), *_summary(report))
 
 
@@ -153,6 +154,21 @@ def _detail(result: Result, wrap: bool) -> Iterator[RenderableType]:
     for index, line in enumerate(result_lines(result, result.reproduce, SHOWN)):
         style = STYLES[result.status] if index == 0 else ""
         yield _wrapped(line, style) if wrap else Text(line, style=style, no_wrap=True, overflow="ignore")
+
+
+def _source(report: Report, wrap: bool) -> Iterator[RenderableType]:
+    """What the scanner found in the source, the confirmed first."""
+    if not report.source:
+        return
+    counts = [(mark, sum(entry.mark == mark for entry in report.source)) for mark in MARKS]
+    told = ", ".join(f"{count} {mark.replace('_', ' ')}" for mark, count in counts if count)
+    yield Text(f"\nin the source: {told}")
+    for entry in sorted(report.source, key=lambda entry: MARKS.index(entry.mark)):
+        first = f"{entry.mark.replace('_', ' ')}: {entry.finding.headline()}"
+        rows = (("where", f"{entry.finding.culprit}"), ("run", entry.reason))
+        style = "bold red" if entry.mark == "confirmed" else ""
+        for line, look in ((first, style), *((f"  {label + ':':<7}{text}", "") for label, text in rows)):
+            yield _wrapped(line, look) if wrap else Text(line, style=look, no_wrap=True, overflow="ignore")
 
 
 def _summary(report: Report) -> Iterator[RenderableType]:

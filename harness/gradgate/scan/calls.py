@@ -189,7 +189,7 @@ def instantiate(frame: Frame, node: ast.Call, owner: Class, given: Sequence[Valu
     else:
         remember(frame, options)
         for name, option in options.items():
-            frame.state.heap[(value.data[1], name)] = option
+            frame.state.put(value.data[1], name, option)
         if owner.is_layer:
             value.items = list(given)
     return value
@@ -333,6 +333,7 @@ def _may_be_forward(frame: Frame, base: Value, name: str) -> bool:
         and base.name != "cls"
         and frame.state.grad_on
         and name not in _PLAIN
+        and not name.startswith(_SETTING_UP)
         and name not in table().operations
     )
 
@@ -358,7 +359,7 @@ def opaque(
     if module:
         result.nodes = (frame.node("call", node, parents, name),)
         result.grad = max(grad, MAYBE)
-        result.nodes[0].keeps = True
+        result.nodes[0].keeps = not name.rpartition(".")[2][:1].isupper()  # building an object keeps nothing
     elif parents:
         result.nodes = (frame.node("opaque", node, parents),)
         result.grad = grad
@@ -419,7 +420,7 @@ def member(frame: Frame, node: ast.Attribute, base: Value, name: str) -> Value:
             return enter(frame, place, function, base, [], {})
         return Value("function", data=(function, base), name=name)
     found = unknown(name)
-    frame.state.heap[(identity, name)] = found
+    frame.state.put(identity, name, found)
     return found
 
 
@@ -441,7 +442,7 @@ def unknown_member(frame: Frame, base: Value, name: str) -> Value:
         if name in ("weight", "bias"):
             found.kind, found.grad, found.facts = "tensor", LIKELY, {"owner": base.name}
     if store:
-        frame.state.heap[(store, name)] = found
+        frame.state.put(store, name, found)
     return found
 
 

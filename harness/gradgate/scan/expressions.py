@@ -32,7 +32,23 @@ def truth(frame: Frame, node: ast.expr) -> bool | None:
     value = evaluate(frame, node)
     if value.kind == "const":
         return bool(value.data)
+    if frame.last_turn is not None and _asks_for_last(node):
+        return not frame.last_turn
     return None
+
+
+def _asks_for_last(node: ast.expr) -> bool:
+    """`i < count - 1`, `i != len(layers) - 1`: true in all turns of a loop but the last."""
+    if not (isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.Lt | ast.NotEq)):
+        return False
+    bound = node.comparators[0]
+    return (
+        isinstance(node.left, ast.Name)
+        and isinstance(bound, ast.BinOp)
+        and isinstance(bound.op, ast.Sub)
+        and isinstance(bound.right, ast.Constant)
+        and bound.right.value == 1
+    )
 
 
 def assign(frame: Frame, target: ast.expr, value: Value) -> None:
@@ -100,7 +116,7 @@ def _set_attribute(frame: Frame, target: ast.Attribute, value: Value) -> None:
             value.facts = {**value.facts, "persistent": target.attr}
         if value.kind == "layer" and frame.function.name != "__init__":
             frame.run.replace_layer(frame, base, target)
-        frame.state.heap[(base.data[1], target.attr)] = value
+        frame.state.put(base.data[1], target.attr, value)
         if not value.name and value.kind in ("layer", "instance", "unknown", "tensor", "optim"):
             value.name = target.attr
         return
@@ -116,7 +132,7 @@ def _set_attribute(frame: Frame, target: ast.Attribute, value: Value) -> None:
         if value.kind == "layer":
             frame.run.replace_layer(frame, base, target)
         for store in base.stores:
-            frame.state.heap[(store, target.attr)] = value
+            frame.state.put(store, target.attr, value)
         frame.run.field(target.attr, value, frame.state)
 
 
@@ -196,7 +212,8 @@ def _grad_of(frame: Frame, base: Value) -> Value:
     store = min(base.stores, default=0)
     found = frame.state.heap.get((store, "grad"))
     if found is None:
-        found = frame.state.heap[(store, "grad")] = tensor(name=f"{base.name}.grad")
+        found = tensor(name=f"{base.name}.grad")
+        frame.state.put(store, "grad", found)
         found.facts = {"gradient": base.name}
     return found
 

@@ -118,14 +118,18 @@ def _for(frame: Frame, node: ast.For | ast.AsyncFor) -> None:
         execute(frame, node.orelse)
         return
 
+    turns = 1 if count == 1 and not source.facts.get("any") else 2
+
     def once(turn: int) -> None:
         if source.kind == "seq" and count and count > 2 and turn == 1:
             assign(frame, node.target, element(source))
         else:
             assign(frame, node.target, element(source, turn))
+        before, frame.last_turn = frame.last_turn, turn == turns - 1
         execute(frame, node.body)
+        frame.last_turn = before
 
-    _loop(frame, once, 1 if count == 1 and not source.facts.get("any") else 2, at_least_once=True)
+    _loop(frame, once, turns, at_least_once=True)
     execute(frame, node.orelse)
 
 

@@ -46,6 +46,8 @@ class Run:
     hazards: list[Hazard] = field(default_factory=list)
     escaped: list[Node] = field(default_factory=list)
     fields: dict[str, tuple[Value, Heap]] = field(default_factory=dict)
+    settled: set[str] = field(default_factory=set)  # fields stored by a root that knew all its arguments
+    is_complete: bool = False  # whether this root has no argument that is not known
     wanted: set[str] = field(default_factory=set)  # field names that were asked for and not known yet
     optimized: dict[str, int] = field(default_factory=dict)  # modules given to an optimizer, and when
     globals: dict[tuple[int, str], Value] = field(default_factory=dict)
@@ -69,8 +71,10 @@ class Run:
         worth = value.kind in ("instance", "layer", "optim", "class", "function") or (
             value.kind == "tensor" and value.leaf
         )
-        if worth and name not in self.fields:
-            self.fields[name] = (value, dict(state.heap))
+        if worth and (name not in self.fields or (self.is_complete and name not in self.settled)):
+            self.fields[name] = (value, state.copy().heap)
+            if self.is_complete:
+                self.settled.add(name)
             if not value.name:
                 value.name = name
 
@@ -82,7 +86,8 @@ class Run:
             return None
         value, heap = found
         for place, held in heap.items():
-            state.heap.setdefault(place, held)
+            if place not in state.heap:
+                state.put(*place, held)
         return value
 
     def replace_layer(self, frame: Frame, base: Value, target: ast.Attribute) -> None:
@@ -157,6 +162,7 @@ class Frame:
     yields: list[Value] = field(default_factory=list)
     outer: dict[str, Value] | None = None
     given: dict[int, str] = field(default_factory=dict)  # memory of a custom function's arguments
+    last_turn: bool | None = None  # whether the innermost loop is in the last turn that is looked at
     quiet: bool = False  # inside a context that keeps version counters still
 
     def tick(self) -> None:
@@ -257,7 +263,7 @@ class Frame:
             for save in state.saves.get(store, ()):
                 if save in target.ignored:
                     continue
-                self.run.hazards.append(Hazard(save, line, how, op, target.name))
+                self.run.hazards.append(Hazard(save, line, how, op, target.name, self._is_scratch(place)))
         if how in ("data", "array", "quiet") or not state.grad_on or target.view == "detached":
             return None
         grad = max(state.grad(target), state.grad(given) if given is not None else NO)
@@ -268,9 +274,18 @@ class Frame:
             parents = merge(parents, state.nodes(given))
         node = self.node(op, place, parents)
         for store in target.stores:
-            state.graph[store] = (node,)
-            state.grads[store] = grad
+            state.record(store, (node,), grad)
         return node
+
+    def _is_scratch(self, place: ast.AST) -> bool:
+        """Whether a write goes to `self.name` of an object that is no module."""
+        target = getattr(place, "target", place)
+        while isinstance(target, ast.Subscript | ast.Call):
+            target = target.value if isinstance(target, ast.Subscript) else getattr(target.func, "value", None)
+        owner = self.function.owner
+        if owner is None or owner.is_layer or owner.is_function or not isinstance(target, ast.Attribute):
+            return False
+        return isinstance(target.value, ast.Name) and target.value.id == self.function.parameters[:1][0]
 
     def _foreign_write(self, target: Value, line: Line, op: str) -> None:
         """An array is written that is a tensor's memory, where no save of it can be seen: in a hook, or by a kernel."""

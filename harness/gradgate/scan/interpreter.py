@@ -11,10 +11,10 @@ from gradgate.scan.evidence import treated_as_tensors
 from gradgate.scan.expressions import evaluate
 from gradgate.scan.flow import execute
 from gradgate.scan.frame import Frame, OverBudgetError, Report, Run
-from gradgate.scan.modules import FORWARDS, Class, Function, Module
+from gradgate.scan.modules import FORWARDS, Class, Function, Module, is_tensor_annotation
 from gradgate.scan.state import Hazard, State, reach
 from gradgate.scan.torch_ops import learn
-from gradgate.scan.values import LIKELY, MAYBE, NO, Value, fresh, tensors_in, unknown
+from gradgate.scan.values import LIKELY, MAYBE, NO, Value, const, fresh, tensors_in, unknown
 
 MOST_SUPPLIERS = 12
 Resolve = Callable[[Module, str], Function | Class | None]
@@ -51,7 +51,7 @@ def analyse(module: Module, resolve: Resolve) -> list[Report]:
 def _calls_hot_import(module: Module, function: Function, resolve: Resolve) -> bool:
     """Whether a function calls one of another file of the tree that holds an interesting expression."""
     for name in function.calls:
-        if name in module.relative:
+        if name in module.relative and not name[:1].isupper():
             found = resolve(module, name)
             if isinstance(found, Function) and found.hot:
                 return True
@@ -60,29 +60,40 @@ def _calls_hot_import(module: Module, function: Function, resolve: Resolve) -> b
 
 def _roots(module: Module, resolve: Resolve) -> Iterable[Function]:
     """Functions from which an interesting expression can be reached, in the file's order."""
-    by_name: dict[str, list[Function]] = {}
-    for function in module.every:
-        by_name.setdefault(function.name, []).append(function)
-    for owner in module.classes.values():
-        for name in ("forward", "__call__", "__init__"):
-            if name in owner.methods:
-                by_name.setdefault(owner.name, []).append(owner.methods[name])
-    hot = {
-        function
-        for function in module.every
-        if function.hot or _is_forward(function) or _calls_hot_import(module, function, resolve)
-    }
-    queue = list(hot)
     callers: dict[str, list[Function]] = {}
     for function in module.every:
         for name in function.calls:
             callers.setdefault(name, []).append(function)
+    imported = {function for function in module.every if _calls_hot_import(module, function, resolve)}
+    hot = imported | {function for function in module.every if function.hot or _is_forward(function)}
+    touching = imported | {function for function in module.every if function.touches or _is_forward(function)}
+    hot_too, touching_too = _with_callers(hot, callers), _with_callers(touching, callers)
+    reaching = hot_too & touching_too
+    names = {name for function in hot_too | touching_too for name in _names(function)}
+    return [
+        function
+        for function in module.every
+        if function in reaching and (function in hot or function in touching or len(function.calls & names) > 1)
+    ]
+
+
+def _names(function: Function) -> list[str]:
+    """What calls of a function say: its name; of a class's entrances, the class's."""
+    if function.owner is not None and function.name in ("forward", "__call__", "__init__"):
+        return [function.name, function.owner.name]
+    return [function.name]
+
+
+def _with_callers(functions: set[Function], callers: dict[str, list[Function]]) -> set[Function]:
+    """The functions, and those from which one of them can be reached by name."""
+    found, queue = set(functions), list(functions)
     while queue:
-        for caller in callers.get(queue.pop().name, ()):
-            if caller not in hot:
-                hot.add(caller)
-                queue.append(caller)
-    return [function for function in module.every if function in hot]
+        for name in _names(queue.pop()):
+            for caller in callers.get(name, ()):
+                if caller not in found:
+                    found.add(caller)
+                    queue.append(caller)
+    return found
 
 
 def _is_forward(function: Function) -> bool:
@@ -200,7 +211,7 @@ def _needs_arguments(function: Function) -> bool:
 def _root(run: Run, function: Function) -> None:
     owner = function.owner
     run.cost, run.hazards, run.escaped, run.entered, run.optimized = 0, [], [], [function], {}
-    run.undifferentiated = False
+    run.undifferentiated, run.is_complete = False, owner is None and not _needs_arguments(function)
     try:
         state = State()
         frame = Frame(run, function, {}, state)
@@ -276,12 +287,11 @@ def _bind_root(frame: Frame, function: Function) -> None:
         value = unknown(argument.arg, grad)
         default = defaults.get(argument.arg)
         if isinstance(default, ast.Constant):
+            if "inplace" in argument.arg and not default.value:
+                frame.env[argument.arg] = const(default.value)  # whoever asks for the write answers for it
+                continue
             value.facts = {"default": default.value}
-        if (
-            argument.annotation is not None
-            and "Tensor" in ast.unparse(argument.annotation)
-            and "[" not in ast.unparse(argument.annotation)
-        ):
+        if is_tensor_annotation(argument.annotation):
             value.kind = "tensor"
         frame.env[argument.arg] = value
     for name in treated_as_tensors(function):
@@ -315,7 +325,7 @@ def _finish(run: Run, frame: Frame, result: Value) -> None:
             _is_inference(frame.function) or run.undifferentiated or _is_called_without_grad(run.module, frame.function)
         )
         for hazard in found:
-            if hazard.save.grad > MAYBE or not off:
+            if hazard.save.grad > MAYBE or not (off or hazard.scratch):
                 _confirmed(run, hazard)
 
 

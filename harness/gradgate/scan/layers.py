@@ -147,7 +147,7 @@ def written(
     answer.stores = source.stores if sure else source.stores | result.stores
     if result.nodes:
         for store in answer.stores:
-            frame.state.graph[store] = result.nodes
+            frame.state.record(store, result.nodes)
     answer.nodes = result.nodes
     answer.name = source.name
     operation = table().operations.get(name)
@@ -209,7 +209,7 @@ def member(frame: Frame, layer: Value, name: str) -> Value:
             held = tensor(name=name)
         else:
             held = unknown(name)
-        frame.state.heap[(store, name)] = held
+        frame.state.put(store, name, held)
     return held
 
 
@@ -240,7 +240,7 @@ def module_method(
         if base.kind == "instance":
             value.name = value.name or str(given[0].data)
             value.facts = {**value.facts, "buffer": name == "register_buffer"}
-            frame.state.heap[(base.data[1], str(given[0].data))] = value
+            frame.state.put(base.data[1], str(given[0].data), value)
         return const(None)
     if name in ("append", "add_module") and given and base.kind == "layer":
         base.items = [*(base.items or []), given[-1]][:16]

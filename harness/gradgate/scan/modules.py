@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import ast
+import functools
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
+
+from gradgate.scan.operations import FACTORIES, table
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 FORWARDS = frozenset({"forward", "__call__", "training_step"})
@@ -25,6 +29,7 @@ class Function:
     stores: bool = False  # assigns an attribute
     sets_grad: bool = False  # calls torch.set_grad_enabled as a statement
     hot: bool = False  # holds an expression that a rule is about
+    touches: bool = False  # holds an operation, layer, method or annotation by which a value is known to be a tensor
     evidence: frozenset[str] | None = None  # parameters that its body treats as tensors; found when first asked for
 
     @property
@@ -116,6 +121,9 @@ _HOT_NAMES = frozenset({
 })  # fmt: skip
 
 
+_NOTHING = cast("ast.Lambda", ast.parse("lambda: None", mode="eval").body)
+
+
 class Module:
     """One parsed file."""
 
@@ -135,7 +143,7 @@ class Module:
         self.strings: set[str] = set()
         self.keywords: dict[str, list[Function]] = {}  # who passes a keyword of this name, or sets such an attribute
         self._inner: dict[ast.AST, Function] = {}
-        self.body = Function(ast.parse("lambda: None", mode="eval").body, "<module>", self)  # type: ignore[arg-type]
+        self.body = Function(_NOTHING, "<module>", self)
         self._collect(tree.body, None, None)
 
     def line(self, number: int) -> str:
@@ -222,6 +230,10 @@ class Module:
             entry.static |= name == "staticmethod"
             entry.is_property |= name in ("property", "functools.cached_property", "cached_property")
         entry.no_grad |= "inference" in node.name
+        given = node.args
+        entry.touches = any(
+            is_tensor_annotation(part.annotation) for part in (*given.posonlyargs, *given.args, *given.kwonlyargs)
+        )
         self.every.append(entry)
         if outer is not None:
             outer.calls.add(node.name)
@@ -263,6 +275,7 @@ class Module:
                 if function is not None:
                     function.calls.add(name)
                     function.sets_grad |= name == "set_grad_enabled"
+                    function.touches = function.touches or self._brings_tensor(part)  # type: ignore[arg-type]
                     if name in _HOT_NAMES or (name[-1] == "_" and name[:2] != "__"):
                         function.hot = True
                     if type(part.ctx) is ast.Store:  # type: ignore[attr-defined]
@@ -278,6 +291,9 @@ class Module:
             if kind is ast.Name:
                 if function is not None:
                     function.calls.add(part.id)  # type: ignore[attr-defined]
+                    if not function.touches:
+                        root = self.imports.get(part.id, "")  # type: ignore[attr-defined]
+                        function.touches = part.id == "Tensor" or root.startswith(("torch.nn.", "torch.autograd"))  # type: ignore[attr-defined]
                 continue
             if kind is ast.Constant:
                 if type(part.value) is str and len(part.value) < 60:  # type: ignore[attr-defined]
@@ -287,7 +303,58 @@ class Module:
                 self.keywords.setdefault(part.arg, []).append(function)  # type: ignore[attr-defined]
             if function is not None and not function.hot:
                 function.hot = _is_hot(part)
-            stack.extend(ast.iter_child_nodes(part))
+            _push_children(stack, part)
+
+    def _brings_tensor(self, node: ast.Attribute) -> bool:
+        """Whether `torch.name`, `nn.name`, `F.name` or a method that only tensors have is mentioned."""
+        if node.attr in _tensor_names():
+            return True
+        root = self.imports.get(node.value.id, "") if type(node.value) is ast.Name else ""
+        return root in ("torch.nn", "torch.nn.functional") or (root == "torch" and node.attr in _torch_makers())
+
+
+def _push_children(stack: list[ast.AST], node: ast.AST) -> None:
+    """As `ast.iter_child_nodes`, without its generators, and without the contexts and operators that have no parts."""
+    for name in node._fields:
+        child = getattr(node, name, None)
+        if type(child) is list:
+            stack.extend(item for item in child if isinstance(item, ast.AST))
+        elif isinstance(child, ast.AST) and child._fields:
+            stack.append(child)
+
+
+@functools.cache
+def _tensor_names() -> frozenset[str]:
+    return (
+        table().evidence | table().writes | {"backward", "weight", "bias", "Tensor", "Parameter", "parameters", "numpy"}
+    )
+
+
+@functools.cache
+def _torch_makers() -> frozenset[str]:
+    return frozenset(table().operations) | FACTORIES | {"nn"}
+
+
+def is_test(path: str, function: str) -> bool:
+    """Whether code is a test's, by the names of its function, file or folders."""
+    parts = Path(path).parts[-6:]
+    file = parts[-1].lower() if parts else ""
+    return (
+        function.lower().lstrip("_").startswith("test")
+        or file.startswith("test_")
+        or file.endswith("_test.py")
+        or any(part.lower() in ("test", "tests", "testing", "test_utils") for part in parts[:-1])
+    )
+
+
+def is_tensor_annotation(node: ast.expr | None) -> bool:
+    """`Tensor`, `torch.Tensor`, `Tensor | None` or such a string; a list or dict of them is none."""
+    if isinstance(node, ast.BinOp):
+        return is_tensor_annotation(node.left) or is_tensor_annotation(node.right)
+    if isinstance(node, ast.Constant):
+        return isinstance(node.value, str) and "Tensor" in node.value and "[" not in node.value
+    name = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+    return "Tensor" in name
 
 
 def _is_hot(node: ast.AST) -> bool:

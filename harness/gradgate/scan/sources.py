@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import tokenize
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from pathlib import Path
 SUFFIXES = (".py", ".pyi", ".ipynb")
 SKIPPED = frozenset({"__pycache__", "node_modules", "site-packages.dist-info"})
 MOST_BYTES = 4_000_000  # generated tables; parsing 10 MB of literals takes minutes and gigabytes
+
+
+_IMPORT = re.compile(rb"\b(?:import|from)\b[^\n]*torch")
 
 
 class UnreadableError(Exception):
@@ -83,9 +87,9 @@ def read_bytes(path: Path) -> bytes:
     return data
 
 
-def is_relevant(data: bytes) -> bool:
-    """Whether a file can hold a finding at all: most files never say torch, and need no parsing."""
-    return b"torch" in data
+def is_relevant(path: Path, data: bytes) -> bool:
+    """Whether a file can hold a finding at all: one that imports nothing named after torch needs no parsing."""
+    return b"torch" in data if path.suffix == ".ipynb" else _IMPORT.search(data) is not None
 
 
 def decode(path: Path, data: bytes) -> Source:

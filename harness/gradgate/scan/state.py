@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,7 @@ class Hazard:
     how: str  # inplace, data, array, out
     op: str
     name: str
+    scratch: bool = False  # the tensor hangs on an object that is no module: a solver's state, a cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +42,15 @@ class Step:
 
 
 class State:
-    """One path's state; copied at branches, joined behind them."""
+    """One path's state; copied at branches, joined behind them.
 
-    __slots__ = ("dead", "freed", "grad_on", "grads", "graph", "heap", "saves", "steps")
+    A copy shares its tables until one side writes: most branches touch none, and are then joined for nothing.
+    """
+
+    __slots__ = ("_own", "dead", "freed", "grad_on", "grads", "graph", "heap", "saves", "steps")
 
     def __init__(self) -> None:
+        self._own = _TABLES
         self.saves: dict[int, tuple[Save, ...]] = {}
         self.graph: dict[int, tuple[Node, ...]] = {}
         self.grads: dict[int, int] = {}
@@ -56,21 +62,35 @@ class State:
 
     def copy(self) -> State:
         """A twin for one branch."""
-        twin = State()
-        twin.saves, twin.graph, twin.grads, twin.heap = (
-            dict(self.saves),
-            dict(self.graph),
-            dict(self.grads),
-            dict(self.heap),
-        )
+        twin = State.__new__(State)
+        twin.saves, twin.graph, twin.grads, twin.heap = self.saves, self.graph, self.grads, self.heap
+        self._own = twin._own = frozenset()
         twin.steps, twin.freed, twin.grad_on, twin.dead = self.steps, self.freed, self.grad_on, self.dead
         return twin
+
+    def table(self, name: str) -> dict[Any, Any]:
+        """One of the tables, to be written: a copy of its own where it was shared."""
+        if name not in self._own:
+            setattr(self, name, dict(getattr(self, name)))
+            self._own |= {name}
+        found: dict[Any, Any] = getattr(self, name)
+        return found
 
     def save(self, store: int, save: Save) -> None:
         """Note that a node keeps this memory."""
         kept = self.saves.get(store, ())
         if len(kept) < 12:
-            self.saves[store] = (*kept, save)
+            self.table("saves")[store] = (*kept, save)
+
+    def put(self, owner: int, attribute: str, value: Value) -> None:
+        """An attribute of an object gets a value."""
+        self.table("heap")[(owner, attribute)] = value
+
+    def record(self, store: int, nodes: tuple[Node, ...], grad: int | None = None) -> None:
+        """A memory is written by an operation that autograd records."""
+        self.table("graph")[store] = nodes
+        if grad is not None:
+            self.table("grads")[store] = grad
 
     def nodes(self, value: Value) -> tuple[Node, ...]:
         """A value's grad functions, those of writes to its memory included."""
@@ -129,18 +149,25 @@ def joined(left: Value, here: State, right: Value, there: State) -> Value:
     return both
 
 
+_TABLES = frozenset({"saves", "graph", "grads", "heap"})
+_JOINS: tuple[tuple[str, Callable[[Any, Any], Any]], ...] = (
+    ("saves", merge),
+    ("graph", merge),
+    ("grads", max),
+    ("heap", join),
+)
+
+
 def _absorb(state: State, other: State) -> None:
-    for mine, theirs in ((state.saves, other.saves), (state.graph, other.graph)):
-        for store, found in theirs.items():
-            have = mine.get(store)
+    for name, both in _JOINS:
+        theirs = getattr(other, name)
+        if getattr(state, name) is theirs:
+            continue
+        mine = state.table(name)
+        for key, found in theirs.items():
+            have = mine.get(key)
             if have is not found:
-                mine[store] = found if have is None else merge(have, found)  # type: ignore[assignment]
-    for store, grad in other.grads.items():
-        state.grads[store] = max(grad, state.grads.get(store, 0))
-    for place, value in other.heap.items():
-        mine_value = state.heap.get(place)
-        if mine_value is not value:
-            state.heap[place] = value if mine_value is None else join(mine_value, value)
+                mine[key] = found if have is None else both(have, found)
     if state.steps is not other.steps:
         state.steps = merge(state.steps, other.steps)
     if state.freed is not other.freed:

@@ -22,6 +22,7 @@ from gradgate.scan.values import (
     sequence,
     tensor,
     tensors_in,
+    unknown,
 )
 
 OPERATORS: dict[type, str] = {
@@ -29,6 +30,7 @@ OPERATORS: dict[type, str] = {
     ast.Mod: "remainder", ast.FloorDiv: "floor_divide",
 }  # fmt: skip
 _ARITHMETIC = frozenset({"mul", "div", "add", "sub", "pow", "remainder", "floor_divide"})
+_PLACES = frozenset({"topk", "sort", "kthvalue", "max", "min", "median", "nanmedian", "mode", "cummax", "cummin"})
 _PAIRED = frozenset({"max", "min", "median", "nanmedian", "mode"})
 _PAIR = Operation({"0": ()}, view=False, many=True, scalar={"0": ()}, inplace={"0": ()})
 _INTEGERS = ("long", "int", "int32", "int64", "bool", "uint8", "int8", "int16")
@@ -51,6 +53,8 @@ def learn(value: Value) -> Value:
 def arithmetic(frame: Frame, place: ast.AST, operator: type, left: Value, right: Value) -> Value:
     """The result of a binary operator."""
     name = OPERATORS.get(operator, "")
+    if operator is ast.FloorDiv and "tensor" not in (left.kind, right.kind):
+        return unknown()  # of numbers, as far as is known: nothing differentiates it anyway
     if not name or not (is_tensorish(left) or is_tensorish(right)):
         return numerics.plain(operator, left, right)
     return apply(frame, place, name, [left, right], {})
@@ -142,7 +146,11 @@ def _result(entry: Operation | None, name: str, given: Sequence[Value], grad: in
             result.view = "many"
             return Value("seq", items=[result, _twin(result)], nodes=(node,))
     elif entry is not None and entry.many:
-        return Value("seq", items=[result, tensor(grad, (node,))], nodes=(node,))
+        other = tensor(grad, (node,))
+        if name in _PLACES:  # the second result says where: integers
+            other = tensor()
+            other.dtype = "int"
+        return Value("seq", items=[result, other], nodes=(node,))
     return result
 
 

@@ -100,12 +100,13 @@ def backward(frame: Frame, node: ast.Call, value: Value, options: Options) -> No
     if not _retains(options):
         if nodes:
             state.freed = (*state.freed[-3:], (frozenset(certain), frame.line(node)))
-        for store, saves in list(state.saves.items()):
+        kept = state.table("saves")
+        for store, saves in list(kept.items()):
             left = tuple(save for save in saves if nodes and save.node not in seen)
             if left:
-                state.saves[store] = left
+                kept[store] = left
             else:
-                del state.saves[store]
+                del kept[store]
 
 
 def _retains(options: Options) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from gradgate.scan.modules import Class, Function, Module
 from gradgate.scan.sources import UnreadableError, decode, read_bytes
 
-MOST_MODULES = 200  # parsed files kept
+MOST_MODULES = 300  # parsed files kept
 MOST_FOLLOWED = 300_000  # bytes of a file that an import is followed into
 HOPS = 4
 
@@ -53,21 +53,40 @@ class Tree:
         text = str(path.resolve())
         return any(text.startswith(root) for root in self.roots)
 
+    def parsed(self, path: str, text: str) -> Module:
+        """A file that is scanned itself: parsed once for that, and for those that import it.
+
+        Raises:
+            SyntaxError, ValueError, RecursionError, MemoryError: as `parse` does.
+        """
+        held = self._modules.get(path)
+        if held is not None and held.lines == text.split("\n"):
+            return held
+        module = parse(path, text)
+        if path.endswith(".py") and len(text) <= MOST_FOLLOWED:
+            self._keep(path, module)
+        return module
+
+    def _keep(self, key: str, module: Module | None) -> None:
+        self._modules[key] = module
+        if len(self._modules) > MOST_MODULES:
+            self._modules.popitem(last=False)
+
     def _load(self, path: Path) -> Module | None:
         key = str(path)
-        if key not in self._modules:
+        if key in self._modules:
+            self._modules.move_to_end(key)
+            return self._modules[key]
+        module = None
+        try:
+            data = read_bytes(path)
+            if len(data) <= MOST_FOLLOWED and b"torch" in data:
+                self.digests[key] = digest(data)
+                module = parse(key, decode(path, data).text)
+        except (UnreadableError, SyntaxError, ValueError, RecursionError, MemoryError):
             module = None
-            try:
-                data = read_bytes(path)
-                if len(data) <= MOST_FOLLOWED and b"torch" in data:
-                    self.digests[key] = digest(data)
-                    module = parse(key, decode(path, data).text)
-            except (UnreadableError, SyntaxError, ValueError, RecursionError, MemoryError):
-                module = None
-            self._modules[key] = module
-            if len(self._modules) > MOST_MODULES:
-                self._modules.popitem(last=False)
-        return self._modules[key]
+        self._keep(key, module)
+        return module
 
 
 def parse(path: str, text: str) -> Module:

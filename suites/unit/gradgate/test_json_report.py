@@ -25,7 +25,7 @@ VERDICT = Verdict("mine", {"python": "3"}, (RESULT, Result("GG402", "weight-outs
 def test_json_has_the_documented_keys():
     """Outside tools rely on these names."""
     tree = to_json(VERDICT)
-    head = ["schema_version", "verdict", "subject", "environment", "interrupted", "not_run", "results"]
+    head = ["schema_version", "verdict", "subject", "environment", "interrupted", "not_run", "results", "source"]
     record = ["code", "name", "status", "stage", "seconds", "findings", "measured", "allowed", "reason", "reproduce"]
     assert list(tree) == head
     assert [list(each) for each in tree["results"]] == [record, record]

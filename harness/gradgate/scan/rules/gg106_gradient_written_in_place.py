@@ -39,6 +39,8 @@ def look(module: Module) -> Iterator[Report]:
         if owner.is_function and "backward" in owner.methods:
             function = owner.methods["backward"]
             yield from _writes(module, function, set(function.parameters[1:]), "backward")
+    if "register_hook" not in module.attributes:
+        return
     for function in module.every:
         for name, body in _hooks(module, function):
             yield from _writes(module, body, {name}, "hook")

@@ -57,10 +57,20 @@ def look(module: Module) -> Iterator[Report]:
         if owner.is_a("torch.nn.Module", "nn.Module") or owner.is_layer:
             yield from _plain(module, owner)
             yield from _unused(module, owner)
+    if "Parameter" not in module.attributes and "requires_grad" not in module.keywords:
+        return
     for function in module.every:
         for node in ast.walk(function.node):
+            if isinstance(node, ast.Assign) and _is_only_input(node, function.calls):
+                continue
             if isinstance(node, ast.Return | ast.Assign | ast.AnnAssign) and node.value is not None:
                 yield from _lost(module, function.name, node.value)
+
+
+def _is_only_input(node: ast.Assign, mentioned: set[str]) -> bool:
+    """Whether a leaf is a local of a function that neither reads a gradient nor has an optimizer: one may be lost."""
+    trained = any(name in ("grad", "leaves", "optim", "SGD", "parameters") or "Adam" in name for name in mentioned)
+    return isinstance(node.targets[0], ast.Name) and not trained and "backward" in mentioned
 
 
 def _plain(module: Module, owner: Class) -> Iterator[Report]:

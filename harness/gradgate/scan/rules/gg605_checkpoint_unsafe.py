@@ -13,7 +13,7 @@ import ast
 from collections.abc import Iterator
 
 from gradgate.scan.frame import Report
-from gradgate.scan.modules import Module
+from gradgate.scan.modules import Module, is_test
 from gradgate.scan.rules.text import Text
 from gradgate.scan.values import Line
 
@@ -48,6 +48,8 @@ def look(module: Module) -> Iterator[Report]:
     for function, node in _calls(module):
         name = module.dotted(node.func)
         what = ""
+        if _is_own(module, function, node):
+            continue
         if name == "torch.load":
             what = _weights_only(node)
         elif name in ("pickle.load", "cPickle.load") and any(
@@ -56,6 +58,35 @@ def look(module: Module) -> Iterator[Report]:
             what = "pickle"
         if what:
             yield Report(CODE, "other", Line(module.path, node.lineno, node.col_offset, function), None, what, ())
+
+
+_MEMORY = ("buffer", "buf", "bytes", "stream", "tmp", "temp")
+
+
+def _is_own(module: Module, function: str, node: ast.Call) -> bool:
+    """Whether the file is one that the program has just made itself: a buffer in memory, a test's temporary file."""
+    if not node.args:
+        return False
+    given = node.args[0]
+    words = " ".join(part.attr if isinstance(part, ast.Attribute) else part.id for part in ast.walk(given)
+                     if isinstance(part, ast.Attribute | ast.Name)).lower()  # fmt: skip
+    if any(word in words for word in _MEMORY):
+        return True
+    return is_test(module.path, function) or _is_saved_here(module, function, given)
+
+
+def _is_saved_here(module: Module, function: str, given: ast.expr) -> bool:
+    """Whether the same function saves to what it loads."""
+    if not isinstance(given, ast.Name):
+        return False
+    for entry in module.every:
+        if entry.name == function and "save" in entry.calls:
+            for node in ast.walk(entry.node):
+                if isinstance(node, ast.Call) and module.dotted(node.func) == "torch.save" and len(node.args) > 1:
+                    target = node.args[1]
+                    if isinstance(target, ast.Name) and target.id == given.id:
+                        return True
+    return False
 
 
 def _calls(module: Module) -> Iterator[tuple[str, ast.Call]]:
