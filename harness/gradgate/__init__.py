@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from gradgate.core.rule import Rule
     from gradgate.core.verdict import Outcome, Result, Verdict
     from gradgate.plugin import parametrize
-    from gradgate.subjects.contract import Context, Corpus, Fit, Functions, Looped, Run, Stage, Subject, Tokens
+    from gradgate.subjects.contract import Context, Corpus, Fit, Functions, Looped, Run, Scaling, Stage, Subject, Tokens
     from gradgate.subjects.schedule import Schedule
     from gradgate.watch.block import watch
     from gradgate.watch.guard import guard
@@ -36,6 +36,7 @@ _HOMES = {
         "Functions",
         "Looped",
         "Run",
+        "Scaling",
         "Stage",
         "Subject",
         "Tokens",
@@ -60,6 +61,7 @@ __all__ = [
     "Result",
     "Rule",
     "Run",
+    "Scaling",
     "Schedule",
     "Stage",
     "Subject",

@@ -19,7 +19,9 @@ from gradgate.core.options import OPTIONS
 from gradgate.core.project import Project, find_project
 
 if TYPE_CHECKING:
+    from gradgate.core.comparison import Comparison
     from gradgate.core.verdict import Result, Verdict
+    from gradgate.markers import Budget, MemoryLimit
     from gradgate.subjects.contract import Subject
     from gradgate.watch.block import Watch
 
@@ -34,6 +36,13 @@ class CheckFailed(AssertionError):  # noqa: N818 - the summary line of a failing
 
 
 CheckFailed.__module__ = "builtins"  # tracebacks then show the bare name, and the finding right behind it
+
+
+class OverBudget(AssertionError):  # noqa: N818 - likewise
+    """A test's step costs more than its base, or its tensors take more than its limit; the text is the report."""
+
+
+OverBudget.__module__ = "builtins"
 
 
 class GradientFault(AssertionError):  # noqa: N818 - likewise
@@ -170,6 +179,14 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "gradient_watch(on=True): run under the recorder; a broken gradient fails the test"
     )
+    config.addinivalue_line(
+        "markers",
+        "gradgate_budget(make, base_ref=None, base=None, tolerance=0.03, budget=60, only=(), accept={}): the step that "
+        "make() returns may cost no more than base's, by the rule of gradgate compare",
+    )
+    config.addinivalue_line(
+        "markers", "gradgate_limit_memory(size): tensors made in the test never take more than size at once"
+    )
     try:
         config.stash[SETTINGS] = {
             option.name: option.resolve(config.getoption(option.flag), config.getini(option.ini)) for option in OPTIONS
@@ -186,6 +203,86 @@ def gradient_watch(request: pytest.FixtureRequest) -> Watch:
 
     stash: pytest.Stash = request.node.stash
     return stash.setdefault(WATCH, Watch())
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Read the markers that set a budget or a limit, so that a mistake stops the session before it starts."""
+    _marked(item)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[Any]:
+    """Run a test within the limit and the budget that its markers set: the limit around it, the budget after it.
+
+    Each check is told which test runs it: its settings and its node id come from there.
+    """
+    __tracebackhide__ = True
+    for name, value in pyfuncitem.funcargs.items():
+        if isinstance(value, TrainerCheck):
+            pyfuncitem.funcargs[name] = TrainerCheck(value.code, value.load, value.settings, pyfuncitem)
+    budget, limit = _marked(pyfuncitem)
+    root = Path(pyfuncitem.config.rootpath)
+    if limit is None:
+        result = yield
+    else:
+        with limit.watched(root) as over:
+            result = yield
+        if over():
+            raise OverBudget(over())
+    if budget is not None:
+        _keep(pyfuncitem, budget, root)
+    return result
+
+
+def _marked(item: pytest.Item) -> tuple[Budget | None, MemoryLimit | None]:
+    """What a test's markers ask for."""
+    names = ("gradgate_budget", "gradgate_limit_memory")
+    budget, limit = (item.get_closest_marker(name) for name in names)
+    if budget is None and limit is None:
+        return None, None
+    from gradgate.markers import Budget, MemoryLimit
+
+    try:
+        return budget and Budget.of(budget.args, budget.kwargs), limit and MemoryLimit.of(limit.args, limit.kwargs)
+    except GradgateError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def _keep(item: pytest.Item, budget: Budget, root: Path) -> None:
+    """Compare with the base. Noisy and incomparable are skipped with the reason: never green in silence.
+
+    Raises:
+        OverBudget: a regression, or a side that does not run.
+        pytest.skip.Exception: nothing can be said, or base does not have the function yet.
+    """
+    __tracebackhide__ = True
+    from gradgate.compare.session import NewBenchmarkError
+    from gradgate.report.comparison import to_text
+
+    try:
+        found = budget.compared(root)
+    except NewBenchmarkError as error:
+        pytest.skip(f"nothing to compare with: {str(error).partition(';')[0]}")
+    except GradgateError as error:
+        raise OverBudget(str(error)) from None
+    text = to_text(found)
+    item.add_report_section("call", "gradgate", text)
+    if found.verdict in ("fail", "broken"):
+        raise OverBudget(f"{_grown(found)}\n\n{text}")
+    if found.verdict in ("noisy", "incomparable"):
+        pytest.skip(f"inconclusive: {found.verdict}: {_why(found)}")
+
+
+def _grown(found: Comparison) -> str:
+    """In one line, since pytest's summary shows only that."""
+    if found.broken:
+        return "{side} broke, while {doing}: {error}".format(**found.broken)
+    names = ", ".join(metric.metric for metric in found.metrics if metric.verdict == "fail")
+    return f"{names} of {found.target} grew against {found.base}"
+
+
+def _why(found: Comparison) -> str:
+    return "; ".join(metric.reason for metric in found.metrics if metric.verdict == found.verdict and metric.reason)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -212,14 +309,6 @@ def _is_watched(item: pytest.Item) -> bool:
         return True
     flag = item.config.getoption("--gradient-watch")
     return bool(item.config.getini("gradient_watch") if flag is None else flag)
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
-    """Tell each check which test runs it: its settings and its node id come from there."""
-    for name, value in pyfuncitem.funcargs.items():
-        if isinstance(value, TrainerCheck):
-            pyfuncitem.funcargs[name] = TrainerCheck(value.code, value.load, value.settings, pyfuncitem)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

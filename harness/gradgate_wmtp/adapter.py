@@ -17,6 +17,7 @@ from torch.nn.functional import pad
 import wmtp
 from gradgate.subjects.contract import Corpus, Fit, Functions, Looped, Run, Stage, Subject, Tokens
 from gradgate.subjects.schedule import Schedule
+from gradgate_wmtp.sized import STAGE1_EXPONENTS, STAGE2_EXPONENTS, scaling_of
 from wmtp import checkpoint
 from wmtp.data.batches import Batch
 from wmtp.labels import IGNORE
@@ -203,6 +204,14 @@ class Stage1Run(WmtpRun):
         loss = self.work.stage.loss(batch)
         return {"total": loss, "value_loss": loss}
 
+    def of_size(self, rows: int, length: int) -> FeatureBatch:
+        """Random features, all real."""
+        valid_BS = torch.ones(rows, length, dtype=torch.bool)
+        hidden_BSD = torch.randn(rows, length, self.trainer.recipe.model.width, dtype=self.dtype)
+        reward_BS = wmtp.place_rewards(torch.rand(rows), valid_BS, self.trainer.recipe.critic.reward_placement)
+        document_BS = torch.zeros_like(valid_BS, dtype=torch.long)
+        return FeatureBatch(hidden_BSD, reward_BS, valid_BS, document_BS, tokens=rows * length)
+
     def record_loss(self, reward_BS: Tensor, valid_BS: Tensor, record: dict[str, Tensor]) -> None:
         """Features of zeros."""
         hidden_BSD = torch.zeros(*valid_BS.shape, self.trainer.recipe.model.width, dtype=self.dtype)
@@ -295,6 +304,19 @@ class Stage2Run(WmtpRun):
             document_BS=None if whole.document_BS is None else pad(whole.document_BS, (0, count), value=-1),
         )
         return (padded,)
+
+    def of_size(self, rows: int, length: int) -> tuple[Batch, ...]:
+        """Random tokens, all real and all labelled."""
+        recipe = self.trainer.recipe
+        valid_BS = torch.ones(rows, length, dtype=torch.bool)
+        token_BS = torch.randint(self.trainer.data.tokenizer.vocab_size, (rows, length))
+        label_BSH = wmtp.make_labels(token_BS, valid_BS, recipe.train.horizon)
+        reward_BS = wmtp.place_rewards(torch.rand(rows), valid_BS, recipe.critic.reward_placement)
+        positions, labels = int(predicting(label_BSH).sum()), int((label_BSH != IGNORE).sum())
+        batch = Batch(
+            token_BS, valid_BS, label_BSH, reward_BS, None, True, positions, tokens=rows * length, labels=labels
+        )
+        return (batch,)
 
     def record_loss(self, reward_BS: Tensor, valid_BS: Tensor, record: dict[str, Tensor]) -> None:
         """Tokens of zeros, without a label."""
@@ -474,6 +496,7 @@ def build_subject() -> Subject:
                 loop=loop,
                 precisions=precisions(Stage1Run),
                 options=STAGE1_OPTIONS,
+                scaling=scaling_of(Stage1Run, STAGE1_EXPONENTS),
             ),
             Stage(
                 "stage2",
@@ -484,6 +507,7 @@ def build_subject() -> Subject:
                 loop=loop,
                 precisions=precisions(Stage2Run),
                 options=STAGE2_OPTIONS,
+                scaling=scaling_of(Stage2Run, STAGE2_EXPONENTS),
             ),
         ),
         functions=Functions(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from gradgate.core.comparison import Comparison, Metric
 from gradgate.core.finding import Finding, Location
@@ -35,8 +36,13 @@ def outcome_of(found: Comparison, names: Sequence[str], rule: tuple[str, str]) -
         if metric.metric != "op_signature"
     }
     findings = [
-        _finding(metric, rule, found.base) for metric in metrics if metric.verdict in ("fail", "improved", "changed")
+        _finding(metric, rule, found.base, found.self_check)
+        for metric in metrics
+        if metric.verdict in ("fail", "improved", "changed")
     ]
+    if found.self_check and any(metric.ratio is not None for metric in metrics):
+        measured["false_alarms_of_identical_code"] = found.self_check["false_alarms"]
+        measured["pairs_of_identical_code"] = found.self_check["pairs"]
     open_ = [one for one in metrics if one.verdict in ("noisy", "incomparable") and one.metric != "wall_time"]
     reason = "; ".join(f"{metric.metric} is {metric.verdict}: {metric.reason}" for metric in open_)
     if not metrics:
@@ -44,16 +50,23 @@ def outcome_of(found: Comparison, names: Sequence[str], rule: tuple[str, str]) -
     return Outcome(tuple(findings), measured, allowed, inconclusive=reason)
 
 
-def _finding(metric: Metric, rule: tuple[str, str], base: str) -> Finding:
+def _finding(metric: Metric, rule: tuple[str, str], base: str, check: Mapping[str, Any]) -> Finding:
     severe = metric.verdict == "fail"
     return Finding(
         *rule,
-        f"{_numbers(metric)} against {base}" + (f", {metric.reason}" if metric.reason else ""),
+        f"{_numbers(metric)} against {base}" + (f", {metric.reason}" if metric.reason else "") + _alarms(metric, check),
         severity="error" if severe else "note",
         culprit=_location(metric),
         fix=FIX.format(metric=metric.metric) if severe else "",
         detail=metric.tree(),
     )
+
+
+def _alarms(metric: Metric, check: Mapping[str, Any]) -> str:
+    """The observed false-alarm rate, which stands beside every verdict on time."""
+    if metric.ratio is None or not check:
+        return ""
+    return f"; false alarms so far: {check['false_alarms']} of {check['pairs']} A/A pairs"
 
 
 def _numbers(metric: Metric) -> str:

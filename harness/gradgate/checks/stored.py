@@ -41,7 +41,7 @@ def counted(subject: Subject, stage: Stage, device: str) -> Counts:
     if device not in known:
         with isolated(SEED, "counting"):
             step = _started(stage, device)
-            counts = count(step, lambda file: _relative(subject, file))
+            counts = count(step, lambda file: relative_to(subject, file))
             further = recompiles(step)
             values = {**counts.values, **({} if further is None else {"recompiles": further})}
             known[device] = Counts(values, counts.by_line, counts.operations, counts.inputs)
@@ -125,12 +125,14 @@ def _seconds(step: Callable[[], Any]) -> float:
     return max(time.thread_time() - began, SHORTEST_S)
 
 
-def _root(subject: Subject) -> Path:
+def root_of(subject: Subject) -> Path:
+    """The folder that lines of a subject are relative to."""
     return subject.source.resolve().parent if subject.source else Path.cwd()
 
 
-def _relative(subject: Subject, file: str) -> str | None:
-    return os.path.relpath(os.path.realpath(file), _root(subject)) if is_own_code(file, subject.source) else None
+def relative_to(subject: Subject, file: str) -> str | None:
+    """A file's path within that folder; None for a file that is not the subject's own."""
+    return os.path.relpath(os.path.realpath(file), root_of(subject)) if is_own_code(file, subject.source) else None
 
 
 def _finding(rule: tuple[str, str], metric: Metric, before: Counts, after: Counts, subject: Subject) -> Finding:
@@ -144,7 +146,7 @@ def _finding(rule: tuple[str, str], metric: Metric, before: Counts, after: Count
         message += "; allowed: no growth" if metric.verdict == "fail" else ": improved, re-record it"
     culprit = None
     if line is not None and line.file:
-        culprit = Location(str(_root(subject) / line.file), line.number, line.function, line.source)
+        culprit = Location(str(root_of(subject) / line.file), line.number, line.function, line.source)
     return Finding(
         *rule,
         message,

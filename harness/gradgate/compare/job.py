@@ -36,6 +36,7 @@ class Job:
         count: whether to count too, not only to time.
         attempt: 0 for the first process, higher for a repeat; the order within blocks derives from it.
         lone: the side that this worker serves alone; empty for both.
+        base_target: base's own `module:factory`, where it is another than head's; else empty.
     """
 
     target: str
@@ -47,6 +48,11 @@ class Job:
     count: bool = True
     attempt: int = 0
     lone: str = ""
+    base_target: str = ""
+
+    def target_of(self, side: str) -> str:
+        """The factory of a side."""
+        return self.base_target if side == "base" and self.base_target else self.target
 
     def dumps(self) -> str:
         """As JSON."""

@@ -23,6 +23,10 @@ from gradgate.gates.timing import HEAD
 MOST_PROCESSES = 3
 
 
+class NewBenchmarkError(GradgateError):
+    """Base does not have the target: it may be younger than base."""
+
+
 @dataclass(frozen=True)
 class Question:
     """What is compared, and how.
@@ -39,6 +43,7 @@ class Question:
         budget_s: seconds after which no further process is begun.
         accept: metric -> reason of growths that are meant.
         notes: for the reader.
+        base_target: base's own `module:factory`, where it is another than head's; else empty.
     """
 
     target: str
@@ -52,6 +57,7 @@ class Question:
     budget_s: float = 60.0
     accept: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    base_target: str = ""
 
 
 def compare(question: Question, on_progress: Callable[[str], None]) -> Comparison:
@@ -89,7 +95,7 @@ def compare(question: Question, on_progress: Callable[[str], None]) -> Compariso
             on_progress(f"both sides register {clash[0]}: a process for each")
             continue
         if "missing" in answers[-1]:
-            raise GradgateError(_missing(*answers[-1]["missing"]))
+            raise _missing(*answers[-1]["missing"])
         if "broken" in answers[-1]:
             return replace(found, broken=answers[-1]["broken"], seconds=time.monotonic() - began)
         if "timing" not in answers[-1]:
@@ -132,7 +138,15 @@ def _job(question: Question) -> Job:
         Checkout(str(one.resolve()), tuple(str(root.resolve()) for root in import_roots(one, other, question.sources)))
         for one, other in ((question.base, question.head), (question.head, question.base))
     )
-    return Job(question.target, base, head, question.stage, question.tolerance, question.budget_s)
+    return Job(
+        question.target,
+        base,
+        head,
+        question.stage,
+        question.tolerance,
+        question.budget_s,
+        base_target=question.base_target,
+    )
 
 
 def _ask(job: Job, clash: Sequence[str], on_progress: Callable[[str], None]) -> dict[str, Any]:
@@ -153,9 +167,10 @@ def _weaker(clash: Sequence[str]) -> str:
     )
 
 
-def _missing(side: str, what: str) -> str:
-    offer = "; a new benchmark? --new-benchmark counts head alone" if side == "base" else ""
-    return f"{side} has {what}{offer}"
+def _missing(side: str, what: str) -> GradgateError:
+    if side == HEAD:
+        return GradgateError(f"{side} has {what}")
+    return NewBenchmarkError(f"{side} has {what}; a new benchmark? --new-benchmark counts head alone")
 
 
 def _said(answers: Sequence[Mapping[str, Any]], quantity: str) -> list[Said]:
@@ -235,14 +250,20 @@ def _why_noisy(each: Sequence[Said]) -> str:
 
 
 def _self_check(target: str, answers: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], str]:
-    """The A/A pair over all processes, and the log of every single one."""
-    if not answers:
-        return {}, ""
+    """The A/A pair over all processes, and the log of every single one; of the log alone where nothing was timed."""
     folder, problem = log_folder(), ""
     for answer in answers:
         check = answer["timing"]["self_check"]
         problem = record(folder, target, {key: check[key] for key in ("estimate", "blocks", "verdict")})
     alarms, pairs, rate = observed(folder)
+    rates = {
+        "false_alarms": alarms,
+        "pairs": pairs,
+        "false_alarm_rate": round(rate.estimate, 4),
+        "false_alarm_rate_interval": [round(rate.low, 4), round(rate.high, 4)],
+    }
+    if not answers:
+        return rates, ""
     same = [ratio for answer in answers for ratio in answer["timing"]["same"]]
     tolerance = next(iter(answers[0]["timing"]["decisions"].values()))["tolerance"]
     found = look(same, tolerance, last=True).ratio
@@ -250,10 +271,7 @@ def _self_check(target: str, answers: Sequence[Mapping[str, Any]]) -> tuple[dict
         "ratio": round(found.estimate, 4),
         "interval": [round(found.low, 4), round(found.high, 4)],
         "verdict": "pass" if at_rest(same, tolerance) else "noisy",
-        "false_alarms": alarms,
-        "pairs": pairs,
-        "false_alarm_rate": round(rate.estimate, 4),
-        "false_alarm_rate_interval": [round(rate.low, 4), round(rate.high, 4)],
+        **rates,
     }, problem
 
 

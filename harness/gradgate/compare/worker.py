@@ -72,7 +72,7 @@ def _serve(job: Job, say: Say) -> None:
     both = _sides(job)
     side = both[(BASE, HEAD).index(job.lone)]
     with Sides(both) as sides:
-        copy = Copy(sides, side, job.target, job.stage)
+        copy = Copy(sides, side, job.target_of(job.lone), job.stage)
         if job.count:
             say(counts=count_copy(copy).tree())
         else:
@@ -95,7 +95,7 @@ def _work(job: Job, say: Say) -> dict[str, Any]:
 
         def build(name: str) -> Copy:
             say(progress=f"loading {name}")
-            return Copy(sides, by_name[name], job.target, job.stage)
+            return Copy(sides, by_name[name], job.target_of(name), job.stage)
 
         for name, number in COPIES[:2]:
             copies[name, number] = build(name)

@@ -107,16 +107,3 @@ def nonnegative_slopes(y: Sequence[float], a: Sequence[float], b: Sequence[float
 
 def _dot(one: Sequence[float], other: Sequence[float]) -> float:
     return sum(x * y for x, y in zip(one, other, strict=True))
-
-
-def slope(log_sizes: Sequence[float], log_costs: Sequence[float]) -> float:
-    """Least-squares exponent of a cost over sizes, both as logarithms; at least two different sizes.
-
-    Raises:
-        ValueError: the sizes do not differ.
-    """
-    mean_x, mean_y = sum(log_sizes) / len(log_sizes), sum(log_costs) / len(log_costs)
-    spread = sum((x - mean_x) ** 2 for x in log_sizes)
-    if spread == 0:
-        raise ValueError("an exponent needs two different sizes")
-    return sum((x - mean_x) * (y - mean_y) for x, y in zip(log_sizes, log_costs, strict=True)) / spread

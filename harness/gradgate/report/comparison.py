@@ -60,7 +60,8 @@ def _number(metric: Metric) -> str:
 
 def _self_check(check: Mapping[str, Any]) -> str:
     most = check["false_alarm_rate_interval"][1]
+    pair = f"{check['ratio'] - 1:+.1%} ({check['verdict']})" if "ratio" in check else "not timed"
     return (
-        f"self-check: identical code {check['ratio'] - 1:+.1%} ({check['verdict']}); false alarms of single processes "
+        f"self-check: identical code {pair}; false alarms of single processes "
         f"on this machine so far: {check['false_alarms']} of {check['pairs']} A/A pairs (95 %: at most {most:.1%})"
     )

@@ -172,6 +172,23 @@ class Looped:
 
 
 @dataclass(frozen=True)
+class Scaling:
+    """How a stage's cost may grow along one axis.
+
+    Args:
+        start: `start(size, seed, *, device="cpu") -> Run`, a run whose batches all have this size along the axis and
+            the same size along every other, without padding.
+        smallest: the smallest of the sizes looked at, a power of two; the others are two and four times it.
+        exponents: cost -> the exponent that it may grow with at most. Costs: op_count, flops, saved_bytes,
+            live_peak_bytes, total_bytes, autograd_nodes, host_syncs, cpu_time. One that is left out is not looked at.
+    """
+
+    start: Callable[..., Run]
+    smallest: int
+    exponents: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Stage:
     """One stage of a trainer.
 
@@ -189,6 +206,7 @@ class Stage:
             that are left out are not looked at.
         loop: `loop(scores, *, patience, max_steps, eval_every) -> Looped`: the trainer's own loop around steps that do
             nothing, its evaluations replaced by the scores in order, smaller being better; None: no such.
+        scaling: name of an axis ("S", "B", "H") -> how cost may grow along it; None: not declared.
     """
 
     name: str
@@ -199,6 +217,7 @@ class Stage:
     loop: Callable[..., Looped] | None = None
     precisions: Mapping[str, Callable[..., Run]] | None = field(default=None, hash=False)
     options: Mapping[str, Sequence[Any]] | None = field(default=None, hash=False)
+    scaling: Mapping[str, Scaling] | None = field(default=None, hash=False)
 
 
 @dataclass(frozen=True)
@@ -285,6 +304,7 @@ class Subject:
         "precisions": "give the stage `precisions=`: names such as 'fp32+bf16' (parameters + autocast) -> a `start`",
         "options": "give the stage `options=`: keys -> values, and let `start` take `options={key: value}`",
         "edges": "give the stage `edges=`: the name of each loss term -> the names in `modules` of what it trains",
+        "scaling": "give the stage `scaling=`: axes such as 'S' -> gradgate.Scaling(start, smallest, exponents)",
         "samples": "write `Run.samples(batch)`: a name for each sample; and set `Run.epoch_size`",
         "heldout": "write `Run.heldout()`: the names of the samples that are kept for evaluation",
         "hyperparameters": "write `Run.hyperparameters(update)`: parameter name -> {'lr': ...}, from the configuration",

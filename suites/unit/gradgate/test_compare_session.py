@@ -150,6 +150,7 @@ def test_batches_that_differ_are_incomparable_and_untimed(asked, tmp_path: Path)
     asked({"metrics": [{**COUNTER, "verdict": "incomparable"}], "mismatch": "the batches differ"})
     found = ask(tmp_path)
     assert (found.verdict, found.notes) == ("incomparable", ("the batches differ; nothing was timed",))
+    assert "identical code not timed; false alarms of single processes on this machine so far: 0 of 0" in to_text(found)
 
 
 def test_a_step_too_slow_for_the_budget_is_noisy(asked, tmp_path: Path):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradgate.gates.stats import centre, critical_rank, nonnegative_slopes, paired_ratio, slope, walsh_means, wilson
+from gradgate.gates.stats import centre, critical_rank, nonnegative_slopes, paired_ratio, walsh_means, wilson
 
 RATIOS = st.lists(st.floats(0.5, 2.0), min_size=1, max_size=12)
 
@@ -96,20 +96,6 @@ def test_wilson_solves_the_score_equation(hits: int, trials: int):
 def test_wilson_knows_nothing_without_a_trial():
     """No trial: anything is possible."""
     assert (wilson(0, 0).low, wilson(0, 0).high) == (0.0, 1.0)
-
-
-@given(st.floats(-1, 3), st.floats(0.1, 10))
-def test_slope_finds_the_exponent_of_a_power(exponent: float, factor: float):
-    """cost = factor * size ** exponent."""
-    sizes = [1.0, 2.0, 4.0, 8.0]
-    costs = [math.log(factor * size**exponent) for size in sizes]
-    assert slope([math.log(size) for size in sizes], costs) == pytest.approx(exponent, abs=1e-9)
-
-
-def test_slope_refuses_a_single_size():
-    """One size says nothing about growth."""
-    with pytest.raises(ValueError, match="two different sizes"):
-        slope([1.0, 1.0], [2.0, 3.0])
 
 
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=10))
