@@ -17,6 +17,17 @@ def states() -> States:
     return torch.get_rng_state(), cuda, random.getstate(), np.random.get_state()
 
 
+def are_same(one: States, other: States) -> bool:
+    """Whether no generator has moved between two readings."""
+    (torch_state, cuda_states, python_state, numpy_state), theirs = one, other
+    return (
+        torch.equal(torch_state, theirs[0])
+        and all(map(torch.equal, cuda_states or (), theirs[1] or ()))
+        and python_state == theirs[2]
+        and all(map(np.array_equal, numpy_state, theirs[3]))
+    )
+
+
 def put_back(states: States) -> None:
     """Put the generators where they were.
 

@@ -8,13 +8,14 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
 import wmtp
+from gradgate.checks.cases import Case
 from gradgate.subjects.contract import Corpus, Fit, Functions, Looped, Run, Stage, Subject, Tokens
 from gradgate.subjects.schedule import Schedule
 from gradgate_wmtp.sized import STAGE1_EXPONENTS, STAGE2_EXPONENTS, scaling_of
@@ -36,6 +37,9 @@ from wmtp.stage1 import FeatureBatch, Features, join_rows, to_device
 from wmtp.stages import Stage1, Stage2, build_stage
 from wmtp.train import train
 from wmtp.trainer import Trainer, build
+
+if TYPE_CHECKING:
+    from hypothesis.strategies import SearchStrategy
 
 SMALL = (
     "data.tasks=6", "data.max_length=64", "data.batch_size=4", "model.width=16", "model.attention_heads=2",
@@ -275,22 +279,24 @@ class Stage2Run(WmtpRun):
         value_loss = {} if terms.value_loss is None else {"value_loss": terms.value_loss}
         return {"total": terms.total, "wmtp_loss": terms.wmtp_loss} | value_loss
 
+    def strategy(self) -> SearchStrategy[tuple[Batch, ...]]:
+        """A few short rows with any mask, packed or not, and rewards on any token."""
+        from hypothesis.strategies import just  # comes with the extra [test]
+
+        from gradgate.strategies import token_batches
+
+        drawn = token_batches(
+            vocabulary=self.trainer.data.tokenizer.vocab_size, horizons=just(self.trainer.recipe.train.horizon),
+            dtypes=just(self.dtype),
+        )  # fmt: skip
+        return drawn.map(as_batch)
+
     def select_rows(self, batch: tuple[Batch, ...], index: Sequence[int]) -> tuple[Batch, ...]:
         """These rows of the only micro-batch, counted anew."""
         whole, at = batch[0], list(index)
-        label_BSH, valid_BS = whole.label_BSH[at], whole.valid_BS[at]
-        cut = dataclasses.replace(
-            whole,
-            token_BS=whole.token_BS[at],
-            valid_BS=valid_BS,
-            label_BSH=label_BSH,
-            reward_BS=whole.reward_BS[at],
-            document_BS=None if whole.document_BS is None else whole.document_BS[at],
-            positions=int(predicting(label_BSH).sum()),
-            tokens=int(valid_BS.sum()),
-            labels=int((label_BSH != IGNORE).sum()),
-        )
-        return (cut,)
+        document_BS = None if whole.document_BS is None else whole.document_BS[at]
+        columns = (whole.token_BS[at], whole.valid_BS[at], whole.label_BSH[at], whole.reward_BS[at])
+        return (micro_batch(*columns, document_BS, whole.plain),)
 
     def pad(self, batch: tuple[Batch, ...], count: int) -> tuple[Batch, ...]:
         """Token 0, no label and no reward behind the rows of the only micro-batch."""
@@ -345,6 +351,24 @@ class Stage2Run(WmtpRun):
     def tokens(self, batch: tuple[Batch, ...]) -> Tokens:
         """The first micro-batch's tokens; there is only one."""
         return Tokens(batch[0].token_BS, batch[0].valid_BS, batch[0].document_BS)
+
+
+def micro_batch(
+    token_BS: Tensor, valid_BS: Tensor, label_BSH: Tensor, reward_BS: Tensor, document_BS: Tensor | None, plain: bool
+) -> Batch:
+    """A micro-batch of these tensors, with what the collator counts on the host."""
+    return Batch(
+        token_BS, valid_BS, label_BSH, reward_BS, document_BS, plain,
+        positions=int(predicting(label_BSH).sum()),
+        tokens=int(valid_BS.sum()),
+        labels=int((label_BSH != IGNORE).sum()),
+    )  # fmt: skip
+
+
+def as_batch(case: Case) -> tuple[Batch, ...]:
+    """A drawn batch as the stage takes it: the trainer's own labels, and the attention's mask always built."""
+    label_BSH = wmtp.make_labels(case.token_BS, case.valid_BS, case.horizon, document_BS=case.document_BS)
+    return (micro_batch(case.token_BS, case.valid_BS, label_BSH, case.reward_BS, case.document_BS, False),)
 
 
 def rows_of(batch: Batch) -> list[tuple[int, ...]]:

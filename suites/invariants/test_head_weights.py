@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fixtures import strategies
-from fixtures.strategies import Settings
+from fixtures import formula_settings
+from fixtures.formula_settings import Settings
+from gradgate import strategies
 from gradgate.checks import oracles, tolerances
 from gradgate.checks.cases import Case
 from wmtp import head_weights
@@ -40,7 +41,7 @@ def gradient(output_BSH: Tensor, value_BS: Tensor, seed: int) -> Tensor:
     return torch.autograd.grad((factor_BSH * output_BSH).sum(), value_BS)[0]
 
 
-@given(case=strategies.batches(dtypes=strategies.DTYPES), settings=strategies.settings())
+@given(case=strategies.token_batches(dtypes=strategies.DTYPES), settings=formula_settings.settings())
 def test_head_weights_sum_to_one_where_a_head_is_valid(case: Case, settings: Settings) -> None:
     """1 within 1e-6, or 1e-3 for half precision values; exactly 0 at invalid heads, so 0 where none is valid."""
     legal_BSH = case.labels != -100
@@ -50,13 +51,13 @@ def test_head_weights_sum_to_one_where_a_head_is_valid(case: Case, settings: Set
     assert weight_BSH[~legal_BSH].unique().tolist() in ([0.0], [])
 
 
-@given(case=strategies.batches(dtypes=strategies.DTYPES), settings=strategies.settings())
+@given(case=strategies.token_batches(dtypes=strategies.DTYPES), settings=formula_settings.settings())
 def test_head_weights_are_float32_or_float64(case: Case, settings: Settings) -> None:
     """float64 stays float64; everything else is weighed in float32."""
     assert weigh(case, settings).dtype == tolerances.working_dtype(case.value_BS.dtype)
 
 
-@given(case=strategies.batches(dtypes=strategies.DTYPES), settings=strategies.settings())
+@given(case=strategies.token_batches(dtypes=strategies.DTYPES), settings=formula_settings.settings())
 def test_head_weights_equal_the_reference(case: Case, settings: Settings) -> None:
     """Within the derived bound of the literal formula."""
     expected_BSH = oracles.head_weights(case.value_BS, case.labels, case.valid_BS, **options(case, settings))
@@ -64,7 +65,7 @@ def test_head_weights_equal_the_reference(case: Case, settings: Settings) -> Non
     assert bool(((weigh(case, settings) - expected_BSH).abs() <= allowed_BS1).all())
 
 
-@given(case=strategies.batches(dtypes=ONE_DTYPE), settings=strategies.settings(), seed=st.integers(0, 99))
+@given(case=strategies.token_batches(dtypes=ONE_DTYPE), settings=formula_settings.settings(), seed=st.integers(0, 99))
 def test_gradient_of_the_head_weights_equals_the_reference(case: Case, settings: Settings, seed: int) -> None:
     """Autograd through the trainer's form and through the literal one agree; at padding the gradient is exactly 0."""
     case, exact_BS = case.tracked(), case.value_BS.detach().clone().requires_grad_()
@@ -75,7 +76,7 @@ def test_gradient_of_the_head_weights_equals_the_reference(case: Case, settings:
     assert actual_BS[~case.valid_BS].unique().tolist() in ([0.0], [])
 
 
-@given(case=strategies.batches(), settings=strategies.settings(), seed=st.integers(0, 99))
+@given(case=strategies.token_batches(), settings=formula_settings.settings(), seed=st.integers(0, 99))
 def test_head_weights_never_read_padding(case: Case, settings: Settings, seed: int) -> None:
     """NaN, infinities and large numbers at padding change neither weights nor gradients, in any bit."""
     clean, case = case.with_padding(0.0).tracked(), case.tracked()
@@ -84,7 +85,7 @@ def test_head_weights_never_read_padding(case: Case, settings: Settings, seed: i
     assert torch.equal(gradient(weight_BSH, case.value_BS, seed), gradient(clean_BSH, clean.value_BS, seed))
 
 
-@given(case=strategies.batches(dtypes=ONE_DTYPE), settings=strategies.settings(), data=st.data())
+@given(case=strategies.token_batches(dtypes=ONE_DTYPE), settings=formula_settings.settings(), data=st.data())
 def test_head_weights_follow_the_labels_that_are_left(case: Case, settings: Settings, data: st.DataObject) -> None:
     """Labels may be taken away (prompt tokens under train_on: completion): the values there still make the deltas."""
     seed = data.draw(st.integers(0, 2**20))
@@ -96,8 +97,8 @@ def test_head_weights_follow_the_labels_that_are_left(case: Case, settings: Sett
 
 
 @given(
-    case=strategies.batches(dtypes=ONE_DTYPE),
-    settings=strategies.settings(),
+    case=strategies.token_batches(dtypes=ONE_DTYPE),
+    settings=formula_settings.settings(),
     left=st.integers(0, 4),
     right=st.integers(0, 4),
 )
@@ -120,7 +121,7 @@ def test_head_weights_do_not_depend_on_padding(case: Case, settings: Settings, l
     torch.testing.assert_close(inner_BSH, weigh(case, settings), rtol=0, atol=1e-12)
 
 
-@given(case=strategies.batches(dtypes=ONE_DTYPE), settings=strategies.settings())
+@given(case=strategies.token_batches(dtypes=ONE_DTYPE), settings=formula_settings.settings())
 def test_head_weights_of_a_row_do_not_depend_on_other_rows(case: Case, settings: Settings) -> None:
     """Each row weighs alone what it weighs in the batch."""
     together_BSH = weigh(case, settings)
@@ -134,7 +135,7 @@ def test_head_weights_of_a_row_do_not_depend_on_other_rows(case: Case, settings:
         torch.testing.assert_close(alone_1SH[0], together_BSH[row], rtol=0, atol=1e-12)
 
 
-@given(case=strategies.batches(dtypes=ONE_DTYPE, packed=False), settings=strategies.settings())
+@given(case=strategies.token_batches(dtypes=ONE_DTYPE, packed=False), settings=formula_settings.settings())
 def test_packed_documents_weigh_what_they_weigh_alone(case: Case, settings: Settings) -> None:
     """Rows packed one behind the other into a single row, as documents, get the same weights."""
     rows, positions = case.valid_BS.shape
@@ -153,7 +154,9 @@ def test_packed_documents_weigh_what_they_weigh_alone(case: Case, settings: Sett
     torch.testing.assert_close(packed_BSH, weigh(case, settings), rtol=0, atol=1e-12)
 
 
-@given(case=strategies.batches(dtypes=ONE_DTYPE), settings=strategies.settings(), factor=st.floats(0.1, 10.0))
+@given(
+    case=strategies.token_batches(dtypes=ONE_DTYPE), settings=formula_settings.settings(), factor=st.floats(0.1, 10.0)
+)
 def test_head_weights_depend_on_value_over_temperature(case: Case, settings: Settings, factor: float) -> None:
     """Values and temperature in another unit give the same weights."""
     scaled = dataclasses.replace(case, value_BS=case.value_BS * factor)
@@ -161,7 +164,11 @@ def test_head_weights_depend_on_value_over_temperature(case: Case, settings: Set
     torch.testing.assert_close(weigh(scaled, scaled_settings), weigh(case, settings), rtol=0, atol=1e-9)
 
 
-@given(case=strategies.batches(dtypes=ONE_DTYPE), settings=strategies.settings(), shift=st.floats(-100.0, 100.0))
+@given(
+    case=strategies.token_batches(dtypes=ONE_DTYPE),
+    settings=formula_settings.settings(),
+    shift=st.floats(-100.0, 100.0),
+)
 def test_head_weights_do_not_see_a_common_value_without_lambda(case: Case, settings: Settings, shift: float) -> None:
     """At lambda = 0 the deltas are the values, and a softmax does not see what they have in common."""
     settings = dataclasses.replace(settings, discount_lambda=0.0)
@@ -170,7 +177,7 @@ def test_head_weights_do_not_see_a_common_value_without_lambda(case: Case, setti
     torch.testing.assert_close(weigh(shifted, settings), weigh(case, settings), rtol=0, atol=atol)
 
 
-@given(case=strategies.batches(dtypes=ONE_DTYPE), temperature=st.sampled_from([1e-3, 1e-30, 1e-300]))
+@given(case=strategies.token_batches(dtypes=ONE_DTYPE), temperature=st.sampled_from([1e-3, 1e-30, 1e-300]))
 def test_cold_head_weights_are_one_hot_at_the_largest_delta(case: Case, temperature: float) -> None:
     """Towards temperature 0 all weight goes to the largest delta, and nothing overflows."""
     settings = Settings(0.95, temperature)
@@ -186,7 +193,7 @@ def test_cold_head_weights_are_one_hot_at_the_largest_delta(case: Case, temperat
     assert bool((best_BS[leads_BS] >= 1 - 1e-12).all())
 
 
-@given(case=strategies.batches(dtypes=ONE_DTYPE))
+@given(case=strategies.token_batches(dtypes=ONE_DTYPE))
 def test_hot_head_weights_are_uniform_over_the_valid_heads(case: Case) -> None:
     """Towards an infinite temperature every valid head weighs the same."""
     legal_BSH = case.labels != -100

@@ -9,12 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fixtures import strategies
+from gradgate import strategies
 from gradgate.checks.cases import Case
 from wmtp import make_labels
 
 
-@given(case=strategies.batches())
+@given(case=strategies.token_batches())
 def test_labels_equal_the_reference(case: Case) -> None:
     """Token t+k+1 where both ends are real tokens of one document, -100 elsewhere; as whole numbers."""
     label_BSH = make_labels(case.token_BS, case.valid_BS, case.horizon, document_BS=case.document_BS)
@@ -22,7 +22,7 @@ def test_labels_equal_the_reference(case: Case) -> None:
     assert torch.equal(label_BSH, case.labels)
 
 
-@given(case=strategies.batches(), replacement=st.integers(-100, 10**6))
+@given(case=strategies.token_batches(), replacement=st.integers(-100, 10**6))
 def test_labels_never_read_padding(case: Case, replacement: int) -> None:
     """Which token ids stand at padding does not matter, pad id or not."""
     other_BS = case.token_BS.masked_fill(~case.valid_BS, replacement)
@@ -33,7 +33,7 @@ def test_labels_never_read_padding(case: Case, replacement: int) -> None:
     )
 
 
-@given(case=strategies.batches())
+@given(case=strategies.token_batches())
 def test_labels_do_not_depend_on_what_equals_a_pad_id(case: Case) -> None:
     """A real token with id 0 is predicted like any other: real is what the mask says."""
     zero_BS = torch.zeros_like(case.token_BS)
@@ -41,14 +41,14 @@ def test_labels_do_not_depend_on_what_equals_a_pad_id(case: Case) -> None:
     assert torch.equal(label_BSH, torch.where(case.labels == -100, -100, 0))
 
 
-@given(case=strategies.batches(), more=st.integers(1, 5))
+@given(case=strategies.token_batches(), more=st.integers(1, 5))
 def test_labels_of_more_heads_begin_with_those_of_fewer(case: Case, more: int) -> None:
     """The horizon adds heads and changes none."""
     wider_BSH = make_labels(case.token_BS, case.valid_BS, case.horizon + more, document_BS=case.document_BS)
     assert torch.equal(wider_BSH[..., : case.horizon], case.labels)
 
 
-@given(case=strategies.batches())
+@given(case=strategies.token_batches())
 def test_one_document_a_row_is_the_same_as_no_documents(case: Case) -> None:
     """Packing a single document changes nothing, whatever its id."""
     document_BS = torch.arange(len(case.token_BS))[:, None].expand(case.token_BS.shape) - 2
@@ -57,7 +57,7 @@ def test_one_document_a_row_is_the_same_as_no_documents(case: Case) -> None:
     assert torch.equal(label_BSH, plain.labels)
 
 
-@given(case=strategies.batches())
+@given(case=strategies.token_batches())
 def test_labels_leave_their_arguments_alone(case: Case) -> None:
     """Neither tokens nor mask are written."""
     token_BS, valid_BS = case.token_BS.clone(), case.valid_BS.clone()

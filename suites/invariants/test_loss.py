@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fixtures import strategies
+from gradgate import strategies
 from gradgate.checks import oracles, tolerances
 from gradgate.checks.cases import Case
 from wmtp import wmtp_loss
 
 VOCABULARY = 60
 SEEDS = st.integers(0, 2**20)
-EXACT = strategies.batches(dtypes=st.just(torch.float64))
+EXACT = strategies.token_batches(dtypes=st.just(torch.float64))
 
 
 def drawn(case: Case, seed: int, *, scale: float = 1.0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
@@ -76,7 +76,7 @@ def test_loss_of_a_repeated_batch_is_the_loss_of_the_batch(case: Case, seed: int
     torch.testing.assert_close(wmtp_loss(*repeated), once, rtol=1e-12, atol=1e-12)
 
 
-@given(case=strategies.batches(), seed=SEEDS, dtype=strategies.DTYPES)
+@given(case=strategies.token_batches(), seed=SEEDS, dtype=strategies.DTYPES)
 def test_loss_is_taken_in_at_least_float32(case: Case, seed: int, dtype: torch.dtype) -> None:
     """Half precision logits cost nothing beyond their own rounding."""
     logits_BSHV, label_BSH, weight_BSH = drawn(case, seed, dtype=dtype)

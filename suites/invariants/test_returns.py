@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fixtures import strategies
+from fixtures import formula_settings
+from gradgate import strategies
 from gradgate.checks import oracles, tolerances
 from gradgate.checks.cases import Case
 from wmtp import gae_returns, place_rewards
@@ -23,7 +24,11 @@ def decays(case: Case, gamma: float, gae_lambda: float) -> dict[str, Any]:
     return {"gamma": gamma, "gae_lambda": gae_lambda, "document_BS": case.document_BS}
 
 
-@given(case=strategies.batches(dtypes=strategies.DTYPES), gamma=strategies.DISCOUNTS, gae_lambda=strategies.DISCOUNTS)
+@given(
+    case=strategies.token_batches(dtypes=strategies.DTYPES),
+    gamma=formula_settings.DISCOUNTS,
+    gae_lambda=formula_settings.DISCOUNTS,
+)
 def test_returns_equal_the_reference(case: Case, gamma: float, gae_lambda: float) -> None:
     """Within the derived bound of the literal recursion, at every real token."""
     arguments, options = (case.reward_BS, case.value_BS, case.valid_BS), decays(case, gamma, gae_lambda)
@@ -31,7 +36,7 @@ def test_returns_equal_the_reference(case: Case, gamma: float, gae_lambda: float
     assert bool((error_BS[case.valid_BS] <= tolerances.returns(*arguments)).all())
 
 
-@given(case=strategies.batches(dtypes=strategies.DTYPES))
+@given(case=strategies.token_batches(dtypes=strategies.DTYPES))
 def test_returns_are_detached_and_at_least_float32(case: Case) -> None:
     """No gradient flows into the target; half precision values give float32 targets."""
     case = case.tracked()
@@ -39,7 +44,7 @@ def test_returns_are_detached_and_at_least_float32(case: Case) -> None:
     assert (return_BS.requires_grad, return_BS.dtype) == (False, tolerances.working_dtype(case.value_BS.dtype))
 
 
-@given(case=strategies.batches(), gamma=strategies.DISCOUNTS, gae_lambda=strategies.DISCOUNTS)
+@given(case=strategies.token_batches(), gamma=formula_settings.DISCOUNTS, gae_lambda=formula_settings.DISCOUNTS)
 def test_returns_never_read_padding(case: Case, gamma: float, gae_lambda: float) -> None:
     """NaN, infinities and large numbers at padding change no bit, and padding itself gets 0."""
     clean, options = case.with_padding(0.0), decays(case, gamma, gae_lambda)
@@ -48,7 +53,11 @@ def test_returns_never_read_padding(case: Case, gamma: float, gae_lambda: float)
     assert return_BS[~case.valid_BS].unique().tolist() in ([0.0], [])
 
 
-@given(case=strategies.batches(dtypes=ONE_DTYPE), gamma=strategies.DISCOUNTS, gae_lambda=strategies.DISCOUNTS)
+@given(
+    case=strategies.token_batches(dtypes=ONE_DTYPE),
+    gamma=formula_settings.DISCOUNTS,
+    gae_lambda=formula_settings.DISCOUNTS,
+)
 def test_returns_are_linear_in_rewards_and_values(case: Case, gamma: float, gae_lambda: float) -> None:
     """Twice the rewards and values are twice the returns: no clipping, no whitening."""
     case, options = case.with_padding(0.0), decays(case, gamma, gae_lambda)
@@ -57,7 +66,7 @@ def test_returns_are_linear_in_rewards_and_values(case: Case, gamma: float, gae_
     assert torch.equal(twice_BS, 2 * once_BS)
 
 
-@given(case=strategies.batches(dtypes=ONE_DTYPE, packed=False), gamma=strategies.DISCOUNTS)
+@given(case=strategies.token_batches(dtypes=ONE_DTYPE, packed=False), gamma=formula_settings.DISCOUNTS)
 def test_returns_with_lambda_one_do_not_depend_on_the_values(case: Case, gamma: float) -> None:
     """At lambda = 1 they are the discounted sums of the rewards."""
     case = case.with_padding(0.0)
@@ -67,7 +76,7 @@ def test_returns_with_lambda_one_do_not_depend_on_the_values(case: Case, gamma: 
     torch.testing.assert_close(actual_BS, without_BS, rtol=0, atol=1e-9)
 
 
-@given(case=strategies.batches(dtypes=ONE_DTYPE), gamma=strategies.DISCOUNTS)
+@given(case=strategies.token_batches(dtypes=ONE_DTYPE), gamma=formula_settings.DISCOUNTS)
 def test_exact_values_are_their_own_returns(case: Case, gamma: float) -> None:
     """A value head that is right is a fixed point for every lambda: the target is what it says."""
     options = decays(case, gamma, 1.0)
@@ -76,7 +85,7 @@ def test_exact_values_are_their_own_returns(case: Case, gamma: float) -> None:
     torch.testing.assert_close(again_BS, exact_BS, rtol=0, atol=1e-9)
 
 
-@given(case=strategies.batches(dtypes=ONE_DTYPE, packed=False), gamma=strategies.DISCOUNTS)
+@given(case=strategies.token_batches(dtypes=ONE_DTYPE, packed=False), gamma=formula_settings.DISCOUNTS)
 def test_packed_documents_have_the_returns_they_have_alone(case: Case, gamma: float) -> None:
     """Rows packed one behind the other into a single row, as documents, get the same targets."""
     rows, positions = case.valid_BS.shape
@@ -87,7 +96,7 @@ def test_packed_documents_have_the_returns_they_have_alone(case: Case, gamma: fl
     torch.testing.assert_close(packed_BS, alone_BS, rtol=0, atol=1e-12)
 
 
-@given(case=strategies.batches(), placement=PLACEMENTS)
+@given(case=strategies.token_batches(), placement=PLACEMENTS)
 def test_placed_rewards_equal_the_reference(case: Case, placement: str) -> None:
     """One reward a row, given to each of its documents; within one rounding."""
     actual_BS = place_rewards(case.reward_B, case.valid_BS, placement, document_BS=case.document_BS)

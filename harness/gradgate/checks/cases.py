@@ -7,7 +7,7 @@ places, large values, rewards. An implementation that reads padding shows it in 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,14 +16,15 @@ import torch
 from torch import Tensor
 
 from gradgate.checks import oracles
+from gradgate.pasteable import expression
 
 GARBAGE = 50.0
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Case:
-    """One batch for the formulas.
+    """One batch for the formulas. Its `repr` is Python that can be pasted.
 
     Args:
         name: what is special about it.
@@ -44,6 +45,13 @@ class Case:
     reward_BS: Tensor
     reward_B: Tensor
     document_BS: Tensor | None = None
+
+    def __repr__(self) -> str:
+        return expression(self)
+
+    def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
+        """For hypothesis, whose own way ends in torch's repr of a tensor."""
+        printer.text(repr(self))
 
     @cached_property
     def labels(self) -> Tensor:
@@ -129,18 +137,19 @@ def lengths(horizon: int) -> list[int]:
     return sorted({length for length in (1, 2, horizon - 1, horizon, horizon + 1, 2 * horizon + 1) if length > 0})
 
 
-def strided(case: Case) -> Case:
-    """The same batch in tensors that are not contiguous: every second element of a larger storage."""
+def every_second(tensor: Tensor) -> Tensor:
+    """The same numbers, not contiguous: every second element of a larger storage."""
+    return torch.stack([tensor, tensor.flip(0)], dim=-1)[..., 0]
 
-    def spread(tensor: Tensor) -> Tensor:
-        return torch.stack([tensor, tensor.flip(0)], dim=-1)[..., 0]
 
+def laid_out(case: Case, layout: Callable[[Tensor], Tensor]) -> Case:
+    """The same batch with all its tensors laid out in memory in another way."""
     tensors: dict[str, Any] = {
-        field.name: spread(held)
+        field.name: layout(held)
         for field in dataclasses.fields(case)
         if isinstance(held := getattr(case, field.name), Tensor)
     }
-    return dataclasses.replace(case, name=f"{case.name}, strided", **tensors)
+    return dataclasses.replace(case, **tensors)
 
 
 def documents(valid_BS: Tensor, seed: int) -> Tensor:
@@ -164,7 +173,7 @@ def boundary_grid(seed: int, horizons: tuple[int, ...] = (1, 2, 4)) -> Iterator[
             valid_BS = torch.tensor(list(rows.values()))
             together = make("all kinds of rows", valid_BS, horizon, seed + 1)
             yield together
-            yield strided(together)
+            yield dataclasses.replace(laid_out(together, every_second), name=f"{together.name}, strided")
             yield make("packed documents", valid_BS, horizon, seed + 2, documents(valid_BS, seed + 2))
 
 

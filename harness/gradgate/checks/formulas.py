@@ -16,6 +16,7 @@ from gradgate.checks.cases import Case
 from gradgate.core.finding import Finding, Location
 from gradgate.core.origin import in_one_line, origin
 from gradgate.core.verdict import Outcome
+from gradgate.pasteable import NUMBERS, expression
 from gradgate.subjects.contract import Context, Functions
 
 T = TypeVar("T")
@@ -59,12 +60,12 @@ class Call:
         """Python that repeats the call, the tensors as nested lists; only its size where nobody would paste it."""
         if self.size > PASTEABLE:
             return f"{self.name}() on {self.case}: {self.size} numbers, too many to show"
-        lines = ["nan, inf = float('nan'), float('inf')"]
+        lines = [NUMBERS]
         given = []
         for name, held in {**self.arguments, **self.options}.items():
             shown = name if isinstance(held, Tensor) else repr(held)
             if isinstance(held, Tensor):
-                lines.append(f"{name} = torch.tensor({held.detach().cpu().tolist()}, dtype={held.dtype})")
+                lines.append(f"{name} = {expression(held.detach())}")
             if held is not None:
                 given.append(f"{name}={shown}" if name in self.options else shown)
         return "\n".join([*lines, f"{self.name}({', '.join(given)})"])

@@ -14,12 +14,17 @@ in NaN, or trains the end of every row on the wrong token for as long as it runs
 
 ## How it decides
 
-Every one of the five functions that the subject has is called on the grid S in {1, 2, H-1, H, H+1, 2H+1},
+Every one of the functions that the subject has is called on the grid S in {1, 2, H-1, H, H+1, 2H+1},
 H in {1, 2, 4}, with each mask alone (B = 1), all together, strided, and packed; all positions are compared with the
 literal references. Labels must be equal; weights, loss, returns and placed rewards within the bounds of
 `gradgate.checks.tolerances`, worst cases for float32. Without any position to learn from, the loss must be exactly 0,
-attached to the graph, with a gradient of exactly 0. Gradients of the loss must be finite. False-alarm rate: 0, no bound
-is statistical.
+attached to the graph, with a gradient of exactly 0. Gradients of the loss must be finite.
+
+Where a run offers a strategy of batches (`Run.strategy`), its own `losses` and their gradients are computed in float32
+on 40, 120 or 600 batches of it, by the profile: none may raise, and none may be NaN or infinite. What fails is made
+smaller, in at most 100 tries,, and the smallest batch stands in the finding.
+
+False-alarm rate: 0, no bound is statistical.
 
 ## Example
 
@@ -43,7 +48,8 @@ Start from the finding's reproduction: it is the smallest batch of the grid that
 
 ## Known limits
 
-Functions that the subject does not offer are not tried; `functions_tried` says how many were. Gradients of the weights
+Functions that the subject does not offer are not tried; `functions_tried` says how many were. Of drawn batches it asks
+for numbers, not for the right ones. Gradients of the weights
 are compared by weight-oracle (GG403).
 
 ## Sources
@@ -53,12 +59,21 @@ Faults LW-23, LW-26, MB-04, MB-05, MB-16, MB-19, MB-20, MB-22 and MB-28 of the f
 
 from __future__ import annotations
 
+import dataclasses
+from functools import partial
+
 import torch
 
 from gradgate.checks import cases, oracles, tolerances
+from gradgate.checks.drawing import Fault, as_finding, can_draw, smallest
 from gradgate.checks.formulas import Call, Ledger, labels_call, present, returns_call, weights_call
+from gradgate.checks.raised import SubjectRaisedError, calling
+from gradgate.checks.randomness import seeded
+from gradgate.checks.snapshot import named_parameters
+from gradgate.core.finding import Finding
+from gradgate.core.origin import origin
 from gradgate.core.verdict import Outcome
-from gradgate.subjects.contract import Context, Functions, Stage, Subject
+from gradgate.subjects.contract import Batch, Context, Functions, Run, Stage, Subject
 
 CODE, NAME = "GG404", "boundary-grid"
 NEEDS: tuple[str, ...] = ()
@@ -70,6 +85,7 @@ FIX_WEIGHTS = "softmax over the valid heads only; exactly 0 at invalid heads and
 FIX_LOSS = "divide by the number of positions with a valid head, clamped to at least 1, and keep the sum on the graph"
 FIX_VALUE_LOSS = "sum the squared errors of real tokens alone and divide by their number, clamped to at least 1"
 FIX_RETURNS = "scan the real tokens of a row in reverse order, with 0 after the last one"
+FIX_DRAWN = "paste the batch, and follow the first number that is not finite: an empty sum, 0/0, an all-masked row"
 FIX_REWARDS = "look for the last real token with the mask, not with its count: padding may be on either side"
 
 
@@ -85,15 +101,50 @@ def check(subject: Subject, stage: Stage | None, context: Context) -> Outcome:
         _rewards: functions.place_rewards,
     }
     offered = [attempt for attempt, function in tries.items() if function is not None]
-    if not offered:
-        return Outcome(
-            not_applicable=f"{subject.name} offers none of its formulas: give it functions=gradgate.Functions()"
-        )
     ledger = Ledger(CODE, NAME, context.device, subject.source)
-    for case in cases.boundary_grid(context.seed):
+    for case in cases.boundary_grid(context.seed) if offered else ():
         for attempt in offered:
             attempt(ledger, functions, case)
-    return ledger.outcome(functions_tried=len(offered))
+    findings, drawn = _of_stages(subject, context)
+    if not offered and not drawn:
+        return Outcome(
+            not_applicable=f"{subject.name} offers neither its formulas nor batches to draw: give it "
+            f"functions=gradgate.Functions(), or {Subject.CAPABILITIES['strategy']}"
+        )
+    outcome = ledger.outcome(functions_tried=len(offered), batches_drawn=drawn)
+    return dataclasses.replace(outcome, findings=(*outcome.findings, *findings))
+
+
+def _of_stages(subject: Subject, context: Context) -> tuple[list[Finding], int]:
+    """What is wrong with the losses of batches that the stages' own strategies draw, and how many were drawn."""
+    findings, drawn = [], 0
+    for stage in subject.stages:
+        with calling("start()"):
+            run = stage.start(context.seed, device=context.device)
+        if can_draw(run):
+            found, tried = smallest(run, partial(_broken, run, context.seed), context)
+            drawn += tried
+            if found is not None:
+                findings.append(as_finding(found, CODE, NAME, stage.name, FIX_DRAWN))
+    return findings, drawn
+
+
+def _broken(run: Run, seed: int, batch: Batch) -> Fault | None:
+    """What is wrong with the losses of a batch; None: nothing."""
+    try:
+        with seeded(seed), calling("losses()"):
+            terms = run.losses(batch)
+        for name, term in terms.items():
+            if not bool(term.detach().isfinite().all()):
+                return Fault(f"`{name}` is {float(term.detach())}, expected a finite number")
+        total = terms["total"]
+        parameters = [parameter for parameter in named_parameters(run) if parameter.requires_grad]
+        with calling("backward of `total`"):
+            gradients = torch.autograd.grad(total, parameters, allow_unused=True) if total.requires_grad else ()
+    except SubjectRaisedError as error:
+        return Fault(str(error), origin(error.error))
+    bad = sum(gradient is not None and not bool(gradient.isfinite().all()) for gradient in gradients)
+    return Fault(f"the gradient of `total` is not finite in {bad} of {len(parameters)} parameters") if bad else None
 
 
 def _labels(ledger: Ledger, functions: Functions, case: cases.Case) -> None:

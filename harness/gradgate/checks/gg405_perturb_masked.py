@@ -16,6 +16,10 @@ In float64, on one batch that has padding (else one that `Run.pad` padded by 3):
 times a normal draw, the tokens (where the run has `tokens`) to other real tokens. Masks, labels and other integers are
 left alone. Statistic: the distance of each loss term, and of its gradient, from those of the batch as it is.
 
+Where a run offers a strategy of batches (`Run.strategy`), the same is asked of 16, 48 or 240 drawn batches, by the
+profile: with padding on the left, gaps, packed rows, as far as the strategy has them. The smallest that fails stands in
+the finding.
+
 Tolerance, derived: reordering a sum of n terms, or computing it in other blocks, is a change of each term by at most n
 u of itself (u = 2**-53). The condition is measured: the noise is the largest change of the quantity under 3 random
 changes of every parameter by 2 u. Allowed: 2 n (noise + u |quantity|), with n the number of elements of the batch's
@@ -53,14 +57,18 @@ Faults LW-08, LW-22, MB-10 and MB-26 of the fault catalogue.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from gradgate.checks import batches
+from gradgate.checks.drawing import Fault, as_finding, can_draw, smallest
 from gradgate.checks.invariance import Distance, Probe
-from gradgate.checks.raised import calling, reports_raises
+from gradgate.checks.raised import SubjectRaisedError, calling, reports_raises
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.capabilities import declared
@@ -72,6 +80,9 @@ PER_STAGE = True
 BATCHES = 4  # of which the first with padding is taken
 PADDING = 3
 LARGE = 100.0
+SHARE = 0.4  # of the tries of checks that compute each drawn batch once
+NONE = Distance("", 0.0, 0.0, 0.0)
+FIX = "mask what enters the sum, and take neighbours from real tokens alone"
 
 
 @reports_raises(CODE, NAME)
@@ -80,18 +91,50 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     probe = Probe(stage, context)
     generator = torch.Generator().manual_seed(context.seed)
     batch = _with_padding(probe)
-    if batch is None:
-        return Outcome(inconclusive=f"{BATCHES} batches have no padding: there is nothing masked to change")
-    found = [(name, probe.furthest(batch, [other])) for name, other in _changed(probe.run, batch, generator)]
-    if not found:
-        return Outcome(inconclusive="no tensor of the batch has the shape [B, S, ...] of its mask")
+    changed = [] if batch is None else list(_changed(probe.run, batch, generator))
+    found = [(name, probe.furthest(batch, [other])) for name, other in changed]
     beyond = [(name, distance) for name, distance in found if distance.is_beyond]
-    worst = max((distance for _, distance in found), key=lambda distance: (distance.is_beyond, distance.measured))
-    measured = {"distance": worst.measured, "tensors_changed": len(found)}
-    allowed = {"distance": worst.allowed}
-    if beyond and probe.draws_beyond_dropout:
+    smaller, drawn = _drawn(probe, stage, context)
+    if not found and not drawn:
+        return Outcome(inconclusive=_nothing(batch))
+    if (beyond or smaller) and probe.draws_beyond_dropout:
         return Outcome(inconclusive="the loss draws random numbers other than dropout, and its values differ")
-    return Outcome(tuple(_finding(name, distance) for name, distance in beyond), measured, allowed)
+    worst = max((held for _, held in found), key=lambda held: (held.is_beyond, held.measured), default=NONE)
+    measured = {"distance": worst.measured, "tensors_changed": len(found)} | ({"batches_drawn": drawn} if drawn else {})
+    findings = (*(_finding(name, distance) for name, distance in beyond), *smaller)
+    return Outcome(findings, measured, {"distance": worst.allowed})
+
+
+def _nothing(batch: Batch | None) -> str:
+    if batch is None:
+        return f"{BATCHES} batches have no padding: there is nothing masked to change"
+    return "no tensor of the batch has the shape [B, S, ...] of its mask"
+
+
+def _drawn(probe: Probe, stage: Stage, context: Context) -> tuple[list[Finding], int]:
+    """The smallest drawn batch in which something masked is read, and how many were tried."""
+    if not can_draw(probe.run):
+        return [], 0
+    found, tried = smallest(probe.run, partial(_read_at_padding, probe, context.seed), context, SHARE)
+    return [] if found is None else [as_finding(found, CODE, NAME, stage.name, FIX)], tried
+
+
+def _read_at_padding(probe: Probe, seed: int, batch: Batch) -> Fault | None:
+    """What is read at padding of a batch whose losses are numbers; None: nothing."""
+    generator = torch.Generator().manual_seed(seed)
+    with suppress(SubjectRaisedError):  # what raises, or is not finite, is GG404's to say
+        if bool(_valid(probe.run, batch).all()):
+            return None
+        ours = probe(batch).quantities()
+        for name, other in _changed(probe.run, batch, generator):
+            theirs = probe(other).quantities()
+            if all(torch.equal(value, theirs[key]) for key, value in ours.items()):
+                continue  # as it mostly is; what roundoff may do costs three times as much to know
+            distance = probe.furthest(batch, [other])
+            if distance.is_beyond and math.isfinite(distance.size):
+                finding = _finding(name, distance)
+                return Fault(finding.message, detail=finding.detail)
+    return None
 
 
 def _with_padding(probe: Probe) -> Batch | None:
@@ -120,7 +163,7 @@ def _changed(run: Run, batch: Batch, generator: torch.Generator) -> Iterator[tup
         if leaf.is_floating_point():
             noise = torch.randn(leaf.shape, generator=generator, dtype=torch.float64).to(leaf)
             other = leaf + LARGE * noise
-        elif token_BS is not None and leaf.dtype == token_BS.dtype and torch.equal(leaf, token_BS):
+        elif token_BS is not None and valid_BS.any() and leaf.dtype == token_BS.dtype and torch.equal(leaf, token_BS):
             real = leaf[valid_BS]
             drawn = torch.randint(0, len(real), leaf.shape, generator=generator).to(leaf.device)
             other = real[drawn]
@@ -135,6 +178,6 @@ def _finding(name: str, distance: Distance) -> Finding:
         name=NAME,
         message=f"{distance.quantity} (size {distance.size:.6g}) changes by {distance.measured:.3g} where `{name}` "
         f"holds other numbers at padding; allowed: {distance.allowed:.1e}",
-        fix="mask what enters the sum, and take neighbours from real tokens alone",
+        fix=FIX,
         detail={"tensor": name, "quantity": distance.quantity, "distance": distance.measured},
     )

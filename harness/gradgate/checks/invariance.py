@@ -18,8 +18,8 @@ from gradgate.checks.randomness import seeded
 from gradgate.checks.snapshot import named_parameters
 from gradgate.checks.without_dropout import without_dropout
 from gradgate.core.errors import SubjectError
+from gradgate.generators import are_same, states
 from gradgate.subjects.contract import Batch, Context, Run, Stage
-from gradgate.subjects.global_state import GlobalState
 
 UNIT = 2.0**-53
 _CASTS = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
@@ -97,12 +97,12 @@ class Probe:
     def __call__(self, batch: Batch) -> Evaluation:
         """Losses and gradients of a batch; the run is not changed."""
         with seeded(self._seed), without_dropout():
-            before = GlobalState.now().rng
+            before = states()
             with calling("losses()"), Casts() if self._first else nullcontext() as casts:
                 terms = self.run.losses(batch)
             if casts is not None:
                 self._first, self.unit = False, casts.unit
-            if batches.first_difference(before, GlobalState.now().rng) is not None:
+            if not are_same(before, states()):
                 self.draws_beyond_dropout = True
             if "total" not in terms:
                 raise SubjectError("losses() has no term 'total'; see GG001")

@@ -14,6 +14,7 @@ from gradgate.subjects.contract import Run, Stage, Subject
 _OF_RUN = {
     "losses", "tokens", "rows", "valid", "pad", "evaluate", "save", "logits", "optimizers", "max_norm",
     "window", "supervised", "rewards", "value_targets", "samples", "heldout", "hyperparameters",
+    "strategy",
 }  # fmt: skip
 _SEED = 0
 
@@ -82,6 +83,7 @@ def declared(run: Run) -> frozenset[str]:
         "samples": _overrides(run, "samples") and run.epoch_size > 0,
         "heldout": _overrides(run, "heldout"),
         "hyperparameters": _overrides(run, "hyperparameters"),
+        "strategy": _overrides(run, "strategy"),
         "supervised": _overrides(run, "supervised"),
         "rewards": _overrides(run, "rewards"),
         "value_targets": _overrides(run, "value_targets"),

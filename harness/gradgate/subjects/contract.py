@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
     import torch
+    from hypothesis.strategies import SearchStrategy
     from torch import Tensor, nn
 
     from gradgate.core.comparison import Comparison
@@ -58,7 +59,19 @@ class Run:
     shuffles: bool = True
 
     def batches(self) -> Iterator[Batch]:
-        """Training batches in the run's own order, without an end. Required. A batch is never changed by a step."""
+        """Training batches in the run's own order, without an end. A batch is never changed by a step.
+
+        Required, or `strategy`: then they are drawn from it, in one and the same order.
+        """
+        from gradgate.subjects.drawn import sampled  # imports hypothesis, which few runs need
+
+        return sampled(self.strategy())
+
+    def strategy(self) -> SearchStrategy[Batch]:
+        """A hypothesis strategy of batches that `losses` must be able to take; `gradgate.strategies` has the parts.
+
+        Whatever the trainer's data may bring, in the run's dtype and on its device: short rows, padding, gaps, packing.
+        """
         raise NotImplementedError
 
     def step(self, batch: Batch) -> Mapping[str, float]:
@@ -293,6 +306,7 @@ class Subject:
     CAPABILITIES: ClassVar[Mapping[str, str]] = {
         "losses": "write `Run.losses(batch)`: the loss terms by name as scalars on the graph, `total` among them",
         "tokens": "write `Run.tokens(batch)`: return gradgate.Tokens(token_BS, valid_BS)",
+        "strategy": "write `Run.strategy()`: a hypothesis strategy of batches; gradgate.strategies has token_batches()",
         "supervised": "write `Run.supervised(batch)`: Bool[B, S], True at the tokens that the loss is to train on",
         "rewards": "write `Run.rewards(batch)`: return rewards by name, Float[B] each, computed as training does",
         "value_targets": "write `Run.value_targets(reward_B, value_BS, valid_BS)`: what the value loss regresses on",

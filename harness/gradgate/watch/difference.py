@@ -58,7 +58,9 @@ def _tensor_difference(name: str, before: Tensor, after: Tensor) -> Difference:
 
 
 def _bits(tensor: Tensor) -> Tensor:
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    # One element counts as contiguous with any stride, and its bytes are no view of it.
+    return (flat if flat.stride(0) == 1 else flat.as_strided(flat.shape, (1,))).view(torch.uint8)
 
 
 def _describe(tensor: Tensor) -> str:

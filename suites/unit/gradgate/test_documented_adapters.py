@@ -9,23 +9,27 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 
 from fixtures.documented import two_stage
 from gradgate import check_trainer
+from gradgate.checks import oracles
 from gradgate.core.verdict import Verdict
 from gradgate.subjects.contract import Subject
 
-PAGE = (Path(__file__).resolve().parents[3] / "docs" / "adapters.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).resolve().parents[3] / "docs"
+PAGE = (DOCS / "adapters.md").read_text(encoding="utf-8")
+DRAWN = (DOCS / "strategies.md").read_text(encoding="utf-8")
 # At night all checks; in a pull request those that cost little.
 SELECT = [] if os.environ.get("GRADGATE_PROFILE") == "nightly" else ["GG001", "GG10", "GG20", "GG401", "GG402", "GG407"]
 
 
 def block(name: str) -> str:
     """The Python block in which a Subject of this name is built."""
-    blocks: list[str] = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    blocks: list[str] = re.findall(r"```python\n(.*?)```", PAGE + DRAWN, flags=re.DOTALL)
     (found,) = [text for text in blocks if f'name="{name}"' in text]
     return found
 
@@ -85,6 +89,38 @@ def test_documented_adapter_finds_the_fault_that_the_page_names(adapters: Path, 
 
     culprits = [finding.culprit for result in verdict.results for finding in result.findings if finding.culprit]
     assert {culprit.source for culprit in culprits} == {"weight_BSH[label_BSH == -100] = 0.0"}
+
+
+def test_documented_strategy_drives_the_checks_that_draw(adapters: Path):
+    """The adapter of docs/strategies.md, which has no batches but those that it draws."""
+    verdict = verified(adapters, "drawn-critic", "GG100", "GG404", "GG405")
+
+    assert [(result.code, result.status) for result in verdict.results] == [
+        ("GG100", "passed"),
+        ("GG404", "passed"),
+        ("GG405", "passed"),
+    ]
+    assert all(result.measured["batches_drawn"] > 0 for result in verdict.results[1:])
+
+
+def test_documented_property_fails_with_the_batch_that_the_page_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The test of docs/strategies.md passes right labels, and shows those that wrap around the smallest batch."""
+    text = re.findall(r"```python\n(.*?)```", DRAWN, flags=re.DOTALL)[0]
+    shown = re.findall(r"^case=(.*), …$", DRAWN, flags=re.MULTILINE)[0]
+    mine = ModuleType("my_trainer")
+    monkeypatch.setitem(sys.modules, "my_trainer", mine)
+    mine.make_labels = oracles.labels
+    namespace: dict[str, Any] = {}
+    exec(text, namespace)  # noqa: S102 - what the test is about
+    namespace["test_labels"]()
+
+    def wrapped(token_BS: torch.Tensor, valid_BS: torch.Tensor, horizon: int, document_BS: torch.Tensor | None):
+        return torch.stack([token_BS.roll(-k - 1, 1) for k in range(horizon)], -1)
+
+    namespace["make_labels"] = wrapped
+    with pytest.raises(AssertionError) as caught:
+        namespace["test_labels"]()
+    assert shown in "".join(caught.value.__notes__)
 
 
 def test_page_names_every_capability():

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fixtures import broken_functions, strategies
+from fixtures import broken_functions, formula_settings
+from gradgate import strategies
 from gradgate.checks import oracles
 from gradgate.checks.cases import Case
 from gradgate.core.errors import ShapeError
@@ -150,8 +151,8 @@ def test_rewards_know_two_placements() -> None:
         oracles.place_rewards(torch.ones(1), mask("##"), "middle")
 
 
-@given(case=strategies.batches(), settings=strategies.settings())
-def test_weights_are_a_distribution_over_the_valid_heads(case: Case, settings: strategies.Settings) -> None:
+@given(case=strategies.token_batches(), settings=formula_settings.settings())
+def test_weights_are_a_distribution_over_the_valid_heads(case: Case, settings: formula_settings.Settings) -> None:
     """They sum to 1 where a head is valid, are 0 elsewhere, and are never negative."""
     label_BSH = case.labels
     weight_BSH = oracles.head_weights(
@@ -167,8 +168,8 @@ def test_weights_are_a_distribution_over_the_valid_heads(case: Case, settings: s
     assert bool((weight_BSH[~legal_BSH] == 0).all()) and bool((weight_BSH >= 0).all())
 
 
-@given(case=strategies.batches(dtypes=st.just(torch.float64)), settings=strategies.settings())
-def test_oracles_agree_with_the_vectorised_twin(case: Case, settings: strategies.Settings) -> None:
+@given(case=strategies.token_batches(dtypes=st.just(torch.float64)), settings=formula_settings.settings())
+def test_oracles_agree_with_the_vectorised_twin(case: Case, settings: formula_settings.Settings) -> None:
     """Two implementations that share nothing say the same of labels, weights, loss, returns and rewards."""
     twin, label_BSH, packing = broken_functions.good_functions(), case.labels, {"document_BS": case.document_BS}
     assert torch.equal(label_BSH, broken_functions.labels(case.token_BS, case.valid_BS, case.horizon, **packing))
@@ -186,7 +187,7 @@ def test_oracles_agree_with_the_vectorised_twin(case: Case, settings: strategies
         torch.testing.assert_close(placed_BS, expected_BS, rtol=0, atol=1e-12)
 
 
-@given(case=strategies.batches(packed=False), gamma=strategies.DISCOUNTS)
+@given(case=strategies.token_batches(packed=False), gamma=formula_settings.DISCOUNTS)
 def test_returns_with_lambda_one_are_discounted_sums_of_rewards(case: Case, gamma: float) -> None:
     """At lambda = 1 the values cancel: a return is the discounted sum of the real tokens' rewards."""
     return_BS = oracles.gae_returns(case.reward_BS, case.value_BS, case.valid_BS, gamma=gamma, gae_lambda=1.0)
@@ -196,7 +197,7 @@ def test_returns_with_lambda_one_are_discounted_sums_of_rewards(case: Case, gamm
         assert return_BS[row][case.valid_BS[row]].tolist() == pytest.approx(sums, abs=1e-4)
 
 
-@given(case=strategies.batches(), garbage=strategies.GARBAGE)
+@given(case=strategies.token_batches(), garbage=strategies.GARBAGE)
 def test_oracles_never_read_padding(case: Case, garbage: float) -> None:
     """Whatever stands at padding, nothing changes."""
     other = case.with_padding(garbage)
@@ -212,7 +213,7 @@ def test_oracles_never_read_padding(case: Case, garbage: float) -> None:
     )
 
 
-@given(case=strategies.batches(dtypes=st.just(torch.float64), packed=False))
+@given(case=strategies.token_batches(dtypes=st.just(torch.float64), packed=False))
 def test_a_packed_row_is_its_documents_apart(case: Case) -> None:
     """Two rows packed into one, as two documents, give what they give alone."""
     rows, positions = case.valid_BS.shape

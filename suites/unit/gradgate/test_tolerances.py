@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fixtures import broken_functions, strategies
+from fixtures import broken_functions, formula_settings
+from gradgate import strategies
 from gradgate.checks import oracles, tolerances
 from gradgate.checks.cases import Case
 
@@ -57,11 +58,13 @@ def test_weight_bound_of_half_precision_is_the_specification() -> None:
 
 
 @given(
-    case=strategies.batches(dtypes=strategies.DTYPES),
-    settings=strategies.settings(),
+    case=strategies.token_batches(dtypes=strategies.DTYPES),
+    settings=formula_settings.settings(),
     direction_seed=st.integers(0, 2**20),
 )
-def test_a_stable_implementation_stays_inside(case: Case, settings: strategies.Settings, direction_seed: int) -> None:
+def test_a_stable_implementation_stays_inside(
+    case: Case, settings: formula_settings.Settings, direction_seed: int
+) -> None:
     """Weights and their gradients of the vectorised twin, in the dtype that it must use, are within the bounds."""
     options = {
         "discount_lambda": settings.discount_lambda,
@@ -87,7 +90,11 @@ def test_a_stable_implementation_stays_inside(case: Case, settings: strategies.S
     assert float((actual_BS - expected_BS)[case.valid_BS].abs().max()) <= allowed
 
 
-@given(case=strategies.batches(dtypes=strategies.DTYPES), gamma=strategies.DISCOUNTS, gae_lambda=strategies.DISCOUNTS)
+@given(
+    case=strategies.token_batches(dtypes=strategies.DTYPES),
+    gamma=formula_settings.DISCOUNTS,
+    gae_lambda=formula_settings.DISCOUNTS,
+)
 def test_stable_returns_stay_inside(case: Case, gamma: float, gae_lambda: float) -> None:
     """Returns of the vectorised twin, in float32 or float64, are within the bound."""
     options = {"gamma": gamma, "gae_lambda": gae_lambda, "document_BS": case.document_BS}
@@ -96,7 +103,7 @@ def test_stable_returns_stay_inside(case: Case, gamma: float, gae_lambda: float)
     assert bool((error_BS <= tolerances.returns(*arguments)).all())
 
 
-@given(case=strategies.batches(dtypes=st.just(torch.float32)), scale=st.sampled_from([0.1, 3.0, 1e4]))
+@given(case=strategies.token_batches(dtypes=st.just(torch.float32)), scale=st.sampled_from([0.1, 3.0, 1e4]))
 def test_a_stable_loss_stays_inside(case: Case, scale: float) -> None:
     """The loss of the vectorised twin, in float32, is within the bound, whatever the size of the logits."""
     label_BSH = case.labels
