@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from gradgate.core.verdict import Outcome, Result, Verdict
     from gradgate.plugin import parametrize
     from gradgate.subjects.contract import Context, Corpus, Fit, Functions, Looped, Run, Scaling, Stage, Subject, Tokens
+    from gradgate.subjects.inside import StepLosses
+    from gradgate.subjects.own_loop import OwnLoop
+    from gradgate.subjects.rows import TokenRows
     from gradgate.subjects.schedule import Schedule
     from gradgate.watch.block import watch
     from gradgate.watch.guard import guard
@@ -41,6 +44,9 @@ _HOMES = {
         "Subject",
         "Tokens",
     ),
+    "gradgate.subjects.inside": ("StepLosses",),
+    "gradgate.subjects.own_loop": ("OwnLoop",),
+    "gradgate.subjects.rows": ("TokenRows",),
     "gradgate.subjects.schedule": ("Schedule",),
     "gradgate.watch.block": ("watch",),
     "gradgate.watch.guard": ("guard",),
@@ -58,6 +64,7 @@ __all__ = [
     "Location",
     "Looped",
     "Outcome",
+    "OwnLoop",
     "Result",
     "Rule",
     "Run",

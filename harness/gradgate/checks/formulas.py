@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -52,6 +53,11 @@ class Call:
         return self.function(*map(moved, self.arguments.values()), **options).cpu()
 
     @property
+    def is_beyond_the_formula(self) -> bool:
+        """Whether it is of packed rows and the formula has no `document_BS`: a trainer that never packs."""
+        return self.options.get("document_BS") is not None and not _takes(self.function, "document_BS")
+
+    @property
     def size(self) -> int:
         """How many numbers it is given: the smallest failing input is the one to show."""
         return sum(held.numel() for held in self.arguments.values() if isinstance(held, Tensor))
@@ -81,6 +87,7 @@ class Ledger:
         device: where the formulas are called.
         source: the subject's folder, for the lines that raise.
         tried: calls made so far.
+        left: calls on packed rows that were not made, since the formula does not take any.
     """
 
     code: str
@@ -88,6 +95,7 @@ class Ledger:
     device: str = "cpu"
     source: Path | None = None
     tried: int = 0
+    left: int = 0
     _worst: tuple[float, float, float] = (-1.0, 0.0, 0.0)  # share of the bound, error, bound
     _found: dict[str, tuple[int, Finding]] = field(default_factory=dict)
 
@@ -114,7 +122,13 @@ class Ledger:
         self._found[symptom] = (size, dataclasses.replace(known, count=count))
 
     def run(self, call: Call, shape: Sequence[int], fix: str) -> Tensor | None:
-        """The call's answer; None, and a finding, where it raises or answers with another shape."""
+        """The call's answer; None, and a finding, where it raises or answers with another shape.
+
+        None without a finding on packed rows where the formula has no `document_BS`.
+        """
+        if call.is_beyond_the_formula:
+            self.left += 1
+            return None
         self.tried += 1
         try:
             answer = call(self.device)
@@ -206,6 +220,8 @@ class Ledger:
         findings = tuple(finding for _, finding in self._found.values())
         name, number, limit = (unit, error, bound) if unit else ("error_to_bound_ratio", max(share, 0.0), 1.0)
         reported = {name: number, "calls": self.tried, **measured}
+        if self.left:
+            reported["packed_calls_left"] = self.left
         return Outcome(findings, {key: plain(held) for key, held in reported.items()}, {name: plain(limit)})
 
     def _raised(self, what: str, error: Exception, call: Call, fix: str) -> None:
@@ -263,6 +279,15 @@ def present(function: Callable[..., T] | None) -> Callable[..., T]:
     if function is None:
         raise TypeError("the runner asks for the capability before it runs the check")
     return function
+
+
+def _takes(function: Callable[..., Any], name: str) -> bool:
+    """Whether a function can be given this argument by name; yes where its signature is not to be had."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return True
+    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def _distances(

@@ -84,6 +84,7 @@ from gradgate.core.verdict import Outcome
 from gradgate.subjects.capabilities import declared
 from gradgate.subjects.contract import Context, Corpus, Objective, Run, Stage, Subject, Tokens
 from gradgate.subjects.global_state import GlobalState, seed_everything
+from gradgate.subjects.outputs import logits_in
 
 CODE, NAME = "GG001", "subject-contract"
 NEEDS: tuple[str, ...] = ()
@@ -350,7 +351,7 @@ def _of_logits(start: Start) -> Iterator[Fault]:
         handle.remove()
     if not seen:
         yield f"a step does not call modules[{run.logits_from!r}], which `logits_from` names", LIES
-    elif not isinstance(seen[0], Tensor) or seen[0].dim() != 4:
+    elif (logits := logits_in(seen[0])) is None or logits.dim() != 4:
         yield f"modules[{run.logits_from!r}] returns {_described(seen[0])}, expected logits [B, S, H, V]", LIES
 
 

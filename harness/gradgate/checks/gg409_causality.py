@@ -74,6 +74,7 @@ from gradgate.checks.without_dropout import without_dropout
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject, Tokens
+from gradgate.subjects.outputs import logits_in
 
 CODE, NAME = "GG409", "causality"
 NEEDS: tuple[str, ...] = ("tokens", "logits", "losses")
@@ -203,12 +204,12 @@ def _outputs(run: Run, batch: Batch, seed: int) -> Outputs:
 
 @contextmanager
 def _recorded(run: Run) -> Iterator[Outputs]:
-    """The last output of every module of the block that is a tensor [B, S, ...] or begins with one."""
+    """The last output of every module of the block that is a tensor [B, S, ...], begins with one or has logits."""
     seen: Outputs = {}
 
     def note(name: str, module: nn.Module, args: Any, output: Any) -> None:
-        first = output[0] if isinstance(output, tuple | list) and output else output
-        if isinstance(first, Tensor) and first.dim() >= 2:
+        first = logits_in(output[0] if isinstance(output, tuple | list) and output else output)
+        if first is not None and first.dim() >= 2:
             seen[name] = first.detach().clone()
 
     with ExitStack() as stack:

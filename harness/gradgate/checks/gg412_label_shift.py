@@ -67,6 +67,7 @@ from gradgate.checks.raised import calling, reports_raises
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject, Tokens
+from gradgate.subjects.outputs import logits_in
 
 CODE, NAME = "GG412", "label-shift"
 NEEDS: tuple[str, ...] = ("tokens", "logits", "losses")
@@ -145,13 +146,14 @@ def targets(run: Run, batch: Batch) -> Targets | None:
 
 @contextmanager
 def _outputs(module: nn.Module) -> Iterator[list[Tensor]]:
-    """The tensors that a module returns inside the block, keeping their gradients."""
+    """The logits that a module returns inside the block, keeping their gradients."""
     outputs: list[Tensor] = []
 
     def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        if isinstance(output, Tensor) and output.requires_grad:
-            output.retain_grad()
-            outputs.append(output)
+        logits = logits_in(output)
+        if logits is not None and logits.requires_grad:
+            logits.retain_grad()
+            outputs.append(logits)
 
     handle = module.register_forward_hook(keep)
     try:

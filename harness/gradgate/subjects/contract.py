@@ -43,7 +43,8 @@ class Run:
     Attributes:
         modules: the stage's modules by name. A module that the stage trains is here, a frozen one may be.
         optimizers: what the stage steps; empty hides the optimizer state from checks that compare it.
-        logits_from: name in `modules` of the module whose output is logits [B, S, H, V]; None where there is none.
+        logits_from: name in `modules` of the module whose output is logits [B, S, H, V], or has them as `logits`; None
+            where there is none.
         max_norm: the norm at which the step clips its gradients; None where it does not.
         updates: how many updates the schedule is made for; None: it has no end.
         epoch_size: samples that an epoch holds; 0 where there are no epochs.

@@ -32,11 +32,15 @@ class TokenRows(Run):
         return {name: value[rows] if _has_rows(value) else value for name, value in batch.items()}
 
     def pad(self, batch: Any, count: int) -> dict[str, Any]:
-        """`count` more positions on the right of each column in `padding`."""
+        """`count` more positions on the right of each column in `padding`, [B, S] or [B, S, ...]."""
         return {
-            name: pad_tensor(value, (0, count), value=self.padding[name]) if name in self.padding else value
+            name: _padded(value, count, self.padding[name]) if name in self.padding else value
             for name, value in batch.items()
         }
+
+
+def _padded(value: Tensor, count: int, filler: float) -> Tensor:
+    return pad_tensor(value, (0, 0) * (value.dim() - 2) + (0, count), value=filler)
 
 
 def _has_rows(value: Any) -> bool:

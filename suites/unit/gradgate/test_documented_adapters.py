@@ -75,6 +75,15 @@ def test_documented_two_stage_adapter_is_short():
     assert len([line for line in block("two-stage").splitlines() if line.strip()]) <= 50
 
 
+def test_documented_adapter_of_an_own_loop_verifies_its_trainer(adapters: Path):
+    """Losses inside a step and a loop inside a method are enough for most of the catalogue, in at most 60 lines."""
+    verdict = verified(adapters, "own-loop")
+
+    assert failed(verdict) == {}
+    assert sum(result.status == "passed" for result in verdict.results) >= 13
+    assert len([line for line in block("own-loop").splitlines() if line.strip()]) <= 60
+
+
 def test_documented_adapter_finds_the_fault_that_the_page_names(adapters: Path, monkeypatch: pytest.MonkeyPatch):
     """Weights zeroed behind their softmax: GG101, with the line."""
 

@@ -47,6 +47,14 @@ def test_clean_twin_passes_on_another_seed(code: str) -> None:
     assert outcome(code, subject_with(GOOD, corpus=TELLING), seed=7).findings == ()
 
 
+def test_formula_without_packing_is_not_given_packed_rows() -> None:
+    """A trainer that never packs is held against rows that are not packed, and what was left out is counted."""
+    functions = Functions(returns=broken_functions.returns_without_documents)
+    found = outcome("GG404", subject_with(functions))
+    assert found.findings == ()
+    assert found.measured["calls"] > 0 and found.measured["packed_calls_left"] > 0
+
+
 @pytest.mark.parametrize(("code", "functions"), BROKEN)
 def test_fault_turns_its_own_check_red(code: str, functions: Functions) -> None:
     """Each planted fault gives an error of the rule's own code, with a fix and numbers that JSON can hold."""

@@ -1,0 +1,109 @@
+"""OwnLoop: a trainer that keeps its loop to itself as a run, one turn of the loop a step."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from types import FrameType
+from typing import Any, ClassVar
+from unittest.mock import patch
+
+from greenlet import greenlet
+from torch import Tensor
+
+from gradgate.core.errors import SubjectError
+from gradgate.subjects.contract import Run
+from gradgate.subjects.inside import TOTAL, backward_replaced, gradients_kept, locals_from, loss_terms
+
+
+class OwnLoop(Run):
+    """A trainer whose only way in is a method that trains to the end. Subclasses call `begin` and write `batches`.
+
+    The loop runs on a stack of its own, in this thread, and stands still where it asks its loader for a batch. A step
+    hands it that batch and lets it go on to where it asks for the next: what runs is the trainer's own code.
+    Give the trainer a number of steps and epochs that no check comes to the end of.
+
+    Attributes:
+        terms: loss term -> the local variable of the loop that holds it at the backward.
+        length: what `len(loader)` is.
+    """
+
+    terms: ClassVar[Mapping[str, str]] = {}
+    length: ClassVar[int] = 1_000_000
+
+    def begin(self, loop: Callable[[Any], Any]) -> None:
+        """Start the loop and let it go to where it first asks for a batch.
+
+        Args:
+            loop: calls the trainer's own loop on the loader that it is given:
+                `lambda loader: trainer.run({"train_dataloader": loader})`.
+
+        Raises:
+            SubjectError: the loop ends without asking for a batch.
+        """
+        self._frame: FrameType | None = None
+        self._greenlet = greenlet(loop)
+        self._go_on(_Loader(self))
+
+    def local(self, name: str) -> Any:
+        """A local variable of the loop, or of what called it, where it stands still: its optimizer, say.
+
+        Raises:
+            SubjectError: it has none of this name.
+        """
+        found = locals_from(self._frame)
+        if name not in found:
+            raise SubjectError(f"the loop has no local variable {name!r}; it has {', '.join(sorted(found))}")
+        return found[name]
+
+    def step(self, batch: Any) -> Mapping[str, float]:
+        """One turn of the trainer's loop. The metrics are the loss terms, where they are still there behind it."""
+        self._go_on(batch)
+        found = locals_from(self._frame)
+        held = {term: found.get(variable) for term, variable in self.terms.items()}
+        return {term: float(value.detach()) for term, value in held.items() if isinstance(value, Tensor)}
+
+    def losses(self, batch: Any) -> Mapping[str, Tensor]:
+        """The loss terms of one turn whose backward and whose optimizers do nothing."""
+        found: dict[str, Any] = {}
+
+        def reached(tensor: Tensor, frame: FrameType) -> None:
+            if not found:
+                found.update(locals_from(frame) | {TOTAL: tensor})
+
+        with gradients_kept(self), ExitStack() as stack:
+            stack.enter_context(backward_replaced(reached))
+            for optimizer in self.optimizers:
+                stack.enter_context(patch.object(optimizer, "step", lambda *_, **__: None))
+            self._go_on(batch)
+        if not found:
+            raise SubjectError("the loop made a turn without a backward: there are no losses to be had from it")
+        return loss_terms(found, self.terms)
+
+    def _go_on(self, given: Any) -> None:
+        if self._greenlet.dead:
+            raise SubjectError("the trainer's loop has ended: give it more epochs and steps than the checks take")
+        self._greenlet.switch(given)
+        if self._greenlet.dead:
+            raise SubjectError("the trainer's loop came to its end: give it more epochs and steps than the checks take")
+
+    def _next_batch(self, frame: FrameType) -> Any:
+        self._frame = frame
+        return self._greenlet.parent.switch()
+
+
+class _Loader:
+    """What the loop takes for its data: asking it for a batch stops the loop until the next step."""
+
+    def __init__(self, run: OwnLoop) -> None:
+        self._run = run
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        return self._run._next_batch(sys._getframe(1))
+
+    def __len__(self) -> int:
+        return self._run.length
