@@ -6,6 +6,7 @@ processes' gradients, not their mean; both wrappers are told so.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -30,14 +31,13 @@ def replicated(module: nn.Module, processes: Processes, *, partly: bool = False)
     """
     if processes.world == 1 or processes.sharded:
         return module
-    # No buffer is trained; broadcasting them would make every forward, an evaluation's too, a collective.
-    replica = nn.parallel.DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=partly)
-    replica.register_comm_hook(None, _sum)
+    replica = nn.parallel.DistributedDataParallel(module, find_unused_parameters=partly)
+    replica.register_comm_hook(None, lambda _state, bucket: _sum(bucket.buffer()))  # it refuses annotations as text
     return replica
 
 
-def _sum(_state: object, bucket: Any) -> torch.futures.Future[Tensor]:
-    work = dist.all_reduce(bucket.buffer(), async_op=True)
+def _sum(flat: Tensor) -> torch.futures.Future[Tensor]:
+    work = dist.all_reduce(flat, async_op=True)
     return work.get_future().then(lambda done: done.value()[0])  # type: ignore[no-any-return]
 
 
@@ -46,6 +46,8 @@ def shard(model: CriticWmtp) -> None:
     there only while it runs."""
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
+    # Values are a view of the value head's output; no step writes to them.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     blocks = getattr(model.trunk, "blocks", ())
     # Tied embeddings belong to trunk and heads, so both stay in the root's group; the value head runs alone in Stage 1.
     for module in (*blocks, model.value_head, model):

@@ -214,14 +214,18 @@ class TokenStage:
         return first_nonfinite_gradient(self.model)
 
     def _forward_blame(self, window: Sequence[Batch]) -> str | None:
-        for batch in window:
-            record: dict[str, Tensor] = {}
-            place = first_nonfinite(
-                self.model, {"reward_BS": batch.reward_BS}, record, partial(self.losses, batch, record=record)
-            )
-            if place is not None:
-                return place
-        return None
+        wrapped, self.forward = self.forward, self.model  # a wrapper may wait for processes that look elsewhere
+        try:
+            for batch in window:
+                record: dict[str, Tensor] = {}
+                place = first_nonfinite(
+                    self.model, {"reward_BS": batch.reward_BS}, record, partial(self.losses, batch, record=record)
+                )
+                if place is not None:
+                    return place
+            return None
+        finally:
+            self.forward = wrapped
 
 
 def counts(batches: Sequence[Batch]) -> tuple[int, int, int]:
