@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
@@ -25,12 +26,13 @@ from wmtp.loop import LoopState
 from wmtp.loop import run as run_loop
 from wmtp.loss import predicting, squared_error_sum
 from wmtp.metrics import MetricsFile
+from wmtp.processes import ALONE, Processes
 from wmtp.progress import quiet
 from wmtp.resume import find_checkpoint, load_run, save_run
 from wmtp.rewards.known import known_rewards
 from wmtp.rewards.reference import reference_rewards
 from wmtp.rewards.reward_model import RewardModel, model_rewards
-from wmtp.settings import Config, Recipe
+from wmtp.settings import Config, Parallel, Recipe
 from wmtp.stage1 import FeatureBatch, Features, join_rows, to_device
 from wmtp.stages import Stage1, Stage2, build_stage
 from wmtp.train import train
@@ -85,12 +87,13 @@ class WmtpRun(Run):
 
     def __init__(
         self, seed: int, *, dtype: torch.dtype = torch.float32, device: str = "cpu", precision: str = "fp32",
-        options: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None, parallel: Parallel | None = None,
     ) -> None:  # fmt: skip
         self.dtype = dtype
         moved = [f"{key}={value}" for key, value in (options or {}).items()]
         given = settings(seed, device, *SMALL, f"precision={precision}", *moved)
-        self.open(small_trainer(*given), LoopState(self.stage_name))
+        processes = ALONE if parallel is None else Processes(dist.get_rank(), dist.get_world_size(), parallel)
+        self.open(small_trainer(*given, processes), LoopState(self.stage_name))
 
     def open(self, trainer: Trainer, at: LoopState, work: Any = None) -> None:
         """Take a trainer at a point of its loop, with its stage where that was built already."""
@@ -367,9 +370,9 @@ def loop(scores: Sequence[float], *, patience: int | None, max_steps: int, eval_
     return Looped(course.steps, course.evaluations, course.last_evaluated)
 
 
-def small_trainer(config: Config, recipe: Recipe) -> Trainer:
+def small_trainer(config: Config, recipe: Recipe, processes: Processes = ALONE) -> Trainer:
     """A trainer whose step takes milliseconds, with real rewards."""
-    trainer = build(config, recipe, quiet())
+    trainer = build(config, recipe, quiet(), processes)
     trainer.collator.reward_N = small_rewards(config.seed).clone()
     return trainer
 
@@ -460,6 +463,11 @@ def precisions(run: type[WmtpRun]) -> Mapping[str, Any]:
     return {f"fp32+{name}": partial(run, precision=name) for name in ("bf16", "fp16")}
 
 
+def distributed(run: type[WmtpRun]) -> Mapping[str, Any]:
+    """The trainer's ways to train in several processes."""
+    return {parallel: partial(run, parallel=parallel) for parallel in ("ddp", "fsdp2")}
+
+
 def build_subject() -> Subject:
     """The bundled trainer."""
     return Subject(
@@ -474,6 +482,7 @@ def build_subject() -> Subject:
                 loop=loop,
                 precisions=precisions(Stage1Run),
                 options=STAGE1_OPTIONS,
+                distributed=distributed(Stage1Run),
             ),
             Stage(
                 "stage2",
@@ -484,6 +493,7 @@ def build_subject() -> Subject:
                 loop=loop,
                 precisions=precisions(Stage2Run),
                 options=STAGE2_OPTIONS,
+                distributed=distributed(Stage2Run),
             ),
         ),
         functions=Functions(

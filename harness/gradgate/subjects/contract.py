@@ -145,6 +145,7 @@ class Fit:
         position_N: Long[N] position in its row of each.
         score_R: Float[R] one number a held-out row, higher for rows that the value head thinks right.
         right_R: Bool[R] whether the row is right.
+        weight_NH: Float[N, H] head weights at held-out positions, 0 at heads without a label (token stages).
     """
 
     curve: tuple[float, ...]
@@ -154,6 +155,7 @@ class Fit:
     position_N: Tensor | None = None
     score_R: Tensor | None = None
     right_R: Tensor | None = None
+    weight_NH: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -183,6 +185,9 @@ class Stage:
             alone) and the like -> a function like `start` that starts a run in it.
         options: configuration keys -> two or more values each; where there are any, `start` takes
             `options={key: value}` and moves that key.
+        distributed: ways to train in several processes, "ddp", "fsdp2" or any name -> a function like `start`, called
+            in each process of a gloo group that is there already: the run as that process has it. Its batches are its
+            own rows, every process's first batch together the first batch of `start`'s run; None: no such.
         fit: `fit(seed, *, device="cpu") -> Fit`, the whole run on the trainer's own small corpus; None: no such.
         objective: what it learns, "value" or "tokens"; None: neither.
         edges: name of a loss term to the names of the modules that it trains, all of them; None: not declared. Terms
@@ -199,6 +204,7 @@ class Stage:
     loop: Callable[..., Looped] | None = None
     precisions: Mapping[str, Callable[..., Run]] | None = field(default=None, hash=False)
     options: Mapping[str, Sequence[Any]] | None = field(default=None, hash=False)
+    distributed: Mapping[str, Callable[..., Run]] | None = field(default=None, hash=False)
 
 
 @dataclass(frozen=True)
@@ -284,6 +290,7 @@ class Subject:
         "max_norm": "set `Run.max_norm` to the norm at which the step clips its gradients",
         "precisions": "give the stage `precisions=`: names such as 'fp32+bf16' (parameters + autocast) -> a `start`",
         "options": "give the stage `options=`: keys -> values, and let `start` take `options={key: value}`",
+        "distributed": "give the stage `distributed=`: 'ddp' or 'fsdp2' -> a `start` for one process of several",
         "edges": "give the stage `edges=`: the name of each loss term -> the names in `modules` of what it trains",
         "samples": "write `Run.samples(batch)`: a name for each sample; and set `Run.epoch_size`",
         "heldout": "write `Run.heldout()`: the names of the samples that are kept for evaluation",
