@@ -76,6 +76,8 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     """Step on two processes and compare what each holds."""
     if context.device != "cpu":
         return Outcome(not_applicable="processes are forked, and a fork has no GPU: run it with --device cpu")
+    with calling("start()"):
+        stage.start(context.seed, device=context.device)  # what it keeps for a process, the forks have too
     findings, compared, differ = [], 0, 0
     for way, start in (stage.distributed or {}).items():
         ranks = together(lambda _, start=start: states(start, context.seed), context.folder / way)  # type: ignore[misc]

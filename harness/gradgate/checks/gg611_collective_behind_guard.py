@@ -78,6 +78,8 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     """Step, evaluate and save on two processes, with a limit."""
     if context.device != "cpu":
         return Outcome(not_applicable="processes are forked, and a fork has no GPU: run it with --device cpu")
+    with calling("start()"):
+        stage.start(context.seed, device=context.device)  # what it keeps for a process, the forks have too
     findings, waiting = [], 0
     for way, start in (stage.distributed or {}).items():
         folder = context.folder / way

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
+import torch.distributed.fsdp  # noqa: F401 - seconds, once, and not again in every process
 
 from gradgate.checks.raised import first_line
 
