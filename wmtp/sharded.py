@@ -135,7 +135,8 @@ class _Index(pickle.Unpickler):
     """Unpickles an index of tensors and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if name not in ALLOWED.get(module, ()):
+        is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        if not is_dtype and name not in ALLOWED.get(module, ()):
             raise pickle.UnpicklingError(f"the index names {module}.{name}, which no index of tensors holds")
         return super().find_class(module, name)
 
