@@ -39,6 +39,7 @@ ALLOWED = {
     },
     "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
     "collections": {"OrderedDict"},
+    "pathlib": {"PosixPath"},
 }  # fmt: skip
 
 

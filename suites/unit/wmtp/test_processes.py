@@ -61,7 +61,7 @@ def largest_difference(one: Path, other: Path) -> float:
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.nightly)])
 def test_gradients_of_one_global_batch_are_those_of_one_process(run: Any, way: str, world: int, tmp_path: Path) -> None:
-    """Uneven rows, ranks without any, accumulation and weights on the graph: the same gradients, value head included."""
+    """Uneven rows, ranks without any, accumulation and weights on the graph: the same, value head included."""
     options = UNEVEN if run is Stage2Run else {"data.batch_size": 3}
     small_rewards(0)  # the forks have them too
     alone = step_of(partial(run, options=options), 0)
