@@ -195,7 +195,7 @@ class Stage1Run(WmtpRun):
     def samples(self, batch: FeatureBatch) -> list[bytes]:
         """The features themselves."""
         pairs = zip(batch.hidden_BSD, batch.valid_BS, strict=True)
-        return [hidden_SD[valid_S].cpu().numpy().tobytes() for hidden_SD, valid_S in pairs]
+        return [hidden_SD[valid_S].cpu().numpy().tobytes() for hidden_SD, valid_S in pairs if valid_S.any()]
 
     def heldout(self) -> list[bytes]:
         """The features of held-out rows."""
@@ -329,9 +329,9 @@ class Stage2Run(WmtpRun):
 
 
 def rows_of(batch: Batch) -> list[tuple[int, ...]]:
-    """The tokens of each row, without padding."""
+    """The tokens of each row, without padding; a row of nothing is what a process without rows joins the others with."""
     pairs = zip(batch.token_BS, batch.valid_BS, strict=True)
-    return [tuple(token_S[valid_S].tolist()) for token_S, valid_S in pairs]
+    return [tuple(token_S[valid_S].tolist()) for token_S, valid_S in pairs if valid_S.any()]
 
 
 class Course:
