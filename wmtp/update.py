@@ -141,6 +141,7 @@ class Update:
                     found, expected = list(moments[name].shape), list(parameter.shape)
                     raise ValueError(f"the optimizer's {name} has shape {found}, its parameter has {expected}")
         self.scheduler.last_epoch = state["scheduler"]["last_epoch"]
+        self.scheduler._step_count = self.scheduler.last_epoch + 1  # counts the call of its constructor
         share = self.scheduler.lr_lambdas[0](self.scheduler.last_epoch)
         for group, peak in zip(self.optimizer.param_groups, self.scheduler.base_lrs, strict=True):
             group["lr"] = peak * share

@@ -20,6 +20,7 @@ from gradgate.subjects.contract import Corpus, Fit, Functions, Looped, Run, Stag
 from gradgate.subjects.schedule import Schedule
 from wmtp import checkpoint
 from wmtp.data.batches import Batch
+from wmtp.evaluation import evaluating
 from wmtp.labels import IGNORE
 from wmtp.loading import load_settings
 from wmtp.loop import LoopState
@@ -329,7 +330,7 @@ class Stage2Run(WmtpRun):
 
 
 def rows_of(batch: Batch) -> list[tuple[int, ...]]:
-    """The tokens of each row, without padding; a row of nothing is what a process without rows joins the others with."""
+    """The tokens of each row, without padding; a row of nothing is that of a process without rows."""
     pairs = zip(batch.token_BS, batch.valid_BS, strict=True)
     return [tuple(token_S[valid_S].tolist()) for token_S, valid_S in pairs if valid_S.any()]
 
@@ -392,7 +393,7 @@ def settings(seed: int, device: str, *overrides: str) -> tuple[Config, Recipe]:
 
 def fit_stage1(seed: int, *, device: str = "cpu") -> Fit:
     """The embedded recipe, its first stage: held-out value loss by epoch, and the value head's predictions."""
-    lines, config, recipe, value_head = whole_run(seed, device)
+    lines, config, recipe, value_head, _ = whole_run(seed, device)
     trainer = build(config, recipe, quiet())
     return value_fit(lines, trainer, value_head)
 
@@ -418,20 +419,40 @@ def value_fit(lines: list[dict[str, Any]], trainer: Trainer, state: Mapping[str,
 
 def fit_stage2(seed: int, *, device: str = "cpu") -> Fit:
     """The embedded recipe, its second stage: unweighted held-out cross-entropy by evaluation."""
-    lines = whole_run(seed, device)[0]
-    stage2 = (line for line in lines if line["stage"] == "stage2")
-    return Fit(curve=tuple(line["heldout_cross_entropy"] for line in stage2 if "heldout_cross_entropy" in line))
+    lines, config, recipe, value_head, final = whole_run(seed, device)
+    trainer = build(config, recipe, quiet())
+    trainer.model.load_state_dict(final["model"])
+    trainer.collator.reward_N = value_head["reward_N"]
+    stage2 = [line for line in lines if line["stage"] == "stage2"]
+    return Fit(
+        curve=tuple(line["heldout_cross_entropy"] for line in stage2 if "heldout_cross_entropy" in line),
+        weight_NH=heldout_weights(trainer),
+    )
+
+
+def heldout_weights(trainer: Trainer) -> Tensor:
+    """Float[N, H], the stage's own head weights at held-out positions at which all heads have a label."""
+    work = Stage2(trainer)
+    found = []
+    with evaluating(trainer.model):
+        for batch in work.heldout:
+            record: dict[str, Tensor] = {}
+            work.stage.losses(batch.to(trainer.device), record=record)
+            full_BS = (batch.label_BSH != IGNORE).all(-1)
+            found.append(record["weight_BSH"].cpu()[full_BS])
+    return torch.cat(found)
 
 
 @lru_cache(maxsize=16)
-def whole_run(seed: int, device: str) -> tuple[list[dict[str, Any]], Config, Recipe, dict[str, Any]]:
-    """Train the embedded recipe to its end: its metrics, settings, and its state behind Stage 1."""
+def whole_run(seed: int, device: str) -> tuple[list[dict[str, Any]], Config, Recipe, dict[str, Any], dict[str, Any]]:
+    """Train the embedded recipe to its end: its metrics, settings, its state behind Stage 1, and the final model."""
     with tempfile.TemporaryDirectory() as folder:
         config, recipe = settings(seed, device, f"paths.output={folder}/run", "checkpoint.keep=100")
         train(config, recipe, quiet())
         lines = [json.loads(line) for line in (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()]
         stage1 = sorted((Path(folder) / "run" / "checkpoints").glob("stage1-*.ckpt"))[-1]
-        return lines, config, recipe, checkpoint.load(stage1)
+        final = checkpoint.load(Path(folder) / "run" / "final.ckpt")
+        return lines, config, recipe, checkpoint.load(stage1), final
 
 
 def corpus(seed: int) -> Corpus:

@@ -145,7 +145,7 @@ class Fit:
         position_N: Long[N] position in its row of each.
         score_R: Float[R] one number a held-out row, higher for rows that the value head thinks right.
         right_R: Bool[R] whether the row is right.
-        weight_NH: Float[N, H] head weights at held-out positions, 0 at heads without a label (token stages).
+        weight_NH: Float[N, H] head weights at held-out positions at which all heads have a label (token stages).
     """
 
     curve: tuple[float, ...]
