@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import warnings
 from collections.abc import Mapping
 from io import BytesIO
@@ -19,10 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from wmtp.errors import CheckpointError
+from wmtp.parallel import laid_out
 
 FORMAT = b"wmtp-checkpoint-1"
 TEMPORARY = ".tmp"
 SUFFIX = ".ckpt"
+PLAIN = "plain.ckpt"  # in a checkpoint that is a folder: everything but the large tensors
 
 
 def save(path: Path, state: Mapping[str, Any]) -> None:
@@ -67,14 +70,14 @@ def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU.
+    """Read a checkpoint onto the CPU; of one that is a folder, everything but its large tensors.
 
     Raises:
         CheckpointError: there is no such file, it is not one of ours, is truncated or altered, or holds anything but
             tensors and plain values. Nothing of it has been executed.
     """
     try:
-        content = path.read_bytes()
+        content = (path / PLAIN if path.is_dir() else path).read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path}: could not be read: {error.strerror or error}") from None
     header, _, payload = content.partition(b"\n")
@@ -125,13 +128,24 @@ def load_module(module: nn.Module, state: Any, path: Path, part: str) -> None:
     unknown = [key for key in state if key not in own]
     if unknown:
         raise CheckpointError(f"{path}: {part} has {unknown[0]!r}, which this model lacks")
-    module.load_state_dict(dict(state))
+    module.load_state_dict({key: laid_out(state[key], tensor) for key, tensor in own.items()})
 
 
 def remove_temporary(folder: Path) -> None:
     """Remove what a killed save left behind."""
     for path in folder.glob(f".*{SUFFIX}{TEMPORARY}"):
         _remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a checkpoint, if it is there; one that is a folder under another name first, so that none is ever half."""
+    if not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    going = path.with_name(f".gone-{path.name.lstrip('.')}{TEMPORARY}")
+    shutil.rmtree(going, ignore_errors=True)
+    path.rename(going)
+    shutil.rmtree(going)
 
 
 def sync_folder(folder: Path) -> None:
@@ -151,6 +165,9 @@ def _reason(error: Exception) -> str:
 
 
 def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+        return
     try:
         path.unlink(missing_ok=True)
     except OSError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import traceback
@@ -61,6 +62,7 @@ def train(
     Writes metrics.jsonl, value_head.ckpt, best.ckpt, final.ckpt and checkpoints/ into the run's folder
     (paths.output, runs/NAME by default).
     """
+    resume = resume or _interrupted(config_path, recipe_path, overrides)
     checkpoint_path, config, recipe = _settings(config_path, recipe_path, overrides, resume)
     from rich.console import Console
 
@@ -71,14 +73,19 @@ def train(
 
     report = Report(Console(stderr=True), verbose=verbose)
     if dry_run:
-        click.echo(json.dumps(run_dry(config, recipe, report)))
+        numbers = run_dry(config, recipe, report)
+        if _leads():
+            click.echo(json.dumps(numbers))
         return
     folder = recipe.output_folder(config)
     try:
         run_train(config, recipe, report, resume=checkpoint_path, profile_to=profile_to)
     except StoppedError as stopped:
-        click.echo(f"stopped at {stopped}; the run is saved: wmtp train --resume {folder}", err=True)
+        if _leads():
+            click.echo(f"stopped at {stopped}; the run is saved: wmtp train --resume {folder}", err=True)
         sys.exit(130)
+    if not _leads():
+        return
     written = [name for name in RESULTS if (folder / name).exists()]
     click.echo(f"done: {folder} ({', '.join(written)})")
 
@@ -91,6 +98,22 @@ def recipes() -> None:
     for name, path in ready_recipes().items():
         first = path.read_text().splitlines()[0].lstrip("# ")
         click.echo(f"{name:12} {first}\n{'':12} {path}")
+
+
+def _leads() -> bool:
+    """Whether this is the process that speaks, among those of torchrun."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _interrupted(config_path: Path | None, recipe_path: str | None, overrides: tuple[str, ...]) -> Path | None:
+    """The run's own folder where torchrun has started the job again, and a checkpoint is there to go on from."""
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+        return None
+    from wmtp.loading import load_settings
+
+    config, recipe = load_settings(config_path, recipe_path, overrides)
+    folder = recipe.output_folder(config)
+    return folder if any((folder / "checkpoints").glob("*-*.ckpt")) else None
 
 
 def _settings(
@@ -138,8 +161,10 @@ def main() -> None:
 def _fail(message: str) -> int:
     if "--verbose" in sys.argv:
         traceback.print_exc()
-    with suppress(OSError):  # standard error itself may be full
-        click.echo(f"wmtp: {message}", err=True)
+    rank = f"rank {os.environ['RANK']}: " if os.environ.get("WORLD_SIZE", "1") != "1" and "RANK" in os.environ else ""
+    if message:  # none where the leading process has told it
+        with suppress(OSError):  # standard error itself may be full
+            click.echo(f"wmtp: {rank}{message}", err=True)
     return 2
 
 

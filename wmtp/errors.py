@@ -26,6 +26,14 @@ class NonFiniteError(WmtpError):
     """A loss or a gradient is not finite: training stopped before the update was made."""
 
 
+class ProcessError(WmtpError):
+    """The processes of a job cannot meet, disagree, or have lost one."""
+
+
+class FollowerError(WmtpError):
+    """What the leading process has met and told; without a message, so that it is told once."""
+
+
 class RewardError(WmtpError):
     """A reward cannot be computed: nothing to run, nothing to score, or the platform cannot run it safely."""
 

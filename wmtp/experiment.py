@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from wmtp import checkpoint
-from wmtp.data.batches import Batch, Order, Pack, Row, collate, pack_rows, tokenise
+from wmtp.data.batches import Batch, Order, Pack, Row, collate, pack_rows, tokenise, uncounted
 from wmtp.data.corpus import embedded_corpus
 from wmtp.data.damage import damaged_copies
 from wmtp.data.examples import Example
@@ -22,6 +22,8 @@ from wmtp.data.split import split_by_task
 from wmtp.data.tokenizer import Tokenizer, load_tokenizer
 from wmtp.errors import ConfigError
 from wmtp.model import CriticWmtp, Heads, Trunk, ValueHead
+from wmtp.parallel import whole_state
+from wmtp.processes import ALONE, Processes
 from wmtp.settings import DataSection, Recipe
 
 if TYPE_CHECKING:
@@ -66,10 +68,11 @@ class Collator:
         recipe: data, train and critic sections.
         reward_N: Float[N], the reward of each row.
         seed: of the order of training.
+        processes: those that share each batch's rows.
     """
 
-    def __init__(self, data: Data, recipe: Recipe, reward_N: Tensor, seed: int) -> None:
-        self.data, self.recipe, self.reward_N = data, recipe, reward_N
+    def __init__(self, data: Data, recipe: Recipe, reward_N: Tensor, seed: int, processes: Processes = ALONE) -> None:
+        self.data, self.recipe, self.reward_N, self.processes = data, recipe, reward_N, processes
         self.order = Order(len(data.train), recipe.data.batch_size, seed)
 
     def batch(self, packs: Sequence[Pack]) -> Batch:
@@ -83,15 +86,25 @@ class Collator:
             pad_id=self.data.tokenizer.pad_id,
         )
 
+    def share(self, packs: Sequence[Pack]) -> Batch:
+        """This process's rows of a batch. Without any it still joins the others, with a row that counts nothing."""
+        own = self.processes.share(packs)
+        return self.batch(own) if own else uncounted(self.batch(packs[:1]))
+
     def train_batches(self, position: int) -> Iterator[tuple[Batch, int]]:
         """Training batches in order, without an end, each with the position behind it."""
         for indices, behind in self.order.from_position(position):
-            yield self.batch([self.data.train[i] for i in indices]), behind
+            yield self.share([self.data.train[i] for i in indices]), behind
 
     def in_turn(self, packs: Sequence[Pack]) -> list[Batch]:
-        """Packs in their own order, as batches."""
+        """Packs in their own order, as batches, this process's rows of each."""
         size = self.recipe.data.batch_size
-        return [self.batch(packs[i : i + size]) for i in range(0, len(packs), size)]
+        return [self.share(packs[i : i + size]) for i in range(0, len(packs), size)]
+
+    def own_rows(self, count: int) -> list[int]:
+        """Which of so many packs, in turn, are this process's, in the order of `in_turn`."""
+        size = self.recipe.data.batch_size
+        return [i for start in range(0, count, size) for i in self.processes.share(range(count)[start : start + size])]
 
     def heldout(self) -> list[Batch]:
         """The held-out rows, in order."""
@@ -181,12 +194,12 @@ def _causal_trunk(folder: str, data: DataSection, tokenizer: Tokenizer, recomput
     return trunk
 
 
-def save_model(path: Path, model: CriticWmtp, recipe: Recipe, metrics: dict[str, float]) -> None:
-    """Write a model's weights with the recipe that made them and how well it does."""
-    checkpoint.save(
-        path,
-        {"kind": MODEL_KIND, "model": model.state_dict(), "recipe": recipe.model_dump_json(), "metrics": metrics},
-    )
+def save_model(
+    path: Path, model: CriticWmtp, recipe: Recipe, metrics: dict[str, float], processes: Processes = ALONE
+) -> None:
+    """Write a model's weights with the recipe that made them and how well it does; the leader does. Collective."""
+    state = {"model": whole_state(model, processes), "recipe": recipe.model_dump_json(), "metrics": metrics}
+    processes.led(lambda: checkpoint.save(path, {"kind": MODEL_KIND} | state))
 
 
 def load_model(model: CriticWmtp, path: Path) -> None:
@@ -196,9 +209,10 @@ def load_model(model: CriticWmtp, path: Path) -> None:
     checkpoint.load_module(model, state["model"], path, "model")
 
 
-def save_value_head(path: Path, model: CriticWmtp) -> None:
-    """Write the value head, for Stage 2 or another run's `paths.value_head`."""
-    checkpoint.save(path, {"kind": VALUE_HEAD_KIND, "value_head": model.value_head.state_dict()})
+def save_value_head(path: Path, model: CriticWmtp, processes: Processes = ALONE) -> None:
+    """Write the value head, for Stage 2 or another run's `paths.value_head`; the leader does. Collective."""
+    state = {"kind": VALUE_HEAD_KIND, "value_head": whole_state(model.value_head, processes)}
+    processes.led(lambda: checkpoint.save(path, state))
 
 
 def load_value_head(model: CriticWmtp, path: Path) -> None:

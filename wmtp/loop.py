@@ -12,7 +12,8 @@ from types import FrameType
 from typing import Any, Protocol
 
 from wmtp.errors import NonFiniteError
-from wmtp.metrics import MetricsFile
+from wmtp.metrics import MetricsFile, NoMetrics
+from wmtp.processes import ALONE, Processes
 from wmtp.progress import Report
 
 
@@ -69,11 +70,12 @@ def run(
     work: Work,
     state: LoopState,
     *,
-    metrics: MetricsFile,
+    metrics: MetricsFile | NoMetrics,
     report: Report,
     save: Callable[[], None],
     save_every: int,
     on_step: Callable[[], None] = lambda: None,
+    processes: Processes = ALONE,
 ) -> None:
     """Run a stage from where its state says to its end.
 
@@ -85,12 +87,17 @@ def run(
         save: writes a checkpoint of everything, this state included.
         save_every: steps between checkpoints; one more is written at the end.
         on_step: called after each step.
+        processes: those that end together.
 
     Raises:
         StoppedError: Ctrl-C or SIGTERM; a checkpoint has been written.
         NonFiniteError: names stage and step; nothing has been updated by the step.
     """
-    with stop_requests() as requested, report.bar(work.name, max(1, work.total_steps), state.step) as bar:
+    saved: int | None = None
+    with (
+        stop_requests(once=processes.world > 1) as requested,
+        report.bar(work.name, max(1, work.total_steps), state.step) as bar,
+    ):
         if state.step == 0:
             _evaluate(work, state, metrics)
         while not state.done and state.step < work.total_steps:
@@ -105,15 +112,17 @@ def run(
                 _evaluate(work, state, metrics)
             if state.step % save_every == 0 and not state.done and state.step < work.total_steps:
                 save()
+                saved = state.step
             on_step()
-            if requested():
-                save()
+            if processes.any(requested()):
+                if saved != state.step:
+                    save()
                 raise StoppedError(f"{work.name} step {state.step}")
     state.done = True
     save()
 
 
-def _evaluate(work: Work, state: LoopState, metrics: MetricsFile) -> None:
+def _evaluate(work: Work, state: LoopState, metrics: MetricsFile | NoMetrics) -> None:
     """Evaluate; stop early after too many evaluations without a better one."""
     measured, score = work.evaluate()
     metrics.log(work.name, state.step, measured)
@@ -128,12 +137,17 @@ def _evaluate(work: Work, state: LoopState, metrics: MetricsFile) -> None:
 
 
 @contextmanager
-def stop_requests() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or SIGTERM into a question that the loop asks after each step; a second acts at once."""
+def stop_requests(*, once: bool = False) -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C or SIGTERM into a question that the loop asks after each step; a second acts at once.
+
+    Args:
+        once: further ones change nothing: a process of several gets the same one from its group and from torchrun,
+            which kills what has not ended 30 seconds later.
+    """
     asked: list[int] = []
 
     def handler(number: int, _frame: FrameType | None) -> None:
-        if asked:
+        if asked and not once:
             raise KeyboardInterrupt
         asked.append(number)
 

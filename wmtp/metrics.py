@@ -92,6 +92,20 @@ class MetricsFile:
             raise CheckpointError(f"{self.path}: could not be written: {error.strerror or error}") from None
 
 
+class NoMetrics:
+    """Stands in on a process that leaves the metrics to the leading one."""
+
+    def log(self, stage: str, step: int, metrics: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def sync(self) -> int:
+        """Nothing was written."""
+        return 0
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 class TensorBoardTracker:
     """Scalars as TensorBoard event files in the run's folder."""
 

@@ -200,6 +200,11 @@ class CriticWmtp(nn.Module):
         self.trunk, self.heads, self.value_head = trunk, heads, value_head
         self.value_gradient_to_trunk = value_gradient_to_trunk
 
+    def features(self, token_BS: Tensor, valid_BS: Tensor, document_BS: Tensor | None, plain: bool) -> Tensor:
+        """The trunk's hidden states Float[B, S, D], on the graph."""
+        hidden_BSD: Tensor = self.trunk(token_BS, valid_BS, document_BS, plain)
+        return hidden_BSD
+
     def forward(
         self,
         token_BS: Tensor,
@@ -210,7 +215,7 @@ class CriticWmtp(nn.Module):
         with_value: bool = True,
     ) -> Output:
         """One trunk forward, one forward of the heads and, unless `with_value` is off, one of the value head."""
-        hidden_BSD = self.trunk(token_BS, valid_BS, document_BS, plain)
+        hidden_BSD = self.features(token_BS, valid_BS, document_BS, plain)
         value_BS = None
         if with_value:
             value_BS = self.value_head(hidden_BSD if self.value_gradient_to_trunk else hidden_BSD.detach())

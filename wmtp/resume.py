@@ -16,10 +16,12 @@ from torch import Tensor
 from wmtp import checkpoint
 from wmtp.errors import CheckpointError, ConfigError
 from wmtp.loop import LoopState, checkpoint_name, newest
-from wmtp.metrics import MetricsFile
+from wmtp.metrics import MetricsFile, NoMetrics
+from wmtp.processes import Processes
 from wmtp.settings import Config, Recipe
 from wmtp.stages import Stage, build_stage
 from wmtp.trainer import STAGES, Trainer
+from wmtp.update import Update
 
 RUN_KIND = "run"
 FOLDER = "checkpoints"
@@ -28,27 +30,57 @@ OF_CONFIG = ("seed", "precision", "paths.value_head")
 KEYS = ("loop", "model", "update", "random", "reward_N", "metrics_bytes", "data", "config", "recipe")
 
 
-def save_run(trainer: Trainer, work: Stage, at: LoopState, metrics: MetricsFile) -> None:
-    """Write a checkpoint of everything, then remove the oldest beyond `checkpoint.keep`."""
+def save_run(trainer: Trainer, work: Stage, at: LoopState, metrics: MetricsFile | NoMetrics) -> None:
+    """Write a checkpoint of everything, then remove the oldest beyond `checkpoint.keep`. Collective: the leader writes,
+    or, where the model is sharded, everybody its part."""
     if at.done:
         work.finish(float("nan") if at.last is None else at.last)
-    folder = trainer.folder / FOLDER
-    checkpoint.save(
-        folder / checkpoint_name(at.stage, at.step),
-        {
-            "kind": RUN_KIND,
-            "loop": at.state_dict(),
-            "model": trainer.model.state_dict(),
-            "update": work.update.state_dict(),
-            "random": random_state(),
-            "reward_N": trainer.collator.reward_N,
-            "metrics_bytes": metrics.sync(),
-            "data": trainer.data.fingerprint,
-            "config": trainer.config.model_dump_json(),
-            "recipe": trainer.recipe.model_dump_json(),
-        },
-    )
-    discard_old(folder, trainer.config.checkpoint.keep)
+    processes, folder = trainer.processes, trainer.folder / FOLDER
+    path = folder / checkpoint_name(at.stage, at.step)
+    random, *others = processes.gather(random_state())
+    state = {
+        "kind": RUN_KIND,
+        "loop": at.state_dict(),
+        "model": trainer.model.state_dict(),
+        "update": work.update.state_dict(),
+        "random": random,
+        "reward_N": trainer.collator.reward_N,
+        "metrics_bytes": metrics.sync(),
+        "data": trainer.data.fingerprint,
+        "config": trainer.config.model_dump_json(),
+        "recipe": trainer.recipe.model_dump_json(),
+    }
+    if others:
+        state["random_of_others"] = others
+    if processes.sharded:
+        save_parts(path, state, processes)
+    else:
+        processes.led(lambda: checkpoint.save(path, state))
+    processes.led(lambda: discard_old(folder, trainer.config.checkpoint.keep))
+
+
+def save_parts(path: Path, state: dict[str, Any], processes: Processes) -> None:
+    """Write a checkpoint whose model and moments are spread over the processes."""
+    from wmtp import sharded
+
+    optimizer = state["update"]["optimizer"]
+    moments = {str(index): dict(of_one) for index, of_one in optimizer["state"].items()}
+    update = state["update"] | {"optimizer": optimizer | {"state": {}}, "moments": [int(index) for index in moments]}
+    tensors = {"model": state["model"], "moments": moments}
+    sharded.save(path, state | {"model": {}, "update": update}, tensors, processes)
+
+
+def moments_of(path: Path, indices: list[int], update: Update, processes: Processes) -> dict[int, dict[str, Tensor]]:
+    """The optimizer's moments in a checkpoint that is a folder, spread as its parameters are."""
+    from wmtp import sharded
+
+    parameters = {index: update.parameters[index].detach() for index in indices}
+    empty = {
+        str(index): {"step": torch.zeros(()), "exp_avg": torch.empty_like(p), "exp_avg_sq": torch.empty_like(p)}
+        for index, p in parameters.items()
+    }
+    sharded.fill(path, {"moments": empty}, processes)
+    return {int(index): of_one for index, of_one in empty.items()}
 
 
 @dataclass(frozen=True)
@@ -80,13 +112,22 @@ def load_run(path: Path, trainer: Trainer) -> Start:
         reward_N = _rewards(state["reward_N"], len(trainer.data.examples))
     if state["data"] != trainer.data.fingerprint:
         raise CheckpointError(f"{path}: was written for other data: the rows of data.path have changed since")
+    if path.is_dir():
+        from wmtp import sharded
+
+        sharded.require_whole(path, state.get("files", {}), trainer.processes)
+        state["model"] = sharded.empty_like(trainer.model)
+        sharded.fill(path, {"model": state["model"]}, trainer.processes)
     checkpoint.load_module(trainer.model, state["model"], path, "model")
     trainer.collator.reward_N = reward_N
     work = None if at.done else build_stage(at.stage, trainer)
     with _told_in_one_line(path):
         if work is not None:
+            if path.is_dir():
+                indices, optimizer = state["update"]["moments"], state["update"]["optimizer"]
+                optimizer["state"] = moments_of(path, indices, work.update, trainer.processes)
             work.update.load_state_dict(state["update"])
-        set_random_state(state["random"])
+        set_random_state(own_random(state, trainer.processes, trainer.config.seed + at.step))
     return Start(at, work, metrics_bytes)
 
 
@@ -149,13 +190,13 @@ def discard_later(path: Path) -> None:
     """Remove the checkpoints behind the one that is resumed: of a future that will be another."""
     files = newest(path.parent, STAGES)
     for later in files[: files.index(path)] if path in files else ():
-        later.unlink(missing_ok=True)
+        checkpoint.remove(later)
 
 
 def discard_old(folder: Path, keep: int) -> None:
     """Remove the oldest checkpoints beyond so many."""
     for old in newest(folder, STAGES)[keep:]:
-        old.unlink(missing_ok=True)
+        checkpoint.remove(old)
 
 
 def require_same_settings(path: Path, state: dict[str, Any], config: Config, recipe: Recipe) -> None:
@@ -185,7 +226,7 @@ def find_checkpoint(path: Path) -> Path:
     Raises:
         CheckpointError: there is none.
     """
-    if path.is_file():
+    if path.is_file() or (path / checkpoint.PLAIN).is_file():
         return path
     found = newest(path / FOLDER, STAGES)
     if not found:
@@ -218,6 +259,16 @@ def random_state() -> dict[str, Any]:
     """Torch's random states."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def own_random(state: dict[str, Any], processes: Processes, seed: int) -> dict[str, Any]:
+    """This process's random states; where a checkpoint has none for its rank, those of a fresh stream."""
+    states = [state["random"], *state.get("random_of_others", ())]
+    if processes.rank < len(states):
+        found: dict[str, Any] = states[processes.rank]
+        return found
+    processes.own_stream(seed)
+    return random_state()
 
 
 def set_random_state(state: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ Steps = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Parallel = Literal["ddp", "fsdp2"]
 Dropout = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 
 
@@ -73,6 +74,19 @@ class Tracking(Section):
     mlflow: str | None = None
 
 
+class Distributed(Section):
+    """How several processes train together, under torchrun.
+
+    Attributes:
+        parallel: replicas of the model (DDP), or shards of it (FSDP2).
+        timeout: seconds after which a process that does not answer ends the job; running the programs' tests on the
+            leading process counts too.
+    """
+
+    parallel: Parallel = "ddp"
+    timeout: Rate = 600.0
+
+
 class Config(Section):
     """Where a run happens.
 
@@ -95,6 +109,7 @@ class Config(Section):
     checkpoint: Checkpointing = Checkpointing()
     sandbox: SandboxLimits = SandboxLimits()
     tracking: Tracking = Tracking()
+    distributed: Distributed = Distributed()
 
 
 class RunSection(Section):
@@ -112,7 +127,7 @@ class DataSection(Section):
         tokenizer: "bytes" or a folder with a Hugging Face tokenizer.
         train_on: whether prompt tokens are labels too.
         max_length: S; longer rows are cut, at least 2.
-        batch_size: B, rows a micro-batch.
+        batch_size: B, rows a micro-batch, of all processes together.
         heldout_fraction: share of the tasks kept for evaluation.
         packing: put several short rows into one of S positions, each a document of its own.
         damaged_copies: how many damaged copies of each solution join the rows, so that a verifiable reward has both

@@ -4,7 +4,7 @@ the rest of a row will earn."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,8 @@ from wmtp.evaluation import Predictions, ValueQuality, evaluating, value_quality
 from wmtp.loss import squared_error_sum
 from wmtp.model import CriticWmtp, ValueHead
 from wmtp.nonfinite import first_nonfinite, first_nonfinite_gradient
+from wmtp.parallel import replicated
+from wmtp.processes import ALONE, Processes
 from wmtp.returns import gae_returns
 from wmtp.settings import Recipe
 from wmtp.update import Update, autocast, parameter_groups
@@ -72,13 +74,23 @@ class ValueStage:
         device: where the model is.
         precision: fp32, bf16 or fp16.
         total_steps: length of the stage.
+        processes: those that share each batch.
     """
 
     def __init__(
-        self, model: CriticWmtp, recipe: Recipe, *, device: torch.device, precision: str = "fp32", total_steps: int
+        self,
+        model: CriticWmtp,
+        recipe: Recipe,
+        *,
+        device: torch.device,
+        precision: str = "fp32",
+        total_steps: int,
+        processes: Processes = ALONE,
     ) -> None:
+        self.processes = processes
         self.model, self.recipe, self.device, self.precision = model, recipe, device, precision
         self.value_head: ValueHead = model.value_head
+        self.forward = replicated(self.value_head, processes)
         # The learning rate stays: three epochs are too short for a schedule to matter, and one key less to explain.
         optim = recipe.optim.model_copy(update={"schedule": "constant", "warmup_steps": 0})
         self.update = Update(
@@ -87,6 +99,7 @@ class ValueStage:
             total_steps=total_steps,
             device=device,
             precision=precision,
+            processes=processes,
         )
 
     def step(self, batch: FeatureBatch) -> dict[str, Any]:
@@ -99,9 +112,10 @@ class ValueStage:
             NonFiniteError: names the first tensor that is not finite; nothing has been updated.
         """
         batch = to_device(batch, self.device)
+        (tokens,) = self.processes.total((batch.tokens,))
         self.value_head.train()
         self.update.zero_grad()
-        loss = self.loss(batch)
+        loss = self.loss(batch, tokens=tokens)
         self.update.backward(loss)
         try:
             read = self.update.apply(loss.detach(), {})
@@ -115,15 +129,18 @@ class ValueStage:
             "weight_entropy": None,
             "grad_norm": read["grad_norm"],
             "lr": read["lr"],
-            "tokens": batch.tokens,
+            "tokens": tokens,
             "skipped": int(read["skipped"]),
         }
 
-    def loss(self, batch: FeatureBatch, record: dict[str, Tensor] | None = None) -> Tensor:
+    def loss(
+        self, batch: FeatureBatch, record: dict[str, Tensor] | None = None, *, tokens: int | None = None
+    ) -> Tensor:
         """Mean squared error of the values against the returns of the current values.
 
         Args:
             batch: on the model's device.
+            tokens: the divisor, real tokens of all processes; None: this batch's own.
             record: gets the tensors on the way, by name.
 
         Returns:
@@ -131,7 +148,7 @@ class ValueStage:
         """
         critic = self.recipe.critic
         with self.update.autocast():
-            value_BS = self.value_head(batch.hidden_BSD)
+            value_BS = self.forward(batch.hidden_BSD)
         return_BS = gae_returns(
             batch.reward_BS,
             value_BS.detach(),
@@ -140,7 +157,8 @@ class ValueStage:
             gae_lambda=critic.gae_lambda,
             document_BS=batch.document_BS,
         )
-        loss = squared_error_sum(value_BS, return_BS, batch.valid_BS) / max(1, batch.tokens)
+        loss = squared_error_sum(value_BS, return_BS, batch.valid_BS)
+        loss = loss / max(1, batch.tokens if tokens is None else tokens)
         if record is not None:
             record |= {"value_BS": value_BS, "return_BS": return_BS, "value_loss": loss}
         return loss
@@ -150,7 +168,7 @@ class ValueStage:
         features: list[Features] = []
         with evaluating(self.model), autocast(self.device, self.precision):
             for batch in (batch.to(self.device) for batch in batches):
-                hidden_BSD = self.model.trunk(batch.token_BS, batch.valid_BS, batch.document_BS, batch.plain)
+                hidden_BSD = self.model.features(batch.token_BS, batch.valid_BS, batch.document_BS, batch.plain)
                 features.extend(split_rows(hidden_BSD.cpu(), batch))
         return features
 
@@ -181,10 +199,17 @@ class ValueStage:
         return Predictions(value_N, target_N, position_N, torch.stack(scores))
 
     def _blame(self, batch: FeatureBatch) -> str:
+        if self.processes.sharded:
+            return "not looked for, since no process holds a whole tensor; distributed.parallel: ddp does"
+        for rank, place in enumerate(self.processes.gather(self._forward_blame(batch))):
+            if place is not None:
+                return place if self.processes.world == 1 else f"{place}, on rank {rank}"
+        return first_nonfinite_gradient(self.value_head)
+
+    def _forward_blame(self, batch: FeatureBatch) -> str | None:
         record: dict[str, Tensor] = {}
         inputs = {"hidden_BSD": batch.hidden_BSD, "reward_BS": batch.reward_BS}
-        place = first_nonfinite(self.value_head, inputs, record, partial(self.loss, batch, record))
-        return place or first_nonfinite_gradient(self.value_head)
+        return first_nonfinite(self.value_head, inputs, record, partial(self.loss, batch, record))
 
 
 def split_rows(hidden_BSD: Tensor, batch: Batch) -> list[Features]:
@@ -203,6 +228,11 @@ def join_rows(rows: Sequence[Features]) -> FeatureBatch:
     columns = zip(*(row.columns() for row in rows), strict=True)
     hidden_BSD, reward_BS, valid_BS, document_BS = (pad_sequence(list(column), batch_first=True) for column in columns)
     return FeatureBatch(hidden_BSD, reward_BS, valid_BS, document_BS, tokens=int(valid_BS.sum()))
+
+
+def uncounted(batch: FeatureBatch) -> FeatureBatch:
+    """The batch with nothing in it that counts."""
+    return replace(batch, valid_BS=torch.zeros_like(batch.valid_BS), tokens=0)
 
 
 def to_device(batch: FeatureBatch, device: torch.device) -> FeatureBatch:

@@ -17,6 +17,8 @@ from wmtp.evaluation import evaluating
 from wmtp.loss import head_cross_entropy, squared_error_sum, weighted_sum
 from wmtp.model import CriticWmtp
 from wmtp.nonfinite import first_nonfinite, first_nonfinite_gradient
+from wmtp.parallel import exchanging
+from wmtp.processes import ALONE, Processes
 from wmtp.returns import gae_returns
 from wmtp.settings import Recipe
 from wmtp.update import Update, parameter_groups
@@ -53,6 +55,8 @@ class TokenStage:
         uniform: weigh heads uniformly and train no value head.
         total_steps: length of the stage and of its schedule.
         forward: what to call instead of the model itself.
+        replica: what exchanges gradients between processes; None: the model itself.
+        processes: those that share each micro-batch.
     """
 
     def __init__(
@@ -65,7 +69,10 @@ class TokenStage:
         uniform: bool = False,
         total_steps: int,
         forward: nn.Module | None = None,
+        replica: nn.Module | None = None,
+        processes: Processes = ALONE,
     ) -> None:
+        self.processes, self.replica = processes, model if replica is None else replica
         self.model, self.recipe, self.device, self.uniform = model, recipe, device, uniform
         self.forward = model if forward is None else forward
         trained = [("trunk", model.trunk, recipe.optim.lr), ("heads", model.heads, recipe.optim.lr)]
@@ -77,13 +84,14 @@ class TokenStage:
             total_steps=total_steps,
             device=device,
             precision=precision,
+            processes=processes,
         )
 
     def step(self, window: Sequence[Batch]) -> dict[str, Any]:
         """One update from the micro-batches of a window.
 
-        Each loss term is divided by its own count over the whole window, so that it does not matter how the window is
-        cut into micro-batches. The counts were made on the host, when the batches were.
+        Each loss term is divided by its own count over the whole window and all processes, so that it does not matter
+        how the window is cut into micro-batches and shared. The counts were made on the host, when the batches were.
 
         Returns:
             The step's metrics.
@@ -91,14 +99,15 @@ class TokenStage:
         Raises:
             NonFiniteError: names the first tensor that is not finite; nothing has been updated.
         """
-        positions, tokens, labels = counts(window)
+        positions, tokens, labels = self.processes.total(counts(window))
         self.model.train()
         self.update.zero_grad()
         window = [batch.to(self.device) for batch in window]
         shares = []
-        for batch in window:
-            terms = self.losses(batch, positions=positions, tokens=tokens)
-            self.update.backward(terms.total)
+        for left, batch in zip(reversed(range(len(window))), window, strict=True):
+            with exchanging(self.replica, self.processes, now=left == 0):
+                terms = self.losses(batch, positions=positions, tokens=tokens)
+                self.update.backward(terms.total)
             shares.append(_measured(terms))
         measured = {name: torch.stack([share[name] for share in shares]).sum(0) for name in shares[0]}
         try:
@@ -192,24 +201,37 @@ class TokenStage:
                     batch.token_BS, batch.valid_BS, batch.document_BS, plain=batch.plain, with_value=False
                 )
                 total += head_cross_entropy(output.logits_BSHV, batch.label_BSH).double().sum()
-        labels = counts(batches)[2]
+        self.processes.add_up(total)
+        labels = self.processes.total(counts(batches))[2]
         return float(total) / labels if labels else float("nan")
 
     def _blame(self, window: Sequence[Batch]) -> str:
-        for batch in window:
-            record: dict[str, Tensor] = {}
-            place = first_nonfinite(
-                self.model, {"reward_BS": batch.reward_BS}, record, partial(self.losses, batch, record=record)
-            )
+        if self.processes.sharded:
+            return "not looked for, since no process holds a whole tensor; distributed.parallel: ddp does"
+        for rank, place in enumerate(self.processes.gather(self._forward_blame(window))):
             if place is not None:
-                return place
+                return place if self.processes.world == 1 else f"{place}, on rank {rank}"
         return first_nonfinite_gradient(self.model)
+
+    def _forward_blame(self, window: Sequence[Batch]) -> str | None:
+        wrapped, self.forward = self.forward, self.model  # a wrapper may wait for processes that look elsewhere
+        try:
+            for batch in window:
+                record: dict[str, Tensor] = {}
+                place = first_nonfinite(
+                    self.model, {"reward_BS": batch.reward_BS}, record, partial(self.losses, batch, record=record)
+                )
+                if place is not None:
+                    return place
+            return None
+        finally:
+            self.forward = wrapped
 
 
 def counts(batches: Sequence[Batch]) -> tuple[int, int, int]:
     """Positions with a valid head, real tokens, and labels of all batches together.
 
-    The seam for training on several processes: the divisors are global where these three are.
+    Of this process's rows; the divisors of a step are the sums over all processes.
     """
     return sum(b.positions for b in batches), sum(b.tokens for b in batches), sum(b.labels for b in batches)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any
 
@@ -10,7 +11,8 @@ from torch import Tensor
 
 from wmtp.data.batches import Batch
 from wmtp.experiment import Data, save_model, save_value_head
-from wmtp.stage1 import FeatureBatch, ValueStage, join_rows
+from wmtp.parallel import replicated
+from wmtp.stage1 import FeatureBatch, Features, ValueStage, join_rows, uncounted
 from wmtp.stage2 import TokenStage
 from wmtp.trainer import Trainer
 
@@ -26,6 +28,7 @@ class WarmUp:
         self.total_steps = self.steps()
         self.eval_every = trainer.recipe.train.eval_every
         self.heldout = trainer.collator.heldout()
+        replica = replicated(trainer.model, trainer.processes, partly=self.is_uniform())
         self.stage = TokenStage(
             trainer.model,
             trainer.recipe,
@@ -33,7 +36,9 @@ class WarmUp:
             precision=trainer.config.precision,
             uniform=self.is_uniform(),
             total_steps=self.total_steps,
-            forward=torch.compile(trainer.model) if trainer.config.compile else None,  # type: ignore[arg-type]
+            forward=torch.compile(replica) if trainer.config.compile else replica,  # type: ignore[arg-type]
+            replica=replica,
+            processes=trainer.processes,
         )
         self.update = self.stage.update
 
@@ -95,7 +100,9 @@ class Stage2(WarmUp):
 
     def _save(self, name: str, score: float) -> None:
         trainer = self.trainer
-        save_model(trainer.folder / name, trainer.model, trainer.recipe, {"heldout_cross_entropy": score})
+        save_model(
+            trainer.folder / name, trainer.model, trainer.recipe, {"heldout_cross_entropy": score}, trainer.processes
+        )
 
 
 class Stage1:
@@ -117,18 +124,33 @@ class Stage1:
             device=trainer.device,
             precision=trainer.config.precision,
             total_steps=self.total_steps,
+            processes=trainer.processes,
         )
         self.update = self.stage.update
         train = trainer.collator.in_turn(trainer.data.train)
-        self.features = self.stage.features(trainer.report.track("computing the trunk's features", train))
-        self.heldout = self.stage.features(trainer.collator.heldout())
+        self.features = self._features(
+            trainer.report.track("computing the trunk's features", train), trainer.data.train
+        )
+        self.heldout = self._features(trainer.collator.heldout(), trainer.data.heldout)
         self.score_from = [row.prompt_length for row in trainer.data.heldout]
         self.right_R = right_rows(trainer.collator.reward_N, trainer.data)
 
+    def _features(self, batches: Iterable[Batch], packs: Sequence[object]) -> list[Features]:
+        """Features of all packs in their order: each process computes its own rows', and has all of them behind it."""
+        own = self.stage.features(batches)
+        if self.trainer.processes.world == 1:
+            return own
+        counted = [row for row in own if len(row.hidden_SD)]  # a batch without rows for this process has an empty one
+        pairs = dict(zip(self.trainer.collator.own_rows(len(packs)), counted, strict=True))
+        everybody = {index: row for theirs in self.trainer.processes.gather(pairs) for index, row in theirs.items()}
+        return [everybody[index] for index in range(len(packs))]
+
     def batch_at(self, position: int) -> tuple[FeatureBatch, int]:
-        """The features at a position, and the position behind them."""
+        """The features at a position, this process's rows of them, and the position behind them."""
         indices = self.trainer.collator.order.batch(position)
-        return join_rows([self.features[i] for i in indices]), position + len(indices)
+        own = self.trainer.processes.share(indices)
+        batch = join_rows([self.features[i] for i in own or indices[:1]])
+        return batch if own else uncounted(batch), position + len(indices)
 
     def advance(self, position: int) -> tuple[dict[str, Any], int]:
         """One update from the features at a position."""
@@ -138,6 +160,7 @@ class Stage1:
     def evaluate(self) -> tuple[dict[str, Any], float]:
         """The value head on the held-out rows, beside predictors that know less."""
         quality = self.stage.quality(self.heldout, self.score_from, self.right_R)
+        quality = self.trainer.processes.from_leader(quality)  # whether to stop is one decision
         measured = {
             "heldout_value_loss": quality.value_loss,
             "heldout_constant_loss": quality.constant_loss,
@@ -149,12 +172,12 @@ class Stage1:
     def improved(self, score: float) -> None:  # noqa: ARG002
         """With early stopping the best value head is what Stage 2 gets."""
         if self.patience is not None:
-            save_value_head(self.trainer.folder / "value_head.ckpt", self.trainer.model)
+            save_value_head(self.trainer.folder / "value_head.ckpt", self.trainer.model, self.trainer.processes)
 
     def finish(self, score: float) -> None:  # noqa: ARG002
         """Write the value head that Stage 2 starts from: the last one, or the best where stopping may be early."""
         if self.patience is None:
-            save_value_head(self.trainer.folder / "value_head.ckpt", self.trainer.model)
+            save_value_head(self.trainer.folder / "value_head.ckpt", self.trainer.model, self.trainer.processes)
 
 
 Stage = WarmUp | Stage1 | Stage2

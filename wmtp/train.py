@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from wmtp.checkpoint import remove_temporary
+from wmtp.errors import ConfigError
 from wmtp.experiment import load_value_head
 from wmtp.loop import LoopState, run
-from wmtp.metrics import MetricsFile, trackers
+from wmtp.metrics import MetricsFile, NoMetrics, trackers
+from wmtp.processes import Processes, joined, require_same
 from wmtp.profiling import profiler
-from wmtp.progress import Report
+from wmtp.progress import Report, quiet
 from wmtp.resume import Start, at_home, discard_later, discard_old, load_run, require_fresh, require_writable, save_run
 from wmtp.rewards.known import known_rewards, rewards_by_warm_trunk, waits_for_warm_trunk
 from wmtp.settings import Config, Recipe
@@ -39,32 +45,89 @@ def train(
     """
     config = config if resume is None else at_home(config, resume)
     folder = recipe.output_folder(config)
-    require_writable("paths.output", folder)
-    if profile_to is not None:
-        require_writable("--profile", profile_to)
-    if resume is None:
-        require_fresh(folder)
-    trainer = build(config, recipe, report)
-    start = Start(LoopState(trainer.stage_names()[0]))
-    if resume is not None:
-        start = load_run(resume, trainer)
-        discard_later(resume)
-        discard_old(resume.parent, config.checkpoint.keep)
-    else:
-        trainer.collator.reward_N = known_rewards(recipe, config, trainer.data, trainer.device, report)
-    remove_temporary(folder)
-    remove_temporary(folder / "checkpoints")
-    metrics = MetricsFile(
-        folder / "metrics.jsonl", size=start.metrics_bytes, trackers=trackers(config, folder, recipe.run.name)
-    )
-    try:
-        run_stages(trainer, start, metrics, profile_to)
-    finally:
-        metrics.close()
+    with joined(config) as processes:
+        processes.led(lambda: require_room(folder, profile_to, fresh=resume is None))
+        trainer = build(config, recipe, report if processes.leader else quiet(), processes)
+        require_same(processes, config, recipe, trainer.data.fingerprint)
+        start = Start(LoopState(trainer.stage_names()[0]))
+        if resume is not None:
+            start = load_run(resume, trainer)
+        else:
+            trainer.collator.reward_N = processes.led(
+                lambda: known_rewards(recipe, config, trainer.data, trainer.device, report)
+            )
+        with alone_in(folder, processes, resume, config.checkpoint.keep), metrics_of(trainer, start) as metrics:
+            run_stages(trainer, start, metrics, profile_to if processes.leader else None)
     return folder
 
 
-def run_stages(trainer: Trainer, start: Start, metrics: MetricsFile, profile_to: Path | None) -> None:
+def require_room(folder: Path, profile_to: Path | None, *, fresh: bool) -> None:
+    """Refuse folders that cannot be written, or that hold a run already where a fresh one is to start."""
+    require_writable("paths.output", folder)
+    if profile_to is not None:
+        require_writable("--profile", profile_to)
+    if fresh:
+        require_fresh(folder)
+
+
+def tidy(resumed: Path, keep: int) -> None:
+    """Remove the checkpoints behind the one that is resumed, and the oldest beyond so many."""
+    discard_later(resumed)
+    discard_old(resumed.parent, keep)
+
+
+@contextmanager
+def alone_in(folder: Path, processes: Processes, resumed: Path | None, keep: int) -> Iterator[None]:
+    """Hold the run's folder, so that no second job writes there; the kernel lets go of it when this one ends, however.
+
+    Once it is held, the checkpoints behind a resumed one go, and the oldest beyond `keep`.
+
+    Raises:
+        ConfigError: another job holds it, on the leader.
+        FollowerError: the same, on the others.
+    """
+    held = processes.led(lambda: hold(folder))
+    try:
+        if resumed is not None:
+            processes.led(lambda: tidy(resumed, keep))
+        yield
+    finally:
+        if processes.leader:
+            os.close(held)
+
+
+def hold(folder: Path) -> int:
+    """Lock a folder, made where it is not there, and clear away what a killed save has left; the open folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(held)
+        raise ConfigError(f"paths.output: another job is writing to {folder}; choose another run.name") from None
+    remove_temporary(folder)
+    remove_temporary(folder / "checkpoints")
+    return held
+
+
+@contextmanager
+def metrics_of(trainer: Trainer, start: Start) -> Iterator[MetricsFile | NoMetrics]:
+    """The run's metrics from where it goes on, closed at the end; the leader's alone."""
+    config, folder = trainer.config, trainer.folder
+    metrics: MetricsFile | NoMetrics = NoMetrics()
+    if trainer.processes.leader:
+        metrics = MetricsFile(
+            folder / "metrics.jsonl",
+            size=start.metrics_bytes,
+            trackers=trackers(config, folder, trainer.recipe.run.name),
+        )
+    try:
+        yield metrics
+    finally:
+        metrics.close()
+
+
+def run_stages(trainer: Trainer, start: Start, metrics: MetricsFile | NoMetrics, profile_to: Path | None) -> None:
     """Run the stages that are left, each from a fresh optimizer on the model that the one before it left."""
     names = trainer.stage_names()
     at, work = start.at, start.work
@@ -85,6 +148,7 @@ def run_stages(trainer: Trainer, start: Start, metrics: MetricsFile, profile_to:
                 save=lambda work=work, at=at: save_run(trainer, work, at, metrics),  # type: ignore[misc]
                 save_every=trainer.config.checkpoint.every,
                 on_step=on_step,
+                processes=trainer.processes,
             )
 
 
@@ -94,7 +158,8 @@ def prepare_stage(trainer: Trainer, name: str) -> None:
         return
     names = trainer.stage_names()
     if names.index(name) == 1 and names[0] == "warmup" and waits_for_warm_trunk(trainer.recipe, trainer.config):
-        trainer.collator.reward_N = rewards_by_warm_trunk(trainer.model, trainer.recipe, trainer.data, trainer.device)
+        reward_N = rewards_by_warm_trunk(trainer.model, trainer.recipe, trainer.data, trainer.device)
+        trainer.collator.reward_N = trainer.processes.from_leader(reward_N)
     if name == "stage2" and "stage1" in names:
         load_value_head(trainer.model, trainer.folder / "value_head.ckpt")
 
@@ -105,10 +170,19 @@ def dry_run(config: Config, recipe: Recipe, report: Report) -> dict[str, Any]:
     Returns:
         Numbers of the step and sizes of model and data.
     """
-    trainer = build(config, recipe, report)
+    with joined(config) as processes:
+        return numbers_of_a_step(build(config, recipe, report if processes.leader else quiet(), processes))
+
+
+def numbers_of_a_step(trainer: Trainer) -> dict[str, Any]:
+    """One forward and backward of a trainer at its start."""
+    config, recipe, processes = trainer.config, trainer.recipe, trainer.processes
+    require_same(processes, config, recipe, trainer.data.fingerprint)
     packs = trainer.data.train[: min(2, recipe.data.batch_size)]
     rows = [row for pack in packs for row in pack]
-    trainer.collator.reward_N = known_rewards(recipe, config, trainer.data, trainer.device, report, only=rows)
+    trainer.collator.reward_N = processes.led(
+        lambda: known_rewards(recipe, config, trainer.data, trainer.device, trainer.report, only=rows)
+    )
     work = Stage2(trainer)
     terms = work.stage.losses(trainer.collator.batch(packs).to(trainer.device))
     work.update.backward(terms.total)

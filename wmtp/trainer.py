@@ -9,6 +9,8 @@ import torch
 
 from wmtp.experiment import Collator, Data, build_model, choose_device, load_value_head, prepare_data
 from wmtp.model import CriticWmtp
+from wmtp.parallel import shard
+from wmtp.processes import ALONE, Processes
 from wmtp.progress import Report
 from wmtp.settings import Config, Recipe
 
@@ -27,6 +29,7 @@ class Trainer:
         model: its model.
         collator: makes its batches; holds the rewards.
         report: what a person sees.
+        processes: those that train together.
     """
 
     config: Config
@@ -36,6 +39,7 @@ class Trainer:
     model: CriticWmtp
     collator: Collator
     report: Report
+    processes: Processes = ALONE
 
     @property
     def folder(self) -> Path:
@@ -54,7 +58,7 @@ class Trainer:
         return [name for name in STAGES if wanted[name]]
 
 
-def build(config: Config, recipe: Recipe, report: Report) -> Trainer:
+def build(config: Config, recipe: Recipe, report: Report, processes: Processes = ALONE) -> Trainer:
     """A run at its start: everything from the seed but a value head that is given, nothing written, rewards still 0.
 
     Raises:
@@ -70,8 +74,11 @@ def build(config: Config, recipe: Recipe, report: Report) -> Trainer:
         )
     torch.manual_seed(config.seed)
     model = build_model(recipe, data.tokenizer, recompute=config.recompute).to(device)
-    collator = Collator(data, recipe, torch.zeros(len(data.examples)), config.seed)
-    trainer = Trainer(config, recipe, device, data, model, collator, report)
+    collator = Collator(data, recipe, torch.zeros(len(data.examples)), config.seed, processes)
+    trainer = Trainer(config, recipe, device, data, model, collator, report, processes)
     if config.paths.value_head is not None and not trainer.uniform:
         load_value_head(model, Path(config.paths.value_head))
+    if processes.sharded:
+        shard(model)
+    processes.own_stream(config.seed)
     return trainer

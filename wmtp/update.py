@@ -14,6 +14,8 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from wmtp.errors import NonFiniteError
+from wmtp.parallel import laid_out, whole
+from wmtp.processes import ALONE, Processes
 from wmtp.settings import OptimSection
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -29,6 +31,7 @@ class Update:
         total_steps: length of the schedule.
         device: where the parameters are.
         precision: fp32, bf16 or fp16; fp16 brings a gradient scaler.
+        processes: those whose losses add up; their gradients already have.
     """
 
     def __init__(
@@ -39,7 +42,9 @@ class Update:
         total_steps: int,
         device: torch.device,
         precision: str = "fp32",
+        processes: Processes = ALONE,
     ) -> None:
+        self.processes = processes
         self.parameters: list[nn.Parameter] = [parameter for group in groups for parameter in group["params"]]
         self.grad_clip = optim.grad_clip
         self.device, self.precision = device, precision
@@ -61,8 +66,8 @@ class Update:
         """Make the update, or refuse it before anything has changed.
 
         Args:
-            loss: scalar, the step's whole loss, detached.
-            measured: further scalars to read on the way, detached.
+            loss: scalar, this process's share of the step's loss, detached.
+            measured: further scalars to add up and read on the way, detached.
 
         Returns:
             `measured`, `loss`, `grad_norm` (before clipping), `lr` (of this update) and `skipped` as numbers.
@@ -74,10 +79,12 @@ class Update:
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        norm = get_total_norm(gradients)
+        norm = whole(get_total_norm(gradients), self.processes)
         names = ["loss", *measured, "grad_norm"]
-        numbers = torch.stack([x.detach().double() for x in (loss, *measured.values(), norm)]).tolist()  # the one read
-        read = dict(zip(names, numbers, strict=True)) | {
+        numbers = torch.stack([x.detach().double() for x in (loss, *measured.values(), norm)])
+        if self.processes.world > 1:
+            self.processes.add_up(numbers[:-1])
+        read = dict(zip(names, numbers.tolist(), strict=True)) | {  # the one read
             "lr": float(self.optimizer.param_groups[0]["lr"]),
             "skipped": 0.0,
         }
@@ -127,13 +134,14 @@ class Update:
         Raises:
             TypeError, ValueError, KeyError: a part is missing or does not fit. AdamW's fused kernel checks no shapes.
         """
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(self._laid_out(state["optimizer"]))
         for parameter, moments in self.optimizer.state.items():
             for name in ("exp_avg", "exp_avg_sq"):
                 if moments[name].shape != parameter.shape:
                     found, expected = list(moments[name].shape), list(parameter.shape)
                     raise ValueError(f"the optimizer's {name} has shape {found}, its parameter has {expected}")
         self.scheduler.last_epoch = state["scheduler"]["last_epoch"]
+        self.scheduler._step_count = self.scheduler.last_epoch + 1  # counts the call of its constructor
         share = self.scheduler.lr_lambdas[0](self.scheduler.last_epoch)
         for group, peak in zip(self.optimizer.param_groups, self.scheduler.base_lrs, strict=True):
             group["lr"] = peak * share
@@ -141,6 +149,19 @@ class Update:
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
         self.skipped, self.skipped_in_a_row = state["skipped"], state["skipped_in_a_row"]
+
+    def _laid_out(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """The optimizer's state, its moments spread as their parameters are."""
+        if not self.processes.sharded:
+            return dict(state)
+        moments = {
+            index: {
+                name: laid_out(tensor, self.parameters[index]) if name != "step" else tensor
+                for name, tensor in of_one.items()
+            }
+            for index, of_one in state["state"].items()
+        }
+        return dict(state) | {"state": moments}
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:

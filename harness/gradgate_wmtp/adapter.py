@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
@@ -21,18 +22,20 @@ from gradgate.subjects.schedule import Schedule
 from gradgate_wmtp.sized import STAGE1_EXPONENTS, STAGE2_EXPONENTS, scaling_of
 from wmtp import checkpoint
 from wmtp.data.batches import Batch
+from wmtp.evaluation import evaluating
 from wmtp.labels import IGNORE
 from wmtp.loading import load_settings
 from wmtp.loop import LoopState
 from wmtp.loop import run as run_loop
 from wmtp.loss import predicting, squared_error_sum
 from wmtp.metrics import MetricsFile
+from wmtp.processes import ALONE, Processes
 from wmtp.progress import quiet
 from wmtp.resume import find_checkpoint, load_run, save_run
 from wmtp.rewards.known import known_rewards
 from wmtp.rewards.reference import reference_rewards
 from wmtp.rewards.reward_model import RewardModel, model_rewards
-from wmtp.settings import Config, Recipe
+from wmtp.settings import Config, Parallel, Recipe
 from wmtp.stage1 import FeatureBatch, Features, join_rows, to_device
 from wmtp.stages import Stage1, Stage2, build_stage
 from wmtp.train import train
@@ -90,12 +93,13 @@ class WmtpRun(Run):
 
     def __init__(
         self, seed: int, *, dtype: torch.dtype = torch.float32, device: str = "cpu", precision: str = "fp32",
-        options: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None, parallel: Parallel | None = None,
     ) -> None:  # fmt: skip
         self.dtype = dtype
         moved = [f"{key}={value}" for key, value in (options or {}).items()]
         given = settings(seed, device, *SMALL, f"precision={precision}", *moved)
-        self.open(small_trainer(*given), LoopState(self.stage_name))
+        processes = ALONE if parallel is None else Processes(dist.get_rank(), dist.get_world_size(), parallel)
+        self.open(small_trainer(*given, processes), LoopState(self.stage_name))
 
     def open(self, trainer: Trainer, at: LoopState, work: Any = None) -> None:
         """Take a trainer at a point of its loop, with its stage where that was built already."""
@@ -197,7 +201,7 @@ class Stage1Run(WmtpRun):
     def samples(self, batch: FeatureBatch) -> list[bytes]:
         """The features themselves."""
         pairs = zip(batch.hidden_BSD, batch.valid_BS, strict=True)
-        return [hidden_SD[valid_S].cpu().numpy().tobytes() for hidden_SD, valid_S in pairs]
+        return [hidden_SD[valid_S].cpu().numpy().tobytes() for hidden_SD, valid_S in pairs if valid_S.any()]
 
     def heldout(self) -> list[bytes]:
         """The features of held-out rows."""
@@ -372,9 +376,9 @@ def as_batch(case: Case) -> tuple[Batch, ...]:
 
 
 def rows_of(batch: Batch) -> list[tuple[int, ...]]:
-    """The tokens of each row, without padding."""
+    """The tokens of each row, without padding; a row of nothing is that of a process without rows."""
     pairs = zip(batch.token_BS, batch.valid_BS, strict=True)
-    return [tuple(token_S[valid_S].tolist()) for token_S, valid_S in pairs]
+    return [tuple(token_S[valid_S].tolist()) for token_S, valid_S in pairs if valid_S.any()]
 
 
 class Course:
@@ -413,9 +417,9 @@ def loop(scores: Sequence[float], *, patience: int | None, max_steps: int, eval_
     return Looped(course.steps, course.evaluations, course.last_evaluated)
 
 
-def small_trainer(config: Config, recipe: Recipe) -> Trainer:
+def small_trainer(config: Config, recipe: Recipe, processes: Processes = ALONE) -> Trainer:
     """A trainer whose step takes milliseconds, with real rewards."""
-    trainer = build(config, recipe, quiet())
+    trainer = build(config, recipe, quiet(), processes)
     trainer.collator.reward_N = small_rewards(config.seed).clone()
     return trainer
 
@@ -435,7 +439,7 @@ def settings(seed: int, device: str, *overrides: str) -> tuple[Config, Recipe]:
 
 def fit_stage1(seed: int, *, device: str = "cpu") -> Fit:
     """The embedded recipe, its first stage: held-out value loss by epoch, and the value head's predictions."""
-    lines, config, recipe, value_head = whole_run(seed, device)
+    lines, config, recipe, value_head, _ = whole_run(seed, device)
     trainer = build(config, recipe, quiet())
     return value_fit(lines, trainer, value_head)
 
@@ -461,20 +465,40 @@ def value_fit(lines: list[dict[str, Any]], trainer: Trainer, state: Mapping[str,
 
 def fit_stage2(seed: int, *, device: str = "cpu") -> Fit:
     """The embedded recipe, its second stage: unweighted held-out cross-entropy by evaluation."""
-    lines = whole_run(seed, device)[0]
-    stage2 = (line for line in lines if line["stage"] == "stage2")
-    return Fit(curve=tuple(line["heldout_cross_entropy"] for line in stage2 if "heldout_cross_entropy" in line))
+    lines, config, recipe, value_head, final = whole_run(seed, device)
+    trainer = build(config, recipe, quiet())
+    trainer.model.load_state_dict(final["model"])
+    trainer.collator.reward_N = value_head["reward_N"]
+    stage2 = [line for line in lines if line["stage"] == "stage2"]
+    return Fit(
+        curve=tuple(line["heldout_cross_entropy"] for line in stage2 if "heldout_cross_entropy" in line),
+        weight_NH=heldout_weights(trainer),
+    )
+
+
+def heldout_weights(trainer: Trainer) -> Tensor:
+    """Float[N, H], the stage's own head weights at held-out positions at which all heads have a label."""
+    work = Stage2(trainer)
+    found = []
+    with evaluating(trainer.model):
+        for batch in work.heldout:
+            record: dict[str, Tensor] = {}
+            work.stage.losses(batch.to(trainer.device), record=record)
+            full_BS = (batch.label_BSH != IGNORE).all(-1)
+            found.append(record["weight_BSH"].cpu()[full_BS])
+    return torch.cat(found)
 
 
 @lru_cache(maxsize=16)
-def whole_run(seed: int, device: str) -> tuple[list[dict[str, Any]], Config, Recipe, dict[str, Any]]:
-    """Train the embedded recipe to its end: its metrics, settings, and its state behind Stage 1."""
+def whole_run(seed: int, device: str) -> tuple[list[dict[str, Any]], Config, Recipe, dict[str, Any], dict[str, Any]]:
+    """Train the embedded recipe to its end: its metrics, settings, its state behind Stage 1, and the final model."""
     with tempfile.TemporaryDirectory() as folder:
         config, recipe = settings(seed, device, f"paths.output={folder}/run", "checkpoint.keep=100")
         train(config, recipe, quiet())
         lines = [json.loads(line) for line in (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()]
         stage1 = sorted((Path(folder) / "run" / "checkpoints").glob("stage1-*.ckpt"))[-1]
-        return lines, config, recipe, checkpoint.load(stage1)
+        final = checkpoint.load(Path(folder) / "run" / "final.ckpt")
+        return lines, config, recipe, checkpoint.load(stage1), final
 
 
 def corpus(seed: int) -> Corpus:
@@ -506,6 +530,11 @@ def precisions(run: type[WmtpRun]) -> Mapping[str, Any]:
     return {f"fp32+{name}": partial(run, precision=name) for name in ("bf16", "fp16")}
 
 
+def distributed(run: type[WmtpRun]) -> Mapping[str, Any]:
+    """The trainer's ways to train in several processes."""
+    return {parallel: partial(run, parallel=parallel) for parallel in ("ddp", "fsdp2")}
+
+
 def build_subject() -> Subject:
     """The bundled trainer."""
     return Subject(
@@ -521,6 +550,7 @@ def build_subject() -> Subject:
                 precisions=precisions(Stage1Run),
                 options=STAGE1_OPTIONS,
                 scaling=scaling_of(Stage1Run, STAGE1_EXPONENTS),
+                distributed=distributed(Stage1Run),
             ),
             Stage(
                 "stage2",
@@ -532,6 +562,7 @@ def build_subject() -> Subject:
                 precisions=precisions(Stage2Run),
                 options=STAGE2_OPTIONS,
                 scaling=scaling_of(Stage2Run, STAGE2_EXPONENTS),
+                distributed=distributed(Stage2Run),
             ),
         ),
         functions=Functions(

@@ -171,6 +171,20 @@ def collate(
     )
 
 
+def uncounted(batch: Batch) -> Batch:
+    """The batch with nothing in it that counts: no real token, no label, no reward."""
+    return dataclasses.replace(
+        batch,
+        valid_BS=torch.zeros_like(batch.valid_BS),
+        label_BSH=torch.full_like(batch.label_BSH, IGNORE),
+        reward_BS=torch.zeros_like(batch.reward_BS),
+        plain=False,
+        positions=0,
+        tokens=0,
+        labels=0,
+    )
+
+
 @dataclass(frozen=True)
 class Order:
     """The order of training: in each epoch every pack once, shuffled by the seed and the epoch's number.

@@ -159,6 +159,7 @@ class Fit:
         position_N: Long[N] position in its row of each.
         score_R: Float[R] one number a held-out row, higher for rows that the value head thinks right.
         right_R: Bool[R] whether the row is right.
+        weight_NH: Float[N, H] head weights at held-out positions at which all heads have a label (token stages).
     """
 
     curve: tuple[float, ...]
@@ -168,6 +169,7 @@ class Fit:
     position_N: Tensor | None = None
     score_R: Tensor | None = None
     right_R: Tensor | None = None
+    weight_NH: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -214,6 +216,9 @@ class Stage:
             alone) and the like -> a function like `start` that starts a run in it.
         options: configuration keys -> two or more values each; where there are any, `start` takes
             `options={key: value}` and moves that key.
+        distributed: ways to train in several processes, "ddp", "fsdp2" or any name -> a function like `start`, called
+            in each process of a gloo group that is there already: the run as that process has it. Its batches are its
+            own rows, every process's first batch together the first batch of `start`'s run; None: no such.
         fit: `fit(seed, *, device="cpu") -> Fit`, the whole run on the trainer's own small corpus; None: no such.
         objective: what it learns, "value" or "tokens"; None: neither.
         edges: name of a loss term to the names of the modules that it trains, all of them; None: not declared. Terms
@@ -232,6 +237,7 @@ class Stage:
     precisions: Mapping[str, Callable[..., Run]] | None = field(default=None, hash=False)
     options: Mapping[str, Sequence[Any]] | None = field(default=None, hash=False)
     scaling: Mapping[str, Scaling] | None = field(default=None, hash=False)
+    distributed: Mapping[str, Callable[..., Run]] | None = field(default=None, hash=False)
 
 
 @dataclass(frozen=True)
@@ -318,6 +324,7 @@ class Subject:
         "max_norm": "set `Run.max_norm` to the norm at which the step clips its gradients",
         "precisions": "give the stage `precisions=`: names such as 'fp32+bf16' (parameters + autocast) -> a `start`",
         "options": "give the stage `options=`: keys -> values, and let `start` take `options={key: value}`",
+        "distributed": "give the stage `distributed=`: 'ddp' or 'fsdp2' -> a `start` for one process of several",
         "edges": "give the stage `edges=`: the name of each loss term -> the names in `modules` of what it trains",
         "scaling": "give the stage `scaling=`: axes such as 'S' -> gradgate.Scaling(start, smallest, exponents)",
         "samples": "write `Run.samples(batch)`: a name for each sample; and set `Run.epoch_size`",

@@ -1,0 +1,176 @@
+"""Training changes something that the checkpoint does not bring back.
+
+## What it detects
+
+Counters, moving averages, early-stopping state, scalers, schedulers, queues and generators that live beside modules
+and optimizers, change with the steps, and start anew in a run that has loaded.
+
+## Why it matters
+
+What GG602 sees after six steps is what acts at once. A patience counter, a loss scale or a curriculum acts a thousand
+steps later, and then nobody thinks of the checkpoint.
+
+## How it decides
+
+By observation, without a list: everything reachable from the run (attributes, mappings, sequences, `state_dict()`s,
+random generators) is written down as named numbers, strings and tensors. Three runs: one takes 4 steps and saves after
+3; another takes the same 4 steps; a third, from another seed, loads and takes the 4th. Statistic: names whose value
+changed in training between the start and the save, or between the save and the end; on which the first two runs agree
+to the bit; and which the loaded run does not have at the end. What every step makes anew, such as the last loss, has
+come back by then. Allowed: 0. False-alarm rate: 0 for state; a log of past losses that the run keeps in itself is
+reported, and may be left out of the run.
+
+## Example
+
+Bad:
+
+```python
+self.best, self.worse = min(self.best, score), self.worse + (score >= self.best)     # and save() writes modules only
+```
+
+Good:
+
+```python
+state = {"model": model.state_dict(), "best": self.best, "worse": self.worse}
+```
+
+## How to fix
+
+Save what is named, and load it.
+
+## Known limits
+
+What cannot be reached from the run's attributes (globals, closures, iterators, another process) is not seen, nor what
+changes first after 4 steps. Objects from Python's and torch's own libraries are looked into through `state_dict()` and
+generators' states only.
+
+## Sources
+
+Faults CR-01 to CR-07 of the fault catalogue.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from hashlib import sha256
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gradgate.checks.raised import calling, reports_raises
+from gradgate.core.finding import Finding
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Context, Run, Stage, Subject
+
+CODE, NAME = "GG603", "state-missing-from-checkpoint"
+NEEDS: tuple[str, ...] = ("save",)
+PER_STAGE = True
+SAVE_AFTER, STEPS = 3, 4
+OTHER_SEED = 1_000_003
+DEPTH = 8  # of nested objects; nobody keeps a counter deeper
+FOREIGN = ("torch", "numpy", "builtins", "pathlib", "re", "logging", "threading", "functools", "types", "rich")
+Inventory = dict[str, str]
+
+
+@reports_raises(CODE, NAME)
+def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
+    """Write down what changes, and what comes back."""
+    path = context.folder / "saved"
+    path.mkdir()
+    start, saved, end = _trajectory(stage, context, save_to=path)
+    again = _trajectory(stage, context)[2]
+    back = _loaded(stage, context, path)
+    changing = {name for name in end if end[name] != saved.get(name) or saved.get(name) != start.get(name)}
+    stable = {name for name in changing if again.get(name) == end[name]}
+    missing = sorted(name for name in stable if back.get(name) != end[name])
+    measured = {"values_missing": len(missing), "values_that_change": len(changing), "values": len(end)}
+    if not changing:
+        return Outcome(measured=measured, inconclusive="no value of the run changed in training")
+    findings = tuple(_finding(name) for name in missing[:10])
+    return Outcome(findings, measured, {"values_missing": 0})
+
+
+def _trajectory(stage: Stage, context: Context, save_to: Any = None) -> tuple[Inventory, Inventory, Inventory]:
+    """The inventory at the start, after `SAVE_AFTER` steps and at the end."""
+    with calling("start()"):
+        run = stage.start(context.seed, device=context.device)
+    seen = [inventory(run)]
+    for number, batch in enumerate(islice(run.batches(), STEPS), 1):
+        with calling(f"step {number}"):
+            run.step(batch)
+        if number == SAVE_AFTER:
+            seen.append(inventory(run))
+            if save_to is not None:
+                with calling("save()"):
+                    run.save(save_to)
+    return seen[0], seen[1], inventory(run)
+
+
+def _loaded(stage: Stage, context: Context, path: Any) -> Inventory:
+    with calling("start()"):
+        run = stage.start(context.seed + OTHER_SEED, device=context.device)
+    with calling("load()"):
+        run.load(path)
+    for number, batch in enumerate(islice(run.batches(), STEPS - SAVE_AFTER), SAVE_AFTER + 1):
+        with calling(f"step {number} after load()"):
+            run.step(batch)
+    return inventory(run)
+
+
+def inventory(run: Run) -> Inventory:
+    """Everything reachable from a run, by name, as digests."""
+    return {name: _digest(value) for name, value in _walk("run", run, DEPTH, {})}
+
+
+def _walk(name: str, value: Any, depth: int, seen: dict[int, object]) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Tensor | int | float | str | bytes | None):
+        yield name, value
+        return
+    if depth == 0 or id(value) in seen or (callable(value) and not isinstance(value, nn.Module)):
+        return
+    seen[id(value)] = value  # kept: the number of an object that is gone may be another's
+    for key, inner in _children(value):
+        yield from _walk(f"{name}{key}", inner, depth - 1, seen)
+
+
+def _children(value: Any) -> Iterator[tuple[str, Any]]:
+    """What is inside a container or an object of the subject's own."""
+    if isinstance(value, torch.Generator):
+        yield ".state", value.get_state()
+    elif isinstance(value, random.Random):
+        yield ".state", repr(value.getstate())
+    elif isinstance(value, Mapping):
+        yield from ((f"[{key!r}]", inner) for key, inner in value.items() if isinstance(key, str | int))
+        # Keys that are objects, such as an optimizer's parameters, have names of their own in `state_dict`.
+    elif isinstance(value, list | tuple):
+        yield from ((f"[{i}]", inner) for i, inner in enumerate(value))
+    elif isinstance(value, nn.Module | torch.optim.Optimizer) or _is_foreign(value):
+        if hasattr(value, "state_dict"):
+            yield ".state_dict()", value.state_dict()
+    else:
+        yield from ((f".{key}", inner) for key, inner in getattr(value, "__dict__", {}).items())
+
+
+def _is_foreign(value: Any) -> bool:
+    return type(value).__module__.partition(".")[0] in FOREIGN
+
+
+def _digest(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return repr(value)[:200]
+    if value.is_sparse or value.device.type == "meta":
+        return str(value.shape)
+    content = value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+    return f"{value.dtype}{list(value.shape)}{sha256(content).hexdigest()[:16]}"
+
+
+def _finding(name: str) -> Finding:
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"`{name}` changes in training, and after load() and one step is not what it was; allowed: none",
+        fix="save what is named, and load it",
+    )

@@ -1,0 +1,125 @@
+"""Replicas that should be the same are not, after a few steps.
+
+## What it detects
+
+A module outside the wrapper, whose gradients stay on each rank (the value head is the usual one); a start from another
+seed on each rank; buffers, schedules or optimizer settings that follow what a rank saw itself; an update that only
+some ranks skip.
+
+## Why it matters
+
+Each rank trains a model of its own, the first one is saved, and what the others learnt is lost. Metrics look normal.
+
+## How it decides
+
+Two processes each take 3 steps of the stage, for each way that it declares. Statistic: named values (parameters,
+persistent buffers, optimizer state and settings) that differ between the ranks in any bit after the start or after the
+last step. Tensors that are spread over the processes, as under FSDP2, are different by design and left out. Allowed:
+0. Replicas that got the same gradients take the same steps, bit for bit, so the false-alarm rate is 0 on one kind of
+machine.
+
+## Example
+
+Bad:
+
+```python
+model = DistributedDataParallel(trunk)
+value_head = ValueHead()                                      # its gradients stay here
+```
+
+Good:
+
+```python
+model = DistributedDataParallel(TrunkAndValueHead(trunk, value_head))
+```
+
+## How to fix
+
+Put every trained module inside the wrapper, seed its parameters alike, and decide what skips a step from numbers that
+all ranks share.
+
+## Known limits
+
+Two processes and three steps, on the CPU, over gloo. What is not in `modules` or `optimizers` is not seen.
+
+## Sources
+
+Faults DI-02 and DI-05 of the fault catalogue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from hashlib import sha256
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from gradgate.checks.raised import calling, reports_raises
+from gradgate.checks.ranks import Rank, first_cause, together, told
+from gradgate.checks.snapshot import take
+from gradgate.core.finding import Finding
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Context, Run, Stage, Subject
+
+CODE, NAME = "GG609", "ranks-diverge"
+NEEDS: tuple[str, ...] = ("distributed",)
+PER_STAGE = True
+STEPS = 3
+FIX = "put every trained module inside the wrapper, seed it alike, and decide on numbers that all ranks share"
+Digests = dict[str, str]
+
+
+@reports_raises(CODE, NAME)
+def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
+    """Step on two processes and compare what each holds."""
+    if context.device != "cpu":
+        return Outcome(not_applicable="processes are forked, and a fork has no GPU: run it with --device cpu")
+    with calling("start()"):
+        stage.start(context.seed, device=context.device)  # what it keeps for a process, the forks have too
+    findings, compared, differ = [], 0, 0
+    for way, start in (stage.distributed or {}).items():
+        ranks = together(lambda _, start=start: states(start, context.seed), context.folder / way)  # type: ignore[misc]
+        if told(ranks):
+            findings.append(_finding(f"{way}: {first_cause(ranks) or told(ranks)}"))
+            continue
+        for when, number in (("at the start", 0), (f"after {STEPS} steps", 1)):
+            apart = _apart(ranks, number)
+            compared += len(ranks[0].value[number])
+            differ += len(apart)
+            if apart:
+                more = f" and {len(apart) - 1} more" if len(apart) > 1 else ""
+                findings.append(_finding(f"{way}: {when} `{apart[0]}`{more} differ between the ranks; allowed: none"))
+                break
+    return Outcome(tuple(findings), {"values_that_differ": differ, "values": compared}, {"values_that_differ": 0})
+
+
+def states(start: Callable[..., Run], seed: int) -> tuple[Digests, Digests]:
+    """Digests of a run's replicated state at its start and after its steps."""
+    with calling("start()"):
+        run = start(seed, dtype=torch.float32, device="cpu")
+    first = _digests(run)
+    for number, batch in enumerate(islice(run.batches(), STEPS), 1):
+        with calling(f"step {number}"):
+            run.step(batch)
+    return first, _digests(run)
+
+
+def _digests(run: Run) -> Digests:
+    return {name: _digest(value) for name, value in take(run).items() if not hasattr(value, "full_tensor")}
+
+
+def _digest(value: object) -> str:
+    content = value.contiguous().numpy().tobytes() if isinstance(value, Tensor) else repr(value).encode()
+    return sha256(content).hexdigest()[:16]
+
+
+def _apart(ranks: list[Rank], number: int) -> list[str]:
+    first = ranks[0].value[number]
+    others = [each.value[number] for each in ranks[1:]]
+    return sorted(name for name in first if any(other.get(name) != first[name] for other in others))
+
+
+def _finding(message: str) -> Finding:
+    return Finding(CODE, NAME, message, fix=FIX)

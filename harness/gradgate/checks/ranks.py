@@ -1,0 +1,159 @@
+"""Several processes of a group, forked from this one: what each returned, raised, or was waiting for.
+
+Forked, because a subject is built of functions that no pickle carries, and because torch is imported already. The
+group meets in a file and talks over gloo on the loopback device.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+import torch.distributed.fsdp  # noqa: F401 - seconds, once, and not again in every process
+
+from gradgate.checks.raised import first_line
+
+WORLD = 2
+SECONDS = 60.0  # what takes milliseconds a step in one process, and a second to meet
+GRACE = 2.0  # seconds that a stack takes to be written
+
+
+@dataclass(frozen=True)
+class Rank:
+    """How one process ended.
+
+    Args:
+        rank: which.
+        value: what it returned.
+        error: what it raised, in one line; empty where it raised nothing.
+        stack: where it was, innermost line last, once the time was over; empty where it had ended.
+    """
+
+    rank: int
+    value: Any = None
+    error: str = ""
+    stack: str = ""
+
+
+def together(
+    work: Callable[[int], Any], folder: Path, *, world: int = WORLD, seconds: float | None = None
+) -> list[Rank]:
+    """Run a function as every rank of a new process group, each in a process of its own.
+
+    Args:
+        work: called with the rank; returns what a pickle carries.
+        folder: of the caller's own, for the group's meeting place and the stacks.
+        world: how many processes.
+        seconds: until those that have not ended are asked where they are, and killed; None: `SECONDS`.
+
+    Returns:
+        One entry a rank, in order.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    limit = SECONDS if seconds is None else seconds
+    started = [_fork(work, folder, rank, world, limit) for rank in range(world)]
+    ended = _collect({receiver: rank for rank, (_, receiver) in enumerate(started)}, limit)
+    late = [rank for rank in range(world) if rank not in ended]
+    stacks = _stacks({rank: started[rank][0] for rank in late}, folder)
+    for process, receiver in started:
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+        receiver.close()
+    return [ended.get(rank) or Rank(rank, stack=stacks[rank]) for rank in range(world)]
+
+
+def told(ranks: Sequence[Rank]) -> str:
+    """What went wrong, every rank in turn; empty where nothing did."""
+    parts = [f"rank {each.rank} waits at\n{each.stack}" for each in ranks if each.stack]
+    return "\n".join([f"rank {each.rank} raised {each.error}" for each in ranks if each.error] + parts)
+
+
+def first_cause(ranks: Sequence[Rank]) -> str:
+    """The error that is not merely another rank's absence, where there is one."""
+    errors = [each for each in ranks if each.error]
+    own = [each for each in errors if "closed by peer" not in each.error and "gloo" not in each.error.lower()]
+    return next((f"rank {each.rank} raised {each.error}" for each in own or errors), "")
+
+
+def _fork(work: Callable[[int], Any], folder: Path, rank: int, world: int, limit: float) -> tuple[int, Connection]:
+    receiver, sender = Pipe(duplex=False)
+    process = os.fork()
+    if process:
+        sender.close()
+        return process, receiver
+    code = 1
+    with suppress(BaseException):  # nothing of the child may run on as the parent
+        receiver.close()
+        _child(work, folder, rank, world, limit, sender)
+        code = 0
+    os._exit(code)
+
+
+def _child(work: Callable[[int], Any], folder: Path, rank: int, world: int, limit: float, sender: Connection) -> None:
+    signal.setitimer(signal.ITIMER_REAL, 0.0)
+    stack = (folder / f"stack-{rank}").open("w")
+    faulthandler.register(signal.SIGUSR1, file=stack, all_threads=True)
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(null, stream)
+    sys.settrace(None)
+    if sys.platform == "linux":
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    try:
+        meeting = f"file://{folder / 'store'}"
+        timeout = timedelta(seconds=2 * limit)  # later than the parent asks
+        dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world, timeout=timeout)
+        result = Rank(rank, work(rank))
+    except BaseException as error:  # a child has nowhere else to report
+        lines = traceback.extract_tb(error.__traceback__)
+        place = f" ({Path(lines[-1].filename).name}:{lines[-1].lineno})" if lines else ""
+        result = Rank(rank, error=f"{type(error).__name__}: {first_line(error)}{place}")
+    sender.send(result)
+    sender.close()
+
+
+def _collect(waiting: dict[Connection, int], limit: float) -> dict[int, Rank]:
+    ended: dict[int, Rank] = {}
+    end = time.monotonic() + limit
+    while waiting and (left := end - time.monotonic()) > 0:
+        for ready in wait(list(waiting), timeout=left):
+            assert isinstance(ready, Connection)  # noqa: S101 - nothing else was given
+            rank = waiting.pop(ready)
+            try:
+                ended[rank] = ready.recv()
+            except EOFError:
+                ended[rank] = Rank(rank, error="died without a word")
+    return ended
+
+
+def _stacks(late: Mapping[int, int], folder: Path) -> dict[int, str]:
+    """Ask processes for the stacks of their threads, and read them once they are there."""
+    for process in late.values():
+        os.kill(process, signal.SIGUSR1)
+    end = time.monotonic() + GRACE
+    files = {rank: folder / f"stack-{rank}" for rank in late}
+    while any(not file.stat().st_size for file in files.values()) and time.monotonic() < end:
+        time.sleep(0.01)
+    return {rank: _main_thread(file.read_text()) for rank, file in files.items()}
+
+
+def _main_thread(text: str) -> str:
+    """The main thread of a dump, outermost line first, without the frames that are the harness's own start."""
+    last = text.rpartition("(most recent call first):")[2]
+    lines = [line.strip() for line in last.splitlines() if line.strip().startswith("File")]
+    own = next((i for i, line in enumerate(lines) if __file__ in line), len(lines))
+    return "\n".join(f"  {line}" for line in reversed(lines[:own])) or "  (no stack)"

@@ -1,0 +1,100 @@
+"""The checks on several processes: each fault is found, the clean twin passes, and a hang is told with every stack."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from fixtures import rank_faults
+from gradgate.checks import catalogue, ranks
+from gradgate.checks.isolation import isolated
+from gradgate.checks.ranks import together, told
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Context, Subject
+
+CODES = ("GG609", "GG610", "GG611")
+HANG = 3.0  # instead of a minute: a healthy twin needs none of it, since a process that has ended is not waited for
+
+
+def run_check(code: str, subject: Subject, device: str = "cpu") -> Outcome:
+    """The outcome of one check, isolated as the runner does it."""
+    with isolated(0) as folder:
+        context = Context(folder=folder, device=device)
+        return catalogue.load_check(catalogue.rule(code)).function(subject, subject.stages[0], context)
+
+
+@pytest.mark.parametrize("fault", rank_faults.FAULTS)
+def test_rank_fault_turns_its_check_red(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check that a fault is meant for finds it, and says which way of training it was."""
+    code = rank_faults.FAULTS[fault]
+    monkeypatch.setattr(ranks, "SECONDS", HANG)
+
+    outcome = run_check(code, rank_faults.subject(fault))
+
+    assert {(finding.code, finding.severity) for finding in outcome.findings} == {(code, "error")}
+    assert all(finding.message.startswith("ddp: ") for finding in outcome.findings)
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_rank_check_passes_on_the_clean_twin(code: str) -> None:
+    """No finding, and a decision."""
+    outcome = run_check(code, rank_faults.subject())
+
+    assert (outcome.findings, outcome.inconclusive, outcome.not_applicable) == ((), "", "")
+    assert set(outcome.measured) & set(outcome.allowed)
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_rank_check_is_not_applicable_on_a_gpu(code: str) -> None:
+    """A forked process has no GPU, and that is told."""
+    assert "--device cpu" in run_check(code, rank_faults.subject(), device="cuda").not_applicable
+
+
+def test_hang_is_told_with_the_stack_of_every_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line that waits and the line that went on are both in the finding."""
+    monkeypatch.setattr(ranks, "SECONDS", HANG)
+
+    (finding,) = run_check("GG611", rank_faults.subject("barrier-behind-guard")).findings
+
+    assert "rank 0 waits at" in finding.message
+    assert "rank 1 waits at" in finding.message
+    assert "rank_faults.py" in finding.message
+    assert "in misbehave" in finding.message
+
+
+def test_inconclusive_when_one_process_disagrees_with_itself() -> None:
+    """Where two runs of one process differ, nothing can be said of two processes."""
+    seeds = iter((0, 1))
+    clean = rank_faults.subject()
+    start = clean.stages[0].start
+    object.__setattr__(clean.stages[0], "start", lambda _seed, **named: start(next(seeds), **named))
+
+    assert "GG601" in run_check("GG610", clean).inconclusive
+
+
+def test_ranks_return_values_errors_and_deaths_in_order(tmp_path) -> None:
+    """Each rank's end is its own entry."""
+
+    def work(rank: int) -> int:
+        word = torch.zeros(())
+        if rank:
+            dist.recv(word, 0)
+        else:
+            for other in (1, 2):
+                dist.send(word, other)
+        if rank == 1:
+            raise ValueError("one")
+        if rank == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return 10 * rank + dist.get_world_size()
+
+    ended = together(work, tmp_path / "group", world=3)
+
+    assert ended[0].value == 3
+    assert ended[1].error.startswith("ValueError: one (test_rank_checks.py:")
+    assert ended[2].error == "died without a word"
+    assert told(ended).splitlines() == [f"rank {i} raised {ended[i].error}" for i in (1, 2)]
