@@ -66,6 +66,7 @@ from gradgate.subjects.contract import Context, Stage, Subject
 CODE, NAME = "GG905", "weight-collapse"
 NEEDS: tuple[str, ...] = ("fit",)
 PER_STAGE = True
+GROUP = "fits"  # whole fits, made once in a process
 OBJECTIVE = "tokens"
 ENTROPY = 0.05  # of log H, at least
 DISTANCE = 1e-3  # of the largest weight from 1/H, at least

@@ -29,7 +29,7 @@ def test_missing_is_empty_when_the_subject_has_it_all():
                "epoch_size": 1, "heldout": lambda *_: (), "hyperparameters": lambda *_: {},
                "window": lambda *_: None, "strategy": lambda *_: None, "supervised": lambda *_: None,
                "rewards": lambda *_: None, "value_targets": lambda *_: None})  # fmt: skip
-    given: Any = {"edges": {}, "precisions": {}, "options": {}, "scaling": {}}
+    given: Any = {"edges": {}, "precisions": {}, "options": {}, "scaling": {}, "distributed": {}}
     stage = Stage("all", run, fit=lambda seed: None, loop=lambda *_: None, **given)
     functions = Functions(*[lambda: None] * 6)
     full = Subject("full", [stage], functions, corpus=lambda seed: None)
