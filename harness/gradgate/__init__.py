@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from gradgate.core.rule import Rule
     from gradgate.core.verdict import Outcome, Result, Verdict
     from gradgate.plugin import parametrize
-    from gradgate.subjects.contract import Context, Corpus, Fit, Functions, Looped, Run, Stage, Subject, Tokens
+    from gradgate.subjects.contract import Context, Corpus, Fit, Functions, Looped, Placed, Run, Stage, Subject, Tokens
     from gradgate.subjects.schedule import Schedule
     from gradgate.watch.block import watch
     from gradgate.watch.guard import guard
@@ -35,6 +35,7 @@ _HOMES = {
         "Fit",
         "Functions",
         "Looped",
+        "Placed",
         "Run",
         "Stage",
         "Subject",
@@ -57,6 +58,7 @@ __all__ = [
     "Location",
     "Looped",
     "Outcome",
+    "Placed",
     "Result",
     "Rule",
     "Run",

@@ -57,7 +57,9 @@ def smallest(
     examples = max(1, int(share * EXAMPLES[context.profile]))
     with calling("strategy()"):
         strategy = run.strategy()
-    return smallest_failing(strategy, judge, number=context.seed, examples=examples, most=examples + int(share * SHRINKS))
+    return smallest_failing(
+        strategy, judge, number=context.seed, examples=examples, most=examples + int(share * SHRINKS)
+    )
 
 
 def as_finding(found: Failing[Fault], code: str, name: str, stage: str, fix: str) -> Finding:
