@@ -15,7 +15,19 @@ if TYPE_CHECKING:
     from gradgate.core.rule import Rule
     from gradgate.core.verdict import Outcome, Result, Verdict
     from gradgate.plugin import parametrize
-    from gradgate.subjects.contract import Context, Corpus, Fit, Functions, Looped, Run, Scaling, Stage, Subject, Tokens
+    from gradgate.subjects.contract import (
+        Context,
+        Corpus,
+        Fit,
+        Functions,
+        Looped,
+        Placed,
+        Run,
+        Scaling,
+        Stage,
+        Subject,
+        Tokens,
+    )
     from gradgate.subjects.inside import StepLosses
     from gradgate.subjects.own_loop import OwnLoop
     from gradgate.subjects.rows import TokenRows
@@ -38,6 +50,7 @@ _HOMES = {
         "Fit",
         "Functions",
         "Looped",
+        "Placed",
         "Run",
         "Scaling",
         "Stage",
@@ -65,6 +78,7 @@ __all__ = [
     "Looped",
     "Outcome",
     "OwnLoop",
+    "Placed",
     "Result",
     "Rule",
     "Run",

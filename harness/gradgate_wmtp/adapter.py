@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 
 import wmtp
 from gradgate.checks.cases import Case
-from gradgate.subjects.contract import Corpus, Fit, Functions, Looped, Run, Stage, Subject, Tokens
+from gradgate.subjects.contract import Corpus, Fit, Functions, Looped, Placed, Run, Stage, Subject, Tokens
 from gradgate.subjects.schedule import Schedule
 from gradgate_wmtp.sized import STAGE1_EXPONENTS, STAGE2_EXPONENTS, scaling_of
 from wmtp import checkpoint
@@ -255,6 +255,11 @@ class Stage2Run(WmtpRun):
     work: Stage2
     logits_from = "heads"
 
+    def open(self, trainer: Trainer, at: LoopState, work: Any = None) -> None:
+        """With what ends a row, and how long it may be."""
+        super().open(trainer, at, work)
+        self.end_token, self.max_length = trainer.data.tokenizer.eos_id, trainer.recipe.data.max_length
+
     def parts(self) -> Mapping[str, nn.Module]:
         """Trunk, heads and value head."""
         model = self.trainer.model
@@ -335,6 +340,19 @@ class Stage2Run(WmtpRun):
         count = int(valid_BS.sum())
         batch = Batch(token_BS, valid_BS, label_BSH, reward_BS, None, False, positions=0, tokens=count, labels=0)
         self.work.stage.losses(batch.to(self.trainer.device), record=record)
+
+    def placed(self, batch: tuple[Batch, ...]) -> Placed:
+        """The rewards of the rows with these tokens, as they were computed before anything was collated."""
+        whole, collator = batch[0], self.trainer.collator
+        reward = {row.token: collator.reward_N[row.index] for pack in self.trainer.data.train for row in pack}
+        document_BS = torch.zeros_like(whole.token_BS) if whole.document_BS is None else whole.document_BS
+        count = int(document_BS.max()) + 1
+        reward_BD = torch.zeros(len(document_BS), count)
+        for b, d in torch.cartesian_prod(torch.arange(len(document_BS)), torch.arange(count)).tolist():
+            token = tuple(whole.token_BS[b, whole.valid_BS[b] & (document_BS[b] == d)].tolist())
+            reward_BD[b, d] = reward[token] if token else 0.0
+        placement = self.trainer.recipe.critic.reward_placement
+        return Placed(whole.reward_BS, reward_BD, whole.valid_BS, placement, document_BS)
 
     def rewards(self, batch: tuple[Batch, ...]) -> Mapping[str, Tensor]:
         """A reward model with dropout, and this model as the reference, by the trainer's own functions."""

@@ -17,6 +17,10 @@ a gradient in a module that the term does not declare. Allowed: 0: where there i
 path whose gradient happens to be exactly zero does nothing. Terms that are not declared, frozen modules and modules
 outside `Run.modules` are not looked at.
 
+The guilty line: the losses of one batch are computed once more under the recorder, and the term's graph is followed to
+the first operation that reads what the module made and is neither the module's own nor part of a term that may reach
+it. Where another module of the run does that, it is the line which calls that module.
+
 False-alarm rate: 0, if the declaration is right.
 
 ## Example
@@ -39,7 +43,9 @@ Detach the input where the part ends that the term may train; or declare the edg
 
 ## Known limits
 
-A parameter that two modules of the run share counts in both. A term that is not reported by `losses` is not seen.
+A parameter that two modules of the run share counts in both. Of several lines the first is named, the
+others stand in the finding's `detail["lines"]`; inside compiled code there is none. A term that is not reported by
+`losses` is not seen.
 
 ## Sources
 
@@ -48,9 +54,12 @@ Faults GF-07, GF-08 and GF-19 of the fault catalogue.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
+from gradgate.checks.crossings import Forward, forward_of
 from gradgate.checks.edges import BATCHES, Reach, reaches
 from gradgate.checks.raised import reports_raises
-from gradgate.core.finding import Finding
+from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Stage, Subject
 
@@ -64,16 +73,29 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     """Look for gradients where none are declared."""
     found = [reach for reach in reaches(stage, context) if not reach.is_declared]
     measured = {"undeclared_gradient": max((reach.largest for reach in found), default=0.0), "pairs": len(found)}
-    findings = tuple(_finding(reach) for reach in found if reach.largest > 0)
+    reached = [reach for reach in found if reach.largest > 0]
+    forward = forward_of(stage, context) if reached else None
+    findings = tuple(_finding(reach, _lines(forward, reach, stage.edges or {})) for reach in reached)
     return Outcome(findings, measured, {"undeclared_gradient": 0.0})
 
 
-def _finding(reach: Reach) -> Finding:
+def _lines(forward: Forward | None, reach: Reach, edges: Mapping[str, Sequence[str]]) -> list[Location]:
+    granted = [term for term, modules in edges.items() if reach.module in modules]
+    return [] if forward is None else forward.entries(reach.term, reach.module, granted)
+
+
+def _finding(reach: Reach, lines: list[Location]) -> Finding:
     return Finding(
         code=CODE,
         name=NAME,
         message=f"`{reach.term}` reaches `{reach.module}`, which it does not declare: a gradient of "
         f"{reach.largest:.3g} at `{reach.module}.{reach.parameter}` in {BATCHES} batches; allowed: 0",
         fix=f"detach what `{reach.term}` takes from `{reach.module}`, or declare the edge",
-        detail={"term": reach.term, "module": reach.module, "gradient": reach.largest},
+        culprit=lines[0] if lines else None,
+        detail={
+            "term": reach.term,
+            "module": reach.module,
+            "gradient": reach.largest,
+            "lines": [str(line) for line in lines],
+        },
     )

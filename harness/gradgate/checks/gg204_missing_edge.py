@@ -12,7 +12,9 @@ Where the module has another loss it still moves, and no check of dead parameter
 
 The stage declares for a loss term which modules it trains. In float64, on 3 batches, the gradient of each declared term
 is taken with respect to each module of the run. Statistic: declared pairs whose gradient is zero, or missing, in every
-element of every batch. Allowed: 0. The finding carries the line of the recorder where it saw the value pass a cut.
+element of every batch. Allowed: 0. The finding carries the line at which a value lost its history and then met the
+term, what the module gave before others, in one recorded forward; where there is none, the line that the recorder
+blames in the stage's five steps.
 
 False-alarm rate: 0, if the declaration is right and the term is not zero on all 3 batches.
 
@@ -47,6 +49,9 @@ Faults GF-04, GF-17 and GF-20 of the fault catalogue.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from gradgate.checks.crossings import forward_of
 from gradgate.checks.edges import BATCHES, Reach, reaches
 from gradgate.checks.raised import reports_raises
 from gradgate.checks.recording import with_guilty_line
@@ -64,7 +69,15 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     """Look for declared edges without a gradient."""
     found = [reach for reach in reaches(stage, context) if reach.is_declared]
     missing = [reach for reach in found if not reach.largest]
-    findings = (with_guilty_line(_finding(reach), subject, stage, context, ("graph_cut",)) for reach in missing)
+    forward = forward_of(stage, context) if missing else None
+    findings = []
+    for reach in missing:
+        finding, lines = _finding(reach), forward.cuts(reach.term, reach.module) if forward else []
+        if lines:
+            finding = replace(finding, culprit=lines[0], detail={**finding.detail, "lines": list(map(str, lines))})
+        else:
+            finding = with_guilty_line(finding, subject, stage, context, ("graph_cut",))
+        findings.append(finding)
     measured = {"edges_without_gradient": len(missing), "edges": len(found)}
     return Outcome(tuple(findings), measured, {"edges_without_gradient": 0})
 

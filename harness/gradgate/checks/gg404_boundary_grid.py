@@ -16,8 +16,18 @@ in NaN, or trains the end of every row on the wrong token for as long as it runs
 
 Every one of the functions that the subject has is called on the grid S in {1, 2, H-1, H, H+1, 2H+1},
 H in {1, 2, 4}, with each mask alone (B = 1), all together, strided, and packed; all positions are compared with the
-literal references. Labels must be equal; weights, loss, returns and placed rewards within the bounds of
-`gradgate.checks.tolerances`, worst cases for float32. Without any position to learn from, the loss must be exactly 0,
+literal references in float64 (`gradgate.checks.oracles`). Labels must be equal. The others may differ by a worst case
+to first order, doubled, with u the roundoff of float32 (of the logits' own dtype for the loss), as
+`gradgate.checks.tolerances` derives it:
+
+* weights by 12 u m / tau + 2 (H + 6) u, m the largest |v| + lambda |v previous| that enters (GG403);
+* the loss by 2 u (8 L + V + 4 + (N H + 4) C), for largest logits L and cross-entropies C = 2 L + log V: shifting and
+  exponentiating cost 6 u L, the sum over V entries (V + 4) u in its logarithm, the label's term 2 u L, and the weighted
+  sum over N positions and H heads with its quotient (N H + 4) u C;
+* the value loss by 2 (n + 4) u M^2 over n real tokens, M the largest |v| + |return|: a square is off by 3 u M^2, a sum
+  of n of them and its quotient by (n + 1) u M^2, and nothing cancels;
+* returns by 2 (3 n + 8) u n M, M the largest |r| + 2 |v| (GG501); placed rewards by two roundings.
+ Without any position to learn from, the loss must be exactly 0,
 attached to the graph, with a gradient of exactly 0. Gradients of the loss must be finite.
 
 Where a run offers a strategy of batches (`Run.strategy`), its own `losses` and their gradients are computed in float32

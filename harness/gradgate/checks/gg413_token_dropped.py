@@ -3,7 +3,8 @@
 ## What it detects
 
 The last token of every row that no head is trained on, an end-of-text token that is masked since it equals the padding
-id, a tail that is lost to a slice or to a mask that is advanced once too often, rows that supervise nothing.
+id, a tail that is lost to a slice or to a mask that is advanced once too often, rows that supervise nothing, an end
+token that was never appended.
 
 ## Why it matters
 
@@ -18,6 +19,10 @@ negative entry. Which tokens are supervised `Run.supervised` says; where the run
 that some head could predict are, but for those at the beginning of a row or document in front of the first that has a
 share: they are taken for a prompt.
 Statistic: supervised tokens without a share; allowed: 0.
+
+Where the run says which token ends a row (`Run.end_token`), each row, or document of a packed row, that is shorter than
+`Run.max_length` must end with it. Statistic: those that do not; allowed: 0. That it is trained on is then asked as of
+every token.
 
 Rows or documents of which no token has a share, where the run does not say that any is supervised, are a warning.
 
@@ -51,7 +56,7 @@ purpose are reported. A prompt that is trained on by mistake is not looked for.
 
 ## Sources
 
-Faults MB-08, MB-13 and MB-25 of the fault catalogue.
+Faults DC-06, MB-08, MB-13 and MB-25 of the fault catalogue.
 """
 
 from __future__ import annotations
@@ -70,7 +75,7 @@ from gradgate.checks.raised import calling, reports_raises
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.capabilities import declared
-from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject
+from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject, Tokens
 
 CODE, NAME = "GG413", "token-dropped"
 NEEDS: tuple[str, ...] = ("tokens", "logits", "losses")
@@ -112,9 +117,40 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     dropped = sum(int(shares.dropped.sum()) for shares in seen)
     silent = sum(len(shares.silent) for shares in seen)
     measured = {"tokens_without_share": dropped, "tokens_supervised": supervised, "silent_rows": silent}
+    allowed = {"tokens_without_share": 0}
     findings = [*_dropped(seen, dropped, supervised), *_silent(seen, silent)]
+    if run.end_token is not None:
+        ends = list(_without_end(run, drawn))
+        findings += _endless(ends, run.end_token)
+        measured["documents_without_end"], allowed["documents_without_end"] = len(ends), 0
     reason = "" if supervised or findings else "no logits [B, S, H, V] were seen, or nothing is supervised"
-    return Outcome(tuple(findings), measured, {"tokens_without_share": 0}, inconclusive=reason)
+    return Outcome(tuple(findings), measured, allowed, inconclusive=reason)
+
+
+def _without_end(run: Run, drawn: list[Batch]) -> Iterator[tuple[int, int, int]]:
+    """Row, position and token at which a document ends that is not cut and does not end with the end token."""
+    for batch in drawn:
+        with calling("tokens()"):
+            tokens = run.tokens(batch)
+        for b, document in documents(tokens):
+            token = int(tokens.token_BS[b, document[-1]])
+            if token != run.end_token and (run.max_length is None or len(document) < run.max_length):
+                yield b, document[-1], token
+
+
+def _endless(ends: list[tuple[int, int, int]], end_token: int) -> Iterator[Finding]:
+    if not ends:
+        return
+    b, t, token = ends[0]
+    yield Finding(
+        code=CODE,
+        name=NAME,
+        message=f"{len(ends)} rows or documents of {BATCHES} batches do not end with the end token {end_token}: the "
+        f"first ends with {token} at [b, t] = [{b}, {t}]; allowed: 0",
+        fix="append the end token where rows are tokenised, before they are cut and padded",
+        count=len(ends),
+        detail={"index": [b, t], "token": token, "end_token": end_token},
+    )
 
 
 def _shares(run: Run, batch: Batch, found: Targets) -> Shares:
@@ -124,7 +160,7 @@ def _shares(run: Run, batch: Batch, found: Targets) -> Shares:
         with calling("supervised()"):
             return Shares(found.tokens.token_BS, able_BS & run.supervised(batch).cpu().bool(), shared_BS, ())
     silent = []
-    for b, document in _documents(found):
+    for b, document in documents(found.tokens):
         sharing = [t for t in document if shared_BS[b, t]]
         begins = sharing[0] if sharing else document[-1] + 1
         if not sharing and any(able_BS[b, t] for t in document):
@@ -142,10 +178,10 @@ def _predicted(place_BSH: Tensor) -> Tensor:
     return token_BS[:, :positions]
 
 
-def _documents(found: Targets) -> Iterator[tuple[int, list[int]]]:
+def documents(tokens: Tokens) -> Iterator[tuple[int, list[int]]]:
     """Each document's row and the positions of its real tokens; the whole row where rows are not packed."""
-    document_BS = found.tokens.document_BS
-    for b, valid_S in enumerate(found.tokens.valid_BS.tolist()):
+    document_BS = tokens.document_BS
+    for b, valid_S in enumerate(tokens.valid_BS.tolist()):
         places: dict[int, list[int]] = {}
         for t, real in enumerate(valid_S):
             if real:

@@ -1,10 +1,11 @@
-"""Returns differ from a slow literal reference, at the ends of rows too.
+"""Returns, or the rewards they start from, differ from a slow literal reference, at the ends of rows too.
 
 ## What it detects
 
 Value targets that are not the GAE returns of the row's real tokens: bootstrapped from values at padding, from the last
 value or past the row's end, a reward one step early, a gap that ends the recursion, documents that run into each other,
-advantage instead of return, a recursion in bfloat16, a target that is still on the graph.
+advantage instead of return, a recursion in bfloat16, a target that is still on the graph. A collator that puts rewards
+one token early, at the last column instead of the last real token, on padding, or on another row's tokens.
 
 ## Why it matters
 
@@ -18,6 +19,10 @@ packed batches, gamma in {0, 0.5, 0.99, 1}, lambda in {0, 0.95, 1}, with finite 
 float32, float64, bfloat16 and float16 values and rewards. Threshold: 2 (3 n + 8) u n M with n the row's real tokens, M
 the largest |r| + 2 |v| and u the roundoff of float32 (float64 for float64); a worst case, so that the false-alarm rate
 is 0. Returns must be at least float32, and detached.
+
+Where a run has `placed`, the rewards on the tokens of 8 of its batches are held against the reference's placing of the
+rewards that its rows have in the data. Threshold: two roundings of the rewards' dtype; false-alarm rate 0, if what
+`placed` looks up is right.
 
 ## Example
 
@@ -41,7 +46,8 @@ Select values and rewards at padding away first, step from real token to real to
 
 ## Known limits
 
-What stands at padding in the answer is not judged. Lambda and gamma outside [0, 1] are not tried.
+What stands at padding in the answer is not judged. Lambda and gamma outside [0, 1] are not tried. A row whose reward is
+0 shows no misplacing.
 
 ## Sources
 
@@ -50,33 +56,86 @@ Schulman et al. 2016, arXiv:1506.02438, equation 16; faults LW-22, LW-23, LW-25,
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
-from itertools import chain, cycle, product
+from itertools import chain, cycle, islice, product
 
+import torch
 from torch import Tensor
 
 from gradgate.checks import cases, oracles, tolerances
-from gradgate.checks.formulas import Call, Ledger, random_cases, returns_call
+from gradgate.checks.formulas import Call, Ledger, plain, random_cases, returns_call
+from gradgate.checks.raised import calling
+from gradgate.core.errors import SubjectError
+from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
-from gradgate.subjects.contract import Context, Stage, Subject
+from gradgate.subjects.capabilities import declared
+from gradgate.subjects.contract import Context, Placed, Stage, Subject
 
 CODE, NAME = "GG501", "return-oracle"
-NEEDS: tuple[str, ...] = ("functions.returns",)
+NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
 GAMMAS = (0.99, 0.0, 0.5, 1.0)
 LAMBDAS = (0.95, 0.0, 1.0)
+BATCHES = 8
+FIX_PLACED = "place each row's reward by its mask and documents: at its last real token, or evenly over its real tokens"
 FIX = "scan each row's (document's) real tokens in reverse order in at least float32, with 0 after the last one"
 
 
 def check(subject: Subject, stage: Stage | None, context: Context) -> Outcome:
-    """Compare returns with the reference under every pair of discounts."""
+    """Compare returns with the reference under every pair of discounts, and rewards in batches with their placing."""
     ledger = Ledger(CODE, NAME, context.device, subject.source)
-    for case, gamma, gae_lambda in _inputs(context):
+    offers = subject.functions.returns is not None
+    for case, gamma, gae_lambda in _inputs(context) if offers else ():
         call = returns_call(subject.functions, case, gamma=gamma, gae_lambda=gae_lambda)
         return_BS = ledger.run(call, case.valid_BS.shape, FIX)
         if return_BS is not None:
             _judge(ledger, call, case, return_BS)
-    return ledger.outcome("return_error_in_reward_units")
+    findings, placed = _of_stages(subject, context)
+    if not offers and not placed:
+        hints = (Subject.CAPABILITIES["functions.returns"], Subject.CAPABILITIES["placed"])
+        return Outcome(not_applicable=f"{subject.name} has neither: {', or '.join(hints)}")
+    outcome = ledger.outcome("return_error_in_reward_units", batches_with_rewards=placed)
+    return dataclasses.replace(outcome, findings=(*outcome.findings, *findings))
+
+
+def _of_stages(subject: Subject, context: Context) -> tuple[list[Finding], int]:
+    """What is wrong with the rewards in the stages' batches, and how many batches have any."""
+    findings, seen = [], 0
+    for stage in subject.stages:
+        with calling(f"starting stage {stage.name!r}"):
+            run = stage.start(context.seed, device=context.device)
+        if "placed" not in declared(run):
+            continue
+        with calling(f"placed() of stage {stage.name!r}"):
+            batches = [run.placed(batch) for batch in islice(run.batches(), BATCHES)]
+        seen += len(batches)
+        wrong = [told for placed in batches if (told := _misplaced(placed)) is not None]
+        if wrong:
+            (b, t), got, want, allowed = wrong[0]
+            message = (
+                f"the {batches[0].placement} reward at [b, t] = [{b}, {t}] of a batch of stage {stage.name!r} is "
+                f"{got:.6g}, expected {want:.6g} reward units from the rows it was made of; allowed: {allowed:.1e} off"
+            )
+            detail = {"index": [b, t], "actual": plain(got), "expected": plain(want)}
+            findings.append(Finding(CODE, NAME, message, fix=FIX_PLACED, count=len(wrong), detail=detail))
+    return findings, seen
+
+
+def _misplaced(placed: Placed) -> tuple[list[int], float, float, float] | None:
+    """Place, reward, right reward and bound of the worst misplaced reward of a batch; None: all are right."""
+    valid_BS, document_BS = placed.valid_BS.cpu().bool(), placed.document_BS
+    documents = None if document_BS is None else document_BS.cpu()
+    want_BS = oracles.place_rewards(placed.reward_B.cpu(), valid_BS, placed.placement, documents)
+    got_BS = placed.reward_BS.detach().cpu().double()
+    if got_BS.shape != want_BS.shape:
+        raise SubjectError(f"placed(): reward_BS has the shape {list(got_BS.shape)}, expected {list(want_BS.shape)}")
+    allowed = tolerances.placed_reward(placed.reward_B.to(placed.reward_BS.dtype))
+    distance_BS = (got_BS - want_BS).abs().nan_to_num(nan=torch.inf).masked_fill(~valid_BS, 0.0)
+    b, t = divmod(int(distance_BS.argmax()), valid_BS.shape[1])
+    if float(distance_BS[b, t]) <= allowed:
+        return None
+    return [b, t], float(got_BS[b, t]), float(want_BS[b, t]), allowed
 
 
 def _inputs(context: Context) -> Iterator[tuple[cases.Case, float, float]]:

@@ -3,7 +3,8 @@
 ## What it detects
 
 A value head that is dead, that is trained on the wrong targets, with a learning rate of the wrong size or sign, on
-features that carry nothing, or whose predictions are detached from what it learnt.
+features that carry nothing, or whose predictions are detached from what it learnt. A head that has learnt where in a
+row it is, and nothing about the row.
 
 ## Why it matters
 
@@ -16,6 +17,11 @@ the mean.
 One whole fit at the check's seed. Statistic: mean squared error of the held-out predictions over that of the best
 constant, which is the mean of these very targets and therefore better than any that could be known beforehand. It
 fails at 0.98 or more: 2 % better is the margin. Fewer than 50 predictions, or constant targets, are inconclusive.
+
+Null control, shuffled labels: where the fit says its positions, the same predictions are held against targets that are
+shuffled among the rows, each staying at its position. Statistic: mean squared error over that against shuffled targets,
+averaged over all shuffles in closed form. It fails at 0.98 or more: then the head beats the constant, and as well for
+labels that have nothing to do with its rows. A head that knows positions alone has exactly 1.
 
 A fit that says which held-out rows are right (`right_R`) must have right ones and wrong ones: where all rewards are the
 same, a head that knows positions alone beats the constant, and there was nothing to learn.
@@ -47,7 +53,8 @@ error near the head's own says that the head has learnt where a row ends, and no
 
 ## Known limits
 
-The bar is low on purpose: a head that knows positions alone can pass. Read `position_mse` and `auc` beside it.
+The bars are low on purpose; read `position_mse` and `auc` beside them. Without positions the shuffled labels are left
+out, and a head that knows positions alone passes.
 
 ## Sources
 
@@ -91,8 +98,24 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
             f"{found.values} held-out predictions (needed: {ENOUGH}), the constant's error is {found.constant_mse:.3g}"
         )
         return Outcome((), found.measured(), allowed, inconclusive=reason)
-    findings = () if found.ratio < ALLOWED else (_finding(found),)
-    return Outcome(findings, found.measured(), allowed)
+    if found.ratio >= ALLOWED:
+        return Outcome((_finding(found),), found.measured(), allowed)
+    if not isfinite(found.shuffled_ratio):
+        return Outcome((), found.measured(), allowed)
+    findings = () if found.shuffled_ratio < ALLOWED else (_shuffled(found),)
+    return Outcome(findings, found.measured(), allowed | {"mse_to_shuffled_ratio": ALLOWED})
+
+
+def _shuffled(found: Quality) -> Finding:
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"held-out squared error {found.mse:.4g} is {found.shuffled_ratio:.3f} of what it is against labels "
+        f"shuffled among the rows at each position; allowed: below {ALLOWED} ({found.values} values): the head knows "
+        f"where in a row it is, and nothing about the row",
+        fix="look at what the head is given of the row: features that are the same in all rows, a mask, rows mixed up",
+        detail=found.measured(),
+    )
 
 
 def _one_kind(rows: int, found: Quality) -> Finding:

@@ -19,6 +19,8 @@ class Quality:
         mse: of the predictions.
         constant_mse: of the mean of these very targets: no constant is better.
         position_mse: of the mean target at each position, leave-one-out; NaN without positions.
+        shuffled_mse: of the predictions against targets shuffled among the rows, each staying at its position: what is
+            left of the head where it knows nothing about the row; NaN without positions.
         auc: probability that a right row scores above a wrong one, ties half; NaN without scores of both.
         auc_standard_error: of that.
         values: how many predictions there were.
@@ -27,6 +29,7 @@ class Quality:
     mse: float
     constant_mse: float
     position_mse: float
+    shuffled_mse: float
     auc: float
     auc_standard_error: float
     values: int
@@ -36,6 +39,11 @@ class Quality:
         """`mse` over `constant_mse`: below 1 is better than the best constant. NaN where the targets are constant."""
         return self.mse / self.constant_mse if self.constant_mse > 0 else nan
 
+    @property
+    def shuffled_ratio(self) -> float:
+        """`mse` over `shuffled_mse`: below 1 where the head tells rows apart. NaN where that is not known."""
+        return self.mse / self.shuffled_mse if self.shuffled_mse > 0 else nan
+
     def measured(self) -> dict[str, float]:
         """All numbers by name, ready for an Outcome."""
         return {
@@ -43,6 +51,7 @@ class Quality:
             "mse": self.mse,
             "constant_mse": self.constant_mse,
             "position_mse": self.position_mse,
+            "mse_to_shuffled_ratio": self.shuffled_ratio,
             "auc": self.auc,
             "auc_standard_error": self.auc_standard_error,
             "values": self.values,
@@ -59,6 +68,7 @@ def quality(fit: Fit) -> Quality | None:
         mse=float((prediction_N - target_N).square().mean()),
         constant_mse=float((target_N - target_N.mean()).square().mean()),
         position_mse=nan if fit.position_N is None else position_mse(target_N, fit.position_N.cpu()),
+        shuffled_mse=nan if fit.position_N is None else shuffled_mse(prediction_N, target_N, fit.position_N.cpu()),
         auc=area,
         auc_standard_error=error,
         values=target_N.numel(),
@@ -81,6 +91,25 @@ def position_mse(target_N: Tensor, position_N: Tensor) -> float:
     everybody_N = (target_N.sum() - target_N) / max(target_N.numel() - 1, 1)
     mean_N = torch.where(others_N > 0, (sum_P[position_N] - target_N) / others_N.clamp(min=1), everybody_N)
     return float((target_N - mean_N).square().mean())
+
+
+def shuffled_mse(prediction_N: Tensor, target_N: Tensor, position_N: Tensor) -> float:
+    """Squared error of the predictions where targets are shuffled among those at the same position, on average.
+
+    Args:
+        prediction_N: Float[N].
+        target_N: Float[N].
+        position_N: Long[N], >= 0. A position that occurs once keeps its target.
+
+    Returns:
+        The exact mean over all shuffles, in squared units: at each position every prediction meets every target.
+    """
+    prediction_N, target_N = prediction_N.double(), target_N.double()
+    count_P = torch.bincount(position_N).double().clamp(min=1)
+    mean_P = torch.bincount(position_N, weights=target_N) / count_P
+    square_P = torch.bincount(position_N, weights=target_N.square()) / count_P
+    each_N = prediction_N.square() - 2 * prediction_N * mean_P[position_N] + square_P[position_N]
+    return float(each_N.mean())
 
 
 def auc(score_R: Tensor, right_R: Tensor) -> tuple[float, float]:

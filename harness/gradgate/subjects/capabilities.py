@@ -14,7 +14,7 @@ from gradgate.subjects.contract import Run, Stage, Subject
 _OF_RUN = {
     "losses", "tokens", "rows", "valid", "pad", "evaluate", "save", "logits", "optimizers", "max_norm",
     "window", "supervised", "rewards", "value_targets", "samples", "heldout", "hyperparameters",
-    "strategy",
+    "strategy", "placed", "end_token",
 }  # fmt: skip
 _SEED = 0
 
@@ -87,7 +87,9 @@ def declared(run: Run) -> frozenset[str]:
         "supervised": _overrides(run, "supervised"),
         "rewards": _overrides(run, "rewards"),
         "value_targets": _overrides(run, "value_targets"),
+        "placed": _overrides(run, "placed"),
         "window": _overrides(run, "window"),
+        "end_token": getattr(run, "end_token", None) is not None,
         "max_norm": getattr(run, "max_norm", None) is not None,
         "save": _overrides(run, "save") and _overrides(run, "load"),
         "logits": getattr(run, "logits_from", None) is not None,

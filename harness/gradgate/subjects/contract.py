@@ -37,6 +37,26 @@ class Tokens:
     document_BS: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Placed:
+    """Rewards as a batch has them on its tokens, and what they were to be placed from.
+
+    Args:
+        reward_BS: Float[B, S], the batch's own.
+        reward_B: Float[B], each row's reward as the data has it, looked up there and not read out of the batch; or
+            Float[B, D] where rows are packed, for documents whose ids count from 0.
+        valid_BS: Bool[B, S], True = real token.
+        placement: "terminal" or "uniform".
+        document_BS: Long[B, S] where rows are packed, else None.
+    """
+
+    reward_BS: Tensor
+    reward_B: Tensor
+    valid_BS: Tensor
+    placement: str
+    document_BS: Tensor | None = None
+
+
 class Run:
     """One live training run of one stage, fresh from its seed. Adapters subclass it.
 
@@ -49,6 +69,8 @@ class Run:
         updates: how many updates the schedule is made for; None: it has no end.
         epoch_size: samples that an epoch holds; 0 where there are no epochs.
         shuffles: whether each epoch is to have an order of its own.
+        end_token: the token that ends each row, or document where rows are packed; None where there is no such.
+        max_length: tokens at which a row, or document, is cut, so that it may end without `end_token`; None: never.
     """
 
     modules: Mapping[str, nn.Module]
@@ -58,6 +80,8 @@ class Run:
     updates: int | None = None
     epoch_size: int = 0
     shuffles: bool = True
+    end_token: int | None = None
+    max_length: int | None = None
 
     def batches(self) -> Iterator[Batch]:
         """Training batches in the run's own order, without an end. A batch is never changed by a step.
@@ -101,6 +125,10 @@ class Run:
 
     def rewards(self, batch: Batch) -> Mapping[str, Tensor]:
         """Rewards by name, Float[B] each, one a row: computed anew, the way training computes them."""
+        raise NotImplementedError
+
+    def placed(self, batch: Batch) -> Placed:
+        """The batch's rewards on tokens, beside the rewards that its rows have in the data."""
         raise NotImplementedError
 
     def value_targets(self, reward_B: Tensor, value_BS: Tensor, valid_BS: Tensor) -> Tensor:
@@ -316,6 +344,8 @@ class Subject:
         "strategy": "write `Run.strategy()`: a hypothesis strategy of batches; gradgate.strategies has token_batches()",
         "supervised": "write `Run.supervised(batch)`: Bool[B, S], True at the tokens that the loss is to train on",
         "rewards": "write `Run.rewards(batch)`: return rewards by name, Float[B] each, computed as training does",
+        "placed": "write `Run.placed(batch)`: return gradgate.Placed, a batch's rewards beside those of its rows",
+        "end_token": "set `Run.end_token` to the token that ends each row, and `Run.max_length` where rows are cut",
         "value_targets": "write `Run.value_targets(reward_B, value_BS, valid_BS)`: what the value loss regresses on",
         "rows": "write `Run.select_rows(batch, index)`: return the batch of these rows, in this order",
         "valid": "write `Run.valid(batch)`: Bool[B, S], True = real token; or write `Run.tokens(batch)`",

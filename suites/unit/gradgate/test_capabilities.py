@@ -27,7 +27,8 @@ def test_missing_is_empty_when_the_subject_has_it_all():
                "optimizers": ("something",), "max_norm": 1.0, "pad": lambda *_: None,
                "evaluate": lambda *_: None, "samples": lambda *_: (),
                "epoch_size": 1, "heldout": lambda *_: (), "hyperparameters": lambda *_: {},
-               "window": lambda *_: None, "strategy": lambda *_: None, "supervised": lambda *_: None,
+               "window": lambda *_: None, "strategy": lambda *_: None, "placed": lambda *_: None, "end_token": 0,
+               "supervised": lambda *_: None,
                "rewards": lambda *_: None, "value_targets": lambda *_: None})  # fmt: skip
     given: Any = {"edges": {}, "precisions": {}, "options": {}, "scaling": {}, "distributed": {}}
     stage = Stage("all", run, fit=lambda seed: None, loop=lambda *_: None, **given)

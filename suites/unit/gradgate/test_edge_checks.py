@@ -114,13 +114,68 @@ def test_gg203_refuses_a_declaration_of_what_is_not_there(edges: Any, message: s
     assert "did you mean 'value_" in str(caught.value)
 
 
-def test_gg204_carries_the_line_that_cuts() -> None:
-    """The recorder's."""
-    subject = EDGE_FAULTS["logits-cut-from-the-trunk"].subject()
-    (finding,) = run_check("GG204", subject, stage_of(subject, "tokens")).findings
+@pytest.mark.parametrize(
+    ("name", "function", "source"),
+    [
+        ("weights-leak-to-the-value-head", "head_scores", "value_BS = value_BS * valid_BS"),
+        ("weights-not-cut", "head_scores", "value_BS = value_BS * valid_BS"),
+        ("logits-cut-from-the-trunk", "logits_detached", "return heads(feature_BSD.detach())"),
+        (
+            "value-loss-cut-from-the-trunk",
+            "losses",
+            'self.parts.predict(self.modules["value_head"], feature_BSD.detach())',
+        ),
+    ],
+)
+def test_edge_fault_names_its_line(name: str, function: str, source: str) -> None:
+    """Where a forbidden term takes the module's value up behind the allowed one; where a declared one is cut off."""
+    fault = EDGE_FAULTS[name]
+    subject = fault.subject()
+    (finding,) = run_check(fault.code, subject, stage_of(subject, fault.stage)).findings
 
     assert finding.culprit is not None
-    assert "detach()" in finding.culprit.source
+    assert finding.culprit.function == function
+    assert source in finding.culprit.source
+    assert finding.detail["lines"][0] == str(finding.culprit)
+
+
+def test_gg203_names_the_line_that_calls_the_module_which_reads() -> None:
+    """A value head that trains the trunk: the line that hands it the features, not one inside of it."""
+
+    class Attached(mini_trainer.MiniRun):
+        def __init__(self, seed: int, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> None:
+            super().__init__("tokens", mini_trainer.Parts(), seed, dtype, device)
+
+        def losses(self, batch: Any) -> Mapping[str, torch.Tensor]:
+            feature_BSD = self.features(batch)
+            value_BS = self.modules["value_head"](feature_BSD)[..., 0]
+            loss = mini_trainer.value_loss(value_BS, torch.zeros_like(value_BS), batch.valid_BS)
+            return {"total": loss, "value_loss": loss}
+
+    stage = Stage("own", Attached, edges={"value_loss": ("value_head",)})
+    (finding,) = run_check("GG203", Subject("own", [stage]), stage).findings
+
+    assert finding.culprit is not None
+    assert finding.culprit.source == 'value_BS = self.modules["value_head"](feature_BSD)[..., 0]'
+
+
+def test_gg203_names_the_line_that_uses_a_parameter_without_its_module() -> None:
+    """Tied weights, read past the module that has them."""
+
+    class Tied(mini_trainer.MiniRun):
+        def __init__(self, seed: int, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> None:
+            super().__init__("tokens", mini_trainer.Parts(), seed, dtype, device)
+
+        def losses(self, batch: Any) -> Mapping[str, torch.Tensor]:
+            table_VD = self.modules["trunk"].embedding.weight
+            loss = (self.modules["value_head"](table_VD.detach()).mean() - table_VD.mean()).square()
+            return {"total": loss, "value_loss": loss}
+
+    stage = Stage("own", Tied, edges={"value_loss": ("value_head",)})
+    (finding,) = run_check("GG203", Subject("own", [stage]), stage).findings
+
+    assert finding.culprit is not None
+    assert "table_VD.mean()" in finding.culprit.source
 
 
 def test_gg204_takes_a_term_off_the_graph_for_one_that_trains_nothing() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import permutations
 from math import isnan, sqrt
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradgate.checks.prediction import auc, position_mse, quality
+from gradgate.checks.prediction import auc, position_mse, quality, shuffled_mse
 from gradgate.subjects.contract import Fit
 
 score = st.integers(0, 3).map(float)
@@ -80,3 +81,23 @@ def test_quality_has_no_ratio_where_targets_are_constant() -> None:
 def test_quality_is_none_without_predictions(fit: Fit) -> None:
     """There is nothing to judge."""
     assert quality(fit) is None
+
+
+@given(st.lists(st.tuples(score, score, st.integers(0, 2)), min_size=1, max_size=5))
+def test_shuffled_error_is_the_mean_over_all_shuffles(rows: list[tuple[float, float, int]]) -> None:
+    """Every permutation of the rows that keeps the positions, written out."""
+    prediction_N, target_N = (torch.tensor([row[i] for row in rows]) for i in (0, 1))
+    position_N = torch.tensor([row[2] for row in rows])
+    kept = [order for order in permutations(range(len(rows))) if torch.equal(position_N[list(order)], position_N)]
+    errors = [float((prediction_N - target_N[list(order)]).square().mean()) for order in kept]
+
+    assert shuffled_mse(prediction_N, target_N, position_N) == pytest.approx(sum(errors) / len(errors))
+
+
+def test_predictions_by_position_alone_do_not_feel_the_shuffle() -> None:
+    """Their error is the same whatever row a target comes from."""
+    position_N = torch.arange(12).remainder(3)
+    found = quality(Fit((1.0,), 1, position_N.double(), position_N + torch.arange(12).remainder(2), position_N))
+
+    assert found is not None
+    assert found.shuffled_ratio == pytest.approx(1.0)

@@ -697,6 +697,26 @@ def test_gg506_reports_position_and_ranking_beside_the_constant() -> None:
     assert outcome.measured["position_mse"] > outcome.measured["mse"]
 
 
+def with_a_trend(*, knows_rows: bool) -> Fit:
+    """The clean fit with targets that grow along the row, and a head that knows the trend, alone or with its rows."""
+    fit = stage_of(CLEAN, "value").fit(0)  # type: ignore[misc]
+    trend_N = 0.3 * fit.position_N
+    known_N = fit.prediction_N if knows_rows else fit.target_N.mean()
+    return replace(fit, target_N=fit.target_N + trend_N, prediction_N=known_N + trend_N)
+
+
+@pytest.mark.parametrize("knows_rows", [True, False])
+def test_gg506_holds_a_head_against_shuffled_labels(knows_rows: bool) -> None:
+    """One that knows positions alone beats the constant by far, and as well where its labels are other rows'."""
+    subject, stage = with_fit(lambda seed: with_a_trend(knows_rows=knows_rows), "value")
+    outcome = run_check("GG506", subject, stage)
+
+    assert outcome.measured["mse_to_constant_ratio"] < 0.7
+    assert [("against labels shuffled among the rows" in message) for message in errors(outcome)] == [True] * (
+        not knows_rows
+    )
+
+
 @pytest.mark.parametrize(("right", "red"), [([True] * 6, True), ([False] * 6, True), ([True, False] * 3, False)])
 def test_gg506_wants_rows_of_both_kinds(right: list[bool], red: bool) -> None:
     """Where every row is right, or every row is wrong, there was nothing to learn."""

@@ -53,3 +53,11 @@ def test_schedule_refuses_what_it_cannot_be(given: Any, message: str) -> None:
     """With the nearest shape."""
     with pytest.raises(SubjectError, match=message):
         Schedule(1.0, **given)
+
+
+@pytest.mark.parametrize("total", [2, 3, 50, 199, 200])
+def test_cosine_is_exact_enough_up_to_the_step_before_its_end(total: int) -> None:
+    """Against the form that does not cancel, cos(pi p / 2)^2: within the bound that GG607's page derives."""
+    schedule = Schedule(1.0, total, shape="cosine")
+    exact = [math.cos(math.pi * step / (total - 1) / 2) ** 2 for step in range(total - 1)]
+    assert [schedule(step) for step in range(total - 1)] == pytest.approx(exact, rel=3e-11, abs=0)
