@@ -34,7 +34,7 @@ _ROWS = (
     ("GG204", "missing-edge", "run", "a declared edge from a loss to a module carries no gradient"),
     ("GG205", "wrong-gradient", "run", "the gradient that the step uses disagrees with finite differences of its loss"),
     ("GG206", "stale-gradient", "run scan", "gradients of an earlier step leak into this one"),
-    ("GG207", "clipping-not-applied", "run",
+    ("GG207", "clipping-not-applied", "run scan",
      "the configured clipping does not bound the norm at the update, or clips gradients that are still scaled"),
     ("GG208", "update-does-not-follow-gradient", "run",
      "a parameter that should move does not, one that should not does, or one moves against its descent direction"),

@@ -33,6 +33,7 @@ def truth(frame: Frame, node: ast.expr) -> bool | None:
     if value.kind == "const":
         return bool(value.data)
     if frame.last_turn is not None and _asks_for_last(node):
+        frame.asked_for_last = True
         return not frame.last_turn
     return None
 

@@ -125,11 +125,13 @@ def _for(frame: Frame, node: ast.For | ast.AsyncFor) -> None:
             assign(frame, node.target, element(source))
         else:
             assign(frame, node.target, element(source, turn))
-        before, frame.last_turn = frame.last_turn, turn == turns - 1
+        frame.last_turn = turn == turns - 1
         execute(frame, node.body)
-        frame.last_turn = before
 
+    outside = frame.last_turn, frame.asked_for_last
+    frame.asked_for_last = False
     _loop(frame, once, turns, at_least_once=True)
+    frame.last_turn, frame.asked_for_last = outside
     execute(frame, node.orelse)
 
 
@@ -138,7 +140,10 @@ def _while(frame: Frame, node: ast.While) -> None:
         evaluate(frame, node.test)
         execute(frame, node.body)
 
+    outside = frame.last_turn, frame.asked_for_last
+    frame.last_turn, frame.asked_for_last = None, False
     _loop(frame, once, 2, at_least_once=False)
+    frame.last_turn, frame.asked_for_last = outside
 
 
 def _loop(frame: Frame, once: Callable[[int], None], turns: int, *, at_least_once: bool) -> None:
@@ -157,6 +162,8 @@ def _loop(frame: Frame, once: Callable[[int], None], turns: int, *, at_least_onc
             break
     frame.loops -= 1
     frame.exits = outside
+    if frame.asked_for_last:  # then the loop ends behind its last turn, and behind no other
+        states, envs = states[-1:], envs[-1:]
     frame.state, frame.env = join_states(states, envs)
 
 

@@ -163,6 +163,7 @@ class Frame:
     outer: dict[str, Value] | None = None
     given: dict[int, str] = field(default_factory=dict)  # memory of a custom function's arguments
     last_turn: bool | None = None  # whether the innermost loop is in the last turn that is looked at
+    asked_for_last: bool = False  # whether something in that loop depends on it
     quiet: bool = False  # inside a context that keeps version counters still
 
     def tick(self) -> None:

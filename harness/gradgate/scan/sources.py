@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import stat
 import tokenize
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -78,6 +79,8 @@ def read_bytes(path: Path) -> bytes:
         UnreadableError: it is gone, not a file, too large, or may not be read.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UnreadableError("is no regular file: a folder, a pipe or a device")  # opening a pipe would wait
         with path.open("rb") as file:
             data = file.read(MOST_BYTES + 1)
     except OSError as error:
@@ -89,6 +92,8 @@ def read_bytes(path: Path) -> bytes:
 
 def is_relevant(path: Path, data: bytes) -> bool:
     """Whether a file can hold a finding at all: one that imports nothing named after torch needs no parsing."""
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return True  # UTF-16, in which no word can be looked for: to be told
     return b"torch" in data if path.suffix == ".ipynb" else _IMPORT.search(data) is not None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 import hashlib
 import warnings
 from collections import OrderedDict
@@ -11,7 +12,7 @@ from pathlib import Path
 from gradgate.scan.modules import Class, Function, Module
 from gradgate.scan.sources import UnreadableError, decode, read_bytes
 
-MOST_MODULES = 300  # parsed files kept
+MOST_MODULES = 160  # parsed files kept
 MOST_FOLLOWED = 300_000  # bytes of a file that an import is followed into
 HOPS = 4
 
@@ -70,7 +71,10 @@ class Tree:
     def _keep(self, key: str, module: Module | None) -> None:
         self._modules[key] = module
         if len(self._modules) > MOST_MODULES:
-            self._modules.popitem(last=False)
+            for _ in range(MOST_MODULES // 2):
+                self._modules.popitem(last=False)
+            self._found.clear()  # it would hold on to what was let go
+            gc.collect()
 
     def _load(self, path: Path) -> Module | None:
         key = str(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.resources
 import json
 import os
@@ -11,9 +12,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from fixtures.scan_programs import PROGRAMS
 from gradgate.cli import cli
 from gradgate.commands.scan import KNOWN
 from gradgate.scan import scanner
+from gradgate.scan.fixes import apply_fixes
 from gradgate.scan.modules import Module
 
 HOUSE = Path(__file__).parents[3]
@@ -206,6 +209,28 @@ def test_fix_takes_the_out_of_place_form(old: str, new: str):
     assert Path("a.py").read_text() == text.format(new)
 
 
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_fix_is_idempotent_and_keeps_what_it_does_not_mean(newline: str):
+    """On all programs at once: a second run has nothing to do, every file still parses, comments and newlines stay."""
+    texts = {f"p{number}.py": entry.bad.replace("\n", newline) for number, entry in enumerate(PROGRAMS)}
+    for name, text in texts.items():
+        Path(name).write_bytes(text.encode())
+    findings = scanner.scan([Path()], known=KNOWN, jobs=1).findings
+
+    first = apply_fixes(findings, write=True)
+    second = apply_fixes(scanner.scan([Path()], known=KNOWN, jobs=1).findings, write=True)
+
+    assert first.count > 5
+    assert (second.count, list(second.diffs)) == (0, [])
+    for name, text in texts.items():
+        after = Path(name).read_bytes().decode()
+        ast.parse(after)
+        assert [line.partition("#")[2] for line in after.splitlines() if "#" in line] == [
+            line.partition("#")[2] for line in text.splitlines() if "#" in line
+        ]
+        assert after.count("\n") - after.count(newline) == 0
+
+
 def test_fix_adds_arguments_and_containers():
     """weights_only, finfo, ModuleList: each keeps the rest of its line."""
     put(
@@ -261,6 +286,8 @@ def test_unreadable_files_are_told_and_the_rest_goes_on():
     Path("big.py").write_bytes(b"import torch\n" + b"x = 1\n" * 800_000)
     put("deep.py", "import torch\nx = " + "(" * 3000 + ")" * 3000)
     put("nested.py", "import torch\nx = " + "-" * 5000 + "1\n")
+    Path("wide.py").write_bytes("import torch\n".encode("utf-16"))
+    os.mkfifo("pipe.py")
     Path("gone.py").symlink_to("nowhere.py")
     Path("loop").symlink_to(".")
 
@@ -271,6 +298,7 @@ def test_unreadable_files_are_told_and_the_rest_goes_on():
     assert [finding["culprit"]["file"] for finding in result["findings"]] == ["a.py"]
     told = {Path(entry["file"]).name for entry in result["problems"]}
     assert {"broken.py", "two.py", "n.ipynb", "latin.py", "null.py", "big.py", "deep.py", "gone.py"} <= told
+    assert {"wide.py", "pipe.py"} <= told
 
 
 def test_scan_exits_with_2_when_nothing_could_be_read():

@@ -19,6 +19,7 @@ from gradgate.scan.rules import (
     gg201_dead_parameter,
     gg202_graph_cut,
     gg206_stale_gradient,
+    gg207_clipping_not_applied,
     gg209_freed_graph,
     gg210_graph_retained,
     gg301_nonfinite_forward,
@@ -34,10 +35,9 @@ from gradgate.scan.values import Line
 _MODULES = (
     gg101_inplace_on_saved_tensor, gg102_parameter_changed_before_backward, gg103_data_write, gg104_foreign_write,
     gg105_inplace_on_leaf_or_view, gg106_gradient_written_in_place, gg107_function_breaks_contract,
-    gg201_dead_parameter,
-    gg202_graph_cut, gg206_stale_gradient, gg209_freed_graph, gg210_graph_retained, gg301_nonfinite_forward,
-    gg304_mask_value_overflows, gg307_unsafe_function, gg415_shape_broadcast, gg605_checkpoint_unsafe,
-    gg611_collective_behind_guard,
+    gg201_dead_parameter, gg202_graph_cut, gg206_stale_gradient, gg207_clipping_not_applied, gg209_freed_graph,
+    gg210_graph_retained, gg301_nonfinite_forward, gg304_mask_value_overflows, gg307_unsafe_function,
+    gg415_shape_broadcast, gg605_checkpoint_unsafe, gg611_collective_behind_guard,
 )  # fmt: skip
 
 

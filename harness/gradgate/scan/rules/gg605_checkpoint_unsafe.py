@@ -1,5 +1,6 @@
 """`torch.load` with `weights_only=False`, or without the argument (the default before PyTorch 2.6 runs code), and
-`pickle.load` in a function that loads a checkpoint.
+`pickle.load` in a function that loads a checkpoint. What a program has just made itself is left alone: a buffer in
+memory, a file that the same function saved, the temporary file of a test.
 
 ```python
 torch.load(path)                         # bad: unpickles, which can run any code
