@@ -160,6 +160,7 @@ class Ledger:
         unit: str = "",
         where: Tensor | None = None,
         fix: str,
+        apart: str = "",
     ) -> bool:
         """Hold an answer against the reference, element by element.
 
@@ -173,6 +174,7 @@ class Ledger:
             unit: of the numbers, for the message.
             where: Bool, elements that count; all where None.
             fix: what to write instead.
+            apart: the kind of input, where what goes wrong on one kind is another fault than on the next.
 
         Returns:
             Whether it holds.
@@ -192,7 +194,9 @@ class Ledger:
             f"{what}{place} is {got:.6g}, expected {want:.6g}{unit and ' ' + unit}: "
             f"off by {float(error[worst]):.3g}, allowed {float(bound[worst]):.3g}"
         )
-        self.note(what, message, fix, call, index=list(index), actual=got, expected=want, allowed=float(bound[worst]))
+        numbers: dict[str, Any] = {"index": list(index), "actual": got, "expected": want}
+        numbers["allowed"] = float(bound[worst])
+        self.note(what + apart, message, fix, call, **numbers)
         return False
 
     def finite(

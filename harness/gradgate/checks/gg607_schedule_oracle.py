@@ -4,7 +4,8 @@
 
 A schedule that is never stepped, stepped twice, or stepped past its end so that the rate rises again; warm-up that is
 off by one; a scheduler that gives every group the first one's rate; a group that was added behind the scheduler and
-stays at a constant; parameters that no group has; weight decay on norms and biases, or on them alone; wrong betas.
+stays at a constant; parameters that no group has; weight decay on norms and biases, or on them alone; wrong betas; a
+rate among the metrics that no group has.
 
 ## Why it matters
 
@@ -18,7 +19,8 @@ It is stepped through its whole schedule and 3 updates beyond (`Run.updates`, at
 
 Statistic: the largest relative distance between a declared number and the group's. Allowed: 1e-6: a schedule is a
 handful of float64 operations, each off by 1e-16, and some trainers round rates to seven digits. A parameter that is
-declared and in no group is a fault of its own. False-alarm rate: 0.
+declared and in no group is a fault of its own. A metric called `lr` or `learning_rate` must be the rate of some group
+at the update or behind it. False-alarm rate: 0.
 
 ## Example
 
@@ -60,7 +62,7 @@ Faults OS-04, OS-05, OS-07, OS-08, OS-10 and OS-11 of the fault catalogue.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -83,6 +85,8 @@ BEYOND = 3  # updates behind the end of the schedule
 MOST = 200
 WITHOUT_END = 20  # updates of a run that does not say how many it has
 ALLOWED = 1e-6
+ALLOWED_REPORTED = 1e-3  # metrics are rounded for people
+REPORTED = ("lr", "learning_rate")
 FIX = "build all groups before the scheduler, step it once an update, and clamp its progress at 1"
 
 Groups = Mapping[nn.Parameter, Mapping[str, Any]]
@@ -100,7 +104,10 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     batches = islice(run.batches(), length)
     for batch in batches:
         with _groups_at_updates() as updates, calling(f"step of update {update + 1}"):
-            run.step(batch)
+            metrics = run.step(batch)
+        for name, text in _misreported(metrics, updates, run.optimizers):
+            found.setdefault((name, "metrics"), (update, name, text))
+            worst = torch.inf
         for groups in updates:
             with calling("hyperparameters()"):
                 declared = run.hyperparameters(update)
@@ -134,6 +141,19 @@ def _groups_at_updates() -> Iterator[list[Groups]]:
         yield seen
     finally:
         handle.remove()
+
+
+def _misreported(
+    metrics: Mapping[str, Any], updates: list[Groups], optimizers: Sequence[torch.optim.Optimizer]
+) -> Iterator[tuple[str, str]]:
+    """The metrics that are called a rate and are the rate of no group, at the update or behind it."""
+    before = [float(group["lr"]) for groups in updates for group in groups.values()]
+    rates = sorted({*before, *(float(group["lr"]) for made in optimizers for group in made.param_groups)})
+    for name, value in metrics.items() if before else ():
+        if name.lower().replace(".", "/").rpartition("/")[2] not in REPORTED:
+            continue
+        if not any(_distance(value, rate) <= ALLOWED_REPORTED for rate in rates):
+            yield name, f"among the metrics is {float(value):.6g}, the groups have {', '.join(map(_shown, rates))}"
 
 
 def _differences(

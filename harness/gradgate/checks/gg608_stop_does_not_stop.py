@@ -16,8 +16,9 @@ For each of these courses, with a patience of 2 and a limit of 12 steps, evaluat
 and of evaluations is compared with the rule: stop behind the first evaluation at which `patience` evaluations in a row
 were not better than the best before them, else at the limit.
 
-Courses: ever better; ever worse; all equal; better again behind one that was worse; NaN from the second on; and each of
-them without patience. Statistic: courses that end elsewhere. Allowed: 0. False-alarm rate: 0.
+Courses: ever better; ever worse; all equal; better again behind one that was worse; NaN from the second on; NaN at
+first and ever better behind it; and each of them without patience. Statistic: courses that end elsewhere. Allowed: 0.
+False-alarm rate: 0.
 
 ## Example
 
@@ -75,6 +76,7 @@ COURSES: dict[str, tuple[float, ...]] = {
     "all equal": (1.0,) * _MANY,
     "better again behind one that was worse": (3.0, 4.0, 2.0, 2.5, 1.0, 1.5, 0.5, *(9.0,) * _MANY),
     "NaN from the second on": (1.0, *(math.nan,) * _MANY),
+    "NaN at first and ever better behind it": (math.nan, *(float(-i) for i in range(_MANY))),
 }
 
 
