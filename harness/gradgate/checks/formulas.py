@@ -86,7 +86,7 @@ class Ledger:
         device: where the formulas are called.
         source: the subject's folder, for the lines that raise.
         tried: calls made so far.
-        left: calls on packed rows that were not made, since the formula does not take any.
+        left: calls that the formula has nothing to say to: packed rows, a placement that the trainer does not have.
     """
 
     code: str
@@ -123,7 +123,8 @@ class Ledger:
     def run(self, call: Call, shape: Sequence[int], fix: str) -> Tensor | None:
         """The call's answer; None, and a finding, where it raises or answers with another shape.
 
-        None without a finding on packed rows where the formula has no `document_BS`.
+        None without a finding on packed rows where the formula has no `document_BS`, and where it raises
+        NotImplementedError: a placement or a setting that the trainer does not have.
         """
         if call.is_beyond_the_formula:
             self.left += 1
@@ -131,6 +132,9 @@ class Ledger:
         self.tried += 1
         try:
             answer = call(self.device)
+        except NotImplementedError:
+            self.left += 1
+            return None
         except Exception as error:  # whatever the subject's formula raises is the subject's fault, not the harness's
             self._raised(f"{call.name}()", error, call, fix)
             return None
@@ -224,7 +228,7 @@ class Ledger:
         name, number, limit = (unit, error, bound) if unit else ("error_to_bound_ratio", max(share, 0.0), 1.0)
         reported = {name: number, "calls": self.tried, **measured}
         if self.left:
-            reported["packed_calls_left"] = self.left
+            reported["calls_left"] = self.left
         return Outcome(findings, {key: plain(held) for key, held in reported.items()}, {name: plain(limit)})
 
     def _raised(self, what: str, error: Exception, call: Call, fix: str) -> None:

@@ -21,6 +21,9 @@ literal references. Labels must be equal; weights, loss, returns and placed rewa
 attached to the graph, with a gradient of exactly 0. Gradients of the loss must be finite. False-alarm rate: 0, no bound
 is statistical.
 
+Where a run has `crop`, its own `losses` are computed in float32 on the first 1, 2 and 3 positions of a batch, and of
+one row: none may raise, none may be NaN or infinite, nor its gradient, and `total` must be on the graph.
+
 ## Example
 
 Bad:
@@ -53,9 +56,12 @@ Faults LW-23, LW-26, MB-04, MB-05, MB-16, MB-19, MB-20, MB-22 and MB-28 of the f
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from gradgate.checks import cases, oracles, tolerances
+from gradgate.checks.cropped import of_cropped_batches
 from gradgate.checks.formulas import Call, Ledger, labels_call, present, returns_call, weights_call
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Functions, Stage, Subject
@@ -85,15 +91,19 @@ def check(subject: Subject, stage: Stage | None, context: Context) -> Outcome:
         _rewards: functions.place_rewards,
     }
     offered = [attempt for attempt, function in tries.items() if function is not None]
-    if not offered:
+    cropped = [of_cropped_batches(stage, context, CODE, NAME) for stage in subject.stages]
+    tried = sum(count for _, count in cropped)
+    if not offered and not tried:
         return Outcome(
-            not_applicable=f"{subject.name} offers none of its formulas: give it functions=gradgate.Functions()"
+            not_applicable=f"{subject.name} offers none of its formulas: give it functions=gradgate.Functions(); or "
+            f"{Subject.CAPABILITIES['crop']}"
         )
     ledger = Ledger(CODE, NAME, context.device, subject.source)
-    for case in cases.boundary_grid(context.seed):
+    for case in cases.boundary_grid(context.seed) if offered else ():
         for attempt in offered:
             attempt(ledger, functions, case)
-    return ledger.outcome(functions_tried=len(offered))
+    outcome = ledger.outcome(functions_tried=len(offered), batches_cropped=tried)
+    return replace(outcome, findings=(*(finding for found, _ in cropped for finding in found), *outcome.findings))
 
 
 def _labels(ledger: Ledger, functions: Functions, case: cases.Case) -> None:
@@ -143,6 +153,8 @@ def _loss_call(functions: Functions, case: cases.Case) -> Call:
     ).float()
     rng = torch.Generator().manual_seed(case.token_BS.numel())
     logits_BSHV = 3 * torch.randn(*label_BSH.shape, case.token_BS.numel(), generator=rng)
+    if not case.valid_BS.is_contiguous():
+        logits_BSHV = logits_BSHV.transpose(1, 2).contiguous().transpose(1, 2)  # heads stacked in front, and moved
     arguments = {
         "logits_BSHV": logits_BSHV.requires_grad_(),
         "label_BSH": label_BSH,

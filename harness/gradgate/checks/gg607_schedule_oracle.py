@@ -199,5 +199,6 @@ def _require_known(declared: Mapping[str, Any], names: Mapping[nn.Parameter, str
 
 
 def _finding(update: int, name: str, message: str) -> Finding:
-    text = f"at update {update + 1} `{name}` {message}; allowed: {ALLOWED:.0e} apart, relatively"
+    allowed = ALLOWED_REPORTED if message.startswith("among") else ALLOWED
+    text = f"at update {update + 1} `{name}` {message}; allowed: {allowed:.0e} apart, relatively"
     return Finding(CODE, NAME, text, fix=FIX, detail={"update": update + 1, "parameter": name})
