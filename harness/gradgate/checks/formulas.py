@@ -87,7 +87,7 @@ class Ledger:
         device: where the formulas are called.
         source: the subject's folder, for the lines that raise.
         tried: calls made so far.
-        left: calls on packed rows that were not made, since the formula does not take any.
+        left: calls that the formula has nothing to say to: packed rows, a placement that the trainer does not have.
     """
 
     code: str
@@ -124,7 +124,8 @@ class Ledger:
     def run(self, call: Call, shape: Sequence[int], fix: str) -> Tensor | None:
         """The call's answer; None, and a finding, where it raises or answers with another shape.
 
-        None without a finding on packed rows where the formula has no `document_BS`.
+        None without a finding on packed rows where the formula has no `document_BS`, and where it raises
+        NotImplementedError: a placement or a setting that the trainer does not have.
         """
         if call.is_beyond_the_formula:
             self.left += 1
@@ -132,6 +133,9 @@ class Ledger:
         self.tried += 1
         try:
             answer = call(self.device)
+        except NotImplementedError:
+            self.left += 1
+            return None
         except Exception as error:  # whatever the subject's formula raises is the subject's fault, not the harness's
             self._raised(f"{call.name}()", error, call, fix)
             return None
@@ -161,6 +165,7 @@ class Ledger:
         unit: str = "",
         where: Tensor | None = None,
         fix: str,
+        apart: str = "",
     ) -> bool:
         """Hold an answer against the reference, element by element.
 
@@ -174,6 +179,7 @@ class Ledger:
             unit: of the numbers, for the message.
             where: Bool, elements that count; all where None.
             fix: what to write instead.
+            apart: the kind of input, where what goes wrong on one kind is another fault than on the next.
 
         Returns:
             Whether it holds.
@@ -193,7 +199,9 @@ class Ledger:
             f"{what}{place} is {got:.6g}, expected {want:.6g}{unit and ' ' + unit}: "
             f"off by {float(error[worst]):.3g}, allowed {float(bound[worst]):.3g}"
         )
-        self.note(what, message, fix, call, index=list(index), actual=got, expected=want, allowed=float(bound[worst]))
+        numbers: dict[str, Any] = {"index": list(index), "actual": got, "expected": want}
+        numbers["allowed"] = float(bound[worst])
+        self.note(what + apart, message, fix, call, **numbers)
         return False
 
     def finite(
@@ -221,7 +229,7 @@ class Ledger:
         name, number, limit = (unit, error, bound) if unit else ("error_to_bound_ratio", max(share, 0.0), 1.0)
         reported = {name: number, "calls": self.tried, **measured}
         if self.left:
-            reported["packed_calls_left"] = self.left
+            reported["calls_left"] = self.left
         return Outcome(findings, {key: plain(held) for key, held in reported.items()}, {name: plain(limit)})
 
     def _raised(self, what: str, error: Exception, call: Call, fix: str) -> None:

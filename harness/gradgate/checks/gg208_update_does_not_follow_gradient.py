@@ -25,9 +25,10 @@ A run in float64 takes 6 steps, with the parameters noted before and after each 
    weight decay, and the gradient. Allowed: below 1e-6. Where the first learning rates were 0, one gradient of those so
    far that it descends is enough: each optimizer's update is minus a mixture of them.
 
-4. Where the stage declares edges, a module that a single loss term trains must not have that term's gradient reversed:
-   the cosine between the term's own gradient and the gradient that the first update used must not be below -1e-6.
-   Clipping and a positive coefficient scale and keep the direction; with a negative one the term is maximised.
+4. Where the stage declares edges, a module that a single loss term trains, and no other reaches, must not have that
+   term's gradient reversed: the cosine between the term's own gradient and the gradient that the first update used must
+   not be below -1e-6. Clipping and a positive coefficient scale and keep the direction; with a negative one the term is
+   maximised.
 
 From zero state SGD, momentum, Adam, AdamW, RMSprop, Adagrad, Lion and Muon multiply the gradient
 by a matrix without negative eigenvalues, so the cosine is at most 0: for Adam the update is -lr*sign(g), and the cosine
@@ -295,11 +296,19 @@ def _terms(run: Run, batch: Any, edges: Mapping[str, Sequence[str]]) -> dict[nn.
             for parameter in run.modules[name].parameters()
             if parameter.requires_grad
         ]
+        others = [loss for other, loss in terms.items() if other not in (term, "total") and loss.requires_grad]
+        parameters = [parameter for parameter in parameters if not _is_reached(parameter, others)]
         if parameters and term in terms and terms[term].requires_grad:
             gradients = torch.autograd.grad(terms[term], parameters, retain_graph=True, allow_unused=True)
             pairs = zip(parameters, gradients, strict=True)
             found |= {parameter: (term, gradient) for parameter, gradient in pairs if gradient is not None}
     return found
+
+
+def _is_reached(parameter: nn.Parameter, losses: Sequence[Tensor]) -> bool:
+    """Whether a loss that is not declared to train it does: that is GG203's, and the update is no one term's."""
+    gradients = (torch.autograd.grad(loss, parameter, retain_graph=True, allow_unused=True)[0] for loss in losses)
+    return any(gradient is not None and bool(gradient.any()) for gradient in gradients)
 
 
 def _reversed(history: _History) -> Iterator[Finding]:

@@ -100,7 +100,15 @@ def _judge_weights(ledger: Ledger, call: Call, case: cases.Case, weight_BSH: Ten
     invalid_BSH = case.labels == IGNORED
     zero_BSH = torch.zeros(weight_BSH.shape)
     ledger.compare(
-        call, weight_BSH, zero_BSH, 0.0, what="weight of the invalid head", axes="b, t, k", where=invalid_BSH, fix=FIX
+        call,
+        weight_BSH,
+        zero_BSH,
+        0.0,
+        what="weight of the invalid head",
+        axes="b, t, k",
+        where=invalid_BSH,
+        fix=FIX,
+        apart=f", {case.value_BS.dtype}, {'NaN' if case.value_BS.isnan().any() else 'numbers'} at padding",
     )
     ledger.finite(
         call, weight_BSH, what="weight of the valid head", axes="b, t, k", where=~invalid_BSH, fix=FIX_GRADIENT

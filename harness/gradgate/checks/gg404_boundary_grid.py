@@ -32,9 +32,12 @@ attached to the graph, with a gradient of exactly 0. Gradients of the loss must 
 
 Where a run offers a strategy of batches (`Run.strategy`), its own `losses` and their gradients are computed in float32
 on 40, 120 or 600 batches of it, by the profile: none may raise, and none may be NaN or infinite. What fails is made
-smaller, in at most 100 tries,, and the smallest batch stands in the finding.
+smaller, in at most 100 tries, and the smallest batch stands in the finding.
 
 False-alarm rate: 0, no bound is statistical.
+
+Where a run has `crop`, its own `losses` are computed in float32 on the first 1, 2 and 3 positions of a batch, and of
+one row: none may raise, none may be NaN or infinite, nor its gradient, and `total` must be on the graph.
 
 ## Example
 
@@ -69,12 +72,13 @@ Faults LW-23, LW-26, MB-04, MB-05, MB-16, MB-19, MB-20, MB-22 and MB-28 of the f
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import replace
 from functools import partial
 
 import torch
 
 from gradgate.checks import cases, oracles, tolerances
+from gradgate.checks.cropped import of_cropped_batches
 from gradgate.checks.drawing import Fault, as_finding, can_draw, smallest
 from gradgate.checks.formulas import Call, Ledger, labels_call, present, returns_call, weights_call
 from gradgate.checks.raised import SubjectRaisedError, calling
@@ -111,18 +115,21 @@ def check(subject: Subject, stage: Stage | None, context: Context) -> Outcome:
         _rewards: functions.place_rewards,
     }
     offered = [attempt for attempt, function in tries.items() if function is not None]
+    cropped = [of_cropped_batches(stage, context, CODE, NAME) for stage in subject.stages]
+    tried = sum(count for _, count in cropped)
+    drawn, number = _of_stages(subject, context)
+    if not (offered or tried or number):
+        return Outcome(
+            not_applicable=f"{subject.name} offers neither its formulas nor other batches: give it "
+            f"functions=gradgate.Functions(); or {Subject.CAPABILITIES['crop']}; or {Subject.CAPABILITIES['strategy']}"
+        )
     ledger = Ledger(CODE, NAME, context.device, subject.source)
     for case in cases.boundary_grid(context.seed) if offered else ():
         for attempt in offered:
             attempt(ledger, functions, case)
-    findings, drawn = _of_stages(subject, context)
-    if not offered and not drawn:
-        return Outcome(
-            not_applicable=f"{subject.name} offers neither its formulas nor batches to draw: give it "
-            f"functions=gradgate.Functions(), or {Subject.CAPABILITIES['strategy']}"
-        )
-    outcome = ledger.outcome(functions_tried=len(offered), batches_drawn=drawn)
-    return dataclasses.replace(outcome, findings=(*outcome.findings, *findings))
+    findings = [*(finding for found, _ in cropped for finding in found), *drawn]
+    outcome = ledger.outcome(functions_tried=len(offered), batches_cropped=tried, batches_drawn=number)
+    return replace(outcome, findings=(*findings, *outcome.findings))
 
 
 def _of_stages(subject: Subject, context: Context) -> tuple[list[Finding], int]:
@@ -204,6 +211,8 @@ def _loss_call(functions: Functions, case: cases.Case) -> Call:
     ).float()
     rng = torch.Generator().manual_seed(case.token_BS.numel())
     logits_BSHV = 3 * torch.randn(*label_BSH.shape, case.token_BS.numel(), generator=rng)
+    if not case.valid_BS.is_contiguous():
+        logits_BSHV = logits_BSHV.transpose(1, 2).contiguous().transpose(1, 2)  # heads stacked in front, and moved
     arguments = {
         "logits_BSHV": logits_BSHV.requires_grad_(),
         "label_BSH": label_BSH,

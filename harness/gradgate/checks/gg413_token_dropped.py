@@ -1,10 +1,11 @@
-"""A supervised token has no share in the loss.
+"""A supervised token has no share in the loss, or a real one none in the value loss.
 
 ## What it detects
 
 The last token of every row that no head is trained on, an end-of-text token that is masked since it equals the padding
 id, a tail that is lost to a slice or to a mask that is advanced once too often, rows that supervise nothing, an end
-token that was never appended.
+token that was never appended. A value loss under the labels' mask: the last token of a row, which has a value and no
+label, is left out.
 
 ## Why it matters
 
@@ -23,6 +24,10 @@ Statistic: supervised tokens without a share; allowed: 0.
 Where the run says which token ends a row (`Run.end_token`), each row, or document of a packed row, that is shorter than
 `Run.max_length` must end with it. Statistic: those that do not; allowed: 0. That it is trained on is then asked as of
 every token.
+
+In any stage whose `Stage.edges` say which modules `value_loss` trains: a real token has a share in the value loss where
+its value, the module's output at its position, has a gradient. Real tokens behind the first of their row with a share
+must have one too; those in front of it are taken for a prompt. Statistic: real tokens without a share; allowed: 0.
 
 Rows or documents of which no token has a share, where the run does not say that any is supervised, are a warning.
 
@@ -62,7 +67,7 @@ Faults DC-06, MB-08, MB-13 and MB-25 of the fault catalogue.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -72,15 +77,17 @@ from torch import Tensor
 from gradgate.checks import oracles
 from gradgate.checks.gg412_label_shift import Targets, targets
 from gradgate.checks.raised import calling, reports_raises
+from gradgate.checks.value_shares import TERM, ValueShares, value_shares
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
-from gradgate.subjects.capabilities import declared
+from gradgate.subjects.capabilities import Capabilities, declared
 from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject, Tokens
 
 CODE, NAME = "GG413", "token-dropped"
-NEEDS: tuple[str, ...] = ("tokens", "logits", "losses")
+NEEDS: tuple[str, ...] = ("losses",)
+OF_TOKENS = ("tokens", "logits")
+OF_VALUES = ("valid", "edges")
 PER_STAGE = True
-OBJECTIVE = "tokens"
 BATCHES = 3
 
 
@@ -108,10 +115,66 @@ class Shares:
 
 @reports_raises(CODE, NAME)
 def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
-    """Read every token's share out of the loss's gradient at the logits."""
+    """Read every token's share out of the gradients at the logits, and every value's at the values."""
     with calling("start()"):
         run = stage.start(context.seed, dtype=torch.float64, device=context.device)
     drawn = list(islice(run.batches(), BATCHES))
+    able = Capabilities(subject, context.device)
+    hints = able.missing(stage, OF_TOKENS) if stage.objective == "tokens" else ["this stage learns no tokens"]
+    value = able.missing(stage, OF_VALUES) or [] if TERM in (stage.edges or {}) else [f"no edge {TERM!r} is declared"]
+    if hints and value:
+        return Outcome(not_applicable=f"{'; '.join(hints)}; {'; '.join(value)}")
+    outcomes = [] if hints else [_of_tokens(run, drawn)]
+    outcomes += [] if value else [_of_values(run, drawn, (stage.edges or {})[TERM])]
+    return _together(outcomes)
+
+
+def _together(outcomes: Sequence[Outcome]) -> Outcome:
+    """One outcome; inconclusive where nothing could be decided."""
+    undecided = [outcome.inconclusive for outcome in outcomes if outcome.inconclusive]
+    return Outcome(
+        tuple(finding for outcome in outcomes for finding in outcome.findings),
+        {name: number for outcome in outcomes for name, number in outcome.measured.items()},
+        {name: number for outcome in outcomes for name, number in outcome.allowed.items()},
+        inconclusive="; ".join(undecided) if len(undecided) == len(outcomes) else "",
+    )
+
+
+def _of_values(run: Run, drawn: Sequence[Batch], modules: Sequence[str]) -> Outcome:
+    """Real tokens that the value loss leaves out."""
+    seen = [found for batch in drawn if (found := value_shares(run, batch, modules)) is not None]
+    dropped = sum(int(shares.dropped.sum()) for shares in seen)
+    real = sum(int(shares.valid_BS.sum()) for shares in seen)
+    measured, allowed = {"values_without_share": dropped, "values": real}, {"values_without_share": 0}
+    if not seen:
+        reason = f"no module of {', '.join(modules)} returned one value a position that the value loss comes from"
+        return Outcome((), measured, allowed, inconclusive=reason)
+    if not dropped:
+        return Outcome((), measured, allowed)
+    first = next(shares for shares in seen if shares.dropped.any())
+    b, t = first.dropped.nonzero()[0].tolist()
+    finding = Finding(
+        code=CODE,
+        name=NAME,
+        message=f"{dropped} of {real} real tokens have no share in the value loss, {_where(seen)}; the first is at "
+        f"[b, t] = [{b}, {t}]; allowed: 0",
+        fix="average the squared error over the real tokens, by the mask: not over the positions that have a label",
+        count=dropped,
+        detail={"index": [b, t]},
+    )
+    return Outcome((finding,), measured, allowed)
+
+
+def _where(seen: Sequence[ValueShares]) -> str:
+    """What the dropped values have in common."""
+    pairs = [pair for shares in seen for pair in zip(shares.dropped, shares.valid_BS, strict=True) if pair[0].any()]
+    if len(pairs) > 1 and all(int(dropped.nonzero()[0]) == int(real.nonzero()[-1]) for dropped, real in pairs):
+        return "the last of a row each"
+    return f"in {len(pairs)} rows"
+
+
+def _of_tokens(run: Run, drawn: Sequence[Batch]) -> Outcome:
+    """Supervised tokens that the token loss leaves out."""
     seen = [_shares(run, batch, found) for batch in drawn if (found := targets(run, batch)) is not None]
     supervised = sum(int(shares.supervised_BS.sum()) for shares in seen)
     dropped = sum(int(shares.dropped.sum()) for shares in seen)
@@ -127,7 +190,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     return Outcome(tuple(findings), measured, allowed, inconclusive=reason)
 
 
-def _without_end(run: Run, drawn: list[Batch]) -> Iterator[tuple[int, int, int]]:
+def _without_end(run: Run, drawn: Sequence[Batch]) -> Iterator[tuple[int, int, int]]:
     """Row, position and token at which a document ends that is not cut and does not end with the end token."""
     for batch in drawn:
         with calling("tokens()"):

@@ -2,8 +2,9 @@
 
 ## What it detects
 
-A key that is read and not passed on, a mode whose name falls through to the default, a temperature that a later
-normalisation cancels, weight decay of a group that has none, a coefficient of a term that is not added.
+A key that is read and not passed on, a mode whose name falls through to the default, a 0 that is taken for "not given"
+(`given or default`), a temperature that a later normalisation cancels, weight decay of a group that has none, a
+coefficient of a term that is not added.
 
 ## Why it matters
 
@@ -15,6 +16,10 @@ The stage says which keys can be moved, and to which values (`Stage.options`). F
 with that one key moved, the same seed, and stepped 5 times. What can be observed is compared bit for bit: the batches,
 the metrics that are not about time, and parameters, optimizer state and settings at the end. Statistic: pairs of values
 of one key that nothing tells apart; allowed: 0.
+
+One value that the adapter does not list is tried beside them: 0 where all listed ones are other numbers, a misspelt
+name where they are names. It may be refused, and it may do something of its own; what it may not do is what a listed
+value does.
 
 False-alarm rate: 0 for keys that act within 5 steps of the small run. A difference may also come from another random
 number that a key happens to draw: a key that does no more than that passes.
@@ -56,7 +61,7 @@ Faults LW-14 and LW-31 and the killer "config-effect" of the fault catalogue.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, islice
 from typing import Any
@@ -75,6 +80,10 @@ CODE, NAME = "GG414", "options-have-effect"
 NEEDS: tuple[str, ...] = ("options",)
 PER_STAGE = True
 STEPS = 5
+FIX = "pass the key on to the code that it is for, or take it out of the configuration"
+FIX_REPLACED = "refuse what is no value of this key; where 0 is one, write `default if x is None else x`"
+MISSPELT = "_x"
+_NO_NAMES = ("true", "false", "null", "none", "yes", "no", "on", "off")
 
 
 @dataclass(frozen=True)
@@ -115,12 +124,38 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         except SubjectRaisedError as raised:
             findings.append(_finding(key, str(raised)))
             continue
+        alike = False
         for (one, ours), (other, theirs) in combinations(zip(values, seen, strict=True), 2):
             pairs += 1
             if ours.is_like(theirs):
+                alike = True
                 findings.append(_finding(key, f"{one!r} and {other!r} give the same {STEPS} steps, bit for bit"))
+        for odd in () if alike else _unlisted(values):
+            pairs += len(values)
+            findings += _taken_for_another(stage, context, at_start, key, odd, dict(zip(values, seen, strict=True)))
     measured = {"pairs_alike": len(findings), "pairs": pairs, "keys": len(options)}
     return Outcome(tuple(findings), measured, {"pairs_alike": 0})
+
+
+def _unlisted(values: Sequence[Any]) -> list[Any]:
+    """A value that must not be taken for one of these."""
+    if all(isinstance(value, int | float) and not isinstance(value, bool) and value != 0 for value in values):
+        return [type(values[0])(0)]
+    if all(isinstance(value, str) and value.isidentifier() and value not in _NO_NAMES for value in values):
+        return [f"{values[0]}{MISSPELT}"]
+    return []
+
+
+def _taken_for_another(
+    stage: Stage, context: Context, at_start: GlobalState, key: str, odd: Any, seen: Mapping[Any, Observed]
+) -> list[Finding]:
+    """A finding where the unlisted value is accepted and does what a listed one does."""
+    try:
+        found = _observe(stage, context, at_start, key, odd)
+    except SubjectRaisedError:
+        return []
+    text = f"{{!r}} gives the same {STEPS} steps as {{!r}}, bit for bit: it is replaced without a word"
+    return [_finding(key, text.format(odd, value), FIX_REPLACED) for value, ours in seen.items() if ours.is_like(found)]
 
 
 def _observe(stage: Stage, context: Context, at_start: GlobalState, key: str, value: Any) -> Observed:
@@ -136,11 +171,11 @@ def _observe(stage: Stage, context: Context, at_start: GlobalState, key: str, va
     return Observed(tuple(drawn), tuple(metrics), take(run))
 
 
-def _finding(key: str, told: str) -> Finding:
+def _finding(key: str, told: str, fix: str = FIX) -> Finding:
     return Finding(
         code=CODE,
         name=NAME,
         message=f"option `{key}`: {told}",
-        fix="pass the key on to the code that it is for, or take it out of the configuration",
+        fix=fix,
         detail={"key": key},
     )

@@ -13,8 +13,9 @@ explains, and two epochs disagree about what is right.
 ## How it decides
 
 After one step, in float64, `Run.rewards` is asked for the same rows in several ways: twice with other random numbers
-and, where the run can, in reversed order, alone, twice in one batch, and with 3 more positions of padding. Statistic:
-the largest distance between two rewards of one row.
+and, where the run can, in reversed order, alone, twice in one batch, and with 3 more positions of padding. Where other
+random numbers already give another reward, the other ways are compared without dropout, and left out where that does
+not help. Statistic: the largest distance between two rewards of one row.
 
 Tolerance, derived: reordering a sum of n terms, or computing it in other blocks, is a change of each term by at most n
 u of itself. The condition is measured: the noise is the largest change of a reward under 3 random changes of every
@@ -69,6 +70,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from gradgate.checks.invariance import elements, perturbed, rows_of
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.randomness import seeded
+from gradgate.checks.without_dropout import without_dropout
 from gradgate.core.errors import SubjectError
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -113,18 +115,53 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     with _modules_of_the_block() as modules:
         plain = _rewards(run, batch, context.seed)
     allowed = _allowed(run, batch, plain, modules, context.seed)
-    worst: dict[str, float] = dict.fromkeys(plain, 0.0)
-    findings = []
-    for way in _ways(run, batch, context.seed):
-        for name, other in _rewards(run, way.batch, way.seed).items():
-            distance_B = (other - plain[name][list(way.rows)]).abs()
-            at = int(distance_B.nan_to_num(nan=torch.inf).argmax())
-            distance = float(distance_B[at])
-            worst[name] = max(worst[name], distance) if distance == distance else torch.inf
-            if not distance <= allowed[name]:
-                row = way.rows[at]
-                findings.append(_finding(name, way, row, float(plain[name][row]), float(other[at]), allowed[name]))
-    return Outcome(tuple(findings), {"distance": worst}, {"distance": allowed})
+    again, *others = _ways(run, batch, context.seed)
+    seen = _compared(run, again, plain, allowed)
+    if not any(distances.findings for distances in seen.values()):
+        for way in others:
+            _add(seen, _compared(run, way, plain, allowed))
+    else:  # rows are then compared without dropout: what it draws depends on where a row stands
+        with without_dropout():
+            plain = _rewards(run, batch, context.seed)
+            for way in others if not _still_random(run, again, plain, allowed) else ():
+                _add(seen, _compared(run, way, plain, allowed))
+    findings = tuple(finding for distances in seen.values() for finding in distances.findings)
+    worst = {name: distances.largest for name, distances in seen.items()}
+    return Outcome(findings, {"distance": worst}, {"distance": allowed})
+
+
+@dataclass
+class Distances:
+    """How far the rewards of one name are apart, over all ways so far."""
+
+    largest: float
+    findings: list[Finding]
+
+
+def _compared(run: Run, way: Way, plain: Rewards, allowed: Mapping[str, float]) -> dict[str, Distances]:
+    """The rewards of one way against the plain ones."""
+    seen = {}
+    for name, other in _rewards(run, way.batch, way.seed).items():
+        distance_B = (other - plain[name][list(way.rows)]).abs()
+        at = int(distance_B.nan_to_num(nan=torch.inf).argmax())
+        distance = float(distance_B[at])
+        found = Distances(distance if distance == distance else torch.inf, [])
+        if not distance <= allowed[name]:
+            row = way.rows[at]
+            found.findings.append(_finding(name, way, row, float(plain[name][row]), float(other[at]), allowed[name]))
+        seen[name] = found
+    return seen
+
+
+def _add(seen: dict[str, Distances], more: Mapping[str, Distances]) -> None:
+    for name, distances in more.items():
+        seen[name].largest = max(seen[name].largest, distances.largest)
+        seen[name].findings += distances.findings
+
+
+def _still_random(run: Run, again: Way, plain: Rewards, allowed: Mapping[str, float]) -> bool:
+    """Whether something beside dropout draws: then every way differs, and says nothing of its own."""
+    return any(distances.findings for distances in _compared(run, again, plain, allowed).values())
 
 
 def _ways(run: Run, batch: Batch, seed: int) -> Iterator[Way]:

@@ -1,9 +1,10 @@
-"""Even the exact conditional value gives head weights that cannot be told from uniform.
+"""All rewards are the same, or even the exact conditional value gives head weights that cannot be told from uniform.
 
 ## What it detects
 
 A reward that is placed, or a corpus that is made, so that no value head, however good, could tell the head weights
-anything: the method then is uniform weighting with extra cost.
+anything: the method then is uniform weighting with extra cost. A reward that is one and the same number for every row,
+since its code falls back to a constant where it cannot make sense of a model's output.
 
 ## Why it matters
 
@@ -22,6 +23,9 @@ Rewards known from the first token give about 3e-4, spread evenly over such rows
 expectation that jumps from 0.5 to 1 gives 0.05 to 0.14. Nothing is random: the false-alarm rate is 0. Reported beside
 it: largest and mean deviation at the positions that have a parting (where rows that agreed so far part) within their
 horizon.
+
+Stages with `Run.rewards` are asked for the rewards of 4 batches; 8 rows or more that all have the very same reward, or
+none that is a number, are a failure. That needs no corpus.
 
 ## Example
 
@@ -53,21 +57,25 @@ Measured on the trainer that this one replaces: the specification of rewards giv
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 from torch import Tensor
 
 from gradgate.checks import oracles
 from gradgate.checks.formulas import Call, Ledger, plain, present
+from gradgate.checks.raised import calling
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
+from gradgate.subjects.capabilities import Capabilities, declared
 from gradgate.subjects.contract import Context, Corpus, Functions, Stage, Subject
 
 CODE, NAME = "GG504", "no-signal"
-NEEDS: tuple[str, ...] = ("corpus", "functions.weights")
+NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
 SMALLEST = 0.01
+BATCHES, FEWEST = 4, 8  # whose rewards are asked for; rows that can tell a constant from chance
 FIX = "place the reward terminally, and train on rows that share a prefix and differ in their reward"
 
 
@@ -85,6 +93,50 @@ class Prefixes:
 
 
 def check(subject: Subject, stage: Stage | None, context: Context) -> Outcome:
+    """Look for a difference between rewards, then give the head weights the best values there are."""
+    rewards = [_rewards(stage, context) for stage in subject.stages]
+    asked, constant = sum(count for count, _ in rewards), [finding for _, found in rewards for finding in found]
+    hints = Capabilities(subject, context.device).missing(None, ("corpus", "functions.weights"))
+    if hints:
+        missing = f"{'; '.join(hints)}" if asked else f"{'; '.join(hints)}; or {Subject.CAPABILITIES['rewards']}"
+        reason = "" if asked else missing
+        measured = {"constant_rewards": len(constant), "rewards_asked_for": asked}
+        return Outcome(tuple(constant), measured, {"constant_rewards": 0}, not_applicable=reason)
+    outcome = _weights(subject, context)
+    return replace(outcome, findings=(*constant, *outcome.findings))
+
+
+def _rewards(stage: Stage, context: Context) -> tuple[int, list[Finding]]:
+    """How many rewards a stage was asked for, and the kinds of which all are one and the same number."""
+    with calling("start()"):
+        run = stage.start(context.seed, device=context.device)
+    if "rewards" not in declared(run):
+        return 0, []
+    seen: dict[str, list[Tensor]] = {}
+    for batch in islice(run.batches(), BATCHES):
+        with calling("rewards()"):
+            for name, reward_B in run.rewards(batch).items():
+                seen.setdefault(name, []).append(reward_B.detach().double().cpu())
+    found = {name: torch.cat(rewards) for name, rewards in seen.items()}
+    constant = {name: reward_N for name, reward_N in found.items() if len(reward_N) >= FEWEST and _is_one(reward_N)}
+    return sum(len(reward_N) for reward_N in found.values()), [
+        Finding(
+            CODE,
+            NAME,
+            f"stage {stage.name!r}: `{name}` gives all {len(reward_N)} rows of {BATCHES} batches the same reward, "
+            f"{float(reward_N[0]):.6g}: there is nothing to learn; allowed: not all the same",
+            fix="look at what the reward falls back to where it cannot make sense of its model's output",
+            detail={"stage": stage.name, "reward": name, "rows": len(reward_N), "value": plain(float(reward_N[0]))},
+        )
+        for name, reward_N in constant.items()
+    ]
+
+
+def _is_one(reward_N: Tensor) -> bool:
+    return bool((reward_N == reward_N[0]).all() | reward_N.isnan().all())
+
+
+def _weights(subject: Subject, context: Context) -> Outcome:
     """Give the head weights the best values there are and see whether they leave uniform."""
     corpus = present(subject.corpus)(context.seed)
     ledger = Ledger(CODE, NAME, context.device, subject.source)

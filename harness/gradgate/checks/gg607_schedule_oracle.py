@@ -4,7 +4,8 @@
 
 A schedule that is never stepped, stepped twice, or stepped past its end so that the rate rises again; warm-up that is
 off by one; a scheduler that gives every group the first one's rate; a group that was added behind the scheduler and
-stays at a constant; parameters that no group has; weight decay on norms and biases, or on them alone; wrong betas.
+stays at a constant; parameters that no group has; weight decay on norms and biases, or on them alone; wrong betas; a
+rate among the metrics that no group has.
 
 ## Why it matters
 
@@ -22,7 +23,8 @@ operations without cancellation, 16 u between the two. The cosine's 1 + cos(pi p
 200 updates the last before a fall to 0 has the share (pi / 400)^2 = 6e-5 left, so that 16 u / 6e-5 = 3e-11 is the worst
 (4e-13 measured against cos(pi p / 2)^2, which does not cancel). The rest of 1e-6 is for rates that are kept in float32
 tensors or written with seven digits: 8 roundings of 6e-8 each, doubled. A parameter that is
-declared and in no group is a fault of its own. False-alarm rate: 0.
+declared and in no group is a fault of its own. A metric called `lr` or `learning_rate` must be the rate of some group
+at the update or behind it. False-alarm rate: 0.
 
 ## Example
 
@@ -64,7 +66,7 @@ Faults OS-04, OS-05, OS-07, OS-08, OS-10 and OS-11 of the fault catalogue.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -87,6 +89,8 @@ BEYOND = 3  # updates behind the end of the schedule
 MOST = 200
 WITHOUT_END = 20  # updates of a run that does not say how many it has
 ALLOWED = 1e-6
+ALLOWED_REPORTED = 1e-3  # metrics are rounded for people
+REPORTED = ("lr", "learning_rate")
 FIX = "build all groups before the scheduler, step it once an update, and clamp its progress at 1"
 
 Groups = Mapping[nn.Parameter, Mapping[str, Any]]
@@ -104,7 +108,10 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     batches = islice(run.batches(), length)
     for batch in batches:
         with _groups_at_updates() as updates, calling(f"step of update {update + 1}"):
-            run.step(batch)
+            metrics = run.step(batch)
+        for name, text in _misreported(metrics, updates, run.optimizers):
+            found.setdefault((name, "metrics"), (update, name, text))
+            worst = torch.inf
         for groups in updates:
             with calling("hyperparameters()"):
                 declared = run.hyperparameters(update)
@@ -138,6 +145,19 @@ def _groups_at_updates() -> Iterator[list[Groups]]:
         yield seen
     finally:
         handle.remove()
+
+
+def _misreported(
+    metrics: Mapping[str, Any], updates: list[Groups], optimizers: Sequence[torch.optim.Optimizer]
+) -> Iterator[tuple[str, str]]:
+    """The metrics that are called a rate and are the rate of no group, at the update or behind it."""
+    before = [float(group["lr"]) for groups in updates for group in groups.values()]
+    rates = sorted({*before, *(float(group["lr"]) for made in optimizers for group in made.param_groups)})
+    for name, value in metrics.items() if before else ():
+        if name.lower().replace(".", "/").rpartition("/")[2] not in REPORTED:
+            continue
+        if not any(_distance(value, rate) <= ALLOWED_REPORTED for rate in rates):
+            yield name, f"among the metrics is {float(value):.6g}, the groups have {', '.join(map(_shown, rates))}"
 
 
 def _differences(
@@ -183,5 +203,6 @@ def _require_known(declared: Mapping[str, Any], names: Mapping[nn.Parameter, str
 
 
 def _finding(update: int, name: str, message: str) -> Finding:
-    text = f"at update {update + 1} `{name}` {message}; allowed: {ALLOWED:.0e} apart, relatively"
+    allowed = ALLOWED_REPORTED if message.startswith("among") else ALLOWED
+    text = f"at update {update + 1} `{name}` {message}; allowed: {allowed:.0e} apart, relatively"
     return Finding(CODE, NAME, text, fix=FIX, detail={"update": update + 1, "parameter": name})

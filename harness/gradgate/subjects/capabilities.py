@@ -12,7 +12,7 @@ from gradgate.core.origin import in_one_line
 from gradgate.subjects.contract import Run, Stage, Subject
 
 _OF_RUN = {
-    "losses", "tokens", "rows", "valid", "pad", "evaluate", "save", "logits", "optimizers", "max_norm",
+    "losses", "tokens", "rows", "valid", "pad", "crop", "evaluate", "save", "logits", "optimizers", "max_norm",
     "window", "supervised", "rewards", "value_targets", "samples", "heldout", "hyperparameters",
     "strategy", "placed", "end_token",
 }  # fmt: skip
@@ -79,6 +79,7 @@ def declared(run: Run) -> frozenset[str]:
         "rows": _overrides(run, "select_rows"),
         "valid": _overrides(run, "valid") or _overrides(run, "tokens"),
         "pad": _overrides(run, "pad"),
+        "crop": _overrides(run, "crop"),
         "evaluate": _overrides(run, "evaluate"),
         "samples": _overrides(run, "samples") and run.epoch_size > 0,
         "heldout": _overrides(run, "heldout"),

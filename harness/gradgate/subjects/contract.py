@@ -139,6 +139,10 @@ class Run:
         """The same rows with `count` more positions of padding on the right."""
         raise NotImplementedError
 
+    def crop(self, batch: Batch, count: int) -> Batch:
+        """The first `count` positions of the same rows, labels and all, as if the data had ended there."""
+        raise NotImplementedError
+
     def select_rows(self, batch: Batch, index: Sequence[int]) -> Batch:
         """The batch of these rows of `batch`, in this order; a row may come twice. `batch` stays as it is."""
         raise NotImplementedError
@@ -252,7 +256,8 @@ class Stage:
         edges: name of a loss term to the names of the modules that it trains, all of them; None: not declared. Terms
             that are left out are not looked at.
         loop: `loop(scores, *, patience, max_steps, eval_every) -> Looped`: the trainer's own loop around steps that do
-            nothing, its evaluations replaced by the scores in order, smaller being better; None: no such.
+            nothing, its evaluations replaced by the scores in order, smaller being better, over more epochs than
+            one; NotImplementedError for a patience where it has none; None: no such.
         scaling: name of an axis ("S", "B", "H") -> how cost may grow along it; None: not declared.
     """
 
@@ -277,7 +282,8 @@ class Functions:
         weights: `(value_BS, label_BSH, valid_BS, *, discount_lambda, temperature, document_BS=None) -> weight_BSH`.
         loss: `(logits_BSHV, label_BSH, weight_BSH) -> scalar`.
         returns: `(reward_BS, value_BS, valid_BS, *, gamma, gae_lambda, document_BS=None) -> return_BS`.
-        place_rewards: `(reward_B, valid_BS, placement, document_BS=None) -> reward_BS`, "terminal" or "uniform".
+        place_rewards: `(reward_B, valid_BS, placement, document_BS=None) -> reward_BS`, "terminal" or "uniform";
+            NotImplementedError for one that the trainer does not have.
         value_loss: `(value_BS, return_BS, valid_BS) -> scalar`, the mean squared error over real tokens.
     """
 
@@ -350,6 +356,7 @@ class Subject:
         "rows": "write `Run.select_rows(batch, index)`: return the batch of these rows, in this order",
         "valid": "write `Run.valid(batch)`: Bool[B, S], True = real token; or write `Run.tokens(batch)`",
         "pad": "write `Run.pad(batch, count)`: return the batch with `count` more positions of padding on the right",
+        "crop": "write `Run.crop(batch, count)`: return the batch of the first `count` positions of each row",
         "window": "write `Run.window(parts)`: return one batch whose step accumulates over these micro-batches",
         "max_norm": "set `Run.max_norm` to the norm at which the step clips its gradients",
         "precisions": "give the stage `precisions=`: names such as 'fp32+bf16' (parameters + autocast) -> a `start`",

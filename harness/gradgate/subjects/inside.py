@@ -127,4 +127,4 @@ def backward_replaced(reached: Callable[[Tensor, FrameType], None]) -> Iterator[
     try:
         yield
     finally:
-        torch.Tensor.backward, torch.autograd.backward = method, function  # type: ignore[method-assign,assignment]
+        torch.Tensor.backward, torch.autograd.backward = method, function  # type: ignore[method-assign]

@@ -10,6 +10,8 @@ from torch.nn.functional import pad as pad_tensor
 
 from gradgate.subjects.contract import Run, Tokens
 
+HEADED = 3  # axes of labels [B, S, H]
+
 
 class TokenRows(Run):
     """Mixin for runs whose batches are mappings with `input_ids` and `attention_mask`: rows, tokens, mask and padding.
@@ -38,9 +40,23 @@ class TokenRows(Run):
             for name, value in batch.items()
         }
 
+    def crop(self, batch: Any, count: int) -> dict[str, Any]:
+        """The first `count` positions; labels [B, S, H] of tokens t + k + 1 that are gone become padding."""
+        return {
+            name: _cropped(value, count, self.padding[name]) if name in self.padding else value
+            for name, value in batch.items()
+        }
+
 
 def _padded(value: Tensor, count: int, filler: float) -> Tensor:
     return pad_tensor(value, (0, 0) * (value.dim() - 2) + (0, count), value=filler)
+
+
+def _cropped(value: Tensor, count: int, filler: float) -> Tensor:
+    kept = value[:, :count].clone()
+    for head in range(kept.shape[2] if kept.dim() == HEADED else 0):
+        kept[:, max(count - head - 1, 0) :, head] = filler  # its token is gone
+    return kept
 
 
 def _has_rows(value: Any) -> bool:

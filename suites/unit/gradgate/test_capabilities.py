@@ -24,7 +24,7 @@ def test_missing_is_empty_when_the_subject_has_it_all():
     """Overridden methods, set attributes and given functions all count."""
     run = type("Full", (PlainRun,), {"losses": lambda *_: {}, "tokens": lambda *_: None, "save": lambda *_: None,
                "load": lambda *_: None, "select_rows": lambda *_: None, "logits_from": "model",
-               "optimizers": ("something",), "max_norm": 1.0, "pad": lambda *_: None,
+               "optimizers": ("something",), "max_norm": 1.0, "pad": lambda *_: None, "crop": lambda *_: None,
                "evaluate": lambda *_: None, "samples": lambda *_: (),
                "epoch_size": 1, "heldout": lambda *_: (), "hyperparameters": lambda *_: {},
                "window": lambda *_: None, "strategy": lambda *_: None, "placed": lambda *_: None, "end_token": 0,

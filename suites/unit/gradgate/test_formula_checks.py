@@ -52,7 +52,7 @@ def test_formula_without_packing_is_not_given_packed_rows() -> None:
     functions = Functions(returns=broken_functions.returns_without_documents)
     found = outcome("GG404", subject_with(functions))
     assert found.findings == ()
-    assert found.measured["calls"] > 0 and found.measured["packed_calls_left"] > 0
+    assert found.measured["calls"] > 0 and found.measured["calls_left"] > 0
 
 
 @pytest.mark.parametrize(("code", "functions"), BROKEN)

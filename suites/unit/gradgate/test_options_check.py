@@ -27,7 +27,7 @@ def test_gg414_names_the_key_that_does_nothing(key: str) -> None:
 
 def test_gg414_names_a_value_that_falls_back_to_another() -> None:
     """An unknown name is taken for the default; the third value is another code."""
-    subject = optioned(options={"optimizer": ("adamw", "adamW", "sgd")})
+    subject = optioned(options={"optimizer": ("adamw", "adamW", "sgd")}, lenient=True)
 
     (message,) = errors(run_check("GG414", subject, subject.stages[0]))
     assert message.startswith("option `optimizer`: 'adamw' and 'adamW' give the same")
@@ -41,7 +41,19 @@ def test_gg414_passes_keys_that_act(seed: int) -> None:
     subject = optioned()
     outcome = run_check("GG414", subject, subject.stages[0], seed)
 
-    assert (outcome.findings, outcome.measured["pairs"], outcome.measured["keys"]) == ((), 5, 3)
+    assert (outcome.findings, outcome.measured["pairs"], outcome.measured["keys"]) == ((), 12, 3)
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [("lr", "0.0 gives the same 5 steps as 0.01"), ("optimizer", "'adamw_x' gives the same 5 steps as 'adamw'")],
+)
+def test_gg414_names_a_value_that_is_replaced_without_a_word(key: str, told: str) -> None:
+    """A 0 that is taken for nothing given, and a name that does not exist."""
+    subject = optioned(options={key: OPTIONS[key]}, lenient=True)
+
+    (message,) = errors(run_check("GG414", subject, subject.stages[0]))
+    assert message.startswith(f"option `{key}`: {told}, bit for bit: it is replaced without a word")
 
 
 def test_gg414_reports_a_value_that_raises() -> None:

@@ -195,6 +195,15 @@ def test_token_rows_pad_labels_of_several_heads():
     assert padded["labels"][:, 3:].eq(-100).all()
 
 
+def test_token_rows_crop_takes_labels_of_tokens_that_are_gone() -> None:
+    """Head k at position t has lost its token where t + k + 1 is not among the first positions."""
+    batch = {"input_ids": torch.ones(1, 4), "labels": torch.ones(1, 4, 2), "reward": torch.ones(1)}
+    cropped = TokenRows().crop(batch, 2)
+    assert list(cropped["input_ids"].shape) == [1, 2]
+    assert cropped["labels"].tolist() == [[[1, -100], [-100, -100]]]
+    assert batch["labels"].eq(1).all()
+
+
 @pytest.mark.parametrize("wrap", [lambda x: x, lambda x: {"logits": x}, lambda x: SimpleNamespace(logits=x)])
 def test_logits_are_found_in_what_a_module_returns(wrap: Any):
     """As the tensor itself, in a mapping, on an object."""

@@ -17,6 +17,8 @@ from fixtures.prediction_faults import (
     CAUSALITY_FAULTS,
     DROPPED_FAULTS,
     FutureHeads,
+    squares_behind_a_prompt,
+    squares_under_the_labels_mask,
     without_a_prompt,
     without_the_last_token,
 )
@@ -65,6 +67,41 @@ def test_clean_twin_passes(code: str, seed: int) -> None:
     outcome = run_check(code, CLEAN, tokens_of(CLEAN), seed)
 
     assert (outcome.findings, outcome.inconclusive, outcome.not_applicable) == ((), "", "")
+
+
+@pytest.mark.parametrize("stage", ["value", "tokens"])
+def test_gg413_names_real_tokens_that_the_value_loss_leaves_out(stage: str) -> None:
+    """In the stage that learns values as in the one that learns tokens, and no neighbour sees it."""
+    subject = mini_trainer.subject(value_loss=squares_under_the_labels_mask)
+
+    (message,) = errors(run_check("GG413", subject, stage_of(subject, stage)))
+    assert "real tokens have no share in the value loss, the last of a row each" in message
+    assert red(subject, stage_of(subject, stage), tuple(code for code in NEIGHBOURS if code != "GG413")) == []
+
+
+@pytest.mark.parametrize("value_loss", [mini_trainer.value_loss, squares_behind_a_prompt])
+def test_gg413_passes_a_value_loss_over_real_tokens(value_loss: Any) -> None:
+    """All of them, or those behind a prompt."""
+    subject = mini_trainer.subject(value_loss=value_loss)
+    outcome = run_check("GG413", subject, stage_of(subject, "value"))
+
+    assert (outcome.findings, outcome.inconclusive) == ((), "")
+    assert outcome.measured["values"] > 0
+
+
+def test_gg413_is_inconclusive_where_no_value_is_seen() -> None:
+    """The edge names a module that returns something else."""
+    edges = {**mini_trainer.EDGES, "value": {"value_loss": ("trunk",)}}
+    subject = mini_trainer.subject(edges=edges)
+
+    assert "one value a position" in run_check("GG413", subject, stage_of(subject, "value")).inconclusive
+
+
+def test_gg413_says_what_a_stage_lacks() -> None:
+    """A stage that learns no tokens and declares no value loss."""
+    subject = mini_trainer.subject(edges={"value": {}, "tokens": {}})
+
+    assert "no edge 'value_loss'" in run_check("GG413", subject, stage_of(subject, "value")).not_applicable
 
 
 def test_gg409_names_the_module_that_looks_ahead() -> None:

@@ -13,7 +13,15 @@ from torch import Tensor
 from fixtures import mini_trainer
 from fixtures.check_runs import errors, red, run_check
 from fixtures.mini_trainer import MiniBatch, MiniRun
-from fixtures.reward_faults import REWARD_FAULTS, TARGET_FAULTS, disagreeing, last_real, scored, without_targets
+from fixtures.reward_faults import (
+    REWARD_FAULTS,
+    TARGET_FAULTS,
+    disagreeing,
+    dropout_left_on,
+    last_real,
+    scored,
+    without_targets,
+)
 from gradgate.checks.raised import SubjectRaisedError
 from gradgate.core.errors import SubjectError
 from gradgate.subjects.contract import Run
@@ -42,6 +50,33 @@ def test_gg503_names_the_way_in_which_a_row_gets_another_reward(name: str) -> No
     assert set(WAYS[name]) <= {finding.detail["way"] for finding in outcome.findings}
     assert all("allowed: " in message for message in errors(outcome))
     assert red(subject, subject.stages[0], NEIGHBOURS) == []
+
+
+def test_gg503_says_of_random_rewards_only_that_they_are_random() -> None:
+    """Alone, together and padded they differ as well, which says nothing: without dropout they do not."""
+    subject = scored(REWARD_FAULTS["dropout-left-on"])
+    outcome = run_check("GG503", subject, subject.stages[0])
+
+    assert {finding.detail["way"] for finding in outcome.findings} == {"with other random numbers"}
+
+
+def test_gg503_finds_what_lies_behind_dropout() -> None:
+    """A reward that dropout makes random and the batch shifts has both findings."""
+    subject = scored(lambda model, batch: dropout_left_on(model, batch) + 0.1 * torch.arange(len(batch.token_BS)))
+    outcome = run_check("GG503", subject, subject.stages[0])
+
+    assert {finding.detail["way"] for finding in outcome.findings} >= {"with other random numbers", "in reversed order"}
+
+
+@pytest.mark.parametrize("value", [0.0, torch.nan])
+def test_gg504_names_a_reward_that_is_one_number_for_all_rows(value: float) -> None:
+    """Also one that is no number; the clean twin's rewards differ. No corpus is needed."""
+    subject = scored(lambda _, batch: torch.full((len(batch.token_BS),), value))
+    found = run_check("GG504", subject, subject.stages[0])
+    clean = scored(last_real)
+
+    assert "`reward` gives all" in errors(found)[0]
+    assert run_check("GG504", clean, clean.stages[0]).findings == ()
 
 
 def test_gg503_takes_a_reward_that_is_no_number_for_another() -> None:

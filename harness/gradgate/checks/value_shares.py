@@ -1,0 +1,80 @@
+"""Which positions the value loss trains, read out of its gradient at the values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gradgate.checks.raised import calling
+from gradgate.subjects.contract import Batch, Run
+
+TERM = "value_loss"
+
+
+@dataclass(frozen=True)
+class ValueShares:
+    """Where the value loss of one batch reaches the values.
+
+    Args:
+        valid_BS: Bool[B, S], True = real token.
+        shared_BS: Bool[B, S], the value has a gradient.
+    """
+
+    valid_BS: Tensor
+    shared_BS: Tensor
+
+    @property
+    def dropped(self) -> Tensor:
+        """Bool[B, S]: real tokens without a share, behind the first of their row that has one.
+
+        What is in front of it is taken for a prompt, and a row without any for one that trains no value.
+        """
+        begun_BS = (self.shared_BS & self.valid_BS).cumsum(1) > 0
+        return self.valid_BS & begun_BS & ~self.shared_BS
+
+
+def value_shares(run: Run, batch: Batch, modules: Sequence[str]) -> ValueShares | None:
+    """Where `value_loss` has a gradient at the values of a batch.
+
+    Args:
+        run: a live run in float64.
+        batch: one of its batches.
+        modules: names of those that the term trains; one that returns a number for each position is the value head.
+
+    Returns:
+        None where none does, or the loss does not come from what it returned.
+    """
+    with calling("valid()"):
+        valid_BS = run.valid(batch).cpu().bool()
+    heads = [run.modules[name] for name in modules if name in run.modules]
+    with _values(heads, valid_BS) as values, calling("losses()"):
+        loss = run.losses(batch).get(TERM)
+    if loss is None or not loss.requires_grad or not values:
+        return None
+    gradients = torch.autograd.grad(loss, values, allow_unused=True)
+    reached = [gradient.reshape(valid_BS.shape).cpu() != 0 for gradient in gradients if gradient is not None]
+    if not reached:
+        return None
+    return ValueShares(valid_BS, torch.stack(reached).any(0))
+
+
+@contextmanager
+def _values(heads: Sequence[nn.Module], valid_BS: Tensor) -> Iterator[list[Tensor]]:
+    """What the modules return inside the block that is one number a position, rows first, on the graph."""
+    found: list[Tensor] = []
+
+    def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        if not isinstance(output, Tensor) or not output.requires_grad or not output.dim():
+            return
+        if output.numel() == valid_BS.numel() and output.shape[0] in (len(valid_BS), valid_BS.numel()):
+            found.append(output)
+
+    with ExitStack() as stack:
+        for head in heads:
+            stack.callback(head.register_forward_hook(keep).remove)
+        yield found
