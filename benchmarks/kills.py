@@ -124,6 +124,7 @@ def main() -> None:
         same = found[0] == expected[0] and not unequal(found[1], expected[1])
         differ += not same
         shutil.rmtree(folder)
+        print(f"run {runs}: {kills} kills, {differ} differ, {bad} do not load, {leftover} temporary files", flush=True)
     shutil.rmtree(base)
     print(f"{kills} kills in {runs} runs of {length:.2f} s: {differ} runs ended otherwise than the uninterrupted one, ")
     print(f"{bad} checkpoints did not load, {leftover} temporary files were left")

@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from wmtp.errors import ConfigError, FollowerError, ProcessError, WmtpError
 from wmtp.settings import Config, Parallel, Recipe
@@ -175,8 +177,13 @@ def _meet(config: Config) -> str:
     if on_gpu:
         _take_gpu(config.device)
     seconds = config.distributed.timeout
+    limit = timedelta(seconds=seconds)
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=timedelta(seconds=seconds))
+        store, rank, world = next(iter(rendezvous("env://", timeout=limit)))
+        # torchrun keeps its store over restarts, with the addresses of processes that are gone.
+        attempt = PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+        dist.init_process_group(backend, store=attempt, rank=rank, world_size=world, timeout=limit)
     except (RuntimeError, ValueError, OSError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise ProcessError(
