@@ -203,6 +203,7 @@ class _Session:
             allowed=outcome.allowed,
             reason=reason,
             reproduce=self._reproduce(plan.rule, stage),
+            series=outcome.series,
         )
 
     def stops(self, result: Result) -> bool:
