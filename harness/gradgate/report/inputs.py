@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from gradgate.core.comparison import GateVerdict
 from gradgate.core.errors import GradgateError
 from gradgate.core.verdict import Conclusion, Status
+from gradgate.report.inert import inert
 
 SCHEMA_VERSION = 1
-LONGEST = 2000  # characters of one text; the rest is in the JSON
 COMMANDS = {
     "verify": "gradgate verify --json FILE",
     "compare": "gradgate compare ... --json FILE",
@@ -24,12 +23,6 @@ COMMANDS = {
     "coverage": "coverage json -o FILE",
 }
 MARKS = {"verify": "results", "compare": "metrics", "faults": "outcomes", "coverage": "totals"}
-
-# Unicode's categories Cc (but newline and tab), Cf, Cs, Zl and Zp: what is not seen, or moves what is.
-_HIDDEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u0600-\u0605\u061c\u06dd\u070f\u180e\u200b-\u200f\u2028-\u202e"
-    "\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
-)
 
 Code = Annotated[str, Field(pattern=r"^GG\d{3}$")]
 Number = float | int
@@ -239,25 +232,6 @@ def read(path: Path) -> tuple[str, Any]:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise GradgateError(f"{path}: {where}: {first['msg'].lower()}, got {str(first['input'])[:60]!r}") from error
-
-
-def inert(value: Any) -> Any:
-    """A JSON tree whose texts cannot turn a page around: control and direction characters are spelled out.
-
-    Markup is left alone, which the templates escape. Texts over `LONGEST` characters are cut and say so.
-    """
-    if isinstance(value, str):
-        shown = _HIDDEN.sub(_spelled, value[:LONGEST])
-        return shown + (f"… ({len(value) - LONGEST} more characters in the JSON)" if len(value) > LONGEST else "")
-    if isinstance(value, list):
-        return [inert(item) for item in value]
-    if isinstance(value, dict):
-        return {inert(key): inert(item) for key, item in value.items()}
-    return value
-
-
-def _spelled(found: re.Match[str]) -> str:
-    return f"\\u{ord(found[0]):04x}"
 
 
 def _files(paths: Sequence[Path]) -> Iterable[Path]:
