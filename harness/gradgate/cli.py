@@ -14,6 +14,7 @@ from gradgate.commands.compare import compare
 from gradgate.commands.exits import BROKEN, INTERRUPTED, USAGE
 from gradgate.commands.faults import faults
 from gradgate.commands.init import init
+from gradgate.commands.report import report
 from gradgate.commands.rule import show_rule
 from gradgate.commands.scan import scan_command
 from gradgate.commands.verify import verify
@@ -33,6 +34,7 @@ HELP = """Verify PyTorch training code: drive a real trainer and say what is wro
   gradgate compare bench:make --base-ref main  is this checkout slower or heavier than main?
   gradgate baseline check                      has a counter grown since the stored baseline?
   gradgate faults run                          plant known faults, see which checks notice
+  gradgate report build reports                one HTML file from the JSON results
   gradgate rule GG401                          what a code means and how to fix it
   gradgate rule --list                         every rule, and which are built
 """
@@ -76,7 +78,7 @@ def cli() -> None:
     """The group; its help is HELP."""
 
 
-for command in (verify, init, blame, scan_command, compare, baseline, faults, show_rule):
+for command in (verify, init, blame, scan_command, compare, baseline, faults, report, show_rule):
     cli.add_command(command)
 
 

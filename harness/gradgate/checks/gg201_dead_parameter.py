@@ -57,7 +57,7 @@ from __future__ import annotations
 
 from itertools import islice
 
-from torch import nn
+from torch import Tensor, nn
 
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.recording import with_guilty_line
@@ -74,6 +74,7 @@ PER_STAGE = True
 BATCHES = 6
 
 _Parameters = set[nn.Parameter]
+_Norms = dict[str, list[tuple[float, float]]]
 
 
 @reports_raises(CODE, NAME)
@@ -86,7 +87,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     seen = _at_updates(run, batches, names)
     if seen is None and "losses" not in declared(run):
         return Outcome(inconclusive=f"no optimizer stepped in {BATCHES} steps, and the run has no `losses` to look at")
-    alive, held = seen or _from_losses(run, batches, names)
+    alive, held, norms = seen or (*_from_losses(run, batches, names), {})
     held |= {parameter for optimizer in run.optimizers for parameter in parameters_of(optimizer)}
     dead = [_dead(names[parameter]) for parameter in names if parameter.requires_grad and parameter in held - alive]
     unheld = _unheld(run, names, alive, held) if held else []
@@ -100,26 +101,34 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         with_guilty_line(finding, subject, stage, context, ("graph_cut", "missing_grad"), finding.detail["parameter"])
         for finding in dead + unheld
     ]
-    return Outcome(findings=tuple(findings), measured=measured, allowed=allowed)
+    series = {"gradient_norm": norms} if norms else {}
+    return Outcome(findings=tuple(findings), measured=measured, allowed=allowed, series=series)
 
 
 def _at_updates(
     run: Run, batches: list[Batch], names: dict[nn.Parameter, str]
-) -> tuple[_Parameters, _Parameters] | None:
-    """Parameters with a gradient at some update, and parameters that some stepping optimizer holds."""
+) -> tuple[_Parameters, _Parameters, _Norms] | None:
+    """Parameters with a gradient at some update, those that some stepping optimizer holds, and the norms by name."""
     alive: _Parameters = set()
     held: _Parameters = set()
-    stepped = False
+    norms: _Norms = {}
+    at = 0
     for number, batch in enumerate(batches, 1):
         with gradients_at_updates(names) as updates, calling(f"step {number} of {len(batches)}"):
             run.step(batch)
         for update in updates:
+            at += 1
             held |= parameters_of(update.optimizer)
             alive |= {
                 parameter for parameter, grad in update.gradients.items() if grad is not None and bool(grad.any())
             }
-        stepped = stepped or bool(updates)
-    return (alive, held) if stepped else None
+            for parameter in [own for own in names if own in parameters_of(update.optimizer)]:
+                norms.setdefault(names[parameter], []).append((float(at), _norm(update.gradients[parameter])))
+    return (alive, held, norms) if at else None
+
+
+def _norm(gradient: Tensor | None) -> float:
+    return 0.0 if gradient is None else float(gradient.norm())
 
 
 def _from_losses(run: Run, batches: list[Batch], names: dict[nn.Parameter, str]) -> tuple[_Parameters, _Parameters]:

@@ -84,9 +84,12 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         return Outcome(inconclusive=f"{length} held-out values a fit; a trend at p <= {ALPHA} needs 4", allowed=ALLOWED)
     faults: dict[int, str] = {}
     measured: dict[str, dict[int, float]] = {name: {} for name in ALLOWED}
+    curves: dict[str, list[tuple[float, float]]] = {}
 
     def succeeds(seed: int) -> bool:
-        numbers, fault = judge(fit(stage, seed, context.device).curve)
+        curve = fit(stage, seed, context.device).curve
+        curves[f"seed {seed}"] = [(float(at), value) for at, value in enumerate(curve, 1)]
+        numbers, fault = judge(curve)
         for name, value in numbers.items():
             measured[name][seed] = value
         if fault:
@@ -97,7 +100,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     told = f"{len(faults)} of {len(tried)} seeds: " + "; ".join(f"seed {seed}: {text}" for seed, text in faults.items())
     findings = (_finding(told),) if decision == "bad" else ()
     reason = f"undecided after {told}" if decision == "undecided" else ""
-    return Outcome(findings, measured, ALLOWED, inconclusive=reason)
+    return Outcome(findings, measured, ALLOWED, inconclusive=reason, series={"heldout_loss_nats": curves})
 
 
 def judge(curve: tuple[float, ...]) -> tuple[dict[str, float], str]:

@@ -245,6 +245,7 @@ class _Session:
             allowed=outcome.allowed,
             reason=reason,
             reproduce=self._reproduce(rule, unit.stage),
+            series=outcome.series,
         )
 
     def _outcome(self, check: Check, stage: Stage | None, context: Context) -> Outcome:

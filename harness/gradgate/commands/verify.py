@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
+from gradgate import __version__
 from gradgate.checks import catalogue
 from gradgate.checks.rules import RULES
 from gradgate.commands.base import against
@@ -24,6 +26,9 @@ from gradgate.core.workers import usable_cores
 if TYPE_CHECKING:
     from gradgate.core.verdict import Verdict
     from gradgate.report.model import Report
+
+FORMS = ("verify.json", "verify.txt", "verify.md", "verify.xml", "verify.sarif", "badge.json")
+ANNOTATIONS = 10  # of one kind in a step; GitHub drops the rest in silence
 
 
 class Selector(click.ParamType):  # type: ignore[type-arg]  # generic only in newer releases
@@ -75,7 +80,12 @@ class Selector(click.ParamType):  # type: ignore[type-arg]  # generic only in ne
     "report_dir",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="Write DIR/verify.json and DIR/verify.txt.",
+    help="Write DIR/verify.json, .txt, .md (for a pull request), .xml (JUnit), .sarif and DIR/badge.json.",
+)
+@click.option(
+    "--github",
+    is_flag=True,
+    help="Annotate the ten worst lines on GitHub, and write the whole to its step summary.",
 )
 @click.option(
     "--timeout",
@@ -101,6 +111,7 @@ def verify(
     json_file: Path | None,
     report_dir: Path | None,
     jobs: int | None,
+    github: bool,
     **options: Any,
 ) -> None:
     """Run the catalogue on a trainer and print a verdict.
@@ -146,7 +157,10 @@ def verify(
             on_start=on_start,
             **options,
         )
-    _show(console, _with_source(verdict, subject, chosen, stages, options), json_file, report_dir)
+    verdict = _with_source(verdict, subject, chosen, stages, options)
+    _show(console, verdict, json_file, report_dir)
+    if github:
+        _annotate(verdict)
     sys.exit(INTERRUPTED if verdict.interrupted else EXIT_CODES[verdict.conclusion])
 
 
@@ -218,8 +232,7 @@ def _command(target: str | None, path: Path | None, base_ref: str | None) -> lis
 
 
 def _outputs(json_file: Path | None, report_dir: Path | None) -> list[Path]:
-    files = [json_file] if json_file else []
-    return files + ([report_dir / "verify.json", report_dir / "verify.txt"] if report_dir else [])
+    return ([json_file] if json_file else []) + ([report_dir / name for name in FORMS] if report_dir else [])
 
 
 def _check_outputs(json_file: Path | None, report_dir: Path | None) -> None:
@@ -241,5 +254,49 @@ def _show(console: Any, verdict: Verdict, json_file: Path | None, report_dir: Pa
     else:
         click.echo(to_text(report), nl=False)
     for file in _outputs(json_file, report_dir):
-        write_whole(file, to_text(report) if file.suffix == ".txt" and file != json_file else dumps(verdict))
+        write_whole(file, dumps(verdict) if file == json_file else _form(file.name, verdict))
         console.print(f"written: {file}", soft_wrap=True)
+
+
+def _form(name: str, verdict: Verdict) -> str:
+    """One of the files that --report writes."""
+    from gradgate.report import findings_sarif, json, junit, markdown, text
+    from gradgate.report.model import build, ranked
+    from gradgate.scan.baseline import fingerprints
+
+    report = build(verdict)
+    if name == "verify.sarif":
+        findings, root = ranked(report), _root()
+        return findings_sarif.to_sarif(findings, fingerprints(findings, root), {}, __version__, root) + "\n"
+    return {
+        "verify.json": lambda: json.dumps(verdict),
+        "verify.txt": lambda: text.to_text(report),
+        "verify.md": lambda: markdown.to_markdown(report, ranked(report)),
+        "verify.xml": lambda: junit.to_junit(report),
+        "badge.json": lambda: markdown.to_badge(report),
+    }[name]()
+
+
+def _annotate(verdict: Verdict) -> None:
+    """The ten worst as annotations, which is what GitHub shows of one kind in a step; all of them in the summary."""
+    from gradgate.report.findings_github import to_github
+    from gradgate.report.model import build, ranked
+
+    undecided = verdict.conclusion == "inconclusive"
+    worst = ranked(build(verdict))[: ANNOTATIONS - undecided]
+    click.echo(to_github(worst, {}, _root()), nl=False)
+    if undecided:
+        click.echo("::warning title=gradgate::inconclusive: nothing failed, but not all is decided; see the summary")
+    file = os.environ.get("GITHUB_STEP_SUMMARY")
+    if file:
+        try:
+            with Path(file).open("a", encoding="utf-8") as stream:
+                stream.write(_form("verify.md", verdict))
+        except OSError as error:
+            raise GradgateError(f"GITHUB_STEP_SUMMARY {file}: cannot be written: {error.strerror}") from error
+
+
+def _root() -> Path:
+    """Files are named relative to the project."""
+    file = find_project(Path.cwd()).file
+    return (file.parent if file else Path.cwd()).resolve()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -11,6 +11,7 @@ from gradgate.core.finding import Finding
 Status = Literal["passed", "failed", "expected", "not_applicable", "not_built", "inconclusive", "error"]
 Conclusion = Literal["failed", "error", "inconclusive", "passed"]
 Mark = Literal["confirmed", "refuted", "not_reached", "undecided"]
+Series = Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]
 STATUSES: tuple[str, ...] = get_args(Status)
 MARKS: tuple[str, ...] = get_args(Mark)
 
@@ -25,6 +26,7 @@ class Outcome:
         allowed: the bounds they were held against, same names.
         inconclusive: why the numbers do not decide; empty where they do.
         not_applicable: why the check does not apply after all; empty where it does.
+        series: what reports draw and nothing judges: name -> line -> (x, y) pairs, x counted from 1.
     """
 
     findings: tuple[Finding, ...] = ()
@@ -32,6 +34,7 @@ class Outcome:
     allowed: Mapping[str, Any] = field(default_factory=dict)
     inconclusive: str = ""
     not_applicable: str = ""
+    series: Series = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,7 @@ class Result:
     allowed: Mapping[str, Any] = field(default_factory=dict)
     reason: str = ""
     reproduce: str = ""
+    series: Series = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,10 +25,12 @@ class Growth:
     Args:
         by_line: bytes over all `STEPS`, by the line that made them; empty where nothing grows.
         addresses: of the storages alive that those lines made.
+        live: (steps done, bytes alive that the step made) at each look.
     """
 
     by_line: Mapping[Line, int]
     addresses: Mapping[Line, Collection[int]]
+    live: Sequence[tuple[float, float]] = ()
 
     @property
     def bytes_a_step(self) -> float:
@@ -61,7 +63,8 @@ def growth(
             if number < WARM_UP + STEPS:
                 step()
         by_line = rising(looks)
-        return Growth(by_line, {line: recorder.live_addresses(line) - set(meant()) for line in by_line})
+        live = [(float(WARM_UP + WINDOW * at), float(sum(look.values()))) for at, look in enumerate(looks)]
+        return Growth(by_line, {line: recorder.live_addresses(line) - set(meant()) for line in by_line}, live)
 
 
 def rising(looks: Sequence[Mapping[Key, int]]) -> dict[Key, int]:

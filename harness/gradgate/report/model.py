@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
+from gradgate.core.finding import SEVERITIES, Finding
 from gradgate.core.rule import FAMILIES
 from gradgate.core.verdict import STATUSES, Conclusion, Marked, Result, Verdict
 
@@ -70,6 +71,15 @@ def build(verdict: Verdict) -> Report:
         seconds=verdict.seconds,
         source=verdict.source,
     )
+
+
+def ranked(report: Report) -> list[Finding]:
+    """The findings of what failed and what warned, worst first: errors with a line before errors without one.
+
+    A failure that is expected is not among them.
+    """
+    found = [each for result in report.results if result.status != "expected" for each in result.findings]
+    return sorted(found, key=lambda finding: (SEVERITIES.index(finding.severity), finding.culprit is None))
 
 
 def plain(value: Any) -> Any:

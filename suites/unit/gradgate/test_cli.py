@@ -204,7 +204,7 @@ def test_rule_lists_all_with_what_is_built(stub_checks):
             ["verfy"],
             (
                 "Error: no command 'verfy', only "
-                "baseline, blame, compare, faults, init, rule, scan, verify; did you mean 'verify'?"
+                "baseline, blame, compare, faults, init, report, rule, scan, verify; did you mean 'verify'?"
             ),
         ),
     ],

@@ -27,6 +27,7 @@ def test_json_has_the_documented_keys():
     tree = to_json(VERDICT)
     head = ["schema_version", "verdict", "subject", "environment", "interrupted", "not_run", "results", "source"]
     record = ["code", "name", "status", "stage", "seconds", "findings", "measured", "allowed", "reason", "reproduce"]
+    record.append("series")
     assert list(tree) == head
     assert [list(each) for each in tree["results"]] == [record, record]
     assert (tree["schema_version"], tree["verdict"], tree["not_run"]) == (1, "failed", ["GG403"])

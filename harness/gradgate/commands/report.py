@@ -1,0 +1,93 @@
+"""`gradgate report`: the HTML report, from the JSON that the other commands write."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from gradgate.core.errors import GradgateError
+
+_OUTPUT = click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("reports/report.html"),
+    show_default=True,
+    metavar="FILE",
+    help="Where to write it; a file that is no report of ours is left alone.",
+)
+
+
+@click.group()
+def report() -> None:
+    """One HTML file that says what was found: self-contained, readable without a network or a script.
+
+    \b
+      gradgate verify --json reports/verify.json
+      gradgate report build reports
+      gradgate report compare before.json after.json -o reports/changes.html
+    """
+
+
+@report.command("build")
+@click.argument("inputs", nargs=-1, type=click.Path(path_type=Path))
+@_OUTPUT
+@click.option(
+    "--coverage-html",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="The folder of `coverage html`, to be linked.",
+)
+def build(inputs: tuple[Path, ...], output: Path, coverage_html: Path | None) -> None:
+    """Build the report from INPUTS: result files, or folders that hold them; by default the folder reports.
+
+    What a file is shows in the file: results of `gradgate verify`, `gradgate compare` and `gradgate faults run`, and
+    what `coverage json` writes. A section whose input is missing says so.
+    """
+    from gradgate.report.inputs import read_all
+    from gradgate.report.page import render
+
+    _require_ours(output)
+    found = read_all(inputs or (Path("reports"),))
+    _write(output, render(found, _link(coverage_html, output)))
+
+
+@report.command("compare")
+@click.argument("before", type=click.Path(path_type=Path))
+@click.argument("after", type=click.Path(path_type=Path))
+@_OUTPUT
+def compare(before: Path, after: Path, output: Path) -> None:
+    """Put two results of `gradgate verify --json` side by side: statuses, findings and numbers that changed."""
+    from gradgate.report.differences import differences
+    from gradgate.report.inputs import read_run
+    from gradgate.report.page import render_differences
+
+    _require_ours(output)
+    _write(output, render_differences(differences(read_run(before), read_run(after))))
+
+
+def _link(folder: Path | None, output: Path) -> str:
+    if folder is None:
+        return ""
+    if not (folder / "index.html").is_file():
+        raise GradgateError(f"--coverage-html {folder}: no index.html in it; write it with `coverage html`")
+    return Path(os.path.relpath(folder / "index.html", output.parent)).as_posix()
+
+
+def _require_ours(output: Path) -> None:
+    """Only a report of ours is overwritten."""
+    from gradgate.report.json import require_writable
+    from gradgate.report.page import OURS
+
+    require_writable(output)
+    if output.is_file() and output.stat().st_size and OURS.encode() not in output.read_bytes()[:2000]:
+        raise GradgateError(f"{output} is no report of gradgate's: not overwritten; choose another --output")
+
+
+def _write(output: Path, text: str) -> None:
+    from gradgate.report.json import write_whole
+
+    write_whole(output, text)
+    click.echo(f"written: {output} ({len(text.encode()) / 1e6:.2f} MB)")

@@ -1,0 +1,222 @@
+"""`gradgate report`: one page from JSON alone, inert whatever the JSON holds, and one clear error for bad input."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+pytest.importorskip("jinja2", reason="the HTML report's templates: pip install 'gradgate[report]'")
+pytest.importorskip("matplotlib", reason="the HTML report's plots: pip install 'gradgate[report]'")
+
+from fixtures.report_inputs import COMPARE, COVERAGE, FAULTS, HOSTILE, hostile_run, verify_run
+from gradgate.cli import cli
+
+
+def gradgate(*words: object) -> Result:
+    return CliRunner().invoke(cli, ["report", *map(str, words)], prog_name="gradgate")
+
+
+def written(folder: Path, **trees: Any) -> Path:
+    for name, tree in trees.items():
+        (folder / f"{name}.json").write_text(json.dumps(tree), encoding="utf-8")
+    return folder
+
+
+def page(folder: Path, **trees: Any) -> str:
+    done = gradgate("build", written(folder, **trees), "-o", folder / "report.html")
+    assert done.exit_code == 0, done.output
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+class _Tags(HTMLParser):
+    """Tags with their attributes, and ids."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+
+def tags(text: str) -> list[tuple[str, dict[str, str | None]]]:
+    parser = _Tags()
+    parser.feed(text)
+    return parser.tags
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page of all four inputs."""
+    folder = tmp_path_factory.mktemp("full")
+    return page(folder, verify=verify_run(), compare=COMPARE, faults=FAULTS, coverage=COVERAGE)
+
+
+def test_report_shows_every_input(full: str):
+    """Verdict, finding with culprit, victim and fix, plots, ratio, counters, coverage and kills are all on the page."""
+    text = full
+    for part in (
+        "mine: failed", "x.mul_(2)", "y = softmax(x)", "multiply out of place", "1.020 to 1.060", "saved_bytes",
+        "91.5 %", "LW-01", "1 of 40 A/A pairs", "GG603",
+    ):  # fmt: skip
+        assert part in text, part
+    assert text.count("<svg") == 4  # flow, curves, speed, live bytes
+    assert "Not given" not in text
+    assert "mathdefault" not in text  # labels are text
+
+
+def test_report_of_the_same_json_is_the_same_bytes(full: str, tmp_path: Path):
+    """No clock, no random identifier, no name of the folder."""
+    assert page(tmp_path, verify=verify_run(), compare=COMPARE, faults=FAULTS, coverage=COVERAGE) == full
+
+
+def test_report_says_what_is_missing(tmp_path: Path):
+    """A section without its input names the command that fills it."""
+    text = page(tmp_path, verify=verify_run(series=False))
+    assert text.count("Not given") == 6
+    assert "speed and memory against a base; planted faults; coverage" in text
+
+
+def test_report_is_built_without_a_verdict(tmp_path: Path):
+    """Kills and coverage alone make a page that claims nothing about the catalogue."""
+    text = page(tmp_path, faults=FAULTS, coverage=COVERAGE)
+    assert "<h1>No verdict</h1>" in text
+
+
+def test_report_asks_for_nothing_from_outside(full: str):
+    """No element loads anything, and the policy forbids it to what might."""
+    for tag, attributes in tags(full):
+        for name in ("src", "data", "href", "xlink:href", "action"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:")), (tag, attributes)
+
+
+def test_report_identifiers_are_unique_when_there_are_several_plots(full: str):
+    """Plots come with their own identifiers, which must not meet."""
+    ids = [found["id"] for _, found in tags(full) if found.get("id")]
+    assert len(ids) == len(set(ids))
+
+
+def test_report_is_inert_when_every_text_is_hostile(tmp_path: Path):
+    """Markup, quotes, direction marks and NaN end as text: one script, ours, and no image."""
+    text = page(tmp_path, verify=hostile_run(30), faults=_hostile(FAULTS), coverage=_hostile(COVERAGE))
+    names = [tag for tag, _ in tags(text)]
+    assert (names.count("script"), names.count("img")) == (1, 0)
+    assert not re.search("[\u202a-\u202e\u2066-\u2069\u0000]", text)
+    assert not [name for _, found in tags(text) for name in found if name.startswith("on")]
+
+
+def test_report_says_how_many_findings_it_leaves_out(tmp_path: Path):
+    """Nothing is dropped in silence."""
+    text = page(tmp_path, verify=hostile_run(2200))
+    assert "<b>50 further findings</b>" in text
+    assert len(text.encode()) < 2_000_000
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ('{"schema_version": 1, "results": [', "is not JSON"),
+        ("[1]", "expected a JSON object, got list"),
+        ('{"a": 1}', "no result that a report can be built from"),
+        ('{"results": []}', "schema_version none is older"),
+        ('{"schema_version": 9, "results": []}', "schema_version 9 is newer"),
+        ('{"schema_version": 1, "verdict": "passed", "subject": 3, "results": []}', "subject: input should be a valid"),
+        ('{"schema_version": 1, "verdict": "good", "subject": "m", "results": []}', "verdict: input should be"),
+        ("[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_report_refuses_bad_json_with_one_line(tmp_path: Path, text: str, message: str):
+    """File and expectation are named, exit code 2."""
+    (tmp_path / "verify.json").write_text(text, encoding="utf-8")
+    done = gradgate("build", tmp_path / "verify.json", "-o", tmp_path / "report.html")
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+    assert message in done.stderr
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_report_refuses_bytes_that_are_no_text(tmp_path: Path):
+    """A binary file is told as one."""
+    (tmp_path / "verify.json").write_bytes(b'{"a": "\xff"}')
+    done = gradgate("build", tmp_path / "verify.json", "-o", tmp_path / "report.html")
+    assert (done.exit_code, "is not UTF-8" in done.stderr) == (2, True)
+
+
+def test_report_refuses_a_missing_file_and_a_folder_without_results(tmp_path: Path):
+    """Both are named."""
+    (tmp_path / "theirs.json").write_text("{}", encoding="utf-8")
+    assert "cannot be read" in gradgate("build", tmp_path / "no.json", "-o", tmp_path / "r.html").stderr
+    assert "no results of gradgate" in gradgate("build", tmp_path, "-o", tmp_path / "r.html").stderr
+
+
+def test_report_refuses_results_of_two_subjects(tmp_path: Path):
+    """A page that mixes two trainers would lie."""
+    written(tmp_path, verify=verify_run(), other=verify_run() | {"subject": "another"})
+    done = gradgate("build", tmp_path, "-o", tmp_path / "report.html")
+    assert (done.exit_code, "results of two subjects" in done.stderr) == (2, True)
+
+
+def test_report_refuses_two_runs_of_one_subject(tmp_path: Path):
+    """Two runs are compared, not merged."""
+    done = gradgate("build", written(tmp_path, a=verify_run(), b=verify_run()), "-o", tmp_path / "r.html")
+    assert (done.exit_code, "gradgate report compare" in done.stderr) == (2, True)
+
+
+def test_report_leaves_a_page_alone_that_is_not_ours(tmp_path: Path):
+    """Somebody's index.html is not overwritten; our own is."""
+    written(tmp_path, verify=verify_run())
+    (tmp_path / "index.html").write_text("<h1>mine</h1>", encoding="utf-8")
+    done = gradgate("build", tmp_path, "-o", tmp_path / "index.html")
+    assert (done.exit_code, "not overwritten" in done.stderr) == (2, True)
+    assert (tmp_path / "index.html").read_text(encoding="utf-8") == "<h1>mine</h1>"
+
+
+def test_report_links_the_pages_of_coverage(tmp_path: Path):
+    """Relative to the page; a folder without them is refused."""
+    written(tmp_path, coverage=COVERAGE)
+    (tmp_path / "cov").mkdir()
+    words = ("build", tmp_path, "-o", tmp_path / "report.html", "--coverage-html", tmp_path / "cov")
+    assert "no index.html in it" in gradgate(*words).stderr
+    (tmp_path / "cov" / "index.html").write_text("", encoding="utf-8")
+    assert gradgate(*words).exit_code == 0
+    assert 'href="cov/index.html"' in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_report_compare_names_what_changed(tmp_path: Path):
+    """A status that got worse, a new finding and a number that moved; the same run twice has none."""
+    after = verify_run()
+    before = json.loads(json.dumps(after))
+    before["results"][0] |= {"status": "passed", "findings": []}
+    before["results"][1]["measured"]["distance"] = 0.5
+    before["environment"]["torch"] = "2.0"
+    written(tmp_path, before=before, after=after)
+    done = gradgate("compare", tmp_path / "before.json", tmp_path / "after.json", "-o", tmp_path / "r.html")
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert done.exit_code == 0
+    assert "1 status changes, 1 new findings, 0 gone" in text
+    assert "s-worse" in text.split("</style>")[1]
+    assert "<td>distance</td>" in text
+    assert "2.0 → 2.13" in text
+
+
+def test_report_compare_refuses_other_results_and_other_subjects(tmp_path: Path):
+    """Two runs of one subject, nothing else."""
+    written(tmp_path, run=verify_run(), other=verify_run() | {"subject": "another"}, faults=FAULTS)
+    for name, message in (("faults", "expected one of `gradgate verify"), ("other", "results of two subjects")):
+        done = gradgate("compare", tmp_path / "run.json", tmp_path / f"{name}.json", "-o", tmp_path / "r.html")
+        assert (done.exit_code, message in done.stderr) == (2, True)
+
+
+def _hostile(tree: Any) -> Any:
+    """The tree with every text that is free to choose replaced."""
+    if isinstance(tree, dict):
+        return {key: _hostile(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_hostile(value) for value in tree]
+    return HOSTILE if isinstance(tree, str) else tree
