@@ -5,14 +5,17 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from click.testing import CliRunner
 
-from gradgate.checks.crosscheck import cross_check
+from gradgate.checks.crosscheck import _place, _unconfirmed, cross_check
+from gradgate.checks.recording import Recording
 from gradgate.cli import cli
+from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Marked
 from gradgate.subjects.contract import Context, Subject
 
@@ -166,3 +169,33 @@ def test_verify_shows_the_marks_in_text_and_json(tmp_path: Path, monkeypatch: py
     assert done.output.index("confirmed: GG103") < done.output.index("refuted: GG101")
     source = json.loads(Path("v.json").read_text(encoding="utf-8"))["source"]
     assert sorted(entry["mark"] for entry in source) == ["confirmed", "not_reached", "refuted", "undecided"]
+
+
+FOUND = Finding("GG101", "inplace-on-saved-tensor", "m", "inplace_saved", victim=Location("a.py", 3))
+
+
+@pytest.mark.parametrize(
+    ("code", "seen", "mark"),
+    [
+        ("GG101", [], "refuted"),
+        ("GG201", [], "undecided"),
+        ("GG304", [], "undecided"),
+        ("GG101", [replace(FOUND, culprit=None)], "undecided"),
+        ("GG101", [replace(FOUND, culprit=Location("a.py", 9))], "undecided"),
+        ("GG101", [replace(FOUND, culprit=Location("a.py", 9), victim=Location("a.py", 7))], "refuted"),
+        ("GG101", [replace(FOUND, culprit=Location("a.py", 9), victim=None)], "refuted"),
+    ],
+)
+def test_silence_refutes_only_where_the_recorder_would_have_spoken(code: str, seen: list[Finding], mark: str):
+    """Not by numbers, not for rules that it cannot rule out, not where it blames another write of the same tensor."""
+    recordings = {"main": Recording(tuple(seen), steps=5, backwards=5)}
+
+    assert _unconfirmed(replace(FOUND, code=code), True, recordings, seen)[0] == mark
+
+
+def test_finding_outside_of_readable_python_is_not_cross_checked(tmp_path: Path):
+    """A notebook's line, a file that is gone, one that does not parse: no statement to hold a run against."""
+    (tmp_path / "b.py").write_text("def f(:\n", encoding="utf-8")
+
+    for file in ("n.ipynb", "gone.py", "b.py"):
+        assert _place(replace(FOUND, culprit=Location(str(tmp_path / file), 1))) is None
