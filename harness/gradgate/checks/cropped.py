@@ -31,7 +31,7 @@ def of_cropped_batches(stage: Stage, context: Context, code: str, name: str) -> 
         return [], 0
     found: dict[str, Finding] = {}
     tried = 0
-    for told, batch in _short(run):
+    for told, batch in list(_short(run)):
         tried += 1
         try:
             with seeded(context.seed):
@@ -39,6 +39,8 @@ def of_cropped_batches(stage: Stage, context: Context, code: str, name: str) -> 
         except SubjectRaisedError as raised:
             symptom = str(raised)
             found.setdefault(symptom, _told(as_finding(raised, code, name), stage, told))
+            with calling("start()"):
+                run = stage.start(context.seed, device=context.device)  # what raised may be in the middle of anything
             continue
         for symptom, message in wrong:
             found.setdefault(symptom, _told(Finding(code, name, message, fix=FIX), stage, told))

@@ -9,6 +9,7 @@ import pytest
 from fixtures.check_runs import errors, red, run_check
 from fixtures.option_faults import OPTIONS, optioned
 from gradgate.core.errors import SubjectError
+from gradgate.subjects.contract import Stage, Subject
 
 NEIGHBOURS = ("GG100", "GG208", "GG405")
 
@@ -20,7 +21,7 @@ def test_gg414_names_the_key_that_does_nothing(key: str) -> None:
     outcome = run_check("GG414", subject, subject.stages[0])
     one, other = OPTIONS[key]
 
-    assert errors(outcome) == [f"option `{key}`: {one!r} and {other!r} give the same 5 steps, bit for bit"]
+    assert errors(outcome) == [f"option `{key}`: {one!r} and {other!r} give the same 20 steps, bit for bit"]
     assert outcome.measured["pairs_alike"] == 1
     assert red(subject, subject.stages[0], NEIGHBOURS) == []
 
@@ -46,7 +47,7 @@ def test_gg414_passes_keys_that_act(seed: int) -> None:
 
 @pytest.mark.parametrize(
     ("key", "told"),
-    [("lr", "0.0 gives the same 5 steps as 0.01"), ("optimizer", "'adamw_x' gives the same 5 steps as 'adamw'")],
+    [("lr", "0.0 gives the same 20 steps as 0.01"), ("optimizer", "'adamw_x' gives the same 20 steps as 'adamw'")],
 )
 def test_gg414_names_a_value_that_is_replaced_without_a_word(key: str, told: str) -> None:
     """A 0 that is taken for nothing given, and a name that does not exist."""
@@ -54,6 +55,38 @@ def test_gg414_names_a_value_that_is_replaced_without_a_word(key: str, told: str
 
     (message,) = errors(run_check("GG414", subject, subject.stages[0]))
     assert message.startswith(f"option `{key}`: {told}, bit for bit: it is replaced without a word")
+
+
+def test_gg414_gives_a_key_that_acts_late_a_second_chance() -> None:
+    """A key that changes only the tenth step is told apart in the longer run."""
+
+    def start(seed: int, *, options: Any = None, **given: Any) -> Any:
+        run: Any = optioned().stages[0].start(seed, **given)
+        step, made = run.step, []
+
+        def late(batch: Any) -> Any:
+            made.append(batch)
+            run.optimizers[0].param_groups[0]["weight_decay"] = (options or {}).get("late", 0.0) * (len(made) == 10)
+            return step(batch)
+
+        run.step = late
+        return run
+
+    stage = Stage("late", start, options={"late": (0.1, 0.2)})
+
+    assert run_check("GG414", Subject("late", [stage]), stage).findings == ()
+
+
+def test_gg414_passes_a_limit_that_nothing_reaches_near_zero() -> None:
+    """0 does what the smallest listed value does, and so does everything in between."""
+
+    def start(seed: int, *, options: Any = None, **given: Any) -> Any:
+        floor = (options or {}).get("floor", 0.0)
+        return optioned().stages[0].start(seed, options={"lr": max(0.01, floor)}, **given)
+
+    stage = Stage("limited", start, options={"floor": (0.001, 0.1)})
+
+    assert run_check("GG414", Subject("limited", [stage]), stage).findings == ()
 
 
 def test_gg414_reports_a_value_that_raises() -> None:
