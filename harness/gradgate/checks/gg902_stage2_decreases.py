@@ -19,8 +19,8 @@ hold:
 * net fall: the last value is at least 1 % below the first;
 * plateau: the second half of the curve brings at most 40 % of the total fall. A straight line brings 50: that stage has
   hardly begun, as with a learning rate a hundred times too small;
-* frequencies: where the fit gives `constant_loss`, the loss of the labels' own frequencies, the last value is below 0.98
-  of it, the bar that GG506 has for values;
+* frequencies: where the fit gives `constant_loss`, that of the labels' own frequencies, the last value is below 0.98 of
+  it, the bar that GG506 has for values;
 * spikes: no rise over the running minimum is above 25 % of the total fall (first minus minimum).
 
 A value that is not finite fails the seed. Seeds `seed, seed + 1, ...` are tried in Wald's sequential test of the
