@@ -27,7 +27,8 @@ def test_missing_is_empty_when_the_subject_has_it_all():
                "epoch_size": 1, "heldout": lambda *_: (), "hyperparameters": lambda *_: {},
                "window": lambda *_: None, "supervised": lambda *_: None,
                "rewards": lambda *_: None, "value_targets": lambda *_: None})  # fmt: skip
-    stage = Stage("all", run, fit=lambda seed: None, edges={}, loop=lambda *_: None, precisions={}, options={})
+    given = {"edges": {}, "precisions": {}, "options": {}, "distributed": {}}
+    stage = Stage("all", run, fit=lambda seed: None, loop=lambda *_: None, **given)
     functions = Functions(*[lambda: None] * 6)
     full = Subject("full", [stage], functions, corpus=lambda seed: None)
     assert Capabilities(full).missing(stage, ALL) == []
