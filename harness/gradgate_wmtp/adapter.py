@@ -490,8 +490,16 @@ def fit_stage2(seed: int, *, device: str = "cpu") -> Fit:
     stage2 = [line for line in lines if line["stage"] == "stage2"]
     return Fit(
         curve=tuple(line["heldout_cross_entropy"] for line in stage2 if "heldout_cross_entropy" in line),
+        constant_loss=frequencies(trainer),
         weight_NH=heldout_weights(trainer),
     )
+
+
+def frequencies(trainer: Trainer) -> float:
+    """Cross-entropy of the held-out labels under their own frequencies, in nats."""
+    labels = torch.cat([batch.label_BSH[batch.label_BSH != IGNORE] for batch in trainer.collator.heldout()])
+    share_V = torch.bincount(labels).double() / len(labels)
+    return float(-torch.xlogy(share_V, share_V).sum())
 
 
 def heldout_weights(trainer: Trainer) -> Tensor:

@@ -12,6 +12,8 @@ from gradgate.subjects.contract import Context, Subject
 
 # By bar, by trend and spike, by null model, by entropy, and against a critic trained alone.
 CODES = ("GG901", "GG902", "GG904", "GG905", "GG505")
+# It learns, some 12 % worse: only a stored trajectory (GG903, not built) could tell.
+UNSEEN = {"tokens: rate x 10": pytest.mark.xfail(reason="needs a stored trajectory", strict=True)}
 QUICK = ("value: uphill", "value: loss shrinks by itself")
 
 
@@ -28,7 +30,11 @@ def verdicts(subject: Subject, number: int, seed: int = 0) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.nightly) for name in BROKEN]
+    "name",
+    [
+        pytest.param(name, marks=() if name in QUICK else [pytest.mark.nightly, *filter(None, [UNSEEN.get(name)])])
+        for name in BROKEN
+    ],
 )
 def test_broken_learner_is_refused(name: str) -> None:
     """A finding, not merely an open case."""

@@ -17,6 +17,10 @@ hold:
 * trend: the exact one-sided Mann-Kendall test against "every order of the values is equally likely" gives p <= 0.05.
   Fewer than 4 values cannot reach that (1 / 3! = 0.17): inconclusive;
 * net fall: the last value is at least 1 % below the first;
+* plateau: the second half of the curve brings at most 40 % of the total fall. A straight line brings 50: that stage has
+  hardly begun, as with a learning rate a hundred times too small;
+* frequencies: where the fit gives `constant_loss`, that of the labels' own frequencies, the last value is below 0.98 of
+  it, the bar that GG506 has for values;
 * spikes: no rise over the running minimum is above 25 % of the total fall (first minus minimum).
 
 A value that is not finite fails the seed. Seeds `seed, seed + 1, ...` are tried in Wald's sequential test of the
@@ -60,7 +64,7 @@ from math import isfinite
 from gradgate.checks.fits import fit
 from gradgate.checks.raised import reports_raises
 from gradgate.checks.sequential import BY_PROFILE
-from gradgate.checks.trend import highest_spike, mann_kendall, net_fall, smallest_p
+from gradgate.checks.trend import highest_spike, late_fall, mann_kendall, net_fall, smallest_p
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Stage, Subject
@@ -73,7 +77,9 @@ OBJECTIVE = "tokens"
 ALPHA = 0.05
 NET_FALL = 0.01  # of the first value
 SPIKE = 0.25  # of the total fall
-ALLOWED = {"trend_p": ALPHA, "net_fall_ratio": NET_FALL, "spike_ratio": SPIKE}
+CONSTANT = 0.98  # of the loss of the labels' frequencies, at most
+LATE = 0.4  # of the total fall, in the second half
+ALLOWED = {"trend_p": ALPHA, "net_fall_ratio": NET_FALL, "spike_ratio": SPIKE, "late_fall_ratio": LATE}
 
 
 @reports_raises(CODE, NAME)
@@ -87,9 +93,9 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     curves: dict[str, list[tuple[float, float]]] = {}
 
     def succeeds(seed: int) -> bool:
-        curve = fit(stage, seed, context.device).curve
-        curves[f"seed {seed}"] = [(float(at), value) for at, value in enumerate(curve, 1)]
-        numbers, fault = judge(curve)
+        result = fit(stage, seed, context.device)
+        curves[f"seed {seed}"] = [(float(at), value) for at, value in enumerate(result.curve, 1)]
+        numbers, fault = judge(result.curve, result.constant_loss)
         for name, value in numbers.items():
             measured[name][seed] = value
         if fault:
@@ -103,20 +109,24 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     return Outcome(findings, measured, ALLOWED, inconclusive=reason, series={"heldout_loss_nats": curves})
 
 
-def judge(curve: tuple[float, ...]) -> tuple[dict[str, float], str]:
-    """The three numbers of a curve, and what is wrong with it; empty where nothing is."""
+def judge(curve: tuple[float, ...], constant: float | None = None) -> tuple[dict[str, float], str]:
+    """The four numbers of a curve, and what is wrong with it; empty where nothing is."""
     if not all(isfinite(value) for value in curve):
         return {}, f"held-out loss is not finite at evaluation {[isfinite(v) for v in curve].index(False)}"
-    p_down, fall, spike = mann_kendall(curve).p_down, net_fall(curve), highest_spike(curve)
+    p_down, fall, spike, late = mann_kendall(curve).p_down, net_fall(curve), highest_spike(curve), late_fall(curve)
     span = f"{curve[0]:.3f} to {curve[-1]:.3f} nats"
     faults = []
     if p_down > ALPHA:
         faults.append(f"no downward trend, {span} (p {p_down:.2g}, allowed {ALPHA})")
     if fall < NET_FALL:
         faults.append(f"net fall {fall:.2%}, {span} (at least {NET_FALL:.0%})")
+    if late > LATE:
+        faults.append(f"{late:.0%} of the fall in the second half, no plateau in sight (allowed {LATE:.0%})")
+    if constant is not None and curve[-1] >= CONSTANT * constant:
+        faults.append(f"no better than the labels' frequencies, {constant:.3f} nats (below {CONSTANT} of them)")
     if spike > SPIKE:
         faults.append(f"spike of {spike:.0%} of the total fall (allowed {SPIKE:.0%})")
-    return {"trend_p": p_down, "net_fall_ratio": fall, "spike_ratio": spike}, ", ".join(faults)
+    return {"trend_p": p_down, "net_fall_ratio": fall, "spike_ratio": spike, "late_fall_ratio": late}, ", ".join(faults)
 
 
 def _finding(told: str) -> Finding:

@@ -57,6 +57,16 @@ def net_fall(series: Sequence[float]) -> float:
     return (series[0] - series[-1]) / abs(series[0]) if series[0] else 0.0
 
 
+def late_fall(series: Sequence[float]) -> float:
+    """What the second half of a series adds to its fall, as a share of the whole fall.
+
+    Returns:
+        0.5 for a straight line, less for a curve that levels off; 0 where the series does not fall.
+    """
+    fall = series[0] - series[-1]
+    return (series[len(series) // 2] - series[-1]) / fall if fall > 0 else 0.0
+
+
 def highest_spike(series: Sequence[float]) -> float:
     """Largest rise over the running minimum, as a share of the total fall (first minus minimum).
 

@@ -191,6 +191,7 @@ class Fit:
         position_N: Long[N] position in its row of each.
         score_R: Float[R] one number a held-out row, higher for rows that the value head thinks right.
         right_R: Bool[R] whether the row is right.
+        constant_loss: held-out loss of the best prediction that sees no input: the labels' frequencies (token stages).
         weight_NH: Float[N, H] head weights at held-out positions at which all heads have a label (token stages).
     """
 
@@ -201,6 +202,7 @@ class Fit:
     position_N: Tensor | None = None
     score_R: Tensor | None = None
     right_R: Tensor | None = None
+    constant_loss: float | None = None
     weight_NH: Tensor | None = None
 
 

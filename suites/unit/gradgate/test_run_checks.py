@@ -972,17 +972,26 @@ def test_gg606_holds_evaluation_to_leave_the_run_as_it_was(leak: Callable[[MiniR
     [
         ((3.0, 2.9, 3.1, 3.0, 2.95), "no downward trend"),
         ((3.0, 2.999, 2.998, 2.997, 2.996), "net fall 0.13%"),
+        ((3.0, 2.8, 2.6, 2.4, 2.2), "50% of the fall in the second half"),
         ((3.0, 2.0, 1.9, 1.8, 2.9, 1.7, 1.6), "spike of 79% of the total fall"),
         ((3.0, 2.0, nan, 1.0), "not finite at evaluation 2"),
     ],
 )
 def test_gg902_says_what_is_wrong_with_a_curve(curve: tuple[float, ...], told: str) -> None:
-    """Trend, net fall, spike, NaN."""
+    """Trend, net fall, plateau, spike, NaN."""
     subject, stage = with_fit(lambda seed: Fit(curve), "tokens")
     (message,) = errors(run_check("GG902", subject, stage))
 
     assert told in message
     assert "2 of 2 seeds" in message
+
+
+def test_gg902_wants_more_than_the_frequencies_of_the_labels() -> None:
+    """Biases alone learn these."""
+    subject, stage = with_fit(lambda seed: Fit((3.0, 2.0, 1.8, 1.7, 1.65), constant_loss=1.66), "tokens")
+    (message,) = errors(run_check("GG902", subject, stage))
+
+    assert "no better than the labels' frequencies, 1.660 nats" in message
 
 
 @pytest.mark.parametrize("curve", [(), (3.0, 2.0, 1.0)])
@@ -995,7 +1004,7 @@ def test_gg902_is_inconclusive_on_a_short_curve(curve: tuple[float, ...]) -> Non
 
 def test_gg902_is_undecided_after_one_failure_of_three() -> None:
     """The reason names the seed."""
-    subject, stage = with_fit(lambda seed: Fit((4.0, 3.0, 2.0, 1.0) if seed else (1.0, 1.0, 1.0, 1.0)), "tokens")
+    subject, stage = with_fit(lambda seed: Fit((4.0, 2.0, 1.5, 1.0) if seed else (1.0, 1.0, 1.0, 1.0)), "tokens")
 
     assert run_check("GG902", subject, stage).inconclusive.startswith(
         "undecided after 1 of 3 seeds: seed 0: no downward"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradgate.checks.trend import highest_spike, mann_kendall, net_fall, smallest_p
+from gradgate.checks.trend import highest_spike, late_fall, mann_kendall, net_fall, smallest_p
 
 short_series = st.lists(st.integers(0, 4).map(float), min_size=1, max_size=6)
 
@@ -82,3 +82,17 @@ def test_net_fall_is_a_share_of_the_first_value(series: list[float], share: floa
 def test_highest_spike_is_a_share_of_the_total_fall(series: list[float], share: float) -> None:
     """A rise over the running minimum, against first minus minimum."""
     assert highest_spike(series) == share
+
+
+@pytest.mark.parametrize(
+    ("series", "share"),
+    [
+        ([5.0, 4.0, 3.0, 2.0, 1.0], 0.5),
+        ([5.0, 2.0, 1.0, 1.0, 1.0], 0.0),
+        ([1.0, 2.0, 3.0], 0.0),
+        ([4.0, 2.0, 1.0, 0.0], 0.25),
+    ],
+)
+def test_late_fall_is_what_the_second_half_adds(series: list[float], share: float) -> None:
+    """A half for a line, nothing for a plateau or a rise."""
+    assert late_fall(series) == share
