@@ -13,9 +13,11 @@ import venv
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from ruamel.yaml import YAML
 
 from gradgate import __version__
+from gradgate.cli import cli
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -44,10 +46,8 @@ def test_extra_names_only_extras_that_exist():
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_script_is_printed_for_each_shell(shell: str):
     """The help text's line gives a shell something to evaluate."""
-    environment = os.environ | {"_GRADGATE_COMPLETE": f"{shell}_source"}
-    words = [sys.executable, "-c", "from gradgate.cli import main; main()"]
-    done = subprocess.run(words, capture_output=True, text=True, env=environment, check=True)
-    assert "_GRADGATE_COMPLETE" in done.stdout
+    made = CliRunner().invoke(cli, prog_name="gradgate", env={"_GRADGATE_COMPLETE": f"{shell}_source"})
+    assert (made.exit_code, "_GRADGATE_COMPLETE" in made.stdout) == (0, True)
 
 
 @pytest.fixture(scope="module")

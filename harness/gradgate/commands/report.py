@@ -68,6 +68,18 @@ def compare(before: Path, after: Path, output: Path) -> None:
     _write(output, render_differences(differences(read_run(before), read_run(after))))
 
 
+@report.command("serve")
+@click.argument("page", type=click.Path(path_type=Path), default=Path("reports/report.html"))
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
+def serve(page: Path, port: int) -> None:
+    """Serve PAGE to a browser on this machine until Ctrl-C; by default reports/report.html."""
+    from gradgate.report.serve import server
+
+    with server(page, port) as running:
+        click.echo(f"{page}: http://127.0.0.1:{running.server_port}/ until Ctrl-C")
+        running.serve_forever()
+
+
 def _link(folder: Path | None, output: Path) -> str:
     if folder is None:
         return ""

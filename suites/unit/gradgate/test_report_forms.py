@@ -11,7 +11,9 @@ import jsonschema
 import pytest
 from click.testing import CliRunner
 
+from fixtures.plain_loop import capable
 from fixtures.report_inputs import HOSTILE
+from gradgate.checks.runner import check_trainer
 from gradgate.cli import cli
 from gradgate.commands import verify as command
 from gradgate.core.finding import Finding, Location
@@ -148,3 +150,14 @@ def test_text_has_no_colour_in_a_pipe(stub_checks):
     """What is piped is plain, whatever the terminal would show."""
     stub_checks("GG401", "fail")
     assert "\x1b[" not in run().output
+
+
+def test_series_of_a_run_are_pairs_of_step_and_number():
+    """Gradient norms at each update and live bytes at each look go into the JSON, for the report to draw."""
+    results = check_trainer(capable(), select=["GG201", "GG802"], stages=["train"]).results
+    series = {name: lines for result in results for name, lines in result.series.items()}
+    assert set(series) == {"gradient_norm", "live_bytes"}
+    for lines in series.values():
+        assert lines
+        assert all(y >= 0 for points in lines.values() for _, y in points)
+    assert [x for x, _ in series["live_bytes"]["made by the step"]] == [4.0, 8.0, 12.0, 16.0]
