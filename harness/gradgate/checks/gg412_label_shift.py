@@ -216,24 +216,22 @@ def _of_head(seen: list[Targets], head: int) -> Iterator[Finding]:
 
 def _distance(seen: list[Targets], head: int) -> tuple[int, int]:
     """The distance d at which token[t+d] is most often what the head is trained on, and how often."""
-    positions = seen[0].label_BSH.shape[1]
-    matches = {}
-    for distance in sorted(range(1 - positions, positions), key=lambda d: abs(d - head - 1)):
-        first, last = max(0, -distance), min(positions, positions - distance)
-        matches[distance] = sum(
-            int(
-                (
-                    found.trained_BSH[:, first:last, head]
-                    & (
-                        found.target_BSH[:, first:last, head]
-                        == found.tokens.token_BS[:, first + distance : last + distance]
-                    )
-                ).sum()
-            )
-            for found in seen
-        )
+    positions = max(found.label_BSH.shape[1] for found in seen)
+    nearest_first = sorted(range(1 - positions, positions), key=lambda d: abs(d - head - 1))
+    matches = {distance: sum(_matches(found, head, distance) for found in seen) for distance in nearest_first}
     best = max(matches, key=lambda distance: matches[distance])
     return best, matches[best]
+
+
+def _matches(found: Targets, head: int, distance: int) -> int:
+    """At how many places the head is trained on the token at that distance; batches have their own lengths."""
+    positions = found.label_BSH.shape[1]
+    first, last = max(0, -distance), min(positions, positions - distance)
+    if last <= first:
+        return 0
+    token_BS = found.tokens.token_BS[:, first + distance : last + distance]
+    trained_BS, target_BS = found.trained_BSH[:, first:last, head], found.target_BSH[:, first:last, head]
+    return int((trained_BS & (target_BS == token_BS)).sum())
 
 
 def _example(seen: list[Targets], head: int, *, outside: bool) -> dict[str, Any]:

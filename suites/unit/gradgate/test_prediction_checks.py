@@ -22,6 +22,8 @@ from fixtures.prediction_faults import (
     without_a_prompt,
     without_the_last_token,
 )
+from gradgate.checks.gg412_label_shift import Targets, _distance
+from gradgate.checks.oracles import labels
 from gradgate.subjects.contract import Functions, Run, Stage, Subject, Tokens
 
 FAULTS = {**CAUSALITY_FAULTS, **DROPPED_FAULTS}
@@ -231,3 +233,18 @@ def test_gg413_is_inconclusive_where_nothing_is_supervised() -> None:
             return torch.zeros_like(batch.valid_BS)
 
     assert "nothing is supervised" in run_check("GG413", *with_run(Nothing)).inconclusive
+
+
+@pytest.mark.parametrize("shift", [0, 2])
+def test_gg412_names_the_distance_over_batches_of_different_lengths(shift: int) -> None:
+    """Each batch is looked at along its own length."""
+    seen = []
+    for length in (3, 7, 5):
+        token_BS = torch.arange(length)[None] + length
+        valid_BS = torch.ones_like(token_BS, dtype=torch.bool)
+        label_BSH = labels(token_BS, valid_BS, 1)
+        target_BSH = torch.roll(token_BS, -shift, 1)[..., None]
+        trained_BSH = torch.arange(length)[None, :, None] < length - shift
+        seen.append(Targets(Tokens(token_BS, valid_BS), label_BSH, target_BSH, trained_BSH))
+
+    assert _distance(seen, 0) == (shift, 3 + 7 + 5 - 3 * shift)
