@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +25,21 @@ from gradgate.subjects.contract import Context, Functions
 T = TypeVar("T")
 PASTEABLE = 4000  # numbers
 RANDOM_CASES = {"quick": 60, "pr": 200, "nightly": 1000}
+_FIRST_ONLY = ContextVar("first fault only", default=False)
+
+
+class FirstFaultError(Exception):
+    """A fault was found where one is all that is asked for."""
+
+
+@contextmanager
+def first_fault_only() -> Iterator[None]:
+    """In the block a ledger ends its check at the first fault, by an exception, so that many trials are cheap."""
+    token = _FIRST_ONLY.set(True)
+    try:
+        yield
+    finally:
+        _FIRST_ONLY.reset(token)
 
 
 @dataclass(frozen=True)
@@ -111,7 +128,12 @@ class Ledger:
             call: the call that shows it.
             victim: the line that raised, where one did.
             numbers: for the finding's detail.
+
+        Raises:
+            FirstFaultError: under `first_fault_only`.
         """
+        if _FIRST_ONLY.get():
+            raise FirstFaultError(message)
         size, known = self._found.get(symptom, (0, None))
         count = known.count + 1 if known else 1
         if known is None or call.size < size:

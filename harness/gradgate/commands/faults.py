@@ -85,6 +85,13 @@ def list_faults(path: Path | None, folder: Path | None, select: tuple[str, ...])
 )
 @click.option("-j", "--jobs", type=click.IntRange(1), help="Processes at a time; default: the cores.")
 @click.option("--timeout", type=click.FloatRange(1.0), default=240.0, show_default=True, help="Seconds for each fault.")
+@click.option(
+    "--locate",
+    type=click.FloatRange(0.0),
+    default=20.0,
+    show_default=True,
+    help="Seconds to look, by trial repairs, for the line of a fault whose check names none; 0: do not look.",
+)
 @click.option("--seed", type=click.IntRange(0, MAX_SEED), default=SEED.default, show_default=True, help=SEED.help)
 @click.option(
     "--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write the results."
@@ -97,6 +104,7 @@ def run_faults(
     changed: str | None,
     jobs: int | None,
     timeout: float,
+    locate: float,
     seed: int,
     json_file: Path | None,
 ) -> None:
@@ -124,7 +132,7 @@ def run_faults(
             return
     import os
 
-    campaign = Campaign(_target(target, root), root, jobs or os.cpu_count() or 1, timeout, seed)
+    campaign = Campaign(_target(target, root), root, jobs or os.cpu_count() or 1, timeout, seed, locate)
     done: list[Outcome] = []
 
     def show(outcome: Outcome) -> None:

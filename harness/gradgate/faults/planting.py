@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from gradgate.checks import catalogue as rules
 from gradgate.core.errors import GradgateError
@@ -55,6 +55,7 @@ class Campaign:
         jobs: processes at a time.
         timeout: seconds for each.
         seed: of the checks.
+        locate: seconds to look for a fault's line by trial repairs where the check names none; 0: not at all.
     """
 
     target: str
@@ -62,6 +63,7 @@ class Campaign:
     jobs: int = 1
     timeout: float = 180.0
     seed: int = 0
+    locate: float = 0.0
     _folder: Path = field(default=Path(), init=False)
 
     def run(self, faults: Sequence[Fault], on_outcome: Callable[[Outcome], None] = lambda _: None) -> list[Outcome]:
@@ -82,45 +84,112 @@ class Campaign:
         _load_checks()
         with tempfile.TemporaryDirectory(prefix="gradgate-faults-", ignore_cleanup_errors=True) as folder:
             self._folder = Path(folder).resolve()
-            seen, red = self._before(faults)
-            tasks = [self._task(i, fault, planted[i], seen, red) for i, fault in enumerate(faults)]
-            outcomes: dict[int, Outcome] = {}
-            for i, report in pool.run(tasks, jobs=self.jobs, timeout=self.timeout):
-                outcomes[i] = _outcome(faults[i], report)
-                shutil.rmtree(tasks[i].log.parent, ignore_errors=True)
-                on_outcome(outcomes[i])
-        return [outcomes[i] for i in range(len(faults))]
+            seen = self._before(faults)
+            # Most faults fall to the checks that are named for them; what those leave is shown to all the others.
+            first = [i for i, fault in enumerate(faults) if not fault.clean]
+            tasks = {i: self._first(f"first-{i}", faults[i], planted[i], seen) for i in first}
+            reports = dict(self._drive(tasks, faults, on_outcome))
+            left = [i for i, fault in enumerate(faults) if fault.clean or _unnoticed(reports[i])]
+            red = self._red_before(faults) if left else frozenset[str]()
+            tasks = {i: self._rest(f"rest-{i}", faults[i], planted[i], red) for i in left}
+            reports |= dict(self._drive(tasks, faults, on_outcome, reports))
+        return [_outcome(fault, reports[i]) for i, fault in enumerate(faults)]
 
-    def _before(self, faults: Sequence[Fault]) -> tuple[dict[str, str], set[str]]:
-        """Drive the unedited source.
+    def _drive(
+        self,
+        tasks: Mapping[int, Task],
+        faults: Sequence[Fault],
+        on_outcome: Callable[[Outcome], None],
+        earlier: Mapping[int, Report | str] | None = None,
+    ) -> Iterator[tuple[int, Report | str]]:
+        """Run tasks by their faults' numbers; what is known for good is told at once."""
+        numbers = list(tasks)
+        for key, report in pool.run([tasks[i] for i in numbers], jobs=self.jobs, timeout=self.timeout):
+            i = numbers[key]
+            if earlier is not None:
+                report = _joined(earlier.get(i), report)
+            shutil.rmtree(tasks[i].log.parent, ignore_errors=True)
+            if earlier is not None or not _unnoticed(report):
+                on_outcome(_outcome(faults[i], report))
+            yield i, report
+
+    def _before(self, faults: Sequence[Fault]) -> dict[str, str]:
+        """Drive the unedited source: what it counts, what each witness sees, and whether the named checks are green.
 
         Returns:
-            For each witness the file with what it sees, and the codes that are red already: they can notice nothing.
-        """
-        witnesses = sorted({fault.witness for fault in faults if not fault.clean})
-        wanted = {code for fault in faults for code in _built(fault.codes)}
-        codes = sorted(wanted | set(_everything()))
-        parts = [tuple(codes[i :: self.jobs]) for i in range(self.jobs)]
-        tops = sorted({_top(edit.file) for fault in faults for edit in fault.edits})
-        seen = {witness: str(self._folder / f"seen-{number}") for number, witness in enumerate(witnesses)}
-        tasks: list[Task] = []
-        for witness, part in [*((w, ()) for w in witnesses), *(("", p) for p in parts if p)]:
-            copy = self._copy(f"before-{len(tasks)}", tops, {})
-            log = copy.parent / "log"
-            kept = seen.get(witness, "")
-            tasks.append(Task(self.target, copy, self.root, log, part, (), False, witness, kept, seed=self.seed))
-        reports = pool.run(tasks, jobs=self.jobs, timeout=4 * self.timeout)
-        return seen, {code for _, report in reports for code in _red(report, wanted)}
+            For each witness the file with what it sees.
 
-    def _task(self, number: int, fault: Fault, planted: Planted, seen: Mapping[str, str], red: Collection[str]) -> Task:
-        copy = self._copy(str(number), sorted({_top(edit.file) for edit in fault.edits}), planted.files)
-        log = copy.parent / "log"
-        first = _built(fault.codes)
-        rest = tuple(code for code in _everything() if code not in {*first, *red})
-        task = Task(self.target, copy, self.root, log, lines=planted.lines, seed=self.seed)
+        Raises:
+            GradgateError: it does not build, or fails a check that is to notice a fault.
+        """
+        named = sorted({code for fault in faults for code in _built(fault.codes)})
+        witnesses = sorted({fault.witness for fault in faults if not fault.clean})
+        seen = {witness: str(self._folder / f"seen-{number}") for number, witness in enumerate(witnesses)}
+        self._stored.mkdir()
+        tasks = [self._unedited("counts", faults, store=str(self._stored))] if named else []
+        for number, witness in enumerate(witnesses):
+            tasks.append(self._unedited(f"witness-{number}", faults, witness=witness, seen=seen[witness]))
+        tasks += self._checking("named", named, faults)
+        for _, report in pool.run(tasks, jobs=self.jobs, timeout=4 * self.timeout):
+            for notice in _sound(report).notices:
+                raise GradgateError(f"the unedited source fails {notice.code}, before any fault: {notice.message}")
+        return seen
+
+    def _red_before(self, faults: Sequence[Fault]) -> frozenset[str]:
+        """Further codes that fail on the unedited source: they can notice nothing."""
+        named = {code for fault in faults for code in _built(fault.codes)}
+        tasks = self._checking("others", [code for code in _everything() if code not in named], faults)
+        reports = pool.run(tasks, jobs=self.jobs, timeout=4 * self.timeout)
+        return frozenset(notice.code for _, report in reports for notice in _sound(report).notices)
+
+    def _checking(self, name: str, codes: Sequence[str], faults: Sequence[Fault]) -> list[Task]:
+        parts = [tuple(codes[i :: self.jobs]) for i in range(self.jobs)]
+        return [
+            self._unedited(f"{name}-{number}", faults, codes=part, exit_first=False)
+            for number, part in enumerate(parts)
+            if part
+        ]
+
+    def _unedited(self, name: str, faults: Sequence[Fault], **what: Any) -> Task:
+        copy = self._copy(f"before-{name}", sorted({_top(edit.file) for fault in faults for edit in fault.edits}), {})
+        return Task(self.target, copy, self.root, copy.parent / "log", seed=self.seed, **what)
+
+    @property
+    def _stored(self) -> Path:
+        """Counts of the unedited source, which those of an edited one are held against."""
+        return self._folder / "stored"
+
+    def _first(self, name: str, fault: Fault, planted: Planted, seen: Mapping[str, str]) -> Task:
+        """The checks that are named for a fault, and its witness."""
+        return replace(
+            self._edited(name, fault, planted),
+            codes=_built(fault.codes),
+            witness=fault.witness,
+            seen=seen[fault.witness],
+        )
+
+    def _rest(self, name: str, fault: Fault, planted: Planted, red: Collection[str]) -> Task:
+        """All other checks; for a clean edit those that do not train whole runs."""
+        codes = tuple(code for code in _everything() if code not in {*_built(fault.codes), *red})
+        task = self._edited(name, fault, planted)
         if fault.clean:
-            return replace(task, codes=tuple(code for code in rest if not _trains(code)), exit_first=False)
-        return replace(task, codes=first, rest=rest, witness=fault.witness, seen=seen[fault.witness])
+            # It may run other operations, which a stored count rightly tells and which is no fault.
+            quick = tuple(code for code in codes if not _trains(code))
+            return replace(task, codes=quick, exit_first=False, baselines="", locate=0.0)
+        return replace(task, codes=codes)
+
+    def _edited(self, name: str, fault: Fault, planted: Planted) -> Task:
+        copy = self._copy(name, sorted({_top(edit.file) for edit in fault.edits}), planted.files)
+        return Task(
+            self.target,
+            copy,
+            self.root,
+            copy.parent / "log",
+            lines=planted.lines,
+            baselines=str(self._stored),
+            locate=self.locate,
+            seed=self.seed,
+        )
 
     def _copy(self, name: str, tops: Sequence[str], files: Mapping[str, str]) -> Path:
         """A copy of what the edits touch, edited; the user's files are only ever read."""
@@ -148,18 +217,27 @@ def _plant_all(faults: Sequence[Fault], root: Path) -> list[Planted]:
     return planted
 
 
-def _red(report: Report | str, wanted: Collection[str]) -> set[str]:
-    """Codes that fail on the unedited source.
+def _sound(report: Report | str) -> Report:
+    """The report on the unedited source.
 
     Raises:
-        GradgateError: it does not build, or one of them is to notice a fault.
+        GradgateError: it does not build, or a check breaks on it.
     """
     if isinstance(report, str) or report.broken:
         raise GradgateError(f"the unedited source: {report if isinstance(report, str) else report.broken}")
-    for notice in report.notices:
-        if notice.code in wanted:
-            raise GradgateError(f"the unedited source fails {notice.code}, before any fault: {notice.message}")
-    return {notice.code for notice in report.notices}
+    return report
+
+
+def _unnoticed(report: Report | str) -> bool:
+    """Whether it is worth showing to further checks."""
+    return not isinstance(report, str) and not report.notices and not report.broken
+
+
+def _joined(first: Report | str | None, rest: Report | str) -> Report | str:
+    """What the second pass found, with what the witness saw in the first."""
+    if isinstance(first, Report) and isinstance(rest, Report):
+        return replace(rest, effect=first.effect, seconds=first.seconds + rest.seconds)
+    return rest
 
 
 def _outcome(fault: Fault, report: Report | str) -> Outcome:

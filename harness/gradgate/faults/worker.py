@@ -6,19 +6,19 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from gradgate.core.errors import TargetError
-from gradgate.core.finding import Finding
+from gradgate.core.finding import Finding, Location
 from gradgate.core.origin import in_one_line
-from gradgate.core.project import find_project
 from gradgate.core.verdict import Result
 from gradgate.subjects.contract import Subject
 
 NEAR = 3  # lines
 GIBIBYTE = 1 << 30
+_NO_COMMIT, _NO_TIME = "0" * 40, "1970-01-01T00:00:00Z"  # of counts that are used once and thrown away
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +30,14 @@ class Task:
         copy: the folder with the edited copy, first on the import path.
         root: the folder that it is a copy of, second.
         log: where the process's own output goes.
-        codes: checks to run first; empty: none of them.
-        rest: checks to run afterwards, unless one of the first has failed.
+        codes: checks to run.
         exit_first: stop at the first failure.
         witness: what to observe; empty: nothing.
         seen: file with what the witness sees on the unedited source; the process that has no edits writes it.
         lines: file, first and last line of the edits.
+        baselines: folder of stored counts that checks may read; empty: none.
+        store: folder to store the counts of this source in; empty: nowhere.
+        locate: seconds to look for the line of a check that names none; 0: not at all.
         seed: for the checks.
         memory: most address space of the process, in GiB.
     """
@@ -45,11 +47,13 @@ class Task:
     root: Path
     log: Path
     codes: tuple[str, ...] = ()
-    rest: tuple[str, ...] = ()
     exit_first: bool = True
     witness: str = ""
     seen: str = ""
     lines: tuple[tuple[str, int, int], ...] = ()
+    baselines: str = ""
+    store: str = ""
+    locate: float = 0.0
     seed: int = 0
     memory: int = 16
 
@@ -64,6 +68,7 @@ class Notice:
         message: its first finding.
         line: `exact` or `near`, where it names a changed line or one within 3 lines of it, else `elsewhere` or `none`.
         place: the line that it names.
+        repair: where the check names none: the change that makes it pass, which names the line.
     """
 
     code: str
@@ -71,6 +76,7 @@ class Notice:
     message: str
     line: str
     place: str = ""
+    repair: str = ""
 
 
 @dataclass(slots=True)
@@ -113,13 +119,33 @@ def examine(task: Task) -> Report:
     except TargetError as error:
         report.broken = str(error)
         return report
+    if task.store:
+        _store(subject, Path(task.store))
     if task.witness:
         _ask(task, subject, report)
-    for codes in (task.codes, task.rest):
-        if codes and not (report.notices and task.exit_first):
-            _check(task, subject, codes, report, start)
+    if task.codes:
+        _check(task, subject, task.codes, report, start)
+    _locate(task, subject, report)
     report.seconds = report.seconds or time.perf_counter() - start
     return report
+
+
+def _store(subject: Subject, folder: Path) -> None:
+    """Store what every stage counts, as `gradgate baseline update` does on the commit before an edit."""
+    from gradgate.checks.isolation import isolated
+    from gradgate.checks.stored import SEED, counted, timed
+    from gradgate.gates.baselines import Baseline, Entry, file_of, key_of
+    from gradgate.gates.machine import this_machine
+
+    with isolated(SEED, "baseline"):
+        machine = this_machine()
+    entries = {
+        key_of(subject.name, stage.name, "cpu"): Entry(
+            counted(subject, stage, "cpu"), timed(stage, "cpu"), _NO_COMMIT, _NO_TIME, "the unedited source"
+        )
+        for stage in subject.stages
+    }
+    file_of(folder, machine).write_text(Baseline(machine, entries).dumps(), encoding="utf-8")
 
 
 def _ask(task: Task, subject: Subject, report: Report) -> None:
@@ -154,9 +180,23 @@ def _check(task: Task, subject: Subject, codes: Sequence[str], report: Report, s
         elif result.status == "error" and not report.broken:
             report.broken = f"{result.code}: {result.reason}"
 
-    # A clean edit may run other operations, which a stored count rightly tells and which is no fault.
-    stored = find_project(task.root).baselines if task.codes else None
+    stored = Path(task.baselines) if task.baselines else None
     check_trainer(subject, select=codes, seed=task.seed, exit_first=task.exit_first, baselines=stored, on_result=note)
+
+
+def _locate(task: Task, subject: Subject, report: Report) -> None:
+    """Name the line of a check that failed without one, by trial repairs."""
+    from gradgate.faults.repair import suspect
+
+    if not task.locate or not report.notices or report.notices[0].place:
+        return
+    first = report.notices[0]
+    baselines = Path(task.baselines) if task.baselines else None
+    found = suspect(subject, first.code, first.stage, seed=task.seed, baselines=baselines, seconds=task.locate)
+    if found is not None:
+        near = _nearness(found.place, task)
+        place = f"{Path(found.place.file).name}:{found.place.line}"
+        report.notices[0] = replace(first, line=near, place=place, repair=found.message)
 
 
 def _notice(result: Result, task: Task) -> Notice:
@@ -171,12 +211,14 @@ def _notice(result: Result, task: Task) -> Notice:
 
 
 def _line(finding: Finding, task: Task) -> str:
-    if finding.culprit is None:
-        return "none"
+    return "none" if finding.culprit is None else _nearness(finding.culprit, task)
+
+
+def _nearness(place: Location, task: Task) -> str:
     gaps = [
-        max(first - finding.culprit.line, finding.culprit.line - last, 0)
+        max(first - place.line, place.line - last, 0)
         for file, first, last in task.lines
-        if Path(finding.culprit.file).resolve() == (task.copy / file).resolve()
+        if Path(place.file).resolve() == (task.copy / file).resolve()
     ]
     if not gaps or min(gaps) > NEAR:
         return "elsewhere"

@@ -17,7 +17,8 @@ def line(outcome: Outcome) -> str:
     if outcome.by:
         first = outcome.by[0]
         named = f", {outcome.line} line {first.place}" if first.place else ""
-        return f"{head}: {first.code}{named}"
+        repair = f"; {first.repair}" if first.repair else ""
+        return f"{head}: {first.code}{named}{repair}"
     return f"{head}: {outcome.reason}" if outcome.reason else head
 
 

@@ -1,0 +1,308 @@
+"""Operators: the small changes that training code suffers, for any source: a mask dropped, an axis swapped, a detach.
+
+Each operator turns a statement into others that differ from it in one place. Applied to a sound source they generate
+mutants; applied to a faulty one they are trial repairs, since most of them are each other's inverse.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+Made = Iterator[tuple[str, ast.expr]]
+
+_BINARY: Mapping[type[ast.operator], tuple[type[ast.operator], ...]] = {
+    ast.Add: (ast.Sub,),
+    ast.Sub: (ast.Add,),
+    ast.Mult: (ast.Div,),
+    ast.Div: (ast.Mult,),
+    ast.FloorDiv: (ast.Div,),
+    ast.BitAnd: (ast.BitOr,),
+    ast.BitOr: (ast.BitAnd,),
+}
+_COMPARED: Mapping[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
+    ast.Lt: (ast.LtE, ast.Gt),
+    ast.LtE: (ast.Lt, ast.Gt),
+    ast.Gt: (ast.GtE, ast.Lt),
+    ast.GtE: (ast.Gt, ast.Lt, ast.Eq),
+    ast.Eq: (ast.NotEq,),
+    ast.NotEq: (ast.Eq,),
+    ast.Is: (ast.IsNot,),
+    ast.IsNot: (ast.Is,),
+}
+_SIBLINGS: Mapping[str, tuple[str, ...]] = {
+    "sum": ("mean",),
+    "mean": ("sum",),
+    "abs": ("square",),
+    "square": ("abs",),
+    "amax": ("amin",),
+    "amin": ("amax",),
+    "argmax": ("argmin",),
+    "any": ("all",),
+    "all": ("any",),
+    "zeros": ("ones",),
+    "ones": ("zeros",),
+    "zeros_like": ("ones_like",),
+    "ones_like": ("zeros_like",),
+    "max": ("min",),
+    "min": ("max",),
+    "tril": ("triu",),
+    "triu": ("tril",),
+    "train": ("eval",),
+    "eval": ("train",),
+}
+_AXES = {"dim", "axis"}
+_WRAPPED = ("detach", "double")  # what an operand may lack
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A statement with one place changed.
+
+    Args:
+        operator: kebab-case name of what was done.
+        line: of the place, from 1.
+        before: the statement as Python.
+        after: the changed statement; empty: it is gone.
+    """
+
+    operator: str
+    line: int
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    """Names that a statement may use: those of the function, by the suffix that gives their axes."""
+
+    names: tuple[str, ...]
+    masks: tuple[str, ...]
+    unused: tuple[str, ...]
+
+
+def variants(function: Function) -> Iterator[Variant]:
+    """Every statement of a function, changed in one place at a time.
+
+    Args:
+        function: from a parsed source; it is not changed.
+
+    Yields:
+        Variants in the order of the statements; none twice.
+    """
+    scope = _scope(function)
+    seen: set[tuple[int, str]] = set()
+    for statement in statements(function):
+        before = ast.unparse(statement)
+        for operator, line, after in _of_statement(statement, scope):
+            if after != before and (statement.lineno, after) not in seen:
+                seen.add((statement.lineno, after))
+                yield Variant(operator, line, before, after)
+
+
+def statements(function: Function) -> Iterator[ast.stmt]:
+    """The statements of a function without its docstring, also those inside others, in the order of the source."""
+    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    for statement in body:
+        for node in ast.walk(statement):
+            if isinstance(node, ast.stmt) and not isinstance(node, ast.Pass | ast.Import | ast.ImportFrom):
+                yield node
+
+
+def heads(statement: ast.stmt) -> Iterator[ast.expr]:
+    """The expressions that belong to the statement itself, not to statements inside it."""
+    for child in ast.iter_child_nodes(statement):
+        if isinstance(child, ast.expr):
+            yield child
+        elif isinstance(child, ast.withitem):
+            yield child.context_expr
+
+
+def _of_statement(statement: ast.stmt, scope: _Scope) -> Iterator[tuple[str, int, str]]:
+    if isinstance(statement, ast.Expr | ast.AugAssign):
+        yield "skip-statement", statement.lineno, ""
+    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
+        text = ast.unparse(statement)
+        yield "call-twice", statement.lineno, f"{text}\n{text}"
+    for place in _places(statement):
+        for operator, changed in _of_expression(place, scope):
+            yield operator, place.lineno, _with(statement, place, changed)
+
+
+def _places(statement: ast.stmt) -> Iterator[ast.expr]:
+    targets = getattr(statement, "targets", None) or [getattr(statement, "target", None)]
+    for head in heads(statement):
+        if head in targets or isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            continue
+        for node in ast.walk(head):
+            if isinstance(node, ast.expr) and isinstance(getattr(node, "ctx", ast.Load()), ast.Load):
+                yield node
+
+
+def _with(statement: ast.stmt, place: ast.expr, changed: ast.expr) -> str:
+    """The statement's text with one expression exchanged."""
+
+    class Exchange(ast.NodeTransformer):
+        def visit(self, node: ast.AST) -> ast.AST:
+            return changed if node is place else self._deeper(node)
+
+        def _deeper(self, node: ast.AST) -> ast.AST:
+            fresh = copy.copy(node)
+            for name, held in ast.iter_fields(node):
+                if isinstance(held, list):
+                    setattr(fresh, name, [self.visit(x) if isinstance(x, ast.AST) else x for x in held])
+                elif isinstance(held, ast.AST):
+                    setattr(fresh, name, self.visit(held))
+            return fresh
+
+    return ast.unparse(ast.fix_missing_locations(Exchange().visit(statement)))
+
+
+def _of_expression(node: ast.expr, scope: _Scope) -> Made:
+    for kind, operator in _OPERATORS:
+        if isinstance(node, kind):
+            yield from operator(node, scope)
+
+
+def _of_call(node: ast.Call, _: _Scope) -> Made:
+    function = node.func
+    if isinstance(function, ast.Attribute):
+        if not _is_module(function.value):
+            yield f"drop-{function.attr.strip('_').replace('_', '-')}", function.value
+        for other in _SIBLINGS.get(function.attr, ()):
+            yield f"{function.attr}-to-{other}", _replaced(node, func=_replaced(function, attr=other))
+    elif isinstance(function, ast.Name):
+        for other in _SIBLINGS.get(function.id, ()):
+            yield f"{function.id}-to-{other}", _replaced(node, func=ast.Name(other, ast.Load()))
+    if node.args:
+        yield "drop-call", node.args[0]
+    for index, keyword in enumerate(node.keywords):
+        if keyword.arg is not None:
+            rest = [*node.keywords[:index], *node.keywords[index + 1 :]]
+            yield f"drop-{keyword.arg.strip('_')}", _replaced(node, keywords=rest)
+
+
+def _of_axis(node: ast.Call, _: _Scope) -> Made:
+    """Another axis, by keyword or as a lone number."""
+    for index, keyword in enumerate(node.keywords):
+        if keyword.arg in _AXES:
+            for axis in (-1, 0, 1):
+                other = ast.keyword(keyword.arg, _number(axis))
+                rest = [*node.keywords[:index], other, *node.keywords[index + 1 :]]
+                yield "swap-axis", _replaced(node, keywords=rest)
+
+
+def _of_binary(node: ast.BinOp, _: _Scope) -> Made:
+    for other in _BINARY.get(type(node.op), ()):
+        yield "swap-operator", _replaced(node, op=other())
+    yield "drop-operand", node.left
+    yield "drop-operand", node.right
+    if isinstance(node.op, ast.Div):
+        guarded = ast.Call(ast.Attribute(node.right, "clamp", ast.Load()), [], [ast.keyword("min", _number(1))])
+        yield "guard-divisor", _replaced(node, right=guarded)
+
+
+def _of_unary(node: ast.UnaryOp, _: _Scope) -> Made:
+    if isinstance(node.op, ast.Invert | ast.Not | ast.USub):
+        yield "drop-sign" if isinstance(node.op, ast.USub) else "invert-mask", node.operand
+
+
+def _of_compare(node: ast.Compare, _: _Scope) -> Made:
+    if len(node.ops) == 1:
+        for other in _COMPARED.get(type(node.ops[0]), ()):
+            yield "swap-comparison", _replaced(node, ops=[other()])
+
+
+def _of_choice(node: ast.IfExp, _: _Scope) -> Made:
+    yield "one-branch", node.body
+    yield "one-branch", node.orelse
+
+
+def _of_constant(node: ast.Constant, _: _Scope) -> Made:
+    if isinstance(node.value, bool):
+        yield "flip-flag", ast.Constant(not node.value)
+    elif isinstance(node.value, int):
+        yield "off-by-one", _number(node.value + 1)
+        yield "off-by-one", _number(node.value - 1)
+    if isinstance(node.value, int | float) and not isinstance(node.value, bool):
+        yield "flip-sign", _number(-node.value)
+        yield "mask-value", ast.parse("float('inf')", mode="eval").body
+
+
+def _of_name(node: ast.Name, scope: _Scope) -> Made:
+    """Another name with the same axes, a mask or a detach that is missing, a name that nothing uses."""
+    axes = _axes(node.id)
+    if axes:
+        for other in scope.names:
+            if other != node.id and _axes(other) == axes:
+                yield "other-name", ast.Name(other, ast.Load())
+        if node.id in scope.masks:
+            yield "invert-mask", ast.UnaryOp(ast.Invert(), node)
+        for wrapped in _WRAPPED:
+            yield f"add-{wrapped}", ast.Call(ast.Attribute(node, wrapped, ast.Load()), [], [])
+        for mask in scope.masks:
+            if _axes(mask) == axes and mask != node.id and node.id not in scope.masks:
+                yield "add-mask", ast.parse(f"{node.id}.masked_fill(~{mask}, 0.0)", mode="eval").body
+
+
+def _of_operand(node: ast.expr, scope: _Scope) -> Made:
+    """A factor or divisor that nothing uses any more."""
+    if isinstance(node, ast.Name | ast.Call | ast.BinOp):
+        for unused in scope.unused:
+            for operator in (ast.Mult(), ast.Div()):
+                yield "use-unused", ast.BinOp(node, operator, ast.Name(unused, ast.Load()))
+
+
+def _of_slice(node: ast.Slice, _: _Scope) -> Made:
+    for name in ("lower", "upper"):
+        if getattr(node, name) is not None:
+            yield "drop-bound", _replaced(node, **{name: None})
+
+
+_OPERATORS: Sequence[tuple[type[ast.expr], Callable[..., Made]]] = (
+    (ast.Call, _of_call),
+    (ast.Call, _of_axis),
+    (ast.BinOp, _of_binary),
+    (ast.UnaryOp, _of_unary),
+    (ast.Compare, _of_compare),
+    (ast.IfExp, _of_choice),
+    (ast.Constant, _of_constant),
+    (ast.Slice, _of_slice),
+    (ast.Name, _of_name),
+    (ast.expr, _of_operand),
+)
+
+
+def _scope(function: Function) -> _Scope:
+    given = [one.arg for one in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)]
+    names = [node for node in ast.walk(function) if isinstance(node, ast.Name)]
+    stored = [node.id for node in names if isinstance(node.ctx, ast.Store)]
+    read = {node.id for node in names if isinstance(node.ctx, ast.Load)}
+    known = tuple(dict.fromkeys([*given, *stored]))
+    masks = tuple(name for name in known if _axes(name) and name.startswith(("valid", "mask", "some")))
+    unused = tuple(name for name in known if name not in read and name not in ("self", "cls", "_"))
+    return _Scope(known, masks, unused)
+
+
+def _axes(name: str) -> str:
+    """The suffix that names a tensor's axes, `BS` of `value_BS`; empty: none."""
+    _, _, suffix = name.rpartition("_")
+    return suffix if suffix.isupper() or suffix[:1].isupper() else ""
+
+
+def _is_module(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id in ("torch", "math", "functional", "F", "nn", "np", "numpy")
+
+
+def _number(value: float) -> ast.expr:
+    return ast.UnaryOp(ast.USub(), ast.Constant(-value)) if value < 0 else ast.Constant(value)
+
+
+def _replaced(node: ast.expr, **fields: object) -> ast.expr:
+    fresh = copy.copy(node)
+    for name, held in fields.items():
+        setattr(fresh, name, held)
+    return fresh
