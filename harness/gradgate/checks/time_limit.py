@@ -46,13 +46,17 @@ def time_limit(seconds: float) -> Iterator[None]:
         yield
         return
 
+    running = True
+
     def over(_number: int, _frame: FrameType | None) -> None:
-        raise TimeOverError(seconds)
+        if running:
+            raise TimeOverError(seconds)
 
     before = signal.signal(signal.SIGALRM, over)
-    signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN)
     try:
+        signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN)  # inside: the shortest limit is over before the next line
         yield
     finally:
+        running = False
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         signal.signal(signal.SIGALRM, before)

@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 from gradgate.checks import catalogue as rules
 from gradgate.core.errors import GradgateError
-from gradgate.faults import pool
+from gradgate.core.workers import Lost, run
 from gradgate.faults.catalogue import Fault, Planted, plant
 from gradgate.faults.edit import EditError
-from gradgate.faults.worker import Notice, Report, Task
+from gradgate.faults.worker import Notice, Report, Task, work
 
 Status = Literal["killed", "survived", "equivalent", "broken", "hung", "crashed", "quiet", "alarm"]
 _IGNORED = shutil.ignore_patterns("__pycache__", ".*", "*.pyc")
@@ -100,11 +100,11 @@ class Campaign:
         tasks: Mapping[int, Task],
         faults: Sequence[Fault],
         on_outcome: Callable[[Outcome], None],
-        earlier: Mapping[int, Report | str] | None = None,
-    ) -> Iterator[tuple[int, Report | str]]:
+        earlier: Mapping[int, Report | Lost] | None = None,
+    ) -> Iterator[tuple[int, Report | Lost]]:
         """Run tasks by their faults' numbers; what is known for good is told at once."""
         numbers = list(tasks)
-        for key, report in pool.run([tasks[i] for i in numbers], jobs=self.jobs, timeout=self.timeout):
+        for key, report in self._answers([tasks[i] for i in numbers], self.timeout):
             i = numbers[key]
             if earlier is not None:
                 report = _joined(earlier.get(i), report)
@@ -112,6 +112,10 @@ class Campaign:
             if earlier is not None or not _unnoticed(report):
                 on_outcome(_outcome(faults[i], report))
             yield i, report
+
+    def _answers(self, tasks: Sequence[Task], timeout: float) -> Iterator[tuple[int, Report | Lost]]:
+        """Each task in a process of its own."""
+        return run([[task] for task in tasks], work, jobs=self.jobs, timeout=timeout, fresh=True)
 
     def _before(self, faults: Sequence[Fault]) -> dict[str, str]:
         """Drive the unedited source: what it counts, what each witness sees, and whether the named checks are green.
@@ -130,7 +134,7 @@ class Campaign:
         for number, witness in enumerate(witnesses):
             tasks.append(self._unedited(f"witness-{number}", faults, witness=witness, seen=seen[witness]))
         tasks += self._checking("named", named, faults)
-        for _, report in pool.run(tasks, jobs=self.jobs, timeout=4 * self.timeout):
+        for _, report in self._answers(tasks, 4 * self.timeout):
             for notice in _sound(report).notices:
                 raise GradgateError(f"the unedited source fails {notice.code}, before any fault: {notice.message}")
         return seen
@@ -139,7 +143,7 @@ class Campaign:
         """Further codes that fail on the unedited source: they can notice nothing."""
         named = {code for fault in faults for code in _built(fault.codes)}
         tasks = self._checking("others", [code for code in _everything() if code not in named], faults)
-        reports = pool.run(tasks, jobs=self.jobs, timeout=4 * self.timeout)
+        reports = self._answers(tasks, 4 * self.timeout)
         return frozenset(notice.code for _, report in reports for notice in _sound(report).notices)
 
     def _checking(self, name: str, codes: Sequence[str], faults: Sequence[Fault]) -> list[Task]:
@@ -217,32 +221,34 @@ def _plant_all(faults: Sequence[Fault], root: Path) -> list[Planted]:
     return planted
 
 
-def _sound(report: Report | str) -> Report:
+def _sound(report: Report | Lost) -> Report:
     """The report on the unedited source.
 
     Raises:
         GradgateError: it does not build, or a check breaks on it.
     """
-    if isinstance(report, str) or report.broken:
-        raise GradgateError(f"the unedited source: {report if isinstance(report, str) else report.broken}")
+    broken = report.reason if isinstance(report, Lost) else report.broken
+    if isinstance(report, Lost) or broken:
+        raise GradgateError(f"the unedited source: {broken}")
     return report
 
 
-def _unnoticed(report: Report | str) -> bool:
+def _unnoticed(report: Report | Lost) -> bool:
     """Whether it is worth showing to further checks."""
-    return not isinstance(report, str) and not report.notices and not report.broken
+    return isinstance(report, Report) and report.built and not report.notices
 
 
-def _joined(first: Report | str | None, rest: Report | str) -> Report | str:
+def _joined(first: Report | Lost | None, rest: Report | Lost) -> Report | Lost:
     """What the second pass found, with what the witness saw in the first."""
     if isinstance(first, Report) and isinstance(rest, Report):
-        return replace(rest, effect=first.effect, seconds=first.seconds + rest.seconds)
+        broken = rest.broken or first.broken
+        return replace(rest, effect=first.effect, broken=broken, seconds=first.seconds + rest.seconds)
     return rest
 
 
-def _outcome(fault: Fault, report: Report | str) -> Outcome:
-    if isinstance(report, str):
-        return Outcome(fault, "hung" if report == "hung" else "crashed", reason=report)
+def _outcome(fault: Fault, report: Report | Lost) -> Outcome:
+    if isinstance(report, Lost):
+        return Outcome(fault, "hung" if report.reason == "hung" else "crashed", reason=report.reason)
     by = tuple(report.notices)
     if fault.clean:
         status: Status = "broken" if report.broken else "alarm" if by else "quiet"

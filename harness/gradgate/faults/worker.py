@@ -8,7 +8,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from gradgate.core.errors import TargetError
 from gradgate.core.finding import Finding, Location
@@ -86,25 +85,25 @@ class Report:
     Attributes:
         notices: checks that failed.
         effect: where the witness saw another value; empty: nowhere; None: it was not asked.
-        broken: why the subject could not be built, or a check broke.
+        built: whether the subject could be built.
+        broken: why it could not, or how a check broke.
         seconds: until the first failure; without one, in all.
     """
 
     notices: list[Notice] = field(default_factory=list)
     effect: str | None = None
+    built: bool = False
     broken: str = ""
     seconds: float = 0.0
 
 
-def work(task: Task, pipe: Any) -> None:
-    """The process's main function: sends one Report and ends."""
+def work(task: Task) -> Report:
+    """What a worker process, which this task has for itself, does."""
     try:
         _contain(task)
-        report = examine(task)
+        return examine(task)
     except BaseException as error:
-        report = Report(broken=in_one_line(error))
-    pipe.send(report)
-    pipe.close()
+        return Report(broken=in_one_line(error))
 
 
 def examine(task: Task) -> Report:
@@ -119,6 +118,7 @@ def examine(task: Task) -> Report:
     except TargetError as error:
         report.broken = str(error)
         return report
+    report.built = True
     if task.store:
         _store(subject, Path(task.store))
     if task.witness:
@@ -226,10 +226,9 @@ def _nearness(place: Location, task: Task) -> str:
 
 
 def _contain(task: Task) -> None:
-    """A process group of its own, its output in a file, and an end to its memory."""
+    """Its output in a file, and an end to its memory."""
     import resource
 
-    os.setsid()
     descriptor = os.open(task.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)

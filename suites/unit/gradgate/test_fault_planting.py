@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -14,12 +12,13 @@ import torch
 from click.testing import CliRunner, Result
 
 from gradgate import cli
-from gradgate.faults import planting, pool, witness
+from gradgate.core.workers import Lost
+from gradgate.faults import planting, witness
 from gradgate.faults.catalogue import Fault
 from gradgate.faults.changed import affected
 from gradgate.faults.edit import Edit
 from gradgate.faults.planting import Campaign, Outcome
-from gradgate.faults.worker import Report, Task
+from gradgate.faults.worker import Notice, Report
 
 TRAINER = """\
 import torch
@@ -203,32 +202,6 @@ def test_witness_tells_equal_from_different_bit_for_bit():
     assert witness.differ("x", "y") == "what it computes"
 
 
-def _reports(task: Task, pipe: object) -> None:
-    pipe.send(Report(seconds=float(task.seed)))  # type: ignore[attr-defined]
-
-
-def test_pool_leaves_no_process_behind_when_it_is_left(tmp_path: Path):
-    """An abandoned run ends what it started."""
-    tasks = [Task("t", tmp_path, tmp_path, tmp_path / "log", seed=i) for i in range(3)]
-    running = pool.run(tasks, jobs=2, timeout=30.0, function=_reports)
-    number, report = next(running)
-    assert isinstance(report, Report)
-    assert report.seconds == number
-    running.close()
-    assert not multiprocessing.active_children()
-
-
-def _hangs(_task: Task, _pipe: object) -> None:
-    threading.Event().wait()
-
-
-def test_pool_ends_a_process_that_hangs(tmp_path: Path):
-    """Its time over, a task is `hung` and its process gone."""
-    task = Task("t", tmp_path, tmp_path, tmp_path / "log")
-    assert list(pool.run([task], jobs=1, timeout=0.5, function=_hangs)) == [(0, "hung")]
-    assert not multiprocessing.active_children()
-
-
 @pytest.mark.nightly
 def test_clean_edit_may_raise_nothing_of_what_was_green(project: Path):
     """A check that is red on the unedited source is no alarm; OK-02 removes a needed call and is one."""
@@ -237,3 +210,20 @@ def test_clean_edit_may_raise_nothing_of_what_was_green(project: Path):
     assert "OK-01   quiet" in done.output
     assert "OK-02   alarm" in done.output
     assert "GG206" in done.output
+
+
+@pytest.mark.parametrize(
+    ("rest", "status"),
+    [
+        (Report(built=True, notices=[Notice("GG401", None, "off", "none")]), "killed"),
+        (Report(built=True), "broken"),
+        (Lost("hung"), "hung"),
+    ],
+)
+def test_check_that_breaks_hides_no_other(rest: Report | Lost, status: str):
+    """A fault that breaks a check named for it is shown to the others; it is `broken` where none of them notices it."""
+    fault = Fault("LW-01", "is wrong", "a team", ("GG403",), ())
+    first = Report(built=True, broken="GG403: crash", effect="a weight")
+    assert planting._unnoticed(first)
+    assert planting._outcome(fault, planting._joined(first, rest)).status == status
+    assert not planting._unnoticed(Report(broken="does not build"))

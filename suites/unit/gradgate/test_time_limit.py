@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 from typing import Any
@@ -45,6 +46,17 @@ def test_hanging_check_fails_with_the_line_where_it_hung():
     assert first.findings[0].victim.source == "threading.Event().wait()"
     assert verdict.results[1].status == "not_applicable"
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("seconds", [1e-9, 1e-6, 1e-4])
+def test_limit_of_no_time_leaves_no_timer_behind(seconds: float):
+    """However short it is: over before the block begins, within it, or not yet when it ends."""
+    before = signal.getsignal(signal.SIGALRM)
+    for _ in range(20):
+        with contextlib.suppress(TimeOverError), time_limit(seconds):
+            pass
+        assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+        assert signal.getsignal(signal.SIGALRM) is before
 
 
 def test_limit_is_raised_again_where_something_caught_it(monkeypatch: pytest.MonkeyPatch):
