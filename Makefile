@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup verify test coverage nightly check format types imports bench docs clean
+.PHONY: help setup verify test coverage nightly speed check format types imports bench docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -43,6 +43,10 @@ coverage: $(READY)
 
 nightly: $(READY)  ## all tests, the slow ones too
 	@GRADGATE_PROFILE=nightly OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadgroup
+
+speed: $(READY)  ## plots, host memory and the paired gate against GRADGATE_BASE_REF (HEAD~1), into reports/
+	@mkdir -p reports
+	@GRADGATE_PROFILE=nightly OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q suites/speed suites/memory --benchmark-json=reports/speed.json
 
 check: $(READY) format types imports  ## format, lint, types, import contracts and the fast tests
 	@$(BIN)/gradgate scan wmtp
