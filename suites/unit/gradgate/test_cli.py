@@ -108,7 +108,7 @@ def test_verify_stops_at_the_first_failure_when_asked(stub_checks):
     """-x runs nothing behind a failure, and says so."""
     stub_checks("GG401", "fail")
     stub_checks("GG402")
-    done = verify("-x", "--select", "GG401,GG402")
+    done = verify("-x", "--select", "GG401,GG402", "--jobs", "1")
     assert "not run, stopped at the first failure (1): GG402" in done.stdout
 
 

@@ -61,6 +61,7 @@ def timed(monkeypatch: pytest.MonkeyPatch, *seconds: float) -> Any:
     return judge(scaling_faults.subject(at_once, exponents={"cpu_time": 1}), "pr")
 
 
+@pytest.mark.nightly
 def test_scaling_times_in_the_longer_profiles_only(monkeypatch: pytest.MonkeyPatch):
     """A quick run counts; without a counter there is nothing to say."""
     monkeypatch.setattr(rule, "_seconds", None)
@@ -74,6 +75,7 @@ def test_scaling_fails_a_quadratic_time(monkeypatch: pytest.MonkeyPatch):
     assert message.startswith("`cpu_time` grows with about S^2, declared: S^1; the excess is +21%")
 
 
+@pytest.mark.nightly
 def test_scaling_passes_a_linear_time(monkeypatch: pytest.MonkeyPatch):
     """With a constant before it."""
     outcome = timed(monkeypatch, 0.002, 0.003, 0.005)

@@ -14,6 +14,7 @@ SCORE = Path(__file__).resolve().parents[4] / "shared" / "cases" / "score.py"
 BARS = {"det": 0.98, "kind_named": 0.95, "culp": 0.95, "vict": 0.92}
 
 
+@pytest.mark.nightly  # the project's own 119 cases run in every profile
 @pytest.mark.skipif(not SCORE.is_file(), reason="the shared cases are not beside this checkout")
 def test_watch_names_the_faults_of_the_shared_cases(tmp_path: Path):
     """Detected, kind, culprit and victim reach their bars, and the fixed programs stay quiet."""

@@ -111,6 +111,7 @@ def test_sharded_checkpoint_holds_what_one_process_would_have_saved(tmp_path: Pa
     assert [name for name in final if not torch.equal(final[name], model[name])] == []
 
 
+@pytest.mark.nightly
 def test_damaged_part_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
     """One byte of one part, or a missing part, and the error names the file."""
     values(together(run_of(tmp_path / "run", "distributed.parallel=fsdp2"), tmp_path / "group"))
