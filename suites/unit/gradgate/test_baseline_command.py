@@ -96,6 +96,7 @@ def test_baseline_show_names_what_is_unusable(here: Path):
     assert (shown.exit_code, "truncated, or no JSON" in shown.stdout) == (1, True)
 
 
+@pytest.mark.nightly
 def test_baseline_update_replaces_a_damaged_file_aloud(here: Path):
     """It is the cure that the error names."""
     run("update", TARGET, "--reason", "first")

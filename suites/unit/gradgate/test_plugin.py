@@ -218,6 +218,7 @@ def test_ctrl_c_in_a_check_ends_the_session(suite):
     assert done.ret == pytest.ExitCode.INTERRUPTED
 
 
+@pytest.mark.nightly
 def test_results_travel_as_json_to_the_controller(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
     """Under xdist the closing section is the same: results are in the reports, not in the process."""
     idle = next(rule.code for rule in RULES if not catalogue.is_built(rule))

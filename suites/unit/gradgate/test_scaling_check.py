@@ -68,6 +68,7 @@ def test_scaling_times_in_the_longer_profiles_only(monkeypatch: pytest.MonkeyPat
     assert judge(scaling_faults.subject(at_once, exponents={"cpu_time": 1})).measured == {}
 
 
+@pytest.mark.nightly
 def test_scaling_fails_a_quadratic_time(monkeypatch: pytest.MonkeyPatch):
     """Beyond the declared power and the slack."""
     outcome = timed(monkeypatch, 0.002, 0.005, 0.017)
@@ -83,6 +84,7 @@ def test_scaling_passes_a_linear_time(monkeypatch: pytest.MonkeyPatch):
     assert outcome.measured == {"cpu_time in S": 1.0}
 
 
+@pytest.mark.nightly
 def test_scaling_is_inconclusive_when_time_is_noisy(monkeypatch: pytest.MonkeyPatch):
     """Never blamed on the code, never green in silence."""
     rng = random.Random(0)

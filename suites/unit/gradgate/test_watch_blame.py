@@ -54,6 +54,7 @@ def test_blame_runs_a_module(tmp_path: Path):
     assert "GG101 inplace-on-saved-tensor" in done.stderr
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("code", [0, 7])
 def test_blame_leaves_a_quiet_program_its_exit_code(tmp_path: Path, code: int):
     """stdin, stdout and the exit code are the program's own."""
@@ -79,6 +80,7 @@ def test_blame_exits_2_when_the_program_cannot_be_started(tmp_path: Path, words:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.nightly
 def test_blame_reports_once_when_the_program_forks(tmp_path: Path):
     """A child that comes back from a fork has nothing to report."""
     (tmp_path / "train.py").write_text("import os\nchild = os.fork()\nif child:\n    os.waitpid(child, 0)\n" + BAD)
@@ -130,6 +132,7 @@ def test_blame_ends_the_program_at_the_first_finding(tmp_path: Path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.nightly
 def test_blame_opens_the_debugger_where_the_program_stopped(tmp_path: Path):
     """In the user's innermost frame, with the line to break at where the culprit has run already."""
     (tmp_path / "train.py").write_text(SILENT)

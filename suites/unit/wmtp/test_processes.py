@@ -75,7 +75,7 @@ def test_gradients_of_one_global_batch_are_those_of_one_process(run: Any, way: s
     assert sorted(sample for each in ranks for sample in each.samples) == sorted(alone.samples)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ["ddp", pytest.param("fsdp2", marks=pytest.mark.nightly)])
 def test_run_of_two_processes_is_that_of_one_and_goes_on_in_another_number(way: str, tmp_path: Path) -> None:
     """Both stages; what two processes have saved one goes on with, and the other way round."""
     ours = (f"distributed.parallel={way}",)
@@ -97,6 +97,7 @@ def test_run_of_two_processes_is_that_of_one_and_goes_on_in_another_number(way: 
     assert metrics_of(tmp_path / "one")[-1]["step"] == 6
 
 
+@pytest.mark.nightly
 def test_sharded_checkpoint_holds_what_one_process_would_have_saved(tmp_path: Path) -> None:
     """The parts together are the whole: model and moments, read back by one process."""
     values(together(run_of(tmp_path / "run", "distributed.parallel=fsdp2"), tmp_path / "group"))
