@@ -38,6 +38,9 @@ class ValueShares:
         return self.valid_BS & begun_BS & ~self.shared_BS
 
 
+OFFSET = 0.36787944117144233  # a value that equals its return, as 0 may, has a share and no gradient
+
+
 def value_shares(run: Run, batch: Batch, modules: Sequence[str]) -> ValueShares | None:
     """Where `value_loss` has a gradient at the values of a batch.
 
@@ -68,11 +71,13 @@ def _values(heads: Sequence[nn.Module], valid_BS: Tensor) -> Iterator[list[Tenso
     """What the modules return inside the block that is one number a position, rows first, on the graph."""
     found: list[Tensor] = []
 
-    def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+    def keep(_module: nn.Module, _inputs: Any, output: Any) -> Tensor | None:
         if not isinstance(output, Tensor) or not output.requires_grad or not output.dim():
-            return
-        if output.numel() == valid_BS.numel() and output.shape[0] in (len(valid_BS), valid_BS.numel()):
-            found.append(output)
+            return None
+        if output.numel() != valid_BS.numel() or output.shape[0] not in (len(valid_BS), valid_BS.numel()):
+            return None
+        found.append(output + OFFSET)
+        return found[-1]
 
     with ExitStack() as stack:
         for head in heads:
