@@ -18,15 +18,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from fixtures.small_runs import files_of, resume_small, train_small, unequal
+from fixtures.small_runs import RESUMABLE, contents_of, resume_small, train_small, unequal
 from wmtp import checkpoint
 from wmtp.errors import WmtpError
 
-OVERRIDES = ("model.dropout=0.2", "train.accumulation_steps=2", "pretrain.patience=2", "checkpoint.every=2")
 KILLS_A_RUN = 3
 
 
@@ -61,24 +59,15 @@ def killed(process: int, after: float) -> bool:
 def run(folder: Path) -> None:
     """Start, or go on where there is a checkpoint."""
     if any((folder / "checkpoints").glob("*-*.ckpt")):
-        resume_small(folder, *OVERRIDES)
+        resume_small(folder, *RESUMABLE)
     else:
-        train_small(folder, *OVERRIDES)
+        train_small(folder, *RESUMABLE)
 
 
 def to_the_end(folder: Path) -> None:
     """Go on without a kill; a run that has ended only says so."""
     _, status = os.waitpid(started(lambda: run(folder)), 0)
     assert status == 0, f"the run could not go on: {status}"
-
-
-def contents(folder: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
-    """Files by name, and checkpoints by what is in them, but for the folder's own name."""
-    files = files_of(folder)
-    states = {name: checkpoint.load(folder / name) for name in files if name.startswith("checkpoints/")}
-    for state in states.values():
-        del state["config"]
-    return {name: content for name, content in files.items() if name not in states}, states
 
 
 def unloadable(folder: Path) -> list[str]:
@@ -102,11 +91,11 @@ def main() -> None:
     torch.set_num_threads(1)
     generator = random.Random(given.seed)  # noqa: S311 - instants of kills
     base = Path(tempfile.mkdtemp(prefix="kills-"))
-    os.waitpid(started(lambda: train_small(base / "reference", *OVERRIDES)), 0)
+    os.waitpid(started(lambda: train_small(base / "reference", *RESUMABLE)), 0)
     begin = time.monotonic()
-    os.waitpid(started(lambda: train_small(base / "timed", *OVERRIDES)), 0)
+    os.waitpid(started(lambda: train_small(base / "timed", *RESUMABLE)), 0)
     length = time.monotonic() - begin
-    expected = contents(base / "reference")
+    expected = contents_of(base / "reference")
     kills = runs = bad = differ = leftover = 0
     end = time.monotonic() + given.seconds
     while kills < given.kills and time.monotonic() < end:
@@ -118,7 +107,7 @@ def main() -> None:
             bad += len(unloadable(folder))
         to_the_end(folder)
         runs += 1
-        found = contents(folder)
+        found = contents_of(folder)
         temporary = [name for name in found[0] if checkpoint.TEMPORARY in name]
         leftover += len(temporary)
         same = found[0] == expected[0] and not unequal(found[1], expected[1])

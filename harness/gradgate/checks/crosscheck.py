@@ -15,7 +15,7 @@ from typing import Any
 
 from gradgate.checks.isolation import isolated
 from gradgate.checks.recording import STEPS, Recording, call_formulas, recorded, stage_of_formulas
-from gradgate.checks.rules import RULES
+from gradgate.checks.rules import SUPPRESSIBLE
 from gradgate.core.errors import GradgateError
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Mark, Marked
@@ -23,7 +23,6 @@ from gradgate.scan.scanner import scan
 from gradgate.scan.sources import UnreadableError, decode, read_bytes
 from gradgate.subjects.contract import Context, Stage, Subject
 
-_KNOWN = frozenset(name for rule in RULES for name in (rule.code.lower(), rule.name))
 # Where the recorder sees every case of a fault in what runs, whatever the numbers are: its silence refutes.
 _REFUTABLE = frozenset({"GG101", "GG102", "GG103", "GG104", "GG105", "GG106", "GG107", "GG202", "GG209", "GG210"})
 # Whether these show depends on the numbers of a batch.
@@ -51,7 +50,7 @@ def cross_check(subject: Subject, context: Context, codes: Collection[str]) -> t
     """
     if subject.source is None or not codes:
         return ()
-    found = scan([Path(subject.source)], known=_KNOWN, jobs=1).findings
+    found = scan([Path(subject.source)], known=SUPPRESSIBLE, jobs=1).findings
     places = [(finding, place) for finding in found if finding.code in codes and (place := _place(finding))]
     if not places:
         return ()

@@ -26,7 +26,8 @@ Where the run says which token ends a row (`Run.end_token`), each row, or docume
 every token.
 
 In any stage whose `Stage.edges` say which modules `value_loss` trains: a real token has a share in the value loss where
-its value, the module's output at its position, has a gradient. Real tokens behind the first of their row with a share
+its value, the module's output at its position, has a gradient; all values are moved by 1/e first, since one that equals
+its return has none. Real tokens behind the first of their row with a share
 must have one too; those in front of it are taken for a prompt. Statistic: real tokens without a share; allowed: 0.
 
 Rows or documents of which no token has a share, where the run does not say that any is supervised, are a warning.

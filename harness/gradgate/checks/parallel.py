@@ -15,6 +15,7 @@ _OVERTIME = 10.0  # seconds that a check over its limit has to come back from C 
 def answers(
     units: Sequence[Unit],
     answer: Callable[[int], Result],
+    answer_apart: Callable[[int], Result],
     lost: Callable[[int, Lost], Result],
     *,
     jobs: int,
@@ -25,32 +26,35 @@ def answers(
 
     Args:
         units: all of them.
-        answer: the number of a unit -> its result.
+        answer: the number of a unit -> its result, in this process.
+        answer_apart: the same, in another one.
         lost: the number of a unit whose process was killed or died -> its result.
         jobs: most processes at a time; 0: all in this process, in their order.
-        limit: seconds that `answer` allows itself.
+        limit: seconds that an answer allows itself.
         on_start: called here with the number of a unit that begins.
 
     Yields:
         A unit's number and its result. Checks that want a quiet machine come last, in this process.
     """
-    solo = [number for number in range(len(units)) if not jobs or units[number].check.solo]
-    apart = [number for number in range(len(units)) if number not in set(solo)]
-    groups = _groups(units, apart)
+    groups = _groups(units) if jobs else []
     order = list(chain(*groups))
-    found = run(groups, answer, jobs=max(jobs, 1), timeout=limit + _OVERTIME, on_start=on_start)
-    for place, result in found:
-        number = order[place]
-        yield number, lost(number, result) if isinstance(result, Lost) else result
-    for number in solo:
+    if groups:
+        found = run(groups, answer_apart, jobs=jobs, timeout=limit + _OVERTIME, on_start=on_start)
+        for place, result in found:
+            number = order[place]
+            yield number, lost(number, result) if isinstance(result, Lost) else result
+    for number in sorted(set(range(len(units))) - set(order)):
         on_start(number)
         yield number, answer(number)
 
 
-def _groups(units: Sequence[Unit], numbers: Sequence[int]) -> list[list[int]]:
-    """Units that share what one process keeps, first, for they take longest; then each of the others."""
-    groups: dict[str, list[int]] = {}
-    for number in numbers:
-        if units[number].check.group:
-            groups.setdefault(units[number].check.group, []).append(number)
-    return [*groups.values(), *([number] for number in numbers if not units[number].check.group)]
+def _groups(units: Sequence[Unit]) -> list[list[int]]:
+    """Units that share what one process keeps, first, for they take longest; then each of the others but solos."""
+    shared: dict[str, list[int]] = {}
+    single: list[list[int]] = []
+    for number, unit in enumerate(units):
+        if unit.check.group:
+            shared.setdefault(unit.check.group, []).append(number)
+        elif not unit.check.solo:
+            single.append([number])
+    return [*shared.values(), *single]

@@ -113,3 +113,6 @@ _ROWS = (
 # fmt: on
 
 RULES: tuple[Rule, ...] = tuple(Rule(code, name, tuple(looks.split()), fails) for code, name, looks, fails in _ROWS)
+
+# What `# gradgate: ignore[...]` may name: codes and names, lower case.
+SUPPRESSIBLE = frozenset(name for rule in RULES for name in (rule.code.lower(), rule.name))

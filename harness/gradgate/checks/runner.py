@@ -104,7 +104,7 @@ def check_trainer(
     """
     _require_subject(subject)
     context = Context(seed=seed, profile=as_profile(profile), device=device, baselines=baselines, compare=compare)
-    session = _Session(_with_stages(subject, stages), context, expected or {}, command, timeout)
+    session = _Session(with_stages(subject, stages), context, expected or {}, command, timeout)
     plans = [session.plan(rule) for rule in catalogue.select(select, ignore)]
     tally = Tally(plans, session.settle, on_result)
     interrupted, start = False, time.perf_counter()
@@ -171,7 +171,8 @@ class _Session:
 
         return answers(
             units,
-            lambda number: self.run(units[number]) if not jobs else self._run_apart(units[number]),
+            lambda number: self.run(units[number]),
+            lambda number: self._run_apart(units[number]),
             lambda number, lost: self._lost(units[number], lost),
             jobs=jobs,
             limit=self._timeout,
@@ -289,7 +290,12 @@ def _by_code(expected: Mapping[str, str]) -> dict[str, str]:
         raise UnknownCodeError(f"expected failures: {error}") from error
 
 
-def _with_stages(subject: Subject, names: Sequence[str] | None) -> Subject:
+def with_stages(subject: Subject, names: Sequence[str] | None) -> Subject:
+    """The subject with these of its stages; None or empty: all.
+
+    Raises:
+        GradgateError: it has no such stage.
+    """
     if not names:
         return subject
     known = [stage.name for stage in subject.stages]

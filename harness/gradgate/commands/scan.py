@@ -12,7 +12,7 @@ import click
 
 from gradgate import __version__
 from gradgate.checks.catalogue import select as select_rules
-from gradgate.checks.rules import RULES
+from gradgate.checks.rules import SUPPRESSIBLE
 from gradgate.commands.exits import FAILED, HOLDS
 from gradgate.core.errors import GradgateError
 from gradgate.core.finding import Finding
@@ -26,7 +26,6 @@ from gradgate.scan.scanner import ScanResult, scan
 from gradgate.scan.sources import UnreadableError, decode, read_bytes
 
 FORMATS = ("text", "json", "sarif", "github")
-KNOWN = frozenset(name for rule in RULES for name in (rule.code.lower(), rule.name))
 
 
 @click.command("scan")
@@ -77,7 +76,7 @@ def scan_command(
     if write_baseline and ledger is None:
         raise click.UsageError("--write-baseline needs --baseline FILE, or baseline under [tool.gradgate.scan]")
     cache = None if no_cache else Cache(default_folder())
-    result = scan(chosen, known=KNOWN, cache=cache, jobs=jobs)
+    result = scan(chosen, known=SUPPRESSIBLE, cache=cache, jobs=jobs)
     if cache is not None:
         cache.save()
     root = (project.file.parent if project.file else Path.cwd()).resolve()

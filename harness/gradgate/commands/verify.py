@@ -173,18 +173,17 @@ def _with_source(
 ) -> Verdict:
     """The verdict with the scanner's findings in the subject's source, each marked by what a recorded run shows."""
     from gradgate.checks.crosscheck import cross_check
+    from gradgate.checks.runner import with_stages
     from gradgate.checks.time_limit import LIMITS, TimeOverError, time_limit
     from gradgate.subjects.contract import Context
 
     if verdict.interrupted or verdict.not_run:
         return verdict
     codes = {rule.code for rule in catalogue.select(*chosen) if "scan" in rule.looks}
-    if stages:
-        subject = replace(subject, stages=[stage for stage in subject.stages if stage.name in stages])
     context = Context(seed=options["seed"], profile=options["profile"], device=options["device"])
     try:
         with time_limit(options["timeout"] or LIMITS[options["profile"]]):
-            return replace(verdict, source=cross_check(subject, context, codes))
+            return replace(verdict, source=cross_check(with_stages(subject, stages), context, codes))
     except (TimeOverError, KeyboardInterrupt) as error:
         click.echo(f"the source was not cross-checked: {str(error) or 'interrupted'}", err=True)
         return verdict

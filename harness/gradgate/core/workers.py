@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 _GRACE = 2.0  # seconds in which a worker that is over its time may still write its stack, or end
-_PER_PROCESS = 8  # most workers that are started unasked: each holds the trainer a second time
+_UNASKED = 8  # most workers that are started unasked: each holds the trainer once more
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -51,7 +51,7 @@ def usable_cores() -> int:
     """How many workers this machine has cores for; 0 where processes cannot be forked safely."""
     if sys.platform != "linux":
         return 0
-    return min(len(os.sched_getaffinity(0)), _PER_PROCESS)
+    return min(len(os.sched_getaffinity(0)), _UNASKED)
 
 
 def run(

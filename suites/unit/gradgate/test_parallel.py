@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from fixtures.plain_loop import PlainRun, capable, subject
 from gradgate import check_trainer, cli
-from gradgate.checks import parallel
+from gradgate.checks import gg704_slower_than_baseline, parallel
 from gradgate.checks.catalogue import is_built, load_check, rule, select
 from gradgate.checks.parallel import answers
 from gradgate.checks.tally import Unit
@@ -80,6 +80,13 @@ def test_keyboard_interrupt_of_the_subject_is_an_error_when_checks_run_apart():
     assert verdict.results[0].reason.startswith("KeyboardInterrupt")
 
 
+def test_ctrl_c_amid_a_check_that_runs_in_this_process_ends_the_run(monkeypatch: pytest.MonkeyPatch):
+    """Here it is the user's, also where other checks have run apart."""
+    monkeypatch.setattr(gg704_slower_than_baseline, "check", lambda *_: _interrupts())
+    verdict = check_trainer(capable(), select=["GG100", "GG704"], jobs=1)
+    assert (verdict.interrupted, verdict.not_run) == (True, ("GG704",))
+
+
 def test_exit_first_stops_the_others():
     """The first failure ends the run, and what has not run is named."""
     verdict = check_trainer(_ending(lambda: 1 / 0), select=["GG100", "GG2", "GG6"], jobs=1, exit_first=True)
@@ -99,7 +106,7 @@ def test_checks_that_want_a_quiet_machine_come_last_and_in_this_process():
     """A clock is read when no other check runs; checks that share a fit share a process, and begin first."""
     begun: list[int] = []
     units = _units("GG704", "GG401", "GG901", "GG506")
-    done = list(answers(units, _result, lambda *_: _result(0), jobs=2, limit=60.0, on_start=begun.append))
+    done = list(answers(units, _result, _result, lambda *_: _result(0), jobs=2, limit=60.0, on_start=begun.append))
     processes = {number: result.code for number, result in done}
     assert (done[-1][0], processes[0]) == (0, str(os.getpid()))
     assert processes[2] == processes[3] != processes[0]

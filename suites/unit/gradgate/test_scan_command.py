@@ -13,8 +13,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fixtures.scan_programs import PROGRAMS
+from gradgate.checks.rules import SUPPRESSIBLE
 from gradgate.cli import cli
-from gradgate.commands.scan import KNOWN
 from gradgate.scan import scanner
 from gradgate.scan.fixes import apply_fixes
 from gradgate.scan.modules import Module
@@ -215,10 +215,10 @@ def test_fix_is_idempotent_and_keeps_what_it_does_not_mean(newline: str):
     texts = {f"p{number}.py": entry.bad.replace("\n", newline) for number, entry in enumerate(PROGRAMS)}
     for name, text in texts.items():
         Path(name).write_bytes(text.encode())
-    findings = scanner.scan([Path()], known=KNOWN, jobs=1).findings
+    findings = scanner.scan([Path()], known=SUPPRESSIBLE, jobs=1).findings
 
     first = apply_fixes(findings, write=True)
-    second = apply_fixes(scanner.scan([Path()], known=KNOWN, jobs=1).findings, write=True)
+    second = apply_fixes(scanner.scan([Path()], known=SUPPRESSIBLE, jobs=1).findings, write=True)
 
     assert first.count > 5
     assert (second.count, list(second.diffs)) == (0, [])
@@ -340,7 +340,7 @@ def test_internal_error_is_told_as_one_and_the_rest_goes_on(monkeypatch: pytest.
 
 def test_scanner_has_nothing_to_say_of_its_own_house():
     """No file of the house breaks the scanner, and none has a finding."""
-    result = scanner.scan([HOUSE / name for name in ("harness", "wmtp")], known=KNOWN, jobs=1)
+    result = scanner.scan([HOUSE / name for name in ("harness", "wmtp")], known=SUPPRESSIBLE, jobs=1)
 
     assert result.files > 150
     assert (result.problems, [finding.headline() for finding in result.findings]) == ({}, [])

@@ -16,7 +16,16 @@ from typing import Any
 import pytest
 import torch
 
-from fixtures.small_runs import files_of, resume_small, settings, small_trainer, train_small, unequal
+from fixtures.small_runs import (
+    RESUMABLE,
+    contents_of,
+    files_of,
+    resume_small,
+    settings,
+    small_trainer,
+    train_small,
+    unequal,
+)
 from wmtp import checkpoint
 from wmtp.errors import CheckpointError, ConfigError
 from wmtp.loop import StoppedError
@@ -26,8 +35,6 @@ from wmtp.resume import find_checkpoint, require_writable
 from wmtp.stages import WarmUp
 from wmtp.train import train
 
-# Dropout makes random numbers matter, accumulation crosses epochs, patience keeps a best value head.
-OVERRIDES = ("model.dropout=0.2", "train.accumulation_steps=2", "pretrain.patience=2", "checkpoint.every=2")
 KILLS = 10
 
 
@@ -35,18 +42,9 @@ class KilledError(BaseException):
     """Stands for SIGKILL: nothing may clean up behind it."""
 
 
-def result(folder: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
-    """Files by name, and checkpoints by what is in them, but for the folder's own name."""
-    files = files_of(folder)
-    states = {name: checkpoint.load(folder / name) for name in files if name.startswith("checkpoints/")}
-    for state in states.values():
-        del state["config"]
-    return {name: content for name, content in files.items() if name not in states}, states
-
-
 def assert_same(folder: Path, reference: Path) -> None:
     """The two runs' folders hold the same, bit for bit."""
-    (files, states), (expected_files, expected_states) = result(folder), result(reference)
+    (files, states), (expected_files, expected_states) = contents_of(folder), contents_of(reference)
     assert (files.keys(), states.keys()) == (expected_files.keys(), expected_states.keys())
     assert [name for name in files if files[name] != expected_files[name]] == []
     assert unequal(states, expected_states) == []
@@ -56,7 +54,7 @@ def assert_same(folder: Path, reference: Path) -> None:
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run that nobody interrupts."""
     folder = tmp_path_factory.mktemp("reference") / "run"
-    train_small(folder, *OVERRIDES)
+    train_small(folder, *RESUMABLE)
     return folder
 
 
@@ -86,12 +84,12 @@ def survive(event: int, folder: Path, reference: Path) -> int:
     with pytest.MonkeyPatch.context() as patch:
         seen = kill_at(event, patch)
         with suppress(KilledError):
-            train_small(folder, *OVERRIDES)
+            train_small(folder, *RESUMABLE)
     try:
-        resume_small(folder, *OVERRIDES)
+        resume_small(folder, *RESUMABLE)
     except CheckpointError as error:
         assert "no checkpoint there" in str(error)
-        train_small(folder, *OVERRIDES)
+        train_small(folder, *RESUMABLE)
     assert_same(folder, reference)
     return seen[0]
 
@@ -99,7 +97,7 @@ def survive(event: int, folder: Path, reference: Path) -> int:
 def events_of(tmp_path: Path) -> int:
     with pytest.MonkeyPatch.context() as patch:
         seen = kill_at(-1, patch)
-        train_small(tmp_path / "counted", *OVERRIDES)
+        train_small(tmp_path / "counted", *RESUMABLE)
     return seen[0]
 
 
@@ -124,8 +122,8 @@ def test_run_that_was_killed_twice_goes_on_bit_for_bit(tmp_path: Path, reference
     for event, start in ((60, train_small), (9, resume_small)):
         with pytest.MonkeyPatch.context() as patch, pytest.raises(KilledError):
             kill_at(event, patch)
-            start(folder, *OVERRIDES)
-    resume_small(folder, *OVERRIDES)
+            start(folder, *RESUMABLE)
+    resume_small(folder, *RESUMABLE)
     assert_same(folder, reference)
 
 
@@ -148,7 +146,7 @@ small.train_small(Path(sys.argv[1]), *sys.argv[3:])
 
 def kill_in_save(count: int, folder: Path) -> tuple[int, list[str]]:
     """A run in its own process that is gone before the n-th file has its name: exit status, what it left behind."""
-    command = [sys.executable, "-c", KILLED, str(folder), str(count), *OVERRIDES]
+    command = [sys.executable, "-c", KILLED, str(folder), str(count), *RESUMABLE]
     ended = subprocess.run(command, capture_output=True, cwd=Path(__file__).parents[3])
     return ended.returncode, [path.name for path in folder.rglob("*.tmp")]
 
@@ -157,7 +155,7 @@ def test_run_goes_on_after_a_real_sigkill_in_the_middle_of_a_save(tmp_path: Path
     """The process is gone between writing a checkpoint and naming it; what it left behind is cleaned up."""
     folder = tmp_path / "run"
     assert kill_in_save(10, folder) == (-9, [".stage2-00000002.ckpt.tmp"])
-    resume_small(folder, *OVERRIDES)
+    resume_small(folder, *RESUMABLE)
     assert_same(folder, reference)
 
 
@@ -167,7 +165,7 @@ def test_run_goes_on_after_a_real_sigkill_in_any_save(count: int, tmp_path: Path
     """The same in every save of the run, the first included, which leaves nothing to go on from."""
     folder = tmp_path / "run"
     kill_in_save(count, folder)
-    (resume_small if list((folder / "checkpoints").glob("*.ckpt")) else train_small)(folder, *OVERRIDES)
+    (resume_small if list((folder / "checkpoints").glob("*.ckpt")) else train_small)(folder, *RESUMABLE)
     assert_same(folder, reference)
 
 
@@ -208,7 +206,7 @@ def test_resume_is_refused_when_the_run_would_become_another(override: str, refe
     """The key is named with both values, and nothing in the folder has changed."""
     before, key = files_of(reference), override.split("=")[0]
     with pytest.raises(CheckpointError, match=rf"was written with {key} = .*, now it is .*; a resumed run may change"):
-        resume_small(reference, *OVERRIDES, override)
+        resume_small(reference, *RESUMABLE, override)
     assert files_of(reference) == before
 
 
@@ -225,8 +223,8 @@ def test_resume_is_refused_when_the_data_has_changed(tmp_path: Path) -> None:
 
 def test_resume_makes_a_finished_run_longer(tmp_path: Path) -> None:
     """`train.max_steps` may grow: the steps behind the old end are made, with the rates of the longer schedule."""
-    train_small(tmp_path / "run", *OVERRIDES)
-    lines = resume_small(tmp_path / "run", *OVERRIDES, "train.max_steps=7")
+    train_small(tmp_path / "run", *RESUMABLE)
+    lines = resume_small(tmp_path / "run", *RESUMABLE, "train.max_steps=7")
     steps = [line["step"] for line in lines if line["stage"] == "stage2" and "loss" in line]
     assert steps == [1, 2, 3, 4, 5, 6, 7]
     assert lines[-1]["step"] == 7
@@ -235,16 +233,16 @@ def test_resume_makes_a_finished_run_longer(tmp_path: Path) -> None:
 def test_resume_of_a_finished_run_changes_nothing(tmp_path: Path, reference: Path) -> None:
     """There is nothing to do, early stopping included."""
     shutil.copytree(reference, tmp_path / "run")
-    resume_small(tmp_path / "run", *OVERRIDES)
+    resume_small(tmp_path / "run", *RESUMABLE)
     assert_same(tmp_path / "run", reference)
 
 
 def test_resume_goes_on_in_the_folder_where_the_run_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that was moved, or is resumed from another place, is still one run."""
     monkeypatch.chdir(tmp_path)
-    train_small(Path("old"), *OVERRIDES)
+    train_small(Path("old"), *RESUMABLE)
     shutil.move("old", "new")
-    config, recipe = settings("old", *OVERRIDES, "train.max_steps=5")
+    config, recipe = settings("old", *RESUMABLE, "train.max_steps=5")
     train(config, recipe, quiet(), resume=find_checkpoint(Path("new")))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new"]
     assert '"step": 5' in (tmp_path / "new" / "metrics.jsonl").read_text()
@@ -254,9 +252,9 @@ def test_resume_from_an_older_checkpoint_drops_the_later_ones(tmp_path: Path) ->
     """Its future is another: later checkpoints and lines of metrics are gone, and the end is the same."""
     folder, whole = tmp_path / "run", tmp_path / "whole"
     for name in (folder, whole):
-        train_small(name, *OVERRIDES, "checkpoint.keep=100")
+        train_small(name, *RESUMABLE, "checkpoint.keep=100")
     older = sorted((folder / "checkpoints").glob("stage1-*"))[0]
-    train(*settings(folder, *OVERRIDES, "checkpoint.keep=100"), quiet(), resume=older)
+    train(*settings(folder, *RESUMABLE, "checkpoint.keep=100"), quiet(), resume=older)
     assert_same(folder, whole)
 
 
@@ -264,7 +262,7 @@ def test_resume_from_an_older_checkpoint_is_the_newest_from_then_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed again at once, the run goes on from there and not from the future that it left."""
-    folder, overrides = tmp_path / "run", (*OVERRIDES, "checkpoint.keep=100")
+    folder, overrides = tmp_path / "run", (*RESUMABLE, "checkpoint.keep=100")
     train_small(folder, *overrides)
     older = sorted((folder / "checkpoints").glob("stage1-*"))[0]
     monkeypatch.setattr(MetricsFile, "log", lambda *_: (_ for _ in ()).throw(KilledError))
@@ -278,7 +276,7 @@ def test_leftovers_of_a_killed_save_are_removed_on_resume(tmp_path: Path, refere
     shutil.copytree(reference, tmp_path / "run")
     for name in (".older.ckpt.tmp", "checkpoints/.stage1-00000099.ckpt.tmp"):
         (tmp_path / "run" / name).write_text("half")
-    resume_small(tmp_path / "run", *OVERRIDES)
+    resume_small(tmp_path / "run", *RESUMABLE)
     assert_same(tmp_path / "run", reference)
 
 
@@ -286,7 +284,7 @@ def test_resume_is_refused_outside_a_runs_folder(tmp_path: Path, reference: Path
     """A lone checkpoint file has no metrics beside it to go on with."""
     file = shutil.copy(find_checkpoint(reference), tmp_path / "lone.ckpt")
     with pytest.raises(CheckpointError, match=r"lone.ckpt: expected a file in the folder checkpoints/ of a run"):
-        train(*settings(tmp_path, *OVERRIDES), quiet(), resume=Path(file))
+        train(*settings(tmp_path, *RESUMABLE), quiet(), resume=Path(file))
 
 
 def test_resume_is_refused_when_the_metrics_are_missing(tmp_path: Path, reference: Path) -> None:
@@ -294,7 +292,7 @@ def test_resume_is_refused_when_the_metrics_are_missing(tmp_path: Path, referenc
     shutil.copytree(reference, tmp_path / "run")
     (tmp_path / "run" / "metrics.jsonl").unlink()
     with pytest.raises(CheckpointError, match=r"metrics.jsonl: holds 0 bytes, the checkpoint goes on after \d+$"):
-        resume_small(tmp_path / "run", *OVERRIDES)
+        resume_small(tmp_path / "run", *RESUMABLE)
 
 
 def test_resume_is_refused_when_there_is_no_checkpoint(tmp_path: Path) -> None:
@@ -344,7 +342,7 @@ def refuse_with(folder: Path, reference: Path, change: Callable[[dict[str, Any]]
     (folder / "metrics.jsonl").write_bytes((folder / "metrics.jsonl").read_bytes() + b"one line more\n")
     before = files_of(folder)
     with pytest.raises(CheckpointError, match=rf"{path.name}: "):
-        resume_small(folder, *OVERRIDES)
+        resume_small(folder, *RESUMABLE)
     assert files_of(folder) == before
 
 
@@ -353,7 +351,7 @@ def test_fresh_start_is_refused_where_a_run_is(tmp_path: Path, reference: Path) 
     shutil.copytree(reference, tmp_path / "run")
     for _ in range(2):
         with pytest.raises(ConfigError, match=r"already holds a run; go on with --resume .*, or choose"):
-            train_small(tmp_path / "run", *OVERRIDES)
+            train_small(tmp_path / "run", *RESUMABLE)
         shutil.rmtree(tmp_path / "run" / "checkpoints", ignore_errors=True)
 
 
@@ -364,7 +362,7 @@ def test_fresh_start_cleans_up_behind_a_run_that_left_no_checkpoint(tmp_path: Pa
     for name in (".best.ckpt.tmp", ".older.ckpt.tmp", "checkpoints/.warmup-00000099.ckpt.tmp"):
         (folder / name).write_text("half")
     (folder / "metrics.jsonl").write_text('{"stage": "warmup", "st')
-    train_small(folder, *OVERRIDES)
+    train_small(folder, *RESUMABLE)
     assert_same(folder, reference)
 
 
