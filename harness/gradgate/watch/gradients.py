@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,6 +63,7 @@ class Gradients:
 
     def __init__(self) -> None:
         self.leaves: dict[int, _Leaf] = {}
+        self.before_use: Callable[[Tensor], None] | None = None  # told of a leaf before its gradient is touched
         self.passes = 0
         self._limit = 1024
         self.steps: list[set[int]] = []  # of each update, the leaves that it owns
@@ -74,6 +75,8 @@ class Gradients:
         """A leaf was used in forward, or handed over."""
         leaf = self.leaves.get(id(tensor))
         if leaf is None or leaf.tensor() is not tensor:
+            if self.before_use:
+                self.before_use(tensor)
             leaf = self.leaves[id(tensor)] = _Leaf(weakref.ref(tensor), _state(tensor))
         if index >= 0 and leaf.used_at < 0:
             leaf.used_at = index

@@ -194,8 +194,14 @@ def _install_hooks() -> None:
 def _install_grad() -> None:
     descriptor: Any = torch._C.TensorBase.grad
 
-    def read(tensor: Tensor) -> Tensor | None:
+    def about_to_touch(tensor: Tensor) -> Recorder | None:
         recorder = active()
+        if recorder is not None and recorder.gradients.before_use:
+            recorder.gradients.before_use(tensor)
+        return recorder
+
+    def read(tensor: Tensor) -> Tensor | None:
+        recorder = about_to_touch(tensor)
         if recorder is not None:
             caller = sys._getframe(1).f_code
             kind = kind_of(caller)
@@ -206,12 +212,13 @@ def _install_grad() -> None:
         return _grad_of(tensor)  # type: ignore[no-any-return]
 
     def write(tensor: Tensor, value: Tensor | None) -> None:
-        recorder = active()
+        recorder = about_to_touch(tensor)
         if recorder is not None and value is None:
             recorder.entrances.cleared([tensor])
         descriptor.__set__(tensor, value)
 
     def delete(tensor: Tensor) -> None:
+        about_to_touch(tensor)
         descriptor.__delete__(tensor)
 
     _replace_data()

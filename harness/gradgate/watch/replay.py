@@ -53,7 +53,6 @@ class Replay:
 
     def __init__(self, call: Callable[[], Any], arguments: Any, state: State, start: Snapshot) -> None:
         self._call, self._arguments, self._state, self._start = call, arguments, state, start
-        self._leaves: set[int] = set()  # that the replay used
 
     def explain(self, trouble: Trouble) -> list[Finding]:
         """What the step did wrong. State, arguments and generators are afterwards what they were before.
@@ -75,7 +74,7 @@ class Replay:
         try:
             self._start.restore()
             seen = self._recorded(trouble.ordinals, undo)
-            before |= undo.gradients(self._leaves, before=True)
+            before |= undo.gradients(before=True)
             apart = _apart(trouble, seen, before)
             findings = _related(trouble, seen)
             if trouble.ordinals and apart is None:
@@ -85,7 +84,7 @@ class Replay:
             return findings if apart is None else [*findings, _not_repeated(apart, undo.unlisted.values())]
         finally:
             _LOCAL.running = False
-            undo.put_back(self._leaves)
+            undo.put_back()
             undo.close()
             end.restore()
 
@@ -104,19 +103,19 @@ class Replay:
             with watch:
                 recorder = watch.recorder
                 recorder.shelf.suspects, recorder.shelf.before_write = suspects, undo.before_write
+                recorder.gradients.before_use = undo.before_use
                 returned = self._call()
         except Exception as raised:
             error, part = f"{type(raised).__name__}: {raised}", part_of(raised)
         assert recorder is not None  # noqa: S101 - entered
-        self._leaves = set(recorder.gradients.leaves)
-        values = self._values(returned) | undo.gradients(self._leaves)
+        values = self._values(returned) | undo.gradients()
         return _End(values, error, part, watch.findings, recorder.damaged)
 
     def _measured(self, finding: Finding, seen: _End, suspects: frozenset[int], undo: Undo) -> Finding:
         """The finding, an error where the damage changes any number of the step, else a warning."""
         key = _key(finding)
         ordinals = {ordinal for ordinal, cause in seen.damaged.items() if _key(cause) == key} or suspects
-        undo.put_back(self._leaves)
+        undo.put_back()
         self._start.restore()
         end = self._protected(frozenset(ordinals), undo)
         if end.error:
@@ -138,7 +137,7 @@ class Replay:
                 returned = self._call()
         except Exception as error:
             return _End({}, f"{type(error).__name__}: {error}")
-        return _End(self._values(returned) | undo.gradients(self._leaves))
+        return _End(self._values(returned) | undo.gradients())
 
 
 class _Protection:

@@ -25,7 +25,7 @@ _storage_of = torch._C.TensorBase.untyped_storage
 
 
 class _Leaf(NamedTuple):
-    """A leaf beyond the state, and its gradient when the replay began."""
+    """A leaf beyond the state, and its gradient before the replay used it."""
 
     tensor: Tensor
     gradient: Tensor | None
@@ -59,7 +59,8 @@ class Undo:
         known = {id(tensor) for tensor in listed}
         self._known = {storage_key(tensor) for tensor in listed}
         self._alive: dict[int, StorageWeakRef] = {}
-        self._leaves: dict[int, _Leaf] = {}
+        self._unlisted: dict[int, Tensor] = {}  # leaves
+        self._leaves: dict[int, _Leaf] = {}  # those of them that the replay used
         self._kept: dict[int, Any] = {}
         self._versions: dict[int, tuple[Tensor, int]] = {}
         self._snapshots: list[Snapshot] = []
@@ -78,7 +79,17 @@ class Undo:
             return
         self._alive[key] = StorageWeakRef(_storage_of(tensor))
         if tensor.is_leaf and tensor.requires_grad and id(tensor) not in known:
-            self._leaves[id(tensor)] = _Leaf(tensor, *_gradient(tensor))
+            self._unlisted[id(tensor)] = tensor
+
+    def before_use(self, tensor: Tensor) -> None:
+        """The replay is about to use a leaf, or to touch its gradient.
+
+        Not before, and no other leaf: it may be another thread's, whose backward writes gradients without the
+        interpreter's lock, and reading one meanwhile can end the process.
+        """
+        if self._unlisted.get(id(tensor)) is tensor and id(tensor) not in self._leaves:
+            with torch._C._DisableTorchDispatch():
+                self._leaves[id(tensor)] = _Leaf(tensor, *_gradient(tensor))
 
     def before_write(self, targets: Iterable[Tensor]) -> None:
         """An operation of the replay is about to write."""
@@ -90,27 +101,21 @@ class Undo:
             if key not in self._kept:
                 self._kept[key] = _storage_of(tensor).clone()
 
-    def gradients(self, leaves: Iterable[int], *, before: bool = False) -> dict[str, Any]:
-        """Copies of the gradients of leaves beyond the state, by name.
+    def gradients(self, *, before: bool = False) -> dict[str, Any]:
+        """Copies of the gradients of leaves beyond the state that the replay used, by name.
 
         Args:
-            leaves: their identities.
             before: as they were when the replay began.
         """
-        known = [self._leaves[key] for key in leaves if key in self._leaves]
         return {
             f"the gradient of leaf {number}, shape {list(leaf.tensor.shape)}": (
                 leaf.numbers if before else _gradient(leaf.tensor)[1]
             )
-            for number, leaf in enumerate(known)
+            for number, leaf in enumerate(self._leaves.values())
         }
 
-    def put_back(self, leaves: Iterable[int]) -> None:
-        """Undo what was written; the next replay begins where this one did.
-
-        Args:
-            leaves: identities of the leaves that the replay used.
-        """
+    def put_back(self) -> None:
+        """Undo what was written; the next replay begins where this one did."""
         for snapshot in reversed(self._snapshots):
             snapshot.restore()
         for key, numbers in self._kept.items():
@@ -118,7 +123,7 @@ class Undo:
             if storage is not None:
                 storage.copy_(numbers, False)
         set_versions(*_columns(self._versions.values()))
-        for leaf in (self._leaves[key] for key in leaves if key in self._leaves):
+        for leaf in self._leaves.values():
             _descriptor.__set__(leaf.tensor, leaf.gradient)
             if leaf.gradient is not None:
                 with torch.no_grad():

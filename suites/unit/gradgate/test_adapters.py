@@ -53,6 +53,7 @@ def failures(subject, **options) -> set[str]:
     return {result.code for result in verdict.results if result.status in {"failed", "error", "inconclusive"}}
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_documented_adapter_passes_every_check_that_applies(program):
     """Nothing is alleged of a clean trainer."""

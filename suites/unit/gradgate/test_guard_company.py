@@ -10,7 +10,7 @@ import warnings
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, softplus
 from torch.optim.optimizer import _global_optimizer_pre_hooks
 from torch.utils._python_dispatch import _get_current_dispatch_mode
@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 import gradgate
 from fixtures.guard_programs import bad_data_write, bad_inplace, bad_numpy, batches, culprits, finish, training
-from gradgate.watch import patches, replay
+from gradgate.watch import patches, replay, undo
 from gradgate.watch.sentinel import EVERY
 
 
@@ -234,6 +234,17 @@ def test_guard_does_not_disturb_another_thread():
         guarded(x)
     other.join()
     assert (beside, guarded.findings[0].kind) == (alone, "silent_alias_write")
+
+
+def test_guard_reads_no_gradient_that_the_step_does_not_use(monkeypatch):
+    """It may be another thread's, whose backward takes no lock: to read it meanwhile can end the process."""
+    run, stranger = training(), training()
+    finish(stranger, stranger.model(batches(1)[0]).sum())
+    read: list[Tensor] = []
+    of = undo._gradient
+    monkeypatch.setattr(undo, "_gradient", lambda leaf: (read.append(leaf), of(leaf))[1])
+    gradgate.guard(functools.partial(bad_numpy, run))(batches(1)[0])
+    assert {id(leaf) for leaf in read} == {id(leaf) for leaf in run.model.parameters()}
 
 
 def test_guard_sees_a_backward_that_runs_outside_the_step():

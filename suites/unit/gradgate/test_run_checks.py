@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fixtures import mini_faults, mini_trainer
 from fixtures.mini_faults import FAULTS
 from fixtures.mini_trainer import MiniRun, Parts
+from fixtures.pytest_fixtures import rest_at_night
 from gradgate.checks import catalogue, fits
 from gradgate.checks.isolation import isolated
 from gradgate.core.errors import SubjectError
@@ -33,7 +34,7 @@ ALONE = (
     "deterministic-where-it-raises", "saved-in-eval-mode",
 )  # fmt: skip
 WHOLE = {"GG505", "GG506", "GG901", "GG902"}  # these train a stage whole: more than half of the time
-SEEDS = range(5)
+SEEDS = rest_at_night(range(5), day=1)
 CLEAN = mini_trainer.subject()
 
 

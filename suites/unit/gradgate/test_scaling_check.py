@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from fixtures import scaling_faults
 from fixtures.check_runs import errors, run_check
+from fixtures.pytest_fixtures import rest_at_night
 from fixtures.scaling_faults import LINES, at_once, doubles_its_reach
 from gradgate.checks import gg703_scaling_exponent as rule
 from gradgate.core.errors import SubjectError
@@ -25,7 +26,7 @@ def judge(subject: Subject, profile: Any = "quick") -> Any:
     return rule.check(subject, subject.stages[0], Context(profile=profile, folder=Path()))
 
 
-@pytest.mark.parametrize("loss", LINES)
+@pytest.mark.parametrize("loss", rest_at_night(LINES, day=3))
 def test_scaling_names_cost_and_line(loss: Callable[..., Any]):
     """A loop, a read a token and a matrix of all pairs, at the line that does it, with the exponents and the counts."""
     costs, source, told = LINES[loss]

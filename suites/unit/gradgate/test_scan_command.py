@@ -338,6 +338,7 @@ def test_internal_error_is_told_as_one_and_the_rest_goes_on(monkeypatch: pytest.
     assert [finding["culprit"]["file"] for finding in result["findings"]] == ["a.py"]
 
 
+@pytest.mark.nightly
 def test_scanner_has_nothing_to_say_of_its_own_house():
     """No file of the house breaks the scanner, and none has a finding."""
     result = scanner.scan([HOUSE / name for name in ("harness", "wmtp")], known=SUPPRESSIBLE, jobs=1)

@@ -115,6 +115,7 @@ print("backward")
 """
 
 
+@pytest.mark.nightly
 def test_blame_runs_to_the_end_when_nothing_stops_it(tmp_path: Path):
     """The program's output is whole, the finding comes behind it."""
     (tmp_path / "train.py").write_text(SILENT)
@@ -152,6 +153,7 @@ def test_blame_opens_the_debugger_on_the_culprits_line_when_it_is_running(tmp_pa
     assert "has run already" not in done.stderr
 
 
+@pytest.mark.nightly
 def test_blame_of_a_quiet_program_stops_nowhere(tmp_path: Path):
     """--first and --pdb change nothing where there is nothing to find."""
     (tmp_path / "train.py").write_text(GOOD)

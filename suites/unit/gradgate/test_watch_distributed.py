@@ -13,7 +13,8 @@ LINE = "weight.detach()[:, 0] = 0.0  # CULPRIT"
 FINE = {"clean": [], "bit-equal": True, "faulty": [["inplace_saved", LINE]]}
 
 
-@pytest.mark.parametrize("world", [1, pytest.param(2, marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("world", [1, 2])
 def test_watch_names_the_fault_and_nothing_else_when_training_is_distributed(tmp_path: Path, world: int):
     """The clean run is quiet and bit-equal, the planted write is named, on every rank."""
     runs = [

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import gradgate
+from fixtures.pytest_fixtures import rest_at_night
 from gradgate.core.finding import Finding
 
 KEPT: list[Tensor] = []
@@ -119,16 +120,19 @@ def watched(keep: Callable[[Loop, Tensor], None], steps: int = 5) -> list[Findin
 
 @pytest.mark.parametrize(
     ("keep", "holder", "source"),
-    [
-        (append, "`Loop.losses` (a list, 3 tensor(s)", "loop.losses.append(loss)"),
-        (append_in_a_tuple, "`Loop.pairs` (a list, 3 tensor(s)", 'loop.pairs.append((loop.steps, {"loss": loss}))'),
-        (append_to_a_deque, "`Loop.recent` (a deque, 3 tensor(s)", "loop.recent.append(loss)"),
-        (add_up, "`Loop.total` (1 tensor(s)", "loop.total = loop.total + loss"),
-        (add_in_place, "`Loop.total` (1 tensor(s)", "loop.total += loss"),
-        (set_by_step, "`Loop.by_step` (a dict, 3 tensor(s)", "loop.by_step[loop.steps] = loss"),
-        (to_a_global, "the global `KEPT` (a list, 3 tensor(s)", "KEPT.append(loss)"),
-        (collector(), "`collected` in the closure of collect() (a list, 3 tensor(s)", "collected.append(loss)"),
-    ],
+    rest_at_night(
+        [
+            (append, "`Loop.losses` (a list, 3 tensor(s)", "loop.losses.append(loss)"),
+            (add_up, "`Loop.total` (1 tensor(s)", "loop.total = loop.total + loss"),
+            (add_in_place, "`Loop.total` (1 tensor(s)", "loop.total += loss"),
+            (set_by_step, "`Loop.by_step` (a dict, 3 tensor(s)", "loop.by_step[loop.steps] = loss"),
+            (to_a_global, "the global `KEPT` (a list, 3 tensor(s)", "KEPT.append(loss)"),
+            (collector(), "`collected` in the closure of collect() (a list, 3 tensor(s)", "collected.append(loss)"),
+            (append_in_a_tuple, "`Loop.pairs` (a list, 3 tensor(s)", 'loop.pairs.append((loop.steps, {"loss": loss}))'),
+            (append_to_a_deque, "`Loop.recent` (a deque, 3 tensor(s)", "loop.recent.append(loss)"),
+        ],
+        day=6,
+    ),
 )
 def test_watch_names_what_keeps_graphs(keep: Any, holder: str, source: str) -> None:
     """The holder in the message, the line that puts something into it as culprit; a warning."""

@@ -151,6 +151,7 @@ def kill_in_save(count: int, folder: Path) -> tuple[int, list[str]]:
     return ended.returncode, [path.name for path in folder.rglob("*.tmp")]
 
 
+@pytest.mark.nightly
 def test_run_goes_on_after_a_real_sigkill_in_the_middle_of_a_save(tmp_path: Path, reference: Path) -> None:
     """The process is gone between writing a checkpoint and naming it; what it left behind is cleaned up."""
     folder = tmp_path / "run"
