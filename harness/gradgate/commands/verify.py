@@ -100,6 +100,14 @@ class Selector(click.ParamType):  # type: ignore[type-arg]  # generic only in ne
     metavar="N",
     help="Processes that run checks side by side; default: one a core, on cpu. 0: none, for a debugger.",
 )
+@click.option(
+    "--locate",
+    type=click.FloatRange(min=0.0),
+    default=0.0,
+    metavar="SECONDS",
+    help="Where a check fails and names no line: change the source in one place at a time, in memory, for so many "
+    "seconds a check; the line whose change makes it pass is named.",
+)
 @click.option("-x", "--exit-first", is_flag=True, help="Stop at the first check that fails or breaks.")
 def verify(
     target: str | None,
@@ -112,6 +120,7 @@ def verify(
     report_dir: Path | None,
     jobs: int | None,
     github: bool,
+    locate: float,
     **options: Any,
 ) -> None:
     """Run the catalogue on a trainer and print a verdict.
@@ -125,6 +134,7 @@ def verify(
       gradgate verify --select GG401,GG402 --select plain-step-fails
       gradgate verify --profile nightly --device cuda --json results.json
       gradgate verify --base-ref origin/main
+      gradgate verify --select GG401 --locate 20
 
     Checks known to fail are named with their reason under [tool.gradgate.expected] in pyproject.toml.
     """
@@ -143,6 +153,7 @@ def verify(
     here = path or Path.cwd()
     spelled = spelled_out(target or target_of(here)) if base_ref else ""
     chosen = [word for words in select for word in words], [word for words in ignore for word in words]
+    processes = _jobs(jobs, options["device"])
     with against(base_ref, spelled, here, project.accept) as compare, live(console) as on_start:
         verdict = check_trainer(
             subject,
@@ -153,15 +164,42 @@ def verify(
             command=_command(target, path, base_ref),
             baselines=project.baselines,
             compare=compare,
-            jobs=_jobs(jobs, options["device"]),
+            jobs=processes,
             on_start=on_start,
             **options,
         )
+    verdict = _with_lines(verdict, subject, locate, processes, options["seed"], project.baselines)
     verdict = _with_source(verdict, subject, chosen, stages, options)
     _show(console, verdict, json_file, report_dir)
     if github:
         _annotate(verdict)
     sys.exit(INTERRUPTED if verdict.interrupted else EXIT_CODES[verdict.conclusion])
+
+
+def _with_lines(
+    verdict: Verdict, subject: Any, seconds: float, jobs: int, seed: int, baselines: Path | None
+) -> Verdict:
+    """The verdict with lines for the checks that failed without one, where that is asked for; else how to ask."""
+    from gradgate.faults.locate import locate, nameless
+
+    lost = nameless(verdict)
+    if not lost or verdict.interrupted:
+        return verdict
+    codes = ",".join(dict.fromkeys(result.code for result in lost))
+    if not seconds:
+        click.echo(
+            f"no line is named for {codes}; to look for it by trial repairs: --select {codes} --locate 20", err=True
+        )
+        return verdict
+
+    def tell(result: Any) -> None:
+        click.echo(f"looking for the line of {result.code}" + (f" on {result.stage}" if result.stage else ""), err=True)
+
+    try:
+        return locate(verdict, subject, seconds=seconds, jobs=jobs, seed=seed, baselines=baselines, on_start=tell)
+    except KeyboardInterrupt:
+        click.echo("the search for lines was interrupted; what the checks found follows", err=True)
+        return verdict
 
 
 def _with_source(

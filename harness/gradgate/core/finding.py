@@ -88,6 +88,7 @@ class Finding:
         rows = [
             ("where", _shown(self.culprit)),
             ("saved" if self.culprit else "where", _shown(self.victim)),
+            ("tried", self.detail.get("repair", "")),
             ("why", self.why),
             ("fix", self.fix),
             ("more", f"gradgate rule {self.code}"),

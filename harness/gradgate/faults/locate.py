@@ -1,0 +1,80 @@
+"""Lines for checks that failed without one: each is looked for by trial repairs, in a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+from gradgate.core import workers
+from gradgate.core.verdict import Result, Verdict
+from gradgate.faults.repair import Suspect, suspect
+from gradgate.subjects.contract import Subject
+
+_SLACK = 30.0  # seconds for the check itself, once more whole, before changes are tried
+
+
+def nameless(verdict: Verdict) -> list[Result]:
+    """Results that failed and whose errors name no line."""
+    return [result for result in verdict.results if result.status == "failed" and not _names_a_line(result)]
+
+
+def locate(
+    verdict: Verdict,
+    subject: Subject,
+    *,
+    seconds: float,
+    jobs: int,
+    seed: int = 0,
+    baselines: Path | None = None,
+    on_start: Callable[[Result], None] = lambda _: None,
+) -> Verdict:
+    """The verdict with a line for every failed check that names none and for which one is found.
+
+    Args:
+        verdict: of the subject.
+        subject: the trainer, loaded; nothing of it is changed here.
+        seconds: for each check, after which no further change is tried.
+        jobs: processes at a time.
+        seed: of the checks.
+        baselines: as the checks had them.
+        on_start: called with the result whose line is looked for.
+
+    Returns:
+        The first error of such a result has the line as `culprit`, and in `detail["repair"]` the change with which the
+        check passes. Nothing else differs.
+    """
+    results = list(verdict.results)
+    lost = nameless(verdict)
+    wanted = [number for number, result in enumerate(results) if any(result is one for one in lost)]
+
+    def search(number: int) -> Suspect | None:
+        result = results[number]
+        return suspect(subject, result.code, result.stage, seed=seed, baselines=baselines, seconds=seconds)
+
+    groups = [[number] for number in wanted]
+    found = workers.run(
+        groups,
+        search,
+        jobs=max(1, jobs),
+        timeout=2 * seconds + _SLACK,
+        fresh=True,
+        on_start=lambda number: on_start(results[number]),
+    )
+    with closing(found):  # type: ignore[type-var]  # a generator
+        for index, answer in found:
+            if isinstance(answer, Suspect):
+                results[wanted[index]] = _with_line(results[wanted[index]], answer)
+    return replace(verdict, results=tuple(results))
+
+
+def _names_a_line(result: Result) -> bool:
+    return any(finding.culprit for finding in result.findings if finding.severity == "error")
+
+
+def _with_line(result: Result, found: Suspect) -> Result:
+    findings = result.findings
+    index = next(number for number, finding in enumerate(findings) if finding.severity == "error")
+    named = replace(findings[index], culprit=found.place, detail={**findings[index].detail, "repair": found.message})
+    return replace(result, findings=(*findings[:index], named, *findings[index + 1 :]))

@@ -1,0 +1,95 @@
+"""`gradgate verify --locate`: a check that names no line gets one, by a change of it that makes the check pass."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from gradgate import cli
+from gradgate.core.verdict import Verdict
+from gradgate.faults import locate
+
+SUBJECT = """\
+import pathlib
+
+import gradgate
+
+
+def value_loss(value_BS, return_BS, valid_BS):
+    error_BS = value_BS - return_BS
+    kept_BS = error_BS.masked_fill(~valid_BS, 0.0)
+    return kept_BS.square().sum() / valid_BS.sum().clamp(min=1)
+
+
+def subject():
+    return gradgate.Subject(
+        "own", stages=[], functions=gradgate.Functions(value_loss=value_loss), source=pathlib.Path(__file__).parent
+    )
+"""
+MASK = "error_BS.masked_fill(~valid_BS, 0.0)"
+
+
+@pytest.fixture
+def verify(tmp_path: Path) -> Iterator[object]:
+    """Run `gradgate verify` on the subject with one expression replaced."""
+    path = list(sys.path)
+
+    def run(wrong: str, *words: str) -> Result:
+        (tmp_path / "own_adapter.py").write_text(SUBJECT.replace(MASK, wrong), encoding="utf-8")
+        sys.modules.pop("own_adapter", None)
+        words = ("own_adapter:subject", "--path", str(tmp_path), "--select", "GG404", "--jobs", "1", *words)
+        return CliRunner().invoke(cli.cli, ["verify", *words], prog_name="gradgate")
+
+    yield run
+    sys.path[:] = path
+    sys.modules.pop("own_adapter", None)
+
+
+def test_locate_names_the_line_and_the_change_that_makes_the_check_pass(verify, tmp_path: Path) -> None:
+    """In text and JSON, beside what the check found; the verdict stays what it was."""
+    ran = verify("error_BS", "--locate", "60", "--json", str(tmp_path / "found.json"))
+
+    assert ran.exit_code == 1
+    assert "  where: " + str(tmp_path / "own_adapter.py") + ":8 in value_loss()      kept_BS = error_BS" in ran.stdout
+    assert "  tried: the check passes with `kept_BS = error_BS" in ran.stdout
+    assert "looking for the line of GG404" in ran.stderr
+    (result,) = json.loads((tmp_path / "found.json").read_text())["results"]
+    assert result["findings"][0]["culprit"]["line"] == 8
+    assert result["findings"][0]["detail"]["repair"].startswith("the check passes with ")
+
+
+def test_verify_says_how_to_look_for_the_line_when_a_check_names_none(verify) -> None:
+    """It costs time, so it is not done unasked; nothing is said where all is well."""
+    ran = verify("error_BS")
+
+    assert ran.exit_code == 1
+    assert "no line is named for GG404; to look for it by trial repairs: --select GG404 --locate 20" in ran.stderr
+    assert "where:" not in ran.stdout
+    assert "trial repairs" not in verify(MASK).stderr
+
+
+def test_locate_leaves_the_verdict_where_no_change_helps(verify) -> None:
+    """A line is named on evidence only."""
+    ran = verify("error_BS.tanh().sinh()", "--locate", "0.001")
+
+    assert ran.exit_code == 1
+    assert "where:" not in ran.stdout
+
+
+def test_locate_keeps_what_was_found_when_it_is_interrupted(verify, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C during the search loses no finding."""
+
+    def interrupted(*_: object, **__: object) -> Verdict:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(locate, "locate", interrupted)
+    ran = verify("error_BS", "--locate", "20")
+
+    assert ran.exit_code == 1
+    assert "GG404 boundary-grid:" in ran.stdout
+    assert "the search for lines was interrupted" in ran.stderr
