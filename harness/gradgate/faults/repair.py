@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import gc
+import linecache
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -51,8 +52,9 @@ class Suspect:
     @property
     def message(self) -> str:
         """What was tried and what came of it."""
+        tried = "the first change tried" if self.trials == 1 else f"{self.trials} changes tried"
         became = f"`{self.variant.after}`" if self.variant.after else "nothing"
-        return f"the check passes with {became} here ({self.variant.operator}; {self.trials} changes tried)"
+        return f"the check passes with {became} here ({self.variant.operator}; {tried})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,9 @@ def suspect(
         with _exchanged(trial) as done, first_fault_only():
             if done and passes(min(limit, left)):
                 file = trial.function.__code__.co_filename
-                place = Location(file, trial.variant.line, trial.node.name, trial.variant.before.splitlines()[0])
+                line = trial.variant.line
+                source = linecache.getline(file, line).strip() or trial.variant.before.splitlines()[0]
+                place = Location(file, line, trial.node.name, source)
                 return Suspect(place, trial.variant, number)
     return None
 
