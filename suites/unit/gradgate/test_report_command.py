@@ -70,7 +70,9 @@ def test_report_shows_every_input(full: str):
         "91.5 %", "LW-01", "1 of 40 A/A pairs", "GG603",
     ):  # fmt: skip
         assert part in text, part
-    assert text.count("<svg") == 4  # flow, curves, speed, live bytes
+    assert (
+        text.count("<svg") == 9
+    )  # weights, trained weights, flow, two curves, speed, bytes in a step, by line, between
     assert "Not given" not in text
     assert "mathdefault" not in text  # labels are text
 
@@ -83,7 +85,7 @@ def test_report_of_the_same_json_is_the_same_bytes(full: str, tmp_path: Path):
 def test_report_says_what_is_missing(tmp_path: Path):
     """A section without its input names the command that fills it."""
     text = page(tmp_path, verify=verify_run(series=False))
-    assert text.count("Not given") == 6
+    assert text.count("Not given") == 7
     assert "speed and memory against a base; planted faults; coverage" in text
 
 
