@@ -130,22 +130,19 @@ def speed(metrics: Sequence[Metric]) -> Plot | None:
 
 
 def history(found: History) -> list[Plot]:
-    """The time of a step over the checks of the past, one line a stage, and where its level changed."""
-    drawn_ = []
-    for at, subject in enumerate(dict.fromkeys(entry.subject for entry in found.history)):
+    """The time of a step over the checks of the past, a figure for each stage, and where its level changed."""
+    drawn: list[Plot] = []
+    for subject in dict.fromkeys(entry.subject for entry in found.history):
         own = [entry for entry in found.history if entry.subject == subject][-MOST_ENTRIES:]
-        names = dict.fromkeys(name for entry in own for name in entry.numbers if name.endswith("step_ms"))
-        lines = {
-            name: [(float(x), entry.numbers[name]) for x, entry in enumerate(own, 1) if name in entry.numbers]
-            for name in names
-        }
-        times = {entry.time: float(x) for x, entry in enumerate(own, 1)}
-        breaks = sorted({times[one.time] for one in found.changes if one.subject == subject and one.time in times})
-        svg = plots.curves(f"history{at}", lines, "check", "CPU time of a step, ms", band=False, breaks=breaks)
-        rows = tuple(_ends(label, points) for label, points in lines.items())
-        title = f"{subject} on {found.machine}, {len(own)} checks; upright lines: changes"
-        drawn_.append(Plot(title, svg, ("number", "checks", "first", "last"), rows))
-    return drawn_
+        numbered = {entry.time: float(x) for x, entry in enumerate(own, 1)}
+        for name in dict.fromkeys(name for entry in own for name in entry.numbers if name.endswith("step_ms")):
+            points = [(float(x), entry.numbers[name]) for x, entry in enumerate(own, 1) if name in entry.numbers]
+            ours = [one for one in found.changes if (one.subject, one.number) == (subject, name)]
+            breaks = [numbered[one.time] for one in ours if one.time in numbered]
+            svg = plots.curves(f"history{len(drawn)}", {name: points}, "check", "CPU time of a step, ms", breaks=breaks)
+            title = f"{subject} {name} on {found.machine}, {len(points)} checks; upright: a change"
+            drawn.append(Plot(title, svg, ("number", "checks", "first", "last"), (_ends(name, points),)))
+    return drawn[:MOST_PANELS]
 
 
 def _series(run: Run, name: str) -> list[tuple[Result, Mapping[str, plots.Points]]]:

@@ -83,7 +83,35 @@ def test_baseline_show_lists_entries_and_history(here: Path):
     assert shown.exit_code == 0
     assert ": this class\nlean/train  " in shown.stdout
     assert ": first\n  op_signature " in shown.stdout
-    assert re.fullmatch(r"  20\d\d-\S+Z  lean  train [\d.]+ ms", shown.stdout.splitlines()[-1])
+    last, changes = shown.stdout.splitlines()[-2:]
+    assert re.fullmatch(r"  20\d\d-\S+Z  lean  train [\d.]+ ms", last)
+    assert changes == "0 changes in 1 entries"
+
+
+def test_baseline_check_remembers_where_nothing_is_stored(here: Path):
+    """The history begins with the first check, and names the commit; there is still nothing to hold it against."""
+    checked = run("check", TARGET)
+    file = here / "history.json"
+    shown = run("show", "--json", str(file))
+
+    assert (checked.exit_code, shown.exit_code) == (2, 0)
+    (entry,) = json.loads(file.read_text())["history"]
+    assert (entry["subject"], len(entry["commit"])) == ("lean", 40)
+    assert entry["numbers"]["train/op_count"] > 0 and entry["numbers"]["train/step_ms"] > 0
+
+
+def test_baseline_tells_what_changed(here: Path, monkeypatch: pytest.MonkeyPatch):
+    """A counter that another check measured otherwise, in `check`, `show --history` and the JSON; exit codes stay."""
+    run("check", TARGET)
+    monkeypatch.setattr(memory_faults, "keeps_nothing", memory_faults.works_more)
+
+    checked, shown = run("check", TARGET), run("show", "--history", "--json", str(here / "history.json"))
+
+    assert (checked.exit_code, shown.exit_code) == (2, 0)
+    told = re.findall(r"change: lean train/op_count: \d+ -> \d+ \(\+", checked.stdout)
+    assert (len(told), told[0] in shown.stdout) == (1, True)
+    numbers = [change["number"] for change in json.loads((here / "history.json").read_text())["changes"]]
+    assert "train/op_count" in numbers
 
 
 def test_baseline_show_names_what_is_unusable(here: Path):
