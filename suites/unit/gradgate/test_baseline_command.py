@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import threading
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from fixtures.two_checkouts import commit
 from gradgate.cli import cli
 from gradgate.commands import baseline as command
 from gradgate.gates import history
+from gradgate.gates.machine import this_machine
 
 TARGET = "fixtures.memory_faults:lean"
 
@@ -89,29 +91,46 @@ def test_baseline_show_lists_entries_and_history(here: Path):
 
 
 def test_baseline_check_remembers_where_nothing_is_stored(here: Path):
-    """The history begins with the first check, and names the commit; there is still nothing to hold it against."""
+    """The history grows by what was measured and its commit, and a change is told; nothing is there to be held to."""
+    with command._one_thread():
+        machine = this_machine().name
+    history.remember(machine, "lean", {"train/op_count": 1}, "0" * 40)
+
     checked = run("check", TARGET)
-    file = here / "history.json"
-    shown = run("show", "--json", str(file))
 
-    assert (checked.exit_code, shown.exit_code) == (2, 0)
-    (entry,) = json.loads(file.read_text())["history"]
+    assert checked.exit_code == 2
+    assert re.search(r"change: lean train/op_count: 1 -> \d+ \(\+", checked.stdout)
+    entry = history.recall(machine)[-1]
     assert (entry["subject"], len(entry["commit"])) == ("lean", 40)
-    assert entry["numbers"]["train/op_count"] > 0 and entry["numbers"]["train/step_ms"] > 0
+    assert entry["numbers"]["train/op_count"] > 1 and entry["numbers"]["train/step_ms"] > 0
 
 
-def test_baseline_tells_what_changed(here: Path, monkeypatch: pytest.MonkeyPatch):
-    """A counter that another check measured otherwise, in `check`, `show --history` and the JSON; exit codes stay."""
-    run("check", TARGET)
-    monkeypatch.setattr(memory_faults, "keeps_nothing", memory_faults.works_more)
+def test_baseline_show_writes_history_and_changes(here: Path):
+    """As text, and as JSON for the report."""
+    with command._one_thread():
+        machine = this_machine().name
+    for count in (7, 7, 8):
+        history.remember(machine, "lean", {"train/op_count": count})
 
-    checked, shown = run("check", TARGET), run("show", "--history", "--json", str(here / "history.json"))
+    shown = run("show", "--history", "--json", str(here / "history.json"))
 
-    assert (checked.exit_code, shown.exit_code) == (2, 0)
-    told = re.findall(r"change: lean train/op_count: \d+ -> \d+ \(\+", checked.stdout)
-    assert (len(told), told[0] in shown.stdout) == (1, True)
-    numbers = [change["number"] for change in json.loads((here / "history.json").read_text())["changes"]]
-    assert "train/op_count" in numbers
+    assert (shown.exit_code, "change: lean train/op_count: 7 -> 8 (+14.3%)" in shown.stdout) == (0, True)
+    tree = json.loads((here / "history.json").read_text())
+    assert (tree["machine"], len(tree["history"]), tree["not_looked_for"]) == (machine, 3, "")
+    assert [(one["number"], one["before"], one["after"]) for one in tree["changes"]] == [("train/op_count", 7, 8)]
+
+
+def test_baseline_show_says_why_changes_were_not_looked_for(here: Path, monkeypatch: pytest.MonkeyPatch):
+    """Without ruptures, the history is still shown."""
+    with command._one_thread():
+        machine = this_machine().name
+    for at in range(20):
+        history.remember(machine, "lean", {"train/step_ms": 1.0 + at % 3})
+    monkeypatch.setitem(sys.modules, "ruptures", None)
+
+    shown = run("show", "--history")
+
+    assert (shown.exit_code, "pip install 'gradgate[trend]'" in shown.stdout.splitlines()[-1]) == (0, True)
 
 
 def test_baseline_show_names_what_is_unusable(here: Path):
