@@ -10,7 +10,7 @@ from gradgate.report import plots
 from gradgate.report.inputs import History, Metric, Result, Run
 
 MOST_ENTRIES = 365  # of a history
-MOST_PANELS, MOST_HEADS, MOST_POSITIONS = 12, 16, 64
+MOST_PANELS, MOST_HEADS, MOST_CELLS = 12, 16, 1000
 CURVES = {"heldout_squared_error": "held-out squared error", "heldout_loss_nats": "held-out loss, nats"}
 
 
@@ -158,9 +158,9 @@ def _panels(lines: Mapping[str, plots.Points], states: Mapping[str, plots.Points
             continue
         state = [int(y) for _, y in plots.finite(states.get(label, ()))] or [1] * len(points)
         weight = [plots.as_float(y) for _, y in points]
-        cells = list(zip(weight, state, strict=False))[:MOST_POSITIONS]
-        panels.setdefault(row, []).append(cells)
-    return panels
+        panels.setdefault(row, []).append(list(zip(weight, state, strict=False)))
+    most = MOST_CELLS // max(1, sum(map(len, panels.values())))
+    return {row: [cells[:most] for cells in panel] for row, panel in panels.items()}
 
 
 def _labelled(panels: Mapping[str, plots.Panel]) -> list[tuple[str, Sequence[plots.Cell]]]:

@@ -111,19 +111,22 @@ def heat(name: str, panels: Mapping[str, Panel], x: str) -> str:
 
 
 def _cells(axes: Any, panel: Panel) -> None:
+    from matplotlib.collections import PolyCollection
+    from matplotlib.colors import to_rgba
     from matplotlib.patches import Rectangle
 
+    for position in range(len(panel[0])):
+        if all(cells[position][1] < 0 for cells in panel if position < len(cells)):
+            at: Any = (position - 0.5, -0.5)
+            axes.add_patch(Rectangle(at, 1, len(panel), fill=False, edgecolor=LINE, hatch="//////", linewidth=0))
+    squares, colours = [], []
     for head, cells in enumerate(panel):
         for position, (weight, state) in enumerate(cells):
-            bad = not math.isfinite(weight) or (state < 1 and weight != 0)
-            at: Any = (position - 0.5, head - 0.5)
-            if state < 0:
-                axes.add_patch(Rectangle(at, 1, 1, fill=False, edgecolor=LINE, hatch="//////", linewidth=0))
-            if bad:
-                axes.add_patch(Rectangle(at, 1, 1, facecolor=RED, linewidth=0))
-            elif state > 0:
-                alpha = round(min(1.0, max(0.0, weight)), 2)
-                axes.add_patch(Rectangle(at, 1, 1, facecolor=LINES[0], alpha=alpha, linewidth=0))
+            colour = _colour(weight, state)
+            if colour is not None:
+                squares.append([(position + x, head + y) for x, y in _CORNERS])
+                colours.append(to_rgba(*colour))
+    axes.add_collection(PolyCollection(squares, facecolors=colours, linewidths=0))
     dots = [
         (t, k) for k, cells in enumerate(panel) for t, (weight, state) in enumerate(cells) if (weight, state) == (0, 0)
     ]
@@ -134,6 +137,17 @@ def _cells(axes: Any, panel: Panel) -> None:
     axes.spines[:].set_visible(True)
     axes.set_yticks(range(len(panel)))
     axes.tick_params(labelsize=8, length=2)
+
+
+def _colour(weight: float, state: int) -> tuple[str, float] | None:
+    """Of a cell, with its opacity; None where nothing is to be seen."""
+    if not math.isfinite(weight) or (state < 1 and weight != 0):
+        return RED, 1.0
+    alpha = round(min(1.0, max(0.0, weight)), 2)
+    return (LINES[0], alpha) if alpha else None
+
+
+_CORNERS = ((-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5))
 
 
 def bars(
