@@ -13,8 +13,9 @@ and run as often as there are steps behind them.
 ## How it decides
 
 One run takes 4 steps to settle and 12 more, on two batches in turn, so that a cache of what was computed for a sample
-is filled before the first look. Every operation's storages are followed until they are freed. After steps 4, 8, 12 and
-16, garbage that only a cycle keeps is collected, and the bytes alive are added up by the line that made them; what the
+is filled before the first look. Every operation's storages are followed until they are freed; of the fifth step the
+report also draws the bytes alive in its course and the lines that save most for backward. After steps 4, 8, 12 and 16,
+garbage that only a cycle keeps is collected, and the bytes alive are added up by the line that made them; what the
 optimizers keep is left out, since LBFGS gathers a history on purpose. Statistic: bytes a step of the lines that rose
 between every two looks. Allowed: 0. Hooks on the run's modules, those whose forward runs, parameters and optimizers are
 counted at the same looks, by the line that defines them; allowed: 0 more.
