@@ -43,10 +43,12 @@ def test_weights_that_are_sound_are_not_red(weight: float, state: int, told: str
 
 def test_weights_of_many_rows_and_positions_are_cut():
     """The page stays small whatever a subject's horizon and length."""
-    lines = {f"row {row}, head {head}": [(t, 0.5) for t in range(200)] for row in range(20) for head in range(30)}
-    (plot,) = figures.weights(run_of(head_weight=lines))
-    assert (len(plot.rows), len(plot.rows[0])) == (12 * 16, 1 + 1000 // (12 * 16))
+    points = [(t, 0.5) for t in range(200)]
+    (plot,) = figures.weights(run_of(head_weight={f"a row, head {head}": points for head in range(30)}))
+    assert (len(plot.rows), len(plot.rows[0])) == (16, 1 + 1000 // 16)
     assert len(plot.svg) < 500_000
+    many = {f"row {row}, head {head}": points for row in range(20) for head in range(30)}
+    assert [len(panel) for panel in figures._panels(many, {}).values()] == [16] * 12
 
 
 def test_trained_weights_are_a_row_a_head():
