@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,12 @@ def test_readme_adapter_is_told_what_to_write_for_the_rest(verdict):
 def test_readme_counts_the_rules():
     """The README's number of rules is the catalogue's."""
     assert f"of {len(RULES)} rules" in README.read_text(encoding="utf-8")
+
+
+def test_readme_picture_is_small_and_asks_for_nothing():
+    """Real output as SVG (`python -m benchmarks.picture`): below 40 kB, nothing from elsewhere, no foreign path."""
+    (name,) = re.findall(r"!\[[^]]*\]\((.*?)\)", README.read_text(encoding="utf-8"))
+    text = (README.parent / name).read_text(encoding="utf-8")
+    assert len(text) < 40_000
+    assert not re.search(r"url\((?!#)|@import|href=\"(?!#)|/tmp", text)
+    assert "GG103" in "".join(ET.fromstring(text).itertext())  # noqa: S314 - our own file

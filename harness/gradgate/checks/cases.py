@@ -19,6 +19,7 @@ from gradgate.checks import oracles
 from gradgate.pasteable import expression
 
 GARBAGE = 50.0
+TOGETHER, PACKED = "all kinds of rows", "packed documents"  # names of batches of the grid
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -171,10 +172,10 @@ def boundary_grid(seed: int, horizons: tuple[int, ...] = (1, 2, 4)) -> Iterator[
             for name, row in rows.items():
                 yield make(f"{name}, B = 1", torch.tensor([row]), horizon, seed)
             valid_BS = torch.tensor(list(rows.values()))
-            together = make("all kinds of rows", valid_BS, horizon, seed + 1)
+            together = make(TOGETHER, valid_BS, horizon, seed + 1)
             yield together
             yield dataclasses.replace(laid_out(together, every_second), name=f"{together.name}, strided")
-            yield make("packed documents", valid_BS, horizon, seed + 2, documents(valid_BS, seed + 2))
+            yield make(PACKED, valid_BS, horizon, seed + 2, documents(valid_BS, seed + 2))
 
 
 def ragged(seed: int, count: int) -> Iterator[Case]:

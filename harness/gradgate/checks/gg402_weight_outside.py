@@ -52,7 +52,8 @@ Faults LW-02, LW-04, MB-11 and PR-01 of the fault catalogue.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import chain
 
 import torch
@@ -61,7 +62,7 @@ from torch import Tensor
 from gradgate.checks import cases
 from gradgate.checks.formulas import Call, Ledger, random_cases, weights_call
 from gradgate.checks.oracles import IGNORED
-from gradgate.core.verdict import Outcome
+from gradgate.core.verdict import Outcome, Series
 from gradgate.subjects.contract import Context, Stage, Subject
 
 CODE, NAME = "GG402", "weight-outside"
@@ -75,13 +76,39 @@ FIX_GRADIENT = "select padded values away before any arithmetic: value.masked_fi
 def check(subject: Subject, stage: Stage | None, context: Context) -> Outcome:
     """Look at every weight that must be 0, and at the gradient that comes from it."""
     ledger = Ledger(CODE, NAME, context.device, subject.source)
+    pictured: dict[str, tuple[cases.Case, Tensor]] = {}
     for case in _cases(context):
         call = weights_call(subject.functions, case, discount_lambda=0.95, temperature=0.7)
         weight_BSH = ledger.run(call, case.labels.shape, FIX)
         if weight_BSH is not None:
             _judge_weights(ledger, call, case, weight_BSH)
             _judge_gradient(ledger, call, case, weight_BSH, context.seed)
-    return ledger.outcome("weight_outside")
+            if case.name in (cases.TOGETHER, cases.PACKED):
+                pictured[case.name] = case, weight_BSH  # the last of a name is the longest
+    return replace(ledger.outcome("weight_outside"), series=_series(pictured))
+
+
+def _series(pictured: Mapping[str, tuple[cases.Case, Tensor]]) -> Series:
+    """The weights of each kind of row, a line a head, and beside them what each place is: see `label_state`."""
+    weights: dict[str, list[tuple[float, float]]] = {}
+    states: dict[str, list[tuple[float, float]]] = {}
+    for name, (case, weight_BSH) in pictured.items():
+        kinds = list(cases.patterns(case.valid_BS.shape[1])) if name == cases.TOGETHER else [name]
+        for row, kind in enumerate(kinds):
+            for head in range(case.horizon):
+                line = f"{kind}, head {head}"
+                weights[line] = _points(weight_BSH[row, :, head])
+                states[line] = _points(label_state(case)[row, :, head])
+    return {"head_weight": weights, "head_label": states}
+
+
+def label_state(case: cases.Case) -> Tensor:
+    """Long[B, S, H]: 1 where the head has something to predict, 0 where it has not, -1 at padding."""
+    return (case.labels != IGNORED).long().masked_fill(~case.valid_BS[..., None], -1)
+
+
+def _points(number_S: Tensor) -> list[tuple[float, float]]:
+    return [(float(at), number) for at, number in enumerate(number_S.detach().double().tolist())]
 
 
 def _cases(context: Context) -> Iterator[cases.Case]:

@@ -13,8 +13,9 @@ and run as often as there are steps behind them.
 ## How it decides
 
 One run takes 4 steps to settle and 12 more, on two batches in turn, so that a cache of what was computed for a sample
-is filled before the first look. Every operation's storages are followed until they are freed. After steps 4, 8, 12 and
-16, garbage that only a cycle keeps is collected, and the bytes alive are added up by the line that made them; what the
+is filled before the first look. Every operation's storages are followed until they are freed; of the fifth step the
+report also draws the bytes alive in its course and the lines that save most for backward. After steps 4, 8, 12 and 16,
+garbage that only a cycle keeps is collected, and the bytes alive are added up by the line that made them; what the
 optimizers keep is left out, since LBFGS gathers a history on purpose. Statistic: bytes a step of the lines that rose
 between every two looks. Allowed: 0. Hooks on the run's modules, those whose forward runs, parameters and optimizers are
 counted at the same looks, by the line that defines them; allowed: 0 more.
@@ -55,10 +56,13 @@ Fault ME-03 of the fault catalogue; PyTorch FAQ, "My model reports cuda runtime 
 from __future__ import annotations
 
 import gc
+import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import cycle, islice
+from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
@@ -68,10 +72,11 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parameter import Parameter
 
 from gradgate.checks.raised import calling, reports_raises
+from gradgate.checks.stored import root_of
 from gradgate.core.finding import Finding, Location
 from gradgate.core.origin import at_line, is_own_code
-from gradgate.core.verdict import Outcome
-from gradgate.gates.growth import STEPS, WARM_UP, WINDOW, growth, rising
+from gradgate.core.verdict import Outcome, Series
+from gradgate.gates.growth import STEPS, WARM_UP, WINDOW, Growth, growth, rising
 from gradgate.gates.lines import Line
 from gradgate.subjects.contract import Context, Run, Stage, Subject
 from gradgate.watch.retained import holder_label
@@ -79,6 +84,7 @@ from gradgate.watch.retained import holder_label
 CODE, NAME = "GG802", "memory-slope"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = True
+MOST_LINES, MOST_POINTS = 12, 200  # of what reports draw
 
 
 @reports_raises(CODE, NAME)
@@ -109,7 +115,39 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     findings += [_of_hooks(place, number) for place, number in more.items()]
     measured = {"bytes_a_step": grown.bytes_a_step, "hooks_a_step": sum(more.values()) / STEPS}
     allowed = {"bytes_a_step": 0, "hooks_a_step": 0}
-    return Outcome(tuple(findings), measured, allowed, series={"live_bytes": {"made by the step": grown.live}})
+    return Outcome(tuple(findings), measured, allowed, series=_series(subject, grown))
+
+
+def _series(subject: Subject, grown: Growth) -> Series:
+    """Bytes alive between steps and within one, and the lines that save most for backward."""
+    root = root_of(subject)
+    most = sorted(grown.saved.items(), key=lambda item: (-item[1], str(item[0])))[:MOST_LINES]
+    return {
+        "live_bytes": {"made by the step": grown.live},
+        "step_bytes": {"alive": highest(grown.course, MOST_POINTS)},
+        "saved_bytes": {_label(line, root): [(1.0, float(size))] for line, size in most},
+    }
+
+
+def _label(line: Line, root: Path) -> str:
+    """The line as reports name it, relative to the subject's folder."""
+    return f"{replace(line, file=os.path.relpath(line.file, root))}: {line.source}" if line.file else str(line)
+
+
+def highest(course: Sequence[int], most: int) -> list[tuple[float, float]]:
+    """A course in few points: of each stretch the highest, so that no peak is lost.
+
+    Args:
+        course: bytes in their order.
+        most: how many points at most.
+
+    Returns:
+        (number of the event, counted from 1, bytes).
+    """
+    width = -(-len(course) // most)
+    stretches = [range(first, min(first + width, len(course))) for first in range(0, len(course), max(1, width))]
+    tops = [max(stretch, key=lambda at: course[at]) for stretch in stretches]
+    return [(float(at + 1), float(course[at])) for at in tops]
 
 
 def _own(subject: Subject, file: str) -> str | None:

@@ -77,10 +77,12 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         return Outcome(not_applicable="fit() gives no `prediction_N` and `target_N`")
     ratios: dict[int, float] = {}
     epochs: dict[int, int | None] = {}
+    curves: dict[str, list[tuple[float, float]]] = {}
 
     def succeeds(seed: int) -> bool:
         result = fit(stage, seed, context.device)
         found = quality(result)
+        curves[f"seed {seed}"] = [(float(at), value) for at, value in enumerate(result.curve, 1)]
         ratios[seed] = found.ratio if found else float("nan")
         epochs[seed] = result.epochs
         return ratios[seed] < ALLOWED and (result.epochs is None or result.epochs <= EPOCHS)
@@ -95,10 +97,9 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     }
     allowed = {"mse_to_constant_ratio": ALLOWED, "epochs": EPOCHS}
     told = _told(tried, ratios, epochs)
-    if decision == "bad":
-        return Outcome((_finding(told),), measured, allowed)
+    findings = (_finding(told),) if decision == "bad" else ()
     reason = f"undecided after {len(tried)} seeds: {told}" if decision == "undecided" else ""
-    return Outcome((), measured, allowed, inconclusive=reason)
+    return Outcome(findings, measured, allowed, inconclusive=reason, series={"heldout_squared_error": curves})
 
 
 def _told(tried: dict[int, bool], ratios: dict[int, float], epochs: dict[int, int | None]) -> str:

@@ -51,6 +51,7 @@ Shannon 1948; the trainer's own specification of what counts as no signal.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from itertools import count
 
 import torch
@@ -69,6 +70,7 @@ PER_STAGE = True
 GROUP = "fits"  # whole fits, made once in a process
 OBJECTIVE = "tokens"
 ENTROPY = 0.05  # of log H, at least
+POSITIONS = 48  # that reports draw
 DISTANCE = 1e-3  # of the largest weight from 1/H, at least
 ALLOWED = {"entropy_ratio": ENTROPY, "distance_from_uniform": DISTANCE}
 
@@ -97,7 +99,13 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     told = f"{len(faults)} of {len(tried)} seeds: " + "; ".join(f"seed {seed}: {text}" for seed, text in faults.items())
     findings = (_finding(told),) if decision == "bad" else ()
     reason = f"undecided after {told}" if decision == "undecided" else ""
-    return Outcome(findings, measured, ALLOWED, inconclusive=reason)
+    return Outcome(findings, measured, ALLOWED, inconclusive=reason, series={"trained_weight": _drawn(weight_NH)})
+
+
+def _drawn(weight_NH: Tensor) -> Mapping[str, list[tuple[float, float]]]:
+    """The first seed's weights at the first held-out positions, a line a head."""
+    rows = enumerate(weight_NH[:POSITIONS].detach().double().T.tolist())
+    return {f"head {head}": [(float(at), weight) for at, weight in enumerate(row, 1)] for head, row in rows}
 
 
 def spread(weight_NH: Tensor) -> tuple[float, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from gradgate.core.project import Project, find_project
 if TYPE_CHECKING:
     from gradgate.core.verdict import Verdict
     from gradgate.gates.baselines import Baseline, Entry
+    from gradgate.gates.changes import Change
     from gradgate.subjects.contract import Stage, Subject
 
 CODES = ("GG002", "GG702", "GG704", "GG801", "GG803")
@@ -52,8 +53,15 @@ def _target(command: Command) -> Command:
 
 @baseline.command()
 @click.option("--path", type=click.Path(path_type=Path), metavar="DIR", help="A folder of the project.")
-@click.option("--history", is_flag=True, help="The last checks of this machine, too.")
-def show(path: Path | None, history: bool) -> None:
+@click.option("--history", is_flag=True, help="The last checks of this machine, too, and where their numbers changed.")
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write history and changes as JSON, which the report draws.",
+)
+def show(path: Path | None, history: bool, json_file: Path | None) -> None:
     """Every stored baseline, and which class this machine is of."""
     from gradgate.gates.baselines import BaselineError, read_all
     from gradgate.gates.machine import this_machine
@@ -77,6 +85,8 @@ def show(path: Path | None, history: bool) -> None:
             click.echo(_entry(key, entry))
     if history:
         _show_history(machine.name)
+    if json_file:
+        _write_history(machine.name, json_file)
     if any(isinstance(found, BaselineError) for found in files.values()):
         sys.exit(FAILED)
 
@@ -85,6 +95,9 @@ def show(path: Path | None, history: bool) -> None:
 @_target
 def check(target: str | None, path: Path | None, device: str) -> None:
     """Hold every stage of TARGET against what is stored: counters at tolerance 0, times at 25 % as a warning.
+
+    What was measured goes to the history of this class of machine, also where nothing is stored yet; changes in it are
+    told, and change no exit code.
 
     Exit codes: 0 nothing grew; 1 a counter grew or a file is unusable; 2 usage, or no baseline for this machine.
     """
@@ -98,8 +111,8 @@ def check(target: str | None, path: Path | None, device: str) -> None:
         subject, select=CODES, device=device, baselines=_folder(project), command=_words(target, path)
     )
     click.echo(to_text(build(verdict)), nl=False)
+    _remember(subject, verdict, path or Path.cwd(), device)
     _require_judged(verdict)
-    _remember(subject, verdict)
     if verdict.conclusion != "passed":
         sys.exit(FAILED)
 
@@ -243,8 +256,8 @@ def _require_judged(verdict: Verdict) -> None:
         raise GradgateError(reasons[0])
 
 
-def _remember(subject: Subject, verdict: Verdict) -> None:
-    from gradgate.gates.history import remember
+def _remember(subject: Subject, verdict: Verdict, here: Path, device: str) -> None:
+    from gradgate.gates.history import recall, remember
     from gradgate.gates.machine import this_machine
 
     with _one_thread():
@@ -255,18 +268,88 @@ def _remember(subject: Subject, verdict: Verdict) -> None:
         if result.stage is not None
         for name, value in result.measured.items()
     }
-    problem = remember(machine, subject.name, numbers)
+    bare = [stage for stage in subject.stages if f"{stage.name}/step_ms" not in numbers]
+    problem = remember(machine, subject.name, _without_a_baseline(subject, bare, device) | numbers, _commit(here))
     if problem:
         click.echo(problem, err=True)
+    found, reason = _changes(recall(machine))
+    for change in found:
+        click.echo(f"change: {change}")
+    if reason:
+        click.echo(reason, err=True)
+
+
+def _without_a_baseline(subject: Subject, stages: Sequence[Stage], device: str) -> dict[str, Any]:
+    """What the checks measure where something is stored: counts and the fastest step of each stage."""
+    from gradgate.checks.raised import SubjectRaisedError
+    from gradgate.checks.stored import counted, timed
+
+    numbers: dict[str, Any] = {}
+    for stage in stages:
+        try:
+            counts, fastest_s = counted(subject, stage, device), min(timed(stage, device))
+        except SubjectRaisedError:  # which the checks have told
+            continue
+        numbers |= {f"{stage.name}/{name}": value for name, value in counts.values.items()}
+        numbers[f"{stage.name}/step_ms"] = fastest_s * 1e3
+    return numbers
+
+
+def _commit(here: Path) -> str:
+    """The commit that was measured; empty outside a repository, and where the tree has changes."""
+    from gradgate.compare.checkout import head_of
+
+    try:
+        commit, dirty = head_of(here, _folder(_project(here)))
+    except GradgateError:
+        return ""
+    return "" if dirty else commit
+
+
+def _changes(entries: list[dict[str, Any]]) -> tuple[list[Change], str]:
+    """The changes in a history, or why they could not be looked for."""
+    from gradgate.gates.changes import changes
+
+    try:
+        return changes(entries), ""
+    except GradgateError as error:
+        return [], str(error)
 
 
 def _show_history(machine: str) -> None:
     from gradgate.gates.history import recall
 
-    for entry in recall(machine)[-LAST:]:
+    entries = recall(machine)
+    for entry in entries[-LAST:]:
         times = {name: value for name, value in entry["numbers"].items() if name.endswith("step_ms")}
         shown = ", ".join(f"{name.removesuffix('/step_ms')} {value:.3g} ms" for name, value in times.items())
         click.echo(f"  {entry['time']}  {entry['subject']}  {shown or 'not timed'}")
+    found, reason = _changes(entries)
+    for change in found:
+        click.echo(f"change: {change}")
+    click.echo(reason or f"{len(found)} changes in {len(entries)} entries")
+
+
+def _write_history(machine: str, file: Path) -> None:
+    """History and changes as JSON, for the report."""
+    import json
+    from dataclasses import asdict
+
+    from gradgate.gates.history import recall
+    from gradgate.report.json import require_writable, write_whole
+
+    require_writable(file)
+    entries = recall(machine)
+    found, reason = _changes(entries)
+    tree = {
+        "schema_version": 1,
+        "machine": machine,
+        "history": entries,
+        "changes": [asdict(change) for change in found],
+        "not_looked_for": reason,
+    }
+    write_whole(file, json.dumps(tree, indent=1) + "\n")
+    click.echo(f"written: {file}")
 
 
 @contextmanager

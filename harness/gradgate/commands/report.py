@@ -38,20 +38,29 @@ def report() -> None:
     "--coverage-html",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="The folder of `coverage html`, to be linked.",
+    help="The folder of `coverage html`, to be linked; by default the folder `coverage` beside the report.",
 )
-def build(inputs: tuple[Path, ...], output: Path, coverage_html: Path | None) -> None:
+@click.option(
+    "--flame-graph",
+    "flame_graphs",
+    multiple=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="A page of `memray flamegraph`, to be linked; by default those in `memory` beside the report; repeatable.",
+)
+def build(inputs: tuple[Path, ...], output: Path, coverage_html: Path | None, flame_graphs: tuple[Path, ...]) -> None:
     """Build the report from INPUTS: result files, or folders that hold them; by default the folder reports.
 
-    What a file is shows in the file: results of `gradgate verify`, `gradgate compare` and `gradgate faults run`, and
-    what `coverage json` writes. A section whose input is missing says so.
+    What a file is shows in the file: results of `gradgate verify`, `gradgate compare`, `gradgate faults run`,
+    `gradgate baseline show --json` and `gradgate scan --format json`, and what `coverage json` and diff-cover write.
+    A section whose input is missing says so.
     """
     from gradgate.report.inputs import read_all
     from gradgate.report.page import render
 
     _require_ours(output)
     found = read_all(inputs or (Path("reports"),))
-    _write(output, render(found, _link(coverage_html, output)))
+    _write(output, render(found, _link(coverage_html, output), _flame_graphs(flame_graphs, output)))
 
 
 @report.command("compare")
@@ -80,12 +89,25 @@ def serve(page: Path, port: int) -> None:
         running.serve_forever()
 
 
+def _flame_graphs(given: tuple[Path, ...], output: Path) -> list[str]:
+    """Links to memray's pages: those given, else those that `make speed` wrote beside the report."""
+    for page in given:
+        if not page.is_file():
+            raise GradgateError(f"--flame-graph {page}: no such file; write one with `memray flamegraph`")
+    return [_relative(page, output) for page in given or sorted((output.parent / "memory").glob("*.html"))]
+
+
 def _link(folder: Path | None, output: Path) -> str:
     if folder is None:
-        return ""
+        beside = output.parent / "coverage" / "index.html"
+        return _relative(beside, output) if beside.is_file() else ""
     if not (folder / "index.html").is_file():
         raise GradgateError(f"--coverage-html {folder}: no index.html in it; write it with `coverage html`")
-    return Path(os.path.relpath(folder / "index.html", output.parent)).as_posix()
+    return _relative(folder / "index.html", output)
+
+
+def _relative(page: Path, output: Path) -> str:
+    return Path(os.path.relpath(page, output.parent)).as_posix()
 
 
 def _require_ours(output: Path) -> None:

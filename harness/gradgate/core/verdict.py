@@ -26,7 +26,8 @@ class Outcome:
         allowed: the bounds they were held against, same names.
         inconclusive: why the numbers do not decide; empty where they do.
         not_applicable: why the check does not apply after all; empty where it does.
-        series: what reports draw and nothing judges: name -> line -> (x, y) pairs, x counted from 1.
+        series: what reports draw and nothing judges: name -> line -> (x, y) pairs; x is counted from 1, positions of a
+            row from 0.
     """
 
     findings: tuple[Finding, ...] = ()

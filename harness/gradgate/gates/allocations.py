@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,12 +22,14 @@ class Peak:
         by_line: by the line that made it.
         total_bytes: all that was made in the window, freed or not.
         total_by_line: by the line that made it.
+        course: bytes alive at the window's begin and after each allocation and release in it.
     """
 
     live_bytes: int
     by_line: Mapping[Line, int]
     total_bytes: int
     total_by_line: Mapping[Line, int]
+    course: Sequence[int] = ()
 
 
 class _Made(NamedTuple):
@@ -91,10 +93,11 @@ class Allocations:
         """Close the window: its peak and total."""
         events, self._events = self._events or [], None
         live = highest = sum(self._before.values())
-        at = 0
+        at, course = 0, [live]
         total: Counter[Line] = Counter()
         for i, (size, line) in enumerate(events, start=1):
             live += size
+            course.append(live)
             if size > 0:
                 total[line] += size
             if live > highest:
@@ -102,7 +105,7 @@ class Allocations:
         alive = Counter(self._before)
         for size, line in events[:at]:
             alive[line] += size
-        return Peak(highest, alive, sum(total.values()), total)
+        return Peak(highest, alive, sum(total.values()), total, course)
 
     def _freed(self, address: int) -> None:
         made = self._alive.pop(address)

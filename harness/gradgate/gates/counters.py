@@ -149,6 +149,15 @@ class Recorder(TorchDispatchMode):
             for hook in hooks:
                 hook.remove()
 
+    def course(self) -> Sequence[int]:
+        """Bytes alive after each allocation and release of the block that was counted in full."""
+        assert self._peak is not None  # noqa: S101 - `in_full` has run
+        return self._peak.course
+
+    def saved_by_line(self) -> Mapping[Line, int]:
+        """Bytes that the block counted in full saved for backward, by the line that saved them."""
+        return self._by_line.get("saved_bytes", Counter())
+
     def counts(self, leak: int) -> Counts:
         """What was counted."""
         assert self._peak is not None  # noqa: S101 - `in_full` has run

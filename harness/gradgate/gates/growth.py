@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -26,11 +27,15 @@ class Growth:
         by_line: bytes over all `STEPS`, by the line that made them; empty where nothing grows.
         addresses: of the storages alive that those lines made.
         live: (steps done, bytes alive that the step made) at each look.
+        course: bytes alive after each allocation and release of the first step behind the warm-up.
+        saved: bytes that this step saved for backward, by the line that saved them.
     """
 
     by_line: Mapping[Line, int]
     addresses: Mapping[Line, Collection[int]]
     live: Sequence[tuple[float, float]] = ()
+    course: Sequence[int] = ()
+    saved: Mapping[Line, int] = field(default_factory=dict)
 
     @property
     def bytes_a_step(self) -> float:
@@ -61,10 +66,12 @@ def growth(
             if number >= WARM_UP and (number - WARM_UP) % WINDOW == 0:
                 looks.append(recorder.live_by_line(meant()))
             if number < WARM_UP + STEPS:
-                step()
+                with recorder.in_full() if number == WARM_UP else nullcontext():
+                    step()
         by_line = rising(looks)
         live = [(float(WARM_UP + WINDOW * at), float(sum(look.values()))) for at, look in enumerate(looks)]
-        return Growth(by_line, {line: recorder.live_addresses(line) - set(meant()) for line in by_line}, live)
+        addresses = {line: recorder.live_addresses(line) - set(meant()) for line in by_line}
+        return Growth(by_line, addresses, live, recorder.course(), recorder.saved_by_line())
 
 
 def rising(looks: Sequence[Mapping[Key, int]]) -> dict[Key, int]:

@@ -11,13 +11,14 @@ from typing import Any
 from gradgate.gates.self_checks import log_folder
 
 
-def remember(machine: str, subject: str, numbers: Mapping[str, Any]) -> str:
+def remember(machine: str, subject: str, numbers: Mapping[str, Any], commit: str = "") -> str:
     """Add one check.
 
     Args:
         machine: name of its class; each has a file, so that a cache of several runners holds them side by side.
         subject: what was measured.
         numbers: by `stage/metric`.
+        commit: full hash of what was measured; empty where there is none, or the tree has changes.
 
     Returns:
         Why it could not be written; empty where it was. Runs side by side do not mix: an entry is one small append.
@@ -27,7 +28,7 @@ def remember(machine: str, subject: str, numbers: Mapping[str, Any]) -> str:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("a", encoding="utf-8") as log:
-            log.write(json.dumps({"time": now, "subject": subject, "numbers": dict(numbers)}) + "\n")
+            log.write(json.dumps({"time": now, "subject": subject, "commit": commit, "numbers": dict(numbers)}) + "\n")
     except OSError as error:
         return f"the history {file} cannot be written: {error.strerror or error}"
     return ""

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from gradgate.core.finding import Finding
+from gradgate.report.excerpts import WITH_EXCERPT, excerpts
 
 SCHEMA_VERSION = 1
 
@@ -23,7 +24,10 @@ def to_json(
         problems: file -> why it could not be scanned.
         counts: files, lines, suppressed and so on.
     """
-    rows = [{**asdict(finding), "fingerprint": mark} for finding, mark in zip(findings, prints, strict=True)]
+    rows = [
+        {**asdict(finding), "fingerprint": mark, "excerpt": excerpts(finding) if at < WITH_EXCERPT else []}
+        for at, (finding, mark) in enumerate(zip(findings, prints, strict=True))
+    ]
     problem_rows = [{"file": file, "message": message} for file, message in problems.items()]
     return json.dumps(
         {"schema_version": SCHEMA_VERSION, **counts, "findings": rows, "problems": problem_rows}, indent=1

@@ -21,8 +21,15 @@ COMMANDS = {
     "compare": "gradgate compare ... --json FILE",
     "faults": "gradgate faults run --json FILE",
     "coverage": "coverage json -o FILE",
+    "diff": "diff-cover coverage.xml --compare-branch REF --format json:FILE",
+    "history": "gradgate baseline show --json FILE",
+    "scan": "gradgate scan PATHS --format json",
 }
-MARKS = {"verify": "results", "compare": "metrics", "faults": "outcomes", "coverage": "totals"}
+MARKS = {
+    "verify": "results", "compare": "metrics", "faults": "outcomes", "coverage": "totals", "diff": "src_stats",
+    "history": "history", "scan": "problems",
+}  # fmt: skip
+FOREIGN = ("coverage", "diff")  # whose files have no schema version of ours
 
 Code = Annotated[str, Field(pattern=r"^GG\d{3}$")]
 Number = float | int
@@ -43,6 +50,14 @@ class Place(_Record):
     source: str = ""
 
 
+class Excerpt(_Record):
+    """Lines of a file, as they were when the result was written."""
+
+    file: str
+    first: int
+    lines: list[str]
+
+
 class Finding(_Record):
     """One fault at one place, as `gradgate.Finding` writes it."""
 
@@ -58,6 +73,15 @@ class Finding(_Record):
     fix: str = ""
     count: int = 1
     why: str = ""
+    excerpt: list[Excerpt] = []
+
+
+class Marked(_Record):
+    """A finding of the scanner in the subject's source, and what a recorded run says of it."""
+
+    finding: Finding
+    mark: str
+    reason: str = ""
 
 
 class Result(_Record):
@@ -85,6 +109,7 @@ class Run(_Record):
     interrupted: bool = False
     not_run: list[str] = []
     results: list[Result]
+    source: list[Marked] = []
 
 
 class Metric(_Record):
@@ -150,7 +175,65 @@ class Coverage(_Record):
     files: dict[str, CoveredFile] = {}
 
 
-KINDS: Mapping[str, type[_Record]] = {"verify": Run, "compare": Comparison, "faults": Kills, "coverage": Coverage}
+class DiffFile(_Record):
+    """One file of a diff, its changed lines alone."""
+
+    percent_covered: float
+    violation_lines: list[int] = []
+
+
+class Diff(_Record):
+    """What `diff-cover --format json:FILE` wrote."""
+
+    diff_name: str = ""
+    src_stats: dict[str, DiffFile]
+    total_num_lines: int
+    total_num_violations: int
+    total_percent_covered: float
+
+
+class Entry(_Record):
+    """One check of the past."""
+
+    time: str
+    subject: str
+    numbers: dict[str, Any]
+    commit: str = ""
+
+
+class Changed(_Record):
+    """A level of the history that became another one."""
+
+    subject: str
+    number: str
+    time: str
+    commit: str = ""
+    last: str = ""
+    before: Number | str
+    after: Number | str
+    entries: tuple[int, int]
+
+
+class History(_Record):
+    """What `gradgate baseline show --json` wrote."""
+
+    machine: str
+    history: list[Entry]
+    changes: list[Changed] = []
+    not_looked_for: str = ""
+
+
+class Scan(_Record):
+    """What `gradgate scan --format json` wrote."""
+
+    findings: list[Finding]
+    problems: list[dict[str, str]] = []
+
+
+KINDS: Mapping[str, type[_Record]] = {
+    "verify": Run, "compare": Comparison, "faults": Kills, "coverage": Coverage, "diff": Diff, "history": History,
+    "scan": Scan,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +245,9 @@ class Inputs:
         compare: base against head.
         faults: the kill matrix.
         coverage: of the tests.
+        diff: coverage of the diff.
+        history: of this class of machine.
+        scan: the scanner's findings.
         names: kind -> the file that it was read from, without its folder.
     """
 
@@ -169,6 +255,9 @@ class Inputs:
     compare: Comparison | None = None
     faults: Kills | None = None
     coverage: Coverage | None = None
+    diff: Diff | None = None
+    history: History | None = None
+    scan: Scan | None = None
     names: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -219,7 +308,7 @@ def read(path: Path) -> tuple[str, Any]:
         known = "; ".join(COMMANDS.values())
         raise GradgateError(f"{path}: no result that a report can be built from; expected the output of: {known}")
     version = tree.get("schema_version")
-    if kind != "coverage" and version != SCHEMA_VERSION:
+    if kind not in FOREIGN and version != SCHEMA_VERSION:
         age = "older" if version is None or (isinstance(version, int) and version < SCHEMA_VERSION) else "newer"
         shown = "none" if version is None else repr(version)
         raise GradgateError(

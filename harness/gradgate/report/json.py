@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gradgate.core.errors import GradgateError
 from gradgate.core.finding import Finding
-from gradgate.core.verdict import Verdict
+from gradgate.core.verdict import Result, Verdict
+from gradgate.report.excerpts import WITH_EXCERPT, excerpts
 from gradgate.report.model import build, plain
 
 
@@ -24,7 +25,7 @@ def to_json(verdict: Verdict) -> dict[str, Any]:
     Returns:
         `schema_version, verdict, subject, environment, results`, and `interrupted`, `not_run` and `source` beside them.
     """
-    report = build(verdict)
+    report, room = build(verdict), iter(range(WITH_EXCERPT))
     return {
         "schema_version": report.schema_version,
         "verdict": report.verdict,
@@ -32,9 +33,18 @@ def to_json(verdict: Verdict) -> dict[str, Any]:
         "environment": plain(report.environment),
         "interrupted": report.interrupted,
         "not_run": plain(report.not_run),
-        "results": [plain(result) for result in report.results],
-        "source": [plain(entry) for entry in report.source],
+        "results": [_result(result, room) for result in report.results],
+        "source": [plain(entry) | {"finding": _finding(entry.finding, room)} for entry in report.source],
     }
+
+
+def _result(result: Result, room: Iterator[int]) -> dict[str, Any]:
+    return {**plain(result), "findings": [_finding(finding, room) for finding in result.findings]}
+
+
+def _finding(finding: Finding, room: Iterator[int]) -> dict[str, Any]:
+    """A finding with the lines around its places, as long as there is room."""
+    return {**plain(finding), "excerpt": excerpts(finding) if next(room, None) is not None else []}
 
 
 def dumps(verdict: Verdict) -> str:

@@ -14,14 +14,16 @@ from gradgate import __version__
 from gradgate.core.errors import GradgateError
 from gradgate.core.rule import FAMILIES
 from gradgate.core.verdict import STATUSES
-from gradgate.report import plots
+from gradgate.report import figures
 from gradgate.report.differences import Differences
-from gradgate.report.inputs import CoveredFile, Finding, Inputs, Kill, Metric, Result, Run
+from gradgate.report.figures import number
+from gradgate.report.inputs import Changed, CoveredFile, Diff, Finding, History, Inputs, Kill, Metric, Result, Run
 from gradgate.report.text import codes_in_short, number_lines
 
 ASSETS = Path(__file__).with_name("assets")
 OURS = '<meta name="generator" content="gradgate'  # what tells our file from somebody's
 IN_FULL, IN_SHORT = 150, 2000  # findings as cards, then as rows; the rest is counted
+MOST_FILES, MOST_CHANGES = 100, 50
 VERDICTS = {
     "passed": "Everything that ran holds.",
     "failed": "At least one check failed.",
@@ -31,26 +33,10 @@ VERDICTS = {
 MEMORY = ("live_peak_bytes", "saved_bytes", "total_bytes", "device_peak_bytes", "leak")
 _OPTIONAL = (
     "counts", "severities", "reasons", "not_built", "not_run", "families", "missed", "more", "left", "slowest",
-    "seconds", "flow", "convergence", "live", "speed", "counters", "memory", "files", "kill_head", "kill_rows",
+    "seconds", "weights", "flow", "convergence", "alive", "speed", "counters", "memory", "files", "kill_head",
+    "kill_rows", "diff_files", "history", "changes",
 )  # fmt: skip
 _RANK = {"error": 0, "warning": 1, "note": 2}
-
-
-@dataclass(frozen=True, slots=True)
-class Plot:
-    """A picture and what it says in numbers, for who cannot see it.
-
-    Args:
-        title: its caption.
-        svg: inline, or empty where there was nothing finite to draw.
-        head: the table's column titles.
-        rows: the table.
-    """
-
-    title: str
-    svg: str
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,25 +48,31 @@ class Missed:
     numbers: tuple[str, ...]
 
 
-def render(inputs: Inputs, coverage_link: str = "") -> str:
+def render(inputs: Inputs, coverage_link: str = "", flame_graphs: Sequence[str] = ()) -> str:
     """The page.
 
     Args:
         inputs: what there is; each section whose input is missing says so.
         coverage_link: where coverage.py's own HTML lies, relative to the page.
+        flame_graphs: where memray's lie, relative to the page.
     """
     run = inputs.run
     view: dict[str, Any] = dict.fromkeys(_OPTIONAL)
-    view |= {"inputs": inputs, "run": run, "coverage_link": coverage_link}
+    view |= {"inputs": inputs, "run": run, "coverage_link": coverage_link, "flame_graphs": flame_graphs}
     if run is not None:
         view |= _catalogue(run)
-        view |= {"flow": _flow(run), "convergence": _convergence(run), "live": _live(run)}
+        view |= {"weights": figures.weights(run), "flow": figures.flow(run)}
+        view |= {"convergence": figures.convergence(run), "alive": figures.memory(run)}
     if inputs.compare is not None:
         metrics = inputs.compare.metrics
-        view |= {"speed": _speed(metrics), "counters": [metric for metric in metrics if metric.ratio is None]}
+        view |= {"speed": figures.speed(metrics), "counters": [metric for metric in metrics if metric.ratio is None]}
         view |= {"memory": [_memory_row(metric) for metric in metrics if metric.metric in MEMORY]}
     if inputs.coverage is not None:
         view |= {"files": _least_covered(inputs.coverage.files)}
+    if inputs.diff is not None:
+        view |= {"diff_files": _uncovered(inputs.diff)}
+    if inputs.history is not None:
+        view |= {"history": figures.history(inputs.history), "changes": _changes(inputs.history)}
     if inputs.faults is not None:
         view |= _kills(inputs.faults.outcomes)
     return str(_template("report.html.j2").render(**view, **_shell()))
@@ -105,7 +97,7 @@ def _environment() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters |= {"spoken": _spoken, "number": _number, "quantity": _quantity, "change": _change}
+    found.filters |= {"spoken": _spoken, "number": number, "quantity": _quantity, "change": _change}
     return found
 
 
@@ -176,62 +168,6 @@ def _missed(results: Sequence[Result]) -> tuple[list[Missed], list[Finding], int
     return shown, rest[:IN_SHORT], len(rest[IN_SHORT:])
 
 
-def _series(run: Run, name: str) -> list[tuple[Result, Mapping[str, plots.Points]]]:
-    return [(result, result.series[name]) for result in run.results if result.series.get(name)]
-
-
-def _flow(run: Run) -> list[Plot]:
-    """The median gradient norm of each parameter, in the order in which the model has them."""
-    found = []
-    for at, (result, lines) in enumerate(_series(run, "gradient_norm")):
-        medians = {name: _median([y for _, y in plots.finite(points)]) for name, points in lines.items()}
-        title = f"Median gradient norm of each parameter, {result.stage or run.subject}"
-        shown = {name: value for name, value in medians.items() if value is not None}
-        rows = tuple((name, _number(value)) for name, value in shown.items())
-        found.append(Plot(title, plots.bars(f"flow{at}", shown, "L2 norm"), ("parameter", "norm"), rows))
-    return found
-
-
-def _convergence(run: Run) -> list[Plot]:
-    found = []
-    for at, (result, lines) in enumerate(_series(run, "heldout_loss_nats")):
-        svg = plots.curves(f"curve{at}", lines, "evaluation", "held-out loss, nats")
-        rows = tuple(_ends(label, points) for label, points in lines.items())
-        title = f"Held-out loss of {result.stage or run.subject}, {len(lines)} seeds; band: lowest to highest"
-        found.append(Plot(title, svg, ("seed", "evaluations", "first", "last"), rows))
-    return found
-
-
-def _live(run: Run) -> list[Plot]:
-    found = []
-    for at, (result, lines) in enumerate(_series(run, "live_bytes")):
-        svg = plots.curves(f"live{at}", lines, "steps done", "bytes", band=False)
-        rows = tuple(_ends(label, points) for label, points in lines.items())
-        title = f"Bytes alive between steps, {result.stage or run.subject}"
-        found.append(Plot(title, svg, ("line", "looks", "first", "last"), rows))
-    return found
-
-
-def _speed(metrics: Sequence[Metric]) -> Plot | None:
-    timed = [metric for metric in metrics if metric.ratio is not None and metric.interval is not None]
-    if not timed:
-        return None
-    drawn = [(each.metric, float(each.ratio or 0), *each.interval) for each in timed if each.interval]
-    rows = tuple(
-        (each.metric, each.verdict, f"{each.ratio or 0:.3f}", f"{each.interval[0]:.3f} to {each.interval[1]:.3f}",
-         _number(each.tolerance), _number(each.blocks))
-        for each in timed if each.interval
-    )  # fmt: skip
-    tolerance = next((each.tolerance for each in timed if each.tolerance), None)
-    head = ("quantity", "verdict", "ratio", "interval", "tolerance", "blocks")
-    return Plot("Head over base, with intervals", plots.intervals("speed", drawn, tolerance), head, rows)
-
-
-def _ends(label: str, points: plots.Points) -> tuple[str, ...]:
-    first, last = (points[0][1], points[-1][1]) if points else (None, None)
-    return (label, str(len(points)), _number(first), _number(last))
-
-
 def _least_covered(files: Mapping[str, CoveredFile]) -> list[tuple[str, float, str]]:
     """The twenty files with most missing lines: name, percent, the lines in ranges."""
     worst = sorted(files.items(), key=lambda item: (-len(item[1].missing_lines), item[0]))[:20]
@@ -240,6 +176,29 @@ def _least_covered(files: Mapping[str, CoveredFile]) -> list[tuple[str, float, s
         for name, file in worst
         if file.missing_lines
     ]
+
+
+def _uncovered(diff: Diff) -> list[tuple[str, float, str]]:
+    """Files of the diff with lines that no test ran, most of them first."""
+    worst = sorted(diff.src_stats.items(), key=lambda item: (-len(item[1].violation_lines), item[0]))
+    return [
+        (name, file.percent_covered, _ranges(file.violation_lines)) for name, file in worst if file.violation_lines
+    ][:MOST_FILES]
+
+
+def _changes(found: History) -> list[tuple[str, ...]]:
+    """Rows of the changes, the newest first."""
+    return [
+        (f"{one.subject} {one.number}", one.time, f"{one.last[:10]}..{one.commit[:10]}" if one.commit else "",
+         number(one.before), number(one.after), _ratio(one), f"{one.entries[0]} / {one.entries[1]}")
+        for one in reversed(found.changes[-MOST_CHANGES:])
+    ]  # fmt: skip
+
+
+def _ratio(one: Changed) -> str:
+    if isinstance(one.before, str) or isinstance(one.after, str) or not one.before:
+        return ""
+    return f"{one.after / one.before - 1:+.1%}"
 
 
 def _kills(outcomes: Sequence[Kill]) -> dict[str, Any]:
@@ -260,7 +219,7 @@ def _by_status(outcomes: Sequence[Kill], statuses: Sequence[str]) -> list[str]:
 
 
 def _memory_row(metric: Metric) -> tuple[str, ...]:
-    return (metric.metric, _number(metric.base), _number(metric.head), _change(metric))
+    return (metric.metric, number(metric.base), number(metric.head), _change(metric))
 
 
 def _ranges(lines: Sequence[int]) -> str:
@@ -274,21 +233,8 @@ def _ranges(lines: Sequence[int]) -> str:
     return shown + (f" and {len(runs) - 30} more" if len(runs) > 30 else "")
 
 
-def _median(values: Sequence[float]) -> float | None:
-    ordered = sorted(values)
-    return ordered[len(ordered) // 2] if ordered else None
-
-
 def _spoken(status: str) -> str:
     return status.replace("_", " ")
-
-
-def _number(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def _quantity(value: Any) -> str:
@@ -297,7 +243,7 @@ def _quantity(value: Any) -> str:
         return ", ".join(f"{key} {_quantity(item)}" for key, item in value.items())
     if isinstance(value, list):
         return ", ".join(_quantity(item) for item in value)
-    return _number(value)
+    return number(value)
 
 
 def _change(metric: Metric) -> str:

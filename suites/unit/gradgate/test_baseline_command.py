@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import threading
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from fixtures.two_checkouts import commit
 from gradgate.cli import cli
 from gradgate.commands import baseline as command
 from gradgate.gates import history
+from gradgate.gates.machine import this_machine
 
 TARGET = "fixtures.memory_faults:lean"
 
@@ -83,7 +85,52 @@ def test_baseline_show_lists_entries_and_history(here: Path):
     assert shown.exit_code == 0
     assert ": this class\nlean/train  " in shown.stdout
     assert ": first\n  op_signature " in shown.stdout
-    assert re.fullmatch(r"  20\d\d-\S+Z  lean  train [\d.]+ ms", shown.stdout.splitlines()[-1])
+    last, changes = shown.stdout.splitlines()[-2:]
+    assert re.fullmatch(r"  20\d\d-\S+Z  lean  train [\d.]+ ms", last)
+    assert changes == "0 changes in 1 entries"
+
+
+def test_baseline_check_remembers_where_nothing_is_stored(here: Path):
+    """The history grows by what was measured and its commit, and a change is told; nothing is there to be held to."""
+    with command._one_thread():
+        machine = this_machine().name
+    history.remember(machine, "lean", {"train/op_count": 1}, "0" * 40)
+
+    checked = run("check", TARGET)
+
+    assert checked.exit_code == 2
+    assert re.search(r"change: lean train/op_count: 1 -> \d+ \(\+", checked.stdout)
+    entry = history.recall(machine)[-1]
+    assert (entry["subject"], len(entry["commit"])) == ("lean", 40)
+    assert entry["numbers"]["train/op_count"] > 1 and entry["numbers"]["train/step_ms"] > 0
+
+
+def test_baseline_show_writes_history_and_changes(here: Path):
+    """As text, and as JSON for the report."""
+    with command._one_thread():
+        machine = this_machine().name
+    for count in (7, 7, 8):
+        history.remember(machine, "lean", {"train/op_count": count})
+
+    shown = run("show", "--history", "--json", str(here / "history.json"))
+
+    assert (shown.exit_code, "change: lean train/op_count: 7 -> 8 (+14.3%)" in shown.stdout) == (0, True)
+    tree = json.loads((here / "history.json").read_text())
+    assert (tree["machine"], len(tree["history"]), tree["not_looked_for"]) == (machine, 3, "")
+    assert [(one["number"], one["before"], one["after"]) for one in tree["changes"]] == [("train/op_count", 7, 8)]
+
+
+def test_baseline_show_says_why_changes_were_not_looked_for(here: Path, monkeypatch: pytest.MonkeyPatch):
+    """Without ruptures, the history is still shown."""
+    with command._one_thread():
+        machine = this_machine().name
+    for at in range(20):
+        history.remember(machine, "lean", {"train/step_ms": 1.0 + at % 3})
+    monkeypatch.setitem(sys.modules, "ruptures", None)
+
+    shown = run("show", "--history")
+
+    assert (shown.exit_code, "pip install 'gradgate[trend]'" in shown.stdout.splitlines()[-1]) == (0, True)
 
 
 def test_baseline_show_names_what_is_unusable(here: Path):

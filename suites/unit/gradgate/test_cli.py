@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import pytest
 import torch
+from click.shell_completion import BashComplete
 from click.testing import CliRunner, Result
 
 from gradgate import __version__, cli
@@ -242,3 +243,15 @@ def test_main_is_the_entry_point(monkeypatch: pytest.MonkeyPatch, capsys):
         cli.main()
     assert caught.value.code == 0
     assert capsys.readouterr().out == f"gradgate {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "begun", "expected"),
+    [([], "ver", ["verify"]), (["verify"], "--sel", ["--select"]), (["verify", "--select"], "gg40", "GG401")],
+)
+def test_shell_completion_knows_commands_options_and_codes(words: list[str], begun: str, expected: list[str] | str):
+    """As the README says, by click's own script."""
+    found = [
+        item.value for item in BashComplete(cli.cli, {}, "gradgate", "_GRADGATE_COMPLETE").get_completions(words, begun)
+    ]
+    assert found == expected or (len(found) == 9 and found[0] == expected)

@@ -47,6 +47,30 @@ def test_clean_twin_passes_on_another_seed(code: str) -> None:
     assert outcome(code, subject_with(GOOD, corpus=TELLING), seed=7).findings == ()
 
 
+def test_weights_outside_hands_over_every_kind_of_row() -> None:
+    """What the report draws: each weight beside what its place is; of a sound function 0 wherever there is no label."""
+    series = outcome("GG402", subject_with(GOOD)).series
+    weights, states = series["head_weight"], series["head_label"]
+    assert len(weights) == (len(cases.patterns(9)) + 1) * 4  # and packed documents; four heads
+    assert {state for points in states.values() for _, state in points} == {-1.0, 0.0, 1.0}
+    for line, points in weights.items():
+        assert [at for at, _ in points] == list(range(9))
+        assert all(weight == 0 for (_, weight), (_, state) in zip(points, states[line], strict=True) if state < 1)
+
+
+def test_weights_outside_hands_over_faulty_weights_as_they_are() -> None:
+    """A weight where there is none to have is what a reader wants to see."""
+    broken = next(iter(broken_functions.BROKEN["GG402"].values()))
+    series = outcome("GG402", subject_with(broken)).series
+    pairs = zip(series["head_weight"].values(), series["head_label"].values(), strict=True)
+    assert any(
+        weight != 0
+        for points, states in pairs
+        for (_, weight), (_, state) in zip(points, states, strict=True)
+        if state < 1
+    )
+
+
 def test_formula_without_packing_is_not_given_packed_rows() -> None:
     """A trainer that never packs is held against rows that are not packed, and what was left out is counted."""
     functions = Functions(returns=broken_functions.returns_without_documents)

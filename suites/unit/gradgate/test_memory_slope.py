@@ -13,6 +13,7 @@ from fixtures import memory_faults
 from fixtures.check_runs import errors, run_check
 from fixtures.memory_faults import GROWING, STEADY
 from fixtures.pytest_fixtures import rest_at_night
+from gradgate.checks.gg802_memory_slope import highest
 from gradgate.gates.growth import rising
 
 
@@ -54,6 +55,26 @@ def test_memory_slope_leaves_out_what_optimizers_keep() -> None:
     subject = memory_faults.subject(memory_faults.keeps_nothing, partial(torch.optim.LBFGS, max_iter=1))
 
     assert errors(run_check("GG802", subject, subject.stages[0])) == []
+
+
+def test_memory_slope_hands_over_one_step_and_its_saving_lines() -> None:
+    """What the report draws: bytes alive through a step, and the line that saves most, in the subject's own words."""
+    subject = memory_faults.subject(memory_faults.keeps_nothing)
+
+    series = run_check("GG802", subject, subject.stages[0]).series
+
+    course = [size for _, size in series["step_bytes"]["alive"]]
+    sizes = [points[0][1] for points in series["saved_bytes"].values()]
+    assert max(course) >= sum(sizes) > 0
+    assert sizes == sorted(sizes, reverse=True)
+    assert all(line.startswith("fixtures/memory_faults.py:") for line in series["saved_bytes"])
+
+
+def test_highest_keeps_every_peak() -> None:
+    """A long course in few points, each the highest of its stretch; a short one as it is."""
+    assert highest([0, 9, 1, 1, 7, 2, 3], 3) == [(2.0, 9.0), (5.0, 7.0), (7.0, 3.0)]
+    assert highest([4, 5], 3) == [(1.0, 4.0), (2.0, 5.0)]
+    assert highest([], 3) == []
 
 
 def test_rising_wants_every_window() -> None:

@@ -19,7 +19,7 @@ axe = pytest.importorskip("axe_playwright_python", reason="pip install 'gradgate
 pytest.importorskip("jinja2", reason="pip install 'gradgate[report]'")
 pytest.importorskip("matplotlib", reason="pip install 'gradgate[report]'")
 
-from fixtures.report_inputs import COMPARE, COVERAGE, FAULTS, hostile_run, verify_run  # noqa: E402
+from fixtures.report_inputs import INPUTS, hostile_run, verify_run  # noqa: E402
 from gradgate.report.differences import differences  # noqa: E402
 from gradgate.report.inputs import read_all, read_run  # noqa: E402
 from gradgate.report.page import render, render_differences  # noqa: E402
@@ -32,7 +32,7 @@ PAGES = ("full", "hostile", "compare")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A page of every input, one of hostile texts, one of two runs."""
     folder = tmp_path_factory.mktemp("pages")
-    trees: dict[str, Any] = {"verify": verify_run(), "compare": COMPARE, "faults": FAULTS, "coverage": COVERAGE}
+    trees: dict[str, Any] = {"verify": verify_run(), **INPUTS}
     for name, tree in (*trees.items(), ("hostile", hostile_run(10_000))):
         (folder / f"{name}.json").write_text(json.dumps(tree), encoding="utf-8")
     runs = [read_run(folder / name) for name in ("hostile.json", "verify.json")]

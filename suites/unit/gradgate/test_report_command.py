@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 pytest.importorskip("jinja2", reason="the HTML report's templates: pip install 'gradgate[report]'")
 pytest.importorskip("matplotlib", reason="the HTML report's plots: pip install 'gradgate[report]'")
 
-from fixtures.report_inputs import COMPARE, COVERAGE, FAULTS, HOSTILE, hostile_run, verify_run
+from fixtures.report_inputs import COVERAGE, FAULTS, HOSTILE, INPUTS, hostile_run, verify_run
 from gradgate.cli import cli
 from gradgate.report import page as views
 from gradgate.report.serve import server
@@ -57,9 +57,9 @@ def tags(text: str) -> list[tuple[str, dict[str, str | None]]]:
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The page of all four inputs."""
+    """The page of every input."""
     folder = tmp_path_factory.mktemp("full")
-    return page(folder, verify=verify_run(), compare=COMPARE, faults=FAULTS, coverage=COVERAGE)
+    return page(folder, verify=verify_run(), **INPUTS)
 
 
 def test_report_shows_every_input(full: str):
@@ -67,24 +67,24 @@ def test_report_shows_every_input(full: str):
     text = full
     for part in (
         "mine: failed", "x.mul_(2)", "y = softmax(x)", "multiply out of place", "1.020 to 1.060", "saved_bytes",
-        "91.5 %", "LW-01", "1 of 40 A/A pairs", "GG603",
+        "91.5 %", "LW-01", "1 of 40 A/A pairs", "GG603", "60 %", "7–8", "3333333333..4444444444", "+11.1%", "confirmed",
     ):  # fmt: skip
         assert part in text, part
-    assert text.count("<svg") == 4  # flow, curves, speed, live bytes
-    assert "Not given" not in text
+    assert text.count("<svg") == 10  # weights, trained ones, flow, two curves, speed, history, and three of memory
+    assert text.count("Not given") == 1  # flame graphs, which are no JSON
     assert "mathdefault" not in text  # labels are text
 
 
 def test_report_of_the_same_json_is_the_same_bytes(full: str, tmp_path: Path):
     """No clock, no random identifier, no name of the folder."""
-    assert page(tmp_path, verify=verify_run(), compare=COMPARE, faults=FAULTS, coverage=COVERAGE) == full
+    assert page(tmp_path, verify=verify_run(), **INPUTS) == full
 
 
 def test_report_says_what_is_missing(tmp_path: Path):
     """A section without its input names the command that fills it."""
     text = page(tmp_path, verify=verify_run(series=False))
-    assert text.count("Not given") == 6
-    assert "speed and memory against a base; planted faults; coverage" in text
+    assert text.count("Not given") == 10
+    assert "speed and memory against a base; planted faults; coverage; coverage of the diff; history" in text
 
 
 def test_report_is_built_without_a_verdict(tmp_path: Path):
@@ -108,7 +108,11 @@ def test_report_identifiers_are_unique_when_there_are_several_plots(full: str):
 
 def test_report_is_inert_when_every_text_is_hostile(tmp_path: Path):
     """Markup, quotes, direction marks and NaN end as text: one script, ours, and no image."""
-    text = page(tmp_path, verify=hostile_run(30), faults=_hostile(FAULTS), coverage=_hostile(COVERAGE))
+    text = page(
+        tmp_path,
+        verify=hostile_run(30),
+        **{name: _hostile(INPUTS[name]) for name in ("faults", "coverage", "diff", "history")},
+    )
     names = [tag for tag, _ in tags(text)]
     assert (names.count("script"), names.count("img")) == (1, 0)
     assert not re.search("[\u202a-\u202e\u2066-\u2069\u0000]", text)
@@ -120,7 +124,7 @@ def test_report_says_how_many_findings_it_leaves_out(tmp_path: Path, monkeypatch
     monkeypatch.setattr(views, "IN_FULL", 2)
     monkeypatch.setattr(views, "IN_SHORT", 3)
     text = page(tmp_path, verify=hostile_run(12))
-    assert text.count('<div class="finding">') == 2
+    assert text.count('<div class="finding">') == 2 + 1  # the scanner's
     assert "<h3>3 more in short</h3>" in text
     assert "<b>7 further findings</b>" in text
 
@@ -193,6 +197,39 @@ def test_report_links_the_pages_of_coverage(tmp_path: Path):
     (tmp_path / "cov" / "index.html").write_text("", encoding="utf-8")
     assert gradgate(*words).exit_code == 0
     assert 'href="cov/index.html"' in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_report_marks_culprit_and_victim_in_the_excerpt(full: str):
+    """The lines around, and the role of a line as text, for who sees no colour."""
+    lines = re.findall(r'<div( class="\w+")?><span class="no">(\d+)</span><code>(.*?)</code>(.*?)</div>', full)[:3]
+    assert [(number, re.sub("<.*?>", "", role)) for _, number, _, role in lines] == [
+        ("10", ""),
+        ("11", "victim"),
+        ("12", "culprit"),
+    ]
+
+
+def test_report_shows_the_lines_alone_when_there_is_no_excerpt(tmp_path: Path):
+    """Results of an older version, and files that changed meanwhile."""
+    tree = verify_run(series=False)
+    for each in (tree["results"][0]["findings"][0], tree["source"][0]["finding"]):
+        each |= {"excerpt": []}
+    text = page(tmp_path, verify=tree)
+    assert 'class="culprit"><span class="role">culprit</span>' in text
+
+
+def test_report_links_flame_graphs(tmp_path: Path):
+    """Those beside it by themselves, those given by name; one that is not there is refused."""
+    written(tmp_path, coverage=COVERAGE)
+    (tmp_path / "memory").mkdir()
+    for name in ("memory/stage1.html", "other.html"):
+        (tmp_path / name).write_text("", encoding="utf-8")
+    words = ("build", tmp_path, "-o", tmp_path / "report.html")
+    for more, link in (((), "memory/stage1.html"), (("--flame-graph", tmp_path / "other.html"), "other.html")):
+        assert gradgate(*words, *more).exit_code == 0
+        assert f'href="{link}"' in (tmp_path / "report.html").read_text(encoding="utf-8")
+    done = gradgate(*words, "--flame-graph", tmp_path / "no.html")
+    assert (done.exit_code, "no such file" in done.stderr) == (2, True)
 
 
 def test_report_compare_names_what_changed(tmp_path: Path):

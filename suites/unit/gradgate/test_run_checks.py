@@ -761,6 +761,15 @@ def test_gg901_counts_no_epochs_where_the_fit_does_not() -> None:
     assert run_check("GG901", subject, stage).findings == ()
 
 
+def test_gg901_hands_over_the_curve_of_every_seed() -> None:
+    """What the report draws, also where a seed failed."""
+    subject, stage = with_fit(lambda seed: value_fit(1.0 if seed == 0 else 0.5), "value")
+
+    series = run_check("GG901", subject, stage).series
+
+    assert series == {"heldout_squared_error": {f"seed {seed}": [(1.0, 1.0), (2.0, 0.5)] for seed in range(3)}}
+
+
 # --- GG601 -----------------------------------------------------------------------------------------------------------
 
 

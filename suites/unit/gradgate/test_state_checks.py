@@ -177,6 +177,10 @@ def test_weight_collapse_tells_collapsed_from_uniform(kind: str, told: str) -> N
 
     assert [told in finding.message for finding in outcome.findings] == ([True] if told else [])
     assert outcome.inconclusive == ""
+    drawn = outcome.series["trained_weight"]  # the first seed's, a line a head, for the report
+    first = weights_of(kind, 0)
+    assert list(drawn) == [f"head {head}" for head in range(first.shape[1])]
+    assert drawn["head 1"][0] == (1.0, pytest.approx(float(first[0, 1])))
 
 
 def test_weight_collapse_is_not_applicable_without_weights() -> None:
