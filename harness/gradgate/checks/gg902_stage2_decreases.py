@@ -24,9 +24,9 @@ hold:
 * spikes: no rise over the running minimum is above 25 % of the total fall (first minus minimum).
 
 A value that is not finite fails the seed. Seeds `seed, seed + 1, ...` are tried in Wald's sequential test of the
-success probability, as in GG901: in quick 2 successes or 2 failures of at most 3 seeds, in pr 5 successes or 2
-failures, in nightly 10 successes or 2 failures; error 0.05 on either side. A curve of exchangeable noise passes a
-seed with at most 0.05.
+success probability, as in GG901: in quick 2 successes or 2 failures of at most 5 seeds, in pr 4 successes or 2
+failures of at most 9, in nightly 10 successes or 2 failures of at most 17; error 0.05 on either side. A curve of
+exchangeable noise passes a seed with at most 0.05.
 
 ## Example
 
@@ -85,7 +85,7 @@ ALLOWED = {"trend_p": ALPHA, "net_fall_ratio": NET_FALL, "spike_ratio": SPIKE, "
 @reports_raises(CODE, NAME)
 def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     """Fit seed after seed until the case is clear."""
-    length = len(fit(stage, context.seed, context.device).curve)
+    length = len(fit(subject, stage, context.seed, context).curve)
     if length == 0 or smallest_p(length) > ALPHA:
         return Outcome(inconclusive=f"{length} held-out values a fit; a trend at p <= {ALPHA} needs 4", allowed=ALLOWED)
     faults: dict[int, str] = {}
@@ -93,7 +93,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     curves: dict[str, list[tuple[float, float]]] = {}
 
     def succeeds(seed: int) -> bool:
-        result = fit(stage, seed, context.device)
+        result = fit(subject, stage, seed, context)
         curves[f"seed {seed}"] = [(float(at), value) for at, value in enumerate(result.curve, 1)]
         numbers, fault = judge(result.curve, result.constant_loss)
         for name, value in numbers.items():
