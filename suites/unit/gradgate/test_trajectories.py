@@ -16,15 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fixtures import memory_faults
+from fixtures.stored_trajectories import store
 from gradgate.checks import catalogue, fits
 from gradgate.checks.gg903_trajectory import ALPHA
-from gradgate.checks.isolation import isolated
-from gradgate.checks.trajectories import SEEDS, recorded, series_of
+from gradgate.checks.trajectories import recorded, series_of
 from gradgate.core.errors import SubjectError
 from gradgate.core.verdict import Outcome
-from gradgate.gates.baselines import Baseline, Entry, file_of, key_of
-from gradgate.gates.counts import Counts
-from gradgate.gates.machine import Machine, this_machine
 from gradgate.gates.stats import student_bound
 from gradgate.gates.trajectories import FLOOR, POINTS, Trajectory, departure, in_parts
 from gradgate.subjects.contract import Context, Fit, Stage, Subject
@@ -46,18 +43,9 @@ def subject_of(fitted: Fitted, objective: Any = "tokens") -> Subject:
     return Subject("drawn", [Stage("train", start, fit=lambda seed, *, device: fitted(seed), objective=objective)])
 
 
-def record(
-    folder: Path, fitted: Fitted = noisy, *, facts: dict[str, str] | None = None, seeds: int = len(SEEDS)
-) -> None:
-    """A baseline that holds the trajectories of a stage, and counts nothing."""
-    with isolated(0):
-        machine = this_machine()
-    machine = Machine({**machine.facts, **(facts or {})})
-    subject = subject_of(fitted)
-    followed = recorded(subject, subject.stages[0], "cpu", 0)
-    followed = {n: Trajectory(one.lengths[:seeds], one.points[:seeds]) for n, one in followed.items()}
-    entry = Entry(Counts({}), (1.0,), "c" * 40, "2026-01-01T00:00:00Z", "first", followed)
-    file_of(folder, machine).write_text(Baseline(machine, {key_of("drawn", "train"): entry}).dumps())
+def record(folder: Path, fitted: Fitted = noisy, **options: Any) -> None:
+    """A baseline that holds the trajectories of a stage."""
+    store(folder, subject_of(fitted), **options)
 
 
 def run_check(folder: Path | None, fitted: Fitted = noisy, *, seed: int = 100, profile: Any = "quick") -> Outcome:
