@@ -1030,16 +1030,16 @@ def test_fit_is_made_once_for_a_stage_and_seed() -> None:
 
 def test_fit_of_another_type_is_refused() -> None:
     """The contract says Fit."""
-    _, stage = with_fit(lambda seed: {"curve": ()}, "value")  # type: ignore[arg-type,return-value]
+    subject, stage = with_fit(lambda seed: {"curve": ()}, "value")  # type: ignore[arg-type,return-value]
 
     with pytest.raises(SubjectError, match=r"returned dict, expected gradgate\.Fit"):
-        fits.fit(stage, 0, "cpu")
+        fits.fit(subject, stage, 0, Context())
 
 
 def test_stage_without_fit_is_refused() -> None:
     """The runner asks first; a caller who does not is told."""
     with pytest.raises(SubjectError, match="has no `fit`"):
-        fits.fit(replace(CLEAN.stages[0], fit=None), 0, "cpu")
+        fits.fit(CLEAN, replace(CLEAN.stages[0], fit=None), 0, Context())
 
 
 def test_fit_that_raises_is_a_finding() -> None:
