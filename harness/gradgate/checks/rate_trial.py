@@ -51,7 +51,7 @@ def _ends_at(run: Run) -> float:
         with calling(f"step {number}"):
             run.step(batch)
     with torch.no_grad(), calling("losses()"):
-        return fmean(float(run.losses(batch)["total"]) for batch in islice(batches, LOOKS))
+        return fmean(float(run.losses(batch)["total"].detach()) for batch in islice(batches, LOOKS))
 
 
 @contextmanager
