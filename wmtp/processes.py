@@ -167,6 +167,19 @@ def joined(config: Config) -> Iterator[Processes]:
     dist.destroy_process_group()
 
 
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Drop what C++ writes to standard error: two dozen frames an attempt, before the one line that says it all."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
 def _meet(config: Config) -> str:
     """Start the process group; where it meets."""
     missing = [name for name in NEEDED if name not in os.environ]
@@ -179,7 +192,8 @@ def _meet(config: Config) -> str:
     seconds = config.distributed.timeout
     limit = timedelta(seconds=seconds)
     try:
-        store, rank, world = next(iter(rendezvous("env://", timeout=limit)))
+        with _hushed():
+            store, rank, world = next(iter(rendezvous("env://", timeout=limit)))
         # torchrun keeps its store over restarts, with the addresses of processes that are gone.
         attempt = PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
@@ -187,8 +201,7 @@ def _meet(config: Config) -> str:
     except (RuntimeError, ValueError, OSError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise ProcessError(
-            f"rank {os.environ['RANK']} could not meet {os.environ['WORLD_SIZE']} processes at {place} "
-            f"within {seconds:g} s: {reason}"
+            f"could not meet {os.environ['WORLD_SIZE']} processes at {place} within {seconds:g} s: {reason}"
         ) from None
     return place
 

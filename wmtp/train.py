@@ -62,10 +62,12 @@ def train(
 
 
 def require_room(folder: Path, profile_to: Path | None, *, fresh: bool) -> None:
-    """Refuse folders that cannot be written, or that hold a run already where a fresh one is to start."""
+    """Refuse folders that cannot be written, that another job holds, or that hold a run where a fresh one starts."""
     require_writable("paths.output", folder)
     if profile_to is not None:
         require_writable("--profile", profile_to)
+    if folder.is_dir():
+        os.close(hold(folder))  # another job is told of now, not after the programs' tests
     if fresh:
         require_fresh(folder)
 

@@ -478,6 +478,7 @@ def value_fit(lines: list[dict[str, Any]], trainer: Trainer, state: Mapping[str,
         position_N=found.position_N,
         score_R=found.score_R,
         right_R=stage.right_R,
+        steps=steps_of(lines, "stage1"),
     )
 
 
@@ -492,7 +493,14 @@ def fit_stage2(seed: int, *, device: str = "cpu") -> Fit:
         curve=tuple(line["heldout_cross_entropy"] for line in stage2 if "heldout_cross_entropy" in line),
         constant_loss=frequencies(trainer),
         weight_NH=heldout_weights(trainer),
+        steps=steps_of(lines, "stage2"),
     )
+
+
+def steps_of(lines: list[dict[str, Any]], stage: str) -> dict[str, tuple[float, ...]]:
+    """Loss and gradient norm of every step of a stage."""
+    steps = [line for line in lines if line["stage"] == stage and "grad_norm" in line]
+    return {name: tuple(line[name] for line in steps) for name in ("loss", "grad_norm")}
 
 
 def frequencies(trainer: Trainer) -> float:

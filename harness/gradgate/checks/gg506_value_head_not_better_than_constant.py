@@ -84,7 +84,7 @@ ENOUGH = 50  # predictions
 @reports_raises(CODE, NAME)
 def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     """Fit once and compare with the constant."""
-    run = fit(stage, context.seed, context.device)
+    run = fit(subject, stage, context.seed, context)
     found = quality(run)
     if found is None:
         return Outcome(not_applicable="fit() gives no `prediction_N` and `target_N`")

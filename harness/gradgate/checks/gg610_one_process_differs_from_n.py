@@ -19,8 +19,19 @@ largest difference between the gradient of two processes and that of one, as a s
 Allowed: 1e-6. In float64 another order of sums costs 1e-13; counts that differ cost percents. Where `samples` names
 them, the rows of both processes are also counted: each of the global batch in exactly one. Allowed: 0 misplaced.
 
+The same in float32, where the run has `losses` and `select_rows`. Statistic: the norm of the difference over all
+parameters, as a share of what rounding can do. That is derived, not tuned: with R rows, u = 2^-24, gamma = R u / (1 - R
+u), g_r the gradient of row r's own loss in float64 and e_r what it is off by in float32, element by element,
+
+    D = gamma sum_r |g_r| + (1 + gamma) sum_r e_r,    allowed = 4 c ||D||:
+
+a sum of R terms in any order is off by gamma times the sum of their absolute values, on top of what each term is off by
+itself, which is its condition; two ways may err to two sides (2), and clipping's factor c <= 1 is off by as much again
+(2). Allowed: 1.
+
 A first step that does not draw the same rows, or has dropout, cannot be compared: inconclusive where the runs of one
-process disagree among themselves. False-alarm rate: 0 for a deterministic step.
+process disagree among themselves. False-alarm rate: 0 for a deterministic step; in
+float32, where a row's own rounding in another order of sums is not beyond what was measured of it.
 
 ## Example
 
@@ -45,24 +56,29 @@ wrapper; shard the rows by rank.
 
 ## Known limits
 
+Where a module's constants depend on the dtype, as the default eps of `nn.RMSNorm` does, e_r holds that too, and the
+float32 bound is wider than rounding is: for the bundled trainer by some four orders of magnitude.
 Two processes, one step, on the CPU, over gloo. A stage whose optimizer steps do not go through `torch.optim` is not
 seen.
 
 ## Sources
 
 Faults DI-01 to DI-04 of the fault catalogue; torch.nn.parallel.DistributedDataParallel, "gradients are averaged".
+Higham 2002, Accuracy and Stability of Numerical Algorithms, equation 4.4.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gradgate.checks.raised import calling, reports_raises
+from gradgate.checks.rank_rounding import allowed, norm_apart
 from gradgate.checks.ranks import WORLD, first_cause, together, told
 from gradgate.checks.snapshot import named_parameters
 from gradgate.checks.updates import gradients_at_updates
@@ -87,24 +103,35 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     apart = distance(alone.gradients, again.gradients)
     if apart[0] > ALLOWED:
         return Outcome(inconclusive=f"two runs of one process differ by {apart[0]:.2g} at {apart[1]} (GG601)")
-    findings, measured = [], {"misplaced_rows": 0}
+    rounded, bound = (
+        step_of(stage.start, context.seed, torch.float32),
+        allowed(stage.start, context.seed, alone.gradients),
+    )
+    findings, measured = [], dict[str, float]({"misplaced_rows": 0})
     for way, start in (stage.distributed or {}).items():
-        ranks = together(lambda _, start=start: step_of(start, context.seed), context.folder / way)  # type: ignore[misc]
+        ranks = together(partial(_both, start, context.seed), context.folder / way)
         if told(ranks):
             findings.append(_finding(f"{way}: {first_cause(ranks) or told(ranks)}"))
             continue
-        share, name = distance(alone.gradients, ranks[0].value.gradients)
-        measured[f"{way}_to_one_process_ratio"] = share  # type: ignore[assignment]
+        share, name = distance(alone.gradients, ranks[0].value[0].gradients)
+        measured[f"{way}_to_one_process_ratio"] = share
         if not share <= ALLOWED:
             text = (
                 f"{way}: the gradient of {name} differs by {share:.3g} of the largest between 1 and {WORLD} processes"
             )
             findings.append(_finding(f"{text}; allowed {ALLOWED:g}"))
-        misplaced = _misplaced(alone.samples, [each.value.samples for each in ranks])
+        if bound:
+            part = norm_apart(rounded.gradients, ranks[0].value[1].gradients) / bound
+            measured[f"{way}_float32_share_of_rounding"] = part
+            if not part <= 1:
+                text = f"{way}: in float32 the gradients of 1 and {WORLD} processes are {part:.3g} times as far apart"
+                findings.append(_finding(f"{text} as rounding can make them ({bound:.2g}); allowed: 1"))
+        misplaced = _misplaced(alone.samples, [each.value[0].samples for each in ranks])
         measured["misplaced_rows"] += misplaced
         if misplaced:
             findings.append(_finding(f"{way}: {misplaced} rows of the global batch are in no process or in several"))
-    return Outcome(tuple(findings), measured, {"misplaced_rows": 0, "gradient_ratio": ALLOWED})
+    limits = {"misplaced_rows": 0, "gradient_ratio": ALLOWED} | ({"float32_share_of_rounding": 1.0} if bound else {})
+    return Outcome(tuple(findings), measured, limits)
 
 
 class Step:
@@ -119,10 +146,15 @@ class Step:
         self.gradients, self.samples = gradients, samples
 
 
-def step_of(start: Callable[..., Run], seed: int) -> Step:
-    """Start a run in float64 and take its first step."""
+def _both(start: Callable[..., Run], seed: int, _rank: int) -> tuple[Step, Step]:
+    """A first step in float64, and one in float32."""
+    return step_of(start, seed), step_of(start, seed, torch.float32)
+
+
+def step_of(start: Callable[..., Run], seed: int, dtype: torch.dtype = torch.float64) -> Step:
+    """Start a run and take its first step."""
     with calling("start()"):
-        run = start(seed, dtype=torch.float64, device="cpu")
+        run = start(seed, dtype=dtype, device="cpu")
     batch = next(iter(run.batches()))
     names = named_parameters(run)
     with calling("step 1"), gradients_at_updates(names) as updates:

@@ -78,14 +78,14 @@ ALLOWED = {"entropy_ratio": ENTROPY, "distance_from_uniform": DISTANCE}
 @reports_raises(CODE, NAME)
 def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     """Look at the weights of fit after fit until the case is clear."""
-    weight_NH = fit(stage, context.seed, context.device).weight_NH
+    weight_NH = fit(subject, stage, context.seed, context).weight_NH
     if weight_NH is None or weight_NH.shape[1] < 2:
         return Outcome(not_applicable="fit() gives no `weight_NH`, the weights of two heads or more")
     measured: dict[str, dict[int, float]] = {name: {} for name in ALLOWED}
     faults: dict[int, str] = {}
 
     def succeeds(seed: int) -> bool:
-        weight_NH = fit(stage, seed, context.device).weight_NH
+        weight_NH = fit(subject, stage, seed, context).weight_NH
         assert weight_NH is not None  # noqa: S101 - the first seed had them
         entropy, distance = spread(weight_NH)
         measured["entropy_ratio"][seed], measured["distance_from_uniform"][seed] = entropy, distance

@@ -103,7 +103,9 @@ def check_trainer(
         SubjectError: `subject` is no Subject, or holds something else than stages and functions.
     """
     _require_subject(subject)
-    context = Context(seed=seed, profile=as_profile(profile), device=device, baselines=baselines, compare=compare)
+    context = Context(
+        seed=seed, profile=as_profile(profile), device=device, baselines=baselines, compare=compare, jobs=jobs
+    )
     session = _Session(with_stages(subject, stages), context, expected or {}, command, timeout)
     plans = [session.plan(rule) for rule in catalogue.select(select, ignore)]
     tally = Tally(plans, session.settle, on_result)

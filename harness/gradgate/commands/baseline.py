@@ -1,4 +1,4 @@
-"""`gradgate baseline`: stored counts and times of a trainer's steps, shown, checked and recorded anew."""
+"""`gradgate baseline`: stored counts, times and trajectories of a trainer, shown, checked and recorded anew."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gradgate.gates.changes import Change
     from gradgate.subjects.contract import Stage, Subject
 
-CODES = ("GG002", "GG702", "GG704", "GG801", "GG803")
+CODES = ("GG002", "GG702", "GG704", "GG801", "GG803", "GG903")
 LAST = 10  # entries of the history that are shown
 
 Command = Callable[..., None]
@@ -28,7 +28,7 @@ Command = Callable[..., None]
 
 @click.group()
 def baseline() -> None:
-    """Stored baselines: what a step counts and costs, one file a class of machine.
+    """Stored baselines: what a step counts and costs, what a fit goes through; one file a class of machine.
 
     \b
       gradgate baseline show
@@ -94,7 +94,8 @@ def show(path: Path | None, history: bool, json_file: Path | None) -> None:
 @baseline.command()
 @_target
 def check(target: str | None, path: Path | None, device: str) -> None:
-    """Hold every stage of TARGET against what is stored: counters at tolerance 0, times at 25 % as a warning.
+    """Hold every stage of TARGET against what is stored: counters at tolerance 0, times at 25 % as a warning, whole
+    fits by the spread of the stored seeds.
 
     What was measured goes to the history of this class of machine, also where nothing is stored yet; changes in it are
     told, and change no exit code.
@@ -184,20 +185,27 @@ def _measured(subject: Subject, device: str, commit: str, reason: str) -> Iterat
     from datetime import UTC, datetime
 
     from gradgate.checks.stored import counted, timed
+    from gradgate.checks.trajectories import SEEDS, recorded
+    from gradgate.core.workers import usable_cores
     from gradgate.gates.baselines import Entry, key_of
 
     for stage in subject.stages:
         click.echo(f"measuring {stage.name}", err=True)
-        counts, times = _counted(counted, subject, stage, device), timed(stage, device)
+        with _driving(subject, stage):
+            counts, times = counted(subject, stage, device), timed(stage, device)
+            if stage.fit is not None:
+                click.echo(f"measuring {stage.name}: {len(SEEDS)} whole fits", err=True)
+            followed = recorded(subject, stage, device, usable_cores())
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        yield key_of(subject.name, stage.name, device), Entry(counts, times, commit, now, reason)
+        yield key_of(subject.name, stage.name, device), Entry(counts, times, commit, now, reason, followed)
 
 
-def _counted(counted: Any, subject: Subject, stage: Stage, device: str) -> Any:
+@contextmanager
+def _driving(subject: Subject, stage: Stage) -> Iterator[None]:
     from gradgate.checks.raised import SubjectRaisedError
 
     try:
-        return counted(subject, stage, device)
+        yield
     except SubjectRaisedError as error:
         raise GradgateError(f"stage {stage.name} of {subject.name} cannot be measured: {error}") from error
 
@@ -209,18 +217,38 @@ def _difference(key: str, before: Entry | None, after: Entry) -> str:
     names = dict.fromkeys([*before.counts.values, *after.counts.values])
     values = [(name, before.counts.values.get(name, 0), after.counts.values.get(name, 0)) for name in names]
     rows = [f"  {name}: {_number(old)} -> {_number(new)}" for name, old, new in values if old != new]
+    rows += [f"  {name}: {_ends(before, name)} -> {_ends(after, name)}" for name in _moved(before, after)]
     rows.append(
         f"  cpu_time: {before.cpu_s * 1e3:.3g} -> {after.cpu_s * 1e3:.3g} ms ({after.cpu_s / before.cpu_s:.2f} times)"
     )
     return "\n".join([f"{key}  ({before.commit[:12]} -> {after.commit[:12]})", *rows])
 
 
+def _moved(before: Entry, after: Entry) -> list[str]:
+    """Trajectories that are new, gone or not the same."""
+    names = dict.fromkeys([*before.trajectories, *after.trajectories])
+    return [name for name in names if before.trajectories.get(name) != after.trajectories.get(name)]
+
+
+def _ends(entry: Entry, name: str) -> str:
+    """Where a trajectory begins and ends, over its seeds."""
+    from statistics import fmean
+
+    one = entry.trajectories.get(name)
+    if one is None:
+        return "none"
+    return f"{fmean(row[0] for row in one.points):.4g} to {fmean(row[-1] for row in one.points):.4g}"
+
+
 def _entry(key: str, entry: Entry) -> str:
     values = ", ".join(f"{name} {_number(value)}" for name, value in entry.counts.values.items())
-    return (
-        f"{key}  {entry.commit[:12]}, {entry.recorded}: {entry.reason}\n"
-        f"  {values}\n  cpu_time {entry.cpu_s * 1e3:.3g} ms, fastest of {len(entry.rounds)} steps"
-    )
+    rows = [
+        f"{key}  {entry.commit[:12]}, {entry.recorded}: {entry.reason}",
+        f"  {values}",
+        f"  cpu_time {entry.cpu_s * 1e3:.3g} ms, fastest of {len(entry.rounds)} steps",
+        *(f"  {name} {_ends(entry, name)}, {len(one.points)} seeds" for name, one in entry.trajectories.items()),
+    ]
+    return "\n".join(rows)
 
 
 def _number(value: int | str) -> str:

@@ -13,8 +13,9 @@ from typing import Any
 from gradgate.core.errors import GradgateError
 from gradgate.gates.counts import Counts
 from gradgate.gates.machine import EXACT, Machine
+from gradgate.gates.trajectories import Trajectory
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: entries have trajectories
 UPDATE = "gradgate baseline update --reason TEXT"
 MARKERS = ("<<<<<<<", "=======", ">>>>>>>")
 _INNERMOST = re.compile(r"\[\n\s*([^\[\]]*?)\n\s*\]")
@@ -38,6 +39,7 @@ class Entry:
         commit: full hash of what was measured.
         recorded: UTC date and time.
         reason: why it was recorded.
+        trajectories: of its whole fits over seeds, by name; empty where it has none.
     """
 
     counts: Counts
@@ -45,6 +47,7 @@ class Entry:
     commit: str
     recorded: str
     reason: str
+    trajectories: Mapping[str, Trajectory] = field(default_factory=dict)
 
     @property
     def cpu_s(self) -> float:
@@ -59,12 +62,15 @@ class Entry:
             "reason": self.reason,
             "rounds": list(self.rounds),
             "counts": replace(self.counts, operations=()).tree(),
+            "trajectories": {name: one.tree() for name, one in self.trajectories.items()},
         }
 
     @classmethod
     def from_tree(cls, tree: Mapping[str, Any]) -> Entry:
         """From JSON."""
-        return cls(**{**tree, "counts": Counts.from_tree(tree["counts"]), "rounds": tuple(tree["rounds"])})
+        followed = {name: Trajectory.from_tree(one) for name, one in tree.get("trajectories", {}).items()}
+        counts, rounds = Counts.from_tree(tree["counts"]), tuple(tree["rounds"])
+        return cls(**{**tree, "counts": counts, "rounds": rounds, "trajectories": followed})
 
 
 @dataclass(frozen=True, slots=True)

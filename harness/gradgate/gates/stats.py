@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import exp, inf, log, sqrt
+from math import atan, cos, exp, inf, log, pi, sin, sqrt
 from statistics import median
 
 
@@ -107,3 +107,39 @@ def nonnegative_slopes(y: Sequence[float], a: Sequence[float], b: Sequence[float
 
 def _dot(one: Sequence[float], other: Sequence[float]) -> float:
     return sum(x * y for x, y in zip(one, other, strict=True))
+
+
+@lru_cache(maxsize=256)
+def student_bound(freedom: int, alpha: float) -> float:
+    """What the size of a Student-t variable stays below, but for a share of alpha.
+
+    Args:
+        freedom: degrees of freedom, at least 1.
+        alpha: both tails together, in (0, 1).
+
+    Returns:
+        t with P(|T| > t) = alpha.
+
+    Source: Abramowitz and Stegun 1964, 26.7.3 and 26.7.4, solved by bisection.
+    """
+    low, high = 0.0, 1.0
+    while 1 - student_within(freedom, high) > alpha:
+        low, high = high, 2 * high
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if 1 - student_within(freedom, middle) > alpha else (low, middle)
+    return high
+
+
+def student_within(freedom: int, t: float) -> float:
+    """P(|T| <= t) of a Student-t variable, in closed form; t >= 0.
+
+    Source: Abramowitz and Stegun 1964, 26.7.3 (odd degrees of freedom) and 26.7.4 (even ones).
+    """
+    angle = atan(t / sqrt(freedom))
+    odd = freedom % 2
+    term, total = (cos(angle), 0.0) if odd else (1.0, 0.0)
+    for i in range(freedom // 2):
+        total += term
+        term *= cos(angle) ** 2 * ((2 * i + 2) / (2 * i + 3) if odd else (2 * i + 1) / (2 * i + 2))
+    return (angle + sin(angle) * total) * 2 / pi if odd else sin(angle) * total

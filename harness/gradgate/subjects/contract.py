@@ -193,6 +193,7 @@ class Fit:
         right_R: Bool[R] whether the row is right.
         constant_loss: held-out loss of the best prediction that sees no input: the labels' frequencies (token stages).
         weight_NH: Float[N, H] head weights at held-out positions at which all heads have a label (token stages).
+        steps: numbers of every step, in their order, by name: `loss` and `grad_norm` at least, as `step` returns them.
     """
 
     curve: tuple[float, ...]
@@ -204,6 +205,7 @@ class Fit:
     right_R: Tensor | None = None
     constant_loss: float | None = None
     weight_NH: Tensor | None = None
+    steps: Mapping[str, Sequence[float]] | None = None
 
 
 @dataclass(frozen=True)
@@ -396,6 +398,7 @@ class Context:
         folder: an empty folder of the check's own, removed afterwards.
         baselines: where stored baselines lie; None: nowhere.
         compare: a stage's name to base against head; None: there is no base. Each stage is compared once.
+        jobs: processes that the run may use, this one among them; 0 and 1: no other.
     """
 
     seed: int = 0
@@ -404,3 +407,4 @@ class Context:
     folder: Path = Path()
     baselines: Path | None = None
     compare: Callable[[str], Comparison] | None = None
+    jobs: int = 0

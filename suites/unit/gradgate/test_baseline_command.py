@@ -6,6 +6,7 @@ import json
 import re
 import sys
 import threading
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from fixtures.two_checkouts import commit
 from gradgate.cli import cli
 from gradgate.commands import baseline as command
 from gradgate.gates import history
+from gradgate.gates.baselines import SCHEMA_VERSION
 from gradgate.gates.machine import this_machine
+from gradgate.subjects.contract import Fit, Subject
 
 TARGET = "fixtures.memory_faults:lean"
 
@@ -133,6 +136,31 @@ def test_baseline_show_says_why_changes_were_not_looked_for(here: Path, monkeypa
     assert (shown.exit_code, "pip install 'gradgate[trend]'" in shown.stdout.splitlines()[-1]) == (0, True)
 
 
+def test_baseline_stores_trajectories_of_whole_fits(here: Path, monkeypatch: pytest.MonkeyPatch):
+    """They are recorded, shown and checked in the room of the counters, and what moves is told."""
+    rate = [0.5]
+    lean = memory_faults.lean
+
+    def fits(seed: int, *, device: str) -> Fit:
+        return Fit((1.0 + 0.01 * seed, rate[0] + 0.01 * seed))
+
+    def fitting() -> Subject:
+        subject = lean()
+        return replace(subject, stages=[replace(stage, fit=fits) for stage in subject.stages])
+
+    monkeypatch.setattr(memory_faults, "lean", fitting)
+    assert "measuring train: 8 whole fits" in run("update", TARGET, "--reason", "first").stderr
+    assert "  heldout_loss 1.035 to 0.535, 8 seeds" in run("show").stdout
+    assert re.search(r"GG903  trajectory +train  passed", run("check", TARGET).stdout)
+
+    rate[0] = 0.9
+    failed = run("check", TARGET)
+
+    assert failed.exit_code == 1
+    assert "GG903 trajectory: `heldout_loss` leaves the stored trajectory: " in failed.stdout
+    assert "  heldout_loss: 1.035 to 0.535 -> 1.035 to 0.935" in run("update", TARGET, "--reason", "x").stdout
+
+
 def test_baseline_show_names_what_is_unusable(here: Path):
     """One line a file, exit code 1."""
     run("update", TARGET, "--reason", "first")
@@ -159,12 +187,15 @@ def test_baseline_update_replaces_a_damaged_file_aloud(here: Path):
 def test_baseline_update_leaves_a_newer_file_alone(here: Path):
     """What a newer gradgate wrote is not for an older one to replace."""
     run("update", TARGET, "--reason", "first")
-    newer = json.dumps({"schema_version": 2})
+    newer = json.dumps({"schema_version": SCHEMA_VERSION + 1})
     stored(here)[0].write_text(newer)
 
     made = run("update", TARGET, "--reason", "second")
 
-    assert (made.exit_code, "of schema 2, this gradgate knows 1" in made.stderr) == (2, True)
+    assert (made.exit_code, f"of schema {SCHEMA_VERSION + 1}, this gradgate knows {SCHEMA_VERSION}" in made.stderr) == (
+        2,
+        True,
+    )
     assert stored(here)[0].read_text() == newer
 
 

@@ -11,7 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradgate.gates.stats import centre, critical_rank, nonnegative_slopes, paired_ratio, walsh_means, wilson
+from gradgate.gates.stats import (
+    centre,
+    critical_rank,
+    nonnegative_slopes,
+    paired_ratio,
+    student_bound,
+    student_within,
+    walsh_means,
+    wilson,
+)
 
 RATIOS = st.lists(st.floats(0.5, 2.0), min_size=1, max_size=12)
 
@@ -122,3 +131,26 @@ def test_nonnegative_slopes_are_the_best_on_a_fine_grid(rows: list[tuple[float, 
     if max(p, q) < 1e3:  # beyond, the grid's arithmetic is worse than the solution
         best = squares(p, q)
         assert all(best <= squares(max(0, p + d), max(0, q + e)) + 1e-5 * (1 + best) for d in steps for e in steps)
+
+
+def density_within(freedom: int, t: float, parts: int = 4000) -> float:
+    """P(|T| <= t) as Simpson's sum of Student's density."""
+    scale = math.gamma((freedom + 1) / 2) / math.gamma(freedom / 2) / math.sqrt(freedom * math.pi)
+    heights = [(1 + (t * i / parts) ** 2 / freedom) ** (-(freedom + 1) / 2) for i in range(parts + 1)]
+    return 2 * scale * t / parts / 3 * (heights[0] + heights[-1] + 4 * sum(heights[1:-1:2]) + 2 * sum(heights[2:-1:2]))
+
+
+@pytest.mark.parametrize("freedom", [*range(1, 12), 30])
+@pytest.mark.parametrize("t", [0.3, 1.0, 2.5, 9.0])
+def test_student_within_is_the_integral_of_the_density(freedom: int, t: float):
+    """The closed forms of odd and even degrees of freedom."""
+    assert student_within(freedom, t) == pytest.approx(density_within(freedom, t), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("freedom", "alpha", "bound"),
+    [(1, 0.05, 12.706), (4, 0.05, 2.776), (7, 0.01, 3.499), (10, 0.01, 3.169), (7, 0.001, 5.408)],
+)
+def test_student_bound_is_the_table(freedom: int, alpha: float, bound: float):
+    """As printed in any table of Student's distribution."""
+    assert student_bound(freedom, alpha) == pytest.approx(bound, abs=5e-4)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 
 from fixtures import rank_faults
-from gradgate.checks import catalogue, ranks
+from gradgate.checks import catalogue, rank_rounding, ranks
+from gradgate.checks.gg610_one_process_differs_from_n import step_of
 from gradgate.checks.isolation import isolated
 from gradgate.checks.ranks import together, told
 from gradgate.core.verdict import Outcome
-from gradgate.subjects.contract import Context, Subject
+from gradgate.subjects.contract import Context, Run, Subject
 
 CODES = ("GG609", "GG610", "GG611")
 HANG = 3.0  # instead of a minute: a healthy twin needs none of it, since a process that has ended is not waited for
@@ -74,6 +77,30 @@ def test_inconclusive_when_one_process_disagrees_with_itself() -> None:
     object.__setattr__(clean.stages[0], "start", lambda _seed, **named: start(next(seeds), **named))
 
     assert "GG601" in run_check("GG610", clean).inconclusive
+
+
+def test_float32_bound_is_the_literal_sum() -> None:
+    """Four times the norm of what summing and each row's own rounding cost, element by element; no clipping here."""
+    start = rank_faults.subject().stages[0].start
+    stepped = step_of(start, 0).gradients
+    exact, rounded = (rank_rounding._of_rows(start, 0, dtype)[1] for dtype in (torch.float64, torch.float32))
+    off = []
+    for name in stepped:
+        for element in np.ndindex(stepped[name].shape):
+            size = sum(abs(row[name][element]) for row in exact)
+            own = sum(abs(row[name][element] - same[name][element]) for row, same in zip(exact, rounded, strict=True))
+            gamma = 5 * 2.0**-24 / (1 - 5 * 2.0**-24)
+            off.append(gamma * size + (1 + gamma) * own)
+
+    assert rank_rounding.allowed(start, 0, stepped) == pytest.approx(4 * math.sqrt(sum(each**2 for each in off)))
+
+
+def test_float32_bound_wants_losses_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without them nothing is allowed, and nothing is judged; a parameter that is missing is infinitely far."""
+    monkeypatch.setattr(rank_faults.RankRun, "losses", Run.losses)
+
+    assert rank_rounding.allowed(rank_faults.subject().stages[0].start, 0, {}) is None
+    assert rank_rounding.norm_apart({"a": np.ones(1)}, {}) == math.inf
 
 
 def test_ranks_return_values_errors_and_deaths_in_order(tmp_path) -> None:

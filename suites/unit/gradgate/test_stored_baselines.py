@@ -18,7 +18,18 @@ from gradgate.checks import catalogue, stored
 from gradgate.checks import gg704_slower_than_baseline as gg704
 from gradgate.checks.isolation import isolated
 from gradgate.core.verdict import Outcome
-from gradgate.gates.baselines import Baseline, BaselineError, Entry, NewerError, file_of, find, key_of, read, read_all
+from gradgate.gates.baselines import (
+    SCHEMA_VERSION,
+    Baseline,
+    BaselineError,
+    Entry,
+    NewerError,
+    file_of,
+    find,
+    key_of,
+    read,
+    read_all,
+)
 from gradgate.gates.machine import Machine, _processor, this_machine
 from gradgate.subjects.contract import Context, Subject
 
@@ -174,7 +185,7 @@ def damaged(text: str, how: str) -> str:
     tree = json.loads(text)
     del tree["digest"]
     if how == "newer":
-        return json.dumps({**tree, "schema_version": 2})
+        return json.dumps({**tree, "schema_version": SCHEMA_VERSION + 1})
     if how == "edited":
         return text.replace('"op_count": ', '"op_count": 1', 1)
     if how == "truncated":
@@ -185,7 +196,7 @@ def damaged(text: str, how: str) -> str:
 
 
 WRONG = {
-    "newer": "of schema 2, this gradgate knows 1: upgrade gradgate",
+    "newer": f"of schema {SCHEMA_VERSION + 1}, this gradgate knows {SCHEMA_VERSION}: upgrade gradgate",
     "edited": "was changed after it was recorded (its digest differs)",
     "truncated": "truncated, or no JSON",
     "conflict": "holds merge conflict markers; take one side whole",
@@ -219,6 +230,18 @@ def test_incomplete_baseline_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(BaselineError, match="incomplete"):
         read(file)
+
+
+def test_baseline_of_the_first_schema_is_read(tmp_path: Path) -> None:
+    """It has no trajectories yet, and everything else."""
+    from gradgate.gates import baselines
+
+    file = record(tmp_path, memory_faults.subject(keeps_nothing))
+    tree = {**json.loads(file.read_text()), "schema_version": 1}
+    del tree["digest"], tree["entries"]["lean/train"]["trajectories"]
+    file.write_text(json.dumps({**tree, "digest": baselines._digest(tree)}))
+
+    assert read(file).entries["lean/train"].trajectories == {}
 
 
 def test_baseline_that_cannot_be_read_is_named(tmp_path: Path) -> None:

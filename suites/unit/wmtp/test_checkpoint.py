@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,40 @@ def test_checkpoint_is_the_same_file_for_the_same_state(tmp_path: Path) -> None:
     for name in ("a.ckpt", "b.ckpt"):
         checkpoint.save(tmp_path / name, STATE)
     assert (tmp_path / "a.ckpt").read_bytes() == (tmp_path / "b.ckpt").read_bytes()
+
+
+def trickled(path: Path, content: bytes) -> threading.Thread:
+    """A pipe in the file's place that gives its content a few bytes at a time, and then ends."""
+    os.mkfifo(path)
+
+    def give() -> None:
+        with path.open("wb", buffering=0) as pipe:
+            for begin in range(0, len(content), 97):
+                pipe.write(content[begin : begin + 97])
+
+    thread = threading.Thread(target=give)
+    thread.start()
+    return thread
+
+
+def test_checkpoint_that_is_read_slowly_is_whole(tmp_path: Path) -> None:
+    """A read may return less than was asked for: it goes on to the end."""
+    checkpoint.save(tmp_path / "a.ckpt", STATE)
+    thread = trickled(tmp_path / "slow.ckpt", (tmp_path / "a.ckpt").read_bytes())
+
+    assert unequal(checkpoint.load(tmp_path / "slow.ckpt"), STATE) == []
+    thread.join()
+
+
+def test_checkpoint_whose_reading_ends_early_is_refused(tmp_path: Path) -> None:
+    """A file system that gives up in the middle does not give half a state."""
+    checkpoint.save(tmp_path / "a.ckpt", STATE)
+    content = (tmp_path / "a.ckpt").read_bytes()
+    thread = trickled(tmp_path / "short.ckpt", content[: len(content) // 2])
+
+    with pytest.raises(CheckpointError, match="truncated or overlong"):
+        checkpoint.load(tmp_path / "short.ckpt")
+    thread.join()
 
 
 @pytest.mark.parametrize(

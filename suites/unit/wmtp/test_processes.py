@@ -195,9 +195,12 @@ def test_leaders_mistake_ends_all_and_is_told_once(tmp_path: Path) -> None:
 
 
 def test_second_job_in_the_same_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel holds the folder's lock as long as the first one lives."""
+    """The kernel holds the folder's lock as long as the first one lives; it is told before anything is built."""
     import fcntl
 
+    import wmtp.train
+
+    monkeypatch.setattr(wmtp.train, "build", None)
     (tmp_path / "run").mkdir()
     held = os.open(tmp_path / "run", os.O_RDONLY)
     fcntl.flock(held, fcntl.LOCK_EX)
@@ -246,8 +249,10 @@ def test_port_in_use_is_told_with_its_address(monkeypatch: pytest.MonkeyPatch) -
             pass
 
 
-def test_unreachable_rendezvous_ends_with_the_address_it_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Within the configured time."""
+def test_unreachable_rendezvous_ends_with_the_address_it_tried(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Within the configured time, and without C++'s frames before it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -258,6 +263,7 @@ def test_unreachable_rendezvous_ends_with_the_address_it_tried(monkeypatch: pyte
         joined(settings("nowhere", "distributed.timeout=1.0")[0]),
     ):
         pass
+    assert capfd.readouterr().err == ""
 
 
 def test_own_streams_differ_but_for_the_leader() -> None:

@@ -109,6 +109,18 @@ def test_run_that_was_killed_goes_on_bit_for_bit(tmp_path: Path, reference: Path
         survive(event, tmp_path / f"run{event}", reference)
 
 
+def test_run_does_not_depend_on_a_clock_that_jumps(
+    tmp_path: Path, reference: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The date goes back a day, a year ahead, and stands still: the files are the same, bit for bit."""
+    jumps = random.Random(3)
+    monkeypatch.setattr("time.time", lambda: jumps.choice([0.0, 1.5e9, 1.6e9, 1.6e9 - 86400.0, 4e9]))
+
+    train_small(tmp_path / "run", *RESUMABLE)
+
+    assert_same(tmp_path / "run", reference)
+
+
 @pytest.mark.nightly
 def test_run_that_was_killed_anywhere_goes_on_bit_for_bit(tmp_path: Path, reference: Path) -> None:
     """The same at every such instant."""
