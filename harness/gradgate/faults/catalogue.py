@@ -25,7 +25,7 @@ CLASSES: Mapping[str, str] = {
     "OK": "clean edits, which must raise nothing",
 }
 _EDIT_KEYS = ("file", "within", "find", "replace")
-_KEYS = ("id", "what", "source", "codes", "witness", *_EDIT_KEYS, "also")
+_KEYS = ("id", "what", "source", "codes", "witness", "subject", *_EDIT_KEYS, "also")
 _NEEDED = ("id", "what", "source", "file", "find")
 
 
@@ -41,6 +41,8 @@ class Fault:
         edits: the change.
         witness: what shows that the change has an effect: `step`, `resume` or Python that leaves a value in `seen`.
         entry: the file that it was read from.
+        subject: `package.module:factory` of a small subject that has the mechanism, where the trainer lacks it; empty:
+            the trainer.
     """
 
     id: str
@@ -50,6 +52,7 @@ class Fault:
     edits: tuple[Edit, ...]
     witness: str = "step"
     entry: str = ""
+    subject: str = ""
 
     @property
     def clean(self) -> bool:
@@ -168,6 +171,7 @@ def _fault(file: Path, number: int, entry: Any) -> Fault:
         edits=tuple(_edit(part) for part in (entry, *also)),
         witness=entry.get("witness", "step"),
         entry=file.name,
+        subject=entry.get("subject", ""),
     )
 
 

@@ -50,7 +50,7 @@ class Campaign:
     """One run over many faults.
 
     Args:
-        target: as for `gradgate verify`.
+        target: as for `gradgate verify`; of the faults that name no subject of their own.
         root: the folder on the import path that holds the source.
         jobs: processes at a time.
         timeout: seconds for each.
@@ -82,6 +82,18 @@ class Campaign:
         """
         planted = _plant_all(faults, self.root)
         _load_checks()
+        outcomes: dict[int, Outcome] = {}
+        for target in dict.fromkeys(fault.subject or self.target for fault in faults):
+            at = [i for i, fault in enumerate(faults) if (fault.subject or self.target) == target]
+            of_one = replace(self, target=target)
+            found = of_one._on_one([faults[i] for i in at], [planted[i] for i in at], on_outcome)
+            outcomes |= dict(zip(at, found, strict=True))
+        return [outcomes[i] for i in range(len(faults))]
+
+    def _on_one(
+        self, faults: Sequence[Fault], planted: Sequence[Planted], on_outcome: Callable[[Outcome], None]
+    ) -> list[Outcome]:
+        """Faults of one subject, this campaign's target."""
         with tempfile.TemporaryDirectory(prefix="gradgate-faults-", ignore_cleanup_errors=True) as folder:
             self._folder = Path(folder).resolve()
             seen = self._before(faults)
