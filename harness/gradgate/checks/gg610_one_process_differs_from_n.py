@@ -72,10 +72,10 @@ import torch
 from torch import Tensor
 
 from gradgate.checks.raised import calling, reports_raises
-from gradgate.checks.ranks import WORLD, first_cause, together, told
+from gradgate.checks.ranks import WORLD, blamed, first_cause, together, told
 from gradgate.checks.snapshot import named_parameters
 from gradgate.checks.updates import gradients_at_updates
-from gradgate.core.finding import Finding
+from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.capabilities import declared
 from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject
@@ -126,7 +126,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
             context.folder / way,
         )
         if told(ranks):
-            findings.append(_finding(f"{way}: {first_cause(ranks) or told(ranks)}"))
+            findings.append(_finding(f"{way}: {first_cause(ranks) or told(ranks)}", blamed(ranks)))
             continue
         courses: list[Course] = [each.value for each in ranks]
         share, name, large = furthest(alone, courses[0])
@@ -258,5 +258,5 @@ def _misplaced(whole: Sequence[Hashable], parts: Sequence[Sequence[Hashable]]) -
     return sum(((expected - found) + (found - expected)).values())
 
 
-def _finding(message: str) -> Finding:
-    return Finding(CODE, NAME, message, fix=FIX)
+def _finding(message: str, culprit: Location | None = None) -> Finding:
+    return Finding(CODE, NAME, message, culprit=culprit, fix=FIX)

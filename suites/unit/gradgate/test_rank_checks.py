@@ -12,7 +12,7 @@ import torch.distributed as dist
 from fixtures import rank_faults
 from gradgate.checks import catalogue, ranks
 from gradgate.checks.isolation import isolated
-from gradgate.checks.ranks import together, told
+from gradgate.checks.ranks import Rank, together, told
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
 
@@ -64,6 +64,26 @@ def test_hang_is_told_with_the_stack_of_every_rank(monkeypatch: pytest.MonkeyPat
     assert "rank 1 waits at" in finding.message
     assert "rank_faults.py" in finding.message
     assert "in misbehave" in finding.message
+    assert finding.culprit is not None
+    assert "misbehave()" in finding.culprit.source or finding.culprit.function == "misbehave"
+
+
+def test_hang_is_told_early_when_every_rank_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks that all wait are not waited for until the limit; one that computes is."""
+    monkeypatch.setattr(ranks, "STILL", 1.0)
+    monkeypatch.setattr(ranks, "SECONDS", 30.0)
+    (finding,) = run_check("GG611", rank_faults.subject("barrier-behind-guard")).findings
+    assert "rank 1 waits at" in finding.message
+    assert ranks._activity([os.getpid()]) is None  # this one computes
+    assert ranks._activity([0]) is None
+
+
+def test_error_on_a_rank_names_its_line() -> None:
+    """The user's own line, not that of the check which drove it."""
+    (finding,) = run_check("GG609", rank_faults.subject("raises-on-one-rank")).findings
+    assert finding.culprit is not None
+    assert (finding.culprit.function, finding.culprit.source) == ("misbehave", 'raise ArithmeticError("only here")')
+    assert "(rank_faults.py:" in finding.message
 
 
 def test_inconclusive_when_one_process_disagrees_with_itself() -> None:
@@ -74,6 +94,12 @@ def test_inconclusive_when_one_process_disagrees_with_itself() -> None:
     object.__setattr__(clean.stages[0], "start", lambda _seed, **named: start(next(seeds), **named))
 
     assert "GG601" in run_check("GG610", clean).inconclusive
+
+
+@pytest.mark.parametrize("stacks", [("", ""), ("nothing", "else")])
+def test_no_line_is_blamed_without_a_stack_of_own_code(stacks: tuple[str, str]) -> None:
+    """Where no frame is the user's, none is named."""
+    assert ranks.blamed([Rank(i, stack=text) for i, text in enumerate(stacks)]) is None
 
 
 def test_ranks_return_values_errors_and_deaths_in_order(tmp_path) -> None:
