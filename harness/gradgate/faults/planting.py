@@ -30,7 +30,7 @@ class Outcome:
         status: `killed`, `survived`, `equivalent` (not noticed, and the witness sees no effect), `broken` (does not
             build), `hung`, `crashed`; of a clean edit `quiet` or `alarm`.
         by: the checks that failed.
-        right_family: whether one of them is of an expected family.
+        right_family: whether one of them is of an expected family; true where none is expected.
         line: the best naming of a line: `exact`, `near`, `elsewhere`, `none`.
         seconds: to the first failure.
         reason: why it is broken, or what a survivor needs.
@@ -268,7 +268,8 @@ def _outcome(fault: Fault, report: Report | Lost) -> Outcome:
     if by:
         families = {code[2] for code in fault.codes}
         line = min((notice.line for notice in by), key=("exact", "near", "elsewhere", "none").index)
-        return Outcome(fault, "killed", by, any(n.code[2] in families for n in by), line, report.seconds)
+        right = not families or any(notice.code[2] in families for notice in by)
+        return Outcome(fault, "killed", by, right, line, report.seconds)
     if report.broken:
         return Outcome(fault, "broken", seconds=report.seconds, reason=report.broken)
     if report.effect == "":
