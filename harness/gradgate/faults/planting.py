@@ -143,8 +143,7 @@ class Campaign:
         seen = {witness: str(self._folder / f"seen-{number}") for number, witness in enumerate(witnesses)}
         self._stored.mkdir()
         tasks = [self._unedited("counts", faults, store=str(self._stored))] if named else []
-        for number, witness in enumerate(witnesses):
-            tasks.append(self._unedited(f"witness-{number}", faults, witness=witness, seen=seen[witness]))
+        tasks += [self._unedited("witnesses", faults, seen=seen)] if seen else []
         tasks += self._checking("named", named, faults)
         for _, report in self._answers(tasks, 4 * self.timeout):
             for notice in _sound(report).notices:
@@ -180,8 +179,7 @@ class Campaign:
         return replace(
             self._edited(name, fault, planted),
             codes=_built(fault.codes),
-            witness=fault.witness,
-            seen=seen[fault.witness],
+            seen={fault.witness: seen[fault.witness]},
         )
 
     def _rest(self, name: str, fault: Fault, planted: Planted, red: Collection[str]) -> Task:
