@@ -2,9 +2,9 @@
 
 ## What it detects
 
-Attention without a causal mask, or with one that is shifted by a position; a convolution or a pooling that sees the
-whole row; attention across the border between packed documents; a feature of the row (its length, its mean, its last token) that every position is given; logits that are
-read one position late.
+Attention without a causal mask, or with one that is shifted by a position, or that lets packed documents see one
+another; a convolution or a pooling that sees the whole row; a feature of the row (its length, its mean, its last token)
+that every position is given; logits that are read one position late.
 
 ## Why it matters
 
