@@ -108,7 +108,8 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     if alone.repeats:
         return Outcome(inconclusive=f"two runs from one seed differ before any save: {alone.repeats}", allowed=allowed)
     messages, runs = list(alone.messages), 1 + len(SAVE_AFTER)
-    for way, started in (stage.distributed or {}).items() if context.device == "cpu" else ():
+    ways = (stage.distributed or {}) if context.device == "cpu" and not messages else {}
+    for way, started in ways.items():
         messages += [f"{way}: {message}" for message in _together(started, context.seed, context.folder / way)]
         runs += 1 + len(SAVE_AFTER)
     measured = {"runs_that_differ": len(messages), "runs": runs}

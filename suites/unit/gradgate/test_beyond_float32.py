@@ -99,6 +99,21 @@ def test_metric_that_an_operation_made_nan_is_found_with_its_line():
     assert "share.log()" in finding.culprit.source
 
 
+class Awake(PolicyRun):
+    """It evaluates in train mode, and says nothing of it afterwards."""
+
+    def evaluate(self) -> Mapping[str, Any]:
+        self.average.eval = lambda: self.average  # type: ignore[method-assign]
+        return super().evaluate()
+
+
+def test_evaluation_in_train_mode_is_found_though_it_leaves_nothing_behind():
+    """Dropout and batch norm count, also where their probability is 0 in the small run."""
+    (finding,) = outcome_of("GG606", Stage("policy", Awake)).findings
+    assert "`average.dropout` in train mode while it runs" in finding.message
+    assert outcome_of("GG606", Stage("policy", PolicyRun)).findings == ()
+
+
 def test_metric_that_is_not_there_is_no_fault():
     """A NaN that stands for nothing was made by no operation."""
     assert outcome_of("GG301", Stage("policy", Missing)).findings == ()
