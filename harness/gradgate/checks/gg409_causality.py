@@ -17,9 +17,9 @@ the batch, for several c, and the loss is computed again. Statistic: the largest
 of the module that `Run.logits_from` names. Where c <= t + k + 1 the head saw its own target or what comes behind it: a
 finding. Where the changed tokens lie between t and the target, the head is fed with the tokens in between, as modules
 of sequential multi-token prediction are: a warning, since it is right there and a leak with parallel heads. The message
-names the first module, in the order of the forward pass, whose output at earlier positions changed. Where a batch of
-the run's, or one of 40 that its `strategy` draws, has two documents in a row, the tokens of the first one are replaced
-too, and no logit of another may change.
+names the first module, in the order of the forward pass, whose output at earlier positions changed. Of the run's
+batches, and 40 that its `strategy` draws, the first 4 with two documents in a row are looked at too: where the tokens
+of the first document are others, no logit of another one may change.
 
 Tolerance, derived: computing a sum of n terms in other blocks changes each term by at most n u of itself (u = 2**-53).
 The condition is measured: the noise is the largest change of a logit under 3 random changes of every parameter by 2 u.
@@ -84,7 +84,7 @@ NEEDS: tuple[str, ...] = ("tokens", "logits", "losses")
 PER_STAGE = True
 OBJECTIVE = "tokens"
 BATCHES = 2
-DRAWN = 40  # batches that are drawn to find a packed one
+DRAWN, PACKED = 40, 4  # batches that are drawn to find packed ones, and how many of those are looked at
 CUTS = {"quick": 4, "pr": 16, "nightly": 1000}
 SEEN = 1e-10  # share of a module's largest output whose change names it; what is judged has its own bound
 
@@ -175,9 +175,12 @@ def _of_batch(run: Run, batch: Batch, context: Context) -> tuple[list[Leak], flo
 
 def _between_documents(run: Run, context: Context) -> Leak | None:
     """The largest change of a logit where an earlier document of the row has other tokens; None: nothing is packed."""
-    batch = next((batch for batch in _candidates(run) if _first_document(run.tokens(batch)).any()), None)
-    if batch is None:
-        return None
+    packed = (batch for batch in _candidates(run) if _first_document(run.tokens(batch)).any())
+    found = (_crossed(run, batch, context) for batch in islice(packed, PACKED))
+    return max((leak for leak in found if leak is not None), key=_share, default=None)
+
+
+def _crossed(run: Run, batch: Batch, context: Context) -> Leak | None:
     tokens = run.tokens(batch)
     first_BS = _first_document(tokens)
     before = _outputs(run, batch, context.seed)
