@@ -30,7 +30,7 @@ from gradgate.core.finding import Location
 from gradgate.core.origin import is_own_code, origin
 
 WORLD = 2
-SECONDS = 60.0  # what takes milliseconds a step in one process, and a second to meet
+SECONDS = 150.0  # what takes milliseconds a step in one process, and a second to meet
 STILL = 15.0  # seconds in which no process that is left computes anything: each waits for another
 GRACE = 2.0  # seconds that a stack takes to be written
 
@@ -182,14 +182,14 @@ def _collect(waiting: dict[Connection, tuple[int, int]], limit: float) -> dict[i
 
 
 def _activity(processes: Sequence[int]) -> str | None:
-    """What changes while one of these processes computes; None where one is about to, or nothing is known."""
+    """What changes while one of these processes computes; None where one is about to, or none is known."""
     found = []
     for process in processes:
         try:
             words = Path(f"/proc/{process}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
         except OSError:
             return None
-        if words[0] == "R":
+        if words[0] in "RD":
             return None
         found.append(" ".join([words[0], *words[11:15]]))  # state; ticks of its own and of children it has waited for
     return "; ".join(found)
