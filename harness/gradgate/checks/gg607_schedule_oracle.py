@@ -80,6 +80,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from gradgate.checks.raised import SubjectRaisedError, calling, reports_raises
 from gradgate.checks.snapshot import named_parameters
+from gradgate.checks.updates import is_skipped
 from gradgate.core.errors import SubjectError, nearest
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -196,6 +197,8 @@ def _groups_at_updates() -> Iterator[list[Groups]]:
     seen: list[Groups] = []
 
     def note(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        if is_skipped(optimizer):
+            return
         groups: dict[nn.Parameter, dict[str, Any]] = {}
         for group in optimizer.param_groups:
             settings = {key: value for key, value in group.items() if key != "params"}
