@@ -32,6 +32,7 @@ from gradgate.core.origin import is_own_code, origin
 WORLD = 2
 SECONDS = 150.0  # what takes milliseconds a step in one process, and a second to meet
 STILL = 15.0  # seconds in which no process that is left computes anything: each waits for another
+IDLE = 20  # ticks of 10 ms in that time, which threads that watch over a group may have
 GRACE = 2.0  # seconds that a stack takes to be written
 
 _FRAME = re.compile(r'^\s*File "(.+)", line (\d+) in (.+)$', re.MULTILINE)
@@ -164,7 +165,7 @@ def _collect(waiting: dict[Connection, tuple[int, int]], limit: float) -> dict[i
     """The ends of ranks, until the time is over or all that are left wait; `waiting` has the rank and the process."""
     ended: dict[int, Rank] = {}
     moved = time.monotonic()
-    end, seen = moved + limit, ""
+    end, seen = moved + limit, 0
     while waiting and (left := end - time.monotonic()) > 0:
         for ready in wait(list(waiting), timeout=min(left, 1.0)):
             assert isinstance(ready, Connection)  # noqa: S101 - nothing else was given
@@ -174,16 +175,17 @@ def _collect(waiting: dict[Connection, tuple[int, int]], limit: float) -> dict[i
             except EOFError:
                 ended[rank] = Rank(rank, error="died without a word")
         now = _activity([process for _, process in waiting.values()])
-        if now is None or now != seen:
-            moved, seen = time.monotonic(), now or ""
+        if now is None or not 0 <= now - seen <= IDLE:
+            moved, seen = time.monotonic(), now or 0
         elif time.monotonic() - moved > STILL:
             break
     return ended
 
 
-def _activity(processes: Sequence[int]) -> str | None:
-    """What changes while one of these processes computes; None where one is about to, or none is known."""
-    found = []
+def _activity(processes: Sequence[int]) -> int | None:
+    """Ticks of processor time that these processes had, and children that they waited for; None where one computes now
+    or waits for a disk, or where nothing is known."""
+    ticks = 0
     for process in processes:
         try:
             words = Path(f"/proc/{process}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
@@ -191,8 +193,8 @@ def _activity(processes: Sequence[int]) -> str | None:
             return None
         if words[0] in "RD":
             return None
-        found.append(" ".join([words[0], *words[11:15]]))  # state; ticks of its own and of children it has waited for
-    return "; ".join(found)
+        ticks += sum(map(int, words[11:15]))
+    return ticks
 
 
 def _stacks(late: Mapping[int, int], folder: Path) -> dict[int, str]:

@@ -139,3 +139,21 @@ def test_mechanisms_have_no_fault_that_a_planted_one_could_hide_behind():
     for code in ("GG100", "GG205", "GG601"):
         outcome = outcome_of(code, stage)
         assert (outcome.findings, outcome.inconclusive) == ((), ""), code
+
+
+class Summed(PolicyRun):
+    """The value loss is a sum."""
+
+    def losses(self, batch: Rows) -> Mapping[str, torch.Tensor]:
+        terms = dict(super().losses(batch))
+        terms["value_loss"] = terms["value_loss"] * self.total(batch.valid_BS)
+        return terms | {"total": terms["policy_loss"] + terms["value_loss"]}
+
+
+@pytest.mark.parametrize("code", ["GG410"])
+def test_term_that_is_no_mean_is_found_with_the_line_that_made_it(code: str):
+    """The last operation of a loss term is where its divisor stands, or does not."""
+    findings = outcome_of(code, Stage("policy", Summed)).findings
+    assert findings
+    assert findings[0].culprit is not None
+    assert "value_loss" in findings[0].culprit.source
