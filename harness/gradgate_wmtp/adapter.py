@@ -178,7 +178,8 @@ class WmtpRun(Run):
         """The trainer's own resume: settings, seed included, come from the checkpoint."""
         file = find_checkpoint(path)
         saved = checkpoint.load(file)
-        trainer = build(*load_settings(None, None, saved=(saved["config"], saved["recipe"])), quiet())
+        given = load_settings(None, None, saved=(saved["config"], saved["recipe"]))
+        trainer = build(*given, quiet(), self.trainer.processes)
         trainer.model.to(self.dtype)
         start = load_run(file, trainer)
         self.open(trainer, start.at, start.work)

@@ -18,6 +18,9 @@ optimizers step, over `max_norm`; where several optimizers clip apart, the norm 
 max_norm + n * 2**-52 on either side: `clip_grad_norm_` divides by norm + 1e-6 where the norm is at least max_norm (1e-6
 / max_norm of it at most), and each of the n numbers that it squares and sums costs one rounding.
 
+Each way of `precisions` does the same in its own dtypes, with the rounding of float32 (2**-23): there a loss scaler is
+at work, where there is one.
+
 False-alarm rate: 0 for clipping by norm. A step that refuses the gradient instead is a finding that says so.
 
 ## Example
@@ -55,8 +58,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
-from math import sqrt
+from math import inf, sqrt
 
 import torch
 from torch import Tensor, nn
@@ -75,28 +80,65 @@ STEPS = 3
 LARGE = 1e4  # times max_norm: far above it, far below what overflows
 
 
+@dataclass(frozen=True)
+class Clipped:
+    """What clipping made of gradients that were far too large.
+
+    Args:
+        worst: the norm at an update over `max_norm`, the one that is furthest from 1.
+        updates: how many were looked at.
+        factor: by which gradients were multiplied.
+        tolerance: how far from 1 rounding may lead.
+        bound: `max_norm`.
+    """
+
+    worst: float
+    updates: int
+    factor: float
+    tolerance: float
+    bound: float
+
+
 @reports_raises(CODE, NAME)
 def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
-    """Step with gradients that are far too large."""
+    """Step with gradients that are far too large, in float64 and in each declared precision."""
+    start = partial(stage.start, dtype=torch.float64)
+    alone = _clipped(start, context, 2.0**-52)
+    if alone is None:
+        return Outcome(inconclusive="no optimizer stepped with a gradient in the first step")
+    found = {"": alone} | {
+        f"{way}: ": clipped
+        for way, other in (stage.precisions or {}).items()
+        if (clipped := _clipped(other, context, 2.0**-23)) is not None
+    }
+    measured: dict[str, float] = {f"{way}norm_to_max_norm_ratio": clipped.worst for way, clipped in found.items()} | {
+        "updates": sum(clipped.updates for clipped in found.values()),
+        "gradients_multiplied_by": alone.factor,
+    }
+    allowed = {f"{way}norm_to_max_norm_ratio": 1 + clipped.tolerance for way, clipped in found.items()}
+    findings = (_finding(way, clipped) for way, clipped in found.items() if abs(clipped.worst - 1) > clipped.tolerance)
+    return Outcome(tuple(findings), measured, allowed)
+
+
+def _clipped(start: Callable[..., Run], context: Context, rounding: float) -> Clipped | None:
+    """What a run's clipping leaves; None where no optimizer steps with a gradient that is finite."""
     with calling("start()"):
-        run = stage.start(context.seed, dtype=torch.float64, device=context.device)
-    bound = float(run.max_norm or 0.0)
+        run = start(context.seed, device=context.device)
+    if run.max_norm is None:
+        return None
+    bound = float(run.max_norm)
     batches = list(islice(run.batches(), STEPS + 1))
     usual = _norms(run, batches[0])
-    if not usual or not max(usual[0]):
-        return Outcome(inconclusive="no optimizer stepped with a gradient in the first step")
+    if not usual or not 0 < max(usual[0]) < inf:
+        return None
     count = sum(parameter.numel() for parameter in named_parameters(run))
-    tolerance = 1e-6 / bound + count * 2.0**-52
     factor = LARGE * bound / max(usual[0])
     seen: list[list[float]] = []
     with _multiplied(named_parameters(run), factor):
         for batch in batches[1:]:
             seen += _norms(run, batch)
     worst = max((_ratio(norms, bound) for norms in seen), key=lambda ratio: abs(ratio - 1), default=1.0)
-    measured = {"norm_to_max_norm_ratio": worst, "updates": len(seen), "gradients_multiplied_by": factor}
-    allowed = {"norm_to_max_norm_ratio": 1 + tolerance}
-    findings = () if abs(worst - 1) <= tolerance else (_finding(worst, bound, factor),)
-    return Outcome(findings, measured, allowed)
+    return Clipped(worst, len(seen), factor, 1e-6 / bound + count * rounding, bound)
 
 
 def _norms(run: Run, batch: Batch) -> list[list[float]]:
@@ -139,12 +181,13 @@ def _multiplied(parameters: Sequence[nn.Parameter] | dict[nn.Parameter, str], fa
             handle.remove()
 
 
-def _finding(ratio: float, bound: float, factor: float) -> Finding:
-    way = "is not bounded" if ratio > 1 else "is smaller than clipping leaves it"
+def _finding(way: str, clipped: Clipped) -> Finding:
+    ratio, bound, factor = clipped.worst, clipped.bound, clipped.factor
+    how = "is not bounded" if ratio > 1 else "is smaller than clipping leaves it"
     return Finding(
         code=CODE,
         name=NAME,
-        message=f"with gradients {factor:.3g} times the usual the norm at the update {way}: {ratio * bound:.6g}, "
+        message=f"{way}with gradients {factor:.3g} times the usual the norm at the update {how}: {ratio * bound:.6g}, "
         f"{ratio:.6g} times max_norm = {bound:g}; allowed: 1 times",
         fix="clip the gradients of all parameters together, behind unscale_() and before optimizer.step()",
         detail={"ratio": ratio, "max_norm": bound, "factor": factor},

@@ -2,7 +2,8 @@
 
 ## What it detects
 
-log(0), 0/0, the mean of nothing, exp of a large number, on the way into a loss that backward starts from.
+log(0), 0/0, the mean of nothing, exp of a large number, on the way into a loss that backward starts from; 0 log 0, and
+whatever else makes a NaN out of numbers, where a metric of the step is NaN.
 
 ## Why it matters
 
@@ -17,7 +18,9 @@ its end and no error of this code was seen, the check is inconclusive: GG100 say
 
 Where a loss that backward starts from is not finite, the recorder names the first operation whose result was not finite
 though its operands were: op, line, and the operands' ranges. A NaN that a `GradScaler` skips is a note; an infinite
-mask that a softmax takes away is none. False-alarm rate: 0: the loss is finite or it is not.
+mask that a softmax takes away is none. In two further steps the metrics are read: where one is NaN in both, and an
+operation of a third made a NaN from operands without one, that is a finding, with its line. A NaN that stands for a
+number that is not there is made by no operation. False-alarm rate: 0: the loss is finite or it is not.
 
 ## Example
 
@@ -50,17 +53,89 @@ Faults MB-20 and PR-16 of the fault catalogue.
 
 from __future__ import annotations
 
-from gradgate.checks.raised import reports_raises
+from collections.abc import Iterator
+from itertools import islice
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.recording import recorded
+from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Stage, Subject
+from gradgate.watch import places
 
 CODE, NAME = "GG301", "nonfinite-forward"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = True
+MEASURED = 2  # steps whose metrics are read
 
 
 @reports_raises(CODE, NAME)
 def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
-    """Read the stage's recording."""
-    return recorded(subject, stage, context).outcome(CODE)
+    """Read the stage's recording, and the metrics of a few steps."""
+    outcome = recorded(subject, stage, context).outcome(CODE)
+    if outcome.findings or outcome.inconclusive or outcome.not_applicable:
+        return outcome
+    return Outcome(tuple(_of_metrics(stage, context)), outcome.measured, outcome.allowed)
+
+
+def _of_metrics(stage: Stage, context: Context) -> Iterator[Finding]:
+    """The metrics that are NaN in every step, where an operation made a NaN."""
+    with calling("start()"):
+        run = stage.start(context.seed, device=context.device)
+    batches = list(islice(run.batches(), MEASURED + 1))
+    try:
+        measured = [run.step(batch) for batch in batches[:-1]]
+        bad = [name for name in measured[0] if all(_is_nan(metrics.get(name)) for metrics in measured)]
+        if not bad:
+            return
+        with _Births() as births:
+            run.step(batches[-1])
+    except Exception:
+        return
+    if births.first is not None:
+        operation, place = births.first
+        yield Finding(
+            code=CODE,
+            name=NAME,
+            message=f"the metric {', '.join(bad)} is NaN in every step: {operation} made a NaN of operands without one",
+            culprit=places.location(place),
+            fix="treat 0 on its own: torch.xlogy(p, p) is 0 where p is, p * p.log() is NaN",
+        )
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, Real) and value != value
+
+
+class _Births(TorchDispatchMode):
+    """Sees the first operation that makes a NaN of operands that hold none.
+
+    Attributes:
+        first: its name and the user's line.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first: tuple[str, places.Place | None] | None = None
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operation and look at what it made."""
+        before = self.first is None and not any(map(_has_nan, tree_leaves((args, kwargs))))
+        out = func(*args, **(kwargs or {}))
+        if before and not _UNWRITTEN.intersection(str(func).split(".")) and any(map(_has_nan, tree_leaves(out))):
+            self.first = str(func).removeprefix("aten."), places.here()
+        return out
+
+
+_UNWRITTEN = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}  # whatever the memory held
+
+
+def _has_nan(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.is_floating_point() and bool(torch.isnan(leaf).any())

@@ -13,7 +13,8 @@ Precision is a switch that users turn. Where it was never run, it fails on their
 
 The stage says which precisions it has (`Stage.precisions`): "fp32", "bf16" and "fp16" for parameters, with "+bf16" or
 "+fp16" behind it for autocast. For each, a fresh run is stepped 3 times, and afterwards no parameter and no loss term
-may hold a number that is not finite. Statistic: the combinations that fail; allowed: 0.
+may hold a number that is not finite. Trained parameters must have the declared dtype, and behind a "+" some operation
+of the last step must compute in that one. Statistic: the combinations that fail; allowed: 0.
 
 Loss scaling: where float16 takes part, the gradient that the first backward leaves in the parameters is held against
 that of the loss itself, from the same random state. Statistic: the ratio of their norms; at least 2 is a scaled loss.
@@ -60,9 +61,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 from math import isfinite
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from gradgate.checks.raised import SubjectRaisedError, calling
 from gradgate.checks.randomness import seeded
@@ -77,6 +81,7 @@ CODE, NAME = "GG306", "dtype-grid"
 NEEDS: tuple[str, ...] = ("precisions", "losses")
 PER_STAGE = True
 PARAMETERS, AUTOCAST = ("fp32", "bf16", "fp16"), ("", "bf16", "fp16")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 STEPS = 3
 SCALED = 2.0  # ratio of gradient norms from which on a loss is scaled
 
@@ -116,13 +121,44 @@ def _try(name: str, start: Callable[..., Run], context: Context) -> tuple[str, f
         if number == 1 and "fp16" in name:
             scale = _scale(run, batch, context.seed)
         else:
-            with calling(f"step {number}"):
+            with calling(f"step {number}"), _Made() as made:
                 run.step(batch)
+    if other := _undeclared(name, run, made.dtypes):
+        return other, scale
     if bad := _not_finite(run, batch):
         return f"after {STEPS} steps {bad} is not finite", scale
     if scale is not None and scale < SCALED:
         return f"the loss is not scaled: its gradient arrives times {scale:.3g}, allowed: at least {SCALED:g}", scale
     return "", scale
+
+
+class _Made(TorchDispatchMode):
+    """Collects the dtypes in which operations compute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dtypes: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operation and look at what it gives."""
+        out = func(*args, **(kwargs or {}))
+        self.dtypes |= {leaf.dtype for leaf in tree_leaves(out) if isinstance(leaf, Tensor)}
+        return out
+
+
+def _undeclared(name: str, run: Run, computed: set[torch.dtype]) -> str:
+    """What has another dtype than the precision's name says; empty: nothing."""
+    kept, _, cast = name.partition("+")
+    for parameter, key in named_parameters(run).items():
+        if parameter.requires_grad and parameter.is_floating_point() and parameter.dtype != DTYPES[kept]:
+            return f"parameter `{key}` is {_short(parameter.dtype)}, declared {kept}"
+    if cast and DTYPES[cast] not in computed:
+        return f"no operation of a step computes in {cast}"
+    return ""
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _scale(run: Run, batch: Batch, seed: int) -> float | None:

@@ -18,7 +18,7 @@ Tolerance, derived: reordering a sum of n terms, or computing it in other blocks
 u of itself (u = 2**-53). The condition is measured: the noise is the largest change of the quantity under 3 random
 changes of every parameter by 2 u. Allowed: 2 n (noise + u |quantity|), with n the number of elements of the batch's
 largest tensor. Dropout keeps everything while the check looks; a loss that draws other random numbers, and differs, is
-inconclusive.
+inconclusive. The line that is named is the one whose operation gave the loss term: its divisor, mostly.
 
 False-alarm rate: 0: the bound is a worst case to first order, doubled.
 
@@ -81,6 +81,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         name=NAME,
         message=f"{worst.quantity} (size {worst.size:.6g}) changes by {worst.measured:.3g} where the batch has "
         f"{COUNTS[0]} or {COUNTS[1]} more positions of padding; allowed: {worst.allowed:.1e}",
+        culprit=probe.made_at(batch, worst.quantity, subject.source),
         fix="divide by the number of real tokens, and keep padding out of sums, statistics and neighbours",
         detail={"quantity": worst.quantity, "distance": worst.measured, "padding": list(COUNTS)},
     )

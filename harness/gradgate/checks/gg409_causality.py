@@ -1,10 +1,10 @@
-"""A later token influences an earlier prediction, beyond the declared labels.
+"""A later token, or another packed document, influences a prediction, beyond the declared labels.
 
 ## What it detects
 
-Attention without a causal mask, or with one that is shifted by a position; a convolution or a pooling that sees the
-whole row; a feature of the row (its length, its mean, its last token) that every position is given; logits that are
-read one position late.
+Attention without a causal mask, or with one that is shifted by a position, or that lets packed documents see one
+another; a convolution or a pooling that sees the whole row; a feature of the row (its length, its mean, its last token)
+that every position is given; logits that are read one position late.
 
 ## Why it matters
 
@@ -17,7 +17,9 @@ the batch, for several c, and the loss is computed again. Statistic: the largest
 of the module that `Run.logits_from` names. Where c <= t + k + 1 the head saw its own target or what comes behind it: a
 finding. Where the changed tokens lie between t and the target, the head is fed with the tokens in between, as modules
 of sequential multi-token prediction are: a warning, since it is right there and a leak with parallel heads. The message
-names the first module, in the order of the forward pass, whose output at earlier positions changed.
+names the first module, in the order of the forward pass, whose output at earlier positions changed. Of the run's
+batches, and 40 that its `strategy` draws, the first 4 with two documents in a row are looked at too: where the tokens
+of the first document are others, no logit of another one may change.
 
 Tolerance, derived: computing a sum of n terms in other blocks changes each term by at most n u of itself (u = 2**-53).
 The condition is measured: the noise is the largest change of a logit under 3 random changes of every parameter by 2 u.
@@ -66,6 +68,7 @@ import torch
 from torch import Tensor, nn
 
 from gradgate.checks import batches
+from gradgate.checks.drawing import can_draw
 from gradgate.checks.invariance import Casts, elements, perturbed
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.randomness import seeded
@@ -81,6 +84,7 @@ NEEDS: tuple[str, ...] = ("tokens", "logits", "losses")
 PER_STAGE = True
 OBJECTIVE = "tokens"
 BATCHES = 2
+DRAWN, PACKED = 40, 4  # batches that are drawn to find packed ones, and how many of those are looked at
 CUTS = {"quick": 4, "pr": 16, "nightly": 1000}
 SEEN = 1e-10  # share of a module's largest output whose change names it; what is judged has its own bound
 
@@ -124,12 +128,19 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
                                     "are no tensor of the batch")  # fmt: skip
     if effects == 0:
         return Outcome(inconclusive="other tokens change no logit at all: are they computed beforehand?")
+    apart = _between_documents(run, context)
     worst = max(leaks, key=_share)
     kinds = [
         max((leak for leak in leaks if leak.sees_target == own), key=_share, default=None) for own in (True, False)
     ]
     findings = tuple(_finding(leak) for leak in kinds if leak is not None and not leak.change <= leak.allowed)
-    return Outcome(findings, {"change": worst.change, "cuts": len(leaks)}, {"change": worst.allowed})
+    measured = {"change": worst.change, "cuts": len(leaks)}
+    allowed = {"change": worst.allowed}
+    if apart is not None:
+        measured["change_by_another_document"], allowed["change_by_another_document"] = apart.change, apart.allowed
+        if not apart.change <= apart.allowed:
+            findings = (*findings, _crossing(apart))
+    return Outcome(findings, measured, allowed)
 
 
 def _share(leak: Leak) -> float:
@@ -160,6 +171,51 @@ def _of_batch(run: Run, batch: Batch, context: Context) -> tuple[list[Leak], flo
             module = _first_changed(before, after, cut)
             leaks += [_leak(change_BSH, cut, own, allowed, module) for own in (True, False)]
     return leaks, effect
+
+
+def _between_documents(run: Run, context: Context) -> Leak | None:
+    """The largest change of a logit where an earlier document of the row has other tokens; None: nothing is packed."""
+    packed = (batch for batch in _candidates(run) if _first_document(run.tokens(batch)).any())
+    found = (_crossed(run, batch, context) for batch in islice(packed, PACKED))
+    return max((leak for leak in found if leak is not None), key=_share, default=None)
+
+
+def _crossed(run: Run, batch: Batch, context: Context) -> Leak | None:
+    tokens = run.tokens(batch)
+    first_BS = _first_document(tokens)
+    before = _outputs(run, batch, context.seed)
+    logits = _logits(run, before, tokens)
+    path = next((path for path, leaf in batches.leaves(batch) if _is_tokens(leaf, tokens)), None)
+    if logits is None or path is None:
+        return None
+    other_BS = torch.where(first_BS, _replaced(tokens, 0, torch.Generator().manual_seed(context.seed)), tokens.token_BS)
+    changed = _logits(run, _outputs(run, batches.replaced(batch, path, other_BS), context.seed), tokens)
+    if changed is None:
+        return None
+    judged_BS = tokens.valid_BS.bool() & ~first_BS & first_BS.any(1, keepdim=True)
+    change_BSH = (changed - logits).abs().amax(-1).masked_fill(~judged_BS.cpu().unsqueeze(-1), 0.0)
+    flat = torch.tensor(int(change_BSH.nan_to_num(nan=torch.inf).argmax()))
+    b, t, k = (int(axis) for axis in torch.unravel_index(flat, change_BSH.shape))
+    return Leak(t, (b, t, k), float(change_BSH[b, t, k]), _allowed(run, batch, logits, context.seed), True, "")
+
+
+def _candidates(run: Run) -> Iterator[Batch]:
+    yield from islice(run.batches(), BATCHES)
+    if can_draw(run):
+        from gradgate.subjects.drawn import sampled  # imports hypothesis
+
+        yield from islice(sampled(run.strategy()), DRAWN)
+
+
+def _first_document(tokens: Tokens) -> Tensor:
+    """Bool[B, S], True at the real tokens of a row's first document, where the row has another one."""
+    valid_BS = tokens.valid_BS.bool()
+    if tokens.document_BS is None or not valid_BS.any():
+        return torch.zeros_like(valid_BS)
+    places_BS = valid_BS.long().cumsum(1)
+    first_B1 = tokens.document_BS.gather(1, (places_BS == 1).long().argmax(1, keepdim=True))
+    first_BS = valid_BS & (tokens.document_BS == first_B1)
+    return first_BS & (valid_BS & ~first_BS).any(1, keepdim=True)
 
 
 def _leak(change_BSH: Tensor, cut: int, sees_target: bool, allowed: float, module: str) -> Leak:
@@ -263,4 +319,16 @@ def _finding(leak: Leak) -> Finding:
         f"{leak.cut} on are others; allowed: {leak.allowed:.1e}{where}",
         fix="mask attention causally, and give a position nothing that is computed from the row behind it",
         detail={"index": [b, t, k], "cut": leak.cut, "change": leak.change, "module": leak.module},
+    )
+
+
+def _crossing(leak: Leak) -> Finding:
+    b, t, k = leak.index
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"head {k} at t = {t} reads another document of its row: a logit changes by {leak.change:.3g} where "
+        f"that one's tokens are others; allowed: {leak.allowed:.1e}",
+        fix="let attention, and whatever else mixes positions, stay inside a document",
+        detail={"index": [b, t, k], "change": leak.change},
     )

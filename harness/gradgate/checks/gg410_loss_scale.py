@@ -14,7 +14,8 @@ Nothing raises; runs with other settings are just no longer comparable.
 
 In float64, at one point, without dropout. Statistic: the distance of loss terms and gradients in three relations.
 
-* Batch: the same batch with every row twice (`Run.select_rows`) has the same terms and gradients.
+* Batch: the same batch with every row twice (`Run.select_rows`) has the same terms and gradients. The line that is
+  named is the one whose operation gave the loss term: its divisor, mostly.
 * Accumulation, where the run has `window`: one step on the batch as a whole, on its rows one by one, and on a short and
   a long part give the optimizer the same gradient. Clipping is kept out of the comparison: every backward starts from
   2**-30, which is exact and too small to be clipped.
@@ -80,7 +81,7 @@ from gradgate.checks.randomness import seeded
 from gradgate.checks.snapshot import named_parameters
 from gradgate.checks.updates import gradients_at_updates
 from gradgate.checks.without_dropout import without_dropout
-from gradgate.core.finding import Finding
+from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.capabilities import declared
 from gradgate.subjects.contract import Batch, Context, Functions, Run, Stage, Subject
@@ -106,7 +107,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     with calling("select_rows()"):
         doubled = probe.run.select_rows(batch, [*rows, *rows])
     worst = probe.furthest(batch, [doubled])
-    findings = [_doubled(worst)] if worst.is_beyond else []
+    findings = [_doubled(worst, probe.made_at(batch, worst.quantity, subject.source))] if worst.is_beyond else []
     measured: dict[str, Any] = {"distance": worst.measured}
     allowed: dict[str, Any] = {"distance": worst.allowed}
     if "window" in declared(probe.run):
@@ -220,12 +221,13 @@ def _call(functions: Functions, case: cases.Case, logits_BSHV: Tensor, weight_BS
     return Call("loss", present(functions.loss), case.describe(), arguments)
 
 
-def _doubled(worst: Distance) -> Finding:
+def _doubled(worst: Distance, culprit: Location | None) -> Finding:
     return Finding(
         code=CODE,
         name=NAME,
         message=f"{worst.quantity} (size {worst.size:.6g}) changes by {worst.measured:.3g} where the batch holds every "
         f"row twice; allowed: {worst.allowed:.1e}",
+        culprit=culprit,
         fix=FIX,
         detail={"quantity": worst.quantity, "distance": worst.measured},
     )

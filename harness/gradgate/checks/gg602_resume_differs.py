@@ -16,7 +16,9 @@ Four runs, one after the other: 6 steps without a break; 6 steps from the same s
 step 3; and for each of the two checkpoints a fresh start from *another* seed, `load`, and the steps that remain.
 Statistic: values that differ, bit for bit: module state, optimizer state and settings at the save, after loading and
 after step 6; each batch that is drawn and the 32 that would come next; and the last step's metrics, those that two
-runs from one seed agree on. Allowed: 0.
+runs from one seed agree on. Allowed: 0. Where that holds and the stage declares ways to train in several processes, two
+processes do it together, each way, with the later save alone; each compares what it holds itself, and between a save
+and a load they wait for one another.
 
 False-alarm rate: 0. Two runs from one seed that differ before any save are no resume fault: inconclusive, see GG601.
 
@@ -54,14 +56,18 @@ Faults CR-01, CR-02, CR-04, CR-05, CR-07 and CR-13 of the fault catalogue.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
+
 from gradgate.checks import batches as trees
 from gradgate.checks.raised import calling, reports_raises
+from gradgate.checks.ranks import first_cause, together, told
 from gradgate.checks.snapshot import Difference, Snapshot, first_difference, take
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -96,52 +102,101 @@ class Trajectory:
 
 @reports_raises(CODE, NAME)
 def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
-    """Run without a break, with saves, and from each save."""
+    """Run without a break, with saves, and from each save; on one process, and on several."""
     allowed = {"runs_that_differ": 0}
-    plain = _go_on(_start(stage, context, context.seed), Trajectory(), 0)
-    saving = _go_on(_start(stage, context, context.seed), Trajectory(), 0, folder=context.folder)
-    early = _first_apart(plain, saving, up_to=SAVE_AFTER[0])
+    start = partial(stage.start, device=context.device)
+    alone = found_apart(start, context.seed, context.folder / "alone")
+    if alone.repeats:
+        return Outcome(inconclusive=f"two runs from one seed differ before any save: {alone.repeats}", allowed=allowed)
+    messages, runs = list(alone.messages), 1 + len(SAVE_AFTER)
+    ways = (stage.distributed or {}) if context.device == "cpu" and not messages else {}
+    for way, started in ways.items():
+        messages += [f"{way}: {message}" for message in _together(started, context.seed, context.folder / way)]
+        runs += 2
+    measured = {"runs_that_differ": len(messages), "runs": runs}
+    return Outcome(tuple(map(_finding, messages)), measured, allowed)
+
+
+@dataclass(frozen=True)
+class Apart:
+    """What differs, in words.
+
+    Args:
+        messages: one for each run that differs from the one without a break.
+        repeats: how two runs from one seed differ before any save; empty where they do not.
+    """
+
+    messages: tuple[str, ...] = ()
+    repeats: str = ""
+
+
+def found_apart(start: Callable[..., Run], seed: int, folder: Path, saves: Sequence[int] = SAVE_AFTER) -> Apart:
+    """Run without a break, with saves, and from each save.
+
+    Args:
+        start: of the stage, or of one of its ways to train in several processes.
+        seed: for it.
+        folder: for checkpoints; of several processes the same one.
+        saves: numbers of steps behind which it saves.
+    """
+    plain = _go_on(_started(start, seed), Trajectory(), 0)
+    saving = _go_on(_started(start, seed), Trajectory(), 0, folder=folder, saves=saves)
+    early = _first_apart(plain, saving, up_to=saves[0])
     if early is not None:
-        return Outcome(inconclusive=f"two runs from one seed differ before any save: {early} (GG601)", allowed=allowed)
-    findings = [_changed(done, change) for done, change in saving.changed_by_save.items()]
-    if not findings and (apart := _first_apart(plain, saving, up_to=STEPS)) is not None:
-        findings.append(_finding(f"a run that only saves, and does not load, goes on otherwise: {apart}"))
+        return Apart(repeats=f"{early} (GG601)")
+    messages = [
+        f"save() after {done} steps changed the run: `{change.name}`: {change.text}"
+        for done, change in saving.changed_by_save.items()
+    ]
+    if not messages and (apart := _first_apart(plain, saving, up_to=STEPS)) is not None:
+        messages.append(f"a run that only saves, and does not load, goes on otherwise: {apart}")
     stable = {name for name, value in plain.metrics.items() if value == saving.metrics.get(name)}
-    for done in SAVE_AFTER:
-        loaded = _resume(stage, context, done)
+    for done in saves:
+        loaded = _resumed(start, seed, folder, done)
         apart = _first_apart(plain, loaded, up_to=STEPS) or _metrics_apart(plain, loaded, stable)
         if apart is not None:
-            findings.append(
-                _finding(f"{done} steps + save + load + {STEPS - done} steps is not {STEPS} steps: {apart}")
-            )
-    measured = {"runs_that_differ": len(findings), "runs": 1 + len(SAVE_AFTER)}
-    return Outcome(tuple(findings), measured, allowed)
+            messages.append(f"{done} steps + save + load + {STEPS - done} steps is not {STEPS} steps: {apart}")
+    return Apart(tuple(messages))
 
 
-def _start(stage: Stage, context: Context, seed: int) -> Run:
+def _together(start: Callable[..., Run], seed: int, folder: Path) -> list[str]:
+    """What differs on two processes; nothing where two runs of one seed differ, which GG601 and GG609 are for."""
+    ranks = together(lambda _: found_apart(start, seed, folder / "saved", SAVE_AFTER[-1:]), folder)
+    if told(ranks):
+        return [first_cause(ranks) or told(ranks)]
+    apart: list[Apart] = [each.value for each in ranks]
+    if any(each.repeats for each in apart):
+        return []
+    return next(
+        ([f"rank {rank}: {message}" for message in each.messages] for rank, each in enumerate(apart) if each.messages),
+        [],
+    )
+
+
+def _started(start: Callable[..., Run], seed: int) -> Run:
     with calling("start()"):
-        return stage.start(seed, device=context.device)
+        return start(seed)
 
 
-def _resume(stage: Stage, context: Context, done: int) -> Trajectory:
-    run = _start(stage, context, context.seed + OTHER_SEED)
+def _resumed(start: Callable[..., Run], seed: int, folder: Path, done: int) -> Trajectory:
+    run = _started(start, seed + OTHER_SEED)
     with calling(f"load() after {done} steps"):
-        run.load(_checkpoint(context.folder, done))
+        run.load(_checkpoint(folder, done))
     return _go_on(run, Trajectory(), done)
 
 
-def _go_on(run: Run, into: Trajectory, done: int, folder: Path | None = None) -> Trajectory:
-    """Step until `STEPS`, noting everything; save on the way where a folder is given."""
+def _go_on(run: Run, into: Trajectory, done: int, folder: Path = Path(), saves: Sequence[int] = ()) -> Trajectory:
+    """Step until `STEPS`, noting everything; save on the way behind so many steps."""
     batches: Iterator[Batch] = iter(run.batches())
-    into.states[done] = take(run)
+    into.states[done] = _own(run)
     while done < STEPS:
         with calling(f"drawing batch {done}"):
             into.batches[done] = next(batches)
         with calling(f"step {done + 1}"):
             into.metrics = run.step(into.batches[done])
         done += 1
-        into.states[done] = take(run)
-        if folder is not None and done in SAVE_AFTER:
+        into.states[done] = _own(run)
+        if done in saves:
             _save(run, into, done, _checkpoint(folder, done))
     with calling("drawing batches"):
         into.batches.update(enumerate(islice(batches, LOOK_AHEAD), STEPS))
@@ -149,15 +204,22 @@ def _go_on(run: Run, into: Trajectory, done: int, folder: Path | None = None) ->
 
 
 def _save(run: Run, into: Trajectory, done: int, path: Path) -> None:
-    path.mkdir(parents=True)
+    path.mkdir(parents=True, exist_ok=True)  # every process of several does
     rng = GlobalState.now().rng
     with calling(f"save() after {done} steps"):
         run.save(path)
-    change = first_difference(into.states[done], take(run))
+    if dist.is_initialized():
+        dist.barrier()  # one may write what another reads
+    change = first_difference(into.states[done], _own(run))
     moved = trees.first_difference(rng, GlobalState.now().rng)
     change = change or (moved and Difference("random state", moved.text))
     if change is not None:
         into.changed_by_save[done] = change
+
+
+def _own(run: Run) -> Snapshot:
+    """The run's state; of a tensor that is spread over processes, what this one holds."""
+    return {name: value.to_local() if hasattr(value, "to_local") else value for name, value in take(run).items()}
 
 
 def _checkpoint(folder: Path, done: int) -> Path:
@@ -187,10 +249,6 @@ def _metrics_apart(plain: Trajectory, other: Trajectory, stable: set[str]) -> st
 
 def _listed(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {left!r} became {right!r}" for name, (left, right) in values.items())
-
-
-def _changed(done: int, change: Difference) -> Finding:
-    return _finding(f"save() after {done} steps changed the run: `{change.name}`: {change.text}")
 
 
 def _finding(message: str) -> Finding:

@@ -2,10 +2,10 @@
 
 ## What it detects
 
-A module that stays in eval mode after a metric, a frozen one that a step puts back into train mode, dropout that is
-switched off for good, grad mode, autocast, default dtype, anomaly or deterministic flags that outlive the call, and all
-of that after an exception that skipped the line which would have put it back; a step that seeds the global generators
-and so draws the same numbers every time; a save that draws numbers or changes the run.
+An evaluation in train mode; a module that stays in eval mode after a metric, a frozen one that a step puts back into
+train mode, dropout that is switched off for good, grad mode, autocast, default dtype, anomaly or deterministic flags
+that outlive the call, and all of that after an exception that skipped the line which would have put it back; a step
+that seeds the global generators and so draws the same numbers every time; a save that draws numbers or changes the run.
 
 ## Why it matters
 
@@ -21,7 +21,8 @@ every parameter. Statistic: sets of changes that were left. Allowed: 0.
 
 A step may set modes as it likes, so what counts there is what they lead to: in the step behind it the forward of each
 module must run at least once in the mode in which it first ran in the first step. A module without anything to train
-that starts in eval mode must run in eval mode in the first step too.
+that starts in eval mode must run in eval mode in the first step too. In `evaluate` each dropout and batch norm must run
+in eval mode at least once, whatever its probability in this run.
 
 Failing means, one place a run: an error raised in the forward of each module, one raised in the backward, and a NaN in
 the output of each module.
@@ -82,7 +83,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from gradgate.checks.modes import Modes, mode_changes, modes_in_forward, reset_generators
+from gradgate.checks.modes import Modes, drawing_modules, mode_changes, modes_in_forward, reset_generators
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.snapshot import first_difference, take
 from gradgate.core.finding import Finding
@@ -155,7 +156,10 @@ def _look_at_calls(start: Callable[[], Run], context: Context, leaks: _Leaks) ->
         with _looking(run, "losses()", leaks):
             run.losses(second)
     if "evaluate" in declared(run):
-        _look_at_reader(run, "evaluate()", run.evaluate, leaks)
+        with modes_in_forward(run) as seen:
+            _look_at_reader(run, "evaluate()", run.evaluate, leaks)
+        awake = [name for name in drawing_modules(run) if seen.get(name) and all(seen[name])]
+        leaks.note("evaluate()", [f"`{name}` in train mode while it runs" for name in awake])
     if "save" in declared(run):
         _look_at_reader(run, "save()", partial(run.save, context.folder), leaks)
 

@@ -24,7 +24,9 @@ operations without cancellation, 16 u between the two. The cosine's 1 + cos(pi p
 (4e-13 measured against cos(pi p / 2)^2, which does not cancel). The rest of 1e-6 is for rates that are kept in float32
 tensors or written with seven digits: 8 roundings of 6e-8 each, doubled. A parameter that is
 declared and in no group is a fault of its own. A metric called `lr` or `learning_rate` must be the rate of some group
-at the update or behind it. False-alarm rate: 0.
+at the update or behind it. Each way of `precisions` also takes an update, a step whose gradients are infinite, and two
+steps more: where a loss scaler skips the second, what is declared for the second update holds for the third step.
+False-alarm rate: 0.
 
 ## Example
 
@@ -57,7 +59,7 @@ Build all groups before the scheduler, step it once an update, behind the optimi
 ## Known limits
 
 What is declared is believed: a schedule copied from the trainer's code shares its mistakes. Write it from the
-configuration. Updates that the scaler skips are not produced.
+configuration. Of the declared precisions one update each is made to overflow.
 
 ## Sources
 
@@ -66,8 +68,9 @@ Faults OS-04, OS-05, OS-07, OS-08, OS-10 and OS-11 of the fault catalogue.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -75,18 +78,20 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from gradgate.checks.raised import calling, reports_raises
+from gradgate.checks.raised import SubjectRaisedError, calling, reports_raises
 from gradgate.checks.snapshot import named_parameters
+from gradgate.checks.updates import is_skipped
 from gradgate.core.errors import SubjectError, nearest
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
-from gradgate.subjects.contract import Context, Stage, Subject
+from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject
 
 CODE, NAME = "GG607", "schedule-oracle"
 NEEDS: tuple[str, ...] = ("hyperparameters",)
 PER_STAGE = True
 BEYOND = 3  # updates behind the end of the schedule
 MOST = 200
+AFTER_SKIP = 2  # updates that are compared behind one that was skipped
 WITHOUT_END = 20  # updates of a run that does not say how many it has
 ALLOWED = 1e-6
 ALLOWED_REPORTED = 1e-3  # metrics are rounded for people
@@ -96,36 +101,94 @@ FIX = "build all groups before the scheduler, step it once an update, and clamp 
 Groups = Mapping[nn.Parameter, Mapping[str, Any]]
 
 
+@dataclass
+class Held:
+    """What was held against what is declared.
+
+    Args:
+        found: key and owner -> update, name and message of the first that is off.
+        worst: the largest relative distance.
+        updates: how many there were.
+    """
+
+    found: dict[tuple[str, str], tuple[int, str, str]] = field(default_factory=dict)
+    worst: float = 0.0
+    updates: int = 0
+
+
 @reports_raises(CODE, NAME)
 def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
-    """Step through the schedule and beyond, and compare every group at every update."""
+    """Step through the schedule and beyond, and compare every group at every update; then behind a skipped update."""
     with calling("start()"):
         run = stage.start(context.seed, device=context.device)
-    names = named_parameters(run)
     length = min(MOST, WITHOUT_END if run.updates is None else run.updates + BEYOND)
-    found: dict[tuple[str, str], tuple[int, str, str]] = {}
-    worst, update = 0.0, 0
-    batches = islice(run.batches(), length)
-    for batch in batches:
-        with _groups_at_updates() as updates, calling(f"step of update {update + 1}"):
-            metrics = run.step(batch)
-        for name, text in _misreported(metrics, updates, run.optimizers):
-            found.setdefault((name, "metrics"), (update, name, text))
-            worst = torch.inf
-        for groups in updates:
-            with calling("hyperparameters()"):
-                declared = run.hyperparameters(update)
-            _require_known(declared, names)
-            for name, key, distance, message in _differences(declared, groups, names):
-                worst = max(worst, distance)
-                if distance > ALLOWED:
-                    found.setdefault((key, _owner(name)), (update, name, message))
-            update += 1
-    if not update:
+    held = Held()
+    for batch in islice(run.batches(), length):
+        _step(run, batch, held)
+    if not held.updates:
         return Outcome(not_applicable=f"no torch optimizer stepped in {length} steps: there is no rate to read")
-    findings = [_finding(*place) for place in found.values()]
-    measured = {"relative_distance": worst, "updates": update}
+    findings = [_finding(*place) for place in held.found.values()]
+    skipped = [_behind_a_skip(way, start, context) for way, start in (stage.precisions or {}).items()]
+    findings += [finding for finding in skipped if finding is not None]
+    measured = {"relative_distance": held.worst, "updates": held.updates}
     return Outcome(tuple(findings), measured, {"relative_distance": ALLOWED})
+
+
+def _step(run: Run, batch: Batch, held: Held) -> bool:
+    """Step, and compare the groups of each update that it makes; whether it made any."""
+    names = named_parameters(run)
+    with _groups_at_updates() as updates, calling(f"step of update {held.updates + 1}"):
+        metrics = run.step(batch)
+    for name, text in _misreported(metrics, updates, run.optimizers):
+        held.found.setdefault((name, "metrics"), (held.updates, name, text))
+        held.worst = torch.inf
+    for groups in updates:
+        with calling("hyperparameters()"):
+            declared = run.hyperparameters(held.updates)
+        _require_known(declared, names)
+        for name, key, distance, message in _differences(declared, groups, names):
+            held.worst = max(held.worst, distance)
+            if distance > ALLOWED:
+                held.found.setdefault((key, _owner(name)), (held.updates, name, message))
+        held.updates += 1
+    return bool(updates)
+
+
+def _behind_a_skip(way: str, start: Callable[..., Run], context: Context) -> Finding | None:
+    """What is off at the updates behind one that was skipped since its gradients are infinite, and at none before."""
+    with calling("start()"):
+        run = start(context.seed, device=context.device)
+    held = Held()
+    batches = run.batches()
+    if not _step(run, next(batches), held) or held.found:
+        return None  # a scale that begins too large, or what was found already
+    with _infinite(named_parameters(run)):
+        try:
+            if _step(run, next(batches), Held()):
+                return None  # it was made all the same, which GG303 is for
+        except SubjectRaisedError:
+            return None  # refused: nothing scales the loss here
+    for batch in islice(batches, AFTER_SKIP):
+        _step(run, batch, held)
+    if not held.found:
+        return None
+    update, name, message = next(iter(held.found.values()))
+    return _finding(update, name, f"{message}, behind an update that was skipped ({way})")
+
+
+@contextmanager
+def _infinite(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Every gradient is infinite; the hooks are gone afterwards."""
+    handles = [
+        parameter.register_hook(lambda gradient: torch.full_like(gradient, torch.inf))
+        for parameter in parameters
+        if parameter.requires_grad
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager
@@ -134,6 +197,8 @@ def _groups_at_updates() -> Iterator[list[Groups]]:
     seen: list[Groups] = []
 
     def note(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        if is_skipped(optimizer):
+            return
         groups: dict[nn.Parameter, dict[str, Any]] = {}
         for group in optimizer.param_groups:
             settings = {key: value for key, value in group.items() if key != "params"}

@@ -57,9 +57,9 @@ import torch
 from torch import Tensor
 
 from gradgate.checks.raised import calling, reports_raises
-from gradgate.checks.ranks import Rank, first_cause, together, told
+from gradgate.checks.ranks import Rank, blamed, first_cause, together, told
 from gradgate.checks.snapshot import take
-from gradgate.core.finding import Finding
+from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Run, Stage, Subject
 
@@ -82,7 +82,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     for way, start in (stage.distributed or {}).items():
         ranks = together(lambda _, start=start: states(start, context.seed), context.folder / way)  # type: ignore[misc]
         if told(ranks):
-            findings.append(_finding(f"{way}: {first_cause(ranks) or told(ranks)}"))
+            findings.append(_finding(f"{way}: {first_cause(ranks) or told(ranks)}", blamed(ranks)))
             continue
         for when, number in (("at the start", 0), (f"after {STEPS} steps", 1)):
             apart = _apart(ranks, number)
@@ -121,5 +121,5 @@ def _apart(ranks: list[Rank], number: int) -> list[str]:
     return sorted(name for name in first if any(other.get(name) != first[name] for other in others))
 
 
-def _finding(message: str) -> Finding:
-    return Finding(CODE, NAME, message, fix=FIX)
+def _finding(message: str, culprit: Location | None = None) -> Finding:
+    return Finding(CODE, NAME, message, culprit=culprit, fix=FIX)

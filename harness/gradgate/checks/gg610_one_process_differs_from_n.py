@@ -3,8 +3,9 @@
 ## What it detects
 
 A loss divided by the process's own count and averaged, where rows differ in length; gradients averaged that should be
-summed, or the other way; a module outside the wrapper; rows that two processes both have, or none; clipping by a norm
-that is the process's own.
+summed, or the other way; gradients exchanged in each micro-batch of a window, or in none; a module outside the wrapper;
+rows that two processes both have, or none; clipping by a norm that is the process's own; an evaluation of one process's
+share of the held-out rows; metrics that all processes agree on and one process does not.
 
 ## Why it matters
 
@@ -13,15 +14,19 @@ for every row. Nothing fails; it only learns worse.
 
 ## How it decides
 
-One process takes a step of the stage, in float64, on the first batch of its run. Then two processes, for each way that
-the stage declares, take a step on the first batch of theirs. Statistic: at `optimizer.step()`, over all parameters, the
-largest difference between the gradient of two processes and that of one, as a share of the largest gradient of one.
-Allowed: 1e-6. In float64 another order of sums costs 1e-13; counts that differ cost percents. Where `samples` names
-them, the rows of both processes are also counted: each of the global batch in exactly one. Allowed: 0 misplaced.
+One process evaluates, where it can, and takes a step of the stage, in float64, on the first batch of its run: on a
+window of the first two, where it has `window`. Where it clips (`max_norm`), it takes another step, its loss multiplied
+by 1e6, so that clipping acts. Then two processes, for each way that the stage declares, do the same with theirs.
+Statistic: at `optimizer.step()`, over all parameters, the largest difference between the gradient of two processes and
+that of one, as a share of the largest gradient of one. Allowed: 1e-6. In float64 another order of sums costs 1e-13;
+counts that differ cost percents. The numbers of the first process's evaluation are compared in the same way, and those
+metrics of the first step that are no whole numbers and the same on all processes. Where `samples` names them, the rows
+of an epoch are counted: each in exactly one process. Allowed: 0 misplaced.
 
-The same in float32, where the run has `losses` and `select_rows`. Statistic: the norm of the difference over all
-parameters, as a share of what rounding can do. That is derived, not tuned: with R rows, u = 2^-24, gamma = R u / (1 - R
-u), g_r the gradient of row r's own loss in float64 and e_r what it is off by in float32, element by element,
+The first step on one batch also in float32, where the run has `losses` and `select_rows`. Statistic: the norm of the
+difference over all parameters, as a share of what rounding can do. That is derived, not tuned: with R rows, u = 2^-24,
+gamma = R u / (1 - R u), g_r the gradient of row r's own loss in float64 and e_r what it is off by in float32, element
+by element,
 
     D = gamma sum_r |g_r| + (1 + gamma) sum_r e_r,    allowed = 4 c ||D||:
 
@@ -30,8 +35,8 @@ itself, which is its condition; two ways may err to two sides (2), and clipping'
 (2). Allowed: 1.
 
 A first step that does not draw the same rows, or has dropout, cannot be compared: inconclusive where the runs of one
-process disagree among themselves. False-alarm rate: 0 for a deterministic step; in
-float32, where a row's own rounding in another order of sums is not beyond what was measured of it.
+process disagree among themselves. False-alarm rate: 0 for a deterministic step; in float32, where a row's own rounding
+in another order of sums is not beyond what was measured of it.
 
 ## Example
 
@@ -59,7 +64,7 @@ wrapper; shard the rows by rank.
 Where a module's constants depend on the dtype, as the default eps of `nn.RMSNorm` does, e_r holds that too, and the
 float32 bound is wider than rounding is: for the bundled trainer by some four orders of magnitude.
 Two processes, one step, on the CPU, over gloo. A stage whose optimizer steps do not go through `torch.optim` is not
-seen.
+seen. Metrics in which the processes differ are taken for each one's own.
 
 ## Sources
 
@@ -70,103 +75,173 @@ Higham 2002, Accuracy and Stability of Numerical Algorithms, equation 4.4.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
+from itertools import chain, count, islice
+from math import isclose
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gradgate.checks.raised import calling, reports_raises
-from gradgate.checks.rank_rounding import allowed, norm_apart
-from gradgate.checks.ranks import WORLD, first_cause, together, told
+from gradgate.checks.rank_rounding import Gradients, allowed, norm_apart
+from gradgate.checks.ranks import WORLD, blamed, first_cause, together, told
 from gradgate.checks.snapshot import named_parameters
 from gradgate.checks.updates import gradients_at_updates
-from gradgate.core.finding import Finding
+from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.capabilities import declared
-from gradgate.subjects.contract import Context, Run, Stage, Subject
+from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject
 
 CODE, NAME = "GG610", "one-process-differs-from-n"
 NEEDS: tuple[str, ...] = ("distributed",)
 PER_STAGE = True
 ALLOWED = 1e-6
+LARGE = 1e6  # times the loss: its gradient is then far above any norm to clip at
 FIX = "divide each loss term by its count over all processes, undo the wrapper's mean, wrap every trained module"
+
+
+@dataclass(frozen=True)
+class Course:
+    """What one process had.
+
+    Args:
+        gradients: at its first update, and at one of large gradients where the run clips; by parameter name, whole, as
+            float64 arrays.
+        metrics: of the first step by name, those that are no whole numbers.
+        scores: of the evaluation by name.
+        samples: of an epoch, where the run names its samples.
+        batches: how many hold them.
+    """
+
+    gradients: Sequence[Gradients]
+    metrics: Mapping[str, float]
+    scores: Mapping[str, float]
+    samples: Sequence[Hashable]
+    batches: int
 
 
 @reports_raises(CODE, NAME)
 def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
-    """A step on one process, and on two each way."""
+    """The same on one process, and on two each way."""
     if context.device != "cpu":
         return Outcome(not_applicable="processes are forked, and a fork has no GPU: run it with --device cpu")
-    alone, again = (step_of(stage.start, context.seed) for _ in range(2))
-    apart = distance(alone.gradients, again.gradients)
-    if apart[0] > ALLOWED:
-        return Outcome(inconclusive=f"two runs of one process differ by {apart[0]:.2g} at {apart[1]} (GG601)")
-    rounded, bound = (
-        step_of(stage.start, context.seed, torch.float32),
-        allowed(stage.start, context.seed, alone.gradients),
-    )
-    findings, measured = [], dict[str, float]({"misplaced_rows": 0})
+    alone, again = (course_of(stage.start, context.seed) for _ in range(2))
+    apart, name, _ = furthest(alone, again)
+    if apart > ALLOWED:
+        return Outcome(inconclusive=f"two runs of one process differ by {apart:.2g} at {name} (GG601)")
+    rounded = gradients_of(stage.start, context.seed, torch.float32)
+    bound = allowed(stage.start, context.seed, gradients_of(stage.start, context.seed, torch.float64))
+    findings: list[Finding] = []
+    measured: dict[str, float] = {"misplaced_rows": 0}
     for way, start in (stage.distributed or {}).items():
-        ranks = together(partial(_both, start, context.seed), context.folder / way)
+        ranks = together(partial(_both, start, context.seed, alone.batches), context.folder / way)
         if told(ranks):
-            findings.append(_finding(f"{way}: {first_cause(ranks) or told(ranks)}"))
+            findings.append(_finding(f"{way}: {first_cause(ranks) or told(ranks)}", blamed(ranks)))
             continue
-        share, name = distance(alone.gradients, ranks[0].value[0].gradients)
+        courses: list[Course] = [each.value[0] for each in ranks]
+        share, name, large = furthest(alone, courses[0])
         measured[f"{way}_to_one_process_ratio"] = share
         if not share <= ALLOWED:
-            text = (
-                f"{way}: the gradient of {name} differs by {share:.3g} of the largest between 1 and {WORLD} processes"
-            )
-            findings.append(_finding(f"{text}; allowed {ALLOWED:g}"))
+            when = f", clipped from {LARGE:g} times the usual," if large else ""
+            text = f"the gradient of {name}{when} differs by {share:.3g} of the largest between 1 and {WORLD} processes"
+            findings.append(_finding(f"{way}: {text}; allowed {ALLOWED:g}"))
         if bound:
-            part = norm_apart(rounded.gradients, ranks[0].value[1].gradients) / bound
+            part = norm_apart(rounded, ranks[0].value[1]) / bound
             measured[f"{way}_float32_share_of_rounding"] = part
             if not part <= 1:
                 text = f"{way}: in float32 the gradients of 1 and {WORLD} processes are {part:.3g} times as far apart"
                 findings.append(_finding(f"{text} as rounding can make them ({bound:.2g}); allowed: 1"))
-        misplaced = _misplaced(alone.samples, [each.value[0].samples for each in ranks])
+        findings += [_finding(f"{way}: {text}; allowed {ALLOWED:g} of it") for text in _apart(alone, again, courses)]
+        misplaced = _misplaced(alone.samples, [each.samples for each in courses])
         measured["misplaced_rows"] += misplaced
         if misplaced:
-            findings.append(_finding(f"{way}: {misplaced} rows of the global batch are in no process or in several"))
+            findings.append(_finding(f"{way}: {misplaced} rows of an epoch are in no process or in several"))
     limits = {"misplaced_rows": 0, "gradient_ratio": ALLOWED} | ({"float32_share_of_rounding": 1.0} if bound else {})
     return Outcome(tuple(findings), measured, limits)
 
 
-class Step:
-    """What one process had at its first update.
-
-    Args:
-        gradients: by parameter name, whole, as float64 arrays.
-        samples: what it trained on, where the run names its samples.
-    """
-
-    def __init__(self, gradients: dict[str, Any], samples: list[Hashable]) -> None:
-        self.gradients, self.samples = gradients, samples
+def _both(start: Callable[..., Run], seed: int, batches: int, _rank: int) -> tuple[Course, Gradients]:
+    """The course in float64, and a first step in float32."""
+    return course_of(start, seed, batches), gradients_of(start, seed, torch.float32)
 
 
-def _both(start: Callable[..., Run], seed: int, _rank: int) -> tuple[Step, Step]:
-    """A first step in float64, and one in float32."""
-    return step_of(start, seed), step_of(start, seed, torch.float32)
-
-
-def step_of(start: Callable[..., Run], seed: int, dtype: torch.dtype = torch.float64) -> Step:
-    """Start a run and take its first step."""
+def gradients_of(start: Callable[..., Run], seed: int, dtype: torch.dtype) -> Gradients:
+    """With what a run steps on its first batch."""
     with calling("start()"):
         run = start(seed, dtype=dtype, device="cpu")
-    batch = next(iter(run.batches()))
+    with calling("step 1"):
+        return _step(run, next(iter(run.batches())))[1]
+
+
+def course_of(start: Callable[..., Run], seed: int, batches: int | None = None) -> Course:
+    """Start a run in float64, evaluate, and step.
+
+    Args:
+        start: of the stage, or of one of its ways to train in several processes.
+        seed: for it.
+        batches: that hold an epoch; None: as many as this run needs for it.
+    """
+    with calling("start()"):
+        run = start(seed, dtype=torch.float64, device="cpu")
+    has = declared(run)
+    scores: Mapping[str, Any] = {}
+    if "evaluate" in has:
+        with calling("evaluate()"):
+            scores = run.evaluate() or {}
+    left = run.batches()
+    drawn = list(islice(left, 2))
+    batch = run.window(drawn) if "window" in has else drawn[0]
+    with calling("step 1"):
+        metrics, first = _step(run, batch)
+    gradients = [first]
+    if "max_norm" in has:
+        with calling(f"step 2, its loss times {LARGE:g}"), _multiplied(LARGE):
+            gradients.append(_step(run, batch)[1])
+    samples, held = _epoch(run, chain(drawn, left), batches) if "samples" in has else ([], 0)
+    metrics = {name: value for name, value in _numbers(metrics).items() if value != round(value)}
+    return Course(gradients, metrics, _numbers(scores), samples, held)
+
+
+def _step(run: Run, batch: Batch) -> tuple[Mapping[str, Any], Gradients]:
     names = named_parameters(run)
-    with calling("step 1"), gradients_at_updates(names) as updates:
-        run.step(batch)
-    gradients = {
+    with gradients_at_updates(names) as updates:
+        metrics = run.step(batch)
+    return metrics or {}, {
         names[parameter]: _whole(gradient).double().numpy()
         for update in updates[:1]
         for parameter, gradient in update.gradients.items()
         if gradient is not None
     }
-    samples = list(run.samples(batch)) if "samples" in declared(run) else []
-    return Step(gradients, samples)
+
+
+@contextmanager
+def _multiplied(factor: float) -> Iterator[None]:
+    """Each backward that begins with 1 begins with this factor instead."""
+    before = torch.Tensor.backward
+
+    def backward(loss: Tensor, gradient: Tensor | None = None, *args: Any, **named: Any) -> None:
+        before(loss, torch.full_like(loss, factor) if gradient is None else gradient, *args, **named)
+
+    torch.Tensor.backward = backward  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        torch.Tensor.backward = before  # type: ignore[method-assign]
+
+
+def _epoch(run: Run, drawn: Iterator[Batch], batches: int | None) -> tuple[list[Hashable], int]:
+    """The samples of so many batches, or of as many as hold an epoch; and how many batches those were."""
+    samples: list[Hashable] = []
+    for number in count():
+        if (number == batches) if batches is not None else (len(samples) >= run.epoch_size):
+            return samples, number
+        samples += run.samples(next(drawn))
+    raise AssertionError("unreachable")
 
 
 def _whole(tensor: Tensor) -> Tensor:
@@ -174,7 +249,19 @@ def _whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
-def distance(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[float, str]:
+def _numbers(named: Mapping[str, Any]) -> dict[str, float]:
+    """Those that are finite; a difference says nothing of others."""
+    found = {name: float(value) for name, value in named.items() if isinstance(value, Real)}
+    return {name: value for name, value in found.items() if abs(value) < float("inf")}
+
+
+def furthest(one: Course, other: Course) -> tuple[float, str, bool]:
+    """The largest `distance` of two courses' gradients, where it is, and whether of those that were made large."""
+    pairs = zip(one.gradients, other.gradients, strict=False)
+    return max(((*distance(a, b), bool(i)) for i, (a, b) in enumerate(pairs)), default=(0.0, "", False))
+
+
+def distance(one: Gradients, other: Gradients) -> tuple[float, str]:
     """The largest difference of any gradient as a share of the largest gradient, and where it is."""
     largest = max((float(abs(value).max()) for value in one.values() if value.size), default=0.0)
     missing = next((name for name in one if name not in other and abs(one[name]).max() > 0), None)
@@ -183,10 +270,28 @@ def distance(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[float, s
     return max((float(abs(one[name] - other[name]).max()) / largest, name) for name in one if name in other)
 
 
-def _misplaced(whole: list[Hashable], parts: list[list[Hashable]]) -> int:
+def _apart(alone: Course, again: Course, courses: Sequence[Course]) -> Iterator[str]:
+    """Numbers that repeat on one process and that several give otherwise, each in words."""
+    first = courses[0]
+    agreed = {name for name in first.metrics if all(each.metrics.get(name) == first.metrics[name] for each in courses)}
+    named = [
+        ("the metric", alone.metrics, again.metrics, {name: first.metrics[name] for name in agreed}),
+        ("in the evaluation", alone.scores, again.scores, first.scores),
+    ]
+    for kind, one, other, theirs in named:
+        for name in sorted(set(one) & set(other) & set(theirs)):
+            if _close(one[name], other[name]) and not _close(one[name], theirs[name]):
+                yield f"{kind} {name} is {one[name]:.9g} on 1 process and {theirs[name]:.9g} on {WORLD}"
+
+
+def _close(one: float, other: float) -> bool:
+    return isclose(one, other, rel_tol=ALLOWED, abs_tol=1e-12)
+
+
+def _misplaced(whole: Sequence[Hashable], parts: Sequence[Sequence[Hashable]]) -> int:
     expected, found = Counter(whole), Counter(sample for part in parts for sample in part)
     return sum(((expected - found) + (found - expected)).values())
 
 
-def _finding(message: str) -> Finding:
-    return Finding(CODE, NAME, message, fix=FIX)
+def _finding(message: str, culprit: Location | None = None) -> Finding:
+    return Finding(CODE, NAME, message, culprit=culprit, fix=FIX)

@@ -13,10 +13,12 @@ the one that never came.
 ## How it decides
 
 Two processes each take 3 steps of the stage, evaluate, and save, as far as the run can, for each way that it declares.
-Statistic: processes that have not ended after 60 s, in which a healthy stage needs about one. Allowed: 0. Each is then
-asked for its Python stack, and killed: the finding has the stacks of all. A process that raises is a finding too.
+Statistic: processes that have not ended after 150 s, in which a healthy stage needs about one, or when for 15 s none of
+those that are left computes anything (Linux). Allowed: 0. Each is then asked for its Python stack, and killed: the
+finding has the stacks of all, and names the line at which the lowest rank took another way than the next. A process
+that raises is a finding too. Behind a way that hangs no further one is tried.
 
-False-alarm rate: that of a machine so loaded that milliseconds take a minute.
+False-alarm rate: that of a machine so loaded that milliseconds take minutes, or of a step that sleeps 15 s.
 
 ## Example
 
@@ -60,8 +62,8 @@ import torch
 
 from gradgate.checks import ranks as processes
 from gradgate.checks.raised import calling, reports_raises
-from gradgate.checks.ranks import first_cause, together, told
-from gradgate.core.finding import Finding
+from gradgate.checks.ranks import blamed, first_cause, together, told
+from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.capabilities import declared
 from gradgate.subjects.contract import Context, Run, Stage, Subject
@@ -87,10 +89,13 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         late = [each for each in ended if each.stack]
         waiting += len(late)
         if late:
-            text = f"{way}: {len(late)} of {len(ended)} ranks have not ended after {processes.SECONDS:g} s"
-            findings.append(_finding(f"{text}; allowed: none\n{told(ended)}"))
-        elif told(ended):
-            findings.append(_finding(f"{way}: {first_cause(ended)}"))
+            text = (
+                f"{way}: {len(late)} of {len(ended)} ranks have not ended after {processes.SECONDS:g} s, or stand still"
+            )
+            findings.append(_finding(f"{text}; allowed: none\n{told(ended)}", blamed(ended)))
+            break  # another way would take as long
+        if told(ended):
+            findings.append(_finding(f"{way}: {first_cause(ended)}", blamed(ended)))
     return Outcome(tuple(findings), {"ranks_that_wait": waiting}, {"ranks_that_wait": 0})
 
 
@@ -111,5 +116,5 @@ def everything(start: Callable[..., Run], seed: int, folder: Path) -> None:
             run.save(folder)
 
 
-def _finding(message: str) -> Finding:
-    return Finding(CODE, NAME, message, fix=FIX)
+def _finding(message: str, culprit: Location | None) -> Finding:
+    return Finding(CODE, NAME, message, culprit=culprit, fix=FIX)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from gradgate.checks.randomness import seeded
 from gradgate.checks.snapshot import named_parameters
 from gradgate.checks.without_dropout import without_dropout
 from gradgate.core.errors import SubjectError
+from gradgate.core.finding import Location
+from gradgate.core.origin import in_stack
 from gradgate.generators import are_same, states
 from gradgate.subjects.contract import Batch, Context, Run, Stage
 
@@ -130,6 +133,21 @@ class Probe:
                 allowed = 2 * count * (noise[name] + self.unit * size)
                 found.append(Distance(name, float((theirs[name] - value).norm()), allowed, size))
         return max(found, key=lambda distance: (distance.is_beyond, distance.measured / (distance.allowed or 1.0)))
+
+    def made_at(self, batch: Batch, quantity: str, source: Path | None) -> Location | None:
+        """The user's line whose operation gave the loss term that a quantity is of; None: it cannot be told.
+
+        Args:
+            batch: to compute it on.
+            quantity: as `Evaluation.quantities` names it.
+            source: the subject's own folder.
+        """
+        anomaly = torch.autograd.set_detect_anomaly(True, check_nan=False)  # keeps each node's stack
+        with seeded(self._seed), without_dropout(), calling("losses()"), anomaly:
+            term = self.run.losses(batch)[quantity.split("`")[1]]
+        metadata: Any = {} if term.grad_fn is None else term.grad_fn.metadata
+        stack = "".join(reversed(metadata.get("traceback_", ())))
+        return in_stack(stack.replace(", in ", " in "), source)  # as faulthandler writes it
 
     def _gradient(self, term: Tensor) -> Tensor:
         if not term.requires_grad:

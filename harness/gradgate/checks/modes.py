@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from gradgate.checks.batches import first_difference
@@ -85,6 +86,11 @@ def mode_changes(expected: Mapping[str, bool], seen: Mapping[str, Collection[boo
     names = {True: "train mode", False: "eval mode"}
     topmost = {name: mode for name, mode in changed.items() if name.rpartition(".")[0] not in changed}
     return [f"`{name}`: {names[mode]} -> {names[not mode]}" for name, mode in topmost.items()]
+
+
+def drawing_modules(run: Run) -> list[str]:
+    """The modules whose mode decides what they compute: dropout and batch norm."""
+    return [name for name, module in _modules(run) if isinstance(module, _DropoutNd | _BatchNorm)]
 
 
 def reset_generators(call: Callable[[], Any], seeds: tuple[int, int]) -> list[str]:

@@ -7,11 +7,12 @@ group meets in a file and talks over gloo on the loopback device.
 from __future__ import annotations
 
 import faulthandler
+import linecache
 import os
+import re
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,11 +25,17 @@ from typing import Any
 import torch.distributed as dist
 import torch.distributed.fsdp  # noqa: F401 - seconds, once, and not again in every process
 
-from gradgate.checks.raised import first_line
+from gradgate.checks.raised import SubjectRaisedError, first_line
+from gradgate.core.finding import Location
+from gradgate.core.origin import is_own_code, origin
 
 WORLD = 2
-SECONDS = 60.0  # what takes milliseconds a step in one process, and a second to meet
+SECONDS = 150.0  # what takes milliseconds a step in one process, and a second to meet
+STILL = 15.0  # seconds in which no process that is left computes anything: each waits for another
+IDLE = 20  # ticks of 10 ms in that time, which threads that watch over a group may have
 GRACE = 2.0  # seconds that a stack takes to be written
+
+_FRAME = re.compile(r'^\s*File "(.+)", line (\d+) in (.+)$', re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -39,12 +46,14 @@ class Rank:
         rank: which.
         value: what it returned.
         error: what it raised, in one line; empty where it raised nothing.
+        place: the innermost line of the user's own code that the error went through.
         stack: where it was, innermost line last, once the time was over; empty where it had ended.
     """
 
     rank: int
     value: Any = None
     error: str = ""
+    place: Location | None = None
     stack: str = ""
 
 
@@ -57,7 +66,8 @@ def together(
         work: called with the rank; returns what a pickle carries.
         folder: of the caller's own, for the group's meeting place and the stacks.
         world: how many processes.
-        seconds: until those that have not ended are asked where they are, and killed; None: `SECONDS`.
+        seconds: until those that have not ended are asked where they are, and killed; None: `SECONDS`. Those that all
+            stand still are asked after `STILL` seconds, where the system tells (Linux).
 
     Returns:
         One entry a rank, in order.
@@ -65,7 +75,8 @@ def together(
     folder.mkdir(parents=True, exist_ok=True)
     limit = SECONDS if seconds is None else seconds
     started = [_fork(work, folder, rank, world, limit) for rank in range(world)]
-    ended = _collect({receiver: rank for rank, (_, receiver) in enumerate(started)}, limit)
+    processes = {receiver: (rank, process) for rank, (process, receiver) in enumerate(started)}
+    ended = _collect(processes, limit)
     late = [rank for rank in range(world) if rank not in ended]
     stacks = _stacks({rank: started[rank][0] for rank in late}, folder)
     for process, receiver in started:
@@ -84,9 +95,33 @@ def told(ranks: Sequence[Rank]) -> str:
 
 def first_cause(ranks: Sequence[Rank]) -> str:
     """The error that is not merely another rank's absence, where there is one."""
+    cause = _cause(ranks)
+    return f"rank {cause.rank} raised {cause.error}" if cause else ""
+
+
+def blamed(ranks: Sequence[Rank]) -> Location | None:
+    """The line that went wrong: where the first cause was raised, or where the lowest rank that waits took another way
+    than the next one."""
+    cause = _cause(ranks)
+    if cause is not None:
+        return cause.place
+    stacks = [_FRAME.findall(each.stack) for each in ranks if each.stack]
+    if not stacks:
+        return None
+    others = [frames for frames in stacks[1:] if frames != stacks[0]]
+    way, other = stacks[0], others[0] if others else []
+    parting = next((i for i, (one, two) in enumerate(zip(way, other, strict=False)) if one != two), len(way) - 1)
+    own = [frame for frame in way[: parting + 1] if is_own_code(frame[0])]
+    if not own:
+        return None
+    file, line, function = own[-1]
+    return Location(file, int(line), function, linecache.getline(file, int(line)).strip())
+
+
+def _cause(ranks: Sequence[Rank]) -> Rank | None:
     errors = [each for each in ranks if each.error]
     own = [each for each in errors if "closed by peer" not in each.error and "gloo" not in each.error.lower()]
-    return next((f"rank {each.rank} raised {each.error}" for each in own or errors), "")
+    return next(iter(own or errors), None)
 
 
 def _fork(work: Callable[[int], Any], folder: Path, rank: int, world: int, limit: float) -> tuple[int, Connection]:
@@ -119,25 +154,47 @@ def _child(work: Callable[[int], Any], folder: Path, rank: int, world: int, limi
         dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world, timeout=timeout)
         result = Rank(rank, work(rank))
     except BaseException as error:  # a child has nowhere else to report
-        lines = traceback.extract_tb(error.__traceback__)
-        place = f" ({Path(lines[-1].filename).name}:{lines[-1].lineno})" if lines else ""
-        result = Rank(rank, error=f"{type(error).__name__}: {first_line(error)}{place}")
+        place = origin(error.error if isinstance(error, SubjectRaisedError) else error)
+        at = f" ({Path(place.file).name}:{place.line})" if place else ""
+        result = Rank(rank, error=f"{type(error).__name__}: {first_line(error)}{at}", place=place)
     sender.send(result)
     sender.close()
 
 
-def _collect(waiting: dict[Connection, int], limit: float) -> dict[int, Rank]:
+def _collect(waiting: dict[Connection, tuple[int, int]], limit: float) -> dict[int, Rank]:
+    """The ends of ranks, until the time is over or all that are left wait; `waiting` has the rank and the process."""
     ended: dict[int, Rank] = {}
-    end = time.monotonic() + limit
+    moved = time.monotonic()
+    end, seen = moved + limit, 0
     while waiting and (left := end - time.monotonic()) > 0:
-        for ready in wait(list(waiting), timeout=left):
+        for ready in wait(list(waiting), timeout=min(left, 1.0)):
             assert isinstance(ready, Connection)  # noqa: S101 - nothing else was given
-            rank = waiting.pop(ready)
+            rank, _ = waiting.pop(ready)
             try:
                 ended[rank] = ready.recv()
             except EOFError:
                 ended[rank] = Rank(rank, error="died without a word")
+        now = _activity([process for _, process in waiting.values()])
+        if now is None or not 0 <= now - seen <= IDLE:
+            moved, seen = time.monotonic(), now or 0
+        elif time.monotonic() - moved > STILL:
+            break
     return ended
+
+
+def _activity(processes: Sequence[int]) -> int | None:
+    """Ticks of processor time that these processes had, and children that they waited for; None where one computes now
+    or waits for a disk, or where nothing is known."""
+    ticks = 0
+    for process in processes:
+        try:
+            words = Path(f"/proc/{process}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        except OSError:
+            return None
+        if words[0] in "RD":
+            return None
+        ticks += sum(map(int, words[11:15]))
+    return ticks
 
 
 def _stacks(late: Mapping[int, int], folder: Path) -> dict[int, str]:

@@ -27,18 +27,35 @@ class Update:
 
 @contextmanager
 def gradients_at_updates(parameters: Iterable[nn.Parameter]) -> Iterator[list[Update]]:
-    """Record every optimizer step of the block, through a process-wide hook that is gone afterwards."""
+    """Record every optimizer step of the block, through a process-wide hook that is gone afterwards.
+
+    A fused optimizer unscales a GradScaler's gradients itself, and skips what overflowed: recorded are gradients as it
+    uses them, and no update that it does not make.
+    """
     watched = list(parameters)
     updates: list[Update] = []
 
     def record(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:  # noqa: ARG001
-        updates.append(Update(optimizer, {parameter: gradient_of(parameter) for parameter in watched}))
+        if is_skipped(optimizer):
+            return
+        scale = getattr(optimizer, "grad_scale", None)
+        gradients = {parameter: gradient_of(parameter) for parameter in watched}
+        if scale is not None:
+            own = parameters_of(optimizer)
+            gradients |= {p: g / scale for p, g in gradients.items() if g is not None and p in own}
+        updates.append(Update(optimizer, gradients))
 
     handle = register_optimizer_step_pre_hook(record)
     try:
         yield updates
     finally:
         handle.remove()
+
+
+def is_skipped(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a fused optimizer is about to step and to change nothing, since a GradScaler found an overflow."""
+    found = getattr(optimizer, "found_inf", None)
+    return found is not None and bool(found)
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> set[nn.Parameter]:

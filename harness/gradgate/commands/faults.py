@@ -27,9 +27,9 @@ _PATH = click.option(
 _FOLDER = click.option(
     "--faults",
     "folder",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=click.Path(path_type=Path),
     metavar="DIR",
-    help="The catalogue; default: [tool.gradgate] faults of pyproject.toml.",
+    help="The catalogue, a folder or one file of it; default: [tool.gradgate] faults of pyproject.toml.",
 )
 _SELECT = click.option(
     "--select", multiple=True, metavar="IDS", help="Only these: ids (LW-01) or classes (LW), separated by commas."
@@ -47,6 +47,8 @@ def faults() -> None:
       gradgate faults run
       gradgate faults run --select LW,GF-07 --json faults.json
       gradgate faults run --changed main
+      gradgate faults generate mytrainer/loss.py --output more.yaml
+      gradgate faults run --faults more.yaml
     """
 
 
@@ -67,7 +69,8 @@ def list_faults(path: Path | None, folder: Path | None, select: tuple[str, ...])
         except EditError as error:
             stale.append(str(error))
             place = "does not fit"
-        click.echo(f"{fault.id:<7} {','.join(fault.codes) or 'clean':<18} {place:<28} {fault.what}")
+        codes = ",".join(fault.codes) or ("clean" if fault.clean else "any")
+        click.echo(f"{fault.id:<7} {codes:<18} {place:<28} {fault.what}")
     click.echo(f"{len(chosen)} entries, {sum(fault.clean for fault in chosen)} of them clean edits")
     for line in stale:
         click.echo(f"Error: {line}", err=True)
@@ -148,11 +151,57 @@ def run_faults(
     sys.exit(0 if all(outcome.status in ("killed", "equivalent", "quiet") for outcome in outcomes) else 1)
 
 
+@faults.command("generate")
+@click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="SOURCE...")
+@_PATH
+@click.option(
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the faults there, as a catalogue's file (YAML).",
+)
+@click.option("--count", type=click.IntRange(1), default=50, show_default=True, help="Faults at most.")
+@click.option(
+    "--seed", type=click.IntRange(0, MAX_SEED), default=SEED.default, show_default=True, help="Of the choice."
+)
+def generate_faults(sources: tuple[Path, ...], path: Path | None, output: Path, count: int, seed: int) -> None:
+    """Make faults from a trainer's source: one place of one statement changed at a time.
+
+    SOURCE is a file, or a folder with *.py, under the folder on the import path. What is changed is what training code
+    suffers: a mask or a detach dropped, an axis swapped, a sum for a mean, a sign turned, a statement left out, another
+    dtype, one off. The same seed makes the same choice.
+
+    \b
+      gradgate faults generate mytrainer/loss.py mytrainer/steps --output more.yaml --count 20
+      gradgate faults list --faults more.yaml
+      gradgate faults run mytrainer.adapter:subject --faults more.yaml
+
+    Not every such change is a fault: look at what survives. A survivor without effect on the witness, four steps of
+    each stage, is listed as equivalent.
+    """
+    from gradgate.faults.generate import dumps, mutants
+    from gradgate.report.json import require_writable, write_whole
+
+    require_writable(output)
+    root = _root(path)
+    made = mutants(sources, root, count, seed)
+    write_whole(output, dumps(made))
+    operators = len({fault.source for fault in made})
+    click.echo(f"written: {output}: {len(made)} faults by {operators} operators")
+    click.echo(f"run them with: gradgate faults run --faults {output}")
+
+
+def _root(path: Path | None) -> Path:
+    project = find_project(path or Path.cwd())
+    return (path or (project.file.parent if project.file else Path.cwd())).resolve()
+
+
 def _chosen(path: Path | None, folder: Path | None, select: Iterable[str]) -> tuple[Path, list[Fault]]:
     from gradgate.faults import catalogue
 
     project = find_project(path or Path.cwd())
-    root = (path or (project.file.parent if project.file else Path.cwd())).resolve()
+    root = _root(path)
     if folder is None:
         if project.faults is None or project.file is None:
             raise GradgateError("no catalogue of faults: give --faults DIR, or set `faults` under [tool.gradgate]")

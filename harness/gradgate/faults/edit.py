@@ -156,7 +156,8 @@ def _span(source: str, nodes: Sequence[ast.stmt | ast.expr]) -> _Span:
 
 
 def _is_expression(body: Body) -> bool:
-    return len(body) == 1 and isinstance(body[0], ast.Expr)
+    """Whether it is one expression that can stand inside others; a `yield` cannot."""
+    return len(body) == 1 and isinstance(body[0], ast.Expr) and not isinstance(body[0].value, ast.Yield | ast.YieldFrom)
 
 
 def _expression(text: str) -> str:

@@ -54,6 +54,18 @@ _SIBLINGS: Mapping[str, tuple[str, ...]] = {
     "train": ("eval",),
     "eval": ("train",),
 }
+_DTYPES: Mapping[str, tuple[str, ...]] = {
+    "float64": ("float32",),
+    "float32": ("bfloat16", "float64"),
+    "bfloat16": ("float16",),
+    "float16": ("bfloat16",),
+}
+# Methods whose loss leaves an expression that still makes sense, and training that does not.
+_DROPPED = {
+    "abs", "bfloat16", "clamp", "clamp_", "clamp_max", "clamp_min", "clone", "contiguous", "data", "detach", "double",
+    "exp", "flip", "float", "half", "log", "masked_fill", "nan_to_num", "relu", "roll", "sigmoid", "softmax", "sqrt",
+    "square", "t", "tanh", "to", "transpose", "tril", "triu", "view",
+}  # fmt: skip
 _AXES = {"dim", "axis"}
 _WRAPPED = ("detach", "double")  # what an operand may lack
 
@@ -101,6 +113,15 @@ def variants(function: Function) -> Iterator[Variant]:
             if after != before and (statement.lineno, after) not in seen:
                 seen.add((statement.lineno, after))
                 yield Variant(operator, line, before, after)
+
+
+def functions(tree: ast.AST, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Function]]:
+    """Functions of modules and classes with their dotted path; those inside functions belong to the outer one."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield (*path, node.name), node
+        elif isinstance(node, ast.ClassDef):
+            yield from functions(node, (*path, node.name))
 
 
 def statements(function: Function) -> Iterator[ast.stmt]:
@@ -171,7 +192,8 @@ def _of_call(node: ast.Call, _: _Scope) -> Made:
     function = node.func
     if isinstance(function, ast.Attribute):
         if not _is_module(function.value):
-            yield f"drop-{function.attr.strip('_').replace('_', '-')}", function.value
+            known = function.attr in _DROPPED
+            yield f"drop-{function.attr.strip('_').replace('_', '-')}" if known else "drop-call", function.value
         for other in _SIBLINGS.get(function.attr, ()):
             yield f"{function.attr}-to-{other}", _replaced(node, func=_replaced(function, attr=other))
     elif isinstance(function, ast.Name):
@@ -182,7 +204,12 @@ def _of_call(node: ast.Call, _: _Scope) -> Made:
     for index, keyword in enumerate(node.keywords):
         if keyword.arg is not None:
             rest = [*node.keywords[:index], *node.keywords[index + 1 :]]
-            yield f"drop-{keyword.arg.strip('_')}", _replaced(node, keywords=rest)
+            yield "drop-argument", _replaced(node, keywords=rest)
+
+
+def _of_dtype(node: ast.Attribute, _: _Scope) -> Made:
+    for other in _DTYPES.get(node.attr, ()) if _is_module(node.value) else ():
+        yield "wrong-dtype", _replaced(node, attr=other)
 
 
 def _of_axis(node: ast.Call, _: _Scope) -> Made:
@@ -265,6 +292,7 @@ def _of_slice(node: ast.Slice, _: _Scope) -> Made:
 _OPERATORS: Sequence[tuple[type[ast.expr], Callable[..., Made]]] = (
     (ast.Call, _of_call),
     (ast.Call, _of_axis),
+    (ast.Attribute, _of_dtype),
     (ast.BinOp, _of_binary),
     (ast.UnaryOp, _of_unary),
     (ast.Compare, _of_compare),

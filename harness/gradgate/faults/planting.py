@@ -30,7 +30,7 @@ class Outcome:
         status: `killed`, `survived`, `equivalent` (not noticed, and the witness sees no effect), `broken` (does not
             build), `hung`, `crashed`; of a clean edit `quiet` or `alarm`.
         by: the checks that failed.
-        right_family: whether one of them is of an expected family.
+        right_family: whether one of them is of an expected family; true where none is expected.
         line: the best naming of a line: `exact`, `near`, `elsewhere`, `none`.
         seconds: to the first failure.
         reason: why it is broken, or what a survivor needs.
@@ -50,7 +50,7 @@ class Campaign:
     """One run over many faults.
 
     Args:
-        target: as for `gradgate verify`.
+        target: as for `gradgate verify`; of the faults that name no subject of their own.
         root: the folder on the import path that holds the source.
         jobs: processes at a time.
         timeout: seconds for each.
@@ -82,6 +82,18 @@ class Campaign:
         """
         planted = _plant_all(faults, self.root)
         _load_checks()
+        outcomes: dict[int, Outcome] = {}
+        for target in dict.fromkeys(fault.subject or self.target for fault in faults):
+            at = [i for i, fault in enumerate(faults) if (fault.subject or self.target) == target]
+            of_one = replace(self, target=target)
+            found = of_one._on_one([faults[i] for i in at], [planted[i] for i in at], on_outcome)
+            outcomes |= dict(zip(at, found, strict=True))
+        return [outcomes[i] for i in range(len(faults))]
+
+    def _on_one(
+        self, faults: Sequence[Fault], planted: Sequence[Planted], on_outcome: Callable[[Outcome], None]
+    ) -> list[Outcome]:
+        """Faults of one subject, this campaign's target."""
         with tempfile.TemporaryDirectory(prefix="gradgate-faults-", ignore_cleanup_errors=True) as folder:
             self._folder = Path(folder).resolve()
             seen = self._before(faults)
@@ -131,8 +143,7 @@ class Campaign:
         seen = {witness: str(self._folder / f"seen-{number}") for number, witness in enumerate(witnesses)}
         self._stored.mkdir()
         tasks = [self._unedited("counts", faults, store=str(self._stored))] if named else []
-        for number, witness in enumerate(witnesses):
-            tasks.append(self._unedited(f"witness-{number}", faults, witness=witness, seen=seen[witness]))
+        tasks += [self._unedited("witnesses", faults, seen=seen)] if seen else []
         tasks += self._checking("named", named, faults)
         for _, report in self._answers(tasks, 4 * self.timeout):
             for notice in _sound(report).notices:
@@ -168,8 +179,7 @@ class Campaign:
         return replace(
             self._edited(name, fault, planted),
             codes=_built(fault.codes),
-            witness=fault.witness,
-            seen=seen[fault.witness],
+            seen={fault.witness: seen[fault.witness]},
         )
 
     def _rest(self, name: str, fault: Fault, planted: Planted, red: Collection[str]) -> Task:
@@ -256,7 +266,8 @@ def _outcome(fault: Fault, report: Report | Lost) -> Outcome:
     if by:
         families = {code[2] for code in fault.codes}
         line = min((notice.line for notice in by), key=("exact", "near", "elsewhere", "none").index)
-        return Outcome(fault, "killed", by, any(n.code[2] in families for n in by), line, report.seconds)
+        right = not families or any(notice.code[2] in families for notice in by)
+        return Outcome(fault, "killed", by, right, line, report.seconds)
     if report.broken:
         return Outcome(fault, "broken", seconds=report.seconds, reason=report.broken)
     if report.effect == "":

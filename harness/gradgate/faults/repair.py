@@ -24,7 +24,7 @@ from gradgate.checks.formulas import first_fault_only
 from gradgate.checks.runner import check_trainer
 from gradgate.core.finding import Location
 from gradgate.core.origin import is_own_code
-from gradgate.faults.operators import Function, Variant, variants
+from gradgate.faults.operators import Function, Variant, functions, variants
 from gradgate.subjects.contract import Stage, Subject
 
 LIKELY = (  # operators that undo what training code suffers most, in the order in which they are tried
@@ -173,29 +173,20 @@ def _trials(ran: Mapping[CodeType, set[int]], depths: Mapping[CodeType, int]) ->
             tree = ast.parse(Path(file).read_text(encoding="utf-8"))
         except (OSError, SyntaxError, UnicodeDecodeError):
             continue
-        for path, node in _functions(tree):
+        for path, node in functions(tree):
             lines = {
                 line for code, seen in ran.items() if code.co_filename == file and _is(code, node) for line in seen
             }
-            functions = [f for f in live if f.__code__.co_filename == file and _is(f.__code__, node)]
-            if not lines or not functions:
+            running = [f for f in live if f.__code__.co_filename == file and _is(f.__code__, node)]
+            if not lines or not running:
                 continue
             for index, variant in enumerate(variants(node)):
                 if variant.line in lines or _statement_ran(variant, node, lines):
                     rank = LIKELY.index(variant.operator) if variant.operator in LIKELY else len(LIKELY)
-                    order = (rank == len(LIKELY), depths.get(functions[0].__code__, 0), rank, index)
-                    made.append((order, _Trial(functions[0], variant, node, path)))
+                    order = (rank == len(LIKELY), depths.get(running[0].__code__, 0), rank, index)
+                    made.append((order, _Trial(running[0], variant, node, path)))
     for _, trial in sorted(made, key=lambda one: one[0]):
         yield trial
-
-
-def _functions(tree: ast.AST, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Function]]:
-    """Functions of modules and classes with their dotted path; those inside functions belong to the outer one."""
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            yield (*path, node.name), node
-        elif isinstance(node, ast.ClassDef):
-            yield from _functions(node, (*path, node.name))
 
 
 def _is(code: CodeType, node: Function) -> bool:
@@ -234,7 +225,7 @@ def _exchanged(trial: _Trial) -> Iterator[bool]:
 def _changed(trial: _Trial) -> CodeType | None:
     file = trial.function.__code__.co_filename
     tree = ast.parse(Path(file).read_text(encoding="utf-8"))
-    node = next(node for path, node in _functions(tree) if path == trial.path and node.lineno == trial.node.lineno)
+    node = next(node for path, node in functions(tree) if path == trial.path and node.lineno == trial.node.lineno)
     try:
         after = ast.parse(trial.variant.after or "pass").body
     except SyntaxError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -31,8 +31,8 @@ class Task:
         log: where the process's own output goes.
         codes: checks to run.
         exit_first: stop at the first failure.
-        witness: what to observe; empty: nothing.
-        seen: file with what the witness sees on the unedited source; the process that has no edits writes it.
+        seen: what to observe -> file with what that witness sees on the unedited source; the process that has no edits
+            writes them.
         lines: file, first and last line of the edits.
         baselines: folder of stored counts that checks may read; empty: none.
         store: folder to store the counts of this source in; empty: nowhere.
@@ -47,8 +47,7 @@ class Task:
     log: Path
     codes: tuple[str, ...] = ()
     exit_first: bool = True
-    witness: str = ""
-    seen: str = ""
+    seen: Mapping[str, str] = field(default_factory=dict)
     lines: tuple[tuple[str, int, int], ...] = ()
     baselines: str = ""
     store: str = ""
@@ -121,8 +120,8 @@ def examine(task: Task) -> Report:
     report.built = True
     if task.store:
         _store(subject, Path(task.store))
-    if task.witness:
-        _ask(task, subject, report)
+    for witness, file in task.seen.items():
+        _ask(witness, file, task, subject, report)
     if task.codes:
         _check(task, subject, task.codes, report, start)
     _locate(task, subject, report)
@@ -148,7 +147,7 @@ def _store(subject: Subject, folder: Path) -> None:
     file_of(folder, machine).write_text(Baseline(machine, entries).dumps(), encoding="utf-8")
 
 
-def _ask(task: Task, subject: Subject, report: Report) -> None:
+def _ask(witness: str, file: str, task: Task, subject: Subject, report: Report) -> None:
     import torch
 
     from gradgate.checks.isolation import isolated
@@ -156,7 +155,7 @@ def _ask(task: Task, subject: Subject, report: Report) -> None:
 
     with isolated(task.seed, "witness"):
         try:
-            seen = observe(task.witness, subject)
+            seen = observe(witness, subject)
         except Exception as error:
             if not task.lines:
                 report.broken = f"the witness raised {in_one_line(error)}"
@@ -164,10 +163,10 @@ def _ask(task: Task, subject: Subject, report: Report) -> None:
             return
     if task.lines:
         # gradgate: ignore[checkpoint-unsafe] -- written by a process of this run
-        before = torch.load(task.seen, weights_only=False)
+        before = torch.load(file, weights_only=False)
         report.effect = differ(seen, before)
     else:
-        torch.save(seen, task.seen)
+        torch.save(seen, file)
 
 
 def _check(task: Task, subject: Subject, codes: Sequence[str], report: Report, start: float) -> None:

@@ -23,13 +23,15 @@ def line(outcome: Outcome) -> str:
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:
-    """Counts by class, and the score."""
+    """Counts by class, and the score; faults of small subjects with mechanisms of their own are counted apart."""
     rows = [f"\n{'class':<6} {'faults':>6} {'killed':>7} {'family':>7} {'line':>5}   rest"]
-    for name, group in by_class([outcome for outcome in outcomes if not outcome.fault.clean]):
-        rows.append(f"{name:<6} {_numbers(group)}")
     faults = [outcome for outcome in outcomes if not outcome.fault.clean]
     clean = [outcome for outcome in outcomes if outcome.fault.clean]
-    rows.append(f"{'all':<6} {_numbers(faults)}")
+    own = [outcome for outcome in faults if not outcome.fault.subject]
+    rows += [f"{name:<6} {_numbers(group)}" for name, group in by_class(own)]
+    rows.append(f"{'all':<6} {_numbers(own)}")
+    if len(own) < len(faults):
+        rows.append(f"{'small':<6} {_numbers([outcome for outcome in faults if outcome.fault.subject])}")
     if clean:
         loud = [outcome.fault.id for outcome in clean if outcome.status != "quiet"]
         rows.append(f"clean edits: {len(clean)}, with an alarm: {len(loud)}{' ' + ', '.join(loud) if loud else ''}")
@@ -47,6 +49,7 @@ def dumps(outcomes: Sequence[Outcome]) -> str:
 def _plain(outcome: Outcome) -> Any:
     fault = outcome.fault
     tree: dict[str, Any] = {"id": fault.id, "what": fault.what, "source": fault.source, "codes": list(fault.codes)}
+    tree["subject"] = fault.subject
     for name in ("status", "by", "right_family", "line", "seconds", "reason"):
         tree[name] = plain(getattr(outcome, name))
     return tree

@@ -254,7 +254,8 @@ class Stage:
             `options={key: value}` and moves that key.
         distributed: ways to train in several processes, "ddp", "fsdp2" or any name -> a function like `start`, called
             in each process of a gloo group that is there already: the run as that process has it. Its batches are its
-            own rows, every process's first batch together the first batch of `start`'s run; None: no such.
+            own rows, every process's n-th batch together the n-th batch of `start`'s run; what one saves all can load.
+            None: no such.
         fit: `fit(seed, *, device="cpu") -> Fit`, the whole run on the trainer's own small corpus; None: no such.
         objective: what it learns, "value" or "tokens"; None: neither.
         edges: name of a loss term to the names of the modules that it trains, all of them; None: not declared. Terms

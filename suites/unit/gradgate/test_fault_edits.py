@@ -109,6 +109,7 @@ GOOD = """
         (GOOD + "  also: [net.py]\n", "also: expected a mapping, got a str"),
         (GOOD + GOOD, "the id LW-01 is taken"),
         ("a: 1", "expected a list of faults, got a dict"),
+        (GOOD + "  subject: 1\n", "subject must be text, got 1"),
         ("- 1", "entry 1: expected a mapping, got a int"),
         ("- {", "cannot be read"),
     ],
@@ -161,6 +162,7 @@ def test_every_fault_of_the_house_fits_the_trainer(pytestconfig: pytest.Config):
     """A change of the trainer that outdates a planted fault is noticed at once."""
     root = pytestconfig.rootpath
     faults = catalogue.read(root / "fixtures" / "faults")
-    assert len(faults) >= 100
+    assert sum(not fault.clean and not fault.subject for fault in faults) >= 150
+    assert sum(fault.clean for fault in faults) >= 32
     for fault in faults:
         assert catalogue.plant(fault, root).files

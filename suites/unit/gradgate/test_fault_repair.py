@@ -16,7 +16,7 @@ import gradgate
 from gradgate.checks.formulas import Call, FirstFaultError, Ledger, first_fault_only
 from gradgate.core.finding import Location
 from gradgate.faults import repair, worker
-from gradgate.faults.operators import variants
+from gradgate.faults.operators import functions, variants
 from gradgate.faults.repair import suspect
 
 VALUE_LOSS = """\
@@ -68,7 +68,8 @@ def subject_of(module: ModuleType) -> gradgate.Subject:
     ("statement", "operator", "after"),
     [
         ("y_BS = x_BS.clamp(min=1)", "drop-clamp", "y_BS = x_BS"),
-        ("y_BS = x_BS.clamp(min=1)", "drop-min", "y_BS = x_BS.clamp()"),
+        ("y_BS = x_BS.clamp(min=1)", "drop-argument", "y_BS = x_BS.clamp()"),
+        ("y = x_BS.to(torch.float32)", "wrong-dtype", "y = x_BS.to(torch.bfloat16)"),
         ("y_BS = x_BS.masked_fill(~valid_BS, 0.0)", "drop-masked-fill", "y_BS = x_BS"),
         ("y_BS = x_BS.masked_fill(~valid_BS, 0.0)", "invert-mask", "y_BS = x_BS.masked_fill(valid_BS, 0.0)"),
         ("y_BS = x_BS.softmax(dim=1)", "swap-axis", "y_BS = x_BS.softmax(dim=-1)"),
@@ -141,7 +142,7 @@ def test_suspect_gives_up_when_its_time_is_over(load: Loaded):
 def test_changes_that_do_not_fit_are_left_out(load: Loaded):
     """A change that is no Python, or that needs another closure, is not tried."""
     module = load("def value_loss(value_BS, return_BS, valid_BS):\n    return value_BS.sum()\n")
-    (node,) = (node for _, node in repair._functions(ast.parse(Path(str(module.__file__)).read_text("utf-8"))))
+    (node,) = (node for _, node in functions(ast.parse(Path(str(module.__file__)).read_text("utf-8"))))
     for before, after in [
         ("return value_BS.sum()", "return ("),
         ("return nothing", "pass"),

@@ -15,6 +15,8 @@ TOLD = {
     "nothing-scales-the-loss": "in fp32+fp16 the loss is not scaled: its gradient arrives times 1, allowed: at least 2",
     "overflows": "in fp32+fp16 after 3 steps loss term `total` is not finite",
     "dtypes-meet": "in fp32+bf16 step 1 raised RuntimeError: ",
+    "no-autocast": "in fp32+bf16 no operation of a step computes in bf16",
+    "half-parameters": "in fp32+bf16 parameter `trunk.",
     "infinite-update": "in fp32+bf16 after 3 steps parameter `",
 }
 

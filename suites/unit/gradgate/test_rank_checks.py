@@ -13,13 +13,13 @@ import torch.distributed as dist
 
 from fixtures import rank_faults
 from gradgate.checks import catalogue, rank_rounding, ranks
-from gradgate.checks.gg610_one_process_differs_from_n import step_of
+from gradgate.checks.gg610_one_process_differs_from_n import gradients_of
 from gradgate.checks.isolation import isolated
-from gradgate.checks.ranks import together, told
+from gradgate.checks.ranks import Rank, together, told
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Run, Subject
 
-CODES = ("GG609", "GG610", "GG611")
+CODES = ("GG602", "GG609", "GG610", "GG611")
 HANG = 3.0  # instead of a minute: a healthy twin needs none of it, since a process that has ended is not waited for
 
 
@@ -51,7 +51,7 @@ def test_rank_check_passes_on_the_clean_twin(code: str) -> None:
     assert set(outcome.measured) & set(outcome.allowed)
 
 
-@pytest.mark.parametrize("code", CODES)
+@pytest.mark.parametrize("code", ["GG609", "GG610", "GG611"])
 def test_rank_check_is_not_applicable_on_a_gpu(code: str) -> None:
     """A forked process has no GPU, and that is told."""
     assert "--device cpu" in run_check(code, rank_faults.subject(), device="cuda").not_applicable
@@ -67,6 +67,26 @@ def test_hang_is_told_with_the_stack_of_every_rank(monkeypatch: pytest.MonkeyPat
     assert "rank 1 waits at" in finding.message
     assert "rank_faults.py" in finding.message
     assert "in misbehave" in finding.message
+    assert finding.culprit is not None
+    assert "misbehave()" in finding.culprit.source or finding.culprit.function == "misbehave"
+
+
+def test_hang_is_told_early_when_every_rank_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks that all wait are not waited for until the limit; one that computes is."""
+    monkeypatch.setattr(ranks, "STILL", 1.0)
+    monkeypatch.setattr(ranks, "SECONDS", 30.0)
+    (finding,) = run_check("GG611", rank_faults.subject("barrier-behind-guard")).findings
+    assert "rank 1 waits at" in finding.message
+    assert ranks._activity([os.getpid()]) is None  # this one computes
+    assert ranks._activity([0]) is None
+
+
+def test_error_on_a_rank_names_its_line() -> None:
+    """The user's own line, not that of the check which drove it."""
+    (finding,) = run_check("GG609", rank_faults.subject("raises-on-one-rank")).findings
+    assert finding.culprit is not None
+    assert (finding.culprit.function, finding.culprit.source) == ("misbehave", 'raise ArithmeticError("only here")')
+    assert "(rank_faults.py:" in finding.message
 
 
 def test_inconclusive_when_one_process_disagrees_with_itself() -> None:
@@ -79,10 +99,16 @@ def test_inconclusive_when_one_process_disagrees_with_itself() -> None:
     assert "GG601" in run_check("GG610", clean).inconclusive
 
 
+@pytest.mark.parametrize("stacks", [("", ""), ("nothing", "else")])
+def test_no_line_is_blamed_without_a_stack_of_own_code(stacks: tuple[str, str]) -> None:
+    """Where no frame is the user's, none is named."""
+    assert ranks.blamed([Rank(i, stack=text) for i, text in enumerate(stacks)]) is None
+
+
 def test_float32_bound_is_the_literal_sum() -> None:
-    """Four times the norm of what summing and each row's own rounding cost, element by element; no clipping here."""
+    """Four times the norm of what summing and each row's own rounding cost, element by element; nothing is clipped."""
     start = rank_faults.subject().stages[0].start
-    stepped = step_of(start, 0).gradients
+    stepped = gradients_of(start, 0, torch.float64)
     exact, rounded = (rank_rounding._of_rows(start, 0, dtype)[1] for dtype in (torch.float64, torch.float32))
     off = []
     for name in stepped:

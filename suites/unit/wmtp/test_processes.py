@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 
 from fixtures.small_runs import SMALL, metrics_of, resume_small, settings, small_trainer, train_small
-from gradgate.checks.gg610_one_process_differs_from_n import distance, step_of
+from gradgate.checks.gg610_one_process_differs_from_n import course_of, furthest
 from gradgate.checks.ranks import Rank, together
 from gradgate_wmtp.adapter import Stage1Run, Stage2Run, small_rewards
 from wmtp import checkpoint, sharded
@@ -61,17 +61,17 @@ def largest_difference(one: Path, other: Path) -> float:
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.nightly)])
 def test_gradients_of_one_global_batch_are_those_of_one_process(run: Any, way: str, world: int, tmp_path: Path) -> None:
-    """Uneven rows, ranks without any, accumulation and weights on the graph: the same, value head included."""
+    """Uneven rows, ranks without any, accumulation, clipping, weights on the graph: the same, value head included."""
     options = UNEVEN if run is Stage2Run else {"data.batch_size": 3}
     small_rewards(0)  # the forks have them too
-    alone = step_of(partial(run, options=options), 0)
+    alone = course_of(partial(run, options=options), 0)
+    start = partial(run, options=options, parallel=way)
 
-    ranks = values(
-        together(lambda _: step_of(partial(run, options=options, parallel=way), 0), tmp_path / "group", world=world)
-    )
+    ranks = values(together(lambda _: course_of(start, 0, alone.batches), tmp_path / "group", world=world))
 
     for each in ranks:
-        assert distance(alone.gradients, each.gradients)[0] < ROUNDING
+        assert furthest(alone, each)[0] < ROUNDING
+        assert each.scores == pytest.approx(alone.scores, rel=ROUNDING)
     assert sorted(sample for each in ranks for sample in each.samples) == sorted(alone.samples)
 
 

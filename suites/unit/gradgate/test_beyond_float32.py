@@ -1,0 +1,159 @@
+"""Checks that also look at declared precisions, metrics and packed documents: bad subjects and their clean twins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from itertools import count
+from typing import Any
+
+import pytest
+import torch
+
+import wmtp.model
+from fixtures import mechanisms
+from fixtures.mechanisms import PolicyRun, Rows
+from gradgate.checks import catalogue
+from gradgate.checks.isolation import isolated
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Context, Stage, Subject
+from gradgate_wmtp import subject as bundled
+
+
+def outcome_of(code: str, stage: Stage) -> Outcome:
+    with isolated(0) as folder:
+        subject = Subject("one", [stage])
+        return catalogue.load_check(catalogue.rule(code)).function(subject, stage, Context(folder=folder))
+
+
+def half(run: Any) -> Stage:
+    return Stage("policy", PolicyRun, precisions={"fp32+fp16": partial(run, scaled=True)})
+
+
+class ClipsScaled(PolicyRun):
+    """Gradients are not unscaled before they are clipped."""
+
+    def __init__(self, seed: int, **options: Any) -> None:
+        super().__init__(seed, **options)
+        unscale, calls = self.scaler.unscale_, count()
+        # The step's own call does nothing; the scaler's, in its step, is what it was.
+        self.scaler.unscale_ = lambda optimizer: unscale(optimizer) if next(calls) % 2 else None  # type: ignore[method-assign]
+
+
+class SchedulesSkips(PolicyRun):
+    """The rate falls in every step, also where the scaler skips it."""
+
+    always = True
+
+    def step(self, batch: Rows) -> Mapping[str, float]:
+        scale = self.scaler.get_scale()
+        metrics = super().step(batch)
+        if self.scaler.get_scale() < scale and self.always:
+            self.optimizers[0].param_groups[0]["lr"] *= 0.5
+        return metrics
+
+
+class NoUnscaling(PolicyRun):
+    """It refuses what is infinite, and scales nothing."""
+
+    def __init__(self, seed: int, **options: Any) -> None:
+        super().__init__(seed, **options | {"scaled": False})
+
+
+@pytest.mark.parametrize(("code", "run"), [("GG207", ClipsScaled), ("GG607", SchedulesSkips)])
+def test_precision_that_the_plain_run_hides_turns_its_check_red(code: str, run: Any):
+    """The finding names the way in which it was seen."""
+    (finding,) = outcome_of(code, half(run)).findings
+    assert "fp32+fp16" in finding.message
+
+
+@pytest.mark.parametrize("code", ["GG207", "GG607"])
+@pytest.mark.parametrize("run", [PolicyRun, NoUnscaling])
+def test_precision_of_the_clean_twin_passes(code: str, run: Any):
+    """With a scaler that skips, and without one."""
+    outcome = outcome_of(code, half(run))
+    assert (outcome.findings, outcome.inconclusive, outcome.not_applicable) == ((), "", "")
+
+
+class Entropy(PolicyRun):
+    """A metric of a distribution with zeros in it."""
+
+    def step(self, batch: Rows) -> Mapping[str, float]:
+        share = torch.tensor([1.0, 0.0])
+        return {**super().step(batch), "entropy": float(-(share * share.log()).sum())}
+
+
+class Missing(PolicyRun):
+    """A metric that is not there in a step."""
+
+    def step(self, batch: Rows) -> Mapping[str, float]:
+        return {**super().step(batch), "heldout": float("nan")}
+
+
+def test_metric_that_an_operation_made_nan_is_found_with_its_line():
+    """Metrics are off the graph, so no recording of the loss sees them."""
+    (finding,) = outcome_of("GG301", Stage("policy", Entropy)).findings
+    assert "the metric entropy is NaN in every step: mul" in finding.message
+    assert finding.culprit is not None
+    assert "share.log()" in finding.culprit.source
+
+
+class Awake(PolicyRun):
+    """It evaluates in train mode, and says nothing of it afterwards."""
+
+    def evaluate(self) -> Mapping[str, Any]:
+        self.average.eval = lambda: self.average  # type: ignore[method-assign]
+        return super().evaluate()
+
+
+def test_evaluation_in_train_mode_is_found_though_it_leaves_nothing_behind():
+    """Dropout and batch norm count, also where their probability is 0 in the small run."""
+    (finding,) = outcome_of("GG606", Stage("policy", Awake)).findings
+    assert "`average.dropout` in train mode while it runs" in finding.message
+    assert outcome_of("GG606", Stage("policy", PolicyRun)).findings == ()
+
+
+def test_metric_that_is_not_there_is_no_fault():
+    """A NaN that stands for nothing was made by no operation."""
+    assert outcome_of("GG301", Stage("policy", Missing)).findings == ()
+
+
+@pytest.mark.parametrize("sees", [False, True])
+def test_attention_across_packed_documents_is_found_where_batches_can_be_drawn(
+    monkeypatch: pytest.MonkeyPatch, sees: bool
+):
+    """The run's own batches are not packed; the strategy's are."""
+    mask = wmtp.model.attention_mask
+    if sees:
+        monkeypatch.setattr(wmtp.model, "attention_mask", lambda valid_BS, _: mask(valid_BS, None))
+    stage = replace(bundled().stages[1], name="tokens")
+    outcome = outcome_of("GG409", stage)
+    assert "change_by_another_document" in outcome.measured
+    assert [("reads another document" in finding.message) for finding in outcome.findings] == [True] * sees
+
+
+def test_mechanisms_have_no_fault_that_a_planted_one_could_hide_behind():
+    """Steps are finite and repeat: what the faults of the catalogue are planted into is sound."""
+    stage = mechanisms.subject().stages[1]
+    for code in ("GG100", "GG205", "GG601"):
+        outcome = outcome_of(code, stage)
+        assert (outcome.findings, outcome.inconclusive) == ((), ""), code
+
+
+class Summed(PolicyRun):
+    """The value loss is a sum."""
+
+    def losses(self, batch: Rows) -> Mapping[str, torch.Tensor]:
+        terms = dict(super().losses(batch))
+        terms["value_loss"] = terms["value_loss"] * self.total(batch.valid_BS)
+        return terms | {"total": terms["policy_loss"] + terms["value_loss"]}
+
+
+@pytest.mark.parametrize("code", ["GG410"])
+def test_term_that_is_no_mean_is_found_with_the_line_that_made_it(code: str):
+    """The last operation of a loss term is where its divisor stands, or does not."""
+    findings = outcome_of(code, Stage("policy", Summed)).findings
+    assert findings
+    assert findings[0].culprit is not None
+    assert "value_loss" in findings[0].culprit.source
