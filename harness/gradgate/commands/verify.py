@@ -217,7 +217,7 @@ def _with_source(
 
     if verdict.interrupted or verdict.not_run:
         return verdict
-    codes = {rule.code for rule in catalogue.select(*chosen) if "scan" in rule.looks}
+    codes = {rule.code for rule in catalogue.select(*chosen) if "scan" in rule.looks and len(rule.looks) > 1}
     context = Context(seed=options["seed"], profile=options["profile"], device=options["device"])
     try:
         with time_limit(options["timeout"] or LIMITS[options["profile"]]):
