@@ -117,9 +117,17 @@ def call_instance(frame: Frame, node: ast.Call, callee: Value, given: Sequence[V
         if owner.is_layer and callee.items:
             return layers.chain(frame, node, callee, given, options, invoke)
         return opaque(frame, node, callee.name, given, options, module=True)
+    return _enter_object(frame, node, function, callee, given, options)
+
+
+def _enter_object(
+    frame: Frame, node: ast.Call, function: Function, myself: Value, given: Sequence[Value], options: Options
+) -> Value:
+    """Run a method; nodes that it makes know the object's name."""
     before = frame.modules
-    frame.modules = (*before, callee.name) if callee.name else before
-    result = enter(frame, node, function, callee, given, options)
+    if myself.name and myself.name not in before:
+        frame.modules = (*before, myself.name)
+    result = enter(frame, node, function, myself, given, options)
     frame.modules = before
     return result
 
@@ -255,7 +263,7 @@ def _object_method(
         return invoke(frame, node, held, given, options)
     function = owner.method(name)
     if function is not None:
-        return enter(frame, node, function, base, given, options)
+        return _enter_object(frame, node, function, base, given, options)
     if owner.is_layer:
         return layers.module_method(frame, node, base, name, given, options)
     return opaque(frame, node, name, given, options)
@@ -368,13 +376,16 @@ def opaque(
 
 def globally(frame: Frame, name: str) -> Value:
     """A name of the module: a function, a class, an import, a constant."""
-    module = frame.function.module
+    module, run = frame.function.module, frame.run
+    held = run.variable(name) if module is run.module else None
+    if held is not None:
+        return held
     if name in module.functions:
         return Value("function", data=(module.functions[name], None), name=name)
     if name in module.classes:
         return Value("class", data=module.classes[name], name=name)
     if name in module.relative:
-        found = frame.run.resolve(module, name)
+        found = run.resolve(module, name)
         if isinstance(found, Function):
             return Value("function", data=(found, None), name=name)
         if isinstance(found, Class):
@@ -382,13 +393,13 @@ def globally(frame: Frame, name: str) -> Value:
     if name in module.imports or name in module.relative:
         return Value("external", data=module.imports.get(name, f".{name}"), name=name)
     if name in module.constants:
-        held = frame.run.globals.get((id(module), name))
+        held = run.globals.get((id(module), name))
         if held is None:
             node = module.constants[name]
             simple = isinstance(node, ast.Constant | ast.UnaryOp | ast.BinOp | ast.Tuple | ast.Attribute) or (
                 isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "float"
             )
-            held = frame.run.globals[(id(module), name)] = frame.evaluate(node) if simple else unknown(name)
+            held = run.globals[(id(module), name)] = frame.evaluate(node) if simple else unknown(name)
         return held
     if name in BUILTINS:
         return Value("external", data=f"builtins.{name}", name=name)

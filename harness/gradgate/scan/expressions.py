@@ -55,9 +55,7 @@ def _asks_for_last(node: ast.expr) -> bool:
 def assign(frame: Frame, target: ast.expr, value: Value) -> None:
     """Bind a value to a name, an attribute, an item or a tuple of them."""
     if isinstance(target, ast.Name):
-        if not value.name and value.kind in ("tensor", "unknown"):
-            value.name = target.id
-        frame.env[target.id] = value
+        _bind(frame, target.id, value)
     elif isinstance(target, ast.Attribute):
         _set_attribute(frame, target, value)
     elif isinstance(target, ast.Subscript):
@@ -67,6 +65,16 @@ def assign(frame: Frame, target: ast.expr, value: Value) -> None:
     elif isinstance(target, ast.Tuple | ast.List):
         for part, item in zip(target.elts, unpack(value, target.elts), strict=True):
             assign(frame, part.value if isinstance(part, ast.Starred) else part, item)
+
+
+def _bind(frame: Frame, name: str, value: Value) -> None:
+    if not value.name and value.kind in ("tensor", "unknown", "layer", "instance", "optim"):
+        value.name = name
+    if value.kind == "const" and value.data is None and name in frame.function.module.imports:
+        return  # `torch = None`, where the import failed
+    frame.env[name] = value
+    if name in frame.function.rebinds and frame.run.top is not None:
+        frame.run.top.env[name] = value
 
 
 def unpack(value: Value, targets: list[ast.expr]) -> list[Value]:

@@ -14,6 +14,7 @@ from gradgate.scan.values import LIKELY, MAYBE, NO, YES, Line, Node, Value, cons
 BUDGET = 5_000  # expressions and statements that one root may cost; then calls are no longer entered
 DEPTH = 7
 Heap = dict[tuple[int, str], Value]
+_LASTING = ("instance", "layer", "optim")
 
 
 class OverBudgetError(Exception):
@@ -58,6 +59,10 @@ class Run:
     clobbered: Value | None = None  # the last tensor that an activation rewrote in place
     cost: int = 0
     limit: int = BUDGET
+    top: Frame | None = None  # the file's top level, while it runs
+    shared: dict[str, Value] = field(default_factory=dict)  # what it left under names that nothing binds again
+    heap: Heap = field(default_factory=dict)  # what hangs on these
+    grad_on: bool = True  # whether it left gradient on
     entered: list[Function] = field(default_factory=list)
 
     def report(self, report: Report) -> None:
@@ -68,9 +73,7 @@ class Run:
 
     def field(self, name: str, value: Value, state: State) -> None:
         """Remember what the file stores under an attribute's name, for readers that do not know their object."""
-        worth = value.kind in ("instance", "layer", "optim", "class", "function") or (
-            value.kind == "tensor" and value.leaf
-        )
+        worth = value.kind in (*_LASTING, "class", "function") or (value.kind == "tensor" and value.leaf)
         if worth and (name not in self.fields or (self.is_complete and name not in self.settled)):
             self.fields[name] = (value, state.copy().heap)
             if self.is_complete:
@@ -89,6 +92,17 @@ class Run:
             if place not in state.heap:
                 state.put(*place, held)
         return value
+
+    def variable(self, name: str) -> Value | None:
+        """A variable of the file's top level: as it is now, or as it was left."""
+        return self.shared.get(name) if self.top is None else self.top.env.get(name)
+
+    def share(self, frame: Frame) -> None:
+        """The top level was run: models, optimizers and parameters that it made are known to the functions."""
+        self.heap, self.grad_on = frame.state.heap, frame.state.grad_on
+        for name, value in frame.env.items():
+            if name not in self.module.rebound and (value.kind in _LASTING or (value.kind == "tensor" and value.leaf)):
+                self.shared[name] = value
 
     def replace_layer(self, frame: Frame, base: Value, target: ast.Attribute) -> None:
         """A layer is put into a model whose parameters an optimizer already holds."""

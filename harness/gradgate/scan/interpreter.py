@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -59,20 +60,20 @@ def _calls_hot_import(module: Module, function: Function, resolve: Resolve) -> b
 
 
 def _roots(module: Module, resolve: Resolve) -> Iterable[Function]:
-    """Functions from which an interesting expression can be reached, in the file's order."""
+    """Functions from which an interesting expression can be reached, in the file's order; its top level comes first."""
     callers: dict[str, list[Function]] = {}
-    for function in module.every:
+    for function in module.scopes:
         for name in function.calls:
             callers.setdefault(name, []).append(function)
-    imported = {function for function in module.every if _calls_hot_import(module, function, resolve)}
-    hot = imported | {function for function in module.every if function.hot or _is_forward(function)}
-    touching = imported | {function for function in module.every if function.touches or _is_forward(function)}
+    imported = {function for function in module.scopes if _calls_hot_import(module, function, resolve)}
+    hot = imported | {function for function in module.scopes if function.hot or _is_forward(function)}
+    touching = imported | {function for function in module.scopes if function.touches or _is_forward(function)}
     hot_too, touching_too = _with_callers(hot, callers), _with_callers(touching, callers)
     reaching = hot_too & touching_too
     names = {name for function in hot_too | touching_too for name in _names(function)}
     return [
         function
-        for function in module.every
+        for function in module.scopes
         if function in reaching and (function in hot or function in touching or len(function.calls & names) > 1)
     ]
 
@@ -142,7 +143,7 @@ def _without_grad(module: Module) -> set[Function]:
 def _is_called_without_grad(module: Module, function: Function) -> bool:
     """Whether the file calls a function, and only inside `with torch.no_grad():` or functions under it."""
     sites = 0
-    for caller in module.every:
+    for caller in module.scopes:
         if function.name not in caller.calls or caller is function:
             continue
         quiet: set[int] = set()
@@ -209,22 +210,40 @@ def _needs_arguments(function: Function) -> bool:
 
 
 def _root(run: Run, function: Function) -> None:
+    if function is run.module.body:
+        _top_level(run)
+        return
     owner = function.owner
-    run.cost, run.hazards, run.escaped, run.entered, run.optimized = 0, [], [], [function], {}
-    run.undifferentiated, run.is_complete = False, owner is None and not _needs_arguments(function)
+    frame = _begin(run, function)
     try:
-        state = State()
-        frame = Frame(run, function, {}, state)
         if owner is not None and not function.static:
             frame.myself = _instance(run, owner, frame, function)
         _bind_root(frame, function)
-        frame.state.grad_on = not function.no_grad and not _is_internal(function)
+        frame.state.grad_on = run.grad_on and not function.no_grad and not _is_internal(function)
         result = frame.run_body()
         if _is_called_again(function):
             result = _again(run, frame, result)
         _finish(run, frame, result)
     except (OverBudgetError, RecursionError):
         return
+
+
+def _begin(run: Run, function: Function) -> Frame:
+    run.cost, run.hazards, run.escaped, run.entered, run.optimized = 0, [], [], [function], {}
+    run.undifferentiated, run.is_complete = False, function.owner is None and not _needs_arguments(function)
+    return Frame(run, function, {}, State(run.heap))
+
+
+def _top_level(run: Run) -> None:
+    """Run the file as a script; what is too long for the budget is looked at as far as it got."""
+    frame = _begin(run, run.module.body)
+    run.top, frame.env["__name__"] = frame, const("__main__")
+    with contextlib.suppress(OverBudgetError, RecursionError):
+        frame.run_body()
+    run.top = None
+    run.share(frame)
+    with contextlib.suppress(RecursionError):
+        _finish(run, frame, const(None))
 
 
 def _is_called_again(function: Function) -> bool:
@@ -247,7 +266,7 @@ def _again(run: Run, frame: Frame, first: Value) -> Value:
     frame.escape(first)
     second = Frame(run, frame.function, {}, frame.state, frame.myself)
     _bind_root(second, frame.function)
-    second.state.grad_on = not frame.function.no_grad
+    second.state.grad_on = run.grad_on and not frame.function.no_grad
     before = len(run.hazards)
     result = second.run_body()
     frame.state = second.state

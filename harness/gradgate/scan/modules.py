@@ -6,7 +6,7 @@ import ast
 import functools
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from gradgate.scan.operations import FACTORIES, table
 
@@ -28,6 +28,7 @@ class Function:
     calls: set[str] = field(default_factory=set)
     stores: bool = False  # assigns an attribute
     sets_grad: bool = False  # calls torch.set_grad_enabled as a statement
+    rebinds: frozenset[str] = frozenset()  # names that it declares global
     hot: bool = False  # holds an expression that a rule is about
     touches: bool = False  # holds an operation, layer, method or annotation by which a value is known to be a tensor
     evidence: frozenset[str] | None = None  # parameters that its body treats as tensors; found when first asked for
@@ -121,11 +122,14 @@ _HOT_NAMES = frozenset({
 })  # fmt: skip
 
 
-_NOTHING = cast("ast.Lambda", ast.parse("lambda: None", mode="eval").body)
+_NO_ARGUMENTS = ast.arguments([], [], None, [], [], None, [])
 
 
 class Module:
-    """One parsed file."""
+    """One parsed file.
+
+    Its top level is a function, too, of the name `<module>`: `body`. `scopes` are all functions and the top level.
+    """
 
     def __init__(self, path: str, tree: ast.Module, lines: list[str]) -> None:
         self.path = path
@@ -142,9 +146,14 @@ class Module:
         self.attributes: dict[str, int] = {}  # how often each attribute name is mentioned
         self.strings: set[str] = set()
         self.keywords: dict[str, list[Function]] = {}  # who passes a keyword of this name, or sets such an attribute
+        self.rebound: set[str] = set()  # names that some function declares global
         self._inner: dict[ast.AST, Function] = {}
-        self.body = Function(_NOTHING, "<module>", self)
+        top = [node for node in tree.body if type(node) not in _DEFINITIONS]
+        self.body = Function(
+            ast.FunctionDef("<module>", _NO_ARGUMENTS, top, [], lineno=1, col_offset=0), "<module>", self
+        )
         self._collect(tree.body, None, None)
+        self.scopes = [self.body, *self.every]
 
     def line(self, number: int) -> str:
         """A line's text, stripped."""
@@ -263,11 +272,14 @@ class Module:
 
     def _inside(self, node: ast.AST, owner: Class | None, function: Function | None) -> None:
         stack: list[ast.AST] = [node]
+        outer = function
+        if function is None and owner is None:
+            function = self.body
         while stack:
             part = stack.pop()
             kind = type(part)
             if kind in _DEFINITIONS:
-                self._statement(part, owner, function)
+                self._statement(part, owner, outer)
                 continue
             if kind is ast.Attribute:
                 name = part.attr  # type: ignore[attr-defined]
@@ -299,6 +311,9 @@ class Module:
                 if type(part.value) is str and len(part.value) < 60:  # type: ignore[attr-defined]
                     self.strings.add(part.value)  # type: ignore[attr-defined]
                 continue
+            if kind is ast.Global and function is not None:
+                function.rebinds = function.rebinds.union(part.names)  # type: ignore[attr-defined]
+                self.rebound.update(part.names)  # type: ignore[attr-defined]
             if kind is ast.keyword and function is not None and part.arg:  # type: ignore[attr-defined]
                 self.keywords.setdefault(part.arg, []).append(function)  # type: ignore[attr-defined]
             if function is not None and not function.hot:

@@ -49,12 +49,12 @@ class State:
 
     __slots__ = ("_own", "dead", "freed", "grad_on", "grads", "graph", "heap", "saves", "steps")
 
-    def __init__(self) -> None:
-        self._own = _TABLES
+    def __init__(self, heap: dict[tuple[int, str], Value] | None = None) -> None:
+        self._own = _TABLES - {"heap"}
         self.saves: dict[int, tuple[Save, ...]] = {}
         self.graph: dict[int, tuple[Node, ...]] = {}
         self.grads: dict[int, int] = {}
-        self.heap: dict[tuple[int, str], Value] = {}
+        self.heap: dict[tuple[int, str], Value] = {} if heap is None else heap
         self.steps: tuple[Step, ...] = ()
         self.freed: tuple[tuple[frozenset[Node], Line], ...] = ()
         self.grad_on = True
