@@ -328,7 +328,10 @@ def _unknown_method(
     return result
 
 
-_SETTING_UP = ("prepare", "setup", "get", "create", "build", "make", "load", "init", "compile", "wrap", "register")
+_SETTING_UP = (
+    "prepare", "setup", "get", "create", "build", "make", "load", "init", "compile", "wrap", "unwrap", "register",
+    "from_",
+)  # fmt: skip
 _PLAIN = frozenset(
     {name for kind in (list, dict, str, set) for name in dir(kind)} | {"read", "write", "to_dict", "numpy"}
 )

@@ -50,7 +50,7 @@ class Run:
     settled: set[str] = field(default_factory=set)  # fields stored by a root that knew all its arguments
     is_complete: bool = False  # whether this root has no argument that is not known
     wanted: set[str] = field(default_factory=set)  # field names that were asked for and not known yet
-    optimized: dict[str, int] = field(default_factory=dict)  # modules given to an optimizer, and when
+    optimized: set[str] = field(default_factory=set)  # modules given to an optimizer
     globals: dict[tuple[int, str], Value] = field(default_factory=dict)
     lines: dict[tuple[str, int, int, str], Line] = field(default_factory=dict)
     undifferentiated: bool = (
@@ -107,16 +107,12 @@ class Run:
     def replace_layer(self, frame: Frame, base: Value, target: ast.Attribute) -> None:
         """A layer is put into a model whose parameters an optimizer already holds."""
         if base.name in self.optimized:
-            self.report(
-                Report(
-                    "GG201",
-                    "missing_grad",
-                    frame.line(target),
-                    None,
-                    "replaced",
-                    (("module", base.name), ("layer", target.attr)),
-                )
-            )
+            frame.state.replaced = merge(frame.state.replaced, ((base.name, target.attr, frame.line(target)),))
+
+    def optimize(self, frame: Frame, names: frozenset[str]) -> None:
+        """An optimizer takes the parameters of modules as they are now."""
+        self.optimized |= names
+        frame.state.replaced = tuple(entry for entry in frame.state.replaced if entry[0] not in names)
 
     def reread(self, value: Value) -> None:
         """A tensor that an activation rewrote is read again under its old name."""

@@ -71,11 +71,14 @@ def _roots(module: Module, resolve: Resolve) -> Iterable[Function]:
     hot_too, touching_too = _with_callers(hot, callers), _with_callers(touching, callers)
     reaching = hot_too & touching_too
     names = {name for function in hot_too | touching_too for name in _names(function)}
-    return [
+    found = [
         function
         for function in module.scopes
         if function in reaching and (function in hot or function in touching or len(function.calls & names) > 1)
     ]
+    if module.body.sets_grad and found and module.body not in found:
+        found.insert(0, module.body)  # what it leaves gradient at holds in the functions
+    return found
 
 
 def _names(function: Function) -> list[str]:
@@ -229,8 +232,9 @@ def _root(run: Run, function: Function) -> None:
 
 
 def _begin(run: Run, function: Function) -> Frame:
-    run.cost, run.hazards, run.escaped, run.entered, run.optimized = 0, [], [], [function], {}
-    run.undifferentiated, run.is_complete = False, function.owner is None and not _needs_arguments(function)
+    run.cost, run.hazards, run.escaped, run.entered, run.optimized = 0, [], [], [function], set()
+    run.undifferentiated = False
+    run.is_complete = function.owner is None and not _needs_arguments(function)
     return Frame(run, function, {}, State(run.heap))
 
 
@@ -239,7 +243,7 @@ def _top_level(run: Run) -> None:
     frame = _begin(run, run.module.body)
     run.top, frame.env["__name__"] = frame, const("__main__")
     with contextlib.suppress(OverBudgetError, RecursionError):
-        frame.run_body()
+        run.execute(frame, run.module.tree.body)
     run.top = None
     run.share(frame)
     with contextlib.suppress(RecursionError):
@@ -334,6 +338,8 @@ def _is_integer(name: str) -> bool:
 def _finish(run: Run, frame: Frame, result: Value) -> None:
     """What the function returns or leaves on objects may meet a backward: say which hazards that makes faults."""
     frame.escape(result)
+    for module, layer, line in frame.state.replaced:
+        run.report(Report("GG201", "missing_grad", line, None, "replaced", (("module", module), ("layer", layer))))
     for value in [result, *tensors_in(result)]:
         run.check_cuts(value, frame.state.nodes(value))
     if run.hazards:

@@ -148,6 +148,7 @@ class Module:
         self.keywords: dict[str, list[Function]] = {}  # who passes a keyword of this name, or sets such an attribute
         self.rebound: set[str] = set()  # names that some function declares global
         self._inner: dict[ast.AST, Function] = {}
+        self._defined: dict[ast.AST, Class] = {}
         top = [node for node in tree.body if type(node) not in _DEFINITIONS]
         self.body = Function(
             ast.FunctionDef("<module>", _NO_ARGUMENTS, top, [], lineno=1, col_offset=0), "<module>", self
@@ -174,8 +175,12 @@ class Module:
         return ".".join(reversed(parts))
 
     def inner(self, node: ast.AST) -> Function | None:
-        """The function that a nested `def` defines."""
+        """The function that a `def` outside of classes defines."""
         return self._inner.get(node)
+
+    def defined(self, node: ast.ClassDef) -> Class | None:
+        """The class that a statement of the top level defines; its name may be defined again."""
+        return self._defined.get(node)
 
     def anonymous(self, node: ast.Lambda) -> Function:
         """The function that a lambda is."""
@@ -220,6 +225,7 @@ class Module:
     def _class(self, node: ast.ClassDef) -> None:
         entry = Class(node, node.name, self, [self.base_name(base) for base in node.bases])
         self.classes.setdefault(node.name, entry)
+        self._defined[node] = entry
         for statement in node.body:
             if isinstance(statement, ast.Assign):
                 for target in statement.targets:
@@ -251,6 +257,7 @@ class Module:
             owner.methods[node.name] = entry
         else:
             self.functions.setdefault(node.name, entry)
+            self._inner[node] = entry
         for statement in node.body:
             self._statement(statement, owner, entry)
         for part in (*node.args.defaults, *node.args.kw_defaults):

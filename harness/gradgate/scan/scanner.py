@@ -106,7 +106,7 @@ def _result(
             kept.append(finding)
     kept += complaints(path, module.lines, known)
     used = tuple((file, tree.digests[file]) for file in sorted(tree.used) if file in tree.digests and file != path)
-    return FileResult(path, tuple(_in_cell(source, finding) for finding in kept), hidden, used=used)
+    return FileResult(path, tuple(_in_cell(source, finding) for finding in kept), hidden, source.problem, used)
 
 
 def _place(finding: Finding) -> tuple[str, int, str]:

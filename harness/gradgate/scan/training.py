@@ -17,7 +17,6 @@ from gradgate.scan.values import (
     Node,
     Value,
     const,
-    fresh,
     merge,
     nodes_in,
     tensor,
@@ -37,8 +36,7 @@ def optimizer(frame: Frame, given: Sequence[Value], options: Options) -> Value:
     _names_in(source, names, 4)
     value = Value("optim", data=frozenset(name for name in names if name))
     value.facts = {"made": True}
-    for name in value.data:
-        frame.run.optimized[name] = fresh()
+    frame.run.optimize(frame, value.data)
     return value
 
 
@@ -94,7 +92,8 @@ def backward(frame: Frame, node: ast.Call, value: Value, options: Options) -> No
     frame.run.escaped.extend(nodes)
     seen = reach(nodes)
     certain = reach(nodes, through_opaque=False)
-    _changed_parameters(frame, certain)
+    gone = set().union(*(nodes for nodes, _ in state.freed))  # of these the backward fails before it looks at versions
+    _changed_parameters(frame, certain - gone)
     _freed(frame, node, certain)
     frame.run.check_cuts(value, nodes)
     if not _retains(options):

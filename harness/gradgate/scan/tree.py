@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import gc
 import hashlib
-import warnings
 from collections import OrderedDict
 from pathlib import Path
 
 from gradgate.scan.modules import Class, Function, Module
-from gradgate.scan.sources import UnreadableError, decode, read_bytes
+from gradgate.scan.sources import UnreadableError, decode, parse_quietly, read_bytes
 
 MOST_MODULES = 160  # parsed files kept
 MOST_FOLLOWED = 300_000  # bytes of a file that an import is followed into
@@ -101,10 +99,7 @@ def parse(path: str, text: str) -> Module:
         ValueError: it holds null bytes.
         RecursionError, MemoryError: it is nested too deeply.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # invalid escapes in somebody's strings
-        tree = ast.parse(text)
-    return Module(path, tree, text.split("\n"))
+    return Module(path, parse_quietly(text), text.split("\n"))
 
 
 def digest(data: bytes) -> str:

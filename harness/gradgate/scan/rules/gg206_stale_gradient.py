@@ -73,7 +73,8 @@ def _seen_from(module: Module, function: Function, cleared: set[str]) -> set[str
         return cleared | {"*"} if "zero_grad" in module.body.calls else cleared
     if any("zero_grad" in other.calls or "grad" in other.calls for other in module.every):
         return {"*"}
-    return _cleared_in(function)
+    here = _cleared_in(function)
+    return here if here == _optimizer_names(here) else {"*"}  # a model that is cleared clears for its optimizer
 
 
 def _last(node: ast.expr) -> str:
