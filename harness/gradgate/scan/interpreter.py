@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from gradgate.scan import calls
+from gradgate.scan.callers import Callers
 from gradgate.scan.evidence import treated_as_tensors
 from gradgate.scan.expressions import evaluate
 from gradgate.scan.flow import execute
@@ -59,44 +61,24 @@ def _calls_hot_import(module: Module, function: Function, resolve: Resolve) -> b
     return False
 
 
-def _roots(module: Module, resolve: Resolve) -> Iterable[Function]:
+def _roots(module: Module, resolve: Resolve) -> list[Function]:
     """Functions from which an interesting expression can be reached, in the file's order; its top level comes first."""
-    callers: dict[str, list[Function]] = {}
-    for function in module.scopes:
-        for name in function.calls:
-            callers.setdefault(name, []).append(function)
     imported = {function for function in module.scopes if _calls_hot_import(module, function, resolve)}
     hot = imported | {function for function in module.scopes if function.hot or _is_forward(function)}
     touching = imported | {function for function in module.scopes if function.touches or _is_forward(function)}
-    hot_too, touching_too = _with_callers(hot, callers), _with_callers(touching, callers)
-    reaching = hot_too & touching_too
-    names = {name for function in hot_too | touching_too for name in _names(function)}
+    if not hot or not touching:
+        return []
+    callers = Callers(module)
+    hot_too, touching_too = callers.reaching(hot), callers.reaching(touching)
+    ways = Counter(caller for function in hot_too | touching_too for caller in callers.of(function))
     found = [
         function
         for function in module.scopes
-        if function in reaching and (function in hot or function in touching or len(function.calls & names) > 1)
-    ]
+        if function in hot_too and function in touching_too
+        and (function in hot or function in touching or ways[function] > 1)
+    ]  # fmt: skip
     if module.body.sets_grad and found and module.body not in found:
         found.insert(0, module.body)  # what it leaves gradient at holds in the functions
-    return found
-
-
-def _names(function: Function) -> list[str]:
-    """What calls of a function say: its name; of a class's entrances, the class's."""
-    if function.owner is not None and function.name in ("forward", "__call__", "__init__"):
-        return [function.name, function.owner.name]
-    return [function.name]
-
-
-def _with_callers(functions: set[Function], callers: dict[str, list[Function]]) -> set[Function]:
-    """The functions, and those from which one of them can be reached by name."""
-    found, queue = set(functions), list(functions)
-    while queue:
-        for name in _names(queue.pop()):
-            for caller in callers.get(name, ()):
-                if caller not in found:
-                    found.add(caller)
-                    queue.append(caller)
     return found
 
 

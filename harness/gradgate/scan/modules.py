@@ -25,7 +25,10 @@ class Function:
     no_grad: bool = False
     static: bool = False  # staticmethod
     is_property: bool = False
-    calls: set[str] = field(default_factory=set)
+    calls: set[str] = field(default_factory=set)  # names and attributes that it mentions
+    named: set[str] = field(default_factory=set)  # of these, the names
+    written: set[str] = field(default_factory=set)  # names that it writes by index, or counts up
+    plain: set[str] = field(default_factory=set)  # names that it binds to a number or to an empty container
     stores: bool = False  # assigns an attribute
     sets_grad: bool = False  # calls torch.set_grad_enabled as a statement
     rebinds: frozenset[str] = frozenset()  # names that it declares global
@@ -154,6 +157,7 @@ class Module:
             ast.FunctionDef("<module>", _NO_ARGUMENTS, top, [], lineno=1, col_offset=0), "<module>", self
         )
         self._collect(tree.body, None, None)
+        self.body.hot |= not self.body.written <= self.body.plain
         self.scopes = [self.body, *self.every]
 
     def line(self, number: int) -> str:
@@ -252,6 +256,7 @@ class Module:
         self.every.append(entry)
         if outer is not None:
             outer.calls.add(node.name)
+            outer.named.add(node.name)
             self._inner[node] = entry
         elif owner is not None:
             owner.methods[node.name] = entry
@@ -260,6 +265,7 @@ class Module:
             self._inner[node] = entry
         for statement in node.body:
             self._statement(statement, owner, entry)
+        entry.hot |= not entry.written <= entry.plain
         for part in (*node.args.defaults, *node.args.kw_defaults):
             if part is not None:
                 self._inside(part, owner, outer)
@@ -305,10 +311,12 @@ class Module:
                 if type(part.value) is not ast.Name:  # type: ignore[attr-defined]
                     stack.append(part.value)  # type: ignore[attr-defined]
                 elif function is not None:
+                    function.named.add(part.value.id)  # type: ignore[attr-defined]
                     function.calls.add(part.value.id)  # type: ignore[attr-defined]
                 continue
             if kind is ast.Name:
                 if function is not None:
+                    function.named.add(part.id)  # type: ignore[attr-defined]
                     function.calls.add(part.id)  # type: ignore[attr-defined]
                     if not function.touches:
                         root = self.imports.get(part.id, "")  # type: ignore[attr-defined]
@@ -324,7 +332,7 @@ class Module:
             if kind is ast.keyword and function is not None and part.arg:  # type: ignore[attr-defined]
                 self.keywords.setdefault(part.arg, []).append(function)  # type: ignore[attr-defined]
             if function is not None and not function.hot:
-                function.hot = _is_hot(part)
+                _look_for_writes(function, part)
             _push_children(stack, part)
 
     def _brings_tensor(self, node: ast.Attribute) -> bool:
@@ -379,11 +387,40 @@ def is_tensor_annotation(node: ast.expr | None) -> bool:
     return "Tensor" in name
 
 
-def _is_hot(node: ast.AST) -> bool:
-    """Whether an expression other than a name or attribute is one that a rule is about."""
-    if isinstance(node, ast.Subscript):
-        return type(node.ctx) is ast.Store
-    return isinstance(node, ast.AugAssign) or (isinstance(node, ast.keyword) and node.arg in _HOT_NAMES)
+def _look_for_writes(function: Function, node: ast.AST) -> None:
+    """Note a write, other than by a method, that may go to a tensor."""
+    kind = type(node)
+    if kind is ast.Subscript:
+        if type(node.ctx) is ast.Store and not _is_text(node.slice):  # type: ignore[attr-defined]
+            _written(function, node.value)  # type: ignore[attr-defined]
+    elif kind is ast.AugAssign:
+        value = node.value  # type: ignore[attr-defined]
+        if type(value) is ast.Constant and type(value.value) in (int, float):
+            _written(function, node.target)  # type: ignore[attr-defined]
+        elif type(value) not in _NO_NUMBERS and not _is_text(value):
+            function.hot = True
+    elif kind is ast.Assign:
+        value = node.value  # type: ignore[attr-defined]
+        if type(value) in _CONTAINERS or (type(value) is ast.Constant and type(value.value) in (int, float)):
+            function.plain.update(part.id for part in node.targets if type(part) is ast.Name)  # type: ignore[attr-defined]
+    elif kind is ast.keyword:
+        function.hot = node.arg in _HOT_NAMES  # type: ignore[attr-defined]
+
+
+def _written(function: Function, target: ast.expr) -> None:
+    if type(target) is ast.Name:
+        function.written.add(target.id)
+    else:
+        function.hot = True
+
+
+def _is_text(node: ast.expr) -> bool:
+    """Whether it is a string: no tensor is indexed by one, or grows by one."""
+    return type(node) is ast.JoinedStr or (type(node) is ast.Constant and type(node.value) is str)
+
+
+_CONTAINERS = {ast.Dict, ast.List, ast.DictComp, ast.ListComp}
+_NO_NUMBERS = {ast.List, ast.Tuple, ast.ListComp, ast.Dict, ast.Set}
 
 
 _DEFINITIONS = {ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom}
