@@ -12,6 +12,7 @@ from gradgate.scan.state import Hazard, Save, State, join_states, joined, reach
 from gradgate.scan.values import LIKELY, MAYBE, NO, YES, Line, Node, Value, const, merge, tensors_in, unknown
 
 BUDGET = 5_000  # expressions and statements that one root may cost; then calls are no longer entered
+IDLE_BUDGET = 1_000  # the same, for as long as nothing was saved, written, cut or backpropagated
 DEPTH = 7
 Heap = dict[tuple[int, str], Value]
 _LASTING = ("instance", "layer", "optim")
@@ -58,7 +59,7 @@ class Run:
     )
     clobbered: Value | None = None  # the last tensor that an activation rewrote in place
     cost: int = 0
-    limit: int = BUDGET
+    limit: int = IDLE_BUDGET
     top: Frame | None = None  # the file's top level, while it runs
     shared: dict[str, Value] = field(default_factory=dict)  # what it left under names that nothing binds again
     heap: Heap = field(default_factory=dict)  # what hangs on these
@@ -179,7 +180,7 @@ class Frame:
     def tick(self) -> None:
         """Count one piece of work."""
         self.run.cost += 1
-        if self.run.cost > self.run.limit * 5:
+        if self.run.cost > BUDGET * 5:
             raise OverBudgetError
 
     def evaluate(self, node: ast.expr) -> Value:
@@ -250,6 +251,7 @@ class Frame:
     def keep(self, value: Value, node: Node, what: str, grad: int, *, unchecked: bool = False) -> None:
         """Note that a node keeps a value for backward."""
         node.keeps = True
+        self.run.limit = BUDGET
         for store in value.stores:
             self.state.save(store, Save(node, what, grad, unchecked))
 
@@ -263,6 +265,7 @@ class Frame:
     def write(self, target: Value, place: ast.AST, how: str, op: str, given: Value | None = None) -> Node | None:
         """A value's memory is written; the write's own node, where autograd records one."""
         state, line = self.state, self.line(place)
+        self.run.limit = BUDGET
         how = "data" if target.silent and how == "inplace" else how
         if self.given and how == "inplace" and "mark_dirty" not in self.function.calls:
             for name in {self.given[store] for store in target.stores if store in self.given}:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 from gradgate.scan import calls
@@ -13,7 +13,7 @@ from gradgate.scan.callers import Callers
 from gradgate.scan.evidence import treated_as_tensors
 from gradgate.scan.expressions import evaluate
 from gradgate.scan.flow import execute
-from gradgate.scan.frame import Frame, OverBudgetError, Report, Run
+from gradgate.scan.frame import BUDGET, IDLE_BUDGET, Frame, OverBudgetError, Report, Run
 from gradgate.scan.modules import FORWARDS, Class, Function, Module, is_tensor_annotation
 from gradgate.scan.state import Hazard, State, reach
 from gradgate.scan.torch_ops import learn
@@ -215,7 +215,7 @@ def _root(run: Run, function: Function) -> None:
 
 def _begin(run: Run, function: Function) -> Frame:
     run.cost, run.hazards, run.escaped, run.entered, run.optimized = 0, [], [], [function], set()
-    run.undifferentiated = False
+    run.limit, run.undifferentiated = IDLE_BUDGET, False
     run.is_complete = function.owner is None and not _needs_arguments(function)
     return Frame(run, function, {}, State(run.heap))
 
@@ -224,6 +224,8 @@ def _top_level(run: Run) -> None:
     """Run the file as a script; what is too long for the budget is looked at as far as it got."""
     frame = _begin(run, run.module.body)
     run.top, frame.env["__name__"] = frame, const("__main__")
+    if run.module.body.touches:
+        run.limit = BUDGET
     with contextlib.suppress(OverBudgetError, RecursionError):
         run.execute(frame, run.module.tree.body)
     run.top = None
@@ -246,7 +248,7 @@ def _is_called_again(function: Function) -> bool:
 
 def _again(run: Run, frame: Frame, first: Value) -> Value:
     """Call a forward once more before any backward: on other inputs, and the same object."""
-    if run.cost > run.limit // 2 or frame.state.dead:
+    if run.cost > BUDGET // 2 or frame.state.dead:
         return first
     frontier = fresh()
     frame.escape(first)
