@@ -6,14 +6,17 @@ import ast
 from collections.abc import Callable
 
 from gradgate.scan import calls, numerics, torch_ops
-from gradgate.scan.frame import Frame
+from gradgate.scan.frame import MOST_COST, Frame, OverBudgetError
 from gradgate.scan.torch_ops import index_view
 from gradgate.scan.values import NO, YES, Value, const, join, sequence, tensor, unknown
 
 
 def evaluate(frame: Frame, node: ast.expr) -> Value:
     """The value of an expression, with what computing it does to the state."""
-    frame.tick()
+    run = frame.run
+    run.cost += 1
+    if run.cost > MOST_COST:
+        raise OverBudgetError
     handler = _HANDLERS.get(type(node))
     return handler(frame, node) if handler is not None else unknown()
 

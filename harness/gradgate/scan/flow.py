@@ -19,7 +19,7 @@ def execute(frame: Frame, body: Body) -> None:
     for statement in body:
         if frame.state.dead:
             return
-        frame.tick()
+        frame.run.cost += 1
         handler = _HANDLERS.get(type(statement))
         if handler is not None:
             handler(frame, statement)

@@ -160,6 +160,15 @@ class Module:
         self.body.hot |= not self.body.written <= self.body.plain
         self.scopes = [self.body, *self.every]
 
+    def release(self) -> None:
+        """Undo the cycles of references: the syntax tree is freed at once, and no collector has to look for it."""
+        for entry in self._defined.values():
+            entry.methods.clear()
+        for held in (self.functions, self.classes, self.keywords, self._inner, self._defined):
+            held.clear()
+        self.every.clear()
+        self.scopes.clear()
+
     def line(self, number: int) -> str:
         """A line's text, stripped."""
         return self.lines[number - 1].strip() if 0 < number <= len(self.lines) else ""

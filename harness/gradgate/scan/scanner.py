@@ -25,7 +25,7 @@ from gradgate.scan.tree import Tree, digest
 
 PARALLEL_BYTES = 400_000  # below this a second process costs more than it brings (0.15 s to start)
 CHUNK_BYTES = 150_000
-COLLECT_AFTER = 400_000  # new objects
+COLLECT_AFTER = 1_000_000  # new objects
 INTERNAL = "internal error, a bug in the scanner, please report it"
 
 
@@ -196,7 +196,7 @@ def _rare_collections() -> Iterator[None]:
     """Let the collector of reference cycles run seldom: syntax trees are many objects, and it walked them all again
     and again (parsing was 3.4 times slower)."""
     before = gc.get_threshold()
-    gc.set_threshold(COLLECT_AFTER, 10, 10)
+    gc.set_threshold(COLLECT_AFTER, 20, 20)
     try:
         yield
     finally:
@@ -247,7 +247,7 @@ def _chunks(waiting: list[tuple[str, int]]) -> list[list[str]]:
             size = 0
         chunks[-1].append(path)
         size += count
-    return chunks
+    return sorted(chunks, key=len)  # first those of few, large files, so that no core is left with one at the end
 
 
 _TREES: dict[tuple[str, ...], Tree] = {}
@@ -271,6 +271,8 @@ def scan_file(path: str, tree: Tree, known: frozenset[str]) -> FileResult:
         return scan_source(path, source, tree, known)
     except Exception as error:  # a bug of the scanner's; it must not cost the other files theirs, nor pass unseen
         return FileResult(path, problem=f"{INTERNAL}: {type(error).__name__}: {error}{_raised_at(error)}")
+    finally:
+        tree.trim()
 
 
 def _raised_at(error: BaseException) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 from collections import OrderedDict
 from pathlib import Path
@@ -68,11 +67,16 @@ class Tree:
 
     def _keep(self, key: str, module: Module | None) -> None:
         self._modules[key] = module
-        if len(self._modules) > MOST_MODULES:
-            for _ in range(MOST_MODULES // 2):
-                self._modules.popitem(last=False)
-            self._found.clear()  # it would hold on to what was let go
-            gc.collect()
+
+    def trim(self) -> None:
+        """Let go of the files that were not asked for longest; to be called between two files, never amid one."""
+        if len(self._modules) <= MOST_MODULES:
+            return
+        self._found.clear()  # it would hold on to what is let go
+        for _ in range(len(self._modules) - MOST_MODULES // 2):
+            _, module = self._modules.popitem(last=False)
+            if module is not None:
+                module.release()
 
     def _load(self, path: Path) -> Module | None:
         key = str(path)
