@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable
 
-from gradgate.scan import calls, numerics, torch_ops
+from gradgate.scan import calls, external_calls, numerics, torch_ops
 from gradgate.scan.frame import MOST_COST, Frame, OverBudgetError
 from gradgate.scan.torch_ops import index_view
 from gradgate.scan.values import NO, YES, Value, const, join, sequence, tensor, unknown
@@ -186,7 +186,7 @@ def _attribute(frame: Frame, node: ast.Attribute) -> Value:
     if isinstance(root, ast.Name) and root.id not in frame.env:
         dotted = frame.function.module.dotted(node)
         if dotted:
-            return calls.external(frame, dotted)
+            return external_calls.external(frame, dotted)
     base = evaluate(frame, node.value)
     return attribute(frame, node, base)
 
@@ -209,7 +209,7 @@ def attribute(frame: Frame, node: ast.Attribute, base: Value) -> Value:
             return unknown(name)
         return calls.unknown_member(frame, base, name)
     if kind == "external":
-        return calls.external(frame, f"{base.data}.{name}")
+        return external_calls.external(frame, f"{base.data}.{name}")
     if kind == "class":
         value = base.data.constant(name)
         if value is not None:
