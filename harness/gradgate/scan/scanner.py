@@ -25,7 +25,7 @@ from gradgate.scan.tree import Tree, digest
 
 PARALLEL_BYTES = 400_000  # below this a second process costs more than it brings (0.15 s to start)
 CHUNK_BYTES = 150_000
-COLLECT_AFTER = 1_000_000  # new objects
+COLLECT_AFTER = 400_000  # new objects
 INTERNAL = "internal error, a bug in the scanner, please report it"
 
 
@@ -196,7 +196,7 @@ def _rare_collections() -> Iterator[None]:
     """Let the collector of reference cycles run seldom: syntax trees are many objects, and it walked them all again
     and again (parsing was 3.4 times slower)."""
     before = gc.get_threshold()
-    gc.set_threshold(COLLECT_AFTER, 20, 20)
+    gc.set_threshold(COLLECT_AFTER, 10, 10)
     try:
         yield
     finally:

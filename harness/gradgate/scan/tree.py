@@ -21,6 +21,7 @@ class Tree:
         self.roots = tuple(str(Path(root).resolve()) for root in roots)
         self._modules: OrderedDict[str, Module | None] = OrderedDict()
         self._found: dict[tuple[str, str], Function | Class | None] = {}
+        self._alone: Module | None = None  # the file that is scanned, where it is too large to be kept
         self.digests: dict[str, str] = {}
         self.used: set[str] = set()  # files that the last analysis looked into
 
@@ -63,6 +64,8 @@ class Tree:
         module = parse(path, text)
         if path.endswith(".py") and len(text) <= MOST_FOLLOWED:
             self._keep(path, module)
+        else:
+            self._alone = module
         return module
 
     def _keep(self, key: str, module: Module | None) -> None:
@@ -70,6 +73,9 @@ class Tree:
 
     def trim(self) -> None:
         """Let go of the files that were not asked for longest; to be called between two files, never amid one."""
+        if self._alone is not None:
+            self._alone.release()
+            self._alone = None
         if len(self._modules) <= MOST_MODULES:
             return
         self._found.clear()  # it would hold on to what is let go
