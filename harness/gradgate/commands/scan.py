@@ -23,7 +23,7 @@ from gradgate.scan.cache import Cache, default_folder
 from gradgate.scan.changes import changed_lines, touches
 from gradgate.scan.fixes import apply_fixes
 from gradgate.scan.scanner import ScanResult, scan
-from gradgate.scan.sources import UnreadableError, decode, read_bytes
+from gradgate.scan.sources import PARTLY, UnreadableError, decode, read_bytes
 
 FORMATS = ("text", "json", "sarif", "github")
 
@@ -104,7 +104,8 @@ def scan_command(
 def _exit_code(result: ScanResult) -> int:
     if result.findings:
         return FAILED
-    if result.problems and result.files <= sum(Path(file).is_file() for file in result.problems):
+    unread = sum(Path(file).is_file() and not text.startswith(PARTLY) for file, text in result.problems.items())
+    if result.problems and result.files <= unread:
         raise GradgateError(
             "nothing could be read: " + "; ".join(f"{file} {text}" for file, text in list(result.problems.items())[:3])
         )

@@ -7,7 +7,7 @@ import builtins
 from collections.abc import Sequence
 
 from gradgate.scan import layers, torch_ops
-from gradgate.scan.frame import Frame
+from gradgate.scan.frame import BUDGET, Frame
 from gradgate.scan.values import Cut, Value, const, join, sequence, tensors_in, unknown
 
 BUILTINS = frozenset(dir(builtins))
@@ -57,6 +57,7 @@ def number(frame: Frame, node: ast.AST, base: Value, how: str) -> Value:
     result = unknown()
     if frame.state.grad_on and frame.state.nodes(base):
         result.cut = (Cut(frame.line(node), how, frame.state.nodes(base)),)
+        frame.run.limit = BUDGET
     else:
         result.cut = base.cut
     result.facts = {"number": True}

@@ -6,50 +6,26 @@ import ast
 from collections.abc import Sequence
 
 from gradgate.scan import layers, numerics, torch_ops, training
-from gradgate.scan.builtin_calls import BUILTINS, builtin
+from gradgate.scan.builtin_calls import BUILTINS
 from gradgate.scan.containers import container_method
+from gradgate.scan.external_calls import external_call
 from gradgate.scan.frame import DEPTH, Frame
 from gradgate.scan.modules import Class, Function
-from gradgate.scan.operations import COPIES, CUTTING, FACTORIES, table
-from gradgate.scan.state import join_states
+from gradgate.scan.opaque_calls import opaque, remember
+from gradgate.scan.operations import table
 from gradgate.scan.tensor_methods import tensor_method
 from gradgate.scan.values import (
     LIKELY,
-    MAYBE,
-    NO,
-    YES,
-    Node,
     Value,
     const,
     fresh,
     join,
     merge,
-    nodes_in,
     sequence,
-    tensor,
-    tensors_in,
     unknown,
 )
 
 Options = dict[str, Value]
-_TALK = frozenset(
-    {
-        "print",
-        "info",
-        "debug",
-        "warning",
-        "log",
-        "add_scalar",
-        "isinstance",
-        "len",
-        "format",
-        "warn",
-        "append",
-        "update",
-        "size",
-        "assertEqual",
-    }
-)
 
 
 def call(frame: Frame, node: ast.Call) -> Value:
@@ -117,9 +93,17 @@ def call_instance(frame: Frame, node: ast.Call, callee: Value, given: Sequence[V
         if owner.is_layer and callee.items:
             return layers.chain(frame, node, callee, given, options, invoke)
         return opaque(frame, node, callee.name, given, options, module=True)
+    return _enter_object(frame, node, function, callee, given, options)
+
+
+def _enter_object(
+    frame: Frame, node: ast.Call, function: Function, myself: Value, given: Sequence[Value], options: Options
+) -> Value:
+    """Run a method; nodes that it makes know the object's name."""
     before = frame.modules
-    frame.modules = (*before, callee.name) if callee.name else before
-    result = enter(frame, node, function, callee, given, options)
+    if myself.name and myself.name not in before:
+        frame.modules = (*before, myself.name)
+    result = enter(frame, node, function, myself, given, options)
     frame.modules = before
     return result
 
@@ -195,12 +179,6 @@ def instantiate(frame: Frame, node: ast.Call, owner: Class, given: Sequence[Valu
     return value
 
 
-def remember(frame: Frame, options: Options) -> None:
-    """Keyword arguments of a namespace: whoever reads such an attribute later may mean this value."""
-    for name, value in options.items():
-        frame.run.field(name, value, frame.state)
-
-
 def _super(frame: Frame, node: ast.Call, name: str) -> Value:
     given, options = arguments(frame, node)
     owner = frame.function.owner
@@ -255,7 +233,7 @@ def _object_method(
         return invoke(frame, node, held, given, options)
     function = owner.method(name)
     if function is not None:
-        return enter(frame, node, function, base, given, options)
+        return _enter_object(frame, node, function, base, given, options)
     if owner.is_layer:
         return layers.module_method(frame, node, base, name, given, options)
     return opaque(frame, node, name, given, options)
@@ -320,7 +298,10 @@ def _unknown_method(
     return result
 
 
-_SETTING_UP = ("prepare", "setup", "get", "create", "build", "make", "load", "init", "compile", "wrap", "register")
+_SETTING_UP = (
+    "prepare", "setup", "get", "create", "build", "make", "load", "init", "compile", "wrap", "unwrap", "register",
+    "from_",
+)  # fmt: skip
 _PLAIN = frozenset(
     {name for kind in (list, dict, str, set) for name in dir(kind)} | {"read", "write", "to_dict", "numpy"}
 )
@@ -338,43 +319,18 @@ def _may_be_forward(frame: Frame, base: Value, name: str) -> bool:
     )
 
 
-def opaque(
-    frame: Frame, node: ast.Call, name: str, given: Sequence[Value], options: Options, *, module: bool = False
-) -> Value:
-    """A call that cannot be followed. Its arguments leave; its result may hang on them."""
-    values = [*given, *options.values()]
-    result = unknown()
-    if name.rpartition(".")[2] in _TALK:
-        return result
-    parents: tuple[Node, ...] = ()
-    grad = NO
-    for value in values:
-        frame.escape(value)
-        for part in (value, *tensors_in(value)):
-            parents = merge(parents, frame.state.nodes(part))
-            grad = max(grad, frame.state.grad(part))
-    remember(frame, options)
-    if not frame.state.grad_on:
-        return result
-    if module:
-        result.nodes = (frame.node("call", node, parents, name),)
-        result.grad = max(grad, MAYBE)
-        result.nodes[0].keeps = not name.rpartition(".")[2][:1].isupper()  # building an object keeps nothing
-    elif parents:
-        result.nodes = (frame.node("opaque", node, parents),)
-        result.grad = grad
-    return result
-
-
 def globally(frame: Frame, name: str) -> Value:
     """A name of the module: a function, a class, an import, a constant."""
-    module = frame.function.module
+    module, run = frame.function.module, frame.run
+    held = run.variable(name) if module is run.module else None
+    if held is not None:
+        return held
     if name in module.functions:
         return Value("function", data=(module.functions[name], None), name=name)
     if name in module.classes:
         return Value("class", data=module.classes[name], name=name)
     if name in module.relative:
-        found = frame.run.resolve(module, name)
+        found = run.resolve(module, name)
         if isinstance(found, Function):
             return Value("function", data=(found, None), name=name)
         if isinstance(found, Class):
@@ -382,24 +338,17 @@ def globally(frame: Frame, name: str) -> Value:
     if name in module.imports or name in module.relative:
         return Value("external", data=module.imports.get(name, f".{name}"), name=name)
     if name in module.constants:
-        held = frame.run.globals.get((id(module), name))
+        held = run.globals.get((id(module), name))
         if held is None:
             node = module.constants[name]
             simple = isinstance(node, ast.Constant | ast.UnaryOp | ast.BinOp | ast.Tuple | ast.Attribute) or (
                 isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "float"
             )
-            held = frame.run.globals[(id(module), name)] = frame.evaluate(node) if simple else unknown(name)
+            held = run.globals[(id(module), name)] = frame.evaluate(node) if simple else unknown(name)
         return held
     if name in BUILTINS:
         return Value("external", data=f"builtins.{name}", name=name)
     return unknown(name)
-
-
-def external(frame: Frame, dotted: str) -> Value:
-    """An imported name."""
-    if dotted in ("math.inf", "torch.inf", "numpy.inf"):
-        return const(float("inf"))
-    return Value("external", data=dotted)
 
 
 def member(frame: Frame, node: ast.Attribute, base: Value, name: str) -> Value:
@@ -446,107 +395,4 @@ def unknown_member(frame: Frame, base: Value, name: str) -> Value:
     return found
 
 
-def external_call(frame: Frame, node: ast.Call, dotted: str, given: Sequence[Value], options: Options) -> Value:
-    """A call of something imported."""
-    head, _, name = dotted.rpartition(".")
-    if head == "builtins":
-        return builtin(frame, node, name, given, options)
-    if dotted.startswith("torch."):
-        return _torch_call(frame, node, head, name, given, options)
-    if name == "deepcopy" and given:
-        return given[0].copy() if given[0].kind != "tensor" else torch_ops.apply(frame, node, "clone", [given[0]], {})
-    if head.startswith("numpy"):
-        return _numpy_call(frame, node, name, given, options)
-    if name == "pack_into" and len(given) > 1:
-        frame.write(given[1], node, "array", name)
-        return const(None)
-    if name.startswith("Adam") or name.endswith(("Optimizer", "SGD")):
-        return training.optimizer(frame, given, options)
-    return opaque(frame, node, dotted, given, options)
-
-
-def _numpy_call(frame: Frame, node: ast.Call, name: str, given: Sequence[Value], options: Options) -> Value:
-    target = options.get("out") or (given[0] if name in ("copyto", "put", "place", "fill_diagonal") and given else None)
-    if target is not None and target.kind in ("array", "unknown"):
-        frame.write(target, node, "array", f"np.{name}")
-    if name in ("asarray", "ascontiguousarray", "ravel", "reshape") and given and given[0].kind == "array":
-        return given[0]
-    result = Value("array", frozenset((fresh(),)))
-    result.cut = next((value.cut for value in given if value.cut), ())
-    return result
-
-
-def _torch_call(frame: Frame, node: ast.Call, head: str, name: str, given: Sequence[Value], options: Options) -> Value:
-    if head == "torch.optim" or (head.startswith("torch.optim.") and name[0].isupper() and "lr_scheduler" not in head):
-        return training.optimizer(frame, given, options)
-    if head in ("torch.nn", "torch.nn.modules") or (head.startswith("torch.nn.modules.") and name[:1].isupper()):
-        return layers.build(frame, node, name, given, options)
-    if head.startswith("torch.nn.init") or (head.startswith("torch.nn.utils") and name.startswith("clip_grad")):
-        return given[0] if given else unknown()
-    if name in ("detach", "detach_") and given:
-        return torch_ops.detach(frame, given[0])
-    if name == "grad" and head in ("torch.autograd", "torch.autograd.functional"):
-        return training.gradients(frame, node, given, options)
-    if name == "backward" and head == "torch.autograd" and given:
-        training.backward(frame, node, given[0], options)
-        return const(None)
-    if name == "checkpoint" and head.startswith("torch.utils.checkpoint"):
-        return training.checkpoint(frame, node, given, options, invoke)
-    if name == "set_grad_enabled":
-        frame.state.grad_on = not (given and given[0].kind == "const" and not given[0].data)
-        return unknown()
-    if name.startswith("_foreach_"):
-        return _foreach(frame, node, name, given)
-    if name in FACTORIES and head == "torch":
-        return torch_ops.factory(frame, node, name, given, options)
-    if name[:1].isupper() or head.startswith(
-        ("torch.distributions", "torch.utils", "torch.distributed", "torch.cuda", "torch.jit", "torch.fx")
-    ):
-        return opaque(frame, node, f"{head}.{name}", given, options)
-    if name in ("is_tensor", "is_grad_enabled", "finfo", "iinfo", "device", "manual_seed", "Generator", "dtype"):
-        return unknown(name)
-    if head not in _SPACES:
-        return opaque(frame, node, f"{head}.{name}", given, options)
-    return operation(frame, node, name, given, options)
-
-
-_SPACES = frozenset({"torch", "torch.nn.functional", "torch.linalg", "torch.special", "torch.fft", "torch.functional"})
-
-
-def _foreach(frame: Frame, node: ast.Call, name: str, given: Sequence[Value]) -> Value:
-    if name.endswith("_") and given:
-        for part in tensors_in(given[0]):
-            frame.write(part, node, "inplace", f"torch.{name}")
-    return given[0] if given else unknown()
-
-
-def operation(frame: Frame, node: ast.Call, name: str, given: Sequence[Value], options: Options) -> Value:
-    """A torch function: what it writes, then what it makes."""
-    given = [
-        torch_ops.learn(value) if value.kind == "unknown" and at == 0 and name != "einsum" else value
-        for at, value in enumerate(given)
-    ]
-    if name == "einsum":
-        given = [torch_ops.learn(value) for value in given]
-    for key in ("input", "other", "mask", "value"):
-        if key in options:
-            given = [*given, options[key]]
-    if name in COPIES and given:
-        return torch_ops.convert(frame, node, name, given[0], given[1:], options)
-    if name.endswith("_") and given and name in table().writes:
-        return tensor_method(frame, node, given[0], name, given[1:], options)
-    if name in ("isnan", "isfinite", "isinf", "logical_not", "eq", "ne", "lt", "gt", "le", "ge") and given:
-        return tensor_method(frame, node, given[0], name, given[1:], options)
-    inplace = options.get("inplace")
-    result = torch_ops.apply(frame, node, name, given, options)
-    if inplace is not None and given and not (inplace.kind == "const" and not inplace.data):
-        return layers.written(frame, node, name, given[0], result, sure=inplace.kind == "const")
-    out = options.get("out")
-    if out is not None and out.kind in ("tensor", "unknown"):
-        frame.run.undifferentiated |= frame.state.grad_on
-        frame.write(torch_ops.learn(out), node, "inplace", f"{name}(out=)")
-        return out
-    return result
-
-
-__all__ = ["CUTTING", "YES", "call", "external", "globally", "invoke", "join_states", "member", "nodes_in", "tensor"]
+__all__ = ["call", "globally", "invoke", "member"]

@@ -27,6 +27,9 @@ def container_method(frame: Frame, node: ast.Call, base: Value, name: str, given
     if name in ("extend", "update") and given:
         base.items = [*items, *(given[0].items or [])][:MOST]
         return const(None)
+    if name == "clear":
+        base.items = []
+        return const(None)
     if name == "items":
         return sequence([sequence([unknown(), item]) for item in items]) if items else unknown()
     if name in ("values", "copy"):

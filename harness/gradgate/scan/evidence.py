@@ -21,6 +21,8 @@ def treated_as_tensors(function: Function) -> frozenset[str]:
 def _found(function: Function) -> frozenset[str]:
     names = set(function.parameters)
     found: set[str] = set()
+    if not names:
+        return frozenset()
     for node in ast.walk(function.node):
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
             continue

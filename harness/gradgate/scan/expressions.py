@@ -5,15 +5,18 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable
 
-from gradgate.scan import calls, numerics, torch_ops
-from gradgate.scan.frame import Frame
+from gradgate.scan import calls, external_calls, numerics, torch_ops
+from gradgate.scan.frame import MOST_COST, Frame, OverBudgetError
 from gradgate.scan.torch_ops import index_view
 from gradgate.scan.values import NO, YES, Value, const, join, sequence, tensor, unknown
 
 
 def evaluate(frame: Frame, node: ast.expr) -> Value:
     """The value of an expression, with what computing it does to the state."""
-    frame.tick()
+    run = frame.run
+    run.cost += 1
+    if run.cost > MOST_COST:
+        raise OverBudgetError
     handler = _HANDLERS.get(type(node))
     return handler(frame, node) if handler is not None else unknown()
 
@@ -55,9 +58,7 @@ def _asks_for_last(node: ast.expr) -> bool:
 def assign(frame: Frame, target: ast.expr, value: Value) -> None:
     """Bind a value to a name, an attribute, an item or a tuple of them."""
     if isinstance(target, ast.Name):
-        if not value.name and value.kind in ("tensor", "unknown"):
-            value.name = target.id
-        frame.env[target.id] = value
+        _bind(frame, target.id, value)
     elif isinstance(target, ast.Attribute):
         _set_attribute(frame, target, value)
     elif isinstance(target, ast.Subscript):
@@ -67,6 +68,16 @@ def assign(frame: Frame, target: ast.expr, value: Value) -> None:
     elif isinstance(target, ast.Tuple | ast.List):
         for part, item in zip(target.elts, unpack(value, target.elts), strict=True):
             assign(frame, part.value if isinstance(part, ast.Starred) else part, item)
+
+
+def _bind(frame: Frame, name: str, value: Value) -> None:
+    if not value.name and value.kind in ("tensor", "unknown", "layer", "instance", "optim"):
+        value.name = name
+    if value.kind == "const" and value.data is None and name in frame.function.module.imports:
+        return  # `torch = None`, where the import failed
+    frame.env[name] = value
+    if name in frame.function.rebinds and frame.run.top is not None:
+        frame.run.top.env[name] = value
 
 
 def unpack(value: Value, targets: list[ast.expr]) -> list[Value]:
@@ -175,7 +186,7 @@ def _attribute(frame: Frame, node: ast.Attribute) -> Value:
     if isinstance(root, ast.Name) and root.id not in frame.env:
         dotted = frame.function.module.dotted(node)
         if dotted:
-            return calls.external(frame, dotted)
+            return external_calls.external(frame, dotted)
     base = evaluate(frame, node.value)
     return attribute(frame, node, base)
 
@@ -198,7 +209,7 @@ def attribute(frame: Frame, node: ast.Attribute, base: Value) -> Value:
             return unknown(name)
         return calls.unknown_member(frame, base, name)
     if kind == "external":
-        return calls.external(frame, f"{base.data}.{name}")
+        return external_calls.external(frame, f"{base.data}.{name}")
     if kind == "class":
         value = base.data.constant(name)
         if value is not None:

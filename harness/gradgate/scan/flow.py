@@ -19,7 +19,7 @@ def execute(frame: Frame, body: Body) -> None:
     for statement in body:
         if frame.state.dead:
             return
-        frame.tick()
+        frame.run.cost += 1
         handler = _HANDLERS.get(type(statement))
         if handler is not None:
             handler(frame, statement)
@@ -231,14 +231,25 @@ def _define(frame: Frame, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
     inner = frame.function.module.inner(node)
     if inner is not None:
         value = Value("function", data=(inner, None))
-        value.facts = {"outer": frame.env}
+        if frame is not frame.run.top:
+            value.facts = {"outer": frame.env}
         frame.env[node.name] = value
+
+
+def _define_class(frame: Frame, node: ast.ClassDef) -> None:
+    entry = frame.function.module.defined(node) if frame is frame.run.top else None
+    if entry is not None:
+        frame.env[node.name] = Value("class", data=entry, name=node.name)
 
 
 def _delete(frame: Frame, node: ast.Delete) -> None:
     for target in node.targets:
         if isinstance(target, ast.Name):
             frame.env.pop(target.id, None)
+        elif isinstance(target, ast.Subscript) and isinstance(target.slice, ast.Slice):
+            base = evaluate(frame, target.value)
+            if base.kind == "seq":
+                base.items = []
 
 
 def _match(frame: Frame, node: ast.Match) -> None:
@@ -256,6 +267,6 @@ _HANDLERS: dict[type, Callable[..., None]] = {
     ast.Return: _return,
     ast.Raise: _end, ast.Break: _jump, ast.Continue: _jump, ast.If: _if, ast.For: _for, ast.AsyncFor: _for,
     ast.While: _while, ast.With: _with, ast.AsyncWith: _with, ast.Try: _try, ast.TryStar: _try,
-    ast.FunctionDef: _define,
-    ast.AsyncFunctionDef: _define, ast.Delete: _delete, ast.Match: _match, ast.Assert: _assert,
+    ast.FunctionDef: _define, ast.AsyncFunctionDef: _define, ast.ClassDef: _define_class,
+    ast.Delete: _delete, ast.Match: _match, ast.Assert: _assert,
 }  # fmt: skip

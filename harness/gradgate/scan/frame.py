@@ -12,8 +12,11 @@ from gradgate.scan.state import Hazard, Save, State, join_states, joined, reach
 from gradgate.scan.values import LIKELY, MAYBE, NO, YES, Line, Node, Value, const, merge, tensors_in, unknown
 
 BUDGET = 5_000  # expressions and statements that one root may cost; then calls are no longer entered
+IDLE_BUDGET = 600  # the same, for as long as nothing was saved, written, cut or backpropagated
+MOST_COST = 5 * BUDGET  # what a root may cost without any further call; then it is left
 DEPTH = 7
 Heap = dict[tuple[int, str], Value]
+_LASTING = ("instance", "layer", "optim")
 
 
 class OverBudgetError(Exception):
@@ -49,7 +52,7 @@ class Run:
     settled: set[str] = field(default_factory=set)  # fields stored by a root that knew all its arguments
     is_complete: bool = False  # whether this root has no argument that is not known
     wanted: set[str] = field(default_factory=set)  # field names that were asked for and not known yet
-    optimized: dict[str, int] = field(default_factory=dict)  # modules given to an optimizer, and when
+    optimized: set[str] = field(default_factory=set)  # modules given to an optimizer
     globals: dict[tuple[int, str], Value] = field(default_factory=dict)
     lines: dict[tuple[str, int, int, str], Line] = field(default_factory=dict)
     undifferentiated: bool = (
@@ -57,7 +60,11 @@ class Run:
     )
     clobbered: Value | None = None  # the last tensor that an activation rewrote in place
     cost: int = 0
-    limit: int = BUDGET
+    limit: int = IDLE_BUDGET
+    top: Frame | None = None  # the file's top level, while it runs
+    shared: dict[str, Value] = field(default_factory=dict)  # what it left under names that nothing binds again
+    heap: Heap = field(default_factory=dict)  # what hangs on these
+    grad_on: bool = True  # whether it left gradient on
     entered: list[Function] = field(default_factory=list)
 
     def report(self, report: Report) -> None:
@@ -68,9 +75,7 @@ class Run:
 
     def field(self, name: str, value: Value, state: State) -> None:
         """Remember what the file stores under an attribute's name, for readers that do not know their object."""
-        worth = value.kind in ("instance", "layer", "optim", "class", "function") or (
-            value.kind == "tensor" and value.leaf
-        )
+        worth = value.kind in (*_LASTING, "class", "function") or (value.kind == "tensor" and value.leaf)
         if worth and (name not in self.fields or (self.is_complete and name not in self.settled)):
             self.fields[name] = (value, state.copy().heap)
             if self.is_complete:
@@ -90,19 +95,26 @@ class Run:
                 state.put(*place, held)
         return value
 
+    def variable(self, name: str) -> Value | None:
+        """A variable of the file's top level: as it is now, or as it was left."""
+        return self.shared.get(name) if self.top is None else self.top.env.get(name)
+
+    def share(self, frame: Frame) -> None:
+        """The top level was run: models, optimizers and parameters that it made are known to the functions."""
+        self.heap, self.grad_on = frame.state.heap, frame.state.grad_on
+        for name, value in frame.env.items():
+            if name not in self.module.rebound and (value.kind in _LASTING or (value.kind == "tensor" and value.leaf)):
+                self.shared[name] = value
+
     def replace_layer(self, frame: Frame, base: Value, target: ast.Attribute) -> None:
         """A layer is put into a model whose parameters an optimizer already holds."""
         if base.name in self.optimized:
-            self.report(
-                Report(
-                    "GG201",
-                    "missing_grad",
-                    frame.line(target),
-                    None,
-                    "replaced",
-                    (("module", base.name), ("layer", target.attr)),
-                )
-            )
+            frame.state.replaced = merge(frame.state.replaced, ((base.name, target.attr, frame.line(target)),))
+
+    def optimize(self, frame: Frame, names: frozenset[str]) -> None:
+        """An optimizer takes the parameters of modules as they are now."""
+        self.optimized |= names
+        frame.state.replaced = tuple(entry for entry in frame.state.replaced if entry[0] not in names)
 
     def reread(self, value: Value) -> None:
         """A tensor that an activation rewrote is read again under its old name."""
@@ -165,12 +177,6 @@ class Frame:
     last_turn: bool | None = None  # whether the innermost loop is in the last turn that is looked at
     asked_for_last: bool = False  # whether something in that loop depends on it
     quiet: bool = False  # inside a context that keeps version counters still
-
-    def tick(self) -> None:
-        """Count one piece of work."""
-        self.run.cost += 1
-        if self.run.cost > self.run.limit * 5:
-            raise OverBudgetError
 
     def evaluate(self, node: ast.expr) -> Value:
         """An expression's value."""
@@ -240,6 +246,7 @@ class Frame:
     def keep(self, value: Value, node: Node, what: str, grad: int, *, unchecked: bool = False) -> None:
         """Note that a node keeps a value for backward."""
         node.keeps = True
+        self.run.limit = BUDGET
         for store in value.stores:
             self.state.save(store, Save(node, what, grad, unchecked))
 
@@ -253,6 +260,7 @@ class Frame:
     def write(self, target: Value, place: ast.AST, how: str, op: str, given: Value | None = None) -> Node | None:
         """A value's memory is written; the write's own node, where autograd records one."""
         state, line = self.state, self.line(place)
+        self.run.limit = BUDGET
         how = "data" if target.silent and how == "inplace" else how
         if self.given and how == "inplace" and "mark_dirty" not in self.function.calls:
             for name in {self.given[store] for store in target.stores if store in self.given}:

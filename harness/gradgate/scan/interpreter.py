@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterable
+import contextlib
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from gradgate.scan import calls
+from gradgate.scan.callers import Callers
 from gradgate.scan.evidence import treated_as_tensors
 from gradgate.scan.expressions import evaluate
 from gradgate.scan.flow import execute
-from gradgate.scan.frame import Frame, OverBudgetError, Report, Run
+from gradgate.scan.frame import BUDGET, IDLE_BUDGET, Frame, OverBudgetError, Report, Run
 from gradgate.scan.modules import FORWARDS, Class, Function, Module, is_tensor_annotation
 from gradgate.scan.state import Hazard, State, reach
 from gradgate.scan.torch_ops import learn
@@ -58,41 +61,24 @@ def _calls_hot_import(module: Module, function: Function, resolve: Resolve) -> b
     return False
 
 
-def _roots(module: Module, resolve: Resolve) -> Iterable[Function]:
-    """Functions from which an interesting expression can be reached, in the file's order."""
-    callers: dict[str, list[Function]] = {}
-    for function in module.every:
-        for name in function.calls:
-            callers.setdefault(name, []).append(function)
-    imported = {function for function in module.every if _calls_hot_import(module, function, resolve)}
-    hot = imported | {function for function in module.every if function.hot or _is_forward(function)}
-    touching = imported | {function for function in module.every if function.touches or _is_forward(function)}
-    hot_too, touching_too = _with_callers(hot, callers), _with_callers(touching, callers)
-    reaching = hot_too & touching_too
-    names = {name for function in hot_too | touching_too for name in _names(function)}
-    return [
+def _roots(module: Module, resolve: Resolve) -> list[Function]:
+    """Functions from which an interesting expression can be reached, in the file's order; its top level comes first."""
+    imported = {function for function in module.scopes if _calls_hot_import(module, function, resolve)}
+    hot = imported | {function for function in module.scopes if function.hot or _is_forward(function)}
+    touching = imported | {function for function in module.scopes if function.touches or _is_forward(function)}
+    if not hot or not touching:
+        return []
+    callers = Callers(module)
+    hot_too, touching_too = callers.reaching(hot), callers.reaching(touching)
+    ways = Counter(caller for function in hot_too | touching_too for caller in callers.of(function))
+    found = [
         function
-        for function in module.every
-        if function in reaching and (function in hot or function in touching or len(function.calls & names) > 1)
-    ]
-
-
-def _names(function: Function) -> list[str]:
-    """What calls of a function say: its name; of a class's entrances, the class's."""
-    if function.owner is not None and function.name in ("forward", "__call__", "__init__"):
-        return [function.name, function.owner.name]
-    return [function.name]
-
-
-def _with_callers(functions: set[Function], callers: dict[str, list[Function]]) -> set[Function]:
-    """The functions, and those from which one of them can be reached by name."""
-    found, queue = set(functions), list(functions)
-    while queue:
-        for name in _names(queue.pop()):
-            for caller in callers.get(name, ()):
-                if caller not in found:
-                    found.add(caller)
-                    queue.append(caller)
+        for function in module.scopes
+        if function in hot_too and function in touching_too
+        and (function in hot or function in touching or ways[function] > 1)
+    ]  # fmt: skip
+    if module.body.sets_grad and found and module.body not in found:
+        found.insert(0, module.body)  # what it leaves gradient at holds in the functions
     return found
 
 
@@ -142,7 +128,7 @@ def _without_grad(module: Module) -> set[Function]:
 def _is_called_without_grad(module: Module, function: Function) -> bool:
     """Whether the file calls a function, and only inside `with torch.no_grad():` or functions under it."""
     sites = 0
-    for caller in module.every:
+    for caller in module.scopes:
         if function.name not in caller.calls or caller is function:
             continue
         quiet: set[int] = set()
@@ -209,22 +195,43 @@ def _needs_arguments(function: Function) -> bool:
 
 
 def _root(run: Run, function: Function) -> None:
+    if function is run.module.body:
+        _top_level(run)
+        return
     owner = function.owner
-    run.cost, run.hazards, run.escaped, run.entered, run.optimized = 0, [], [], [function], {}
-    run.undifferentiated, run.is_complete = False, owner is None and not _needs_arguments(function)
+    frame = _begin(run, function)
     try:
-        state = State()
-        frame = Frame(run, function, {}, state)
         if owner is not None and not function.static:
             frame.myself = _instance(run, owner, frame, function)
         _bind_root(frame, function)
-        frame.state.grad_on = not function.no_grad and not _is_internal(function)
+        frame.state.grad_on = run.grad_on and not function.no_grad and not _is_internal(function)
         result = frame.run_body()
         if _is_called_again(function):
             result = _again(run, frame, result)
         _finish(run, frame, result)
     except (OverBudgetError, RecursionError):
         return
+
+
+def _begin(run: Run, function: Function) -> Frame:
+    run.cost, run.hazards, run.escaped, run.entered, run.optimized = 0, [], [], [function], set()
+    run.limit, run.undifferentiated = IDLE_BUDGET, False
+    run.is_complete = function.owner is None and not _needs_arguments(function)
+    return Frame(run, function, {}, State(run.heap))
+
+
+def _top_level(run: Run) -> None:
+    """Run the file as a script; what is too long for the budget is looked at as far as it got."""
+    frame = _begin(run, run.module.body)
+    run.top, frame.env["__name__"] = frame, const("__main__")
+    if run.module.body.touches:
+        run.limit = BUDGET
+    with contextlib.suppress(OverBudgetError, RecursionError):
+        run.execute(frame, run.module.tree.body)
+    run.top = None
+    run.share(frame)
+    with contextlib.suppress(RecursionError):
+        _finish(run, frame, const(None))
 
 
 def _is_called_again(function: Function) -> bool:
@@ -241,13 +248,13 @@ def _is_called_again(function: Function) -> bool:
 
 def _again(run: Run, frame: Frame, first: Value) -> Value:
     """Call a forward once more before any backward: on other inputs, and the same object."""
-    if run.cost > run.limit // 2 or frame.state.dead:
+    if run.cost > BUDGET // 2 or frame.state.dead:
         return first
     frontier = fresh()
     frame.escape(first)
     second = Frame(run, frame.function, {}, frame.state, frame.myself)
     _bind_root(second, frame.function)
-    second.state.grad_on = not frame.function.no_grad
+    second.state.grad_on = run.grad_on and not frame.function.no_grad
     before = len(run.hazards)
     result = second.run_body()
     frame.state = second.state
@@ -315,6 +322,8 @@ def _is_integer(name: str) -> bool:
 def _finish(run: Run, frame: Frame, result: Value) -> None:
     """What the function returns or leaves on objects may meet a backward: say which hazards that makes faults."""
     frame.escape(result)
+    for module, layer, line in frame.state.replaced:
+        run.report(Report("GG201", "missing_grad", line, None, "replaced", (("module", module), ("layer", layer))))
     for value in [result, *tensors_in(result)]:
         run.check_cuts(value, frame.state.nodes(value))
     if run.hazards:

@@ -6,7 +6,7 @@ import ast
 import functools
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from gradgate.scan.operations import FACTORIES, table
 
@@ -25,9 +25,13 @@ class Function:
     no_grad: bool = False
     static: bool = False  # staticmethod
     is_property: bool = False
-    calls: set[str] = field(default_factory=set)
+    calls: set[str] = field(default_factory=set)  # names and attributes that it mentions
+    named: set[str] = field(default_factory=set)  # of these, the names
+    written: set[str] = field(default_factory=set)  # names that it writes by index, or counts up
+    plain: set[str] = field(default_factory=set)  # names that it binds to a number or to an empty container
     stores: bool = False  # assigns an attribute
     sets_grad: bool = False  # calls torch.set_grad_enabled as a statement
+    rebinds: frozenset[str] = frozenset()  # names that it declares global
     hot: bool = False  # holds an expression that a rule is about
     touches: bool = False  # holds an operation, layer, method or annotation by which a value is known to be a tensor
     evidence: frozenset[str] | None = None  # parameters that its body treats as tensors; found when first asked for
@@ -121,11 +125,14 @@ _HOT_NAMES = frozenset({
 })  # fmt: skip
 
 
-_NOTHING = cast("ast.Lambda", ast.parse("lambda: None", mode="eval").body)
+_NO_ARGUMENTS = ast.arguments([], [], None, [], [], None, [])
 
 
 class Module:
-    """One parsed file."""
+    """One parsed file.
+
+    Its top level is a function, too, of the name `<module>`: `body`. `scopes` are all functions and the top level.
+    """
 
     def __init__(self, path: str, tree: ast.Module, lines: list[str]) -> None:
         self.path = path
@@ -142,9 +149,25 @@ class Module:
         self.attributes: dict[str, int] = {}  # how often each attribute name is mentioned
         self.strings: set[str] = set()
         self.keywords: dict[str, list[Function]] = {}  # who passes a keyword of this name, or sets such an attribute
+        self.rebound: set[str] = set()  # names that some function declares global
         self._inner: dict[ast.AST, Function] = {}
-        self.body = Function(_NOTHING, "<module>", self)
+        self._defined: dict[ast.AST, Class] = {}
+        top = [node for node in tree.body if type(node) not in _DEFINITIONS]
+        self.body = Function(
+            ast.FunctionDef("<module>", _NO_ARGUMENTS, top, [], lineno=1, col_offset=0), "<module>", self
+        )
         self._collect(tree.body, None, None)
+        self.body.hot |= not self.body.written <= self.body.plain
+        self.scopes = [self.body, *self.every]
+
+    def release(self) -> None:
+        """Undo the cycles of references: the syntax tree is freed at once, and no collector has to look for it."""
+        for entry in self._defined.values():
+            entry.methods.clear()
+        for held in (self.functions, self.classes, self.keywords, self._inner, self._defined):
+            held.clear()
+        self.every.clear()
+        self.scopes.clear()
 
     def line(self, number: int) -> str:
         """A line's text, stripped."""
@@ -165,8 +188,12 @@ class Module:
         return ".".join(reversed(parts))
 
     def inner(self, node: ast.AST) -> Function | None:
-        """The function that a nested `def` defines."""
+        """The function that a `def` outside of classes defines."""
         return self._inner.get(node)
+
+    def defined(self, node: ast.ClassDef) -> Class | None:
+        """The class that a statement of the top level defines; its name may be defined again."""
+        return self._defined.get(node)
 
     def anonymous(self, node: ast.Lambda) -> Function:
         """The function that a lambda is."""
@@ -211,6 +238,7 @@ class Module:
     def _class(self, node: ast.ClassDef) -> None:
         entry = Class(node, node.name, self, [self.base_name(base) for base in node.bases])
         self.classes.setdefault(node.name, entry)
+        self._defined[node] = entry
         for statement in node.body:
             if isinstance(statement, ast.Assign):
                 for target in statement.targets:
@@ -237,13 +265,16 @@ class Module:
         self.every.append(entry)
         if outer is not None:
             outer.calls.add(node.name)
+            outer.named.add(node.name)
             self._inner[node] = entry
         elif owner is not None:
             owner.methods[node.name] = entry
         else:
             self.functions.setdefault(node.name, entry)
+            self._inner[node] = entry
         for statement in node.body:
             self._statement(statement, owner, entry)
+        entry.hot |= not entry.written <= entry.plain
         for part in (*node.args.defaults, *node.args.kw_defaults):
             if part is not None:
                 self._inside(part, owner, outer)
@@ -263,11 +294,14 @@ class Module:
 
     def _inside(self, node: ast.AST, owner: Class | None, function: Function | None) -> None:
         stack: list[ast.AST] = [node]
+        outer = function
+        if function is None and owner is None:
+            function = self.body
         while stack:
             part = stack.pop()
             kind = type(part)
             if kind in _DEFINITIONS:
-                self._statement(part, owner, function)
+                self._statement(part, owner, outer)
                 continue
             if kind is ast.Attribute:
                 name = part.attr  # type: ignore[attr-defined]
@@ -286,10 +320,12 @@ class Module:
                 if type(part.value) is not ast.Name:  # type: ignore[attr-defined]
                     stack.append(part.value)  # type: ignore[attr-defined]
                 elif function is not None:
+                    function.named.add(part.value.id)  # type: ignore[attr-defined]
                     function.calls.add(part.value.id)  # type: ignore[attr-defined]
                 continue
             if kind is ast.Name:
                 if function is not None:
+                    function.named.add(part.id)  # type: ignore[attr-defined]
                     function.calls.add(part.id)  # type: ignore[attr-defined]
                     if not function.touches:
                         root = self.imports.get(part.id, "")  # type: ignore[attr-defined]
@@ -299,10 +335,13 @@ class Module:
                 if type(part.value) is str and len(part.value) < 60:  # type: ignore[attr-defined]
                     self.strings.add(part.value)  # type: ignore[attr-defined]
                 continue
+            if kind is ast.Global and function is not None:
+                function.rebinds = function.rebinds.union(part.names)  # type: ignore[attr-defined]
+                self.rebound.update(part.names)  # type: ignore[attr-defined]
             if kind is ast.keyword and function is not None and part.arg:  # type: ignore[attr-defined]
                 self.keywords.setdefault(part.arg, []).append(function)  # type: ignore[attr-defined]
             if function is not None and not function.hot:
-                function.hot = _is_hot(part)
+                _look_for_writes(function, part)
             _push_children(stack, part)
 
     def _brings_tensor(self, node: ast.Attribute) -> bool:
@@ -357,11 +396,40 @@ def is_tensor_annotation(node: ast.expr | None) -> bool:
     return "Tensor" in name
 
 
-def _is_hot(node: ast.AST) -> bool:
-    """Whether an expression other than a name or attribute is one that a rule is about."""
-    if isinstance(node, ast.Subscript):
-        return type(node.ctx) is ast.Store
-    return isinstance(node, ast.AugAssign) or (isinstance(node, ast.keyword) and node.arg in _HOT_NAMES)
+def _look_for_writes(function: Function, node: ast.AST) -> None:
+    """Note a write, other than by a method, that may go to a tensor."""
+    kind = type(node)
+    if kind is ast.Subscript:
+        if type(node.ctx) is ast.Store and not _is_text(node.slice):  # type: ignore[attr-defined]
+            _written(function, node.value)  # type: ignore[attr-defined]
+    elif kind is ast.AugAssign:
+        value = node.value  # type: ignore[attr-defined]
+        if type(value) is ast.Constant and type(value.value) in (int, float):
+            _written(function, node.target)  # type: ignore[attr-defined]
+        elif type(value) not in _NO_NUMBERS and not _is_text(value):
+            function.hot = True
+    elif kind is ast.Assign:
+        value = node.value  # type: ignore[attr-defined]
+        if type(value) in _CONTAINERS or (type(value) is ast.Constant and type(value.value) in (int, float)):
+            function.plain.update(part.id for part in node.targets if type(part) is ast.Name)  # type: ignore[attr-defined]
+    elif kind is ast.keyword:
+        function.hot = node.arg in _HOT_NAMES  # type: ignore[attr-defined]
+
+
+def _written(function: Function, target: ast.expr) -> None:
+    if type(target) is ast.Name:
+        function.written.add(target.id)
+    else:
+        function.hot = True
+
+
+def _is_text(node: ast.expr) -> bool:
+    """Whether it is a string: no tensor is indexed by one, or grows by one."""
+    return type(node) is ast.JoinedStr or (type(node) is ast.Constant and type(node.value) is str)
+
+
+_CONTAINERS = {ast.Dict, ast.List, ast.DictComp, ast.ListComp}
+_NO_NUMBERS = {ast.List, ast.Tuple, ast.ListComp, ast.Dict, ast.Set}
 
 
 _DEFINITIONS = {ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom}

@@ -106,7 +106,7 @@ def _result(
             kept.append(finding)
     kept += complaints(path, module.lines, known)
     used = tuple((file, tree.digests[file]) for file in sorted(tree.used) if file in tree.digests and file != path)
-    return FileResult(path, tuple(_in_cell(source, finding) for finding in kept), hidden, used=used)
+    return FileResult(path, tuple(_in_cell(source, finding) for finding in kept), hidden, source.problem, used)
 
 
 def _place(finding: Finding) -> tuple[str, int, str]:
@@ -247,7 +247,7 @@ def _chunks(waiting: list[tuple[str, int]]) -> list[list[str]]:
             size = 0
         chunks[-1].append(path)
         size += count
-    return chunks
+    return sorted(chunks, key=len)  # first those of few, large files, so that no core is left with one at the end
 
 
 _TREES: dict[tuple[str, ...], Tree] = {}
@@ -271,6 +271,8 @@ def scan_file(path: str, tree: Tree, known: frozenset[str]) -> FileResult:
         return scan_source(path, source, tree, known)
     except Exception as error:  # a bug of the scanner's; it must not cost the other files theirs, nor pass unseen
         return FileResult(path, problem=f"{INTERNAL}: {type(error).__name__}: {error}{_raised_at(error)}")
+    finally:
+        tree.trim()
 
 
 def _raised_at(error: BaseException) -> str:

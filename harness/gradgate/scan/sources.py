@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import os
 import re
 import stat
 import tokenize
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 SUFFIXES = (".py", ".pyi", ".ipynb")
 SKIPPED = frozenset({"__pycache__", "node_modules", "site-packages.dist-info"})
+PARTLY = "left out: "  # how a problem begins with which the rest of the file was scanned
 MOST_BYTES = 4_000_000  # generated tables; parsing 10 MB of literals takes minutes and gigabytes
 
 
 _IMPORT = re.compile(rb"\b(?:import|from)\b[^\n]*torch")
+
+
+_MEASURING = frozenset({"time", "timeit", "capture", "prun", "memit", "mprun", "lprun", "heat"})  # they run the cell
 
 
 class UnreadableError(Exception):
@@ -31,10 +37,12 @@ class Source:
     Args:
         text: Python; a notebook's code cells one after another.
         places: of a notebook, line of `text` -> (line of the file, cell, line of the cell); empty for a Python file.
+        problem: of a notebook, cells that are left out, and why; it begins with `PARTLY`.
     """
 
     text: str
     places: dict[int, tuple[int, int, int]]
+    problem: str = ""
 
 
 def discover(paths: Iterable[Path], problems: dict[str, str]) -> Iterator[Path]:
@@ -114,10 +122,10 @@ def decode(path: Path, data: bytes) -> Source:
 
 
 def notebook(data: bytes) -> Source:
-    """The code cells of a notebook; lines for the shell or for IPython become empty statements.
+    """The code cells of a notebook, one program; lines for the shell or for IPython become empty statements.
 
     Raises:
-        UnreadableError: it is no notebook.
+        UnreadableError: it is no notebook, or no cell of it is Python 3.
     """
     try:
         text = data.decode("utf-8")
@@ -128,14 +136,50 @@ def notebook(data: bytes) -> Source:
     physical = text.split("\n")
     lines: list[str] = []
     places: dict[int, tuple[int, int, int]] = {}
+    broken: list[str] = []
     at = 0
     for cell, source in code:
-        foreign = source.lstrip().startswith("%%")
+        kept, wrong = _python(source)
+        broken += [f"cell {cell} {wrong}"] if wrong else []
         for number, line in enumerate(source.split("\n"), 1):
             at = _physical(physical, line, at)
-            lines.append(_quiet(line) if not foreign else "")
+            lines.append(kept[number - 1])
             places[len(lines)] = (at + 1, cell, number)
-    return Source("\n".join(lines) + "\n", places)
+    if broken and len(broken) == len(code):
+        raise UnreadableError(f"holds no Python 3: {broken[0]}")
+    return Source("\n".join(lines) + "\n", places, PARTLY + "; ".join(broken) if broken else "")
+
+
+def _python(source: str) -> tuple[list[str], str]:
+    """The lines of a cell as Python, and why they are none: then all are empty."""
+    lines: list[str] = []
+    shell = False  # whether the line before goes on in this one
+    for line in source.split("\n"):
+        lines.append("" if shell else _quiet(line))
+        shell = line.endswith("\\") and (shell or lines[-1] != line)
+    magic = source.lstrip()[2:].partition("\n")[0].split(" ")[0] if source.lstrip().startswith("%%") else ""
+    if magic and magic not in _MEASURING:
+        return [""] * len(lines), ""
+    try:
+        parse_quietly("\n".join(lines))
+    except SyntaxError as error:
+        return [""] * len(lines), f"line {error.lineno}: {error.msg}"
+    except (ValueError, RecursionError, MemoryError) as error:
+        return [""] * len(lines), str(error) or "is nested too deeply"
+    return lines, ""
+
+
+def parse_quietly(text: str) -> ast.Module:
+    """A syntax tree, without warnings of invalid escapes in somebody's strings.
+
+    Raises:
+        SyntaxError: it is no Python 3.
+        ValueError: it holds null bytes.
+        RecursionError, MemoryError: it is nested too deeply.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ast.parse(text)
 
 
 def _physical(physical: list[str], line: str, start: int) -> int:
@@ -151,6 +195,6 @@ def _physical(physical: list[str], line: str, start: int) -> int:
 
 def _quiet(line: str) -> str:
     stripped = line.lstrip()
-    if stripped[:1] in ("%", "!", "?") or stripped.endswith("?"):
+    if stripped[:1] in ("%", "!", "?") or (stripped.rstrip().endswith("?") and "#" not in stripped):
         return line[: len(line) - len(stripped)] + "pass"
     return line

@@ -47,16 +47,17 @@ class State:
     A copy shares its tables until one side writes: most branches touch none, and are then joined for nothing.
     """
 
-    __slots__ = ("_own", "dead", "freed", "grad_on", "grads", "graph", "heap", "saves", "steps")
+    __slots__ = ("_own", "dead", "freed", "grad_on", "grads", "graph", "heap", "replaced", "saves", "steps")
 
-    def __init__(self) -> None:
-        self._own = _TABLES
+    def __init__(self, heap: dict[tuple[int, str], Value] | None = None) -> None:
+        self._own = _TABLES - {"heap"}
         self.saves: dict[int, tuple[Save, ...]] = {}
         self.graph: dict[int, tuple[Node, ...]] = {}
         self.grads: dict[int, int] = {}
-        self.heap: dict[tuple[int, str], Value] = {}
+        self.heap: dict[tuple[int, str], Value] = {} if heap is None else heap
         self.steps: tuple[Step, ...] = ()
         self.freed: tuple[tuple[frozenset[Node], Line], ...] = ()
+        self.replaced: tuple[tuple[str, str, Line], ...] = ()  # (model, its layer, where) behind its optimizer's back
         self.grad_on = True
         self.dead = False
 
@@ -65,7 +66,8 @@ class State:
         twin = State.__new__(State)
         twin.saves, twin.graph, twin.grads, twin.heap = self.saves, self.graph, self.grads, self.heap
         self._own = twin._own = frozenset()
-        twin.steps, twin.freed, twin.grad_on, twin.dead = self.steps, self.freed, self.grad_on, self.dead
+        twin.steps, twin.freed, twin.replaced = self.steps, self.freed, self.replaced
+        twin.grad_on, twin.dead = self.grad_on, self.dead
         return twin
 
     def table(self, name: str) -> dict[Any, Any]:
@@ -172,6 +174,8 @@ def _absorb(state: State, other: State) -> None:
         state.steps = merge(state.steps, other.steps)
     if state.freed is not other.freed:
         state.freed = merge(state.freed, other.freed)
+    if state.replaced is not other.replaced:
+        state.replaced = merge(state.replaced, other.replaced)
     state.grad_on = state.grad_on or other.grad_on
 
 

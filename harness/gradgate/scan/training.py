@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Sequence
 
-from gradgate.scan.frame import Frame, Report
+from gradgate.scan.frame import BUDGET, Frame, Report
 from gradgate.scan.state import Step, reach, step_of
 from gradgate.scan.values import (
     LIKELY,
@@ -17,7 +17,6 @@ from gradgate.scan.values import (
     Node,
     Value,
     const,
-    fresh,
     merge,
     nodes_in,
     tensor,
@@ -37,8 +36,7 @@ def optimizer(frame: Frame, given: Sequence[Value], options: Options) -> Value:
     _names_in(source, names, 4)
     value = Value("optim", data=frozenset(name for name in names if name))
     value.facts = {"made": True}
-    for name in value.data:
-        frame.run.optimized[name] = fresh()
+    frame.run.optimize(frame, value.data)
     return value
 
 
@@ -62,6 +60,7 @@ def optimizer_method(frame: Frame, node: ast.Call, base: Value, name: str) -> Va
     """`step` and `zero_grad`."""
     if name == "step":
         names = base.data if base.kind == "optim" else frozenset()
+        frame.run.limit = BUDGET
         if names or _only_optimizer(frame, base):
             frame.state.steps = (*frame.state.steps[-5:], step_of(frame.line(node), names, "step"))
     return const(None)
@@ -90,11 +89,13 @@ def parameter_write(frame: Frame, node: ast.AST, target: Value, op: str) -> None
 def backward(frame: Frame, node: ast.Call, value: Value, options: Options) -> None:
     """`loss.backward()`: everything that was saved for it is read now."""
     state = frame.state
+    frame.run.limit = BUDGET
     nodes = state.nodes(value) if value.kind != "seq" else nodes_in(value)
     frame.run.escaped.extend(nodes)
     seen = reach(nodes)
     certain = reach(nodes, through_opaque=False)
-    _changed_parameters(frame, certain)
+    gone = set().union(*(nodes for nodes, _ in state.freed))  # of these the backward fails before it looks at versions
+    _changed_parameters(frame, certain - gone)
     _freed(frame, node, certain)
     frame.run.check_cuts(value, nodes)
     if not _retains(options):
@@ -160,6 +161,7 @@ def gradients(frame: Frame, node: ast.Call, given: Sequence[Value], options: Opt
     """`torch.autograd.grad(...)`: without create_graph its result is a number to autograd."""
     outputs = given[0] if given else options.get("outputs") or unknown()
     nodes = merge(frame.state.nodes(outputs), nodes_in(outputs))
+    frame.run.limit = BUDGET
     frame.run.escaped.extend(nodes)
     keep = options.get("create_graph")
     result = tensor()

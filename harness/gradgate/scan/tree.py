@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import ast
-import gc
 import hashlib
-import warnings
 from collections import OrderedDict
 from pathlib import Path
 
 from gradgate.scan.modules import Class, Function, Module
-from gradgate.scan.sources import UnreadableError, decode, read_bytes
+from gradgate.scan.sources import UnreadableError, decode, parse_quietly, read_bytes
 
 MOST_MODULES = 160  # parsed files kept
 MOST_FOLLOWED = 300_000  # bytes of a file that an import is followed into
@@ -24,6 +21,7 @@ class Tree:
         self.roots = tuple(str(Path(root).resolve()) for root in roots)
         self._modules: OrderedDict[str, Module | None] = OrderedDict()
         self._found: dict[tuple[str, str], Function | Class | None] = {}
+        self._alone: Module | None = None  # the file that is scanned, where it is too large to be kept
         self.digests: dict[str, str] = {}
         self.used: set[str] = set()  # files that the last analysis looked into
 
@@ -66,15 +64,25 @@ class Tree:
         module = parse(path, text)
         if path.endswith(".py") and len(text) <= MOST_FOLLOWED:
             self._keep(path, module)
+        else:
+            self._alone = module
         return module
 
     def _keep(self, key: str, module: Module | None) -> None:
         self._modules[key] = module
-        if len(self._modules) > MOST_MODULES:
-            for _ in range(MOST_MODULES // 2):
-                self._modules.popitem(last=False)
-            self._found.clear()  # it would hold on to what was let go
-            gc.collect()
+
+    def trim(self) -> None:
+        """Let go of the files that were not asked for longest; to be called between two files, never amid one."""
+        if self._alone is not None:
+            self._alone.release()
+            self._alone = None
+        if len(self._modules) <= MOST_MODULES:
+            return
+        self._found.clear()  # it would hold on to what is let go
+        for _ in range(len(self._modules) - MOST_MODULES // 2):
+            _, module = self._modules.popitem(last=False)
+            if module is not None:
+                module.release()
 
     def _load(self, path: Path) -> Module | None:
         key = str(path)
@@ -101,10 +109,7 @@ def parse(path: str, text: str) -> Module:
         ValueError: it holds null bytes.
         RecursionError, MemoryError: it is nested too deeply.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # invalid escapes in somebody's strings
-        tree = ast.parse(text)
-    return Module(path, tree, text.split("\n"))
+    return Module(path, parse_quietly(text), text.split("\n"))
 
 
 def digest(data: bytes) -> str:

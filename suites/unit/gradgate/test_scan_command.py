@@ -263,6 +263,51 @@ def test_notebook_findings_stand_in_the_file_and_name_the_cell():
     assert finding["detail"] == {"cell": 2, "cell_line": 7}
 
 
+def notebook(*cells: str) -> None:
+    rows = [{"cell_type": "code", "source": cell.splitlines(keepends=True)} for cell in cells]
+    put("n.ipynb", json.dumps({"cells": rows}, indent=1))
+
+
+MODEL = (
+    "import torch\nfrom torch import nn\nmodel = nn.Linear(4, 4)\nopt = torch.optim.SGD(model.parameters(), lr=0.1)\n"
+)
+SAVED = "%%time\nx = torch.randn(8, 4)\nw = torch.softmax(model(x), dim=-1)\n"
+WRITTEN = "w[x < 0] = 0.0\nloss = w.mean()\n"
+
+
+def test_notebook_is_one_program_whose_cells_run_in_order():
+    """One cell saves, the next writes, a third runs backward; outside of any function."""
+    notebook(MODEL, SAVED, WRITTEN, "loss.backward()\n")
+    (finding,) = json.loads(scan("n.ipynb", "--format", "json").stdout)["findings"]
+
+    assert (finding["code"], finding["detail"]) == ("GG101", {"cell": 3, "cell_line": 1})
+    notebook(MODEL, SAVED.replace("w =", "saved ="), "w = saved.clone()\n" + WRITTEN, "loss.backward()\n")
+    assert codes("n.ipynb") == []
+
+
+def test_notebook_cell_that_is_no_python_is_left_out_and_told():
+    """The other cells are one program all the same; a notebook of which no cell can be read is an error."""
+    notebook(
+        MODEL,
+        "!pip install \\\n  torch\n",
+        SAVED,
+        "for this is no Python\n",
+        "%%bash\nls *\n",
+        WRITTEN,
+        "loss.backward()",
+    )
+    done = scan("n.ipynb", "--format", "json")
+    result = json.loads(done.stdout)
+
+    assert [finding["detail"]["cell"] for finding in result["findings"]] == [6]
+    assert [entry["message"] for entry in result["problems"]] == ["left out: cell 4 line 1: invalid syntax"]
+    notebook(MODEL, "no Python")
+    assert scan("n.ipynb").exit_code == 0
+    notebook("import torch\nno Python")
+    done = scan("n.ipynb")
+    assert (done.exit_code, "holds no Python 3: cell 1 line 2" in done.output) == (2, True)
+
+
 def test_second_scan_comes_from_the_cache_until_the_file_or_a_helper_changes():
     """The key is the content, and that of the files that were followed into."""
     put("helper.py", "import torch\n\n\ndef cut(w):\n    w.mul_(2)\n    return w\n")

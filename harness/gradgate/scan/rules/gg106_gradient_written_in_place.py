@@ -41,7 +41,7 @@ def look(module: Module) -> Iterator[Report]:
             yield from _writes(module, function, set(function.parameters[1:]), "backward")
     if "register_hook" not in module.attributes:
         return
-    for function in module.every:
+    for function in module.scopes:
         for name, body in _hooks(module, function):
             yield from _writes(module, body, {name}, "hook")
 

@@ -59,7 +59,7 @@ def look(module: Module) -> Iterator[Report]:
             yield from _unused(module, owner)
     if "Parameter" not in module.attributes and "requires_grad" not in module.keywords:
         return
-    for function in module.every:
+    for function in module.scopes:
         for node in ast.walk(function.node):
             if isinstance(node, ast.Assign) and _is_only_input(node, function.calls):
                 continue
@@ -149,7 +149,7 @@ def _is_plain(module: Module, owner: Class) -> bool:
     if any(base not in module.classes and base not in ("torch.nn.Module", "nn.Module") for base in bases):
         return False
     derived = any(owner.name in other.bases for other in module.classes.values())
-    return not derived or owner.name in set().union(*(function.calls for function in module.every))
+    return not derived or owner.name in set().union(*(function.calls for function in module.scopes))
 
 
 def _is_read(module: Module, owner: Class, name: str) -> bool:
@@ -157,7 +157,7 @@ def _is_read(module: Module, owner: Class, name: str) -> bool:
 
     Another class of the file that reads an attribute of this name reads its own, unless it is a base or derived.
     """
-    for function in module.every:
+    for function in module.scopes:
         mine = function.owner in owner.lineage()
         if (
             function.owner is not None
@@ -170,9 +170,7 @@ def _is_read(module: Module, owner: Class, name: str) -> bool:
             continue
         if name in function.calls and _reads(function.node, owner if mine else None, name):
             return True
-    return any(
-        _reads(node, None, name) for node in module.tree.body if not isinstance(node, ast.FunctionDef | ast.ClassDef)
-    )
+    return False
 
 
 def _built_by(owner: Class) -> set[str]:

@@ -45,34 +45,36 @@ def look(module: Module) -> Iterator[Report]:
     if "backward" not in module.attributes or "step" not in module.attributes:
         return
     cleared = _cleared(module)
-    for function in module.every:
+    for function in module.scopes:
         if "backward" in function.calls and "step" in function.calls:
-            yield from _never(module, function, cleared)
+            yield from _never(module, function, _seen_from(module, function, cleared))
         if "backward" in function.calls and "zero_grad" in function.calls:
             yield from _tail(module, function)
 
 
 def _cleared(module: Module) -> set[str]:
     """Names on which zero_grad is called, on a path that can run."""
+    return set().union(*(_cleared_in(function) for function in module.every))
+
+
+def _cleared_in(function: Function) -> set[str]:
     found: set[str] = set()
-    for function in module.every:
-        for node in reachable(function.node, function.owner):
-            if isinstance(node, ast.Attribute) and node.attr == "zero_grad":
-                found.add(_last(node.value))
-            elif isinstance(node, ast.Attribute) and node.attr == "grad" and isinstance(node.ctx, ast.Store):
-                found.add("*")
-    if _at_top(module):
-        found.add("*")
+    for node in reachable(function.node, function.owner):
+        if isinstance(node, ast.Attribute) and node.attr == "zero_grad":
+            found.add(_last(node.value))
+        elif isinstance(node, ast.Attribute) and node.attr == "grad" and isinstance(node.ctx, ast.Store):
+            found.add("*")
     return found
 
 
-def _at_top(module: Module) -> bool:
-    return any(
-        isinstance(part, ast.Attribute) and part.attr == "zero_grad"
-        for node in module.tree.body
-        if not isinstance(node, ast.FunctionDef | ast.ClassDef)
-        for part in ast.walk(node)
-    )
+def _seen_from(module: Module, function: Function, cleared: set[str]) -> set[str]:
+    """What is cleared, as a function sees it: between functions and the top level any name may be any other's."""
+    if function is not module.body:
+        return cleared | {"*"} if "zero_grad" in module.body.calls else cleared
+    if any("zero_grad" in other.calls or "grad" in other.calls for other in module.every):
+        return {"*"}
+    here = _cleared_in(function)
+    return here if here == _optimizer_names(here) else {"*"}  # a model that is cleared clears for its optimizer
 
 
 def _last(node: ast.expr) -> str:
@@ -105,7 +107,7 @@ def _repeats(module: Module, function: Function, backward: ast.AST) -> bool:
     loops = (node for node in ast.walk(function.node) if isinstance(node, ast.For | ast.While))
     if any(part is backward for loop in loops for part in ast.walk(loop)):
         return True
-    callers = [caller for caller in module.every if function.name in caller.calls and caller is not function]
+    callers = [caller for caller in module.scopes if function.name in caller.calls and caller is not function]
     return function.owner is not None or any(_calls_in_loop(caller, function.name) for caller in callers)
 
 

@@ -44,7 +44,7 @@ def look(module: Module) -> Iterator[Report]:
     """Clipping in the wrong place."""
     if not CLIPS & (set(module.attributes) | set(module.imports)):
         return
-    for function in module.every:
+    for function in module.scopes:
         if function.calls & CLIPS and "backward" in function.calls:
             yield from _in_function(module, function)
 

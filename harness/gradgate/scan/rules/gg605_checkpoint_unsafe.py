@@ -80,7 +80,7 @@ def _is_saved_here(module: Module, function: str, given: ast.expr) -> bool:
     """Whether the same function saves to what it loads."""
     if not isinstance(given, ast.Name):
         return False
-    for entry in module.every:
+    for entry in module.scopes:
         if entry.name == function and "save" in entry.calls:
             for node in ast.walk(entry.node):
                 if isinstance(node, ast.Call) and module.dotted(node.func) == "torch.save" and len(node.args) > 1:
@@ -92,18 +92,12 @@ def _is_saved_here(module: Module, function: str, given: ast.expr) -> bool:
 
 def _calls(module: Module) -> Iterator[tuple[str, ast.Call]]:
     seen: set[int] = set()
-    for function in module.every:
+    for function in (*module.every, module.body):
         if "load" in function.calls:
             for node in ast.walk(function.node):
                 if isinstance(node, ast.Call) and id(node) not in seen:
                     seen.add(id(node))
                     yield function.name, node
-    for statement in module.tree.body:
-        if not isinstance(statement, ast.FunctionDef | ast.ClassDef):
-            for node in ast.walk(statement):
-                if isinstance(node, ast.Call) and id(node) not in seen:
-                    seen.add(id(node))
-                    yield "", node
 
 
 def _weights_only(node: ast.Call) -> str:

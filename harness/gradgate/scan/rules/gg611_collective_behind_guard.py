@@ -42,7 +42,7 @@ def look(module: Module) -> Iterator[Report]:
     """Collectives that only some ranks reach."""
     if not COLLECTIVES & set(module.attributes) and not COLLECTIVES & set(module.imports):
         return
-    for function in module.every:
+    for function in module.scopes:
         if function.calls & COLLECTIVES:
             yield from _in_function(module, function)
 
