@@ -18,9 +18,9 @@ its end and no error of this code was seen, the check is inconclusive: GG100 say
 
 Where a loss that backward starts from is not finite, the recorder names the first operation whose result was not finite
 though its operands were: op, line, and the operands' ranges. A NaN that a `GradScaler` skips is a note; an infinite
-mask that a softmax takes away is none. In two further steps the metrics are read: where one is NaN in both, and an
-operation of a third made a NaN from operands without one, that is a finding, with its line. A NaN that stands for a
-number that is not there is made by no operation. False-alarm rate: 0: the loss is finite or it is not.
+mask that a softmax takes away is none. Where a metric is NaN in every step, one more is looked at: an operation that
+made a NaN of operands without one is a finding, with its line. A NaN that stands for a number that is not there is made
+by no operation. False-alarm rate: 0: the loss is finite or it is not.
 
 ## Example
 
@@ -53,9 +53,8 @@ Faults MB-20 and PR-16 of the fault catalogue.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
-from numbers import Real
 from typing import Any
 
 import torch
@@ -73,45 +72,34 @@ from gradgate.watch import places
 CODE, NAME = "GG301", "nonfinite-forward"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = True
-MEASURED = 2  # steps whose metrics are read
 
 
 @reports_raises(CODE, NAME)
 def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
-    """Read the stage's recording, and the metrics of a few steps."""
-    outcome = recorded(subject, stage, context).outcome(CODE)
-    if outcome.findings or outcome.inconclusive or outcome.not_applicable:
+    """Read the stage's recording; where a metric was always NaN, look for the operation that made it."""
+    recording = recorded(subject, stage, context)
+    outcome = recording.outcome(CODE)
+    if not recording.nan_metrics or outcome.findings or outcome.inconclusive or outcome.not_applicable:
         return outcome
-    return Outcome(tuple(_of_metrics(stage, context)), outcome.measured, outcome.allowed)
+    return Outcome(tuple(_of_metrics(stage, context, recording.nan_metrics)), outcome.measured, outcome.allowed)
 
 
-def _of_metrics(stage: Stage, context: Context) -> Iterator[Finding]:
-    """The metrics that are NaN in every step, where an operation made a NaN."""
+def _of_metrics(stage: Stage, context: Context, names: Sequence[str]) -> Iterator[Finding]:
+    """One finding where an operation of a step makes a NaN."""
     with calling("start()"):
         run = stage.start(context.seed, device=context.device)
-    batches = list(islice(run.batches(), MEASURED + 1))
-    try:
-        measured = [run.step(batch) for batch in batches[:-1]]
-        bad = [name for name in measured[0] if all(_is_nan(metrics.get(name)) for metrics in measured)]
-        if not bad:
-            return
-        with _Births() as births:
-            run.step(batches[-1])
-    except Exception:
-        return
+    (batch,) = islice(run.batches(), 1)
+    with calling("step 1"), _Births() as births:
+        run.step(batch)
     if births.first is not None:
         operation, place = births.first
         yield Finding(
             code=CODE,
             name=NAME,
-            message=f"the metric {', '.join(bad)} is NaN in every step: {operation} made a NaN of operands without one",
+            message=f"the metric {', '.join(names)} is NaN in every step: {operation} made a NaN out of none",
             culprit=places.location(place),
             fix="treat 0 on its own: torch.xlogy(p, p) is 0 where p is, p * p.log() is NaN",
         )
-
-
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, Real) and value != value
 
 
 class _Births(TorchDispatchMode):

@@ -8,6 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
+from numbers import Real
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -37,12 +39,14 @@ class Recording:
         steps: how many ran to their end.
         backwards: how many the recorder saw.
         raised: what the run raised, in words; empty where it did not.
+        nan_metrics: the metrics that were NaN in every step.
     """
 
     findings: tuple[Finding, ...]
     steps: int
     backwards: int
     raised: str = ""
+    nan_metrics: tuple[str, ...] = ()
 
     def outcome(self, code: str) -> Outcome:
         """What the recording says of one code.
@@ -123,15 +127,14 @@ def _names(finding: Finding, parameter: str) -> bool:
 def _record(subject: Subject, stage: Stage, context: Context) -> Recording:
     with calling("start()"):
         run = stage.start(context.seed, device=context.device)
-    raised, steps = "", 0
+    raised, metrics = "", []
     block = watch(*_trained(run), *run.optimizers)
     try:
         with calling("a recorded step"), block:
             for batch in islice(run.batches(), STEPS):
-                run.step(batch)
-                steps += 1
+                metrics.append(run.step(batch) or {})  # noqa: PERF401 - those before one that raises count
     except SubjectRaisedError as error:
-        raised = f"step {steps + 1} of {STEPS}: {error}"
+        raised = f"step {len(metrics) + 1} of {STEPS}: {error}"
     findings, backwards = list(block.findings), block.backwards
     if stage is stage_of_formulas(subject):
         formulas = watch()
@@ -140,7 +143,12 @@ def _record(subject: Subject, stage: Stage, context: Context) -> Recording:
         findings += formulas.findings
         backwards += formulas.backwards
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
-    return Recording(tuple(findings), steps, backwards, raised)
+    nan = [name for name in metrics[0] if all(_is_nan(each.get(name)) for each in metrics)] if metrics else []
+    return Recording(tuple(findings), len(metrics), backwards, raised, tuple(nan))
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, Real) and value != value
 
 
 def stage_of_formulas(subject: Subject) -> Stage | None:
