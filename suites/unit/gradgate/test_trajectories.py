@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -305,6 +306,16 @@ def test_fits_of_the_next_seeds_are_made_side_by_side(monkeypatch: pytest.Monkey
     first, second = (fits.fit(subject, subject.stages[0], seed, context) for seed in (5, 6))
 
     assert (first, second, here) == (noisy(5), noisy(6), [])
+
+
+def test_fits_side_by_side_end_in_a_process_with_a_watchdog() -> None:
+    """A worker that runs a check has one, and its forks would wait for a thread that they do not have."""
+    subject = subject_of(noisy)
+    faulthandler.dump_traceback_later(600)
+    try:
+        assert fits.fit(subject, subject.stages[0], 7, Context(jobs=2)) == noisy(7)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def test_fit_that_fails_in_another_process_is_told_by_this_one() -> None:
