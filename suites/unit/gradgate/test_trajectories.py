@@ -292,7 +292,7 @@ def test_gg903_error_is_small_beside_a_year_of_runs() -> None:
 # --- side by side ----------------------------------------------------------------------------------------------------
 
 
-def test_fits_of_the_next_seeds_are_made_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fits_of_the_next_seeds_are_made_side_by_side() -> None:
     """Where two processes may be used, the seed behind is known too, bit for bit, and this process fitted neither."""
     here: list[int] = []
 
@@ -310,12 +310,20 @@ def test_fits_of_the_next_seeds_are_made_side_by_side(monkeypatch: pytest.Monkey
 
 def test_fits_side_by_side_end_in_a_process_with_a_watchdog() -> None:
     """A worker that runs a check has one, and its forks would wait for a thread that they do not have."""
-    subject = subject_of(noisy)
+    here: list[int] = []
+
+    def fitted(seed: int) -> Fit:
+        here.append(seed)
+        return noisy(seed)
+
+    subject = subject_of(fitted)
     faulthandler.dump_traceback_later(600)
     try:
-        assert fits.fit(subject, subject.stages[0], 7, Context(jobs=2)) == noisy(7)
+        found = fits.fit(subject, subject.stages[0], 7, Context(jobs=2))
     finally:
         faulthandler.cancel_dump_traceback_later()
+
+    assert (found, here) == (noisy(7), [])
 
 
 def test_fit_that_fails_in_another_process_is_told_by_this_one() -> None:
