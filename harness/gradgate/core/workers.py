@@ -132,6 +132,8 @@ def _start(
     ours, theirs = context.Pipe()
     stacks = folder / f"{time.monotonic_ns()}"
     foreign = [ours, *(other.pipe for other in others)] if method == "fork" else []
+    # In a worker's own worker: the fork of a process with a watchdog waits for it, and its thread was not forked along.
+    faulthandler.cancel_dump_traceback_later()
     process = context.Process(target=_serve, args=(function, theirs, foreign, stacks, timeout))
     process.start()
     theirs.close()
