@@ -324,4 +324,4 @@ def test_recording_fields_are_text_and_numbers() -> None:
     """So that `replace` on it stays cheap and it can be kept."""
     names = [field.name for field in dataclasses.fields(recorded(CLEAN, CLEAN.stages[0], Context()))]
 
-    assert names == ["findings", "steps", "backwards", "raised"]
+    assert names == ["findings", "steps", "backwards", "raised", "nan_metrics"]

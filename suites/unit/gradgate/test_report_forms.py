@@ -156,7 +156,7 @@ def test_series_of_a_run_are_pairs_of_step_and_number():
     """Gradient norms at each update and live bytes at each look go into the JSON, for the report to draw."""
     results = check_trainer(capable(), select=["GG201", "GG802"], stages=["train"]).results
     series = {name: lines for result in results for name, lines in result.series.items()}
-    assert set(series) == {"gradient_norm", "live_bytes"}
+    assert set(series) == {"gradient_norm", "live_bytes", "saved_bytes", "step_bytes"}
     for lines in series.values():
         assert lines
         assert all(y >= 0 for points in lines.values() for _, y in points)
