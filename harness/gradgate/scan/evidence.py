@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 
 from gradgate.scan.modules import Function
+from gradgate.scan.nodes import walk
 from gradgate.scan.operations import table
 
 
@@ -23,7 +24,7 @@ def _found(function: Function) -> frozenset[str]:
     found: set[str] = set()
     if not names:
         return frozenset()
-    for node in ast.walk(function.node):
+    for node in walk(function.node):
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
             continue
         inner = node.func.value

@@ -15,6 +15,7 @@ from gradgate.scan.expressions import evaluate
 from gradgate.scan.flow import execute
 from gradgate.scan.frame import BUDGET, IDLE_BUDGET, Frame, OverBudgetError, Report, Run
 from gradgate.scan.modules import FORWARDS, Class, Function, Module, is_tensor_annotation
+from gradgate.scan.nodes import walk
 from gradgate.scan.state import Hazard, State, reach
 from gradgate.scan.torch_ops import learn
 from gradgate.scan.values import LIKELY, MAYBE, NO, Value, const, fresh, tensors_in, unknown
@@ -132,10 +133,10 @@ def _is_called_without_grad(module: Module, function: Function) -> bool:
         if function.name not in caller.calls or caller is function:
             continue
         quiet: set[int] = set()
-        for node in ast.walk(caller.node):
+        for node in walk(caller.node):
             if isinstance(node, ast.With) and any(_is_no_grad(module, item.context_expr) for item in node.items):
-                quiet.update(id(part) for part in ast.walk(node))
-        for node in ast.walk(caller.node):
+                quiet.update(id(part) for part in walk(node))
+        for node in walk(caller.node):
             if isinstance(node, ast.Call) and _called(node) == function.name:
                 sites += 1
                 if not caller.no_grad and id(node) not in quiet:

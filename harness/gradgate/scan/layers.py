@@ -9,6 +9,7 @@ from typing import Any
 from gradgate.scan import numerics, torch_ops
 from gradgate.scan.frame import Frame
 from gradgate.scan.modules import Class
+from gradgate.scan.nodes import walk
 from gradgate.scan.operations import table
 from gradgate.scan.values import LIKELY, MAYBE, NO, YES, Node, Value, const, fresh, merge, sequence, tensor, unknown
 
@@ -290,7 +291,7 @@ def custom_function(frame: Frame, node: ast.Call, owner: Class, given: Sequence[
 
 def _returns_one(node: Any) -> bool:
     """Whether a forward returns one tensor, as far as its returns show."""
-    values = [part.value for part in ast.walk(node) if isinstance(part, ast.Return)]
+    values = [part.value for part in walk(node) if isinstance(part, ast.Return)]
     return all(
         isinstance(value, ast.Name | ast.BinOp)
         or (
@@ -303,7 +304,7 @@ def _returns_one(node: Any) -> bool:
 
 def _kept_on_ctx(node: Any, ctx: Sequence[str]) -> list[tuple[str, bool]]:
     found: list[tuple[str, bool]] = []
-    for part in ast.walk(node):
+    for part in walk(node):
         if (
             isinstance(part, ast.Call)
             and isinstance(part.func, ast.Attribute)

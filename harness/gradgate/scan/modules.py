@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gradgate.scan.nodes import push_children
 from gradgate.scan.operations import FACTORIES, table
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
@@ -342,7 +343,7 @@ class Module:
                 self.keywords.setdefault(part.arg, []).append(function)  # type: ignore[attr-defined]
             if function is not None and not function.hot:
                 _look_for_writes(function, part)
-            _push_children(stack, part)
+            push_children(stack, part)
 
     def _brings_tensor(self, node: ast.Attribute) -> bool:
         """Whether `torch.name`, `nn.name`, `F.name` or a method that only tensors have is mentioned."""
@@ -350,16 +351,6 @@ class Module:
             return True
         root = self.imports.get(node.value.id, "") if type(node.value) is ast.Name else ""
         return root in ("torch.nn", "torch.nn.functional") or (root == "torch" and node.attr in _torch_makers())
-
-
-def _push_children(stack: list[ast.AST], node: ast.AST) -> None:
-    """As `ast.iter_child_nodes`, without its generators, and without the contexts and operators that have no parts."""
-    for name in node._fields:
-        child = getattr(node, name, None)
-        if type(child) is list:
-            stack.extend(item for item in child if isinstance(item, ast.AST))
-        elif isinstance(child, ast.AST) and child._fields:
-            stack.append(child)
 
 
 @functools.cache

@@ -25,7 +25,8 @@ from gradgate.scan.tree import Tree, digest
 
 PARALLEL_BYTES = 400_000  # below this a second process costs more than it brings (0.15 s to start)
 CHUNK_BYTES = 150_000
-COLLECT_AFTER = 400_000  # new objects
+COLLECT_AFTER = 1_000_000  # new objects
+_RARELY = (COLLECT_AFTER, 10, 10)
 INTERNAL = "internal error, a bug in the scanner, please report it"
 
 
@@ -175,12 +176,13 @@ def scan(
         else:
             waiting.append((str(path), len(data)))
     roots = tuple(str(path if path.is_dir() else path.parent) for path in paths)
-    for result in _all(waiting, roots, known, jobs or os.cpu_count() or 1, progress):
-        results.append(result)
-        if cache is not None:
-            cache.put(
-                result.path, keys[result.path], Entry(result.findings, result.hidden, result.problem, result.used)
-            )
+    with _rare_collections():
+        for result in _all(waiting, roots, known, jobs or os.cpu_count() or 1, progress):
+            results.append(result)
+            if cache is not None:
+                cache.put(
+                    result.path, keys[result.path], Entry(result.findings, result.hidden, result.problem, result.used)
+                )
     for result in results:
         if result.problem:
             problems[result.path] = result.problem
@@ -196,7 +198,7 @@ def _rare_collections() -> Iterator[None]:
     """Let the collector of reference cycles run seldom: syntax trees are many objects, and it walked them all again
     and again (parsing was 3.4 times slower)."""
     before = gc.get_threshold()
-    gc.set_threshold(COLLECT_AFTER, 10, 10)
+    gc.set_threshold(*_RARELY)
     try:
         yield
     finally:
@@ -211,9 +213,7 @@ def _all(
     if jobs < 2 or sum(size for _, size in waiting) < PARALLEL_BYTES:
         tree = Tree(roots)
         for path, _ in waiting:
-            with _rare_collections():
-                result = scan_file(path, tree, known)
-            yield result
+            yield scan_file(path, tree, known)
             done += 1
             if progress:
                 progress(done)
@@ -223,7 +223,7 @@ def _all(
         "spawn"
     )  # a forked torch, where one is loaded, would share its threads' locks
     try:
-        with ProcessPoolExecutor(min(jobs, 16), context) as pool:
+        with ProcessPoolExecutor(min(jobs, 16), context, gc.set_threshold, _RARELY) as pool:
             chunks = _chunks(waiting)
             for results in pool.map(_chunk, chunks, [roots] * len(chunks), [known] * len(chunks)):
                 for result in results:
@@ -255,8 +255,7 @@ _TREES: dict[tuple[str, ...], Tree] = {}
 
 def _chunk(paths: list[str], roots: tuple[str, ...], known: frozenset[str]) -> list[FileResult]:
     tree = _TREES.setdefault(roots, Tree(roots))
-    with _rare_collections():
-        return [scan_file(path, tree, known) for path in paths]
+    return [scan_file(path, tree, known) for path in paths]
 
 
 def scan_file(path: str, tree: Tree, known: frozenset[str]) -> FileResult:

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 
 from gradgate.scan.frame import Report
 from gradgate.scan.modules import Function, Module
+from gradgate.scan.nodes import walk
 from gradgate.scan.rules.text import Text
 from gradgate.scan.values import Line
 
@@ -97,7 +98,7 @@ def _written(node: ast.AST) -> tuple[str, str] | None:
 
 def _hooks(module: Module, function: Function) -> Iterator[tuple[str, Function]]:
     """Functions that are registered as hooks on a tensor's gradient, with their parameter's name."""
-    for node in ast.walk(function.node):
+    for node in walk(function.node):
         if (
             isinstance(node, ast.Call)
             and isinstance(node.func, ast.Attribute)

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 
 from gradgate.scan.frame import Report
 from gradgate.scan.modules import Class, Module
+from gradgate.scan.nodes import walk
 from gradgate.scan.operations import FACTORIES, table
 from gradgate.scan.rules.reachable import reachable
 from gradgate.scan.rules.text import Text
@@ -60,7 +61,7 @@ def look(module: Module) -> Iterator[Report]:
     if "Parameter" not in module.attributes and "requires_grad" not in module.keywords:
         return
     for function in module.scopes:
-        for node in ast.walk(function.node):
+        for node in walk(function.node):
             if isinstance(node, ast.Assign) and _is_only_input(node, function.calls):
                 continue
             if isinstance(node, ast.Return | ast.Assign | ast.AnnAssign) and node.value is not None:
@@ -77,8 +78,8 @@ def _plain(module: Module, owner: Class) -> Iterator[Report]:
     first = owner.methods.get("__init__")
     if first is None:
         return
-    named = {part.attr for part in ast.walk(first.node) if isinstance(part, ast.Attribute)}
-    for node in ast.walk(first.node):
+    named = {part.attr for part in walk(first.node) if isinstance(part, ast.Attribute)}
+    for node in walk(first.node):
         if not isinstance(node, ast.Assign) or not _is_self(node.targets[0]):
             continue
         layers = _layers_in(module, node.value)
@@ -98,10 +99,8 @@ def _wrapped(module: Module, init: ast.AST, target: ast.expr) -> bool:
     name = target.attr  # type: ignore[attr-defined]
     return any(
         isinstance(node, ast.Call)
-        and any(
-            isinstance(part, ast.Attribute) and part.attr == name for given in node.args for part in ast.walk(given)
-        )
-        for node in ast.walk(init)
+        and any(isinstance(part, ast.Attribute) and part.attr == name for given in node.args for part in walk(given))
+        for node in walk(init)
     )
 
 
@@ -131,7 +130,7 @@ def _unused(module: Module, owner: Class) -> Iterator[Report]:
         or not _is_plain(module, owner)
     ):
         return
-    for node in ast.walk(first.node):
+    for node in walk(first.node):
         if not isinstance(node, ast.Assign) or not _is_self(node.targets[0]) or not isinstance(node.value, ast.Call):
             continue
         name = node.targets[0].attr  # type: ignore[attr-defined]

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 
 from gradgate.scan.frame import Report
 from gradgate.scan.modules import Function, Module
+from gradgate.scan.nodes import walk
 from gradgate.scan.rules.text import Text
 from gradgate.scan.values import Line
 
@@ -97,21 +98,21 @@ def look(module: Module) -> Iterator[Report]:
 def _left_off(module: Module, function: Function) -> Iterator[Report]:
     switches = [
         (node, node.args[0].value)
-        for node in ast.walk(function.node)
+        for node in walk(function.node)
         if isinstance(node, ast.Call)
         and module.dotted(node.func).endswith("torch.set_grad_enabled")
         and node.args
         and isinstance(node.args[0], ast.Constant)
     ]
     managed = {
-        id(item.context_expr) for node in ast.walk(function.node) if isinstance(node, ast.With) for item in node.items
+        id(item.context_expr) for node in walk(function.node) if isinstance(node, ast.With) for item in node.items
     }
     off = [node for node, value in switches if value is False and id(node) not in managed]
     on = [node for node, value in switches if value is True and id(node) not in managed]
-    if not off or not on or any(isinstance(node, ast.Try) and node.finalbody for node in ast.walk(function.node)):
+    if not off or not on or any(isinstance(node, ast.Try) and node.finalbody for node in walk(function.node)):
         return
     first, last = min(node.lineno for node in off), max(node.lineno for node in on)
-    for node in ast.walk(function.node):
+    for node in walk(function.node):
         if (
             isinstance(node, ast.Return)
             and first < node.lineno < last

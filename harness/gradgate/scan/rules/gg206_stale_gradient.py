@@ -20,6 +20,7 @@ from collections.abc import Iterator
 
 from gradgate.scan.frame import Report
 from gradgate.scan.modules import Function, Module
+from gradgate.scan.nodes import walk
 from gradgate.scan.rules.reachable import reachable
 from gradgate.scan.rules.text import Text
 from gradgate.scan.values import Line
@@ -104,16 +105,16 @@ def _repeats(module: Module, function: Function, backward: ast.AST) -> bool:
     """Whether the step runs more than once: in a loop, or in a function that others call (not a single-step test)."""
     if "test" in function.name.lower() or "test" in module.path.rpartition("/")[2].lower():
         return False
-    loops = (node for node in ast.walk(function.node) if isinstance(node, ast.For | ast.While))
-    if any(part is backward for loop in loops for part in ast.walk(loop)):
+    loops = (node for node in walk(function.node) if isinstance(node, ast.For | ast.While))
+    if any(part is backward for loop in loops for part in walk(loop)):
         return True
     callers = [caller for caller in module.scopes if function.name in caller.calls and caller is not function]
     return function.owner is not None or any(_calls_in_loop(caller, function.name) for caller in callers)
 
 
 def _calls_in_loop(caller: Function, name: str) -> bool:
-    loops = (node for node in ast.walk(caller.node) if isinstance(node, ast.For | ast.While))
-    calls = (part for loop in loops for part in ast.walk(loop) if isinstance(part, ast.Call))
+    loops = (node for node in walk(caller.node) if isinstance(node, ast.For | ast.While))
+    calls = (part for loop in loops for part in walk(loop) if isinstance(part, ast.Call))
     return any(_last(part.func) == name for part in calls)
 
 
@@ -137,14 +138,14 @@ def _tail(module: Module, function: Function) -> Iterator[Report]:
             for node in reachable(ast.Module([statement], []), function.owner)
             if isinstance(node, ast.Attribute) and node.attr == "zero_grad"
         ]
-        guard = next((node for node in ast.walk(loop) if isinstance(node, ast.If) and _is_modulo(node.test)), None)
+        guard = next((node for node in walk(loop) if isinstance(node, ast.If) and _is_modulo(node.test)), None)
         after = any(
             isinstance(node, ast.Attribute) and node.attr in ("step", "optimizer_step")
             for statement in body[at + 1 :]
-            for node in ast.walk(statement)
+            for node in walk(statement)
         )
-        persists = guard is not None and any(isinstance(node, ast.Attribute) for node in ast.walk(guard.test))
-        has_backward = any(isinstance(node, ast.Attribute) and node.attr == "backward" for node in ast.walk(loop))
+        persists = guard is not None and any(isinstance(node, ast.Attribute) for node in walk(guard.test))
+        has_backward = any(isinstance(node, ast.Attribute) and node.attr == "backward" for node in walk(loop))
         if before and persists and has_backward and not after:
             line = Line(module.path, before[-1].lineno, before[-1].col_offset, function.name)
             yield Report(CODE, "stale_grad", line, None, "tail", ())

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 from gradgate.scan.frame import Report
 from gradgate.scan.modules import Module, is_test
+from gradgate.scan.nodes import walk
 from gradgate.scan.rules.text import Text
 from gradgate.scan.values import Line
 
@@ -69,7 +70,7 @@ def _is_own(module: Module, function: str, node: ast.Call) -> bool:
     if not node.args:
         return False
     given = node.args[0]
-    words = " ".join(part.attr if isinstance(part, ast.Attribute) else part.id for part in ast.walk(given)
+    words = " ".join(part.attr if isinstance(part, ast.Attribute) else part.id for part in walk(given)
                      if isinstance(part, ast.Attribute | ast.Name)).lower()  # fmt: skip
     if any(word in words for word in _MEMORY):
         return True
@@ -82,7 +83,7 @@ def _is_saved_here(module: Module, function: str, given: ast.expr) -> bool:
         return False
     for entry in module.scopes:
         if entry.name == function and "save" in entry.calls:
-            for node in ast.walk(entry.node):
+            for node in walk(entry.node):
                 if isinstance(node, ast.Call) and module.dotted(node.func) == "torch.save" and len(node.args) > 1:
                     target = node.args[1]
                     if isinstance(target, ast.Name) and target.id == given.id:
@@ -94,7 +95,7 @@ def _calls(module: Module) -> Iterator[tuple[str, ast.Call]]:
     seen: set[int] = set()
     for function in (*module.every, module.body):
         if "load" in function.calls:
-            for node in ast.walk(function.node):
+            for node in walk(function.node):
                 if isinstance(node, ast.Call) and id(node) not in seen:
                     seen.add(id(node))
                     yield function.name, node

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 
 from gradgate.scan.frame import Report
 from gradgate.scan.modules import Function, Module
+from gradgate.scan.nodes import walk
 from gradgate.scan.rules.text import Text
 from gradgate.scan.values import Line
 
@@ -48,7 +49,7 @@ def look(module: Module) -> Iterator[Report]:
 
 
 def _in_function(module: Module, function: Function) -> Iterator[Report]:
-    guards = [node for node in ast.walk(function.node) if isinstance(node, ast.If) and _is_rank(node.test)]
+    guards = [node for node in walk(function.node) if isinstance(node, ast.If) and _is_rank(node.test)]
     found: list[tuple[ast.Call, str, ast.If]] = []
     for guard in guards:
         here, there = _collectives(module, guard.body), _collectives(module, guard.orelse)
@@ -79,10 +80,10 @@ def _in_function(module: Module, function: Function) -> Iterator[Report]:
 def _guarded_calls(module: Module, function: Function) -> dict[str, int]:
     """How many branches on a rank, in whatever form, hold each collective."""
     counts: dict[str, int] = {}
-    for node in ast.walk(function.node):
+    for node in walk(function.node):
         if isinstance(node, ast.If) and any(
             "rank" in _last(part).lower() or "main" in _last(part).lower()
-            for part in ast.walk(node.test)
+            for part in walk(node.test)
             if isinstance(part, ast.expr)
         ):
             for name in {name for _, name in _collectives(module, node.body)}:
@@ -130,9 +131,9 @@ def _after(module: Module, function: Function, guard: ast.If) -> list[tuple[ast.
 
 
 def _collectives(module: Module, body: list[ast.stmt]) -> list[tuple[ast.Call, str]]:
-    nodes = [node for statement in body for node in ast.walk(statement)]
+    nodes = [node for statement in body for node in walk(statement)]
     tried = [node for node in nodes if isinstance(node, ast.With) and _expects_error(node)]
-    failing = {id(part) for node in tried for part in ast.walk(node)}
+    failing = {id(part) for node in tried for part in walk(node)}
     calls = (node for node in nodes if isinstance(node, ast.Call) and id(node) not in failing)
     return [(node, _last(node)) for node in calls if _is_collective(module, node)]
 
