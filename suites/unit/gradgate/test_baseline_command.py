@@ -184,6 +184,7 @@ def test_baseline_update_replaces_a_damaged_file_aloud(here: Path):
     assert run("check", TARGET).exit_code == 0
 
 
+@pytest.mark.nightly
 def test_baseline_update_leaves_a_newer_file_alone(here: Path):
     """What a newer gradgate wrote is not for an older one to replace."""
     run("update", TARGET, "--reason", "first")

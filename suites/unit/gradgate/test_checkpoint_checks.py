@@ -9,6 +9,7 @@ import pytest
 
 from fixtures import checkpoint_faults, mini_trainer
 from fixtures.checkpoint_faults import CHECKPOINT_FAULTS, SavingRun
+from fixtures.pytest_fixtures import rest_at_night
 from gradgate.checks import catalogue
 from gradgate.checks.isolation import isolated
 from gradgate.core.finding import Finding
@@ -38,7 +39,9 @@ def errors(outcome: Outcome) -> list[Finding]:
     return [finding for finding in outcome.findings if finding.severity == "error"]
 
 
-@pytest.mark.parametrize("name", CHECKPOINT_FAULTS)
+@pytest.mark.parametrize(
+    "name", rest_at_night(CHECKPOINT_FAULTS, day=2, of_each=lambda name: CHECKPOINT_FAULTS[name][0])
+)
 def test_checkpoint_fault_turns_its_check_red_and_no_other(name: str) -> None:
     """The check that a fault is meant for finds it and says why; GG602 and the other one stay green."""
     own, pieces = CHECKPOINT_FAULTS[name]
@@ -51,7 +54,7 @@ def test_checkpoint_fault_turns_its_check_red_and_no_other(name: str) -> None:
 
 
 @pytest.mark.parametrize("code", CODES)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", rest_at_night(range(3), day=1))
 def test_clean_twin_passes(code: str, seed: int) -> None:
     """A checksum, weights alone, and a rename behind a whole file."""
     outcome = run_check(code, checkpoint_faults.subject(), seed)

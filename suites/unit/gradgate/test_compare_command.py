@@ -185,6 +185,7 @@ def test_a_worker_that_is_killed_is_reported_with_its_signal(here: Path):
             worker.answer(lambda text: None)
 
 
+@pytest.mark.nightly
 def test_a_whole_run_against_a_revision(here: Path, monkeypatch: pytest.MonkeyPatch):
     """One operation and a leak of 64 bytes more, found by a real worker, with the line, exit code 1."""
     checkout(here, ops=1, leak=64)

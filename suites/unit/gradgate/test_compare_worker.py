@@ -67,6 +67,7 @@ def test_worker_counts_and_times_both_sides(tmp_path: Path):
     assert answer["environment"]["torch"] == torch.__version__
 
 
+@pytest.mark.nightly
 def test_worker_says_that_compiled_code_was_counted_eagerly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Operations of a compiled step are those of its eager program, and the reader is told."""
     monkeypatch.setattr(worker, "is_compiled", lambda: True)
@@ -142,6 +143,7 @@ def test_worker_names_the_side_that_does_not_build_or_step(tmp_path: Path):
     assert stepped["broken"]["doing"] == "stepping"
 
 
+@pytest.mark.nightly
 def test_worker_takes_the_stage_of_a_subject(tmp_path: Path):
     """A gradgate.Subject is stepped through its own batches."""
     (answer,) = answers(job(tmp_path, "adapter:make", stage="other"))
@@ -199,6 +201,7 @@ def test_waiting_counts_as_none_where_the_kernel_does_not_say(monkeypatch: pytes
     assert steps.disturbances() == (0.0, 0)
 
 
+@pytest.mark.nightly
 def test_global_state_belongs_to_a_side(tmp_path: Path):
     """A default dtype that one side sets is not the other's, and not ours."""
     task = job(tmp_path, "plain:make")

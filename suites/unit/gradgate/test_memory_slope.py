@@ -17,7 +17,7 @@ from gradgate.checks.gg802_memory_slope import highest
 from gradgate.gates.growth import rising
 
 
-@pytest.mark.parametrize("after", rest_at_night(GROWING, day=4))
+@pytest.mark.parametrize("after", rest_at_night(GROWING, day=2))
 def test_memory_slope_names_line_and_holder(after: Callable[..., Any]) -> None:
     """Each way to grow is one finding, at the line that makes what stays."""
     told, source = GROWING[after]
@@ -29,7 +29,7 @@ def test_memory_slope_names_line_and_holder(after: Callable[..., Any]) -> None:
     assert (finding.culprit.source if finding.culprit else None) == source
 
 
-@pytest.mark.parametrize("after", rest_at_night(STEADY, day=2))
+@pytest.mark.parametrize("after", rest_at_night(STEADY, day=1))
 def test_memory_slope_passes_when_the_size_is_fixed(after: Callable[..., Any]) -> None:
     """A ring buffer, a cache a sample, garbage in cycles and a removed hook are no growth."""
     subject = memory_faults.subject(after)

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fixtures import memory_faults
+from fixtures.pytest_fixtures import rest_at_night
 from fixtures.stored_trajectories import store
 from gradgate.checks import catalogue, fits
 from gradgate.checks.gg903_trajectory import ALPHA
@@ -204,7 +205,7 @@ def test_gg903_names_what_leaves_the_trajectory(tmp_path: Path, fault: str) -> N
     assert all("3 seeds against 8" in message for message in messages)
 
 
-@pytest.mark.parametrize("seed", range(0, 300, 30))
+@pytest.mark.parametrize("seed", rest_at_night(range(0, 300, 30), day=2))
 def test_gg903_passes_on_the_clean_twin(tmp_path: Path, seed: int) -> None:
     """Fresh seeds of the same kind, those that are stored among them."""
     record(tmp_path)
