@@ -16,16 +16,10 @@ VALUE_BAR = 0.9  # of the best constant's squared error; measured 0.66 ± 0.08
 AUC_BAR = 0.9  # measured 0.9998 ± 0.0005
 
 
-@gradgate.parametrize("gradgate_wmtp:subject", select=("GG504", "GG505", "GG902"))
-def test_bundled_trainer_holds(check):
-    """The convergence checks of the catalogue pass on the bundled trainer."""
-    check()
-
-
 @pytest.mark.nightly
-@gradgate.parametrize("gradgate_wmtp:subject", select=("GG506",))
-def test_bundled_value_head_holds(check):
-    """And what its value head has to be better than."""
+@gradgate.parametrize("gradgate_wmtp:subject", select=("GG504", "GG505", "GG506", "GG902"))
+def test_bundled_trainer_holds(check):
+    """The convergence checks of the catalogue pass on it; a pull request has them in `gradgate verify`."""
     check()
 
 

@@ -94,6 +94,7 @@ def test_documented_adapter_wraps_a_trainer_in_at_most_forty_lines(program):
     assert len([line for line in adapter.splitlines() if line.strip()]) <= 40
 
 
+@pytest.mark.nightly
 def test_documented_adapter_runs_from_the_command_line(tmp_path, monkeypatch):
     """A user who pastes the page into a file has a target."""
     pytest.importorskip("lightning")

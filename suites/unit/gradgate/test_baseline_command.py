@@ -46,6 +46,7 @@ def stored(folder: Path) -> list[Path]:
     return sorted((folder / "stored").glob("*.json"))
 
 
+@pytest.mark.nightly
 def test_baseline_update_then_check_passes(here: Path):
     """What was recorded is what is counted, and a second record is no dirty tree."""
     made = run("update", TARGET, "--reason", "first record")

@@ -62,6 +62,7 @@ def failed(verdict: Verdict) -> dict[str, list[str]]:
     }
 
 
+@pytest.mark.nightly
 def test_documented_two_stage_adapter_verifies_its_trainer(adapters: Path):
     """As it stands on the page, against the trainer that the page names."""
     verdict = verified(adapters, "two-stage")
@@ -112,6 +113,7 @@ def test_documented_strategy_drives_the_checks_that_draw(adapters: Path):
     assert all(result.measured["batches_drawn"] > 0 for result in verdict.results[1:])
 
 
+@pytest.mark.nightly
 def test_documented_property_fails_with_the_batch_that_the_page_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The test of docs/strategies.md passes right labels, and shows those that wrap around the smallest batch."""
     text = re.findall(r"```python\n(.*?)```", DRAWN, flags=re.DOTALL)[0]

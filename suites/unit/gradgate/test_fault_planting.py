@@ -117,6 +117,7 @@ def test_run_tells_killed_from_survived_equivalent_crashed_and_broken(project: P
     assert "tiny_trainer" not in sys.modules
 
 
+@pytest.mark.nightly
 def test_run_exits_with_0_when_every_fault_is_noticed(project: Path):
     """All killed or equivalent, no alarm."""
     done = gradgate("faults", "run", "--path", project, "--select", "OS-01,GF-01,OK-01")
