@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,17 +11,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gradgate.commands.exits import FAILED
+from gradgate.commands.history import Past, remember
 from gradgate.core.errors import GradgateError
 from gradgate.core.project import Project, find_project
 
 if TYPE_CHECKING:
     from gradgate.core.verdict import Verdict
     from gradgate.gates.baselines import Baseline, Entry
-    from gradgate.gates.changes import Change
     from gradgate.subjects.contract import Stage, Subject
 
 CODES = ("GG002", "GG702", "GG704", "GG801", "GG803", "GG903")
-LAST = 10  # entries of the history that are shown
 
 Command = Callable[..., None]
 
@@ -83,10 +82,12 @@ def show(path: Path | None, history: bool, json_file: Path | None) -> None:
         )
         for key, entry in found.entries.items():
             click.echo(_entry(key, entry))
-    if history:
-        _show_history(machine.name)
-    if json_file:
-        _write_history(machine.name, json_file)
+    if history or json_file:
+        past = Past.of(machine.name)
+        if history:
+            past.show()
+        if json_file:
+            past.write(json_file)
     if any(isinstance(found, BaselineError) for found in files.values()):
         sys.exit(FAILED)
 
@@ -103,6 +104,7 @@ def check(target: str | None, path: Path | None, device: str) -> None:
     Exit codes: 0 nothing grew; 1 a counter grew or a file is unusable; 2 usage, or no baseline for this machine.
     """
     from gradgate.checks.runner import check_trainer
+    from gradgate.gates.machine import this_machine
     from gradgate.report.model import build
     from gradgate.report.text import to_text
 
@@ -112,7 +114,9 @@ def check(target: str | None, path: Path | None, device: str) -> None:
         subject, select=CODES, device=device, baselines=_folder(project), command=_words(target, path)
     )
     click.echo(to_text(build(verdict)), nl=False)
-    _remember(subject, verdict, path or Path.cwd(), device)
+    with _one_thread():
+        machine = this_machine().name
+    remember(machine, subject, verdict, _commit(path or Path.cwd()), device)
     _require_judged(verdict)
     if verdict.conclusion != "passed":
         sys.exit(FAILED)
@@ -284,45 +288,6 @@ def _require_judged(verdict: Verdict) -> None:
         raise GradgateError(reasons[0])
 
 
-def _remember(subject: Subject, verdict: Verdict, here: Path, device: str) -> None:
-    from gradgate.gates.history import recall, remember
-    from gradgate.gates.machine import this_machine
-
-    with _one_thread():
-        machine = this_machine().name
-    numbers = {
-        f"{result.stage}/{name}": value
-        for result in verdict.results
-        if result.stage is not None
-        for name, value in result.measured.items()
-    }
-    bare = [stage for stage in subject.stages if f"{stage.name}/step_ms" not in numbers]
-    problem = remember(machine, subject.name, _without_a_baseline(subject, bare, device) | numbers, _commit(here))
-    if problem:
-        click.echo(problem, err=True)
-    found, reason = _changes(recall(machine))
-    for change in found:
-        click.echo(f"change: {change}")
-    if reason:
-        click.echo(reason, err=True)
-
-
-def _without_a_baseline(subject: Subject, stages: Sequence[Stage], device: str) -> dict[str, Any]:
-    """What the checks measure where something is stored: counts and the fastest step of each stage."""
-    from gradgate.checks.raised import SubjectRaisedError
-    from gradgate.checks.stored import counted, timed
-
-    numbers: dict[str, Any] = {}
-    for stage in stages:
-        try:
-            counts, fastest_s = counted(subject, stage, device), min(timed(stage, device))
-        except SubjectRaisedError:  # which the checks have told
-            continue
-        numbers |= {f"{stage.name}/{name}": value for name, value in counts.values.items()}
-        numbers[f"{stage.name}/step_ms"] = fastest_s * 1e3
-    return numbers
-
-
 def _commit(here: Path) -> str:
     """The commit that was measured; empty outside a repository, and where the tree has changes."""
     from gradgate.compare.checkout import head_of
@@ -332,52 +297,6 @@ def _commit(here: Path) -> str:
     except GradgateError:
         return ""
     return "" if dirty else commit
-
-
-def _changes(entries: list[dict[str, Any]]) -> tuple[list[Change], str]:
-    """The changes in a history, or why they could not be looked for."""
-    from gradgate.gates.changes import changes
-
-    try:
-        return changes(entries), ""
-    except GradgateError as error:
-        return [], str(error)
-
-
-def _show_history(machine: str) -> None:
-    from gradgate.gates.history import recall
-
-    entries = recall(machine)
-    for entry in entries[-LAST:]:
-        times = {name: value for name, value in entry["numbers"].items() if name.endswith("step_ms")}
-        shown = ", ".join(f"{name.removesuffix('/step_ms')} {value:.3g} ms" for name, value in times.items())
-        click.echo(f"  {entry['time']}  {entry['subject']}  {shown or 'not timed'}")
-    found, reason = _changes(entries)
-    for change in found:
-        click.echo(f"change: {change}")
-    click.echo(reason or f"{len(found)} changes in {len(entries)} entries")
-
-
-def _write_history(machine: str, file: Path) -> None:
-    """History and changes as JSON, for the report."""
-    import json
-    from dataclasses import asdict
-
-    from gradgate.gates.history import recall
-    from gradgate.report.json import require_writable, write_whole
-
-    require_writable(file)
-    entries = recall(machine)
-    found, reason = _changes(entries)
-    tree = {
-        "schema_version": 1,
-        "machine": machine,
-        "history": entries,
-        "changes": [asdict(change) for change in found],
-        "not_looked_for": reason,
-    }
-    write_whole(file, json.dumps(tree, indent=1) + "\n")
-    click.echo(f"written: {file}")
 
 
 @contextmanager

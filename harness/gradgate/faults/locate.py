@@ -17,7 +17,7 @@ _SLACK = 30.0  # seconds for the check itself, once more whole, before changes a
 
 def nameless(verdict: Verdict) -> list[Result]:
     """Results that failed and whose errors name no line."""
-    return [result for result in verdict.results if result.status == "failed" and not _names_a_line(result)]
+    return [result for result in verdict.results if _is_nameless(result)]
 
 
 def locate(
@@ -46,8 +46,7 @@ def locate(
         check passes. Nothing else differs.
     """
     results = list(verdict.results)
-    lost = nameless(verdict)
-    wanted = [number for number, result in enumerate(results) if any(result is one for one in lost)]
+    wanted = [number for number, result in enumerate(results) if _is_nameless(result)]
 
     def search(number: int) -> Suspect | None:
         result = results[number]
@@ -69,8 +68,9 @@ def locate(
     return replace(verdict, results=tuple(results))
 
 
-def _names_a_line(result: Result) -> bool:
-    return any(finding.culprit for finding in result.findings if finding.severity == "error")
+def _is_nameless(result: Result) -> bool:
+    errors = [finding for finding in result.findings if finding.severity == "error"]
+    return result.status == "failed" and not any(finding.culprit for finding in errors)
 
 
 def _with_line(result: Result, found: Suspect) -> Result:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gradgate.core.finding import Finding
+from gradgate.scan.nodes import walk
 from gradgate.scan.operations import table
 from gradgate.scan.sources import UnreadableError, read_bytes
 
@@ -215,16 +216,14 @@ def _is_local(function: ast.AST | None, name: str) -> bool:
         return False
     given = function.args
     if name not in [part.arg for part in (*given.posonlyargs, *given.args, *given.kwonlyargs)]:
-        return not any(
-            isinstance(node, ast.Global | ast.Nonlocal) and name in node.names for node in ast.walk(function)
-        )
-    returns = [node.value for node in ast.walk(function) if isinstance(node, ast.Return)]
+        return not any(isinstance(node, ast.Global | ast.Nonlocal) and name in node.names for node in walk(function))
+    returns = [node.value for node in walk(function) if isinstance(node, ast.Return)]
     return bool(returns) and all(isinstance(value, ast.Name) and value.id == name for value in returns)
 
 
 def _argument(name: str, value: str, wanted: str) -> Callable[[Text, ast.AST, ast.AST | None, Finding], Iterator[Edit]]:
     def add(text: Text, node: ast.AST, function: ast.AST | None, finding: Finding) -> Iterator[Edit]:
-        for call in ast.walk(node):
+        for call in walk(node):
             if isinstance(call, ast.Call) and _last(call.func) == wanted and call.lineno == finding.culprit.line:  # type: ignore[union-attr]
                 if any(keyword.arg in (name, None) for keyword in call.keywords):
                     return
@@ -260,7 +259,7 @@ def _module_list(text: Text, node: ast.AST, function: ast.AST | None, finding: F
         return
     value = node.value
     layer = next(
-        (call for call in ast.walk(value) if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)), None
+        (call for call in walk(value) if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)), None
     )
     if layer is None:
         return
@@ -275,7 +274,7 @@ def _finfo(text: Text, node: ast.AST, function: ast.AST | None, finding: Finding
         isinstance(part, ast.Import) and any(alias.name == "torch" and alias.asname is None for alias in part.names)
         for part in text.tree.body
     )
-    for call in ast.walk(node):
+    for call in walk(node):
         if (
             isinstance(call, ast.Call)
             and isinstance(call.func, ast.Attribute) and call.func.attr in ("masked_fill", "masked_fill_")

@@ -12,6 +12,7 @@ from fixtures import mini_trainer
 from fixtures.check_runs import errors, run_check, stage_of
 from fixtures.drawn_faults import DRAWN_FAULTS, OnlyDrawnRun, subject
 from fixtures.mini_trainer import MiniBatch
+from fixtures.pytest_fixtures import rest_at_night
 from gradgate.checks import runner
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -73,7 +74,7 @@ def test_drawn_fault_names_the_line_that_raises() -> None:
 
 
 @pytest.mark.parametrize("code", CODES)
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.nightly) for seed in range(1, 20))])
+@pytest.mark.parametrize("seed", rest_at_night(range(20), day=1))
 def test_clean_twin_passes_on_drawn_batches(code: str, seed: int) -> None:
     """Rows of one token, of all lengths, garbage or not."""
     trainer = subject()

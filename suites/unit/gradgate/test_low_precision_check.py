@@ -11,6 +11,7 @@ from torch import Tensor
 from fixtures import broken_functions
 from fixtures.check_runs import errors, run_check
 from fixtures.formula_subjects import subject_with
+from fixtures.pytest_fixtures import rest_at_night
 from gradgate.subjects.contract import Functions
 
 GOOD = broken_functions.good_functions()
@@ -56,9 +57,7 @@ def test_gg305_alone_sees_a_loss_in_16_bits() -> None:
     assert [code for code in ("GG401", "GG402", "GG404", "GG501") if errors(run_check(code, subject, None))] == []
 
 
-@pytest.mark.parametrize(
-    "seed", [0, pytest.param(1, marks=pytest.mark.nightly), pytest.param(2, marks=pytest.mark.nightly)]
-)
+@pytest.mark.parametrize("seed", rest_at_night(range(3), day=1))
 def test_gg305_passes_formulas_that_widen(seed: int) -> None:
     """All three, in both dtypes."""
     outcome = run_check("GG305", subject_with(CLEAN), None, seed)

@@ -8,6 +8,7 @@ import pytest
 
 from fixtures.check_runs import errors, red, run_check
 from fixtures.option_faults import OPTIONS, optioned
+from fixtures.pytest_fixtures import rest_at_night
 from gradgate.core.errors import SubjectError
 from gradgate.subjects.contract import Stage, Subject
 
@@ -34,9 +35,7 @@ def test_gg414_names_a_value_that_falls_back_to_another() -> None:
     assert message.startswith("option `optimizer`: 'adamw' and 'adamW' give the same")
 
 
-@pytest.mark.parametrize(
-    "seed", [0, pytest.param(1, marks=pytest.mark.nightly), pytest.param(2, marks=pytest.mark.nightly)]
-)
+@pytest.mark.parametrize("seed", rest_at_night(range(3), day=1))
 def test_gg414_passes_keys_that_act(seed: int) -> None:
     """Every pair of values differs."""
     subject = optioned()

@@ -8,6 +8,7 @@ import pytest
 
 from fixtures.check_runs import errors, red, run_check
 from fixtures.precision_faults import PRECISION_FAULTS, Mixed, precise
+from fixtures.pytest_fixtures import rest_at_night
 from gradgate.core.errors import SubjectError
 
 NEIGHBOURS = ("GG100",)
@@ -34,9 +35,7 @@ def test_gg306_names_the_precision_and_what_is_wrong_with_it(name: str) -> None:
     assert name == "dtypes-meet" or red(subject, subject.stages[0], NEIGHBOURS) == []
 
 
-@pytest.mark.parametrize(
-    "seed", [0, pytest.param(1, marks=pytest.mark.nightly), pytest.param(2, marks=pytest.mark.nightly)]
-)
+@pytest.mark.parametrize("seed", rest_at_night(range(3), day=1))
 def test_gg306_passes_the_clean_twin(seed: int) -> None:
     """Both dtypes of autocast; the scale is the scaler's first."""
     subject = precise(Mixed, "bf16", "fp16")

@@ -22,6 +22,7 @@ from fixtures.prediction_faults import (
     without_a_prompt,
     without_the_last_token,
 )
+from fixtures.pytest_fixtures import rest_at_night
 from gradgate.checks.gg412_label_shift import Targets, _distance
 from gradgate.checks.oracles import labels
 from gradgate.subjects.contract import Functions, Run, Stage, Subject, Tokens
@@ -60,9 +61,7 @@ def test_prediction_fault_turns_its_check_red_and_no_neighbour(name: str) -> Non
     assert red(subject, tokens_of(subject), tuple(code for code in NEIGHBOURS if code != fault.code)) == []
 
 
-@pytest.mark.parametrize(
-    "seed", [0, pytest.param(1, marks=pytest.mark.nightly), pytest.param(2, marks=pytest.mark.nightly)]
-)
+@pytest.mark.parametrize("seed", rest_at_night(range(3), day=1))
 @pytest.mark.parametrize("code", ["GG409", "GG413"])
 def test_clean_twin_passes(code: str, seed: int) -> None:
     """No finding, decided."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from fixtures import mini_trainer
 from fixtures.check_runs import errors, red, run_check
 from fixtures.mini_trainer import MiniBatch, MiniRun
+from fixtures.pytest_fixtures import rest_at_night
 from fixtures.reward_faults import (
     REWARD_FAULTS,
     TARGET_FAULTS,
@@ -88,9 +89,7 @@ def test_gg503_takes_a_reward_that_is_no_number_for_another() -> None:
     assert outcome.measured["distance"] == {"reward": torch.inf}
 
 
-@pytest.mark.parametrize(
-    "seed", [0, pytest.param(1, marks=pytest.mark.nightly), pytest.param(2, marks=pytest.mark.nightly)]
-)
+@pytest.mark.parametrize("seed", rest_at_night(range(3), day=1))
 def test_gg503_passes_the_clean_twin(seed: int) -> None:
     """Alone, together, padded and reordered."""
     subject = scored(last_real)
@@ -152,9 +151,7 @@ def test_gg502_finds_stages_that_regress_on_different_functions(name: str) -> No
     assert [red(subject, stage, NEIGHBOURS) for stage in subject.stages] == [[], []]
 
 
-@pytest.mark.parametrize(
-    "seed", [0, pytest.param(1, marks=pytest.mark.nightly), pytest.param(2, marks=pytest.mark.nightly)]
-)
+@pytest.mark.parametrize("seed", rest_at_night(range(3), day=1))
 def test_gg502_passes_the_clean_twin(seed: int) -> None:
     """One function in both stages."""
     outcome = run_check("GG502", CLEAN, None, seed)

@@ -12,6 +12,7 @@ from fixtures import mini_trainer
 from fixtures.check_runs import errors, red, run_check, stage_of
 from fixtures.mini_trainer import MiniBatch, MiniRun, Parts
 from fixtures.prediction_faults import SCALE_FAULTS, over_the_weights_sum, renormalised
+from fixtures.pytest_fixtures import rest_at_night
 from gradgate.subjects.contract import Functions, Run, Stage, Subject
 
 NEIGHBOURS = ("GG100", "GG405", "GG407", "GG408")
@@ -44,7 +45,7 @@ def test_scale_fault_turns_gg410_red_and_no_neighbour(name: str) -> None:
     assert red(subject, stage, NEIGHBOURS) == []
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("seed", rest_at_night(range(2), day=1))
 def test_gg410_passes_the_clean_twin(seed: int) -> None:
     """No finding at all: doubled, cut and weighted."""
     for stage in CLEAN.stages:

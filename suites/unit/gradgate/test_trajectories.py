@@ -293,15 +293,20 @@ def test_gg903_error_is_small_beside_a_year_of_runs() -> None:
 # --- side by side ----------------------------------------------------------------------------------------------------
 
 
-def test_fits_of_the_next_seeds_are_made_side_by_side() -> None:
-    """Where two processes may be used, the seed behind is known too, bit for bit, and this process fitted neither."""
+def counting() -> tuple[Subject, list[int]]:
+    """A subject, and the seeds that are fitted in this process."""
     here: list[int] = []
 
     def fitted(seed: int) -> Fit:
         here.append(seed)
         return noisy(seed)
 
-    subject = subject_of(fitted)
+    return subject_of(fitted), here
+
+
+def test_fits_of_the_next_seeds_are_made_side_by_side() -> None:
+    """Where two processes may be used, the seed behind is known too, bit for bit, and this process fitted neither."""
+    subject, here = counting()
     context = Context(jobs=2)
 
     first, second = (fits.fit(subject, subject.stages[0], seed, context) for seed in (5, 6))
@@ -311,13 +316,7 @@ def test_fits_of_the_next_seeds_are_made_side_by_side() -> None:
 
 def test_fits_side_by_side_end_in_a_process_with_a_watchdog() -> None:
     """A worker that runs a check has one, and its forks would wait for a thread that they do not have."""
-    here: list[int] = []
-
-    def fitted(seed: int) -> Fit:
-        here.append(seed)
-        return noisy(seed)
-
-    subject = subject_of(fitted)
+    subject, here = counting()
     faulthandler.dump_traceback_later(600)
     try:
         found = fits.fit(subject, subject.stages[0], 7, Context(jobs=2))
