@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +14,7 @@ import torch
 from torch import Tensor
 
 from gradgate.checks.cases import Case
+from gradgate.checks.first_fault import FirstFaultError, wanted
 from gradgate.core.finding import Finding, Location
 from gradgate.core.origin import in_one_line, origin
 from gradgate.core.verdict import Outcome
@@ -24,22 +23,8 @@ from gradgate.subjects.contract import Context, Functions
 
 T = TypeVar("T")
 PASTEABLE = 4000  # numbers
+_TORCHS_OWN = ("not implemented for", "Could not run")  # how torch says that it has no such kernel, by the same error
 RANDOM_CASES = {"quick": 60, "pr": 200, "nightly": 1000}
-_FIRST_ONLY = ContextVar("first fault only", default=False)
-
-
-class FirstFaultError(Exception):
-    """A fault was found where one is all that is asked for."""
-
-
-@contextmanager
-def first_fault_only() -> Iterator[None]:
-    """In the block a ledger ends its check at the first fault, by an exception, so that many trials are cheap."""
-    token = _FIRST_ONLY.set(True)
-    try:
-        yield
-    finally:
-        _FIRST_ONLY.reset(token)
 
 
 @dataclass(frozen=True)
@@ -132,7 +117,10 @@ class Ledger:
         Raises:
             FirstFaultError: under `first_fault_only`.
         """
-        if _FIRST_ONLY.get():
+        first = wanted()
+        if first is not None:
+            if "gradient" not in symptom and "backward" not in symptom:
+                first.note(call)
             raise FirstFaultError(message)
         size, known = self._found.get(symptom, (0, None))
         count = known.count + 1 if known else 1
@@ -147,7 +135,7 @@ class Ledger:
         """The call's answer; None, and a finding, where it raises or answers with another shape.
 
         None without a finding on packed rows where the formula has no `document_BS`, and where it raises
-        NotImplementedError: a placement or a setting that the trainer does not have.
+        NotImplementedError of its own: a placement or a setting that the trainer does not have.
         """
         if call.is_beyond_the_formula:
             self.left += 1
@@ -155,8 +143,11 @@ class Ledger:
         self.tried += 1
         try:
             answer = call(self.device)
-        except NotImplementedError:
-            self.left += 1
+        except NotImplementedError as error:
+            if any(words in str(error) for words in _TORCHS_OWN):
+                self._raised(f"{call.name}()", error, call, fix)
+            else:
+                self.left += 1
             return None
         except Exception as error:  # whatever the subject's formula raises is the subject's fault, not the harness's
             self._raised(f"{call.name}()", error, call, fix)

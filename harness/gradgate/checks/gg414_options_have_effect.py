@@ -68,6 +68,7 @@ from itertools import combinations, islice
 from typing import Any
 
 from gradgate.checks import batches as trees
+from gradgate.checks.first_fault import wanted
 from gradgate.checks.gg601_nondeterminism import MEASURED
 from gradgate.checks.raised import SubjectRaisedError, calling
 from gradgate.checks.snapshot import Snapshot, first_difference, take
@@ -115,6 +116,9 @@ class Observed:
 def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     """Move one key at a time, and look for a difference between any two of its values."""
     options = stage.options or {}
+    first = wanted()
+    if first is not None and first.detail.get("key") in options:
+        options = {first.detail["key"]: options[first.detail["key"]]}
     at_start = GlobalState.now()
     findings = []
     pairs = 0

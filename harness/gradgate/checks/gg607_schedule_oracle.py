@@ -78,6 +78,7 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from gradgate.checks import first_fault
 from gradgate.checks.raised import SubjectRaisedError, calling, reports_raises
 from gradgate.checks.snapshot import named_parameters
 from gradgate.checks.updates import is_skipped
@@ -125,6 +126,8 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     held = Held()
     for batch in islice(run.batches(), length):
         _step(run, batch, held)
+        if held.found and first_fault.wanted() is not None:
+            break
     if not held.updates:
         return Outcome(not_applicable=f"no torch optimizer stepped in {length} steps: there is no rate to read")
     findings = [_finding(*place) for place in held.found.values()]

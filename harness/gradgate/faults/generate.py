@@ -15,7 +15,19 @@ from gradgate.faults.operators import Variant, functions, variants
 
 FAMILY = "GN"
 # Operators that are repairs alone: they make nonsense, or the same again, of a sound source.
-_REPAIRS = {"drop-call", "use-unused", "guard-divisor", "mask-value", "add-double", "drop-clone", "drop-contiguous"}
+_REPAIRS = {
+    "drop-call",
+    "drop-method",
+    "keep-part",
+    "drop-index",
+    "swap-arguments",
+    "use-unused",
+    "guard-divisor",
+    "mask-value",
+    "add-double",
+    "drop-clone",
+    "drop-contiguous",
+}
 _AROUND = 24  # characters around a change that are shown with it
 _LONGEST = 3  # lines of a statement that is changed: of a longer one, such as a whole loop, no line would be named
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gradgate.core import workers
 from gradgate.core.verdict import Result, Verdict
-from gradgate.faults.repair import Suspect, suspect
+from gradgate.faults.repair import Suspect, knows_its_line, suspect
 from gradgate.subjects.contract import Subject
 
 _SLACK = 30.0  # seconds for the check itself, once more whole, before changes are tried
@@ -50,14 +50,27 @@ def locate(
 
     def search(number: int) -> Suspect | None:
         result = results[number]
-        return suspect(subject, result.code, result.stage, seed=seed, baselines=baselines, seconds=seconds)
+        detail = next((finding.detail for finding in result.findings if finding.severity == "error"), {})
+        told = " ".join(f"{finding.message} {finding.fix}" for finding in result.findings)
+        named = next((finding.culprit for finding in result.findings if finding.culprit), None)
+        return suspect(
+            subject,
+            result.code,
+            result.stage,
+            told=told,
+            detail=detail,
+            named=named,
+            seed=seed,
+            baselines=baselines,
+            seconds=seconds,
+        )
 
     groups = [[number] for number in wanted]
     found = workers.run(
         groups,
         search,
         jobs=max(1, jobs),
-        timeout=2 * seconds + _SLACK,
+        timeout=7 * seconds + _SLACK,
         fresh=True,
         on_start=lambda number: on_start(results[number]),
     )
@@ -69,8 +82,8 @@ def locate(
 
 
 def _is_nameless(result: Result) -> bool:
-    errors = [finding for finding in result.findings if finding.severity == "error"]
-    return result.status == "failed" and not any(finding.culprit for finding in errors)
+    named = (f.culprit for f in result.findings if f.severity == "error" and f.culprit)
+    return result.status == "failed" and not knows_its_line(result.code, next(named, None))
 
 
 def _with_line(result: Result, found: Suspect) -> Result:

@@ -10,6 +10,7 @@ import ast
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Made = Iterator[tuple[str, ast.expr]]
@@ -67,6 +68,7 @@ _DROPPED = {
     "square", "t", "tanh", "to", "transpose", "tril", "triu", "view",
 }  # fmt: skip
 _AXES = {"dim", "axis"}
+_CHAIN = 4
 _WRAPPED = ("detach", "double")  # what an operand may lack
 
 
@@ -88,7 +90,7 @@ class Variant:
 
 
 @dataclass(frozen=True, slots=True)
-class _Scope:
+class Scope:
     """Names that a statement may use: those of the function, by the suffix that gives their axes."""
 
     names: tuple[str, ...]
@@ -105,14 +107,19 @@ def variants(function: Function) -> Iterator[Variant]:
     Yields:
         Variants in the order of the statements; none twice.
     """
-    scope = _scope(function)
-    seen: set[tuple[int, str]] = set()
+    scope = scope_of(function)
     for statement in statements(function):
-        before = ast.unparse(statement)
-        for operator, line, after in _of_statement(statement, scope):
-            if after != before and (statement.lineno, after) not in seen:
-                seen.add((statement.lineno, after))
-                yield Variant(operator, line, before, after)
+        yield from of_statement(statement, scope)
+
+
+def of_statement(statement: ast.stmt, scope: Scope) -> Iterator[Variant]:
+    """One statement, changed in one place at a time; no outcome twice."""
+    before = ast.unparse(statement)
+    seen = {before}
+    for operator, line, after in _of_statement(statement, scope):
+        if after not in seen:
+            seen.add(after)
+            yield Variant(operator, line, before, after)
 
 
 def functions(tree: ast.AST, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Function]]:
@@ -142,15 +149,32 @@ def heads(statement: ast.stmt) -> Iterator[ast.expr]:
             yield child.context_expr
 
 
-def _of_statement(statement: ast.stmt, scope: _Scope) -> Iterator[tuple[str, int, str]]:
-    if isinstance(statement, ast.Expr | ast.AugAssign):
+def _of_statement(statement: ast.stmt, scope: Scope) -> Iterator[tuple[str, int, str]]:
+    if isinstance(statement, ast.Expr | ast.AugAssign) or _is_of_an_object(statement):
         yield "skip-statement", statement.lineno, ""
+    for operator, body in _of_block(statement):
+        yield operator, statement.lineno, "\n".join(map(ast.unparse, body))
     if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
         text = ast.unparse(statement)
         yield "call-twice", statement.lineno, f"{text}\n{text}"
     for place in _places(statement):
         for operator, changed in _of_expression(place, scope):
-            yield operator, place.lineno, _with(statement, place, changed)
+            yield operator, place.lineno, exchanged(statement, place, changed)
+
+
+def _is_of_an_object(statement: ast.stmt) -> bool:
+    """Whether it assigns to parts of objects alone, so that no name is missing without it."""
+    targets = statement.targets if isinstance(statement, ast.Assign) else ()
+    return bool(targets) and all(isinstance(target, ast.Attribute | ast.Subscript) for target in targets)
+
+
+def _of_block(statement: ast.stmt) -> Iterator[tuple[str, Sequence[ast.stmt]]]:
+    """What stands in a condition or a context, without it; or nothing in its place."""
+    if isinstance(statement, ast.If):
+        yield "drop-guard", statement.body
+        yield "skip-branch", statement.orelse
+    elif isinstance(statement, ast.With):
+        yield "drop-context", statement.body
 
 
 def _places(statement: ast.stmt) -> Iterator[ast.expr]:
@@ -163,7 +187,7 @@ def _places(statement: ast.stmt) -> Iterator[ast.expr]:
                 yield node
 
 
-def _with(statement: ast.stmt, place: ast.expr, changed: ast.expr) -> str:
+def exchanged(statement: ast.stmt, place: ast.expr, changed: ast.expr) -> str:
     """The statement's text with one expression exchanged."""
 
     class Exchange(ast.NodeTransformer):
@@ -182,37 +206,40 @@ def _with(statement: ast.stmt, place: ast.expr, changed: ast.expr) -> str:
     return ast.unparse(ast.fix_missing_locations(Exchange().visit(statement)))
 
 
-def _of_expression(node: ast.expr, scope: _Scope) -> Made:
+def _of_expression(node: ast.expr, scope: Scope) -> Made:
     for kind, operator in _OPERATORS:
         if isinstance(node, kind):
             yield from operator(node, scope)
 
 
-def _of_call(node: ast.Call, _: _Scope) -> Made:
+def _of_call(node: ast.Call, _: Scope) -> Made:
     function = node.func
     if isinstance(function, ast.Attribute):
         if not _is_module(function.value):
             known = function.attr in _DROPPED
-            yield f"drop-{function.attr.strip('_').replace('_', '-')}" if known else "drop-call", function.value
+            yield f"drop-{function.attr.strip('_').replace('_', '-')}" if known else "drop-method", function.value
         for other in _SIBLINGS.get(function.attr, ()):
             yield f"{function.attr}-to-{other}", _replaced(node, func=_replaced(function, attr=other))
     elif isinstance(function, ast.Name):
         for other in _SIBLINGS.get(function.id, ()):
             yield f"{function.id}-to-{other}", _replaced(node, func=ast.Name(other, ast.Load()))
-    if node.args:
-        yield "drop-call", node.args[0]
+    for argument in node.args:
+        yield "drop-call", argument
+    for index in range(len(node.args) - 1):
+        one, other = node.args[index : index + 2]
+        yield "swap-arguments", _replaced(node, args=[*node.args[:index], other, one, *node.args[index + 2 :]])
     for index, keyword in enumerate(node.keywords):
         if keyword.arg is not None:
             rest = [*node.keywords[:index], *node.keywords[index + 1 :]]
             yield "drop-argument", _replaced(node, keywords=rest)
 
 
-def _of_dtype(node: ast.Attribute, _: _Scope) -> Made:
+def _of_dtype(node: ast.Attribute, _: Scope) -> Made:
     for other in _DTYPES.get(node.attr, ()) if _is_module(node.value) else ():
         yield "wrong-dtype", _replaced(node, attr=other)
 
 
-def _of_axis(node: ast.Call, _: _Scope) -> Made:
+def _of_axis(node: ast.Call, _: Scope) -> Made:
     """Another axis, by keyword or as a lone number."""
     for index, keyword in enumerate(node.keywords):
         if keyword.arg in _AXES:
@@ -222,7 +249,7 @@ def _of_axis(node: ast.Call, _: _Scope) -> Made:
                 yield "swap-axis", _replaced(node, keywords=rest)
 
 
-def _of_binary(node: ast.BinOp, _: _Scope) -> Made:
+def _of_binary(node: ast.BinOp, _: Scope) -> Made:
     for other in _BINARY.get(type(node.op), ()):
         yield "swap-operator", _replaced(node, op=other())
     yield "drop-operand", node.left
@@ -232,23 +259,59 @@ def _of_binary(node: ast.BinOp, _: _Scope) -> Made:
         yield "guard-divisor", _replaced(node, right=guarded)
 
 
-def _of_unary(node: ast.UnaryOp, _: _Scope) -> Made:
+def _of_unary(node: ast.UnaryOp, _: Scope) -> Made:
     if isinstance(node.op, ast.Invert | ast.Not | ast.USub):
         yield "drop-sign" if isinstance(node.op, ast.USub) else "invert-mask", node.operand
 
 
-def _of_compare(node: ast.Compare, _: _Scope) -> Made:
+def _of_compare(node: ast.Compare, _: Scope) -> Made:
     if len(node.ops) == 1:
         for other in _COMPARED.get(type(node.ops[0]), ()):
             yield "swap-comparison", _replaced(node, ops=[other()])
 
 
-def _of_choice(node: ast.IfExp, _: _Scope) -> Made:
+def _of_choice(node: ast.IfExp, _: Scope) -> Made:
     yield "one-branch", node.body
     yield "one-branch", node.orelse
 
 
-def _of_constant(node: ast.Constant, _: _Scope) -> Made:
+def _of_either(node: ast.BoolOp, _: Scope) -> Made:
+    for index in range(len(node.values)):
+        rest = [*node.values[:index], *node.values[index + 1 :]]
+        yield "drop-condition", rest[0] if len(rest) == 1 else _replaced(node, values=rest)
+
+
+def _of_part(node: ast.expr, _: Scope) -> Made:
+    """What a chain of calls, slices and operations was made from, at most four of them back."""
+    at = [node]
+    for _back in range(_CHAIN):
+        at = [inner for outer in at for inner in _parts(outer)]
+        for inner in at if _back else ():  # the nearest have operators of their own
+            yield "keep-part", inner
+
+
+def _of_subscript(node: ast.Subscript, _: Scope) -> Made:
+    yield "drop-index", node.value
+
+
+def _parts(node: ast.expr) -> list[ast.expr]:
+    """The operands of an expression that are tensors as likely as itself."""
+    if isinstance(node, ast.Call):
+        method = isinstance(node.func, ast.Attribute) and not _is_module(node.func.value)
+        given = [argument for argument in node.args if not isinstance(argument, ast.Constant | ast.Starred)]
+        return [node.func.value, *given] if method and isinstance(node.func, ast.Attribute) else given
+    if isinstance(node, ast.BinOp):
+        return [part for part in (node.left, node.right) if not isinstance(part, ast.Constant)]
+    if isinstance(node, ast.IfExp):
+        return [node.body, node.orelse]
+    if isinstance(node, ast.BoolOp):
+        return list(node.values)
+    if isinstance(node, ast.Subscript):
+        return [node.value]
+    return [node.operand] if isinstance(node, ast.UnaryOp) and not isinstance(node.operand, ast.Constant) else []
+
+
+def _of_constant(node: ast.Constant, _: Scope) -> Made:
     if isinstance(node.value, bool):
         yield "flip-flag", ast.Constant(not node.value)
     elif isinstance(node.value, int):
@@ -259,7 +322,7 @@ def _of_constant(node: ast.Constant, _: _Scope) -> Made:
         yield "mask-value", ast.parse("float('inf')", mode="eval").body
 
 
-def _of_name(node: ast.Name, scope: _Scope) -> Made:
+def _of_name(node: ast.Name, scope: Scope) -> Made:
     """Another name with the same axes, a mask or a detach that is missing, a name that nothing uses."""
     axes = _axes(node.id)
     if axes:
@@ -275,7 +338,7 @@ def _of_name(node: ast.Name, scope: _Scope) -> Made:
                 yield "add-mask", ast.parse(f"{node.id}.masked_fill(~{mask}, 0.0)", mode="eval").body
 
 
-def _of_operand(node: ast.expr, scope: _Scope) -> Made:
+def _of_operand(node: ast.expr, scope: Scope) -> Made:
     """A factor or divisor that nothing uses any more."""
     if isinstance(node, ast.Name | ast.Call | ast.BinOp):
         for unused in scope.unused:
@@ -283,13 +346,13 @@ def _of_operand(node: ast.expr, scope: _Scope) -> Made:
                 yield "use-unused", ast.BinOp(node, operator, ast.Name(unused, ast.Load()))
 
 
-def _of_slice(node: ast.Slice, _: _Scope) -> Made:
+def _of_slice(node: ast.Slice, _: Scope) -> Made:
     for name in ("lower", "upper"):
         if getattr(node, name) is not None:
             yield "drop-bound", _replaced(node, **{name: None})
 
 
-_OPERATORS: Sequence[tuple[type[ast.expr], Callable[..., Made]]] = (
+_OPERATORS: Sequence[tuple[Any, Callable[..., Made]]] = (
     (ast.Call, _of_call),
     (ast.Call, _of_axis),
     (ast.Attribute, _of_dtype),
@@ -299,12 +362,16 @@ _OPERATORS: Sequence[tuple[type[ast.expr], Callable[..., Made]]] = (
     (ast.IfExp, _of_choice),
     (ast.Constant, _of_constant),
     (ast.Slice, _of_slice),
+    (ast.Subscript, _of_subscript),
+    (ast.BoolOp, _of_either),
+    (ast.Call | ast.BinOp | ast.Subscript | ast.IfExp | ast.UnaryOp, _of_part),
     (ast.Name, _of_name),
     (ast.expr, _of_operand),
 )
 
 
-def _scope(function: Function) -> _Scope:
+def scope_of(function: Function) -> Scope:
+    """The names of a function."""
     given = [one.arg for one in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)]
     names = [node for node in ast.walk(function) if isinstance(node, ast.Name)]
     stored = [node.id for node in names if isinstance(node.ctx, ast.Store)]
@@ -312,7 +379,7 @@ def _scope(function: Function) -> _Scope:
     known = tuple(dict.fromkeys([*given, *stored]))
     masks = tuple(name for name in known if _axes(name) and name.startswith(("valid", "mask", "some")))
     unused = tuple(name for name in known if name not in read and name not in ("self", "cls", "_"))
-    return _Scope(known, masks, unused)
+    return Scope(known, masks, unused)
 
 
 def _axes(name: str) -> str:

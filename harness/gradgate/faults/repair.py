@@ -11,28 +11,38 @@ from __future__ import annotations
 import ast
 import gc
 import linecache
+import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from heapq import heappop, heappush
+from itertools import chain
 from pathlib import Path
 from types import CodeType, FrameType, FunctionType
 from typing import Any
 
-from gradgate.checks.formulas import first_fault_only
+from gradgate.checks.catalogue import page, rule
+from gradgate.checks.first_fault import first_fault_only
 from gradgate.checks.runner import check_trainer
 from gradgate.core.finding import Location
 from gradgate.core.origin import is_own_code
-from gradgate.faults.operators import Function, Variant, functions, variants
+from gradgate.faults.exchange import Trial, exchanged, is_of
+from gradgate.faults.ingredients import Pantry, gather
+from gradgate.faults.operators import Function, Variant, functions, of_statement, scope_of, statements
+from gradgate.faults.order import Relevance, bits, cost
 from gradgate.subjects.contract import Stage, Subject
 
-LIKELY = (  # operators that undo what training code suffers most, in the order in which they are tried
-    "drop-clamp", "drop-roll", "drop-detach", "drop-data", "swap-axis", "swap-operator", "swap-comparison",
-    "invert-mask", "use-unused", "sum-to-mean", "mean-to-sum", "abs-to-square", "square-to-abs", "drop-operand",
-    "add-detach", "add-mask", "flip-sign", "mask-value", "guard-divisor", "one-branch", "skip-statement", "off-by-one",
-)  # fmt: skip
+# They name where a gradient ends or a term is made, which may be the place that suffers.
+_GUESSES = ("GG100", "GG201", "GG202", "GG203", "GG204", "GG206", "GG210", "GG406", "GG410")
+_FORMULAS = ("GG501", "GG401", "GG403", "GG404")
+_OF_FORMULAS = "2345"  # families whose faults may be a formula's
+_BUILT = "06"  # families whose faults are made while a run is built, as often as in a step
+_NEAR = 3  # lines
+_BUSY = 6.0  # seconds by the clock for one of processor time, at most
 _SHORTEST, _SLACK = 1.0, 4.0  # a trial may take that many times what the failing check took, and some seconds
+_building: list[None] = []  # not empty while a run is being started
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +67,9 @@ class Suspect:
         return f"the check passes with {became} here ({self.variant.operator}; {tried})"
 
 
-@dataclass(frozen=True, slots=True)
-class _Trial:
-    function: FunctionType
-    variant: Variant
-    node: Function
-    path: tuple[str, ...]
+def knows_its_line(code: str, culprit: Location | None) -> bool:
+    """Whether a line that a check named needs no trial: it saw the write, the operation or the call itself."""
+    return culprit is not None and code not in _GUESSES
 
 
 def suspect(
@@ -70,6 +77,9 @@ def suspect(
     code: str,
     stage: str | None,
     *,
+    told: str = "",
+    detail: Mapping[str, Any] | None = None,
+    named: Location | None = None,
     seed: int = 0,
     baselines: Path | None = None,
     seconds: float = 20.0,
@@ -80,42 +90,95 @@ def suspect(
         subject: the trainer, loaded; `source` says which functions are its own.
         code: of the check that failed.
         stage: where it failed; None: on the subject as a whole.
+        told: what it said.
+        detail: of its finding, which the check may be asked for alone.
+        named: a line that it named, which is tried first.
         seed: of the check.
         baselines: as the check had them.
-        seconds: after which no further change is tried.
+        seconds: of processor time, its child processes included, after which no further change is tried; and six
+            times as long by the clock, so that a busy machine tries as much as an idle one.
 
     Returns:
         The first change with which the check passes; None where none is found in time.
     """
+    start, used = time.monotonic(), _processor()
+    asked = _Asked(subject, code, stage, seed, baselines)
+    with _lines_run(subject.source) as seen:  # whole: a change that repairs it is tried on everything
+        asked.passes(_BUSY * seconds)
+    limit = _SHORTEST + _SLACK * (time.monotonic() - start)
+    asked = asked.cheapest(limit)
+    with first_fault_only(detail) as first:
+        asked.passes(limit)
+    for number, trial in enumerate(_trials(seen, code, told, named), start=1):
+        left = _BUSY * seconds - (time.monotonic() - start)
+        if left <= 0 or _processor() - used > seconds:
+            return None
+        with exchanged(trial) as done:
+            with first_fault_only(detail):
+                repaired = done and not first.is_as_before() and asked.passes(min(limit, left))
+            if repaired and (not detail or asked.passes(limit)):  # then all that it looks at
+                return _found(trial, number)
+    return None
 
-    def passes(timeout: float) -> bool:
+
+def _found(trial: Trial, number: int) -> Suspect:
+    file, line = trial.function.__code__.co_filename, trial.variant.line
+    source = linecache.getline(file, line).strip() or trial.variant.before.splitlines()[0]
+    return Suspect(Location(file, line, trial.node.name, source), trial.variant, number)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The check that failed, and another that fails too and is cheaper.
+
+    Args:
+        subject: the trainer.
+        code: of the check.
+        stage: where it failed.
+        seed: of the check.
+        baselines: as the check had them.
+        formula: code of a check of formulas alone that fails as well; empty: none.
+    """
+
+    subject: Subject
+    code: str
+    stage: str | None
+    seed: int
+    baselines: Path | None
+    formula: str = ""
+
+    def passes(self, timeout: float) -> bool:
+        """Whether they pass on the subject as it is now."""
+        if self.formula and not self._one(self.formula, None, timeout):
+            return False
+        return self._one(self.code, self.stage, timeout)
+
+    def cheapest(self, timeout: float) -> _Asked:
+        """With a check of formulas that fails as well: it asks in milliseconds what a step is asked in a second."""
+        if self.stage is None or self.code[2] not in _OF_FORMULAS:
+            return self
+        with first_fault_only():
+            failing = (code for code in _FORMULAS if self._status(code, None, timeout) in ("failed", "error"))
+            return replace(self, formula=next(failing, ""))
+
+    def _one(self, code: str, stage: str | None, timeout: float) -> bool:
+        return self._status(code, stage, timeout) == "passed"
+
+    def _status(self, code: str, stage: str | None, timeout: float) -> str:
         verdict = check_trainer(
-            _afresh(subject),
+            _afresh(self.subject),
             select=[code],
             stages=None if stage is None else [stage],
-            seed=seed,
-            baselines=baselines,
+            seed=self.seed,
+            baselines=self.baselines,
             timeout=timeout,
         )
-        return [result.status for result in verdict.results] == ["passed"]
+        return " ".join(result.status for result in verdict.results)
 
-    start = time.monotonic()
-    with _lines_run(subject.source) as (ran, depths):  # whole: a change that repairs it is tried on everything
-        passes(seconds)
-    limit = _SHORTEST + _SLACK * (time.monotonic() - start)
-    start = time.monotonic()
-    for number, trial in enumerate(_trials(ran, depths), start=1):
-        left = seconds - (time.monotonic() - start)
-        if left <= 0:
-            return None
-        with _exchanged(trial) as done, first_fault_only():
-            if done and passes(min(limit, left)):
-                file = trial.function.__code__.co_filename
-                line = trial.variant.line
-                source = linecache.getline(file, line).strip() or trial.variant.before.splitlines()[0]
-                place = Location(file, line, trial.node.name, source)
-                return Suspect(place, trial.variant, number)
-    return None
+
+def _processor() -> float:
+    """Seconds of processor time, those of processes that have ended included."""
+    return sum(os.times()[:4])
 
 
 def _afresh(subject: Subject) -> Subject:
@@ -123,36 +186,56 @@ def _afresh(subject: Subject) -> Subject:
 
     def other(stage: Stage) -> Stage:
         def start(*arguments: Any, **options: Any) -> Any:
-            return stage.start(*arguments, **options)
+            _building.append(None)
+            try:
+                return stage.start(*arguments, **options)
+            finally:
+                _building.pop()
 
         return replace(stage, start=start)
 
     return replace(subject, stages=[other(stage) for stage in subject.stages])
 
 
+@dataclass
+class _Seen:
+    """What ran.
+
+    Args:
+        lines: by code.
+        depths: how deep below the check each began.
+        stepping: the codes that ran, at least once, while no run was being built.
+    """
+
+    lines: dict[CodeType, set[int]] = field(default_factory=dict)
+    depths: dict[CodeType, int] = field(default_factory=dict)
+    stepping: set[CodeType] = field(default_factory=set)
+
+
 @contextmanager
-def _lines_run(source: Path | None) -> Iterator[tuple[dict[CodeType, set[int]], dict[CodeType, int]]]:
-    """Lines of own functions that run in the block, by their code, and how deep below the check each begins."""
-    ran: dict[CodeType, set[int]] = {}
-    depths: dict[CodeType, int] = {}
+def _lines_run(source: Path | None) -> Iterator[_Seen]:
+    """Lines of own functions that run in the block."""
+    seen = _Seen()
     own: dict[str, bool] = {}
 
-    def trace(frame: FrameType, _event: str, _held: Any) -> Callable[..., Any] | None:
+    def trace(frame: FrameType, event: str, _held: Any) -> Callable[..., Any] | None:
         code = frame.f_code
         if code.co_filename not in own:
             own[code.co_filename] = _is_under(code.co_filename, source)
         if not own[code.co_filename]:
             return None
-        ran.setdefault(code, set()).add(frame.f_lineno)
-        if code not in depths:
+        seen.lines.setdefault(code, set()).add(frame.f_lineno)
+        if event == "call" and not _building:
+            seen.stepping.add(code)
+        if code not in seen.depths:
             caller = frame.f_back
-            depths[code] = 1 + depths.get(caller.f_code, -1) if caller else 0
+            seen.depths[code] = 1 + seen.depths.get(caller.f_code, -1) if caller else 0
         return trace
 
     before = sys.gettrace()
     sys.settrace(trace)
     try:
-        yield ran, depths
+        yield seen
     finally:
         sys.settrace(before)
 
@@ -162,12 +245,44 @@ def _is_under(file: str, source: Path | None) -> bool:
     return is_own_code(file, source) and (source is None or Path(file).resolve().is_relative_to(source.resolve()))
 
 
-def _trials(ran: Mapping[CodeType, set[int]], depths: Mapping[CodeType, int]) -> Iterator[_Trial]:
-    """Changes of what ran: likely operators first, and among them what the check calls before what that calls."""
+def _trials(seen: _Seen, code: str, told: str, named: Location | None) -> Iterator[Trial]:
+    """Changes of what ran, the likeliest first; a statement's are made when its turn has come."""
+    bodies = list(_bodies(seen.lines))
+    found = gather([tree for tree, *_ in bodies])
+    relevance = Relevance(
+        (ast.unparse(one) for *_, node, _, _ in bodies for one in statements(node)), told, page(rule(code))
+    )
+    builds = code[2] in _BUILT
+    queue: list[tuple[float, int, Any]] = []
+    for _, path, node, function, lines in bodies:
+        place = function.__code__
+        pantry = Pantry(path, node, found, function.__globals__.keys())
+        scope = scope_of(node)
+        for statement in statements(node):
+            near = named is not None and named.file == place.co_filename and _gap(named.line, statement) <= _NEAR
+            late = place not in seen.stepping and not builds
+            base = bits(ast.unparse(statement), relevance, seen.depths.get(place, 0), building=late, named=near)
+            if _ran(statement, lines):
+                heappush(queue, (base, len(queue), (statement, path, node, function, scope, pantry)))
+    count = len(queue)
+    while queue:
+        base, _, one = heappop(queue)
+        if isinstance(one, Trial):
+            yield one
+            continue
+        statement, path, node, function, scope, pantry = one
+        for variant in chain(of_statement(statement, scope), pantry.of_statement(statement)):
+            count += 1
+            heappush(queue, (base + cost(variant.operator), count, Trial(function, variant, node, path)))
+
+
+def _bodies(
+    ran: Mapping[CodeType, set[int]],
+) -> Iterator[tuple[ast.Module, tuple[str, ...], Function, FunctionType, set[int]]]:
+    """Functions that ran: their file's tree, path, source, live function and lines."""
     files = {code.co_filename for code in ran}
     # Not isinstance: it asks lazy objects of others for their class, and wakes them.
     live = [x for x in gc.get_objects() if type(x) is FunctionType and x.__code__.co_filename in files]
-    made: list[tuple[tuple[bool, int, int, int], _Trial]] = []
     for file in sorted(files):
         try:
             tree = ast.parse(Path(file).read_text(encoding="utf-8"))
@@ -175,84 +290,20 @@ def _trials(ran: Mapping[CodeType, set[int]], depths: Mapping[CodeType, int]) ->
             continue
         for path, node in functions(tree):
             lines = {
-                line for code, seen in ran.items() if code.co_filename == file and _is(code, node) for line in seen
+                line for code, seen in ran.items() if code.co_filename == file and is_of(code, node) for line in seen
             }
-            running = [f for f in live if f.__code__.co_filename == file and _is(f.__code__, node)]
-            if not lines or not running:
-                continue
-            for index, variant in enumerate(variants(node)):
-                if variant.line in lines or _statement_ran(variant, node, lines):
-                    rank = LIKELY.index(variant.operator) if variant.operator in LIKELY else len(LIKELY)
-                    order = (rank == len(LIKELY), depths.get(running[0].__code__, 0), rank, index)
-                    made.append((order, _Trial(running[0], variant, node, path)))
-    for _, trial in sorted(made, key=lambda one: one[0]):
-        yield trial
+            running = [f for f in live if f.__code__.co_filename == file and is_of(f.__code__, node)]
+            if lines and running:
+                yield tree, path, node, running[0], lines
 
 
-def _is(code: CodeType, node: Function) -> bool:
-    first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-    return code.co_name == node.name and code.co_firstlineno == first
+def _ran(statement: ast.stmt, lines: set[int]) -> bool:
+    """Whether a statement ran; of one over several lines the trace may hold another than the first."""
+    last = statement.end_lineno or statement.lineno
+    if isinstance(statement, ast.If | ast.For | ast.While | ast.With | ast.Try):
+        last = max(statement.lineno, statement.body[0].lineno - 1)
+    return bool(lines & set(range(statement.lineno, last + 1)))
 
 
-def _statement_ran(variant: Variant, node: Function, lines: set[int]) -> bool:
-    """A statement over several lines may be traced at another one of them."""
-    return any(
-        isinstance(part, ast.stmt)
-        and part is not node
-        and part.lineno <= variant.line <= (part.end_lineno or part.lineno)
-        and not isinstance(part, ast.If | ast.For | ast.While | ast.With | ast.Try)
-        and lines & set(range(part.lineno, (part.end_lineno or part.lineno) + 1))
-        for part in ast.walk(node)
-    )
-
-
-@contextmanager
-def _exchanged(trial: _Trial) -> Iterator[bool]:
-    """The function with the change in the block; whether it could be made."""
-    code = _changed(trial)
-    before = trial.function.__code__
-    try:
-        if code is not None:
-            trial.function.__code__ = code
-    except ValueError:  # other free variables
-        code = None
-    try:
-        yield code is not None
-    finally:
-        trial.function.__code__ = before
-
-
-def _changed(trial: _Trial) -> CodeType | None:
-    file = trial.function.__code__.co_filename
-    tree = ast.parse(Path(file).read_text(encoding="utf-8"))
-    node = next(node for path, node in functions(tree) if path == trial.path and node.lineno == trial.node.lineno)
-    try:
-        after = ast.parse(trial.variant.after or "pass").body
-    except SyntaxError:
-        return None
-    if not _splice(node, trial.variant, after):
-        return None
-    try:
-        module = compile(ast.fix_missing_locations(tree), file, "exec")
-    except (SyntaxError, ValueError):
-        return None
-    return next((code for code in _codes(module) if _is(code, node)), None)
-
-
-def _splice(node: Function, variant: Variant, after: Sequence[ast.stmt]) -> bool:
-    for holder in ast.walk(node):
-        for body in (getattr(holder, name, None) for name in ("body", "orelse", "finalbody")):
-            for index, statement in enumerate(body if isinstance(body, list) else ()):
-                ends = statement.end_lineno or statement.lineno
-                if statement.lineno <= variant.line <= ends and ast.unparse(statement) == variant.before:
-                    assert isinstance(body, list)  # noqa: S101 - it was walked
-                    body[index : index + 1] = [ast.copy_location(new, statement) for new in after]
-                    return True
-    return False
-
-
-def _codes(code: CodeType) -> Iterator[CodeType]:
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield constant
-            yield from _codes(constant)
+def _gap(line: int, statement: ast.stmt) -> int:
+    return max(statement.lineno - line, line - (statement.end_lineno or statement.lineno), 0)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from gradgate.core.errors import TargetError
 from gradgate.core.finding import Finding, Location
@@ -66,7 +67,10 @@ class Notice:
         message: its first finding.
         line: `exact` or `near`, where it names a changed line or one within 3 lines of it, else `elsewhere` or `none`.
         place: the line that it names.
-        repair: where the check names none: the change that makes it pass, which names the line.
+        repair: where the check does not know it: the change that makes it pass, which names the line.
+        culprit: the line that the check names.
+        told: all that it said.
+        detail: of its first finding.
     """
 
     code: str
@@ -75,6 +79,9 @@ class Notice:
     line: str
     place: str = ""
     repair: str = ""
+    culprit: Location | None = None
+    told: str = ""
+    detail: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -184,14 +191,24 @@ def _check(task: Task, subject: Subject, codes: Sequence[str], report: Report, s
 
 
 def _locate(task: Task, subject: Subject, report: Report) -> None:
-    """Name the line of a check that failed without one, by trial repairs."""
-    from gradgate.faults.repair import suspect
+    """Name the line of a check that failed and does not know it, by trial repairs."""
+    from gradgate.faults.repair import knows_its_line, suspect
 
-    if not task.locate or not report.notices or report.notices[0].place:
+    if not task.locate or not report.notices or knows_its_line(report.notices[0].code, report.notices[0].culprit):
         return
     first = report.notices[0]
     baselines = Path(task.baselines) if task.baselines else None
-    found = suspect(subject, first.code, first.stage, seed=task.seed, baselines=baselines, seconds=task.locate)
+    found = suspect(
+        subject,
+        first.code,
+        first.stage,
+        told=first.told,
+        detail=first.detail,
+        named=first.culprit,
+        seed=task.seed,
+        baselines=baselines,
+        seconds=task.locate,
+    )
     if found is not None:
         near = _nearness(found.place, task)
         place = f"{Path(found.place.file).name}:{found.place.line}"
@@ -206,7 +223,17 @@ def _notice(result: Result, task: Task) -> Notice:
     )
     finding = errors[at]
     place = f"{Path(finding.culprit.file).name}:{finding.culprit.line}" if finding.culprit else ""
-    return Notice(result.code, result.stage, finding.message, line, place)
+    told = " ".join(f"{one.message} {one.fix}" for one in errors)
+    return Notice(
+        result.code,
+        result.stage,
+        finding.message,
+        line,
+        place,
+        culprit=finding.culprit,
+        told=told,
+        detail=finding.detail,
+    )
 
 
 def _line(finding: Finding, task: Task) -> str:

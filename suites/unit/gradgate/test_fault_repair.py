@@ -13,9 +13,10 @@ import pytest
 import torch
 
 import gradgate
-from gradgate.checks.formulas import Call, FirstFaultError, Ledger, first_fault_only
+from gradgate.checks.first_fault import FirstFaultError, first_fault_only
+from gradgate.checks.formulas import Call, Ledger
 from gradgate.core.finding import Location
-from gradgate.faults import repair, worker
+from gradgate.faults import exchange, operators, worker
 from gradgate.faults.operators import functions, variants
 from gradgate.faults.repair import suspect
 
@@ -148,9 +149,9 @@ def test_changes_that_do_not_fit_are_left_out(load: Loaded):
         ("return nothing", "pass"),
         ("return value_BS.sum()", "return [yield_ for yield_ in (lambda: outer)()] if (yield) else break_"),
     ]:
-        variant = repair.Variant("any", 2, before, after)
-        trial = repair._Trial(module.value_loss, variant, node, ("value_loss",))
-        with repair._exchanged(trial) as done:
+        variant = operators.Variant("any", 2, before, after)
+        trial = exchange.Trial(module.value_loss, variant, node, ("value_loss",))
+        with exchange.exchanged(trial) as done:
             assert done is (after.startswith("return ["))
 
 
