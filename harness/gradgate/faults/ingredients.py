@@ -32,6 +32,7 @@ class Ingredients:
         attributes: by class, the attributes of `self` that it uses.
         optional: by function, the names of arguments that may be left out.
         fields: of each class that declares more than one, their names.
+        contexts: what `with` statements enter.
     """
 
     calls: tuple[tuple[str, str], ...]
@@ -39,6 +40,7 @@ class Ingredients:
     attributes: Mapping[str, frozenset[str]]
     optional: Mapping[str, tuple[str, ...]]
     fields: tuple[frozenset[str], ...]
+    contexts: tuple[str, ...]
 
 
 def gather(trees: Sequence[ast.Module]) -> Ingredients:
@@ -59,7 +61,10 @@ def gather(trees: Sequence[ast.Module]) -> Ingredients:
     short = tuple((text, name) for text, name in calls if len(text) <= _LONGEST and "\n" not in text)
     declared = [_fields(node) for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
     fields = tuple(of_one for of_one in declared if len(of_one) > 1)
-    return Ingredients(short, tuple(chains), attributes, optional, fields)
+    entered = dict.fromkeys(
+        ast.unparse(node.context_expr) for tree in trees for node in ast.walk(tree) if isinstance(node, ast.withitem)
+    )
+    return Ingredients(short, tuple(chains), attributes, optional, fields, tuple(entered))
 
 
 class Pantry:
@@ -77,7 +82,9 @@ class Pantry:
         text, names, own = ast.unparse(function), _names(function), found.attributes.get(_holder(path), frozenset())
         calls = sorted(found.calls, key=lambda call: call[1] != function.name)  # those of a namesake first
         every = dict.fromkeys([*(call for call, _ in calls), *_forgotten(own)])
-        self._calls = [call for call in every if call not in text and _fits(call, names | set(known), own)]
+        names |= set(known)
+        self._calls = [call for call in every if call not in text and _fits(call, names, own)]
+        self._contexts = [context for context in found.contexts if _fits(context, names, own)]
         dotted = [ast.unparse(part) for one in statements(function) for part in _read(one) if _is_chain(part)]
         self._chains = [*dict.fromkeys(dotted)]
         self._spare = [*_spare(self._chains, found.fields)]
@@ -90,9 +97,13 @@ class Pantry:
         before = ast.unparse(statement)
         for call in () if isinstance(statement, ast.FunctionDef | ast.ClassDef) else self._calls:
             yield Variant("insert-call", statement.lineno, before, f"{call}\n{before}")
+        for item in statement.items if isinstance(statement, ast.With) else ():
+            for context in self._contexts:
+                changed = exchanged(statement, item.context_expr, _parsed(context))
+                yield Variant("other-context", statement.lineno, before, changed)
         for place in _read(statement):
-            for operator, changed in _with_settings(place, self._chains, self._spare, self._found):
-                yield Variant(operator, place.lineno, before, exchanged(statement, place, changed))
+            for operator, other in _with_settings(place, self._chains, self._spare, self._found):
+                yield Variant(operator, place.lineno, before, exchanged(statement, place, other))
 
 
 def _forgotten(own: Collection[str]) -> Iterator[str]:

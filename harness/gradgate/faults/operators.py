@@ -218,11 +218,11 @@ def _of_call(node: ast.Call, _: Scope) -> Made:
         if not _is_module(function.value):
             known = function.attr in _DROPPED
             yield f"drop-{function.attr.strip('_').replace('_', '-')}" if known else "drop-method", function.value
-        for other in _SIBLINGS.get(function.attr, ()):
-            yield f"{function.attr}-to-{other}", _replaced(node, func=_replaced(function, attr=other))
+        for sibling in _SIBLINGS.get(function.attr, ()):
+            yield f"{function.attr}-to-{sibling}", _replaced(node, func=_replaced(function, attr=sibling))
     elif isinstance(function, ast.Name):
-        for other in _SIBLINGS.get(function.id, ()):
-            yield f"{function.id}-to-{other}", _replaced(node, func=ast.Name(other, ast.Load()))
+        for sibling in _SIBLINGS.get(function.id, ()):
+            yield f"{function.id}-to-{sibling}", _replaced(node, func=ast.Name(sibling, ast.Load()))
     for argument in node.args:
         yield "drop-call", argument
     for index in range(len(node.args) - 1):

@@ -14,13 +14,29 @@ _COST: Mapping[str, float] = {
     **dict.fromkeys(("invert-mask", "use-unused", "use-read", "sum-to-mean", "mean-to-sum", "drop-sign"), 1.0),
     **dict.fromkeys(("insert-call", "drop-guard", "skip-branch", "drop-context", "drop-method", "add-argument"), 1.5),
     **dict.fromkeys(("abs-to-square", "square-to-abs", "add-detach", "add-mask", "one-branch", "guard-divisor"), 2.0),
+    "other-context": 2.0,
     **dict.fromkeys(("off-by-one", "drop-bound", "flip-flag", "other-setting", "drop-argument", "drop-call"), 2.0),
     **dict.fromkeys(("swap-arguments", "call-twice", "other-name", "add-double"), 4.0),
 }  # fmt: skip
+_CUTS = ("drop-detach", "drop-data", "drop-context", "drop-clamp", "drop-method", "keep-part", "drop-argument")
+# By code, what makes its fault as a rule; such changes cost less.
+_FITTING: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("GG201", "GG202", "GG204"), _CUTS),
+    "GG203": ("add-detach", "one-branch", "insert-call"),
+    "GG206": ("insert-call",),
+    **dict.fromkeys(("GG210", "GG802"), ("skip-statement", "drop-argument", "drop-context")),
+    "GG207": ("insert-call", "drop-method", "keep-part"),
+    **dict.fromkeys(("GG305", "GG306"), ("drop-method", "wrong-dtype", "drop-context", "add-double")),
+    **dict.fromkeys(("GG405", "GG406", "GG407"), ("add-mask", "invert-mask", "drop-index", "swap-axis")),
+    **dict.fromkeys(("GG503", "GG606"), ("other-context", "insert-call")),
+    **dict.fromkeys(("GG414",), ("other-setting", "use-read", "add-argument", "drop-condition", "swap-comparison")),
+}
+_FITS = 2.0  # bits
+CHEAPEST = -_FITS
 _OTHER = 3.0  # of operators that are not listed
 _DEEPER = 0.7  # for each call between the check and the function
 _BUILDING = 2.0  # where it ran only while the run was built
-_NAMED = 4.0  # bits that a line gains near the one that the check named
+_NAMED = 2.5  # bits that a line gains near the one that the check named
 _SPOKEN = 4.0  # bits that a statement gains at most where it has the words of the finding
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _FINDING, _RULE = 3.0, 1.0  # weight of a word of the finding, and of the rule's page
@@ -70,9 +86,9 @@ def bits(statement: str, relevance: Relevance, depth: int, *, building: bool, na
     return _DEEPER * depth + _BUILDING * building - _NAMED * named - _SPOKEN * relevance(statement)
 
 
-def cost(operator: str) -> float:
-    """What a change costs on top; 0 or more."""
-    return _COST.get(operator, _OTHER)
+def cost(operator: str, code: str) -> float:
+    """What a change costs on top of its statement, for a check of this code; no less than `CHEAPEST`."""
+    return _COST.get(operator, _OTHER) - _FITS * (operator in _FITTING.get(code, ()))
 
 
 def words(text: str) -> set[str]:

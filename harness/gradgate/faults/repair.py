@@ -31,7 +31,7 @@ from gradgate.core.origin import is_own_code
 from gradgate.faults.exchange import Trial, exchanged, is_of
 from gradgate.faults.ingredients import Pantry, gather
 from gradgate.faults.operators import Function, Variant, functions, of_statement, scope_of, statements
-from gradgate.faults.order import Relevance, bits, cost
+from gradgate.faults.order import CHEAPEST, Relevance, bits, cost
 from gradgate.subjects.contract import Stage, Subject
 
 # They name where a gradient ends or a term is made, which may be the place that suffers.
@@ -263,7 +263,7 @@ def _trials(seen: _Seen, code: str, told: str, named: Location | None) -> Iterat
             late = place not in seen.stepping and not builds
             base = bits(ast.unparse(statement), relevance, seen.depths.get(place, 0), building=late, named=near)
             if _ran(statement, lines):
-                heappush(queue, (base, len(queue), (statement, path, node, function, scope, pantry)))
+                heappush(queue, (base + CHEAPEST, len(queue), (statement, path, node, function, scope, pantry)))
     count = len(queue)
     while queue:
         base, _, one = heappop(queue)
@@ -271,9 +271,10 @@ def _trials(seen: _Seen, code: str, told: str, named: Location | None) -> Iterat
             yield one
             continue
         statement, path, node, function, scope, pantry = one
+        base -= CHEAPEST
         for variant in chain(of_statement(statement, scope), pantry.of_statement(statement)):
             count += 1
-            heappush(queue, (base + cost(variant.operator), count, Trial(function, variant, node, path)))
+            heappush(queue, (base + cost(variant.operator, code), count, Trial(function, variant, node, path)))
 
 
 def _bodies(
@@ -289,8 +290,13 @@ def _bodies(
         except (OSError, SyntaxError, UnicodeDecodeError):
             continue
         for path, node in functions(tree):
+            inside = range(node.lineno, (node.end_lineno or node.lineno) + 1)  # of functions in it too
             lines = {
-                line for code, seen in ran.items() if code.co_filename == file and is_of(code, node) for line in seen
+                line
+                for code, seen in ran.items()
+                if code.co_filename == file and code.co_firstlineno <= inside[-1]
+                for line in seen
+                if line in inside
             }
             running = [f for f in live if f.__code__.co_filename == file and is_of(f.__code__, node)]
             if lines and running:

@@ -113,7 +113,7 @@ def test_variants_hold_each_class_of_change(statement: str, operator: str, after
         ("total / real.clamp(min=1)", "total / real", 11, "guard-divisor"),
         ("total / real.clamp(min=1)", "total", 11, ""),
         ("~valid_BS", "valid_BS", 7, "invert-mask"),
-        ("error_BS.masked_fill(~valid_BS, 0.0)", "error_BS", 7, "add-mask"),
+        ("error_BS.masked_fill(~valid_BS, 0.0)", "error_BS", 8, "add-mask"),
         ("value_BS - return_BS", "value_BS + return_BS", 5, "swap-operator"),
     ],
 )
