@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup verify test coverage nightly speed check format types imports bench docs clean
+.PHONY: help setup verify test coverage nightly mutants speed check format types imports bench docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ coverage: $(READY)
 
 nightly: $(READY)  ## all tests, the slow ones too
 	@GRADGATE_PROFILE=nightly OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadgroup
+
+mutants: $(READY)  ## the tests of statistics and judging under mutation: which changes of the code no test notices
+	@$(BIN)/python -m benchmarks.mutants
 
 speed: $(READY)  ## plots, host memory and the paired gate against GRADGATE_BASE_REF (HEAD~1), into reports/
 	@mkdir -p reports

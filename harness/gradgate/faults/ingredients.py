@@ -55,7 +55,7 @@ def gather(trees: Sequence[ast.Module]) -> Ingredients:
                 calls[ast.unparse(statement), node.name] = None
         dotted = [ast.unparse(part) for one in statements(node) for part in _read(one) if _is_chain(part)]
         chains |= dict.fromkeys(dotted)
-        own = {text.split(".")[1] for text in dotted if text.startswith("self.")}
+        own = _held(node)
         attributes[_holder(path)] = attributes.get(_holder(path), frozenset()) | own
         optional[node.name] = _optional(node)
     short = tuple((text, name) for text, name in calls if len(text) <= _LONGEST and "\n" not in text)
@@ -183,12 +183,14 @@ def _fits(call: str, names: Collection[str], own: Collection[str]) -> bool:
     """Whether a function has what the call reads: names, and attributes of `self`."""
     tree = ast.parse(call, mode="eval")
     read = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    held = {
-        node.attr
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self"
-    }
+    held = _held(tree)
     return read <= set(names) and held <= set(own)
+
+
+def _held(tree: ast.AST) -> frozenset[str]:
+    """Attributes of `self`."""
+    found = (node for node in ast.walk(tree) if isinstance(node, ast.Attribute))
+    return frozenset(one.attr for one in found if isinstance(one.value, ast.Name) and one.value.id == "self")
 
 
 def _names(function: Function) -> set[str]:

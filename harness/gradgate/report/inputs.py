@@ -20,6 +20,7 @@ COMMANDS = {
     "verify": "gradgate verify --json FILE",
     "compare": "gradgate compare ... --json FILE",
     "faults": "gradgate faults run --json FILE",
+    "mutation": "make mutants",
     "coverage": "coverage json -o FILE",
     "diff": "diff-cover coverage.xml --compare-branch REF --format json:FILE",
     "history": "gradgate baseline show --json FILE",
@@ -27,7 +28,7 @@ COMMANDS = {
 }
 MARKS = {
     "verify": "results", "compare": "metrics", "faults": "outcomes", "coverage": "totals", "diff": "src_stats",
-    "history": "history", "scan": "problems",
+    "history": "history", "scan": "problems", "mutation": "survivors",
 }  # fmt: skip
 FOREIGN = ("coverage", "diff")  # whose files have no schema version of ours
 
@@ -161,6 +162,14 @@ class Kills(_Record):
     outcomes: list[Kill]
 
 
+class Mutation(_Record):
+    """What `make mutants` wrote: the harness's own tests under mutation."""
+
+    killed: int
+    mutants: int
+    survivors: list[str]
+
+
 class CoveredFile(_Record):
     """One file of coverage.json."""
 
@@ -232,7 +241,7 @@ class Scan(_Record):
 
 KINDS: Mapping[str, type[_Record]] = {
     "verify": Run, "compare": Comparison, "faults": Kills, "coverage": Coverage, "diff": Diff, "history": History,
-    "scan": Scan,
+    "scan": Scan, "mutation": Mutation,
 }  # fmt: skip
 
 
@@ -244,6 +253,7 @@ class Inputs:
         run: the catalogue's results.
         compare: base against head.
         faults: the kill matrix.
+        mutation: of the harness's own tests.
         coverage: of the tests.
         diff: coverage of the diff.
         history: of this class of machine.
@@ -254,6 +264,7 @@ class Inputs:
     run: Run | None = None
     compare: Comparison | None = None
     faults: Kills | None = None
+    mutation: Mutation | None = None
     coverage: Coverage | None = None
     diff: Diff | None = None
     history: History | None = None
