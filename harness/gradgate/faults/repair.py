@@ -14,7 +14,7 @@ import linecache
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
@@ -37,6 +37,8 @@ from gradgate.subjects.contract import Stage, Subject
 # They name where a gradient ends or a term is made, which may be the place that suffers.
 _GUESSES = ("GG100", "GG201", "GG202", "GG203", "GG204", "GG206", "GG210", "GG406", "GG410")
 _FORMULAS = ("GG501", "GG401", "GG403", "GG404")
+_QUICK = _FORMULAS[:3]
+_OF_A_STEP = ("GG100", "GG203", "GG204", "GG206", "GG208", "GG412")
 _OF_FORMULAS = "2345"  # families whose faults may be a formula's
 _BUILT = "06"  # families whose faults are made while a run is built, as often as in a step
 _NEAR = 3  # lines
@@ -99,7 +101,8 @@ def suspect(
             times as long by the clock, so that a busy machine tries as much as an idle one.
 
     Returns:
-        The first change with which the check passes; None where none is found in time.
+        The first change with which the check passes and none of the cheap checks fails that passed without it; None
+        where none is found in time.
     """
     start, used = time.monotonic(), _processor()
     asked = _Asked(subject, code, stage, seed, baselines)
@@ -109,6 +112,7 @@ def suspect(
     asked = asked.cheapest(limit)
     with first_fault_only(detail) as first:
         asked.passes(limit)
+    sound: list[tuple[str, str | None]] | None = None
     for number, trial in enumerate(_trials(seen, code, told, named), start=1):
         left = _BUSY * seconds - (time.monotonic() - start)
         if left <= 0 or _processor() - used > seconds:
@@ -116,7 +120,11 @@ def suspect(
         with exchanged(trial) as done:
             with first_fault_only(detail):
                 repaired = done and not first.is_as_before() and asked.passes(min(limit, left))
-            if repaired and (not detail or asked.passes(limit)):  # then all that it looks at
+            if not repaired or (detail and not asked.passes(limit)):  # then all that it looks at
+                continue
+        sound = asked.sound(limit) if sound is None else sound
+        with exchanged(trial):
+            if asked.are_sound(sound, limit):
                 return _found(trial, number)
     return None
 
@@ -160,6 +168,17 @@ class _Asked:
         with first_fault_only():
             failing = (code for code in _FORMULAS if self._status(code, None, timeout) in ("failed", "error"))
             return replace(self, formula=next(failing, ""))
+
+    def sound(self, timeout: float) -> list[tuple[str, str | None]]:
+        """Other quick checks that pass in spite of the fault; a change that makes one of them fail is no repair."""
+        steps = [] if self.stage is None else [(code, self.stage) for code in _OF_A_STEP]
+        formulas = [(code, None) for code in _QUICK] if self.code[2] in _OF_FORMULAS else []
+        return [one for one in [*steps, *formulas] if self.are_sound([one], timeout)]
+
+    def are_sound(self, checks: Sequence[tuple[str, str | None]], timeout: float) -> bool:
+        """Whether these checks pass on the subject as it is now."""
+        with first_fault_only():
+            return all(self._one(code, stage, timeout) for code, stage in checks if code != self.code)
 
     def _one(self, code: str, stage: str | None, timeout: float) -> bool:
         return self._status(code, stage, timeout) == "passed"
