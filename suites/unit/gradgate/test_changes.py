@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from importlib.util import find_spec
+from statistics import NormalDist
 from typing import Any
 
 import pytest
 
 from fixtures import histories as synthetic
 from gradgate.core.errors import GradgateError
-from gradgate.gates.changes import FEWEST, changes, levels
+from gradgate.gates.changes import FEWEST, MOST, Change, _autocorrelation, _normal_scores, changes, levels
 
 needs_ruptures = pytest.mark.skipif(find_spec("ruptures") is None, reason="pip install 'gradgate[trend]'")
 
@@ -84,3 +85,73 @@ def test_changes_ask_for_ruptures_by_name(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "ruptures", None)
     with pytest.raises(GradgateError, match=r"gradgate\[trend\]"):
         levels([float(at % 7) for at in range(30)])
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "percent"),
+    [(2.0, 3.0, " (+50.0%)"), (0, 3, ""), ("a", 3, ""), (3, "a", ""), ("a", "b", ""), (-2.0, -1.0, " (-50.0%)")],
+)
+def test_change_is_a_share_of_numbers_alone(before: float | str, after: float | str, percent: str):
+    """Nothing is a share of 0 or of a signature."""
+    change = Change("s", "n", "t", "b" * 40, "a" * 40, before, after, (1, 2))
+    assert str(change).startswith(f"s n: {before if isinstance(before, str) else format(before, 'g')} -> ")
+    assert f"{percent} at t (aaaaaaaaaa..bbbbbbbbbb; 1 entries before, 2 since)" in str(change)
+    assert ("%" in str(change)) is bool(percent)
+
+
+@pytest.mark.parametrize(("last", "commit"), [("", "b"), ("a", ""), ("", "")])
+def test_change_names_both_commits_or_none(last: str, commit: str):
+    """Half a span cannot be bisected."""
+    assert "(commits not recorded;" in str(Change("s", "n", "t", commit, last, 1, 2, (1, 1)))
+
+
+def test_change_of_entries_without_commits_has_none():
+    """An entry of an older version has no such key."""
+    history = [{"time": f"{at}", "subject": "mine", "numbers": {"main/op_count": at}} for at in (1, 2)]
+    (change,) = changes(history)
+    assert (change.last, change.commit, change.time) == ("", "", "2")
+
+
+def test_changes_are_of_the_latest_entries_and_in_order_of_time():
+    """What lies further back than `MOST` entries is history."""
+    values = [1] + [2] * MOST
+    assert changes(entries("main/op_count", values)) == []
+    assert len(changes(entries("main/op_count", values[:-1]))) == 1
+    both = entries("main/b", ["x", "x", "y"]) + entries("main/a", ["x", "y", "y"])
+    assert [(one.number, one.time[-1]) for one in changes(both)] == [("main/a", "1"), ("main/b", "2")]
+
+
+def test_change_between_whole_numbers_and_others_is_exact():
+    """A level of counts is their median, another level its last value."""
+    (first, second) = changes(entries("main/op_count", [1_000] * 3 + [2_000] * 3 + ["none"]))
+    assert (first.before, first.after, first.entries) == (1000, 2000, (3, 3))
+    assert "1,000 -> 2,000" in str(first)
+    assert (second.before, second.after, second.entries) == (2000, "none", (3, 1))
+
+
+def test_normal_scores_are_quantiles_of_ranks():
+    """Equal values share the mean of their ranks; the ends stay finite."""
+    expected = [NormalDist().inv_cdf(rank / 5) for rank in (3.5, 1, 3.5, 2)]
+    assert _normal_scores([30.0, 1.0, 30.0, 20.0]) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("scores", "starts", "share"),
+    [
+        ([1.0, 1.0, 3.0, 3.0], [], 0.25),
+        ([1.0, 1.0, 3.0, 3.0], [2], 0.0),
+        ([0.0, 2.0, 0.0, 2.0], [], 0.0),
+        ([1.0, 1.0, 3.0, 3.0, 9.0, 8.0, 7.0], [4], 1 / 3),
+    ],
+)
+def test_autocorrelation_is_of_neighbours_within_levels(scores: list[float], starts: list[int], share: float):
+    """Each level's mean is taken away first; neighbours that alternate count as none."""
+    assert _autocorrelation(scores, starts) == pytest.approx(share)
+
+
+@needs_ruptures
+def test_levels_begin_where_a_number_moves():
+    """Up and down again, in a ripple that repeats."""
+    values = [float(at % 3) / 100 + (1.0 if 20 <= at < 40 else 0.0) for at in range(60)]
+    assert levels(values) == [20, 40]
+    assert changes(entries("main/step_ms", values))[0].entries == (20, 20)

@@ -7,8 +7,8 @@ import random
 
 import pytest
 
-from gradgate.gates.decision import LOOKS, Decision, Said, look, together
-from gradgate.gates.stats import wilson
+from gradgate.gates.decision import LOOKS, SPENT, Decision, Said, at_rest, look, together
+from gradgate.gates.stats import Interval, paired_ratio, wilson
 
 T = 0.03
 
@@ -113,3 +113,74 @@ def test_processes_together_are_calibrated_where_layout_moves_each(effect: float
             found = together(processes, T)
         failed += found.verdict == "fail"
     assert least <= failed / trials <= most
+
+
+def bounds(ratios: list[float]) -> tuple[float, float, float]:
+    """Estimate, lower and upper bound less 1, as the look at so many blocks has them."""
+    found = paired_ratio(ratios, SPENT[LOOKS.index(len(ratios))])
+    return found.estimate - 1, found.low - 1, found.high - 1
+
+
+def test_a_limit_that_is_just_met_is_no_fail_and_no_improvement():
+    """The estimate has to exceed T/2 and the bound T/4; twice and four times a number are exact."""
+    slower, faster = around(0.03, 0.005, 6), around(-0.03, 0.005, 6)
+    estimate, low, _ = bounds(slower)
+    assert look(slower, 2 * estimate).verdict is None
+    assert look(slower, 2 * estimate * 0.999).verdict == "fail"
+    estimate, _, high = bounds(faster)
+    assert look(faster, -2 * estimate).verdict == "pass"
+    assert look(faster, -2 * estimate * 0.999).verdict == "improved"
+    wide = around(0.03, 0.02, 6)
+    estimate, low, _ = bounds(wide)
+    assert estimate > 2 * low > 0
+    assert (look(wide, 4 * low).verdict, look(wide, 4 * low * 0.999).verdict) == (None, "fail")
+    wide = around(-0.03, 0.02, 6)
+    estimate, _, high = bounds(wide)
+    assert estimate < 2 * high < 0
+    assert (look(wide, -4 * high).verdict, look(wide, -4 * high * 0.999).verdict) == (None, "improved")
+
+
+def test_an_upper_bound_at_its_limit_is_no_pass_yet():
+    """It has to stay below T/2."""
+    ratios = around(0.0, 0.02, 6)
+    _, _, high = bounds(ratios)
+    assert (look(ratios, 2 * high).verdict, look(ratios, 2 * high * 1.001).verdict) == (None, "pass")
+
+
+def test_the_cap_decides_by_width_and_estimate():
+    """Noisy only beyond a width of 2T; at T/2 itself nothing is slower."""
+    ratios = around(0.02, 0.08, 16)
+    estimate, low, high = bounds(ratios)
+    assert estimate > (high - low) / 4
+    assert look(ratios, (high - low) / 2).verdict == "fail"
+    assert look(ratios, (high - low) / 2 * 0.999).verdict == "noisy"
+    ratios = around(0.02, 0.03, 16)
+    estimate, low, high = bounds(ratios)
+    assert high - low < 4 * estimate
+    assert (look(ratios, 2 * estimate).verdict, look(ratios, 2 * estimate * 0.999).verdict) == ("pass", "fail")
+    assert look(ratios, 0.03).blocks == 16
+
+
+def test_each_look_spends_its_own_share_of_the_error():
+    """More blocks than one look has are the latest look's that they reach."""
+    ratios = around(0.0, 0.02, 12)
+    assert look(ratios[:11], T).ratio == paired_ratio(ratios[:11], SPENT[1])
+    assert look(ratios, T).ratio == paired_ratio(ratios, SPENT[2])
+
+
+def test_an_aa_pair_rests_up_to_its_limit():
+    """T/2 either way is rest, a hair more is not."""
+    for ratio in (1.02, 0.98):
+        limit = 2 * abs(math.exp(math.log(ratio)) - 1)
+        assert at_rest([ratio] * 3, limit)
+        assert not at_rest([ratio] * 3, limit * 0.999)
+
+
+def test_processes_count_as_slower_beyond_half_the_tolerance_alone():
+    """Two of them have to be; an estimate of just T/2 is not, and the last process ends the asking."""
+    one = Said(Decision("fail", Interval(1.0, 1.0 + T / 2, 1.1), 6), tuple(around(0.05, 0.005, 6)), (1.0,) * 6)
+    other = said(0.05)
+    assert one.decision.ratio.estimate - 1 <= T / 2
+    assert together([one, other], T).verdict is None
+    assert together([other, one], T, most=2).verdict == "noisy"
+    assert together([other, other], T, most=2).verdict == "fail"

@@ -52,3 +52,15 @@ def test_error_probabilities_are_kept(test: SequentialTest) -> None:
 
     assert share(test.p_good, "bad") <= 0.0526 + 0.011
     assert share(test.p_bad, "good") <= 0.0526 + 0.011
+
+
+def test_a_bound_that_is_just_reached_decides() -> None:
+    """Wald's test ends on its bounds: with odds of 3 each way one seed is as much evidence as an error of 1/4 wants."""
+    test = SequentialTest(p_good=0.75, p_bad=0.25, most=9, error=0.25)
+    assert (test.decide(0, 1), test.decide(1, 0), test.decide(1, 1)) == ("bad", "good", "undecided")
+
+
+def test_no_more_seeds_are_tried_than_most() -> None:
+    """An open case ends with what was tried."""
+    test = SequentialTest(p_good=0.6, p_bad=0.5, most=3)
+    assert test.run(count(), lambda seed: seed == 1) == ("undecided", {0: False, 1: True, 2: False})

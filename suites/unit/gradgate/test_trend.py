@@ -69,7 +69,9 @@ def test_smallest_p_is_one_order_of_all(length: int, p: float) -> None:
     assert smallest_p(length) == pytest.approx(p)
 
 
-@pytest.mark.parametrize(("series", "share"), [([4.0, 3.0], 0.25), ([2.0, 3.0], -0.5), ([0.0, 1.0], 0.0)])
+@pytest.mark.parametrize(
+    ("series", "share"), [([4.0, 9.0, 3.0], 0.25), ([2.0, 3.0], -0.5), ([-2.0, -3.0], 0.5), ([0.0, 1.0], 0.0)]
+)
 def test_net_fall_is_a_share_of_the_first_value(series: list[float], share: float) -> None:
     """Relative to the start."""
     assert net_fall(series) == share
@@ -77,7 +79,13 @@ def test_net_fall_is_a_share_of_the_first_value(series: list[float], share: floa
 
 @pytest.mark.parametrize(
     ("series", "share"),
-    [([4.0, 2.0, 3.0, 0.0], 0.25), ([4.0, 3.0, 2.0], 0.0), ([1.0, 2.0], inf), ([1.0, 1.0], 0.0)],
+    [
+        ([4.0, 2.0, 3.0, 0.0], 0.25),
+        ([0.5, 0.25, 0.375, 0.0], 0.25),
+        ([4.0, 3.0, 2.0], 0.0),
+        ([1.0, 2.0], inf),
+        ([1.0, 1.0], 0.0),
+    ],
 )
 def test_highest_spike_is_a_share_of_the_total_fall(series: list[float], share: float) -> None:
     """A rise over the running minimum, against first minus minimum."""
@@ -89,7 +97,9 @@ def test_highest_spike_is_a_share_of_the_total_fall(series: list[float], share: 
     [
         ([5.0, 4.0, 3.0, 2.0, 1.0], 0.5),
         ([5.0, 2.0, 1.0, 1.0, 1.0], 0.0),
+        ([0.5, 0.25, 0.0], 0.5),
         ([1.0, 2.0, 3.0], 0.0),
+        ([2.0, 2.0], 0.0),
         ([4.0, 2.0, 1.0, 0.0], 0.25),
     ],
 )
