@@ -55,11 +55,12 @@ def test_locate_names_the_line_and_the_change_that_makes_the_check_pass(verify, 
     ran = verify("error_BS", "--locate", "60", "--json", str(tmp_path / "found.json"))
 
     assert ran.exit_code == 1
-    assert "  where: " + str(tmp_path / "own_adapter.py") + ":8 in value_loss()      kept_BS = error_BS" in ran.stdout
-    assert "  tried: the check passes with `kept_BS = error_BS" in ran.stdout
+    named = "return kept_BS.square().sum() / valid_BS.sum().clamp(min=1)"  # the mask fits there as well as a line above
+    assert f"  where: {tmp_path / 'own_adapter.py'}:9 in value_loss()      {named}" in ran.stdout
+    assert "  tried: the check passes with `return kept_BS.masked_fill(~valid_BS, 0.0)" in ran.stdout
     assert "looking for the line of GG404" in ran.stderr
     (result,) = json.loads((tmp_path / "found.json").read_text())["results"]
-    assert result["findings"][0]["culprit"]["line"] == 8
+    assert result["findings"][0]["culprit"]["line"] == 9
     assert result["findings"][0]["detail"]["repair"].startswith("the check passes with ")
 
 
