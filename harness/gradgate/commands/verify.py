@@ -183,9 +183,11 @@ def _with_lines(
     from gradgate.faults.locate import locate, nameless
 
     lost = nameless(verdict)
-    if not lost or verdict.interrupted:
+    if verdict.interrupted:
         return verdict
     codes = ",".join(dict.fromkeys(result.code for result in lost))
+    if not seconds and not lost:
+        return verdict
     if not seconds:
         click.echo(
             f"no line is named for {codes}; to look for it by trial repairs: --select {codes} --locate 20", err=True

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gradgate.core import workers
+from gradgate.core.finding import Location
 from gradgate.core.verdict import Result, Verdict
 from gradgate.faults.repair import Suspect, knows_its_line, suspect
 from gradgate.subjects.contract import Subject
@@ -17,7 +18,13 @@ _SLACK = 30.0  # seconds for the check itself, once more whole, before changes a
 
 def nameless(verdict: Verdict) -> list[Result]:
     """Results that failed and whose errors name no line."""
-    return [result for result in verdict.results if _is_nameless(result)]
+    failed = [result for result in verdict.results if result.status == "failed"]
+    return [result for result in failed if _named(result) is None]
+
+
+def is_unsure(result: Result) -> bool:
+    """Whether a check failed and names no line, or one that is a guess."""
+    return result.status == "failed" and not knows_its_line(result.code, _named(result))
 
 
 def locate(
@@ -46,29 +53,15 @@ def locate(
         check passes. Nothing else differs.
     """
     results = list(verdict.results)
-    wanted = [number for number, result in enumerate(results) if _is_nameless(result)]
+    wanted = [number for number, result in enumerate(results) if is_unsure(result)]
 
-    def search(number: int) -> Suspect | None:
-        result = results[number]
-        detail = next((finding.detail for finding in result.findings if finding.severity == "error"), {})
-        told = " ".join(f"{finding.message} {finding.fix}" for finding in result.findings)
-        named = next((finding.culprit for finding in result.findings if finding.culprit), None)
-        return suspect(
-            subject,
-            result.code,
-            result.stage,
-            told=told,
-            detail=detail,
-            named=named,
-            seed=seed,
-            baselines=baselines,
-            seconds=seconds,
-        )
+    def search_one(number: int) -> Suspect | None:
+        return search(subject, results[number], seed=seed, baselines=baselines, seconds=seconds)
 
     groups = [[number] for number in wanted]
     found = workers.run(
         groups,
-        search,
+        search_one,
         jobs=max(1, jobs),
         timeout=7 * seconds + _SLACK,
         fresh=True,
@@ -81,9 +74,25 @@ def locate(
     return replace(verdict, results=tuple(results))
 
 
-def _is_nameless(result: Result) -> bool:
-    named = (f.culprit for f in result.findings if f.severity == "error" and f.culprit)
-    return result.status == "failed" and not knows_its_line(result.code, next(named, None))
+def search(subject: Subject, result: Result, *, seed: int, baselines: Path | None, seconds: float) -> Suspect | None:
+    """The line of a check that failed, by what it says and by trial repairs; arguments as for `locate`."""
+    errors = [finding for finding in result.findings if finding.severity == "error"]
+    return suspect(
+        subject,
+        result.code,
+        result.stage,
+        told=" ".join(f"{finding.message} {finding.fix}" for finding in errors),
+        detail=errors[0].detail if errors else {},
+        named=_named(result),
+        seed=seed,
+        baselines=baselines,
+        seconds=seconds,
+    )
+
+
+def _named(result: Result) -> Location | None:
+    """The line that the errors of a check name."""
+    return next((f.culprit for f in result.findings if f.severity == "error" and f.culprit), None)
 
 
 def _with_line(result: Result, found: Suspect) -> Result:

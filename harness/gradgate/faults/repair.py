@@ -12,39 +12,32 @@ import ast
 import gc
 import linecache
 import os
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import chain
 from pathlib import Path
-from types import CodeType, FrameType, FunctionType
+from types import CodeType, FunctionType
 from typing import Any
 
 from gradgate.checks.catalogue import page, rule
 from gradgate.checks.first_fault import first_fault_only
-from gradgate.checks.runner import check_trainer
 from gradgate.core.finding import Location
-from gradgate.core.origin import is_own_code
+from gradgate.faults.asked import Asked, Sound
 from gradgate.faults.exchange import Trial, exchanged, is_of
 from gradgate.faults.ingredients import Pantry, gather
+from gradgate.faults.lines import Seen, lines_run
 from gradgate.faults.operators import Function, Variant, functions, of_statement, scope_of, statements
 from gradgate.faults.order import CHEAPEST, Relevance, bits, cost
-from gradgate.subjects.contract import Stage, Subject
+from gradgate.subjects.contract import Subject
 
 # They name where a gradient ends or a term is made, which may be the place that suffers.
 _GUESSES = ("GG100", "GG201", "GG202", "GG203", "GG204", "GG206", "GG210", "GG406", "GG410")
-_FORMULAS = ("GG501", "GG401", "GG403", "GG404")
-_QUICK = _FORMULAS[:3]
-_OF_A_STEP = ("GG100", "GG203", "GG204", "GG206", "GG208", "GG412")
-_OF_FORMULAS = "2345"  # families whose faults may be a formula's
 _BUILT = "06"  # families whose faults are made while a run is built, as often as in a step
 _NEAR = 3  # lines
 _BUSY = 6.0  # seconds by the clock for one of processor time, at most
 _SHORTEST, _SLACK = 1.0, 4.0  # a trial may take that many times what the failing check took, and some seconds
-_building: list[None] = []  # not empty while a run is being started
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +98,14 @@ def suspect(
         where none is found in time.
     """
     start, used = time.monotonic(), _processor()
-    asked = _Asked(subject, code, stage, seed, baselines)
-    with _lines_run(subject.source) as seen:  # whole: a change that repairs it is tried on everything
+    asked = Asked(subject, code, stage, seed, baselines)
+    with lines_run(subject.source) as seen:  # whole: a change that repairs it is tried on everything
         asked.passes(_BUSY * seconds)
     limit = _SHORTEST + _SLACK * (time.monotonic() - start)
     asked = asked.cheapest(limit)
     with first_fault_only(detail) as first:
         asked.passes(limit)
-    sound: list[tuple[str, str | None]] | None = None
+    before: Sound | None = None
     for number, trial in enumerate(_trials(seen, code, told, named), start=1):
         left = _BUSY * seconds - (time.monotonic() - start)
         if left <= 0 or _processor() - used > seconds:
@@ -122,9 +115,9 @@ def suspect(
                 repaired = done and not first.is_as_before() and asked.passes(min(limit, left))
             if not repaired or (detail and not asked.passes(limit)):  # then all that it looks at
                 continue
-        sound = asked.sound(limit) if sound is None else sound
+        before = asked.sound(limit) if before is None else before
         with exchanged(trial):
-            if asked.are_sound(sound, limit):
+            if asked.is_as_sound(before, limit):
                 return _found(trial, number)
     return None
 
@@ -135,136 +128,12 @@ def _found(trial: Trial, number: int) -> Suspect:
     return Suspect(Location(file, line, trial.node.name, source), trial.variant, number)
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """The check that failed, and another that fails too and is cheaper.
-
-    Args:
-        subject: the trainer.
-        code: of the check.
-        stage: where it failed.
-        seed: of the check.
-        baselines: as the check had them.
-        formula: code of a check of formulas alone that fails as well; empty: none.
-    """
-
-    subject: Subject
-    code: str
-    stage: str | None
-    seed: int
-    baselines: Path | None
-    formula: str = ""
-
-    def passes(self, timeout: float) -> bool:
-        """Whether they pass on the subject as it is now."""
-        if self.formula and not self._one(self.formula, None, timeout):
-            return False
-        return self._one(self.code, self.stage, timeout)
-
-    def cheapest(self, timeout: float) -> _Asked:
-        """With a check of formulas that fails as well: it asks in milliseconds what a step is asked in a second."""
-        if self.stage is None or self.code[2] not in _OF_FORMULAS:
-            return self
-        with first_fault_only():
-            failing = (code for code in _FORMULAS if self._status(code, None, timeout) in ("failed", "error"))
-            return replace(self, formula=next(failing, ""))
-
-    def sound(self, timeout: float) -> list[tuple[str, str | None]]:
-        """Other quick checks that pass in spite of the fault; a change that makes one of them fail is no repair."""
-        steps = [] if self.stage is None else [(code, self.stage) for code in _OF_A_STEP]
-        formulas = [(code, None) for code in _QUICK] if self.code[2] in _OF_FORMULAS else []
-        return [one for one in [*steps, *formulas] if self.are_sound([one], timeout)]
-
-    def are_sound(self, checks: Sequence[tuple[str, str | None]], timeout: float) -> bool:
-        """Whether these checks pass on the subject as it is now."""
-        with first_fault_only():
-            return all(self._one(code, stage, timeout) for code, stage in checks if code != self.code)
-
-    def _one(self, code: str, stage: str | None, timeout: float) -> bool:
-        return self._status(code, stage, timeout) == "passed"
-
-    def _status(self, code: str, stage: str | None, timeout: float) -> str:
-        verdict = check_trainer(
-            _afresh(self.subject),
-            select=[code],
-            stages=None if stage is None else [stage],
-            seed=self.seed,
-            baselines=self.baselines,
-            timeout=timeout,
-        )
-        return " ".join(result.status for result in verdict.results)
-
-
 def _processor() -> float:
     """Seconds of processor time, those of processes that have ended included."""
     return sum(os.times()[:4])
 
 
-def _afresh(subject: Subject) -> Subject:
-    """The subject with stages that no check has met: what was recorded of the old ones is not of this source."""
-
-    def other(stage: Stage) -> Stage:
-        def start(*arguments: Any, **options: Any) -> Any:
-            _building.append(None)
-            try:
-                return stage.start(*arguments, **options)
-            finally:
-                _building.pop()
-
-        return replace(stage, start=start)
-
-    return replace(subject, stages=[other(stage) for stage in subject.stages])
-
-
-@dataclass
-class _Seen:
-    """What ran.
-
-    Args:
-        lines: by code.
-        depths: how deep below the check each began.
-        stepping: the codes that ran, at least once, while no run was being built.
-    """
-
-    lines: dict[CodeType, set[int]] = field(default_factory=dict)
-    depths: dict[CodeType, int] = field(default_factory=dict)
-    stepping: set[CodeType] = field(default_factory=set)
-
-
-@contextmanager
-def _lines_run(source: Path | None) -> Iterator[_Seen]:
-    """Lines of own functions that run in the block."""
-    seen = _Seen()
-    own: dict[str, bool] = {}
-
-    def trace(frame: FrameType, event: str, _held: Any) -> Callable[..., Any] | None:
-        code = frame.f_code
-        if code.co_filename not in own:
-            own[code.co_filename] = _is_under(code.co_filename, source)
-        if not own[code.co_filename]:
-            return None
-        seen.lines.setdefault(code, set()).add(frame.f_lineno)
-        if event == "call" and not _building:
-            seen.stepping.add(code)
-        if code not in seen.depths:
-            caller = frame.f_back
-            seen.depths[code] = 1 + seen.depths.get(caller.f_code, -1) if caller else 0
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        yield seen
-    finally:
-        sys.settrace(before)
-
-
-def _is_under(file: str, source: Path | None) -> bool:
-    """Whether a file is the trainer's; its adapter is not looked at where the source's folder is known."""
-    return is_own_code(file, source) and (source is None or Path(file).resolve().is_relative_to(source.resolve()))
-
-
-def _trials(seen: _Seen, code: str, told: str, named: Location | None) -> Iterator[Trial]:
+def _trials(seen: Seen, code: str, told: str, named: Location | None) -> Iterator[Trial]:
     """Changes of what ran, the likeliest first; a statement's are made when its turn has come."""
     bodies = list(_bodies(seen.lines))
     found = gather([tree for tree, *_ in bodies])

@@ -8,7 +8,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from gradgate.core.errors import TargetError
 from gradgate.core.finding import Finding, Location
@@ -68,9 +67,6 @@ class Notice:
         line: `exact` or `near`, where it names a changed line or one within 3 lines of it, else `elsewhere` or `none`.
         place: the line that it names.
         repair: where the check does not know it: the change that makes it pass, which names the line.
-        culprit: the line that the check names.
-        told: all that it said.
-        detail: of its first finding.
     """
 
     code: str
@@ -79,9 +75,6 @@ class Notice:
     line: str
     place: str = ""
     repair: str = ""
-    culprit: Location | None = None
-    told: str = ""
-    detail: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -129,9 +122,9 @@ def examine(task: Task) -> Report:
         _store(subject, Path(task.store))
     for witness, file in task.seen.items():
         _ask(witness, file, task, subject, report)
-    if task.codes:
-        _check(task, subject, task.codes, report, start)
-    _locate(task, subject, report)
+    failed = _check(task, subject, task.codes, report, start) if task.codes else None
+    if task.locate and failed is not None:
+        _locate(task, subject, report, failed)
     report.seconds = report.seconds or time.perf_counter() - start
     return report
 
@@ -176,7 +169,8 @@ def _ask(witness: str, file: str, task: Task, subject: Subject, report: Report) 
         torch.save(seen, file)
 
 
-def _check(task: Task, subject: Subject, codes: Sequence[str], report: Report, start: float) -> None:
+def _check(task: Task, subject: Subject, codes: Sequence[str], report: Report, start: float) -> Result | None:
+    """Run checks and note what they find; the first that failed."""
     from gradgate.checks.runner import check_trainer
 
     def note(result: Result) -> None:
@@ -187,32 +181,24 @@ def _check(task: Task, subject: Subject, codes: Sequence[str], report: Report, s
             report.broken = f"{result.code}: {result.reason}"
 
     stored = Path(task.baselines) if task.baselines else None
-    check_trainer(subject, select=codes, seed=task.seed, exit_first=task.exit_first, baselines=stored, on_result=note)
-
-
-def _locate(task: Task, subject: Subject, report: Report) -> None:
-    """Name the line of a check that failed and does not know it, by trial repairs."""
-    from gradgate.faults.repair import knows_its_line, suspect
-
-    if not task.locate or not report.notices or knows_its_line(report.notices[0].code, report.notices[0].culprit):
-        return
-    first = report.notices[0]
-    baselines = Path(task.baselines) if task.baselines else None
-    found = suspect(
-        subject,
-        first.code,
-        first.stage,
-        told=first.told,
-        detail=first.detail,
-        named=first.culprit,
-        seed=task.seed,
-        baselines=baselines,
-        seconds=task.locate,
+    verdict = check_trainer(
+        subject, select=codes, seed=task.seed, exit_first=task.exit_first, baselines=stored, on_result=note
     )
+    return next((result for result in verdict.results if result.status == "failed"), None)
+
+
+def _locate(task: Task, subject: Subject, report: Report, failed: Result) -> None:
+    """Name the line of a check that failed and does not know it, by trial repairs."""
+    from gradgate.faults.locate import is_unsure, search
+
+    if not is_unsure(failed):
+        return
+    baselines = Path(task.baselines) if task.baselines else None
+    found = search(subject, failed, seed=task.seed, baselines=baselines, seconds=task.locate)
     if found is not None:
         near = _nearness(found.place, task)
         place = f"{Path(found.place.file).name}:{found.place.line}"
-        report.notices[0] = replace(first, line=near, place=place, repair=found.message)
+        report.notices[0] = replace(report.notices[0], line=near, place=place, repair=found.message)
 
 
 def _notice(result: Result, task: Task) -> Notice:
@@ -223,17 +209,7 @@ def _notice(result: Result, task: Task) -> Notice:
     )
     finding = errors[at]
     place = f"{Path(finding.culprit.file).name}:{finding.culprit.line}" if finding.culprit else ""
-    told = " ".join(f"{one.message} {one.fix}" for one in errors)
-    return Notice(
-        result.code,
-        result.stage,
-        finding.message,
-        line,
-        place,
-        culprit=finding.culprit,
-        told=told,
-        detail=finding.detail,
-    )
+    return Notice(result.code, result.stage, finding.message, line, place)
 
 
 def _line(finding: Finding, task: Task) -> str:

@@ -15,8 +15,10 @@ import torch
 import gradgate
 from gradgate.checks.first_fault import FirstFaultError, first_fault_only
 from gradgate.checks.formulas import Call, Ledger
-from gradgate.core.finding import Location
-from gradgate.faults import exchange, operators, worker
+from gradgate.core.finding import Finding, Location
+from gradgate.core.verdict import Result
+from gradgate.faults import exchange, locate, operators, worker
+from gradgate.faults.asked import Asked
 from gradgate.faults.operators import functions, variants
 from gradgate.faults.repair import suspect
 
@@ -168,11 +170,94 @@ def test_worker_names_a_line_by_trial_repair_when_the_check_names_none(load: Loa
     """The notice gets place, nearness and the repair; without time for it it stays as it is."""
     module = load(VALUE_LOSS.replace(".square()", ".abs()"))
     file = Path(str(module.__file__)).name
-    for seconds, line in ((0.0, "none"), (60.0, "exact")):
+    for seconds, line in ((1e-9, "none"), (60.0, "exact")):
         task = worker.Task("t", tmp_path, tmp_path, tmp_path / "log", locate=seconds, lines=((file, 8, 8),))
         report = worker.Report([worker.Notice("GG404", None, "m", "none")])
-        worker._locate(task, subject_of(module), report)
+        finding = Finding("GG404", "boundary-grid", "m")
+        failed = Result("GG404", "boundary-grid", "failed", findings=(finding,))
+        worker._locate(task, subject_of(module), report, failed)
         assert report.notices[0].line == line
-        assert bool(report.notices[0].repair) is bool(seconds)
+        assert bool(report.notices[0].repair) is (line == "exact")
     assert worker._nearness(Location(str(tmp_path / file), 11), task) == "near"
     assert worker._nearness(Location(str(tmp_path / file), 12), task) == "elsewhere"
+
+
+LOOPS = """\
+import torch
+from torch import nn
+
+import gradgate
+
+
+class Loop(gradgate.Run):
+    def __init__(self, seed, *, dtype=torch.float32, device="cpu"):
+        torch.manual_seed(seed)
+        self.model = nn.Linear(2, 1, dtype=dtype)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
+        self.modules, self.optimizers = {"model": self.model}, [self.optimizer]
+
+    def batches(self):
+        generator = torch.Generator().manual_seed(0)
+        while True:
+            yield torch.randn(3, 2, generator=generator).to(self.model.weight.dtype)
+
+
+class First(Loop):
+    def step(self, batch):
+        self.optimizer.zero_grad()
+        loss = self.model(batch).square().sum()
+        loss.backward()
+        self.optimizer.step()
+        return {"loss": float(loss)}
+
+
+class Second(Loop):
+    def step(self, batch):
+        loss = self.model(batch).square().sum()
+        loss.backward()
+        self.optimizer.step()
+        return {"loss": float(loss)}
+"""
+
+
+def test_suspect_finds_where_a_call_is_missing_that_another_stage_makes(load: Loaded):
+    """Gradients that nobody clears: the call of the first stage, before a statement of the second, helps."""
+    module = load(LOOPS)
+    stages = [gradgate.Stage("first", start=module.First), gradgate.Stage("second", start=module.Second)]
+    subject = gradgate.Subject("s", stages=stages, source=Path(str(module.__file__)).parent)
+    found = suspect(subject, "GG206", "second", told="the gradient of the step before is still there", seconds=60.0)
+    assert found is not None
+    assert (found.place.function, found.variant.operator) == ("step", "insert-call")
+    assert LOOPS.splitlines().index("class Second(Loop):") < found.place.line
+    assert found.variant.after.startswith("self.optimizer.zero_grad()\n")
+
+
+@pytest.mark.parametrize(
+    ("code", "line", "unsure"), [("GG201", 3, True), ("GG101", 3, False), ("GG101", None, True), ("GG401", None, True)]
+)
+def test_a_line_that_is_a_guess_is_looked_for(code: str, line: int | None, unsure: bool):
+    """Where a gradient ends may be the place that suffers; a write that was seen is the place that did it."""
+    place = None if line is None else Location("f.py", line)
+    finding = Finding(code, "n", "m", culprit=place)
+    assert locate.is_unsure(Result(code, "n", "failed", findings=(finding,))) is unsure
+    assert not locate.is_unsure(Result(code, "n", "passed"))
+
+
+def test_a_change_that_ends_the_training_is_no_repair(load: Loaded):
+    """Without a backward no gradient is wrong; what moved before has to move still, and what passed has to pass."""
+    module = load(LOOPS)
+    stages = [gradgate.Stage("first", start=module.First)]
+    asked = Asked(
+        gradgate.Subject("s", stages=stages, source=Path(str(module.__file__)).parent), "GG410", "first", 0, None
+    )
+    before = asked.sound(60.0)
+    assert before.trained == {"model.weight", "model.bias"}
+    assert ("GG206", "first") in before.checks
+    tree = ast.parse(LOOPS)
+    path, node = next((path, node) for path, node in functions(tree) if path == ("First", "step"))
+    for gone, sound in (("loss.backward()", False), ("self.optimizer.zero_grad()", False), ("return nothing", True)):
+        line = 1 + next((i for i, text in enumerate(LOOPS.splitlines()) if text.strip() == gone), 0)
+        variant = operators.Variant("skip-statement", line, gone, "")
+        with exchange.exchanged(exchange.Trial(module.First.step, variant, node, path)) as done:
+            assert done is (not sound)
+            assert asked.is_as_sound(before, 60.0) is sound

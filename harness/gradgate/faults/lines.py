@@ -1,0 +1,80 @@
+"""Lines of the trainer that run while a check does, and whether a run was being built meanwhile."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+from gradgate.core.origin import is_own_code
+from gradgate.subjects.contract import Stage, Subject
+
+_building: list[None] = []  # not empty while a run is being started
+
+
+def afresh(subject: Subject) -> Subject:
+    """The subject with stages that no check has met: what was recorded of the old ones is not of this source."""
+
+    def other(stage: Stage) -> Stage:
+        def start(*arguments: Any, **options: Any) -> Any:
+            _building.append(None)
+            try:
+                return stage.start(*arguments, **options)
+            finally:
+                _building.pop()
+
+        return replace(stage, start=start)
+
+    return replace(subject, stages=[other(stage) for stage in subject.stages])
+
+
+@dataclass
+class Seen:
+    """What ran.
+
+    Args:
+        lines: by code.
+        depths: how deep below the check each began.
+        stepping: the codes that ran, at least once, while no run was being built.
+    """
+
+    lines: dict[CodeType, set[int]] = field(default_factory=dict)
+    depths: dict[CodeType, int] = field(default_factory=dict)
+    stepping: set[CodeType] = field(default_factory=set)
+
+
+@contextmanager
+def lines_run(source: Path | None) -> Iterator[Seen]:
+    """Lines of own functions that run in the block."""
+    seen = Seen()
+    own: dict[str, bool] = {}
+
+    def trace(frame: FrameType, event: str, _held: Any) -> Callable[..., Any] | None:
+        code = frame.f_code
+        if code.co_filename not in own:
+            own[code.co_filename] = _is_under(code.co_filename, source)
+        if not own[code.co_filename]:
+            return None
+        seen.lines.setdefault(code, set()).add(frame.f_lineno)
+        if event == "call" and not _building:
+            seen.stepping.add(code)
+        if code not in seen.depths:
+            caller = frame.f_back
+            seen.depths[code] = 1 + seen.depths.get(caller.f_code, -1) if caller else 0
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield seen
+    finally:
+        sys.settrace(before)
+
+
+def _is_under(file: str, source: Path | None) -> bool:
+    """Whether a file is the trainer's; its adapter is not looked at where the source's folder is known."""
+    return is_own_code(file, source) and (source is None or Path(file).resolve().is_relative_to(source.resolve()))
