@@ -170,6 +170,7 @@ def verify(
         )
     verdict = _with_lines(verdict, subject, locate, processes, options["seed"], project.baselines)
     verdict = _with_source(verdict, subject, chosen, stages, options)
+    verdict = replace(verdict, environment={**verdict.environment, "root": str(_root())})
     _show(console, verdict, json_file, report_dir)
     if github:
         _annotate(verdict)
@@ -308,7 +309,7 @@ def _form(name: str, verdict: Verdict) -> str:
     return {
         "verify.json": lambda: json.dumps(verdict),
         "verify.txt": lambda: text.to_text(report),
-        "verify.md": lambda: markdown.to_markdown(report, ranked(report)),
+        "verify.md": lambda: markdown.to_markdown(report, ranked(report), _root()),
         "verify.xml": lambda: junit.to_junit(report),
         "badge.json": lambda: markdown.to_badge(report),
     }[name]()

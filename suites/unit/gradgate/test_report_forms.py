@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import json
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -66,7 +67,7 @@ def test_junit_is_xml_when_every_text_is_hostile():
 def test_markdown_names_the_finding_and_what_did_not_run():
     """Verdict, counts, place, fix, undecided checks and those that did not run."""
     report = build(verdict())
-    text = to_markdown(report, ranked(report))
+    text = to_markdown(report, ranked(report), Path("/home"))
     for part in (
         "gradgate: failed",
         "1 failed",
@@ -78,10 +79,21 @@ def test_markdown_names_the_finding_and_what_did_not_run():
         assert part in text, part
 
 
+def test_markdown_names_files_below_the_project():
+    """A reviewer knows the repository, not the machine that ran the checks; what lies elsewhere keeps its path."""
+    inside, outside = finding("error", 3), finding("error", 3)
+    inside = replace(inside, culprit=Location("/home/me/train.py", 3))
+    outside = replace(outside, culprit=Location("/opt/lib.py", 7))
+    report = build(Verdict("m", {}, (Result("GG401", "n", "failed", findings=(inside, outside)),)))
+    text = to_markdown(report, ranked(report), Path("/home/me"))
+    assert "`train.py:3`" in text
+    assert "`/opt/lib.py:7`" in text
+
+
 def test_markdown_counts_what_it_leaves_out():
     """Fifty rows, then a number."""
     report = build(verdict(many=60))
-    assert "10 more are in the JSON." in to_markdown(report, ranked(report))
+    assert "10 more are in the JSON." in to_markdown(report, ranked(report), Path("/home"))
 
 
 @pytest.mark.parametrize(
