@@ -18,9 +18,9 @@ def to_github(findings: Sequence[Finding], problems: Mapping[str, str], root: Pa
         place = finding.culprit
         where = f"file={_property(relative(place.file, root))},line={place.line}," if place else ""
         title = _property(f"{finding.code} {finding.name}")
-        text = "\n".join(
-            part for part in (finding.message, finding.why, f"fix: {finding.fix}" if finding.fix else "") if part
-        )
+        tried = finding.detail.get("repair", "")
+        parts = (finding.message, tried, finding.why, f"fix: {finding.fix}" if finding.fix else "")
+        text = "\n".join(part for part in parts if part)
         rows.append(f"::{_COMMANDS[finding.severity]} {where}title={title}::{_message(text)}")
     rows += [f"::warning file={_property(relative(file, root))}::{_message(text)}" for file, text in problems.items()]
     return "".join(row + "\n" for row in rows)

@@ -73,6 +73,7 @@ class Finding(_Record):
     confirmed: bool | None = None
     fix: str = ""
     count: int = 1
+    detail: dict[str, Any] = {}
     why: str = ""
     excerpt: list[Excerpt] = []
 

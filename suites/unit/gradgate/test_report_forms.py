@@ -113,6 +113,13 @@ def test_badge_has_the_verdict_and_its_colour():
     }  # fmt: skip
 
 
+def test_findings_are_ranked_by_what_is_wrong_before_what_is_slow():
+    """A wrong label is worse than one more operation, also where only the latter has its line."""
+    cost = Finding("GG702", "counters-grew", "m", culprit=Location("train.py", 3))
+    results = (Result("GG702", "n", "failed", findings=(cost,)), verdict().results[0])
+    assert [each.code for each in ranked(build(Verdict("m", {}, results)))] == ["GG401", "GG702"]
+
+
 def test_findings_are_ranked_by_severity_then_place():
     """An error with a line is what a reviewer can act on; an expected failure is no finding of this run."""
     notes = (finding("note", 1), finding("error", None), finding("error", 3), finding("warning", 2))
@@ -137,11 +144,13 @@ def test_report_folder_has_every_form(stub_checks, tmp_path: Path):
 
 
 def test_github_gets_at_most_ten_annotations_and_the_rest_in_its_summary(tmp_path: Path, monkeypatch, capsys):
-    """GitHub drops what is beyond ten in silence."""
+    """GitHub drops what is beyond ten in silence; what one check found twice at one line is told there once."""
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
-    command._annotate(verdict(many=12))
-    assert capsys.readouterr().out.count("::error ") == 10
-    assert (tmp_path / "summary.md").read_text(encoding="utf-8").count("| error | GG401 |") == 12
+    many = tuple(finding("error", line) for line in range(1, 13) for _ in range(2))
+    command._annotate(Verdict("m", {}, (Result("GG401", "n", "failed", findings=many),)))
+    told = capsys.readouterr().out
+    assert [told.count(f",line={line},") for line in range(1, 13)] == [1] * 10 + [0] * 2
+    assert (tmp_path / "summary.md").read_text(encoding="utf-8").count("| error | GG401 |") == 24
 
 
 def test_github_is_told_when_nothing_is_decided(stub_checks):
