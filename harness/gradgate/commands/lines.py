@@ -12,7 +12,7 @@ import click
 if TYPE_CHECKING:
     from gradgate.core.verdict import Result, Verdict
 
-REVERTING = 60.0  # seconds for each check, to look for its line among those that differ from the base
+REVERTING = 180.0  # seconds for each check, to look for its line among those that differ from the base
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,7 +102,12 @@ def by_reverts(
     def search(result: Result) -> Guilty | None:
         passes = trial_of(subject, result.code, result.stage, seed=seed, baselines=baselines)
         end = time.monotonic() + seconds
-        return guilty(found, lambda: (left := end - time.monotonic()) > 0 and passes(left), ref)
+
+        def passes_in_time() -> bool | None:
+            passed = passes(max(1.0, end - time.monotonic()))
+            return passed or (False if time.monotonic() < end else None)
+
+        return guilty(found, passes_in_time, ref)
 
     return search
 

@@ -42,6 +42,10 @@ class Hunk:
     before: tuple[str, ...]
 
 
+class _NoTimeError(Exception):
+    """There is no time left for another trial."""
+
+
 @dataclass(frozen=True, slots=True)
 class Guilty:
     """The place whose old text makes a failing check pass.
@@ -70,25 +74,31 @@ def hunks(texts: Mapping[Path, str]) -> list[Hunk]:
     return found
 
 
-def guilty(found: Sequence[Hunk], passes: Callable[[], bool], ref: str) -> Guilty | None:
+def guilty(found: Sequence[Hunk], passes: Callable[[], bool | None], ref: str) -> Guilty | None:
     """The place that a failing check is about.
 
     Args:
         found: all places that differ.
-        passes: run the check.
+        passes: run the check; whether it passes, or None where there is no time left.
         ref: the base's name, for the message.
 
     Returns:
-        None where the check fails with the base's text too, as far as that can be brought back.
+        None where the check fails with the base's text too, as far as that can be brought back, or where time ran out.
     """
 
     def passes_without(some: Sequence[Hunk]) -> bool:
         with reverted(some) as done:
-            return done and passes()
+            outcome = done and passes()
+        if outcome is None:
+            raise _NoTimeError
+        return outcome
 
-    if not found or not passes_without(found):
+    try:
+        if not found or not passes_without(found):
+            return None
+        return _told(_smallest(list(found), passes_without), ref)
+    except _NoTimeError:  # what is left then holds the place, and is no place
         return None
-    return _told(_smallest(list(found), passes_without), ref)
 
 
 def _smallest(left: list[Hunk], passes_without: Callable[[Sequence[Hunk]], bool]) -> list[Hunk]:

@@ -139,6 +139,16 @@ def test_nothing_is_named_where_the_base_fails_too(changed, wrong: Callable[[], 
     assert module.area.__code__ is code
 
 
+def test_nothing_is_named_where_time_runs_out_before_the_place_is_alone(changed) -> None:
+    """All places together are no place; one alone is."""
+    module, found = changed(("radius**2", "radius**3"), ("return x + 1", "return 1 + x"))
+    once = iter([True])
+
+    assert guilty(found, lambda: next(once, None), "main") is None
+    assert guilty(found[:1], lambda: True, "main") is not None
+    assert module.area(2.0) == pytest.approx(25.133, abs=1e-3)
+
+
 def test_change_of_nothing_that_runs_is_no_place(changed) -> None:
     """Comments and blank lines are no hunks; a docstring is one that changes no function."""
     _, found = changed(("SCALE = 2.0", "SCALE = 2.0\n\n# a comment"))
