@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import gc
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -149,13 +150,15 @@ def _bring_back(file: Path, some: Sequence[Hunk], undo: list[Callable[[], None]]
     _run_at_top(module, before, after, undo)
     old = {path: ast.dump(node) for path, node in functions(before)}
     new = {path: node for path, node in functions(after) if path in old and ast.dump(node) != old[path]}
-    codes = {code.co_qualname: code for code in _codes(compile(after, name, "exec"))}
+    compiled = list(_codes(compile(after, name, "exec")))
+    often = Counter(code.co_qualname for code in compiled)  # a property's getter and setter have one name
+    codes = {code.co_qualname: code for code in compiled if often[code.co_qualname] == 1}
     for each in [x for x in gc.get_objects() if type(x) is FunctionType and x.__code__.co_filename == name]:
         path = tuple(each.__code__.co_qualname.split("."))
-        if path in new:
+        if path in new and each.__code__.co_qualname in codes:
             _exchange(each, codes[each.__code__.co_qualname], new[path], undo)
     for path, node in functions(after):
-        if path not in old and len(path) == 2 and not node.decorator_list:
+        if path not in old and len(path) == 2 and not node.decorator_list and ".".join(path) in codes:
             _give_method(getattr(module, path[0]), codes[".".join(path)], module, undo)
 
 

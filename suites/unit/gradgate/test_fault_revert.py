@@ -41,6 +41,14 @@ class Loss:
 
     def scaled(self, x):
         return x * SCALE
+
+    @property
+    def name(self):
+        return "loss"
+
+    @name.setter
+    def name(self, value):
+        self.weight = value
 '''
 SUBJECT = """\
 import pathlib
@@ -155,6 +163,14 @@ def test_change_of_nothing_that_runs_is_no_place(changed) -> None:
     assert found == []
     with reverted(found) as done:
         assert not done
+
+
+def test_property_is_left_alone(changed) -> None:
+    """Its getter and setter have one name: which is which cannot be told from outside."""
+    module, found = changed(("self.weight = value", "self.weight = -value"))
+    with reverted(found) as done:
+        assert not done
+        assert module.Loss().name == "loss"
 
 
 def test_text_that_is_no_python_is_not_tried(changed) -> None:
