@@ -8,9 +8,8 @@ from pathlib import Path
 
 from gradgate.checks.first_fault import first_fault_only
 from gradgate.checks.isolation import isolated
-from gradgate.checks.runner import check_trainer
 from gradgate.checks.snapshot import named_parameters
-from gradgate.faults.lines import afresh
+from gradgate.faults.trial import status_of
 from gradgate.subjects.contract import Stage, Subject
 
 _FORMULAS = ("GG501", "GG401", "GG403", "GG404")
@@ -107,12 +106,4 @@ class Asked:
         return self._status(code, stage, timeout) == "passed"
 
     def _status(self, code: str, stage: str | None, timeout: float) -> str:
-        verdict = check_trainer(
-            afresh(self.subject),
-            select=[code],
-            stages=None if stage is None else [stage],
-            seed=self.seed,
-            baselines=self.baselines,
-            timeout=timeout,
-        )
-        return " ".join(result.status for result in verdict.results)
+        return status_of(self.subject, code, stage, timeout, seed=self.seed, baselines=self.baselines)

@@ -5,31 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
 from gradgate.core.origin import is_own_code
-from gradgate.subjects.contract import Stage, Subject
-
-_building: list[None] = []  # not empty while a run is being started
-
-
-def afresh(subject: Subject) -> Subject:
-    """The subject with stages that no check has met: what was recorded of the old ones is not of this source."""
-
-    def other(stage: Stage) -> Stage:
-        def start(*arguments: Any, **options: Any) -> Any:
-            _building.append(None)
-            try:
-                return stage.start(*arguments, **options)
-            finally:
-                _building.pop()
-
-        return replace(stage, start=start)
-
-    return replace(subject, stages=[other(stage) for stage in subject.stages])
+from gradgate.faults.trial import is_building
 
 
 @dataclass
@@ -60,7 +42,7 @@ def lines_run(source: Path | None) -> Iterator[Seen]:
         if not own[code.co_filename]:
             return None
         seen.lines.setdefault(code, set()).add(frame.f_lineno)
-        if event == "call" and not _building:
+        if event == "call" and not is_building():
             seen.stepping.add(code)
         if code not in seen.depths:
             caller = frame.f_back

@@ -189,12 +189,13 @@ def _check(task: Task, subject: Subject, codes: Sequence[str], report: Report, s
 
 def _locate(task: Task, subject: Subject, report: Report, failed: Result) -> None:
     """Name the line of a check that failed and does not know it, by trial repairs."""
-    from gradgate.faults.locate import is_unsure, search
+    from gradgate.faults.locate import by_repairs, is_unsure
 
     if not is_unsure(failed):
         return
     baselines = Path(task.baselines) if task.baselines else None
-    found = search(subject, failed, seed=task.seed, baselines=baselines, seconds=task.locate)
+    search = by_repairs(subject, seed=task.seed, baselines=baselines, seconds=task.locate)
+    found = search(failed)
     if found is not None:
         near = _nearness(found.place, task)
         place = f"{Path(found.place.file).name}:{found.place.line}"
