@@ -13,7 +13,7 @@ from gradgate.faults.trial import status_of
 from gradgate.subjects.contract import Stage, Subject
 
 _FORMULAS = ("GG501", "GG401", "GG403", "GG404")
-_OF_FORMULAS = "2345"  # families whose faults may be a formula's
+_OF_FORMULAS = "345"  # families whose faults may be a formula's
 _OF_A_STEP = ("GG100", "GG203", "GG204", "GG206", "GG208", "GG412")
 _QUICK = _FORMULAS[:3]
 _TRAIN_TOO_MUCH = ("GG203", "GG606")  # whose faults train what they should not

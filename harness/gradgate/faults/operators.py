@@ -96,6 +96,7 @@ class Scope:
     names: tuple[str, ...]
     masks: tuple[str, ...]
     unused: tuple[str, ...]
+    scalars: tuple[str, ...]
 
 
 def variants(function: Function) -> Iterator[Variant]:
@@ -157,6 +158,10 @@ def _of_statement(statement: ast.stmt, scope: Scope) -> Iterator[tuple[str, int,
     if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
         text = ast.unparse(statement)
         yield "call-twice", statement.lineno, f"{text}\n{text}"
+    if isinstance(statement, ast.Assign | ast.Return) and isinstance(statement.value, ast.Call):
+        for scalar in scope.scalars:
+            divided = ast.BinOp(statement.value, ast.Div(), ast.Name(scalar, ast.Load()))
+            yield "add-divisor", statement.lineno, exchanged(statement, statement.value, divided)
     for place in _places(statement):
         for operator, changed in _of_expression(place, scope):
             yield operator, place.lineno, exchanged(statement, place, changed)
@@ -249,7 +254,9 @@ def _of_axis(node: ast.Call, _: Scope) -> Made:
                 yield "swap-axis", _replaced(node, keywords=rest)
 
 
-def _of_binary(node: ast.BinOp, _: Scope) -> Made:
+def _of_binary(node: ast.BinOp, scope: Scope) -> Made:
+    for scalar in scope.scalars if isinstance(node.op, ast.Div) else ():
+        yield "other-divisor", _replaced(node, right=ast.Name(scalar, ast.Load()))
     for other in _BINARY.get(type(node.op), ()):
         yield "swap-operator", _replaced(node, op=other())
     yield "drop-operand", node.left
@@ -379,7 +386,8 @@ def scope_of(function: Function) -> Scope:
     known = tuple(dict.fromkeys([*given, *stored]))
     masks = tuple(name for name in known if _axes(name) and name.startswith(("valid", "mask", "some")))
     unused = tuple(name for name in known if name not in read and name not in ("self", "cls", "_"))
-    return Scope(known, masks, unused)
+    scalars = tuple(name for name in known if not _axes(name) and name not in ("self", "cls", "_"))
+    return Scope(known, masks, unused, scalars)
 
 
 def _axes(name: str) -> str:

@@ -14,8 +14,8 @@ _COST: Mapping[str, float] = {
     **dict.fromkeys(("invert-mask", "use-unused", "use-read", "sum-to-mean", "mean-to-sum", "drop-sign"), 1.0),
     **dict.fromkeys(("insert-call", "drop-guard", "skip-branch", "drop-context", "drop-method", "add-argument"), 1.5),
     **dict.fromkeys(("abs-to-square", "square-to-abs", "add-detach", "add-mask", "one-branch", "guard-divisor"), 2.0),
-    "other-context": 2.0,
     **dict.fromkeys(("off-by-one", "drop-bound", "flip-flag", "other-setting", "drop-argument", "drop-call"), 2.0),
+    **dict.fromkeys(("other-divisor", "add-divisor", "other-context"), 2.0),
     **dict.fromkeys(("swap-arguments", "call-twice", "other-name", "add-double"), 4.0),
 }  # fmt: skip
 _CUTS = ("drop-detach", "drop-data", "drop-context", "drop-clamp", "drop-method", "keep-part", "drop-argument")
@@ -27,7 +27,9 @@ _FITTING: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("GG210", "GG802"), ("skip-statement", "drop-argument", "drop-context")),
     "GG207": ("insert-call", "drop-method", "keep-part"),
     **dict.fromkeys(("GG305", "GG306"), ("drop-method", "wrong-dtype", "drop-context", "add-double")),
-    **dict.fromkeys(("GG405", "GG406", "GG407"), ("add-mask", "invert-mask", "drop-index", "swap-axis")),
+    "GG410": ("other-divisor", "add-divisor", "drop-operand"),
+    "GG406": ("other-divisor", "add-divisor", "add-mask", "invert-mask"),
+    **dict.fromkeys(("GG405", "GG407"), ("add-mask", "invert-mask", "drop-index", "swap-axis")),
     **dict.fromkeys(("GG503", "GG606"), ("other-context", "insert-call")),
     **dict.fromkeys(("GG414",), ("other-setting", "use-read", "add-argument", "drop-condition", "swap-comparison")),
 }

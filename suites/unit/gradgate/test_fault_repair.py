@@ -82,6 +82,8 @@ def subject_of(module: ModuleType) -> gradgate.Subject:
         ("y = x_BS / n", "drop-operand", "y = x_BS"),
         ("y = x_BS / n", "guard-divisor", "y = x_BS / n.clamp(min=1)"),
         ("y = x_BS", "use-unused", "y = x_BS / scale"),
+        ("y = x_BS / len(x_BS)", "other-divisor", "y = x_BS / n"),
+        ("y = x_BS.sum()", "add-divisor", "y = x_BS.sum() / n"),
         ("y = x_BS", "add-detach", "y = x_BS.detach()"),
         ("y = x_BS", "add-mask", "y = x_BS.masked_fill(~valid_BS, 0.0)"),
         ("y = x_BS", "other-name", "y = z_BS"),

@@ -184,3 +184,10 @@ def test_processes_count_as_slower_beyond_half_the_tolerance_alone():
     assert together([one, other], T).verdict is None
     assert together([other, one], T, most=2).verdict == "noisy"
     assert together([other, other], T, most=2).verdict == "fail"
+
+
+def test_what_is_left_open_still_shows_what_was_measured():
+    """The ratio and the blocks of all processes, whatever the verdict."""
+    found = together([said(0.08), said(0.0)], T)
+    pooled = look([*said(0.08).ratios, *said(0.0).ratios], T, last=True)
+    assert (found.verdict, found.ratio, found.blocks) == (None, pooled.ratio, 12)

@@ -104,7 +104,7 @@ def test_wilson_solves_the_score_equation(hits: int, trials: int):
 
 def test_wilson_knows_nothing_without_a_trial():
     """No trial: anything is possible."""
-    assert (wilson(0, 0).low, wilson(0, 0).high) == (0.0, 1.0)
+    assert (wilson(0, 0).low, wilson(0, 0).estimate, wilson(0, 0).high) == (0.0, 0.0, 1.0)
 
 
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=10))
