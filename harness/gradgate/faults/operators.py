@@ -357,6 +357,10 @@ def _of_slice(node: ast.Slice, _: Scope) -> Made:
     for name in ("lower", "upper"):
         if getattr(node, name) is not None:
             yield "drop-bound", _replaced(node, **{name: None})
+    if node.upper is None and isinstance(node.lower, ast.Constant) and isinstance(node.lower.value, int):
+        yield "other-end", _replaced(node, lower=None, upper=_number(-node.lower.value))
+    if node.lower is None and isinstance(node.upper, ast.UnaryOp) and isinstance(node.upper.op, ast.USub):
+        yield "other-end", _replaced(node, lower=node.upper.operand, upper=None)
 
 
 _OPERATORS: Sequence[tuple[Any, Callable[..., Made]]] = (

@@ -15,7 +15,7 @@ _COST: Mapping[str, float] = {
     **dict.fromkeys(("insert-call", "drop-guard", "skip-branch", "drop-context", "drop-method", "add-argument"), 1.5),
     **dict.fromkeys(("abs-to-square", "square-to-abs", "add-detach", "add-mask", "one-branch", "guard-divisor"), 2.0),
     **dict.fromkeys(("off-by-one", "drop-bound", "flip-flag", "other-setting", "drop-argument", "drop-call"), 2.0),
-    **dict.fromkeys(("other-divisor", "add-divisor", "other-context"), 2.0),
+    **dict.fromkeys(("other-divisor", "add-divisor", "other-context", "other-end"), 2.0),
     **dict.fromkeys(("swap-arguments", "call-twice", "other-name", "add-double"), 4.0),
 }  # fmt: skip
 _CUTS = ("drop-detach", "drop-data", "drop-context", "drop-clamp", "drop-method", "keep-part", "drop-argument")

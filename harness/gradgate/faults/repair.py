@@ -97,12 +97,13 @@ def suspect(
         The first change with which the check passes and none of the cheap checks fails that passed without it; None
         where none is found in time.
     """
-    start, used = time.monotonic(), _processor()
+    start = time.monotonic()
     asked = Asked(subject, code, stage, seed, baselines)
     with lines_run(subject.source) as seen:  # whole: a change that repairs it is tried on everything
         asked.passes(_BUSY * seconds)
     limit = _SHORTEST + _SLACK * (time.monotonic() - start)
     asked = asked.cheapest(limit)
+    start, used = time.monotonic(), _processor()
     with first_fault_only(detail) as first:
         asked.passes(limit)
     before: Sound | None = None

@@ -90,6 +90,8 @@ def subject_of(module: ModuleType) -> gradgate.Subject:
         ("y = n if tau else 1", "one-branch", "y = n"),
         ("y = n < tau", "swap-comparison", "y = n <= tau"),
         ("y = x_BS[1:]", "drop-bound", "y = x_BS[:]"),
+        ("y = x_BS[1:]", "other-end", "y = x_BS[:-1]"),
+        ("y = x_BS[:-1]", "other-end", "y = x_BS[1:]"),
         ("y = x_BS[1:]", "off-by-one", "y = x_BS[2:]"),
         ("y = f(x_BS, flag=True)", "flip-flag", "y = f(x_BS, flag=False)"),
         ("optimizer.step()", "skip-statement", ""),

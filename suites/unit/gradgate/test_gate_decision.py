@@ -191,3 +191,9 @@ def test_what_is_left_open_still_shows_what_was_measured():
     found = together([said(0.08), said(0.0)], T)
     pooled = look([*said(0.08).ratios, *said(0.0).ratios], T, last=True)
     assert (found.verdict, found.ratio, found.blocks) == (None, pooled.ratio, 12)
+
+
+@pytest.mark.parametrize(("blocks", "verdict"), [(9, None), (12, None), (16, "pass")])
+def test_the_estimate_decides_at_the_last_look_alone(blocks: int, verdict: str | None):
+    """A wide interval is looked at again until no more blocks will come."""
+    assert look(around(0.0, 0.05, blocks), T).verdict == verdict
