@@ -18,6 +18,7 @@ import torch
 from fixtures.two_checkouts import checkout
 from gradgate.compare import steps, worker
 from gradgate.compare.job import Checkout, Job
+from gradgate.compare.priority import undisturbed
 from gradgate.gates.counts import Counts
 
 
@@ -41,13 +42,12 @@ def answers(task: Job, lines: str = "") -> list[dict[str, Any]]:
     """Every message of a worker, progress left out."""
     reading, writing = os.pipe()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["worker", str(writing)])
         patch.setattr(sys, "stdin", io.StringIO(task.dumps() + "\n" + lines))
-        patch.setattr(os, "dup2", lambda *_: None)
         patch.setattr(worker, "undisturbed", nullcontext)
-        worker.main()
+        worker.main(writing)
     with os.fdopen(reading) as channel:
-        return [message for line in channel if "progress" not in (message := json.loads(line))]
+        messages = [json.loads(line) for line in channel]
+        return [message for message in messages if not {"progress", "loaded"} & set(message)]
 
 
 def test_job_survives_json(tmp_path: Path):
@@ -63,7 +63,7 @@ def test_worker_counts_and_times_both_sides(tmp_path: Path):
     assert (verdicts["op_count"], verdicts["leak"], verdicts["forwards"]) == ("fail", "fail", "pass")
     assert next(m for m in answer["metrics"] if m["metric"] == "leak")["where"] == "plain.py:19 in step()"
     assert list(answer["timing"]["decisions"]) == ["cpu_time", "wall_time"]
-    assert {len(turns) for turns in answer["timing"]["passes"]} == {8}
+    assert {len(turns) for turns in answer["timing"]["samples"]} == {5}
     assert answer["environment"]["torch"] == torch.__version__
 
 
@@ -177,7 +177,7 @@ def test_worker_serves_without_counting_when_it_is_a_repeat(tmp_path: Path):
 def test_priority_is_asked_for_and_given_back(monkeypatch: pytest.MonkeyPatch):
     """Where the kernel refuses, the block runs all the same."""
     before = os.sched_getscheduler(0)
-    with worker.undisturbed():
+    with undisturbed():
         pass
     assert os.sched_getscheduler(0) == before
 
@@ -185,7 +185,7 @@ def test_priority_is_asked_for_and_given_back(monkeypatch: pytest.MonkeyPatch):
         raise PermissionError
 
     monkeypatch.setattr(os, "sched_setscheduler", refused)
-    with worker.undisturbed():
+    with undisturbed():
         assert os.sched_getscheduler(0) == before
 
 
