@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from io import FileIO
 from typing import Any, TextIO
 
 from gradgate.compare.job import Job
@@ -33,7 +34,7 @@ class DiedError(Exception):
 class Worker:
     """A running worker."""
 
-    def __init__(self, zygote: Zygote, pid: int, job: TextIO, answers: TextIO, output: TextIO) -> None:
+    def __init__(self, zygote: Zygote, pid: int, job: FileIO, answers: TextIO, output: TextIO) -> None:
         self.pid = pid
         self._zygote, self._job, self._answers, self._output = zygote, job, answers, output
         self._code: int | None = None
@@ -41,8 +42,7 @@ class Worker:
     def send(self, text: str) -> None:
         """Write it a line; where it is dead already, the end of its answers says so."""
         with suppress(BrokenPipeError):
-            self._job.write(text + "\n")
-            self._job.flush()
+            self._job.write(f"{text}\n".encode())
 
     def answer(self, on_progress: Callable[[str], None]) -> dict[str, Any]:
         """Its next answer.
@@ -101,7 +101,7 @@ class Zygote:
         with ExitStack() as stack:
             output = stack.enter_context(tempfile.TemporaryFile("w+", errors="replace"))
             (reading, to_worker), (answers, writing) = os.pipe(), os.pipe()
-            channels = stack.enter_context(os.fdopen(to_worker, "w")), stack.enter_context(os.fdopen(answers))
+            channels = stack.enter_context(FileIO(to_worker, "w")), stack.enter_context(os.fdopen(answers))
             try:
                 pid = self._ask("fork", [reading, writing, output.fileno()])
             finally:

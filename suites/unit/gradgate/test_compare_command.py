@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from fixtures.two_checkouts import checkout, repository
 from gradgate.cli import cli
 from gradgate.commands import compare as command
-from gradgate.compare import processes, session
+from gradgate.compare import session
 from gradgate.compare.checkout import PREFIX, checked_out, import_roots
 from gradgate.core.comparison import GATE_VERDICTS, Comparison, Metric
 from gradgate.core.errors import GradgateError
@@ -172,17 +172,6 @@ def test_a_termination_unwinds_like_ctrl_c():
     with pytest.raises(KeyboardInterrupt), command.ended_by_signals():
         os.kill(os.getpid(), signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) == before
-
-
-def test_a_worker_that_is_killed_is_reported_with_its_signal(here: Path):
-    """And nothing of it is left."""
-    job = session._job(session.Question("plain:make", here, here))
-    with processes.started(job, core=min(os.sched_getaffinity(0))) as worker:
-        os.kill(worker._process.pid, signal.SIGKILL)
-        worker._process.wait()
-        worker.send("1")
-        with pytest.raises(processes.DiedError, match="SIGKILL"):
-            worker.answer(lambda text: None)
 
 
 @pytest.mark.nightly
