@@ -19,7 +19,7 @@ from gradgate.compare.steps import BrokenError, Copy, MissingError
 from gradgate.compare.turns import beyond_budget, steps_a_turn, timing_tree, tolerances_of
 from gradgate.core.comparison import Metric
 from gradgate.core.errors import GradgateError
-from gradgate.gates.counters import STEPS, count, is_compiled, recompiles
+from gradgate.gates.counters import STEPS, WARM_UP, count, is_compiled, recompiles
 from gradgate.gates.counts import Counts
 from gradgate.gates.decision import LOOKS
 from gradgate.gates.exact import compare_counts, different_inputs
@@ -113,10 +113,10 @@ def _work(job: Job, say: Say) -> dict[str, Any]:
             if mismatch:
                 return {**answer, "mismatch": mismatch}
         else:
-            _catch_up(copies.values(), STEPS + MORE)
+            _catch_up(copies.values(), WARM_UP)
         for name, number in COPIES[2:]:
             copies[name, number] = build(name)
-            _catch_up([copies[name, number]], STEPS + MORE)
+            _catch_up([copies[name, number]], STEPS + MORE if job.count else WARM_UP)
         if clashes(base, head):
             return {"clash": clashes(base, head)}
         return {**answer, **_time(job, copies, say)}
