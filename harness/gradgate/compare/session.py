@@ -199,9 +199,9 @@ def _decisions(answers: Sequence[Mapping[str, Any]]) -> dict[str, Decision]:
 
 
 def _undecided(answers: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What another process would be asked for: nothing, once the decisive quantity has failed."""
+    """What another process would be asked for: nothing, once there is a regression."""
     made = _decisions(answers)
-    if next(iter(made.values())).verdict == "fail":
+    if any(decision.verdict == "fail" for decision in made.values()):
         return []
     return [name for name, decision in made.items() if decision.verdict is None]
 

@@ -154,7 +154,7 @@ def measure(
 ) -> Timing:
     """Run blocks until every quantity is decided and the A/A pair is at rest, or the cap or the budget is reached.
 
-    A slowdown of the first quantity ends the others, too: they have their verdict from the blocks so far.
+    A slowdown of one quantity ends the others, too: they have their verdict from the blocks so far.
 
     Args:
         turns: the copies, as in `COPIES`.
@@ -183,7 +183,7 @@ def measure(
         for name, tolerance in tolerances.items():
             if name not in decisions or decisions[name].verdict is None:
                 ratios[name] = tuple(block_ratios(blocks, name))
-                slower = first in decisions and decisions[first].verdict == "fail"
+                slower = any(decision.verdict == "fail" for decision in decisions.values())
                 decisions[name] = look(ratios[name], tolerance, last=last or slower)
         same = same_ratios(blocks, first)
         if last or (at_rest(same, tolerances[first]) and all(decision.verdict for decision in decisions.values())):

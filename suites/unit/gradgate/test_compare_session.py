@@ -94,6 +94,13 @@ def test_a_slowdown_repeats_in_a_fresh_process_that_does_not_count_again(asked, 
     assert [(job.count, job.attempt) for job, _ in jobs] == [(True, 0), (False, 1)]
 
 
+def test_no_further_process_is_asked_once_there_is_a_regression(asked, tmp_path: Path):
+    """The wall clock at its own limit could go on asking; whatever it said, the verdict would be the same."""
+    jobs = asked({"timing": timing(0.04, wall=0.055)}, {"timing": timing(0.04, wall=0.045)})
+    found = ask(tmp_path)
+    assert ([metric.verdict for metric in found.metrics], len(jobs)) == (["fail", "noisy"], 2)
+
+
 def test_a_slowdown_that_does_not_repeat_is_noisy(asked, tmp_path: Path):
     """Never blamed on the code."""
     asked({"timing": timing(0.09)}, {"timing": timing()}, {"timing": timing()})

@@ -174,7 +174,7 @@ def test_measure_takes_a_slow_step_no_further_than_it_must():
     assert LEAST < quick.decisions["cpu_time"].blocks < LOOKS[-1]
 
 
-def test_a_slowdown_of_the_first_quantity_ends_the_others():
+def test_a_slowdown_of_one_quantity_ends_the_others():
     """At 5 % more CPU time the wall clock stands at its own limit, and no number of blocks would decide it."""
     found = Machine(0.01, 0.0105, noise=0.03).measure()
     assert found.decisions["cpu_time"].verdict == "fail"
