@@ -121,16 +121,25 @@ def test_worker_names_a_mistake_of_use(tmp_path: Path, target: str, stage: str |
 @pytest.mark.parametrize(
     ("target", "what"),
     [
-        ("plane:make", "no module 'plane' under "),
-        ("plain:mkae", "no 'mkae' in "),
-        ("json:loads", "no module 'json' under "),
+        ("plane:make", "no module 'plane' under HEAD; did you mean 'plain'?"),
+        ("plain:mkae", "no 'mkae' in HEAD/plain.py; did you mean 'make'?"),
+        ("json:loads", f"no module 'json' under HEAD, only {json.__file__}, outside it"),
     ],
 )
-def test_worker_names_the_side_that_lacks_the_factory(tmp_path: Path, target: str, what: str):
-    """An installed module of that name is not the checkout's."""
+def test_worker_names_head_where_neither_side_has_the_factory(tmp_path: Path, target: str, what: str):
+    """A mistake of spelling; an installed module of that name is not the checkout's."""
     (answer,) = answers(job(tmp_path, target))
-    assert answer["missing"][0] == "base"
-    assert answer["missing"][1].startswith(what)
+    assert answer["missing"] == ["head", what.replace("HEAD", str(tmp_path / "head"))]
+
+
+@pytest.mark.parametrize("side", ["base", "head"])
+def test_worker_names_the_side_that_lacks_the_factory(tmp_path: Path, side: str):
+    """A benchmark may be younger than base."""
+    task = job(tmp_path, "young:make")
+    other = tmp_path / ("head" if side == "base" else "base")
+    (other / "young.py").write_text("from plain import make")
+    (answer,) = answers(task)
+    assert answer["missing"] == [side, f"no module 'young' under {tmp_path / side}"]
 
 
 def test_worker_names_the_side_that_does_not_build_or_step(tmp_path: Path):
