@@ -14,6 +14,7 @@ import click
 import pytest
 from ruamel.yaml import YAML
 
+from fixtures.pytest_fixtures import _is_in
 from gradgate.cli import cli
 
 ROOT = Path(__file__).parents[2]
@@ -21,6 +22,7 @@ WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 ACTION, GITLAB, SHELL = ROOT / "action.yml", ROOT / "templates/gitlab-ci.yml", ROOT / "templates/gate.sh"
 SCHEMAS = [(file, "vendor.github-workflows") for file in WORKFLOWS]
 SCHEMAS += [(ACTION, "vendor.github-actions"), (GITLAB, "vendor.gitlab-ci")]
+SCHEMAS += [(ROOT / ".github/dependabot.yml", "vendor.dependabot")]
 
 
 def scripts(tree: Any) -> list[str]:
@@ -84,10 +86,35 @@ def test_call_of_gradgate_that_it_does_not_take_is_found():
 
 
 def test_every_target_of_make_exists():
-    """`make setup`, `make test` and the rest."""
+    """`make setup`, `make share` and the rest."""
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     used = {word for words in calls("make") for word in words}
-    assert {"setup", "test", "nightly"} <= used <= targets
+    assert {"setup", "share", "coverage", "nightly"} <= used <= targets
+
+
+@pytest.mark.parametrize("of", [1, 2, 3])
+def test_shares_of_the_tests_are_all_of_them(of: int):
+    """Each file of tests is in one share, and in one only."""
+    files = {file.name for file in (ROOT / "suites").rglob("test_*.py")}
+    shares = [{name for name in files if _is_in(f"{number}of{of}", name)} for number in range(1, of + 1)]
+    assert sum(map(len, shares)) == len(files)
+    assert set().union(*shares) == files
+    assert all(shares)
+
+
+@pytest.mark.parametrize("share", ["3of2", "1/2", "0of2", "of"])
+def test_share_that_is_none_is_one_clear_error(share: str):
+    """It says what is expected."""
+    with pytest.raises(pytest.UsageError, match=f"GRADGATE_SHARE={share}: expected one such as 1of2"):
+        _is_in(share, "test_x.py")
+
+
+def test_pull_request_runs_every_share():
+    """A share that no job runs would be tests that nobody runs."""
+    jobs = YAML(typ="safe").load(ROOT / ".github/workflows/pr.yml")["jobs"]
+    shares = jobs["tests"]["strategy"]["matrix"]["share"]
+    assert shares == [f"{number}of{len(shares)}" for number in range(1, len(shares) + 1)]
+    assert set(jobs) - {"report", "required"} == set(jobs["required"]["needs"])
 
 
 def test_every_extra_that_is_installed_exists():
@@ -111,13 +138,11 @@ def test_no_script_holds_an_expression_of_the_service():
 
 
 @pytest.mark.parametrize("file", [*WORKFLOWS, ACTION], ids=lambda file: file.name)
-def test_file_gives_a_reason_for_tags(file: Path):
-    """Actions are pinned; where it is by tag, the file says why."""
-    text = file.read_text(encoding="utf-8")
-    pins = re.findall(r"uses: [\w/-]+@(\S+)", text)
-    assert pins
-    assert all(re.fullmatch(r"v\d+|[0-9a-f]{40}", pin) for pin in pins)
-    assert all(len(pin) == 40 for pin in pins) or "could not be looked up" in text
+def test_file_pins_each_action_by_commit(file: Path):
+    """A commit cannot be moved as a tag can; the version it is stands behind it."""
+    uses = re.findall(r"uses: (.*)", file.read_text(encoding="utf-8"))
+    assert uses
+    assert [use for use in uses if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", use)] == []
 
 
 @pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.name)
