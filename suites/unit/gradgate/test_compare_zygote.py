@@ -44,7 +44,7 @@ def test_workers_of_one_zygote_are_processes_of_their_own(fresh: Zygote, tmp_pat
     for _ in range(2):
         with fresh.started(job(tmp_path)) as one:
             pids.append(one.pid)
-            assert one.answer(silent)["missing"][0] == "base"
+            assert one.answer(silent)["missing"][0] == "head"
         fresh.load("json")
     assert pids[0] != pids[1]
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
