@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from gradgate.subjects.own_loop import OwnLoop
     from gradgate.subjects.rows import TokenRows
     from gradgate.subjects.schedule import Schedule
+    from gradgate.subjects.settings import configured, options_of
     from gradgate.watch.block import watch
     from gradgate.watch.guard import guard
 
@@ -61,6 +62,7 @@ _HOMES = {
     "gradgate.subjects.own_loop": ("OwnLoop",),
     "gradgate.subjects.rows": ("TokenRows",),
     "gradgate.subjects.schedule": ("Schedule",),
+    "gradgate.subjects.settings": ("configured", "options_of"),
     "gradgate.watch.block": ("watch",),
     "gradgate.watch.guard": ("guard",),
 }
@@ -92,7 +94,9 @@ __all__ = [
     "Verdict",
     "__version__",
     "check_trainer",
+    "configured",
     "guard",
+    "options_of",
     "parametrize",
     "watch",
 ]

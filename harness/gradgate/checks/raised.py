@@ -77,6 +77,11 @@ def as_finding(raised: SubjectRaisedError, code: str, name: str) -> Finding:
     )
 
 
+def is_raised(finding: Finding) -> bool:
+    """Whether a finding says no more than that the subject raised."""
+    return finding.detail.keys() == {"error", "text"}
+
+
 def first_line(error: BaseException, limit: int = 300) -> str:
     """The first line of an error's text, cut at `limit` characters."""
     line = (str(error).splitlines() or [""])[0]
