@@ -290,6 +290,8 @@ class Functions:
         place_rewards: `(reward_B, valid_BS, placement, document_BS=None) -> reward_BS`, "terminal" or "uniform";
             NotImplementedError for one that the trainer does not have.
         value_loss: `(value_BS, return_BS, valid_BS) -> scalar`, the mean squared error over real tokens.
+        token_weights: `(score_BS, valid_BS) -> weight_BS`, of a trainer that weighs tokens and not heads: as its loss
+            uses them, averaging 1 over real tokens, growing with the score (an advantage, an excess loss).
     """
 
     labels: Callable[..., Tensor] | None = None
@@ -298,6 +300,7 @@ class Functions:
     returns: Callable[..., Tensor] | None = None
     place_rewards: Callable[..., Tensor] | None = None
     value_loss: Callable[..., Tensor] | None = None
+    token_weights: Callable[..., Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -374,6 +377,7 @@ class Subject:
         "hyperparameters": "write `Run.hyperparameters(update)`: parameter name -> {'lr': ...}, from the configuration",
         "loop": "give the stage `loop=`: run its own loop on given scores and return gradgate.Looped",
         "evaluate": "write `Run.evaluate()`: the trainer's own evaluation on held-out data",
+        "saved": "write `Run.save(path)`: the trainer's own save, where it can be loaded or not",
         "save": "write `Run.save(path)` and `Run.load(path)`",
         "logits": "set `Run.logits_from` to the name in `modules` of the module that returns logits [B, S, H, V]",
         "optimizers": "set `Run.optimizers` to the optimizers that the step steps",
@@ -385,6 +389,7 @@ class Subject:
         "functions.returns": "give the subject `functions=gradgate.Functions(returns=...)`",
         "functions.place_rewards": "give the subject `functions=gradgate.Functions(place_rewards=...)`",
         "functions.value_loss": "give the subject `functions=gradgate.Functions(value_loss=...)`",
+        "functions.token_weights": "give the subject `functions=gradgate.Functions(token_weights=...)`",
     }
 
 

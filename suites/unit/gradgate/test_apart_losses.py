@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from fixtures.actor_critic import BATCH, LoopRun, PairRun, StepRun, UnreducedRun, pairs, unreduced
+from fixtures.actor_critic import BATCH, LoopRun, PairRun, StepRun, UnreducedRun, pairs, saving, unreduced
 from fixtures.check_runs import errors, run_check
 from gradgate.checks.runner import check_trainer
 from gradgate.core.errors import SubjectError
@@ -88,3 +88,33 @@ def test_gg201_names_a_bias_that_is_cut_off() -> None:
     subject = pairs(cut=True)
     (message,) = errors(run_check("GG201", subject, subject.stages[0]))
     assert message.startswith("`features.bias` got no gradient")
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_gg603_passes_a_save_that_holds_everything_though_nothing_loads(half: bool) -> None:
+    """Weights in 16 bits are those weights; files that torch cannot read are left."""
+    subject = saving({"actor.pt": ("actor", "optimizers"), "critic.pt": ("critic",)}, half)
+    outcome = run_check("GG603", subject, subject.stages[0])
+    assert (outcome.findings, outcome.inconclusive) == ((), "")
+    assert outcome.measured["values_that_change"] == 8
+
+
+@pytest.mark.parametrize(
+    ("files", "owners"),
+    [
+        ({"a.pt": ("actor", "optimizers")}, ["critic"]),
+        ({"a.pt": ("critic",)}, ["actor", "optimizers[0]", "optimizers[1]"]),
+    ],
+)
+def test_gg603_names_what_a_save_leaves_out_though_nothing_loads(files: Any, owners: list[str]) -> None:
+    """A module, and the moments of an optimizer, one finding each."""
+    subject = saving(files)
+    outcome = run_check("GG603", subject, subject.stages[0])
+    assert [finding.detail["owner"] for finding in outcome.findings] == owners
+    assert all("in none of the files that save() wrote" in message for message in errors(outcome))
+
+
+def test_gg603_is_inconclusive_where_no_file_is_understood() -> None:
+    """A format of its own holds nothing that torch can read."""
+    subject = saving({})
+    assert "in a file that torch can read" in run_check("GG603", subject, subject.stages[0]).inconclusive
