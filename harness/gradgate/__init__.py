@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gradgate.checks.fit_of import fit_of
     from gradgate.checks.runner import check_trainer
     from gradgate.core.errors import GradientFaultError, GradientFaultWarning
     from gradgate.core.finding import Finding, Location
@@ -33,12 +34,14 @@ if TYPE_CHECKING:
     from gradgate.subjects.rows import TokenRows
     from gradgate.subjects.schedule import Schedule
     from gradgate.subjects.settings import configured, options_of
+    from gradgate.subjects.toy_rows import toy_rows
     from gradgate.watch.block import watch
     from gradgate.watch.guard import guard
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "gradgate.checks.fit_of": ("fit_of",),
     "gradgate.checks.runner": ("check_trainer",),
     "gradgate.core.errors": ("GradientFaultError", "GradientFaultWarning"),
     "gradgate.core.finding": ("Finding", "Location"),
@@ -63,6 +66,7 @@ _HOMES = {
     "gradgate.subjects.rows": ("TokenRows",),
     "gradgate.subjects.schedule": ("Schedule",),
     "gradgate.subjects.settings": ("configured", "options_of"),
+    "gradgate.subjects.toy_rows": ("toy_rows",),
     "gradgate.watch.block": ("watch",),
     "gradgate.watch.guard": ("guard",),
 }
@@ -95,9 +99,11 @@ __all__ = [
     "__version__",
     "check_trainer",
     "configured",
+    "fit_of",
     "guard",
     "options_of",
     "parametrize",
+    "toy_rows",
     "watch",
 ]
 

@@ -83,7 +83,7 @@ def declared(run: Run) -> frozenset[str]:
         "evaluate": _overrides(run, "evaluate"),
         "samples": _overrides(run, "samples") and run.epoch_size > 0,
         "heldout": _overrides(run, "heldout"),
-        "hyperparameters": _overrides(run, "hyperparameters"),
+        "hyperparameters": _overrides(run, "hyperparameters") or getattr(run, "rates", None) is not None,
         "strategy": _overrides(run, "strategy"),
         "supervised": _overrides(run, "supervised"),
         "rewards": _overrides(run, "rewards"),
