@@ -316,8 +316,8 @@ def _of_batches(start: Start) -> Iterator[Fault]:
     if "pad" in can and valid_BS is not None:
         with calling("pad(batch, 2)"):
             padded_BS = run.valid(run.pad(batch, 2))
-        if not torch.equal(padded_BS, functional.pad(valid_BS, (0, 2))):
-            yield "pad(batch, 2) did not add two positions of padding on the right", LIES
+        if not any(torch.equal(padded_BS, functional.pad(valid_BS, side)) for side in ((0, 2), (2, 0))):
+            yield "pad(batch, 2) did not add two positions of padding on the right, or on the left", LIES
     difference = batches.first_difference(kept, batch)
     if difference is not None:
         yield f"valid, select_rows or pad changed their batch: {difference.name}: {difference.text}", LIES

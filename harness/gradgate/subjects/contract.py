@@ -139,7 +139,7 @@ class Run:
         raise NotImplementedError
 
     def pad(self, batch: Batch, count: int) -> Batch:
-        """The same rows with `count` more positions of padding on the right."""
+        """The same rows with `count` more positions of padding: on the right, or where the trainer itself pads."""
         raise NotImplementedError
 
     def crop(self, batch: Batch, count: int) -> Batch:
@@ -380,7 +380,7 @@ class Subject:
         "value_targets": "write `Run.value_targets(reward_B, value_BS, valid_BS)`: what the value loss regresses on",
         "rows": "write `Run.select_rows(batch, index)`: return the batch of these rows, in this order",
         "valid": "write `Run.valid(batch)`: Bool[B, S], True = real token; or write `Run.tokens(batch)`",
-        "pad": "write `Run.pad(batch, count)`: return the batch with `count` more positions of padding on the right",
+        "pad": "write `Run.pad(batch, count)`: return the batch with `count` more positions of padding",
         "crop": "write `Run.crop(batch, count)`: return the batch of the first `count` positions of each row",
         "window": "write `Run.window(parts)`: return one batch whose step accumulates over these micro-batches",
         "max_norm": "set `Run.max_norm` to the norm at which the step clips its gradients",
