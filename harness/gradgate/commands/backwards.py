@@ -26,7 +26,7 @@ def proposals(found: Any) -> Iterator[str]:
 
 def _of(name: str, node: ast.FunctionDef) -> Iterator[str]:
     calls = list(_calls(node))
-    loop = next((inner for inner in ast.walk(node) if isinstance(inner, ast.For) and _goes_backward(inner)), None)
+    loop = _loop(node)
     terms = ", ".join(f'"{term}": "{term}"' for term in _terms(node))
     if loop is not None:
         yield f"`{name}` keeps its loop, over `{ast.unparse(loop.iter)}`: `class Stage(gradgate.OwnLoop)`, and in it"
@@ -45,6 +45,13 @@ def _of(name: str, node: ast.FunctionDef) -> Iterator[str]:
             yield f"    max_norm = {ast.unparse(call.args[1])}"
 
 
+def _loop(node: ast.FunctionDef) -> ast.For | None:
+    """The innermost loop over batches that goes backward; over numbers only where the function makes its optimizer."""
+    loops = [inner for inner in ast.walk(node) if isinstance(inner, ast.For) and any(map(_is_backward, _calls(inner)))]
+    over_batches = [loop for loop in loops if not ast.unparse(loop.iter).startswith("range(")]
+    return next(reversed(over_batches or (loops if _optimizers(node) else [])), None)
+
+
 def _parsed(method: Any) -> ast.FunctionDef | None:
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(method)))
@@ -59,7 +66,8 @@ def _terms(node: ast.FunctionDef) -> list[str]:
         target.id: assigned.value
         for assigned in ast.walk(node)
         if isinstance(assigned, ast.Assign)
-        for target in assigned.targets
+        for place in assigned.targets
+        for target in (place.elts if isinstance(place, ast.Tuple) else [place])
         if isinstance(target, ast.Name)
     }
     found: dict[str, None] = {}
@@ -83,10 +91,6 @@ def _optimizers(node: ast.FunctionDef) -> list[str]:
 
 def _calls(node: ast.AST) -> Iterator[ast.Call]:
     return (inner for inner in ast.walk(node) if isinstance(inner, ast.Call))
-
-
-def _goes_backward(node: ast.AST) -> bool:
-    return any(map(_is_backward, _calls(node)))
 
 
 def _is_backward(call: ast.Call) -> bool:
