@@ -41,6 +41,7 @@ ALLOWED = {
     "collections": {"OrderedDict"},
     "pathlib": {"PosixPath"},
 }  # fmt: skip
+MOVED = {"pathlib._local": "pathlib"}  # where Python 3.13 says that its paths live, and no other version does
 
 
 def save(path: Path, plain: Mapping[str, Any], tensors: dict[str, Any], processes: Processes) -> None:
@@ -136,6 +137,7 @@ class _Index(pickle.Unpickler):
     """Unpickles an index of tensors and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
+        module = MOVED.get(module, module)
         is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
         if not is_dtype and name not in ALLOWED.get(module, ()):
             raise pickle.UnpicklingError(f"the index names {module}.{name}, which no index of tensors holds")

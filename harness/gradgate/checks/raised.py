@@ -70,7 +70,7 @@ def as_finding(raised: SubjectRaisedError, code: str, name: str) -> Finding:
         code=code,
         name=name,
         message=str(raised),
-        kind=next((kind for text, kind in _KINDS if text in str(error)), "other"),
+        kind=kind_of(str(error)),
         victim=origin(error),
         fix="run this step alone in a plain loop until it passes; GG100 runs exactly that",
         detail={"error": type(error).__name__, "text": str(error)},
@@ -80,6 +80,11 @@ def as_finding(raised: SubjectRaisedError, code: str, name: str) -> Finding:
 def is_raised(finding: Finding) -> bool:
     """Whether a finding says no more than that the subject raised."""
     return finding.detail.keys() == {"error", "text"}
+
+
+def kind_of(text: str) -> Kind:
+    """What kind of fault an error tells of, by its text or a message that quotes it; else `other`."""
+    return next((kind for words, kind in _KINDS if words in text), "other")
 
 
 def first_line(error: BaseException, limit: int = 300) -> str:

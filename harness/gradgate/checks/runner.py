@@ -20,6 +20,7 @@ import torch
 import gradgate
 from gradgate.checks import catalogue
 from gradgate.checks.catalogue import Check
+from gradgate.checks.consequences import traced
 from gradgate.checks.isolation import THREADS, isolated
 from gradgate.checks.parallel import answers
 from gradgate.checks.raised import SubjectRaisedError, as_finding, is_raised
@@ -122,7 +123,7 @@ def check_trainer(
     not_run = tally.close()
     seconds = time.perf_counter() - start
     environment = _environment(profile, device, seed)
-    return Verdict(subject.name, environment, tuple(tally.results), interrupted, not_run, seconds)
+    return Verdict(subject.name, environment, tuple(traced(tally.results)), interrupted, not_run, seconds)
 
 
 class _Session:

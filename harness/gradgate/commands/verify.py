@@ -17,6 +17,7 @@ from gradgate.checks import catalogue
 from gradgate.checks.rules import RULES
 from gradgate.commands.base import against
 from gradgate.commands.exits import EXIT_CODES, INTERRUPTED
+from gradgate.commands.lines import LineSearch
 from gradgate.core import interrupt
 from gradgate.core.errors import GradgateError
 from gradgate.core.options import DEVICE, MAX_SEED, PROFILE, SEED
@@ -24,6 +25,7 @@ from gradgate.core.project import find_project
 from gradgate.core.workers import usable_cores
 
 if TYPE_CHECKING:
+    from gradgate.core.finding import Finding
     from gradgate.core.verdict import Verdict
     from gradgate.report.model import Report
 
@@ -66,7 +68,8 @@ class Selector(click.ParamType):  # type: ignore[type-arg]  # generic only in ne
 @click.option(
     "--base-ref",
     metavar="REF",
-    help="Compare speed and memory with this branch, tag or commit: GG701, GG702, GG801, GG803.",
+    help="Compare speed and memory with this branch, tag or commit: GG701, GG702, GG801, GG803. Where another check "
+    "fails and names no line, look for it among those that differ from it.",
 )
 @click.option(
     "--json",
@@ -168,38 +171,15 @@ def verify(
             on_start=on_start,
             **options,
         )
-    verdict = _with_lines(verdict, subject, locate, processes, options["seed"], project.baselines)
+    search = LineSearch(subject, processes, options["seed"], project.baselines)
+    verdict = search.by_reverts(verdict, base_ref, locate) if base_ref else verdict
+    verdict = search.by_repairs(verdict, locate)
     verdict = _with_source(verdict, subject, chosen, stages, options)
+    verdict = replace(verdict, environment={**verdict.environment, "root": str(_root())})
     _show(console, verdict, json_file, report_dir)
     if github:
         _annotate(verdict)
     sys.exit(INTERRUPTED if verdict.interrupted else EXIT_CODES[verdict.conclusion])
-
-
-def _with_lines(
-    verdict: Verdict, subject: Any, seconds: float, jobs: int, seed: int, baselines: Path | None
-) -> Verdict:
-    """The verdict with lines for the checks that failed without one, where that is asked for; else how to ask."""
-    from gradgate.faults.locate import locate, nameless
-
-    lost = nameless(verdict)
-    if not lost or verdict.interrupted:
-        return verdict
-    codes = ",".join(dict.fromkeys(result.code for result in lost))
-    if not seconds:
-        click.echo(
-            f"no line is named for {codes}; to look for it by trial repairs: --select {codes} --locate 20", err=True
-        )
-        return verdict
-
-    def tell(result: Any) -> None:
-        click.echo(f"looking for the line of {result.code}" + (f" on {result.stage}" if result.stage else ""), err=True)
-
-    try:
-        return locate(verdict, subject, seconds=seconds, jobs=jobs, seed=seed, baselines=baselines, on_start=tell)
-    except KeyboardInterrupt:
-        click.echo("the search for lines was interrupted; what the checks found follows", err=True)
-        return verdict
 
 
 def _with_source(
@@ -308,7 +288,7 @@ def _form(name: str, verdict: Verdict) -> str:
     return {
         "verify.json": lambda: json.dumps(verdict),
         "verify.txt": lambda: text.to_text(report),
-        "verify.md": lambda: markdown.to_markdown(report, ranked(report)),
+        "verify.md": lambda: markdown.to_markdown(report, ranked(report), _root()),
         "verify.xml": lambda: junit.to_junit(report),
         "badge.json": lambda: markdown.to_badge(report),
     }[name]()
@@ -320,7 +300,10 @@ def _annotate(verdict: Verdict) -> None:
     from gradgate.report.model import build, ranked
 
     undecided = verdict.conclusion == "inconclusive"
-    worst = ranked(build(verdict))[: ANNOTATIONS - undecided]
+    firsts: dict[Any, Finding] = {}  # a check may find much at one line: there the first of it is enough
+    for finding in ranked(build(verdict)):
+        firsts.setdefault((finding.code, finding.culprit or finding.message), finding)
+    worst = list(firsts.values())[: ANNOTATIONS - undecided]
     click.echo(to_github(worst, {}, _root()), nl=False)
     if undecided:
         click.echo("::warning title=gradgate::inconclusive: nothing failed, but not all is decided; see the summary")

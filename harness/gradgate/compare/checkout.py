@@ -86,6 +86,26 @@ def head_of(here: Path, but: Path) -> tuple[str, tuple[str, ...]]:
     return commit, tuple(file for file in files if not (top / file).resolve().is_relative_to(but.resolve()))
 
 
+def changed_sources(ref: str, here: Path) -> dict[Path, str]:
+    """The Python files below a folder that differ from a revision, as they were there.
+
+    Args:
+        ref: branch, tag or commit.
+        here: a folder of the repository; the working tree counts.
+
+    Returns:
+        File of the working tree -> its text in the revision. Files that one of the two sides lacks are not among them.
+
+    Raises:
+        GradgateError: there is no git, no repository or no such revision.
+    """
+    top = Path(_git(here, "rev-parse", "--show-toplevel", wrong=f"--base-ref {ref}: {here} is in no git repository"))
+    commit = _commit(ref, top)
+    pattern = str(here.resolve().relative_to(top.resolve()) / "*.py")
+    names = _git(top, "diff", "--name-only", "--diff-filter=M", "-z", commit, "--", pattern).split("\0")
+    return {top / name: _git(top, "show", f"{commit}:{name}") for name in names if name}
+
+
 def _remove_orphans() -> None:
     """Remove checkouts whose process was killed before it could."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*"):

@@ -80,7 +80,7 @@ def differences(before: Run, after: Run) -> Differences:
         )
     old, new = _by_key(before), _by_key(after)
     found, known = _findings(after), _findings(before)
-    keys = sorted(set(before.environment) | set(after.environment))
+    keys = sorted((set(before.environment) | set(after.environment)) - {"root"})  # two checkouts of one project
     pairs = {key: (before.environment.get(key), after.environment.get(key)) for key in keys}
     return Differences(
         before,

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gradgate.core.finding import Finding
+from gradgate.report.places import relative
 
 _COMMANDS = {"error": "error", "warning": "warning", "note": "notice"}
 
@@ -15,19 +16,14 @@ def to_github(findings: Sequence[Finding], problems: Mapping[str, str], root: Pa
     rows = []
     for finding in findings:
         place = finding.culprit
-        where = f"file={_property(_relative(place.file, root))},line={place.line}," if place else ""
+        where = f"file={_property(relative(place.file, root))},line={place.line}," if place else ""
         title = _property(f"{finding.code} {finding.name}")
-        text = "\n".join(
-            part for part in (finding.message, finding.why, f"fix: {finding.fix}" if finding.fix else "") if part
-        )
+        tried = finding.detail.get("repair", "")
+        parts = (finding.message, tried, finding.why, f"fix: {finding.fix}" if finding.fix else "")
+        text = "\n".join(part for part in parts if part)
         rows.append(f"::{_COMMANDS[finding.severity]} {where}title={title}::{_message(text)}")
-    rows += [f"::warning file={_property(_relative(file, root))}::{_message(text)}" for file, text in problems.items()]
+    rows += [f"::warning file={_property(relative(file, root))}::{_message(text)}" for file, text in problems.items()]
     return "".join(row + "\n" for row in rows)
-
-
-def _relative(file: str, root: Path) -> str:
-    path = Path(file)
-    return str(path.relative_to(root)) if path.is_absolute() and path.is_relative_to(root) else file
 
 
 def _message(text: str) -> str:

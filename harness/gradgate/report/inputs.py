@@ -14,6 +14,7 @@ from gradgate.core.comparison import GateVerdict
 from gradgate.core.errors import GradgateError
 from gradgate.core.verdict import Conclusion, Status
 from gradgate.report.inert import inert
+from gradgate.report.places import brought_near
 
 SCHEMA_VERSION = 1
 COMMANDS = {
@@ -72,6 +73,7 @@ class Finding(_Record):
     confirmed: bool | None = None
     fix: str = ""
     count: int = 1
+    detail: dict[str, Any] = {}
     why: str = ""
     excerpt: list[Excerpt] = []
 
@@ -316,7 +318,7 @@ def read(path: Path) -> tuple[str, Any]:
             f"write it again with `{COMMANDS[kind]}`"
         )
     try:
-        return kind, KINDS[kind].model_validate(inert(tree))
+        return kind, KINDS[kind].model_validate(brought_near(inert(tree)))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

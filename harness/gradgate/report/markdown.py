@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from gradgate.core.finding import Finding
 from gradgate.report.inert import inert
 from gradgate.report.model import Report
+from gradgate.report.places import relative
 from gradgate.report.text import VERDICTS, codes_in_short
 
 MOST = 50  # findings in the table
@@ -17,12 +19,13 @@ _SIGNS = {"passed": "✅", "failed": "❌", "inconclusive": "⚠️", "error": "
 _LONGEST = 300
 
 
-def to_markdown(report: Report, findings: Sequence[Finding]) -> str:
+def to_markdown(report: Report, findings: Sequence[Finding], root: Path) -> str:
     """The summary: verdict, counts, findings by rank, and what did not run.
 
     Args:
         report: the run.
         findings: as `ranked` orders them.
+        root: files are named relative to it.
     """
     counts = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in report.counts.items() if count)
     lines = [
@@ -34,7 +37,7 @@ def to_markdown(report: Report, findings: Sequence[Finding]) -> str:
         lines.append("The run was **interrupted**.")
     if findings:
         lines += ["", "| severity | rule | what | where | fix |", "|---|---|---|---|---|"]
-        lines += [_row(finding) for finding in findings[:MOST]]
+        lines += [_row(finding, root) for finding in findings[:MOST]]
     if len(findings) > MOST:
         lines += ["", f"{len(findings) - MOST} more are in the JSON."]
     for result in report.having("error", "inconclusive"):
@@ -65,7 +68,7 @@ def code(text: str) -> str:
     return f"{fence}{pad}{flat}{pad}{fence}"
 
 
-def _row(finding: Finding) -> str:
-    where = code(f"{finding.culprit.file}:{finding.culprit.line}") if finding.culprit else ""
+def _row(finding: Finding, root: Path) -> str:
+    where = code(f"{relative(finding.culprit.file, root)}:{finding.culprit.line}") if finding.culprit else ""
     cells = (finding.severity, finding.code, code(finding.message), where, code(finding.fix) if finding.fix else "")
     return f"| {' | '.join(cells)} |"

@@ -12,6 +12,7 @@ from gradgate.core.rule import FAMILIES
 from gradgate.core.verdict import STATUSES, Conclusion, Marked, Result, Verdict
 
 SCHEMA_VERSION = 1
+COSTS = "78"  # the families of speed and memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +75,17 @@ def build(verdict: Verdict) -> Report:
 
 
 def ranked(report: Report) -> list[Finding]:
-    """The findings of what failed and what warned, worst first: errors with a line before errors without one.
+    """The findings of what failed and what warned, worst first: what is wrong before what is slower or larger, and of
+    these what has a line before what has none.
 
     A failure that is expected is not among them.
     """
     found = [each for result in report.results if result.status != "expected" for each in result.findings]
-    return sorted(found, key=lambda finding: (SEVERITIES.index(finding.severity), finding.culprit is None))
+
+    def order(finding: Finding) -> tuple[int, bool, bool]:
+        return SEVERITIES.index(finding.severity), finding.code[2] in COSTS, finding.culprit is None
+
+    return sorted(found, key=order)
 
 
 def plain(value: Any) -> Any:

@@ -40,7 +40,7 @@ def errors(outcome: Outcome) -> list[Finding]:
 
 
 @pytest.mark.parametrize(
-    "name", rest_at_night(CHECKPOINT_FAULTS, day=2, of_each=lambda name: CHECKPOINT_FAULTS[name][0])
+    "name", rest_at_night(CHECKPOINT_FAULTS, day=1, of_each=lambda name: CHECKPOINT_FAULTS[name][0])
 )
 def test_checkpoint_fault_turns_its_check_red_and_no_other(name: str) -> None:
     """The check that a fault is meant for finds it and says why; GG602 and the other one stay green."""

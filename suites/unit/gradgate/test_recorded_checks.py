@@ -20,10 +20,11 @@ from fixtures.pytest_fixtures import rest_at_night
 from fixtures.recorded_faults import RECORDED, RIGHT
 from gradgate import check_trainer
 from gradgate.checks import catalogue
+from gradgate.checks.consequences import traced
 from gradgate.checks.isolation import isolated
 from gradgate.checks.recording import STEPS, recorded
-from gradgate.core.finding import Finding
-from gradgate.core.verdict import Outcome
+from gradgate.core.finding import Finding, Location
+from gradgate.core.verdict import Outcome, Result
 from gradgate.report.json import dumps
 from gradgate.report.model import build
 from gradgate.report.text import to_text
@@ -183,6 +184,38 @@ def test_formulas_are_recorded_though_the_run_detaches_them(code: str, weights: 
     assert finding.culprit is not None
     assert (finding.culprit.function, finding.severity) == (weights.__name__, "error")
     assert run_check(code, subject, subject.stages[0]).findings == ()
+
+
+def test_check_that_raises_takes_the_line_of_the_check_that_names_the_fault() -> None:
+    """One write in place makes the formula's check raise too: both name that line, and the second says whose it is."""
+    functions = dataclasses.replace(broken_functions.good_functions(), weights=zeroed)
+    subject = Subject("own", [Stage("a", PlainRun)], functions=functions)
+    found = {
+        select: [each for result in check_trainer(subject, select=select).results for each in result.findings]
+        for select in (("GG101", "GG403"), ("GG403",))
+    }
+
+    cause, *_ = found["GG101", "GG403"]
+    both, alone = ([each for each in findings if "inplace operation" in each.message] for findings in found.values())
+    assert cause.culprit is not None
+    assert [(each.culprit, each.fix, each.detail["follows"]) for each in both] == [(cause.culprit, cause.fix, "GG101")]
+    assert [each.culprit for each in alone] == [None]
+
+
+def test_check_that_raises_keeps_no_line_where_two_faults_could_be_the_cause() -> None:
+    """Two lines write in place: which of them made the check raise is not known."""
+    place = Location("train.py", 3)
+    raised = Finding("GG402", "n", "weights() raised: modified by an inplace operation")
+    causes = [
+        Finding("GG101", "n", "m", kind="inplace_saved", culprit=dataclasses.replace(place, line=line))
+        for line in (3, 4)
+    ]
+    one, two = (
+        traced([Result("GG402", "n", "failed", findings=(raised,)), Result("GG101", "n", "failed", findings=found)])
+        for found in (tuple(causes[:1]), tuple(causes))
+    )
+    assert one[0].findings[0].culprit == place
+    assert two[0].findings == (raised,)
 
 
 def test_recording_holds_no_tensor() -> None:

@@ -249,6 +249,18 @@ def test_report_compare_names_what_changed(tmp_path: Path):
     assert "2.0 → 2.13" in text
 
 
+def test_report_compare_knows_a_finding_from_another_checkout(tmp_path: Path):
+    """Files are named below the project's folder, so the same line in two checkouts is one finding."""
+    tree = json.dumps(verify_run())
+    for name in ("one", "two"):
+        moved = json.loads(tree.replace('"train.py"', f'"/home/{name}/train.py"'))
+        moved["environment"]["root"] = f"/home/{name}"
+        written(tmp_path, **{name: moved})
+    done = gradgate("compare", tmp_path / "one.json", tmp_path / "two.json", "-o", tmp_path / "r.html")
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert (done.exit_code, "0 new findings, 0 gone" in text, "/home/" in text) == (0, True, False)
+
+
 def test_report_compare_refuses_other_results_and_other_subjects(tmp_path: Path):
     """Two runs of one subject, nothing else."""
     written(tmp_path, run=verify_run(), other=verify_run() | {"subject": "another"}, faults=FAULTS)

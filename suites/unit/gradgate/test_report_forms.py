@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import json
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -66,7 +67,7 @@ def test_junit_is_xml_when_every_text_is_hostile():
 def test_markdown_names_the_finding_and_what_did_not_run():
     """Verdict, counts, place, fix, undecided checks and those that did not run."""
     report = build(verdict())
-    text = to_markdown(report, ranked(report))
+    text = to_markdown(report, ranked(report), Path("/home"))
     for part in (
         "gradgate: failed",
         "1 failed",
@@ -78,10 +79,21 @@ def test_markdown_names_the_finding_and_what_did_not_run():
         assert part in text, part
 
 
+def test_markdown_names_files_below_the_project():
+    """A reviewer knows the repository, not the machine that ran the checks; what lies elsewhere keeps its path."""
+    inside, outside = finding("error", 3), finding("error", 3)
+    inside = replace(inside, culprit=Location("/home/me/train.py", 3))
+    outside = replace(outside, culprit=Location("/opt/lib.py", 7))
+    report = build(Verdict("m", {}, (Result("GG401", "n", "failed", findings=(inside, outside)),)))
+    text = to_markdown(report, ranked(report), Path("/home/me"))
+    assert "`train.py:3`" in text
+    assert "`/opt/lib.py:7`" in text
+
+
 def test_markdown_counts_what_it_leaves_out():
     """Fifty rows, then a number."""
     report = build(verdict(many=60))
-    assert "10 more are in the JSON." in to_markdown(report, ranked(report))
+    assert "10 more are in the JSON." in to_markdown(report, ranked(report), Path("/home"))
 
 
 @pytest.mark.parametrize(
@@ -99,6 +111,13 @@ def test_badge_has_the_verdict_and_its_colour():
     assert tree == {
         "schemaVersion": 1, "label": "gradgate", "color": "red", "message": "failed: 1 checks, 4 did not run",
     }  # fmt: skip
+
+
+def test_findings_are_ranked_by_what_is_wrong_before_what_is_slow():
+    """A wrong label is worse than one more operation, also where only the latter has its line."""
+    cost = Finding("GG702", "counters-grew", "m", culprit=Location("train.py", 3))
+    results = (Result("GG702", "n", "failed", findings=(cost,)), verdict().results[0])
+    assert [each.code for each in ranked(build(Verdict("m", {}, results)))] == ["GG401", "GG702"]
 
 
 def test_findings_are_ranked_by_severity_then_place():
@@ -125,11 +144,13 @@ def test_report_folder_has_every_form(stub_checks, tmp_path: Path):
 
 
 def test_github_gets_at_most_ten_annotations_and_the_rest_in_its_summary(tmp_path: Path, monkeypatch, capsys):
-    """GitHub drops what is beyond ten in silence."""
+    """GitHub drops what is beyond ten in silence; what one check found twice at one line is told there once."""
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
-    command._annotate(verdict(many=12))
-    assert capsys.readouterr().out.count("::error ") == 10
-    assert (tmp_path / "summary.md").read_text(encoding="utf-8").count("| error | GG401 |") == 12
+    many = tuple(finding("error", line) for line in range(1, 13) for _ in range(2))
+    command._annotate(Verdict("m", {}, (Result("GG401", "n", "failed", findings=many),)))
+    told = capsys.readouterr().out
+    assert [told.count(f",line={line},") for line in range(1, 13)] == [1] * 10 + [0] * 2
+    assert (tmp_path / "summary.md").read_text(encoding="utf-8").count("| error | GG401 |") == 24
 
 
 def test_github_is_told_when_nothing_is_decided(stub_checks):

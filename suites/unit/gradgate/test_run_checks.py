@@ -70,7 +70,7 @@ def with_fit(fit: Callable[[int], Fit], name: str) -> tuple[Subject, Stage]:
 # --- each fault, and the clean twin ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", rest_at_night(FAULTS, day=2, of_each=lambda name: FAULTS[name].code))
+@pytest.mark.parametrize("name", rest_at_night(FAULTS, day=1, of_each=lambda name: FAULTS[name].code))
 def test_planted_fault_turns_its_check_red(name: str) -> None:
     """The check that a fault is meant for finds it."""
     fault = FAULTS[name]

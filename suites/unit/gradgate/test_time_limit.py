@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from click.testing import CliRunner
 
 from fixtures.plain_loop import PlainRun
 from gradgate import check_trainer, cli
+from gradgate.checks import time_limit as module
 from gradgate.checks.time_limit import TimeOverError, time_limit
 from gradgate.subjects.contract import Stage, Subject
 
@@ -71,6 +74,28 @@ def test_limit_is_raised_again_where_something_caught_it(monkeypatch: pytest.Mon
                 caught += 1
                 if caught == 2:
                     raise
+
+
+def test_limit_gives_back_the_time_without_a_processor(monkeypatch: pytest.MonkeyPatch):
+    """A starved check goes on for as long as it had to wait, and not for ever."""
+    waits = iter([1.0, 1.2])  # before the block, and when the limit is over for the first time
+    monkeypatch.setattr(module, "_waited", lambda: next(waits, 1.2))
+    start = time.monotonic()
+    with pytest.raises(TimeOverError, match=r"longer than 0\.2 s"), time_limit(0.2):
+        threading.Event().wait()
+    assert time.monotonic() - start >= 0.4 - 0.05
+    monkeypatch.setattr(module, "_waited", iter([0.0, 100.0]).__next__)
+    monkeypatch.setattr(module, "_MOST", 1.0)
+    with pytest.raises(TimeOverError), time_limit(0.1):
+        threading.Event().wait()
+
+
+def test_waiting_for_a_processor_is_read_or_nothing(monkeypatch: pytest.MonkeyPatch):
+    """Seconds where the kernel tells them, 0 where it does not."""
+    if Path("/proc/thread-self/schedstat").exists():
+        assert module._waited() > 0
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "")
+    assert module._waited() == 0.0
 
 
 def test_limit_leaves_a_quick_block_and_somebody_elses_timer_alone():

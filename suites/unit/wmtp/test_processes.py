@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -138,11 +141,24 @@ class Evil:
 @pytest.mark.parametrize("content", [Evil(), {"a": torch.nn.Linear}])
 def test_index_that_could_run_is_refused(content: Any, tmp_path: Path) -> None:
     """Only what an index of tensors is made of is unpickled."""
-    import pickle
-
     (tmp_path / ".metadata").write_bytes(pickle.dumps(content))
     with pytest.raises(CheckpointError, match="the index names"):
         sharded.fill(tmp_path, {"x": torch.zeros(1)}, ALONE)
+
+
+def test_index_is_read_by_any_version_of_python(tmp_path: Path) -> None:
+    """Python 3.13 pickles a path by another name than the versions before and behind it."""
+    with warnings.catch_warnings():  # that nothing is distributed
+        warnings.simplefilter("ignore")
+        sharded.save(tmp_path / "run", {}, {"x": torch.arange(3.0)}, ALONE)
+    index = tmp_path / "run" / sharded.INDEX
+    text = pickle.dumps(pickle.loads(index.read_bytes()), protocol=2)  # noqa: S301 - just written
+    assert re.search(rb"cpathlib(\._local)?\nPosixPath", text)
+    for home in (b"cpathlib\nPosixPath", b"cpathlib._local\nPosixPath"):
+        index.write_bytes(re.sub(rb"cpathlib(\._local)?\nPosixPath", home, text))
+        read = {"x": torch.zeros(3)}
+        sharded.fill(tmp_path / "run", read, ALONE)
+        assert read["x"].tolist() == [0.0, 1.0, 2.0]
 
 
 def test_processes_with_other_settings_or_rows_are_one_clear_error(tmp_path: Path) -> None:
