@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         Tokens,
     )
     from gradgate.subjects.inside import StepLosses
+    from gradgate.subjects.looping import looped
     from gradgate.subjects.own_loop import OwnLoop
     from gradgate.subjects.rows import TokenRows
     from gradgate.subjects.schedule import Schedule
@@ -62,6 +63,7 @@ _HOMES = {
         "Tokens",
     ),
     "gradgate.subjects.inside": ("StepLosses",),
+    "gradgate.subjects.looping": ("looped",),
     "gradgate.subjects.own_loop": ("OwnLoop",),
     "gradgate.subjects.rows": ("TokenRows",),
     "gradgate.subjects.schedule": ("Schedule",),
@@ -101,6 +103,7 @@ __all__ = [
     "configured",
     "fit_of",
     "guard",
+    "looped",
     "options_of",
     "parametrize",
     "toy_rows",
