@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from fixtures.actor_critic import BATCH, LoopRun, PairRun, StepRun, UnreducedRun, pairs, saving, unreduced
+from fixtures.actor_critic import BATCH, LoopRun, PairRun, StepRun, UnreducedRun, pairs, saving, single, unreduced
 from fixtures.check_runs import errors, run_check
 from gradgate.checks.runner import check_trainer
 from gradgate.core.errors import SubjectError
@@ -118,3 +118,18 @@ def test_gg603_is_inconclusive_where_no_file_is_understood() -> None:
     """A format of its own holds nothing that torch can read."""
     subject = saving({})
     assert "in a file that torch can read" in run_check("GG603", subject, subject.stages[0]).inconclusive
+
+
+def test_gg410_allows_the_roundoff_of_a_loss_that_is_float32() -> None:
+    """Though everything before it is float64."""
+    subject = single()
+    outcome = run_check("GG410", subject, subject.stages[0])
+    assert (errors(outcome), outcome.inconclusive) == ([], "")
+    assert outcome.allowed["distance"] > 1e-9
+
+
+@pytest.mark.parametrize(("side", "lies"), [("left", False), ("right", False), ("nowhere", True)])
+def test_gg001_takes_padding_on_either_side(side: str, lies: bool) -> None:
+    """What adds none is told."""
+    messages = errors(run_check("GG001", single(side), None))
+    assert any("did not add two positions of padding" in message for message in messages) == lies
