@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup verify test coverage nightly speed check format types imports bench docs clean
+.PHONY: help setup verify test share coverage nightly speed check format types imports bench docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -29,6 +29,9 @@ test: $(READY)  ## the tests on all cores, with branch coverage of gradgate and 
 	@rm -f .coverage .coverage.*
 	@OMP_NUM_THREADS=1 $(BIN)/python -m coverage run -m pytest -q -n auto --dist loadgroup
 	@$(MAKE) --no-print-directory coverage
+
+share: $(READY)  ## a share of the tests, GRADGATE_SHARE=1of2; what they cover is left for `make coverage`
+	@OMP_NUM_THREADS=1 $(BIN)/python -m coverage run -m pytest -q -n auto --dist loadgroup
 
 # Together and each alone: a well-covered package must not hide the other.
 coverage: $(READY)

@@ -14,6 +14,7 @@ import click
 import pytest
 from ruamel.yaml import YAML
 
+from fixtures.pytest_fixtures import _is_in
 from gradgate.cli import cli
 
 ROOT = Path(__file__).parents[2]
@@ -85,10 +86,35 @@ def test_call_of_gradgate_that_it_does_not_take_is_found():
 
 
 def test_every_target_of_make_exists():
-    """`make setup`, `make test` and the rest."""
+    """`make setup`, `make share` and the rest."""
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     used = {word for words in calls("make") for word in words}
-    assert {"setup", "test", "nightly"} <= used <= targets
+    assert {"setup", "share", "coverage", "nightly"} <= used <= targets
+
+
+@pytest.mark.parametrize("of", [1, 2, 3])
+def test_shares_of_the_tests_are_all_of_them(of: int):
+    """Each file of tests is in one share, and in one only."""
+    files = {file.name for file in (ROOT / "suites").rglob("test_*.py")}
+    shares = [{name for name in files if _is_in(f"{number}of{of}", name)} for number in range(1, of + 1)]
+    assert sum(map(len, shares)) == len(files)
+    assert set().union(*shares) == files
+    assert all(shares)
+
+
+@pytest.mark.parametrize("share", ["3of2", "1/2", "0of2", "of"])
+def test_share_that_is_none_is_one_clear_error(share: str):
+    """It says what is expected."""
+    with pytest.raises(pytest.UsageError, match=f"GRADGATE_SHARE={share}: expected one such as 1of2"):
+        _is_in(share, "test_x.py")
+
+
+def test_pull_request_runs_every_share():
+    """A share that no job runs would be tests that nobody runs."""
+    jobs = YAML(typ="safe").load(ROOT / ".github/workflows/pr.yml")["jobs"]
+    shares = jobs["tests"]["strategy"]["matrix"]["share"]
+    assert shares == [f"{number}of{len(shares)}" for number in range(1, len(shares) + 1)]
+    assert set(jobs) - {"report", "required"} == set(jobs["required"]["needs"])
 
 
 def test_every_extra_that_is_installed_exists():

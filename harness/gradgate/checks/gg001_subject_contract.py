@@ -352,7 +352,7 @@ def _of_logits(start: Start) -> Iterator[Fault]:
     if not seen:
         yield f"a step does not call modules[{run.logits_from!r}], which `logits_from` names", LIES
     elif (logits := logits_in(seen[0])) is None or logits.dim() != 4:
-        shape = f" with logits {list(logits.shape)}" if logits is not None else ""
+        shape = f" with logits {list(logits.shape)}" if logits is not None and logits is not seen[0] else ""
         fix = "name a module that returns them, or leave `logits_from` out: a trainer of one head has no axis H"
         yield f"modules[{run.logits_from!r}] returns {_described(seen[0])}{shape}, expected logits [B, S, H, V]", fix
 
