@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gradgate.checks.fit_of import fit_of
     from gradgate.checks.runner import check_trainer
     from gradgate.core.errors import GradientFaultError, GradientFaultWarning
     from gradgate.core.finding import Finding, Location
@@ -29,15 +30,19 @@ if TYPE_CHECKING:
         Tokens,
     )
     from gradgate.subjects.inside import StepLosses
+    from gradgate.subjects.looping import looped
     from gradgate.subjects.own_loop import OwnLoop
     from gradgate.subjects.rows import TokenRows
     from gradgate.subjects.schedule import Schedule
+    from gradgate.subjects.settings import configured, options_of
+    from gradgate.subjects.toy_rows import toy_rows
     from gradgate.watch.block import watch
     from gradgate.watch.guard import guard
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "gradgate.checks.fit_of": ("fit_of",),
     "gradgate.checks.runner": ("check_trainer",),
     "gradgate.core.errors": ("GradientFaultError", "GradientFaultWarning"),
     "gradgate.core.finding": ("Finding", "Location"),
@@ -58,9 +63,12 @@ _HOMES = {
         "Tokens",
     ),
     "gradgate.subjects.inside": ("StepLosses",),
+    "gradgate.subjects.looping": ("looped",),
     "gradgate.subjects.own_loop": ("OwnLoop",),
     "gradgate.subjects.rows": ("TokenRows",),
     "gradgate.subjects.schedule": ("Schedule",),
+    "gradgate.subjects.settings": ("configured", "options_of"),
+    "gradgate.subjects.toy_rows": ("toy_rows",),
     "gradgate.watch.block": ("watch",),
     "gradgate.watch.guard": ("guard",),
 }
@@ -92,8 +100,13 @@ __all__ = [
     "Verdict",
     "__version__",
     "check_trainer",
+    "configured",
+    "fit_of",
     "guard",
+    "looped",
+    "options_of",
     "parametrize",
+    "toy_rows",
     "watch",
 ]
 

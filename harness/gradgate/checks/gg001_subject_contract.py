@@ -316,8 +316,8 @@ def _of_batches(start: Start) -> Iterator[Fault]:
     if "pad" in can and valid_BS is not None:
         with calling("pad(batch, 2)"):
             padded_BS = run.valid(run.pad(batch, 2))
-        if not torch.equal(padded_BS, functional.pad(valid_BS, (0, 2))):
-            yield "pad(batch, 2) did not add two positions of padding on the right", LIES
+        if not any(torch.equal(padded_BS, functional.pad(valid_BS, side)) for side in ((0, 2), (2, 0))):
+            yield "pad(batch, 2) did not add two positions of padding on the right, or on the left", LIES
     difference = batches.first_difference(kept, batch)
     if difference is not None:
         yield f"valid, select_rows or pad changed their batch: {difference.name}: {difference.text}", LIES
@@ -352,7 +352,9 @@ def _of_logits(start: Start) -> Iterator[Fault]:
     if not seen:
         yield f"a step does not call modules[{run.logits_from!r}], which `logits_from` names", LIES
     elif (logits := logits_in(seen[0])) is None or logits.dim() != 4:
-        yield f"modules[{run.logits_from!r}] returns {_described(seen[0])}, expected logits [B, S, H, V]", LIES
+        shape = f" with logits {list(logits.shape)}" if logits is not None and logits is not seen[0] else ""
+        fix = "name a module that returns them, or leave `logits_from` out: a trainer of one head has no axis H"
+        yield f"modules[{run.logits_from!r}] returns {_described(seen[0])}{shape}, expected logits [B, S, H, V]", fix
 
 
 def _of_save(start: Start, folder: Path) -> Iterator[Fault]:

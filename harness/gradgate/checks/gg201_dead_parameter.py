@@ -19,6 +19,9 @@ A parameter counts as trainable where it requires grad and an optimizer holds it
 of the run and that *no* optimizer holds is a finding too. A module in eval mode of which no optimizer holds a part
 and that gets no gradient is taken for frozen: a note, since `requires_grad_(False)` would say so.
 
+A bias whose gradients are there and add up to 0 is no dead one: the loss does not change where all outputs move by the
+same amount, as that of a pair of scores does not.
+
 Each finding carries the line that the recorder names for it: the one that cuts the graph, or that makes the parameter.
 
 False-alarm rate: a live gradient is exactly zero in every element and batch only where every path is off (all units
@@ -55,8 +58,12 @@ Faults GF-04, GF-05, GF-23 and GF-26 of the fault catalogue.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import ExitStack
 from itertools import islice
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from gradgate.checks.raised import calling, reports_raises
@@ -89,7 +96,9 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         return Outcome(inconclusive=f"no optimizer stepped in {BATCHES} steps, and the run has no `losses` to look at")
     alive, held, norms = seen or (*_from_losses(run, batches, names), {})
     held |= {parameter for optimizer in run.optimizers for parameter in parameters_of(optimizer)}
-    dead = [_dead(names[parameter]) for parameter in names if parameter.requires_grad and parameter in held - alive]
+    still = [parameter for parameter in names if parameter.requires_grad and parameter in held - alive]
+    cancelled = _cancelled(run, batches[-1], still) if still else set()
+    dead = [_dead(names[parameter]) for parameter in still if parameter not in cancelled]
     unheld = _unheld(run, names, alive, held) if held else []
     measured = {
         "dead_parameters": len(dead),
@@ -125,6 +134,37 @@ def _at_updates(
             for parameter in [own for own in names if own in parameters_of(update.optimizer)]:
                 norms.setdefault(names[parameter], []).append((float(at), _norm(update.gradients[parameter])))
     return (alive, held, norms) if at else None
+
+
+def _cancelled(run: Run, batch: Batch, parameters: list[nn.Parameter]) -> _Parameters:
+    """Biases among these that each output gives a gradient, all of which add up to 0: the loss does not see them."""
+    gradients: dict[nn.Parameter, list[Tensor]] = {}
+
+    def watched(parameter: nn.Parameter) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(_module: nn.Module, _given: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and output.requires_grad:
+                output.register_hook(gradients.setdefault(parameter, []).append)
+
+        return hook
+
+    owners = {owner for module in run.modules.values() for owner in module.modules()}
+    with ExitStack() as stack:
+        for owner in owners:
+            bias = getattr(owner, "bias", None)
+            if isinstance(bias, nn.Parameter) and any(bias is parameter for parameter in parameters):
+                stack.callback(owner.register_forward_hook(watched(bias)).remove)
+        with calling("one more step()"):
+            run.step(batch)
+    return {parameter for parameter, seen in gradients.items() if _add_up_to_zero(parameter, seen)}
+
+
+def _add_up_to_zero(bias: nn.Parameter, gradients: list[Tensor]) -> bool:
+    flat = [gradient.reshape(-1, bias.numel()) for gradient in gradients if gradient.shape[-1:] == bias.shape]
+    if not flat:
+        return False
+    each = torch.cat(flat).double()
+    size = float(each.abs().sum())
+    return size > 0 and float(each.sum(0).abs().max()) <= torch.finfo(bias.dtype).eps * size
 
 
 def _norm(gradient: Tensor | None) -> float:

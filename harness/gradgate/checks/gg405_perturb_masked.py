@@ -108,7 +108,10 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
 def _nothing(batch: Batch | None) -> str:
     if batch is None:
         return f"{BATCHES} batches have no padding: there is nothing masked to change"
-    return "no tensor of the batch has the shape [B, S, ...] of its mask"
+    return (
+        "no tensor of the batch that may be changed has the shape [B, S, ...] of its mask: floating numbers, and the "
+        "tokens that `Run.tokens` returns"
+    )
 
 
 def _drawn(probe: Probe, stage: Stage, context: Context) -> tuple[list[Finding], int]:

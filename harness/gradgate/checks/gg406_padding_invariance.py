@@ -42,7 +42,7 @@ Divide by what counts, and let nothing at padding into a sum, a statistic or a n
 
 ## Known limits
 
-Padding on the right alone, with what the adapter puts there.
+Padding on one side, the adapter's `pad`, with what it puts there.
 
 ## Sources
 

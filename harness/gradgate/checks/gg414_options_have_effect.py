@@ -12,7 +12,8 @@ A sweep over a dead key is an experiment that was never made. Its result (no dif
 
 ## How it decides
 
-The stage says which keys can be moved, and to which values (`Stage.options`). For each value a fresh run is started
+The stage says which keys can be moved, and to which values (`Stage.options`; `gradgate.options_of` lists those of a
+configuration, and what it guesses may be refused). For each value a fresh run is started
 with that one key moved, the same seed, and stepped 5 times. What can be observed is compared bit for bit: the batches,
 the metrics that are not about time, and parameters, optimizer state and settings at the end. What is alike is stepped
 20 times from another seed, for keys that act late or on few batches. Statistic: pairs of values of one key that nothing
@@ -46,6 +47,13 @@ Stage("train", start=Loop, options={"optim.weight_decay": (0.01, 0.1), "loss.tem
 # and Loop.__init__(self, seed, *, dtype, device, options=None) sets what `options` names, over its own settings
 ```
 
+All keys of a configuration at once, where it is one object:
+
+```python
+Stage("train", start=Loop, options=gradgate.options_of(CONFIG, leave_out=("model",)))
+# and in Loop.__init__: config = gradgate.configured(CONFIG, options)
+```
+
 ## How to fix
 
 Pass the key on, or take it out of the configuration; refuse values that are not known instead of falling back.
@@ -70,13 +78,14 @@ from typing import Any
 from gradgate.checks import batches as trees
 from gradgate.checks.first_fault import wanted
 from gradgate.checks.gg601_nondeterminism import MEASURED
-from gradgate.checks.raised import SubjectRaisedError, calling
+from gradgate.checks.raised import SubjectRaisedError, as_finding, calling
 from gradgate.checks.snapshot import Snapshot, first_difference, take
 from gradgate.core.errors import SubjectError
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject
 from gradgate.subjects.global_state import GlobalState
+from gradgate.subjects.settings import Guessed
 
 CODE, NAME = "GG414", "options-have-effect"
 NEEDS: tuple[str, ...] = ("options",)
@@ -128,7 +137,9 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         try:
             seen = [_observe(stage, context, at_start, key, value) for value in values]
         except SubjectRaisedError as raised:
-            findings.append(_finding(key, str(raised)))
+            if isinstance(values, Guessed):
+                continue  # it may refuse what nobody listed
+            findings.append(replace(as_finding(raised, CODE, NAME), message=f"option `{key}`: {raised}"))
             continue
         alike = False
         for (one, ours), (other, theirs) in combinations(zip(values, seen, strict=True), 2):

@@ -20,6 +20,10 @@ to the bit; and which the loaded run does not have at the end. What every step m
 come back by then. Allowed: 0. False-alarm rate: 0 for state; a log of past losses that the run keeps in itself is
 reported, and may be left out of the run.
 
+A run that has a `save` and no `load`: every tensor of its modules and optimizers that changed between the start and the
+save is looked for in the files, by value, within a hundredth of its largest number (weights may be written in 16 bits).
+Statistic: those that are not there; allowed: 0. Where none is there the format is not understood: inconclusive.
+
 ## Example
 
 Bad:
@@ -55,18 +59,23 @@ import random
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gradgate.checks.checkpoints import fresh, stepped
+from gradgate.checks.contents import missing, tensors_in
 from gradgate.checks.raised import calling, reports_raises
+from gradgate.checks.snapshot import take
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
+from gradgate.subjects.capabilities import declared
 from gradgate.subjects.contract import Context, Run, Stage, Subject
 
 CODE, NAME = "GG603", "state-missing-from-checkpoint"
-NEEDS: tuple[str, ...] = ("save",)
+NEEDS: tuple[str, ...] = ("saved",)
 PER_STAGE = True
 SAVE_AFTER, STEPS = 3, 4
 OTHER_SEED = 1_000_003
@@ -80,6 +89,9 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     """Write down what changes, and what comes back."""
     path = context.folder / "saved"
     path.mkdir()
+    run = fresh(stage, context, context.seed)
+    if "save" not in declared(run):
+        return _by_content(run, path)
     start, saved, end = _trajectory(stage, context, save_to=path)
     again = _trajectory(stage, context)[2]
     back = _loaded(stage, context, path)
@@ -91,6 +103,20 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         return Outcome(measured=measured, inconclusive="no value of the run changed in training")
     findings = tuple(_finding(name) for name in missing[:10])
     return Outcome(findings, measured, {"values_missing": 0})
+
+
+def _by_content(run: Run, path: Path) -> Outcome:
+    """Where nothing loads: which of the tensors that training changed are in the files."""
+    before = take(run)
+    stepped(run, SAVE_AFTER)
+    with calling("save()"):
+        run.save(path)
+    saved = tensors_in(path)
+    lost, found = missing(take(run), before, saved)
+    measured = {"values_missing": sum(map(len, lost.values())), "values_that_change": found, "tensors": len(saved)}
+    if not found:
+        return Outcome(measured=measured, inconclusive="none of the run's tensors is in a file that torch can read")
+    return Outcome(tuple(_lost(owner, names) for owner, names in lost.items()), measured, {"values_missing": 0})
 
 
 def _trajectory(stage: Stage, context: Context, save_to: Any = None) -> tuple[Inventory, Inventory, Inventory]:
@@ -173,4 +199,15 @@ def _finding(name: str) -> Finding:
         name=NAME,
         message=f"`{name}` changes in training, and after load() and one step is not what it was; allowed: none",
         fix="save what is named, and load it",
+    )
+
+
+def _lost(owner: str, names: list[str]) -> Finding:
+    many = f" and {len(names) - 1} more tensors of `{owner}`" if len(names) > 1 else ""
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"`{names[0]}`{many} changed in training and are in none of the files that save() wrote; allowed: none",
+        fix="save what is named, under a name of its own, and write what loads it",
+        detail={"owner": owner, "tensors": len(names)},
     )

@@ -81,7 +81,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from gradgate.checks import first_fault
 from gradgate.checks.raised import SubjectRaisedError, calling, reports_raises
 from gradgate.checks.snapshot import named_parameters
-from gradgate.checks.updates import is_skipped
+from gradgate.checks.updates import is_skipped, parameters_of
 from gradgate.core.errors import SubjectError, nearest
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -149,7 +149,8 @@ def _step(run: Run, batch: Batch, held: Held) -> bool:
         with calling("hyperparameters()"):
             declared = run.hyperparameters(held.updates)
         _require_known(declared, names)
-        for name, key, distance, message in _differences(declared, groups, names):
+        due = declared if len(run.optimizers) < 2 else _held_now(declared, groups, run.optimizers, names)
+        for name, key, distance, message in _differences(due, groups, names):
             held.worst = max(held.worst, distance)
             if distance > ALLOWED:
                 held.found.setdefault((key, _owner(name)), (held.updates, name, message))
@@ -195,9 +196,13 @@ def _infinite(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
 
 
 @contextmanager
-def _groups_at_updates() -> Iterator[list[Groups]]:
-    """The group of each parameter as each update begins, without the parameters themselves."""
-    seen: list[Groups] = []
+def _groups_at_updates() -> Iterator[Sequence[Groups]]:
+    """The group of each parameter as each update begins, without the parameters themselves.
+
+    The first steps of several optimizers are one update, their second ones the next.
+    """
+    seen: list[dict[nn.Parameter, Mapping[str, Any]]] = []
+    steps: dict[int, int] = {}
 
     def note(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         if is_skipped(optimizer):
@@ -206,7 +211,10 @@ def _groups_at_updates() -> Iterator[list[Groups]]:
         for group in optimizer.param_groups:
             settings = {key: value for key, value in group.items() if key != "params"}
             groups |= dict.fromkeys(group["params"], settings)
-        seen.append(groups)
+        number = steps[id(optimizer)] = steps.get(id(optimizer), -1) + 1
+        if number == len(seen):
+            seen.append({})
+        seen[number] |= groups
 
     handle = register_optimizer_step_pre_hook(note)
     try:
@@ -216,7 +224,7 @@ def _groups_at_updates() -> Iterator[list[Groups]]:
 
 
 def _misreported(
-    metrics: Mapping[str, Any], updates: list[Groups], optimizers: Sequence[torch.optim.Optimizer]
+    metrics: Mapping[str, Any], updates: Sequence[Groups], optimizers: Sequence[torch.optim.Optimizer]
 ) -> Iterator[tuple[str, str]]:
     """The metrics that are called a rate and are the rate of no group, at the update or behind it."""
     before = [float(group["lr"]) for groups in updates for group in groups.values()]
@@ -226,6 +234,17 @@ def _misreported(
             continue
         if not any(_distance(value, rate) <= ALLOWED_REPORTED for rate in rates):
             yield name, f"among the metrics is {float(value):.6g}, the groups have {', '.join(map(_shown, rates))}"
+
+
+def _held_now(
+    declared: Mapping[str, Mapping[str, Any]],
+    groups: Groups,
+    optimizers: Sequence[torch.optim.Optimizer],
+    names: Mapping[nn.Parameter, str],
+) -> Mapping[str, Mapping[str, Any]]:
+    """What is declared, without the parameters of optimizers that do not step at this update."""
+    resting = {names[p] for one in optimizers for p in parameters_of(one) if p in names and p not in groups}
+    return {name: wanted for name, wanted in declared.items() if name not in resting}
 
 
 def _differences(

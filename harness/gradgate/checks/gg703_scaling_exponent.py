@@ -75,7 +75,7 @@ from typing import Any
 from gradgate.checks.isolation import isolated
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.stored import SEED, relative_to, root_of
-from gradgate.compare.worker import undisturbed
+from gradgate.compare.priority import undisturbed
 from gradgate.core.errors import SubjectError, nearest
 from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Outcome

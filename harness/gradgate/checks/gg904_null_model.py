@@ -69,6 +69,7 @@ from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.capabilities import declared
 from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject
+from gradgate.subjects.outputs import logits_in, with_logits
 
 CODE, NAME = "GG904", "null-model"
 NEEDS: tuple[str, ...] = ("losses",)
@@ -134,8 +135,11 @@ def _saying_nothing(module: nn.Module) -> Iterator[list[int]]:
     widths: list[int] = []
 
     def silent(_module: nn.Module, _inputs: Any, output: Any) -> Any:
-        widths.append(output.shape[-1])
-        return torch.zeros_like(output) + 0.0 * output
+        logits = logits_in(output)
+        if logits is None:
+            return None
+        widths.append(logits.shape[-1])
+        return with_logits(output, torch.zeros_like(logits) + 0.0 * logits)
 
     handle = module.register_forward_hook(silent)
     try:

@@ -104,7 +104,7 @@ class Probe:
             with calling("losses()"), Casts() if self._first else nullcontext() as casts:
                 terms = self.run.losses(batch)
             if casts is not None:
-                self._first, self.unit = False, casts.unit
+                self._first, self.unit = False, max(casts.unit, *map(_unit, terms.values()))
             if not are_same(before, states()):
                 self.draws_beyond_dropout = True
             if "total" not in terms:
@@ -179,6 +179,11 @@ class Casts(TorchDispatchMode):
             if source.is_floating_point() and target.is_floating_point():
                 self.unit = max(self.unit, float(torch.finfo(target.dtype).eps) / 2)
         return out
+
+
+def _unit(term: Tensor) -> float:
+    """Unit roundoff of a term's own dtype: an operation on mixed dtypes may round to the coarser without a cast."""
+    return float(torch.finfo(term.dtype).eps) / 2 if term.is_floating_point() else UNIT
 
 
 def perturbed(parameters: Sequence[Tensor], seed: int, relative: float = 0.0) -> Iterator[None]:

@@ -77,6 +77,11 @@ def as_finding(raised: SubjectRaisedError, code: str, name: str) -> Finding:
     )
 
 
+def is_raised(finding: Finding) -> bool:
+    """Whether a finding says no more than that the subject raised."""
+    return finding.detail.keys() == {"error", "text"}
+
+
 def kind_of(text: str) -> Kind:
     """What kind of fault an error tells of, by its text or a message that quotes it; else `other`."""
     return next((kind for words, kind in _KINDS if words in text), "other")

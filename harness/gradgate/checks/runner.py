@@ -23,7 +23,7 @@ from gradgate.checks.catalogue import Check
 from gradgate.checks.consequences import traced
 from gradgate.checks.isolation import THREADS, isolated
 from gradgate.checks.parallel import answers
-from gradgate.checks.raised import SubjectRaisedError, as_finding
+from gradgate.checks.raised import SubjectRaisedError, as_finding, is_raised
 from gradgate.checks.tally import BAD, Plan, Tally, Unit
 from gradgate.checks.time_limit import LIMITS, TimeOverError, time_limit
 from gradgate.core.comparison import Comparison
@@ -37,6 +37,7 @@ from gradgate.core.workers import Lost
 from gradgate.subjects.capabilities import Capabilities
 from gradgate.subjects.contract import Context, Functions, Stage, Subject
 
+PLAIN = "GG100"  # tells of each stage whether its plain step raises, before any other check steps
 TAIL = 3  # frames of a crash that a reason shows
 
 
@@ -142,6 +143,7 @@ class _Session:
         known = {**subject.expected, **expected}
         self._expected = _by_code(known)
         self._command = command
+        self._plain_step_raises: set[str | None] = set()
         self._timeout = LIMITS[self._context.profile] if timeout is None else timeout
 
     def plan(self, rule: Rule) -> Plan:
@@ -210,6 +212,10 @@ class _Session:
 
     def settle(self, plan: Plan, results: Sequence[Result]) -> list[Result]:
         """Apply the expected failures, strictly: one failing stage is enough, no failing stage is a failure."""
+        if plan.rule.code == PLAIN:
+            self._plain_step_raises = {result.stage for result in results if result.status == "failed"}
+        elif self._plain_step_raises:
+            results = [self._follows(result) for result in results]
         reason = self._expected.get(plan.rule.code)
         if reason is None:
             return list(results)
@@ -218,6 +224,14 @@ class _Session:
         if len(results) < len(plan.units):  # the stage that has not run may be the one that fails
             return list(results)
         return [_unexpected(result, plan.rule, reason) for result in results]
+
+    def _follows(self, result: Result) -> Result:
+        """Nothing is said by a check that got no further than the plain step: that is one fault, and GG100's."""
+        failing = [finding for finding in result.findings if finding.severity == "error"]
+        if result.status != "failed" or result.stage not in self._plain_step_raises or not all(map(is_raised, failing)):
+            return result
+        reason = f"{failing[0].message}: nothing more was looked at (see {PLAIN})"
+        return replace(result, status="inconclusive", findings=(), reason=reason)
 
     def _run_apart(self, unit: Unit) -> Result:
         """Run in a process of its own, where a KeyboardInterrupt can only be the subject's."""

@@ -6,11 +6,13 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import click
 
+from gradgate.core import interrupt
 from gradgate.core.comparison import METRICS, Comparison
 from gradgate.core.errors import GradgateError, nearest
 from gradgate.core.project import find_project
@@ -122,6 +124,8 @@ def _compared(
     new_benchmark: bool,
 ) -> Comparison:
     _require_form(target)
+    if not isfinite(budget):
+        raise GradgateError(f"--budget {budget}: expected a number of seconds")
     if (base is None) == (base_ref is None) and not new_benchmark:
         raise GradgateError("give one of --base DIR and --base-ref REF")
     reasons = {**find_project(head).accept, **dict(map(_reason, accept))}
@@ -188,11 +192,12 @@ def _progress(text: str) -> None:
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Let a termination unwind like Ctrl-C, so that processes and temporary checkouts are gone afterwards."""
+    """Let Ctrl-C and a termination unwind, so that processes and temporary checkouts are gone afterwards."""
 
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
+    interrupt.is_raised()
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gradgate.commands.exits import USAGE
+from gradgate.commands.exits import INTERRUPTED, USAGE
 from gradgate.core.errors import GradgateError
 from gradgate.core.options import MAX_SEED, SEED
 from gradgate.core.project import find_project
@@ -143,11 +143,17 @@ def run_faults(
         click.echo(f"[{len(done)}/{len(chosen)}] {line(outcome)}")
 
     click.echo(f"driving the unedited source, then {len(chosen)} edits, {campaign.jobs} at a time", err=True)
-    outcomes = campaign.run(chosen, show)
+    try:
+        outcomes = campaign.run(chosen, show)
+    except KeyboardInterrupt:
+        click.echo(f"interrupted: {len(done)} of {len(chosen)} are known", err=True)
+        outcomes = done
     click.echo(summary(outcomes), nl=False)
     if json_file:
         write_whole(json_file, dumps(outcomes))
         click.echo(f"written: {json_file}")
+    if len(outcomes) < len(chosen):
+        sys.exit(INTERRUPTED)
     sys.exit(0 if all(outcome.status in ("killed", "equivalent", "quiet") for outcome in outcomes) else 1)
 
 

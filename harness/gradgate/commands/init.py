@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from gradgate.commands.backwards import proposals
 from gradgate.core.errors import GradgateError, TargetError, nearest
 from gradgate.core.origin import in_one_line
 
@@ -219,6 +220,7 @@ def _hints(found: Any) -> Iterator[str]:
         own = [word for word in words if callable(getattr(found, word, None))] if inspect.isclass(found) else []
         if own:
             yield f"For `{part}`: {', '.join(f'{name}.{word}()' for word in own)}."
+    yield from proposals(found)
 
 
 def _missing(kind: str) -> Iterator[str]:

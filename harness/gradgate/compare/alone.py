@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gradgate.compare.job import Job
-from gradgate.compare.processes import started
+from gradgate.compare.processes import zygote
 from gradgate.compare.turns import steps_a_turn
 from gradgate.core.errors import GradgateError
 from gradgate.gates.counts import Counts
@@ -46,7 +46,7 @@ def measure_alone(job: Job, side: str, rounds: int, on_progress: Callable[[str],
         GradgateError: the target is missing, is no factory, or does not run.
         DiedError: the worker was killed or crashed.
     """
-    with started(replace(job, lone=side)) as worker:
+    with zygote() as fresh, fresh.started(replace(job, lone=side)) as worker:
         counted = _expected(worker.answer(on_progress), "counts")
         ready = _expected(worker.answer(on_progress), "ready")
         steps = steps_a_turn(ready["step_s"])

@@ -159,5 +159,10 @@ def _git(folder: Path, *words: str, wrong: str = "", environment: dict[str, str]
     except FileNotFoundError:
         raise GradgateError("--base-ref needs git, which is not installed; give --base DIR instead") from None
     if done.returncode:
-        raise GradgateError(wrong or f"git {words[0]} failed: {done.stderr.strip() or 'no reason given'}")
+        reason = done.stderr.strip().partition("\n")[0].removeprefix("fatal: ")
+        if not wrong:
+            raise GradgateError(f"git {words[0]} failed: {reason or 'no reason given'}")
+        raise GradgateError(
+            wrong if not reason or "not a git repository" in reason else f"{wrong} that git would read: {reason}"
+        )
     return done.stdout.strip()

@@ -11,7 +11,7 @@ from typing import Any
 from gradgate.compare.alone import measure_alone
 from gradgate.compare.checkout import import_roots
 from gradgate.compare.job import Checkout, Job
-from gradgate.compare.processes import DiedError, started
+from gradgate.compare.processes import DiedError, Zygote, zygote
 from gradgate.compare.two_workers import BrokenTurnError, compare_apart
 from gradgate.core.comparison import COUNTED, Comparison, Metric
 from gradgate.core.errors import GradgateError
@@ -73,6 +73,11 @@ def compare(question: Question, on_progress: Callable[[str], None]) -> Compariso
     Raises:
         GradgateError: the target is missing on a side, or is no factory.
     """
+    with zygote() as fresh:
+        return _compared(question, fresh, on_progress)
+
+
+def _compared(question: Question, fresh: Zygote, on_progress: Callable[[str], None]) -> Comparison:
     began = time.monotonic()
     job = _job(question)
     found = Comparison(question.target, question.base_text, question.head_text, notes=question.notes)
@@ -86,7 +91,7 @@ def compare(question: Question, on_progress: Callable[[str], None]) -> Compariso
     clash: list[str] = []
     while True:
         try:
-            answers.append(_ask(replace(job, count=not answers, attempt=len(answers)), clash, progress))
+            answers.append(_ask(fresh, replace(job, count=not answers, attempt=len(answers)), clash, progress))
         except DiedError as error:
             broken = {"side": "the worker", "doing": doing[-1], "error": ": ".join(filter(None, error.args))}
             return replace(found, broken=broken, seconds=time.monotonic() - began)
@@ -101,7 +106,7 @@ def compare(question: Question, on_progress: Callable[[str], None]) -> Compariso
         if "timing" not in answers[-1]:
             break
         spent = time.monotonic() - began
-        undecided = [name for name, made in _decisions(answers).items() if made.verdict is None]
+        undecided = _undecided(answers)
         if not undecided or spent * (1 + 1 / len(answers)) > question.budget_s:
             break
         on_progress(f"once more in a fresh process: {', '.join(undecided)}")
@@ -149,14 +154,14 @@ def _job(question: Question) -> Job:
     )
 
 
-def _ask(job: Job, clash: Sequence[str], on_progress: Callable[[str], None]) -> dict[str, Any]:
+def _ask(fresh: Zygote, job: Job, clash: Sequence[str], on_progress: Callable[[str], None]) -> dict[str, Any]:
     """One fresh process, or where the sides clash one for each copy."""
     if clash:
         try:
-            return compare_apart(job, on_progress)
+            return compare_apart(fresh, job, on_progress)
         except BrokenTurnError as error:
             return {"broken": error.args[0]}
-    with started(job) as worker:
+    with fresh.started(job) as worker:
         return worker.answer(on_progress)
 
 
@@ -191,6 +196,14 @@ def _decisions(answers: Sequence[Mapping[str, Any]]) -> dict[str, Decision]:
         noisy_wall = name == "wall_time" and first["verdict"] == "noisy"
         made[name] = together(_said(answers, name), first["tolerance"], 1 if noisy_wall else MOST_PROCESSES)
     return made
+
+
+def _undecided(answers: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What another process would be asked for: nothing, once there is a regression."""
+    made = _decisions(answers)
+    if any(decision.verdict == "fail" for decision in made.values()):
+        return []
+    return [name for name, decision in made.items() if decision.verdict is None]
 
 
 def _concluded(found: Comparison, question: Question, answers: Sequence[dict[str, Any]], seconds: float) -> Comparison:

@@ -7,6 +7,7 @@ import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pkgutil import iter_modules
 from typing import Any
 
 import torch
@@ -136,7 +137,9 @@ def _factory(side: Side, target: str) -> Callable[[], Any]:
         module: Any = import_fresh(name)
     except ModuleNotFoundError as error:
         if error.name and (name == error.name or name.startswith(f"{error.name}.")):
-            raise MissingError(side.name, f"no module {name!r} under {side.root}") from error
+            known = [module.name for module in iter_modules(side.roots)]
+            hint = nearest(name.partition(".")[0], known)
+            raise MissingError(side.name, f"no module {name!r} under {side.root}{hint}") from error
         raise
     if side.relative(getattr(module, "__file__", None) or "") is None:
         raise MissingError(side.name, f"no module {name!r} under {side.root}, only {module.__file__}, outside it")

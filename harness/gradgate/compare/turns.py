@@ -20,7 +20,7 @@ def steps_a_turn(step_s: float) -> int:
 
 def beyond_budget(turn_s: float, budget_s: float) -> str:
     """Why not even the first look fits the budget; empty where it does."""
-    needed_s = turn_s * 2 * len(COPIES) * LOOKS[0]
+    needed_s = turn_s * len(COPIES) * LOOKS[0]
     if needed_s <= budget_s:
         return ""
     return f"{LOOKS[0]} blocks of this step take about {needed_s:.0f} s, the budget is {budget_s:g} s: raise --budget"
@@ -44,9 +44,8 @@ def timing_tree(timing: Timing, tolerances: Mapping[str, float], mode: str) -> d
             name: {**asdict(made.ratio), "verdict": made.verdict, "blocks": made.blocks, "tolerance": tolerances[name]}
             for name, made in timing.decisions.items()
         },
-        "per_block": timing.per_block,
-        "passes": [
-            [[*copy, dict(sample.seconds), sample.waited_s, sample.preempted] for copy, sample in turns]
-            for turns in timing.passes
+        "samples": [
+            [[*copy, dict(sample.seconds), sample.waited_s, sample.preempted] for copy, sample in block]
+            for block in timing.blocks
         ],
     }

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from gradgate.compare.job import TWO_WORKERS, Job
-from gradgate.compare.processes import Worker, started
+from gradgate.compare.processes import Worker, Zygote
 from gradgate.compare.turns import beyond_budget, steps_a_turn, timing_tree, tolerances_of
 from gradgate.gates.counts import Counts
 from gradgate.gates.exact import compare_counts, different_inputs
@@ -24,10 +24,11 @@ TOLERANCE = 0.05
 LEAST_STEPS = 2  # beside the one that is thrown away
 
 
-def compare_apart(job: Job, on_progress: Callable[[str], None]) -> dict[str, Any]:
+def compare_apart(fresh: Zygote, job: Job, on_progress: Callable[[str], None]) -> dict[str, Any]:
     """Answer like a worker that has both sides in one process.
 
     Args:
+        fresh: what the workers are forked from.
         job: as for one worker.
         on_progress: told what is being done.
 
@@ -40,7 +41,7 @@ def compare_apart(job: Job, on_progress: Callable[[str], None]) -> dict[str, Any
     """
     with ExitStack() as stack:
         core = min(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-        workers = {copy: stack.enter_context(started(_alone(job, copy), core)) for copy in COPIES}
+        workers = {copy: stack.enter_context(fresh.started(_alone(job, copy), core)) for copy in COPIES}
         ready: dict[Copy, dict[str, Any]] = {}
         counts: dict[Copy, Counts] = {}
         for copy, worker in workers.items():
@@ -86,7 +87,7 @@ def _answer(
         steps=steps,
         budget_s=job.budget_s,
         clock=time.perf_counter,
-        on_block=lambda done: on_progress(f"timing, block {done}"),
+        on_look=lambda done: on_progress(f"timing, block {done}"),
         seed=job.attempt,
     )
     return {**found, "timing": timing_tree(timing, tolerances, TWO_WORKERS)}

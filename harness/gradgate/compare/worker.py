@@ -1,4 +1,4 @@
-"""The worker: loads both sides in a fresh process, counts, times, and answers in JSON lines. Started by `processes`."""
+"""The worker: loads both sides in a fresh process, counts, times, and answers in JSON lines. Forked by `zygote`."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
 import torch
 
 from gradgate.compare.job import ONE_PROCESS, Job
+from gradgate.compare.priority import undisturbed
 from gradgate.compare.steps import BrokenError, Copy, MissingError
 from gradgate.compare.turns import beyond_budget, steps_a_turn, timing_tree, tolerances_of
 from gradgate.core.comparison import Metric
 from gradgate.core.errors import GradgateError
-from gradgate.gates.counters import STEPS, count, is_compiled, recompiles
+from gradgate.gates.counters import STEPS, WARM_UP, count, is_compiled, recompiles
 from gradgate.gates.counts import Counts
 from gradgate.gates.decision import LOOKS
 from gradgate.gates.exact import compare_counts, different_inputs
 from gradgate.gates.sides import Side, Sides, clashes
 from gradgate.gates.timing import BASE, COPIES, HEAD, Turn, measure
 
+LAZY = "torch._dynamo"  # what torch imports at an optimizer's first step, for 1 to 2 s
 MORE = 2  # further plain steps, in which recompiles are counted
 
 Say = Callable[..., None]
 
 
-def main() -> None:
-    """Read a job from standard input, answer on the file descriptor given as the only argument."""
-    os.dup2(2, 1)  # what the sides print is no answer
-    with os.fdopen(int(sys.argv[1]), "w", buffering=1) as channel:
+def main(answers: int) -> None:
+    """Read a job from standard input, answer on a file descriptor: standard output is for what the sides print."""
+    with os.fdopen(answers, "w", buffering=1) as channel, undisturbed():
         _answer(Job.loads(sys.stdin.readline()), _sayer(channel))
 
 
@@ -73,6 +73,7 @@ def _serve(job: Job, say: Say) -> None:
     side = both[(BASE, HEAD).index(job.lone)]
     with Sides(both) as sides:
         copy = Copy(sides, side, job.target_of(job.lone), job.stage)
+        _freeze()
         if job.count:
             say(counts=count_copy(copy).tree())
         else:
@@ -81,9 +82,8 @@ def _serve(job: Job, say: Say) -> None:
         _freeze()
         say(ready={"step_s": step_s, "quantities": quantities, "environment": environment(), "notes": _notes()})
         for line in sys.stdin:
-            with undisturbed():
-                copy(1)  # its caches are cold: another process has just run
-                sample = copy(int(line), clock)
+            copy(1)  # its caches are cold: another process has just run
+            sample = copy(int(line), clock)
             say(sample=[dict(sample.seconds), sample.waited_s, sample.preempted])
 
 
@@ -98,7 +98,15 @@ def _work(job: Job, say: Say) -> dict[str, Any]:
             return Copy(sides, by_name[name], job.target_of(name), job.stage)
 
         for name, number in COPIES[:2]:
-            copies[name, number] = build(name)
+            try:
+                copies[name, number] = build(name)
+            except MissingError:
+                if name == BASE:
+                    build(HEAD)  # what head lacks too is a mistake of spelling, no new benchmark
+                raise
+        if LAZY in sys.modules:
+            say(loaded=LAZY)
+        _freeze()
         metrics: list[Metric] = []
         answer: dict[str, Any] = {"environment": environment()}
         if clashes(base, head):
@@ -110,10 +118,10 @@ def _work(job: Job, say: Say) -> dict[str, Any]:
             if mismatch:
                 return {**answer, "mismatch": mismatch}
         else:
-            _catch_up(copies.values(), STEPS + MORE)
+            _catch_up(copies.values(), WARM_UP)
         for name, number in COPIES[2:]:
             copies[name, number] = build(name)
-            _catch_up([copies[name, number]], STEPS + MORE)
+            _catch_up([copies[name, number]], STEPS + MORE if job.count else WARM_UP)
         if clashes(base, head):
             return {"clash": clashes(base, head)}
         return {**answer, **_time(job, copies, say)}
@@ -158,7 +166,7 @@ def _notes() -> list[str]:
 
 
 def _freeze() -> None:
-    """Keep what is alive out of later collections; else one of torch's own objects falls on whichever side steps."""
+    """Keep what is alive out of later collections: one of torch's own objects takes 0.2 s, and falls on one side."""
     gc.collect()
     gc.freeze()
 
@@ -177,36 +185,16 @@ def _time(job: Job, copies: Mapping[tuple[str, int], Copy], say: Say) -> dict[st
         return {"untimed": untimed}
     tolerances = tolerances_of(quantities, job.tolerance)
     turns = {key: _turn(copy, clock) for key, copy in copies.items()}
-    with undisturbed():
-        timing = measure(
-            turns,
-            tolerances,
-            steps=steps,
-            budget_s=job.budget_s,
-            clock=time.perf_counter,
-            seed=job.attempt,
-            on_block=lambda done: say(progress=f"timing, block {done} of at most {LOOKS[-1]}"),
-        )
+    timing = measure(
+        turns,
+        tolerances,
+        steps=steps,
+        budget_s=job.budget_s,
+        clock=time.perf_counter,
+        seed=job.attempt,
+        on_look=lambda done: say(progress=f"timing, block {done} of at most {LOOKS[-1]}"),
+    )
     return {"timing": timing_tree(timing, tolerances, ONE_PROCESS)}
-
-
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """Ask the kernel to leave this processor to the block; where it may not, the block runs all the same.
-
-    A step that shares its core finds its caches emptied after each switch: measured on two cores with seven programs,
-    that alone scatters a step's CPU time by 10 %, and 16 blocks take three times as long.
-    """
-    try:
-        before = os.sched_getscheduler(0), os.sched_getparam(0)
-        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(1))
-    except (AttributeError, OSError):
-        yield
-        return
-    try:
-        yield
-    finally:
-        os.sched_setscheduler(0, *before)
 
 
 def _turn(copy: Copy, clock: Callable[[], float]) -> Turn:
@@ -234,7 +222,3 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
     }
-
-
-if __name__ == "__main__":
-    main()

@@ -17,6 +17,8 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from gradgate.core import interrupt
+
 _GRACE = 2.0  # seconds in which a worker that is over its time may still write its stack, or end
 _UNASKED = 8  # most workers that are started unasked: each holds the trainer once more
 
@@ -77,6 +79,7 @@ def run(
         The item's number, counted through all groups, and its answer, in the order of their ends. When the iterator is
         left, no process of it remains.
     """
+    interrupt.is_raised()  # from here on there are processes to end
     numbers = iter(range(sum(map(len, groups))))
     waiting = deque(deque((next(numbers), item) for item in group) for group in groups if group)
     workers: list[_Worker[Item]] = []
@@ -135,15 +138,27 @@ def _start(
     # In a worker's own worker: the fork of a process with a watchdog waits for it, and its thread was not forked along.
     faulthandler.cancel_dump_traceback_later()
     process = context.Process(target=_serve, args=(function, theirs, foreign, stacks, timeout))
-    process.start()
+    with _uninterrupted():
+        process.start()
     theirs.close()
     return _Worker(process, ours, stacks)
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C comes behind the block: in the hooks that Python runs at a fork, the interrupt is printed and lost."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _serve(function: Callable[[Any], Any], pipe: Any, foreign: Sequence[Any], stacks: Path, timeout: float) -> None:
     """The worker's main function: it leads a process group of its own, and ends when the other side does."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started it decides
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # what it starts itself may want to hear it
     for end in foreign:
         end.close()
     # A thread of the parent may have held a stream's lock when the process was forked.

@@ -101,7 +101,7 @@ class Campaign:
             first = [i for i, fault in enumerate(faults) if not fault.clean]
             tasks = {i: self._first(f"first-{i}", faults[i], planted[i], seen) for i in first}
             reports = dict(self._drive(tasks, faults, on_outcome))
-            left = [i for i, fault in enumerate(faults) if fault.clean or _unnoticed(reports[i])]
+            left = [i for i, fault in enumerate(faults) if fault.clean or _goes_on(fault, reports[i])]
             red = self._red_before(faults) if left else frozenset[str]()
             tasks = {i: self._rest(f"rest-{i}", faults[i], planted[i], red) for i in left}
             reports |= dict(self._drive(tasks, faults, on_outcome, reports))
@@ -121,7 +121,7 @@ class Campaign:
             if earlier is not None:
                 report = _joined(earlier.get(i), report)
             shutil.rmtree(tasks[i].log.parent, ignore_errors=True)
-            if earlier is not None or not _unnoticed(report):
+            if earlier is not None or not _goes_on(faults[i], report):
                 on_outcome(_outcome(faults[i], report))
             yield i, report
 
@@ -243,9 +243,14 @@ def _sound(report: Report | Lost) -> Report:
     return report
 
 
-def _unnoticed(report: Report | Lost) -> bool:
-    """Whether it is worth showing to further checks."""
-    return isinstance(report, Report) and report.built and not report.notices
+def _goes_on(fault: Fault, report: Report | Lost) -> bool:
+    """Whether it is worth showing to further checks: nothing has noticed it, and its witness sees an effect.
+
+    A generated fault is shown to them all the same: its witness was not written for it, and they may see more.
+    """
+    if isinstance(report, Lost) or not report.built or report.notices:
+        return False
+    return not fault.codes or report.effect != ""
 
 
 def _joined(first: Report | Lost | None, rest: Report | Lost) -> Report | Lost:

@@ -172,6 +172,10 @@ def _softmax(frame: Frame, place: ast.AST, given: Sequence[Value], facts: dict[s
         )
 
 
+def _sigmoid(frame: Frame, place: ast.AST, given: Sequence[Value], facts: dict[str, Any], grad: int) -> None:
+    facts["sigmoid"] = True
+
+
 def _logsumexp(frame: Frame, place: ast.AST, given: Sequence[Value], facts: dict[str, Any], grad: int) -> None:
     fill = given[0].facts.get("fill")
     if fill is not None and fill[1] == -math.inf and grad >= MAYBE:
@@ -183,6 +187,8 @@ def _log(frame: Frame, place: ast.AST, given: Sequence[Value], facts: dict[str, 
     if base.facts.get("softmax") and grad >= MAYBE:
         facts["log_of"] = (base.stores, frame.line(place))
         frame.run.report(Report("GG307", "nan_backward", frame.line(place), None, "log-softmax", ()))
+    if base.facts.get("sigmoid") and grad >= MAYBE:
+        frame.run.report(Report("GG307", "nan_backward", frame.line(place), None, "log-sigmoid", ()))
     grown = base.facts.get("grown")
     if grown is not None and grad >= MAYBE:
         frame.run.report(
@@ -356,8 +362,8 @@ def narrowed(frame: Frame, place: ast.AST, value: Value) -> None:
 
 
 _HANDLERS: dict[str, Any] = {
-    "softmax": _softmax, "log": _log, "log2": _log, "mul": _mul, "sub": _sub, "rsub": _sub, "sqrt": _sqrt,
-    "cosh": _cosh,
+    "softmax": _softmax, "sigmoid": _sigmoid, "log": _log, "log2": _log, "mul": _mul, "sub": _sub, "rsub": _sub,
+    "sqrt": _sqrt, "cosh": _cosh,
     "square": _difference, "pow": _difference, "abs": _difference, "sum": _difference, "mean": _difference, "exp": _exp,
     "add": _add, "masked_fill": _masked_fill, "tril": _triangular, "triu": _triangular, "isnan": _isnan,
     "isfinite": _isnan,

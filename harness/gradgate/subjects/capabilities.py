@@ -12,7 +12,7 @@ from gradgate.core.origin import in_one_line
 from gradgate.subjects.contract import Run, Stage, Subject
 
 _OF_RUN = {
-    "losses", "tokens", "rows", "valid", "pad", "crop", "evaluate", "save", "logits", "optimizers", "max_norm",
+    "losses", "tokens", "rows", "valid", "pad", "crop", "evaluate", "save", "saved", "logits", "optimizers", "max_norm",
     "window", "supervised", "rewards", "value_targets", "samples", "heldout", "hyperparameters",
     "strategy", "placed", "end_token",
 }  # fmt: skip
@@ -83,7 +83,7 @@ def declared(run: Run) -> frozenset[str]:
         "evaluate": _overrides(run, "evaluate"),
         "samples": _overrides(run, "samples") and run.epoch_size > 0,
         "heldout": _overrides(run, "heldout"),
-        "hyperparameters": _overrides(run, "hyperparameters"),
+        "hyperparameters": _overrides(run, "hyperparameters") or getattr(run, "rates", None) is not None,
         "strategy": _overrides(run, "strategy"),
         "supervised": _overrides(run, "supervised"),
         "rewards": _overrides(run, "rewards"),
@@ -92,6 +92,7 @@ def declared(run: Run) -> frozenset[str]:
         "window": _overrides(run, "window"),
         "end_token": getattr(run, "end_token", None) is not None,
         "max_norm": getattr(run, "max_norm", None) is not None,
+        "saved": _overrides(run, "save"),
         "save": _overrides(run, "save") and _overrides(run, "load"),
         "logits": getattr(run, "logits_from", None) is not None,
         "optimizers": bool(getattr(run, "optimizers", ())),

@@ -70,6 +70,8 @@ class Run:
         epoch_size: samples that an epoch holds; 0 where there are no epochs.
         shuffles: whether each epoch is to have an order of its own.
         end_token: the token that ends each row, or document where rows are packed; None where there is no such.
+        rates: name in `modules` -> its learning rate, a `gradgate.Schedule`, or all that its groups are declared to
+            have (`{"lr": 1e-3, "weight_decay": 0.0}`), as `hyperparameters` gives it; None: not declared.
         max_length: tokens at which a row, or document, is cut, so that it may end without `end_token`; None: never.
     """
 
@@ -81,6 +83,7 @@ class Run:
     epoch_size: int = 0
     shuffles: bool = True
     end_token: int | None = None
+    rates: Mapping[str, Any] | None = None
     max_length: int | None = None
 
     def batches(self) -> Iterator[Batch]:
@@ -136,7 +139,7 @@ class Run:
         raise NotImplementedError
 
     def pad(self, batch: Batch, count: int) -> Batch:
-        """The same rows with `count` more positions of padding on the right."""
+        """The same rows with `count` more positions of padding: on the right, or where the trainer itself pads."""
         raise NotImplementedError
 
     def crop(self, batch: Batch, count: int) -> Batch:
@@ -159,8 +162,16 @@ class Run:
         """What each trained parameter, by its name `module.name`, is to be trained with at an update, from 0.
 
         Write it from the configuration, not from the trainer's code: `lr`, and what else of its group is declared.
+        Where a module's parameters all have the same, `rates` says it shorter.
         """
-        raise NotImplementedError
+        if self.rates is None:
+            raise NotImplementedError
+        return {
+            f"{module}.{name}": _at(declared, update)
+            for module, declared in self.rates.items()
+            for name, parameter in self.modules[module].named_parameters()
+            if parameter.requires_grad
+        }
 
     def evaluate(self) -> Mapping[str, Any]:
         """The trainer's own evaluation on held-out data. It leaves the run as it was, the global generators too."""
@@ -177,6 +188,12 @@ class Run:
     def load(self, path: Path) -> None:
         """Bring back what `save` wrote, into this fresh run. Afterwards `batches()` goes on where it was."""
         raise NotImplementedError
+
+
+def _at(declared: Any, update: int) -> dict[str, Any]:
+    """What a module is declared to be trained with at an update."""
+    settings = declared if isinstance(declared, Mapping) else {"lr": declared}
+    return {name: value(update) if callable(value) else value for name, value in settings.items()}
 
 
 @dataclass(frozen=True)
@@ -290,6 +307,8 @@ class Functions:
         place_rewards: `(reward_B, valid_BS, placement, document_BS=None) -> reward_BS`, "terminal" or "uniform";
             NotImplementedError for one that the trainer does not have.
         value_loss: `(value_BS, return_BS, valid_BS) -> scalar`, the mean squared error over real tokens.
+        token_weights: `(score_BS, valid_BS) -> weight_BS`, of a trainer that weighs tokens and not heads: as its loss
+            uses them, averaging 1 over real tokens, growing with the score (an advantage, an excess loss).
     """
 
     labels: Callable[..., Tensor] | None = None
@@ -298,6 +317,7 @@ class Functions:
     returns: Callable[..., Tensor] | None = None
     place_rewards: Callable[..., Tensor] | None = None
     value_loss: Callable[..., Tensor] | None = None
+    token_weights: Callable[..., Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -360,7 +380,7 @@ class Subject:
         "value_targets": "write `Run.value_targets(reward_B, value_BS, valid_BS)`: what the value loss regresses on",
         "rows": "write `Run.select_rows(batch, index)`: return the batch of these rows, in this order",
         "valid": "write `Run.valid(batch)`: Bool[B, S], True = real token; or write `Run.tokens(batch)`",
-        "pad": "write `Run.pad(batch, count)`: return the batch with `count` more positions of padding on the right",
+        "pad": "write `Run.pad(batch, count)`: return the batch with `count` more positions of padding",
         "crop": "write `Run.crop(batch, count)`: return the batch of the first `count` positions of each row",
         "window": "write `Run.window(parts)`: return one batch whose step accumulates over these micro-batches",
         "max_norm": "set `Run.max_norm` to the norm at which the step clips its gradients",
@@ -371,9 +391,10 @@ class Subject:
         "scaling": "give the stage `scaling=`: axes such as 'S' -> gradgate.Scaling(start, smallest, exponents)",
         "samples": "write `Run.samples(batch)`: a name for each sample; and set `Run.epoch_size`",
         "heldout": "write `Run.heldout()`: the names of the samples that are kept for evaluation",
-        "hyperparameters": "write `Run.hyperparameters(update)`: parameter name -> {'lr': ...}, from the configuration",
+        "hyperparameters": "set `Run.rates`: module -> its rate or gradgate.Schedule, from the configuration",
         "loop": "give the stage `loop=`: run its own loop on given scores and return gradgate.Looped",
         "evaluate": "write `Run.evaluate()`: the trainer's own evaluation on held-out data",
+        "saved": "write `Run.save(path)`: the trainer's own save, where it can be loaded or not",
         "save": "write `Run.save(path)` and `Run.load(path)`",
         "logits": "set `Run.logits_from` to the name in `modules` of the module that returns logits [B, S, H, V]",
         "optimizers": "set `Run.optimizers` to the optimizers that the step steps",
@@ -385,6 +406,7 @@ class Subject:
         "functions.returns": "give the subject `functions=gradgate.Functions(returns=...)`",
         "functions.place_rewards": "give the subject `functions=gradgate.Functions(place_rewards=...)`",
         "functions.value_loss": "give the subject `functions=gradgate.Functions(value_loss=...)`",
+        "functions.token_weights": "give the subject `functions=gradgate.Functions(token_weights=...)`",
     }
 
 

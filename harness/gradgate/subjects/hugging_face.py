@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar
@@ -86,6 +86,7 @@ class HuggingFaceRun(Run):
     def step(self, batch: Any) -> Mapping[str, float]:
         """One optimizer step: the body of the Trainer's inner loop."""
         trainer, micro = self.hf, self._micro_batches(batch)
+        trainer.current_gradient_accumulation_steps = len(micro)
         items = trainer._get_num_items_in_batch(micro, trainer.args.device)
         loss = torch.zeros((), device=trainer.args.device)
         for number, inputs in enumerate(micro, start=1):
@@ -113,6 +114,10 @@ class HuggingFaceRun(Run):
                 )
             terms.append(loss if scaled else loss / len(micro))
         return {"total": torch.stack(terms).sum()}
+
+    def window(self, parts: Sequence[Any]) -> Any:
+        """Micro-batches of one update, as the Trainer's `gradient_accumulation_steps` makes them."""
+        return tuple(parts)
 
     def save(self, path: Path) -> None:
         """The Trainer's own checkpoint, `checkpoint-N`, under `path`, and the seed, which a user gives again."""

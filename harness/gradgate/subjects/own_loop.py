@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
 from types import FrameType
 from typing import Any, ClassVar
-from unittest.mock import patch
 
 from greenlet import greenlet
 from torch import Tensor
 
 from gradgate.core.errors import SubjectError
 from gradgate.subjects.contract import Run
-from gradgate.subjects.inside import TOTAL, backward_replaced, gradients_kept, locals_from, loss_terms
+from gradgate.subjects.inside import (
+    Backwards,
+    backward_replaced,
+    gradients_kept,
+    locals_from,
+    loss_terms,
+    updates_withheld,
+)
 
 
 class OwnLoop(Run):
@@ -65,21 +70,21 @@ class OwnLoop(Run):
         return {term: float(value.detach()) for term, value in held.items() if isinstance(value, Tensor)}
 
     def losses(self, batch: Any) -> Mapping[str, Tensor]:
-        """The loss terms of one turn whose backward and whose optimizers do nothing."""
-        found: dict[str, Any] = {}
+        """The loss terms of one turn whose backwards, optimizers and schedules do nothing.
+
+        `total` is the sum of what goes backward before each optimizer's first step.
+        """
+        found, stepped = Backwards(), set[int]()
 
         def reached(tensor: Tensor, frame: FrameType) -> None:
-            if not found:
-                found.update(locals_from(frame) | {TOTAL: tensor})
+            if not found.count or len(stepped) < len(self.optimizers):
+                found.add(tensor, locals_from(frame))
 
-        with gradients_kept(self), ExitStack() as stack:
-            stack.enter_context(backward_replaced(reached))
-            for optimizer in self.optimizers:
-                stack.enter_context(patch.object(optimizer, "step", lambda *_, **__: None))
+        with gradients_kept(self), updates_withheld(self.optimizers, stepped), backward_replaced(reached):
             self._go_on(batch)
-        if not found:
+        if not found.count:
             raise SubjectError("the loop made a turn without a backward: there are no losses to be had from it")
-        return loss_terms(found, self.terms)
+        return loss_terms(found.variables, self.terms)
 
     def _go_on(self, given: Any) -> None:
         if self._greenlet.dead:

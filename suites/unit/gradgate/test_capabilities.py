@@ -32,7 +32,7 @@ def test_missing_is_empty_when_the_subject_has_it_all():
                "rewards": lambda *_: None, "value_targets": lambda *_: None})  # fmt: skip
     given: Any = {"edges": {}, "precisions": {}, "options": {}, "scaling": {}, "distributed": {}}
     stage = Stage("all", run, fit=lambda seed: None, loop=lambda *_: None, **given)
-    functions = Functions(*[lambda: None] * 6)
+    functions = Functions(*[lambda: None] * 7)
     full = Subject("full", [stage], functions, corpus=lambda seed: None)
     assert Capabilities(full).missing(stage, ALL) == []
 

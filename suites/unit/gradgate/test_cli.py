@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from gradgate import __version__, cli
 from gradgate.checks import catalogue
 from gradgate.commands import verify as commands
+from gradgate.commands.rule import show_rule
 from gradgate.subjects import loading
 
 TARGET = "fixtures.plain_loop:capable"
@@ -177,7 +178,7 @@ def test_rule_renders_markdown_on_a_terminal(stub_checks, monkeypatch: pytest.Mo
     """On a terminal the marks of Markdown are gone."""
     stub_checks("GG401")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
-    cli.show_rule.callback("GG401", False)
+    show_rule.callback("GG401", False)
     shown = capsys.readouterr().out
     assert "How to fix" in shown
     assert "## " not in shown

@@ -16,8 +16,9 @@ from click.testing import CliRunner, Result
 from fixtures.two_checkouts import checkout, repository
 from gradgate.cli import cli
 from gradgate.commands import compare as command
-from gradgate.compare import processes, session
+from gradgate.compare import session
 from gradgate.compare.checkout import PREFIX, checked_out, import_roots
+from gradgate.core import interrupt
 from gradgate.core.comparison import GATE_VERDICTS, Comparison, Metric
 from gradgate.core.errors import GradgateError
 
@@ -46,6 +47,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             ["plain:make", "--base-ref", "v1", "--tolerance", "3"],
             "Error: Invalid value for '--tolerance': '3' is no share between 0 and 1; write 3% or 0.03",
         ),
+        (["plain:make", "--base-ref", "v1", "--budget", "nan"], "Error: --budget nan: expected a number of seconds"),
         (
             ["plain:make", "--base-ref", "v1", "--accept", "leak"],
             "Error: --accept leak: expected METRIC=REASON, the reason not empty",
@@ -142,6 +144,13 @@ def test_a_folder_outside_any_repository_has_no_revisions(tmp_path: Path):
         pass
 
 
+def test_a_repository_that_git_refuses_is_not_called_missing(here: Path, monkeypatch: pytest.MonkeyPatch):
+    """Somebody else's, in a container for one: git says why, and so do we."""
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    with pytest.raises(GradgateError, match="detected dubious ownership in repository"), checked_out("v1", here):
+        pass
+
+
 def test_a_folder_that_the_revision_lacks_is_named(here: Path):
     """The project may be younger than the revision."""
     (here.parent / "young").mkdir()
@@ -166,23 +175,14 @@ def test_import_roots_mirror_what_the_path_names_inside_either_checkout(tmp_path
     assert import_roots(head, base) == [head, head / "harness"]
 
 
-def test_a_termination_unwinds_like_ctrl_c():
-    """So that processes and temporary checkouts are gone afterwards."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_termination_and_ctrl_c_unwind(number: signal.Signals):
+    """So that processes and temporary checkouts are gone afterwards, also from where Ctrl-C used to end at once."""
+    interrupt.ends_at_once()
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt), command.ended_by_signals():
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
     assert signal.getsignal(signal.SIGTERM) == before
-
-
-def test_a_worker_that_is_killed_is_reported_with_its_signal(here: Path):
-    """And nothing of it is left."""
-    job = session._job(session.Question("plain:make", here, here))
-    with processes.started(job, core=min(os.sched_getaffinity(0))) as worker:
-        os.kill(worker._process.pid, signal.SIGKILL)
-        worker._process.wait()
-        worker.send("1")
-        with pytest.raises(processes.DiedError, match="SIGKILL"):
-            worker.answer(lambda text: None)
 
 
 @pytest.mark.nightly

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,7 +31,7 @@ def spread(effect: float, scatter: float, n: int) -> list[float]:
 
 
 def timing(
-    cpu: float = 0.0, wall: float = 0.0, same: float = 0.0, scatter: float = 0.004, n: int = 6
+    cpu: float = 0.0, wall: float = 0.0, same: float = 0.0, scatter: float = 0.004, n: int = 8
 ) -> dict[str, Any]:
     """What a worker says of time."""
     decisions, ratios = {}, {}
@@ -52,7 +55,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     def use(*answers: Any) -> list[Any]:
         left = list(answers)
 
-        def ask(job, clash, on_progress):
+        def ask(fresh, job, clash, on_progress):
             jobs.append((job, list(clash)))
             answer = left.pop(0)
             if isinstance(answer, Exception):
@@ -60,6 +63,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
             return answer
 
         monkeypatch.setattr(session, "_ask", ask)
+        monkeypatch.setattr(session, "zygote", lambda: nullcontext())
         return jobs
 
     return use
@@ -90,6 +94,13 @@ def test_a_slowdown_repeats_in_a_fresh_process_that_does_not_count_again(asked, 
     assert [(job.count, job.attempt) for job, _ in jobs] == [(True, 0), (False, 1)]
 
 
+def test_no_further_process_is_asked_once_there_is_a_regression(asked, tmp_path: Path):
+    """The wall clock at its own limit could go on asking; whatever it said, the verdict would be the same."""
+    jobs = asked({"timing": timing(0.04, wall=0.055)}, {"timing": timing(0.04, wall=0.045)})
+    found = ask(tmp_path)
+    assert ([metric.verdict for metric in found.metrics], len(jobs)) == (["fail", "noisy"], 2)
+
+
 def test_a_slowdown_that_does_not_repeat_is_noisy(asked, tmp_path: Path):
     """Never blamed on the code."""
     asked({"timing": timing(0.09)}, {"timing": timing()}, {"timing": timing()})
@@ -117,7 +128,7 @@ def test_a_noisy_wall_clock_alone_is_a_note(asked, tmp_path: Path):
     """It neither decides nor asks for another process."""
     noisy = timing()
     noisy["decisions"]["wall_time"]["verdict"] = "noisy"
-    noisy["ratios"]["wall_time"] = spread(0.0, 0.5, 6)
+    noisy["ratios"]["wall_time"] = spread(0.0, 0.5, 8)
     jobs = asked({"timing": noisy})
     found = ask(tmp_path)
     assert ([metric.verdict for metric in found.metrics], found.verdict) == (["pass", "noisy"], "pass")
@@ -251,8 +262,6 @@ COUNTED = Counts({"op_count": 3}).tree()
 @pytest.fixture
 def fakes(monkeypatch: pytest.MonkeyPatch):
     """Workers as they are started."""
-    from contextlib import contextmanager
-
     made: list[Fake] = []
 
     def use(head: dict[str, Any] | None = None, first: dict[str, Any] | None = None) -> list[Fake]:
@@ -265,23 +274,21 @@ def fakes(monkeypatch: pytest.MonkeyPatch):
             made.append(Fake(job, [first] if first else answers, 0.0106 if job.lone == "head" else 0.01))
             yield made[-1]
 
-        monkeypatch.setattr(two_workers, "started", started)
+        use.fresh = SimpleNamespace(started=started)
         return made
 
     return use
 
 
-def apart(folder: Path, **options: Any) -> dict[str, Any]:
-    from dataclasses import replace
-
+def apart(fakes: Any, folder: Path, **options: Any) -> dict[str, Any]:
     job = replace(session._job(question(folder)), **options)
-    return two_workers.compare_apart(job, lambda text: None)
+    return two_workers.compare_apart(fakes.fresh, job, lambda text: None)
 
 
 def test_two_workers_answer_like_one_process_at_five_percent(fakes, tmp_path: Path):
     """Four processes in mirrored order, turns of at least two counted steps, T = 5 %."""
     made = fakes()
-    answer = apart(tmp_path)
+    answer = apart(fakes, tmp_path)
     assert [fake.job.lone for fake in made] == ["base", "head", "head", "base"]
     assert min(min(fake.sent) for fake in made) >= two_workers.LEAST_STEPS
     assert answer["timing"]["mode"] == "two-workers"
@@ -293,14 +300,14 @@ def test_two_workers_answer_like_one_process_at_five_percent(fakes, tmp_path: Pa
 def test_two_workers_stop_at_batches_that_differ_or_a_step_too_slow(fakes, tmp_path: Path):
     """As one process does."""
     fakes(head=Counts({"op_count": 4}, inputs=("Net(a[2])",)).tree())
-    assert "untimed" in apart(tmp_path, budget_s=0.01)
-    assert "metrics" not in apart(tmp_path, count=False)
+    assert "untimed" in apart(fakes, tmp_path, budget_s=0.01)
+    assert "metrics" not in apart(fakes, tmp_path, count=False)
 
 
 def test_two_workers_hand_on_what_a_side_lacks(fakes, tmp_path: Path):
     """The first side that says so."""
     fakes(first={"missing": ["base", "no module"]})
-    assert apart(tmp_path) == {"missing": ["base", "no module"]}
+    assert apart(fakes, tmp_path) == {"missing": ["base", "no module"]}
 
 
 def test_a_side_that_breaks_during_its_turn_is_named(fakes, tmp_path: Path):
@@ -314,15 +321,13 @@ def test_a_side_that_breaks_during_its_turn_is_named(fakes, tmp_path: Path):
 
 def test_a_new_benchmark_is_counted_on_head_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """There is nothing to compare with, and it says so."""
-    from contextlib import contextmanager
-
     from gradgate.compare import alone
 
     @contextmanager
     def started(job):
         yield Fake(job, [{"counts": COUNTED}, READY])
 
-    monkeypatch.setattr(alone, "started", started)
+    monkeypatch.setattr(alone, "zygote", lambda: nullcontext(SimpleNamespace(started=started)))
     found = count_new(question(tmp_path), lambda text: None)
     assert (found.verdict, found.metrics[0].head) == ("pass", 3)
     assert "nothing to compare with" in to_text(found)

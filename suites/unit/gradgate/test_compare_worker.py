@@ -18,6 +18,7 @@ import torch
 from fixtures.two_checkouts import checkout
 from gradgate.compare import steps, worker
 from gradgate.compare.job import Checkout, Job
+from gradgate.compare.priority import undisturbed
 from gradgate.gates.counts import Counts
 
 
@@ -41,13 +42,12 @@ def answers(task: Job, lines: str = "") -> list[dict[str, Any]]:
     """Every message of a worker, progress left out."""
     reading, writing = os.pipe()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["worker", str(writing)])
         patch.setattr(sys, "stdin", io.StringIO(task.dumps() + "\n" + lines))
-        patch.setattr(os, "dup2", lambda *_: None)
         patch.setattr(worker, "undisturbed", nullcontext)
-        worker.main()
+        worker.main(writing)
     with os.fdopen(reading) as channel:
-        return [message for line in channel if "progress" not in (message := json.loads(line))]
+        messages = [json.loads(line) for line in channel]
+        return [message for message in messages if not {"progress", "loaded"} & set(message)]
 
 
 def test_job_survives_json(tmp_path: Path):
@@ -63,7 +63,7 @@ def test_worker_counts_and_times_both_sides(tmp_path: Path):
     assert (verdicts["op_count"], verdicts["leak"], verdicts["forwards"]) == ("fail", "fail", "pass")
     assert next(m for m in answer["metrics"] if m["metric"] == "leak")["where"] == "plain.py:19 in step()"
     assert list(answer["timing"]["decisions"]) == ["cpu_time", "wall_time"]
-    assert {len(turns) for turns in answer["timing"]["passes"]} == {8}
+    assert {len(turns) for turns in answer["timing"]["samples"]} == {5}
     assert answer["environment"]["torch"] == torch.__version__
 
 
@@ -121,16 +121,25 @@ def test_worker_names_a_mistake_of_use(tmp_path: Path, target: str, stage: str |
 @pytest.mark.parametrize(
     ("target", "what"),
     [
-        ("plane:make", "no module 'plane' under "),
-        ("plain:mkae", "no 'mkae' in "),
-        ("json:loads", "no module 'json' under "),
+        ("plane:make", "no module 'plane' under HEAD; did you mean 'plain'?"),
+        ("plain:mkae", "no 'mkae' in HEAD/plain.py; did you mean 'make'?"),
+        ("json:loads", f"no module 'json' under HEAD, only {json.__file__}, outside it"),
     ],
 )
-def test_worker_names_the_side_that_lacks_the_factory(tmp_path: Path, target: str, what: str):
-    """An installed module of that name is not the checkout's."""
+def test_worker_names_head_where_neither_side_has_the_factory(tmp_path: Path, target: str, what: str):
+    """A mistake of spelling; an installed module of that name is not the checkout's."""
     (answer,) = answers(job(tmp_path, target))
-    assert answer["missing"][0] == "base"
-    assert answer["missing"][1].startswith(what)
+    assert answer["missing"] == ["head", what.replace("HEAD", str(tmp_path / "head"))]
+
+
+@pytest.mark.parametrize("side", ["base", "head"])
+def test_worker_names_the_side_that_lacks_the_factory(tmp_path: Path, side: str):
+    """A benchmark may be younger than base."""
+    task = job(tmp_path, "young:make")
+    other = tmp_path / ("head" if side == "base" else "base")
+    (other / "young.py").write_text("from plain import make")
+    (answer,) = answers(task)
+    assert answer["missing"] == [side, f"no module 'young' under {tmp_path / side}"]
 
 
 def test_worker_names_the_side_that_does_not_build_or_step(tmp_path: Path):
@@ -177,7 +186,7 @@ def test_worker_serves_without_counting_when_it_is_a_repeat(tmp_path: Path):
 def test_priority_is_asked_for_and_given_back(monkeypatch: pytest.MonkeyPatch):
     """Where the kernel refuses, the block runs all the same."""
     before = os.sched_getscheduler(0)
-    with worker.undisturbed():
+    with undisturbed():
         pass
     assert os.sched_getscheduler(0) == before
 
@@ -185,7 +194,7 @@ def test_priority_is_asked_for_and_given_back(monkeypatch: pytest.MonkeyPatch):
         raise PermissionError
 
     monkeypatch.setattr(os, "sched_setscheduler", refused)
-    with worker.undisturbed():
+    with undisturbed():
         assert os.sched_getscheduler(0) == before
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -225,6 +228,60 @@ def test_check_that_breaks_hides_no_other(rest: Report | Lost, status: str):
     """A fault that breaks a check named for it is shown to the others; it is `broken` where none of them notices it."""
     fault = Fault("LW-01", "is wrong", "a team", ("GG403",), ())
     first = Report(built=True, broken="GG403: crash", effect="a weight")
-    assert planting._unnoticed(first)
+    assert planting._goes_on(fault, first)
     assert planting._outcome(fault, planting._joined(first, rest)).status == status
-    assert not planting._unnoticed(Report(broken="does not build"))
+    assert not planting._goes_on(fault, Report(broken="does not build"))
+
+
+@pytest.mark.parametrize(
+    ("codes", "effect", "goes_on"),
+    [
+        (("GG403",), "", False),
+        (("GG403",), "a weight", True),
+        (("GG403",), None, True),
+        ((), "", True),
+    ],
+)
+def test_fault_without_an_effect_is_shown_to_no_further_check(
+    codes: tuple[str, ...], effect: str | None, goes_on: bool
+):
+    """It is equivalent; a generated one goes on, since its witness was not written for it."""
+    fault = Fault("LW-01", "is wrong", "a team", codes, ())
+    assert planting._goes_on(fault, Report(built=True, effect=effect)) is goes_on
+
+
+def test_interrupted_run_tells_what_is_known_and_leaves_nothing_behind(project: Path):
+    """Ctrl-C at the first outcome: exit code 130, the JSON holds it, and no process or folder is left."""
+    file, temporary = project / "out.json", project / "temporary"
+    temporary.mkdir()
+    words = [
+        sys.executable,
+        "-m",
+        "gradgate.cli",
+        "faults",
+        "run",
+        "--path",
+        project,
+        "-j",
+        1,
+        "--locate",
+        0,
+        "--json",
+        file,
+    ]
+    run = subprocess.Popen(
+        [str(word) for word in words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=project,
+        env={**os.environ, "TMPDIR": str(temporary)},
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )
+    assert run.stdout is not None
+    assert run.stdout.readline().startswith("[1/")
+    run.send_signal(signal.SIGINT)
+    _, told = run.communicate(timeout=120)
+    assert (run.returncode, "interrupted: " in told) == (130, True)
+    assert json.loads(file.read_text(encoding="utf-8"))["outcomes"]
+    assert list(temporary.glob("gradgate-*")) == []

@@ -21,15 +21,15 @@ def around(effect: float, scatter: float, n: int) -> list[float]:
 @pytest.mark.parametrize(
     ("effect", "scatter", "n", "verdict"),
     [
-        (0.0, 0.005, 6, "pass"),
-        (0.03, 0.005, 6, "fail"),
-        (-0.03, 0.005, 6, "improved"),
-        (0.015, 0.01, 6, None),
-        (0.0, 0.03, 6, None),
-        (0.014, 0.03, 16, "pass"),
-        (0.017, 0.03, 16, "fail"),
-        (-0.017, 0.03, 16, "improved"),
-        (0.03, 0.2, 16, "noisy"),
+        (0.0, 0.005, 8, "pass"),
+        (0.03, 0.005, 8, "fail"),
+        (-0.03, 0.005, 8, "improved"),
+        (0.0155, 0.02, 8, None),
+        (0.0, 0.05, 8, None),
+        (0.0145, 0.12, 100, "pass"),
+        (0.0165, 0.12, 100, "fail"),
+        (-0.0165, 0.12, 100, "improved"),
+        (0.03, 0.4, 100, "noisy"),
     ],
 )
 def test_look_decides_by_the_interval_early_and_by_the_estimate_at_the_cap(
@@ -41,7 +41,7 @@ def test_look_decides_by_the_interval_early_and_by_the_estimate_at_the_cap(
 
 def test_look_decides_when_no_more_blocks_will_come():
     """A budget that ends early makes the present look the last."""
-    undecided = around(0.0, 0.02, 6)
+    undecided = around(0.0, 0.025, 8)
     assert (look(undecided, T).verdict, look(undecided, T, last=True).verdict) == (None, "pass")
 
 
@@ -52,22 +52,21 @@ def decide(effect: float, noise: float, rng: random.Random) -> Decision:
 
 
 def test_rule_is_calibrated_under_a_true_null():
-    """At the scatter that blocks are sized for, one process calls identical code slower in at most 2 % of cases."""
-    rng, trials = random.Random(1), 1000
-    alarms = sum(decide(0.0, 0.025, rng).verdict == "fail" for _ in range(trials))
-    assert wilson(alarms, trials).high <= 0.03
-    assert wilson(alarms, trials).estimate <= 0.02
+    """At the scatter of a loaded machine's blocks one process calls identical code slower in at most 3 % of cases."""
+    rng, trials = random.Random(1), 400
+    alarms = sum(decide(0.0, 0.045, rng).verdict == "fail" for _ in range(trials))
+    assert wilson(alarms, trials).estimate <= 0.03
 
 
 @pytest.mark.parametrize(("effect", "power"), [(0.03, 0.95), (0.05, 0.99)])
 def test_rule_finds_a_slowdown(effect: float, power: float):
     """At that scatter 3 % is found in at least 95 % of cases, 5 % in at least 99 %."""
-    rng, trials = random.Random(2), 1000
-    found = sum(decide(math.log(1 + effect), 0.025, rng).verdict == "fail" for _ in range(trials))
+    rng, trials = random.Random(2), 400
+    found = sum(decide(math.log(1 + effect), 0.045, rng).verdict == "fail" for _ in range(trials))
     assert found / trials >= power
 
 
-def said(effect: float, scatter: float = 0.005, n: int = 6, same: float = 0.0) -> Said:
+def said(effect: float, scatter: float = 0.005, n: int = 8, same: float = 0.0) -> Said:
     """A process whose blocks spread evenly about an effect."""
     ratios = tuple(around(effect, scatter, n))
     return Said(look(ratios, T, last=True), ratios, tuple(around(same, scatter, n)))
@@ -99,16 +98,16 @@ def test_a_fail_has_to_repeat_in_a_fresh_process(processes: list[Said], verdict:
 
 @pytest.mark.parametrize(("effect", "least", "most"), [(0.0, 0.0, 0.01), (0.03, 0.95, 1.0), (0.05, 0.99, 1.0)])
 def test_processes_together_are_calibrated_where_layout_moves_each(effect: float, least: float, most: float):
-    """Blocks that scatter by 2.5 %, and a layout that shifts every process by 0.5 %: alarms, and slowdowns found."""
+    """Blocks that scatter by 4.5 %, and a layout that shifts every process by 0.4 %: alarms, and slowdowns found."""
     rng, trials, failed = random.Random(4), 300, 0
     for _ in range(trials):
         processes: list[Said] = []
         found = None
         while found is None or found.verdict is None:
-            luck = rng.gauss(0, 0.005)
-            ratios = [math.exp(math.log(1 + effect) + luck + rng.gauss(0, 0.025)) for _ in range(LOOKS[-1])]
+            luck = rng.gauss(0, 0.004)
+            ratios = [math.exp(math.log(1 + effect) + luck + rng.gauss(0, 0.045)) for _ in range(LOOKS[-1])]
             blocks = next(n for n in LOOKS if look(ratios[:n], T).verdict)
-            same = tuple(math.exp(rng.gauss(0, 0.025)) for _ in range(blocks))
+            same = tuple(math.exp(rng.gauss(0, 0.045)) for _ in range(blocks))
             processes.append(Said(look(ratios[:blocks], T), tuple(ratios[:blocks]), same))
             found = together(processes, T)
         failed += found.verdict == "fail"

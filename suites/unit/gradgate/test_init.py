@@ -29,6 +29,38 @@ class TwoPhases(Trainer):
 
 
 def loop(config): ...
+
+
+class Inside:
+    def train_step(self, batch):
+        main, extra = 0, 0
+        main = self.head(batch)
+        extra = self.critic(batch)
+        loss = main + 0.5 * extra
+        self.scaler.scale(loss).backward()
+        clip_grad_norm_ = self.nothing
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_norm)
+        self.optimizer.step()
+
+    def update(self, batch):
+        actor_loss = self.actor(batch)
+        actor_loss.backward()
+        critic_loss = self.critic(batch)
+        critic_loss.backward()
+
+    def pretrain(self, loader):
+        optim = self.make()
+        scheduler = self.make()
+        for batch in loader:
+            loss = self.value(batch)
+            loss.backward()
+            optim.step()
+            scheduler.step()
+
+
+def script(config, data):
+    for batch in data:
+        config.model(batch).mean().backward()
 '''
 
 
@@ -76,6 +108,12 @@ def test_written_adapter_says_what_to_build(folder: Path, kind: str):
         ("somebodys_trainers:Trainer", "loop", "# Found Trainer(config, seed=0)."),
         ("somebodys_trainers:TwoPhases", "two-stage", "# For `save`: TwoPhases.save_checkpoint()."),
         ("somebodys_trainers:loop", "loop", "# Found loop(config)."),
+        ("somebodys_trainers:Inside", "two-stage", '#     terms = {"main": "main", "extra": "extra"}'),
+        ("somebodys_trainers:Inside", "two-stage", "#     max_norm = self.config.max_norm"),
+        ("somebodys_trainers:Inside", "two-stage", "#     backwards = 2"),
+        ("somebodys_trainers:Inside", "two-stage", "# `Inside.pretrain` keeps its loop, over `loader`: `class Stage("),
+        ("somebodys_trainers:Inside", "two-stage", '#     self.optimizers = [self.local("optim")]'),
+        ("somebodys_trainers:script", "loop", "#     self.begin(lambda loader: script(...))"),
     ],
 )
 def test_init_looks_at_the_target(folder: Path, target: str, kind: str, hint: str):

@@ -33,6 +33,12 @@ def test_torch_is_not_imported(code: str):
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+def test_a_command_does_not_import_the_others():
+    """All together take longer than the command's own start."""
+    code = HELP.format(words=["compare", "--help"]) + "; sys.exit('gradgate.commands.scan' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", "import sys; " + code], check=False).returncode == 0
+
+
 @pytest.mark.parametrize("name", gradgate.__all__)
 def test_every_exported_name_is_there(name: str):
     """What `__all__` promises can be had."""

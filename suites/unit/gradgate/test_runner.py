@@ -31,7 +31,7 @@ def result(**options) -> Result:
 def test_runner_says_not_built_of_every_rule_without_a_check(stub_checks):
     """No rule is left out of the verdict, and none without a check looks like one that passed."""
     verdict = run(select=[])
-    assert len(verdict.results) == 74
+    assert len(verdict.results) == 76
     assert {(each.status, each.reason) for each in verdict.results} == {("not_built", "not built yet")}
 
 

@@ -1,6 +1,6 @@
-"""Gradients are clipped where it does nothing, or the wrong thing: behind the optimizer's step, or between
-`scaler.scale(loss).backward()` and the step without `scaler.unscale_(optimizer)`, so that the bound is held against
-gradients that the scaler has multiplied. Seen where backward, clipping and step stand in one function.
+"""Gradients are clipped where it does nothing, or the wrong thing: before backward, behind the optimizer's step, or
+between `scaler.scale(loss).backward()` and the step without `scaler.unscale_(optimizer)`, so that the bound is held
+against gradients that the scaler has multiplied. Seen where backward, clipping and step stand in one function.
 
 ```python
 scaler.scale(loss).backward()
@@ -36,6 +36,11 @@ TEXTS = {
         "the bound has no effect",
         "clip between backward and step",
     ),
+    "early": Text(
+        "{op} comes before the backward on line {victim}: what is stepped is not clipped",
+        "the bound has no effect",
+        "clip between backward and step",
+    ),
 }
 CLIPS = frozenset({"clip_grad_norm_", "clip_grad_value_"})
 
@@ -55,6 +60,7 @@ def _in_function(module: Module, function: Function) -> Iterator[Report]:
     backwards = [node for node in calls if _last(node.func) == "backward"]
     steps = [node for node in calls if _last(node.func) == "step" and _is_optimizer(node)]
     unscaled = any(_last(node.func) == "unscale_" for node in calls)
+    yield from _early(module, function, clips, backwards, steps)
     for clip in clips:
         before = [node for node in backwards if node.lineno < clip.lineno]
         if not before:
@@ -70,6 +76,19 @@ def _in_function(module: Module, function: Function) -> Iterator[Report]:
         if what:
             words = (("op", f"{_last(clip.func)}()"), ("name", scaler))
             yield Report(CODE, "other", _line(module, function, clip), _line(module, function, victim), what, words)
+
+
+def _early(
+    module: Module, function: Function, clips: list[ast.Call], backwards: list[ast.Call], steps: list[ast.Call]
+) -> Iterator[Report]:
+    """All clipping stands before the first backward, and a step behind it: nothing clips what it steps with."""
+    first = backwards[0].lineno if backwards else 0
+    stepped = any(step.lineno > first for step in steps) and all(step.lineno > first for step in steps)
+    if clips and stepped and all(clip.lineno < first for clip in clips):
+        words = (("op", f"{_last(clips[-1].func)}()"), ("name", ""))
+        yield Report(
+            CODE, "other", _line(module, function, clips[-1]), _line(module, function, backwards[0]), "early", words
+        )
 
 
 def _line(module: Module, function: Function, node: ast.Call) -> Line:

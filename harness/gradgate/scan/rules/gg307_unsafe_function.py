@@ -1,6 +1,7 @@
 """A function at a point where its slope is infinite: a square root of the sum of squared differences of a tensor
-with itself (the diagonal is exactly 0); the logarithm of a softmax; and the `where` trap: `torch.where(x > t,
-log(x), ...)` computes log(x) for every x, and the branch that is not taken sends 0 * inf = NaN back.
+with itself (the diagonal is exactly 0); the logarithm of a softmax or a sigmoid; and the `where` trap:
+`torch.where(x > t, log(x), ...)` computes log(x) for every x, and the branch that is not taken sends 0 * inf = NaN
+back.
 
 ```python
 torch.where(x > 1, torch.log(x), x - 1)                  # bad
@@ -32,6 +33,12 @@ TEXTS = {
         "log of a softmax: a probability that underflows to 0 gives -inf, and NaN in backward",
         _WHY,
         "use log_softmax",
+        "warning",
+    ),
+    "log-sigmoid": Text(
+        "log of a sigmoid: of -104 (float32; -18 in float16) it is -inf, and NaN in backward",
+        _WHY,
+        "use logsigmoid, or binary_cross_entropy_with_logits",
         "warning",
     ),
 }

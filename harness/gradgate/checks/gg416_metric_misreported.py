@@ -1,0 +1,167 @@
+"""A step reports a number under a name that says something else.
+
+## What it detects
+
+A loss term that is logged before its coefficient or behind its last change, another term's number under its name, the
+last micro-batch's for the whole; a perplexity of a loss that holds more than cross-entropy; a gradient norm that is
+read behind `zero_grad`, or is that of one part of the model.
+
+## Why it matters
+
+Checkpoints and settings are chosen by these numbers. A perplexity that holds the critic's loss prefers the model whose
+critic is better.
+
+## How it decides
+
+In float64, on one batch, from the same random state: the terms of `losses(batch)`, then the metrics of `step(batch)`.
+By the last part of its name (`train/value_loss`):
+
+* a metric that is called as a loss term is must be that term;
+* `loss` must be `total`, or another of the terms;
+* a perplexity (`ppl`, `perplexity`) must not be the exponential of a total that holds other terms, unless it is that of
+  a term, too;
+* a gradient norm (`grad_norm`) must be that of the loss's gradient, or of the gradients at the update, with all
+  optimizers together or with one.
+
+Statistic: the distance as a share of the expected number. Allowed: 0.1 %, for numbers that are rounded for the log,
+and 1e-3 where they are small. Metrics of a step that makes several updates of one optimizer are of different points,
+and are not judged.
+
+False-alarm rate: 0 for numbers of this step; a running mean is one on its first step.
+
+## Example
+
+Bad:
+
+```python
+metrics["perplexity"] = torch.exp(loss)                    # loss = cross_entropy + 0.5 * value_loss
+```
+
+Good:
+
+```python
+metrics["perplexity"] = torch.exp(cross_entropy)
+```
+
+## How to fix
+
+Report each number under the name of what it is, from where it is computed.
+
+## Known limits
+
+Names that are no term's are not looked at, nor what an evaluation reports. A run whose `step` returns nothing has
+nothing to hold.
+
+## Sources
+
+Faults LW-30 and LW-35 of the fault catalogue.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from itertools import chain, islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradgate.checks.loss_gradient import plain_gradients
+from gradgate.checks.raised import calling, reports_raises
+from gradgate.checks.randomness import seeded
+from gradgate.checks.snapshot import named_parameters
+from gradgate.checks.updates import Update, gradients_at_updates, parameters_of
+from gradgate.core.errors import SubjectError
+from gradgate.core.finding import Finding
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Context, Stage, Subject
+
+CODE, NAME = "GG416", "metric-misreported"
+NEEDS: tuple[str, ...] = ("losses",)
+PER_STAGE = True
+TOLERANCE = 1e-3  # a share, and of what is small the number itself: logs round
+TOTAL, LOSS = "total", "loss"
+PERPLEXITY, GRADIENT_NORM = re.compile(r"^(ppl|perplexity)$"), re.compile(r"^(grad|gradient)_?norm$")
+FIX = "report it under the name of what it is, from where it is computed"
+
+
+@reports_raises(CODE, NAME)
+def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
+    """Hold the metrics of a step against the loss terms of its batch."""
+    with calling("start()"):
+        run = stage.start(context.seed, dtype=torch.float64, device=context.device)
+    parameters = [parameter for parameter in named_parameters(run) if parameter.requires_grad]
+    (batch,) = islice(run.batches(), 1)
+    with seeded(context.seed), calling("losses()"):
+        terms = {name: float(term.detach()) for name, term in run.losses(batch).items()}
+    if TOTAL not in terms:
+        raise SubjectError("losses() has no term 'total'; see GG001")
+    with seeded(context.seed):
+        gradients = plain_gradients(run, batch, parameters)
+    with seeded(context.seed), gradients_at_updates(parameters) as updates, calling("step()"):
+        metrics = run.step(batch)
+    numbers = {name: float(value) for name, value in metrics.items() if isinstance(value, int | float | Tensor)}
+    if len({id(update.optimizer) for update in updates}) < len(updates):
+        return Outcome(not_applicable="a step makes several updates of one optimizer: its metrics are of many points")
+    norms = [_norm(gradients.values()), *_norms_at(updates)]
+    findings = tuple(_misreported(numbers, terms, norms))
+    return Outcome(
+        findings, {"metrics_misreported": len(findings), "metrics": len(numbers)}, {"metrics_misreported": 0}
+    )
+
+
+def _misreported(numbers: Mapping[str, float], terms: Mapping[str, float], norms: list[float]) -> Iterator[Finding]:
+    """One finding for each metric that is not what its name says."""
+    for name, number in numbers.items():
+        word = re.split(r"[/.]", name.lower())[-1].removeprefix("train_")
+        if word in terms and not _close(number, terms[word]) and (word != LOSS or not _any(number, terms.values())):
+            yield _finding(name, number, f"the loss term `{word}` is {terms[word]:.6g}", terms[word])
+        elif word == LOSS and word not in terms and not _any(number, terms.values()):
+            yield _finding(name, number, f"no loss term is: `{TOTAL}` is {terms[TOTAL]:.6g}", terms[TOTAL])
+        elif PERPLEXITY.match(word) and _is_of_total(number, terms):
+            yield _finding(name, number, f"that is the exponential of `{TOTAL}`, which holds other terms", number)
+        elif GRADIENT_NORM.match(word) and not _any(number, norms):
+            yield _finding(name, number, f"that of the loss's gradient is {norms[0]:.6g}", norms[0])
+
+
+def _is_of_total(perplexity: float, terms: Mapping[str, float]) -> bool:
+    if perplexity <= 0 or len(terms) == 1:
+        return False
+    loss = math.log(perplexity)
+    return _close(loss, terms[TOTAL]) and not _any(loss, [term for name, term in terms.items() if name != TOTAL])
+
+
+def _norms_at(updates: list[Update]) -> Iterator[float]:
+    """Of all gradients at the updates together, and of each optimizer's own."""
+    own = [
+        [gradient for parameter, gradient in update.gradients.items() if parameter in parameters_of(update.optimizer)]
+        for update in updates
+    ]
+    yield from (_norm(gradients) for gradients in (chain(*own), *own))
+
+
+def _norm(gradients: Any) -> float:
+    squares = [float(gradient.double().square().sum()) for gradient in gradients if gradient is not None]
+    return math.sqrt(sum(squares))
+
+
+def _any(number: float, expected: Any) -> bool:
+    return any(_close(number, other) for other in expected)
+
+
+def _close(number: float, expected: float) -> bool:
+    if not (math.isfinite(number) and math.isfinite(expected)):
+        return True  # GG301's to say
+    return abs(number - expected) <= TOLERANCE * max(1.0, abs(expected))
+
+
+def _finding(name: str, number: float, told: str, expected: float) -> Finding:
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"the step reports `{name}` = {number:.6g}; {told}; allowed: {TOLERANCE:.1%} apart",
+        fix=FIX,
+        detail={"metric": name, "reported": number, "expected": expected},
+    )

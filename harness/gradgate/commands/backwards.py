@@ -1,0 +1,105 @@
+"""Where a trainer's own methods go backward, read from their source: what of an adapter `gradgate init` proposes."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+CLIPPING = "clip_grad_norm_"
+
+
+def proposals(found: Any) -> Iterator[str]:
+    """Lines of an adapter for each method, or for the function itself, that goes backward.
+
+    Args:
+        found: a class or a function.
+    """
+    methods = inspect.getmembers(found, inspect.isfunction) if inspect.isclass(found) else [("", found)]
+    for name, method in methods:
+        node = _parsed(method)
+        if node is not None and any(_is_backward(call) for call in _calls(node)):
+            yield from _of(f"{found.__name__}.{name}".rstrip("."), node)
+
+
+def _of(name: str, node: ast.FunctionDef) -> Iterator[str]:
+    calls = list(_calls(node))
+    loop = _loop(node)
+    terms = ", ".join(f'"{term}": "{term}"' for term in _terms(node))
+    if loop is not None:
+        yield f"`{name}` keeps its loop, over `{ast.unparse(loop.iter)}`: `class Stage(gradgate.OwnLoop)`, and in it"
+        yield f"    terms = {{{terms}}}"
+        yield f"    self.begin(lambda loader: {name}(...))  # with `loader` for what it loops over"
+        for optimizer in _optimizers(node):
+            yield f'    self.optimizers = [self.local("{optimizer}")]'
+    else:
+        yield f"`{name}` is a step that keeps its losses: `class Stage(gradgate.StepLosses)`, and in it"
+        yield f"    terms = {{{terms}}}"
+        times = sum(map(_is_backward, calls))
+        if times > 1:
+            yield f"    backwards = {times}"
+    for call in calls:
+        if _last(call) == CLIPPING and len(call.args) > 1:
+            yield f"    max_norm = {ast.unparse(call.args[1])}"
+
+
+def _loop(node: ast.FunctionDef) -> ast.For | None:
+    """The innermost loop over batches that goes backward; over numbers only where the function makes its optimizer."""
+    loops = [inner for inner in ast.walk(node) if isinstance(inner, ast.For) and any(map(_is_backward, _calls(inner)))]
+    over_batches = [loop for loop in loops if not ast.unparse(loop.iter).startswith("range(")]
+    return next(reversed(over_batches or (loops if _optimizers(node) else [])), None)
+
+
+def _parsed(method: Any) -> ast.FunctionDef | None:
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(method)))
+    except (OSError, TypeError, SyntaxError):  # no source, or one that does not stand alone
+        return None
+    return tree.body[0] if isinstance(tree.body[0], ast.FunctionDef) else None
+
+
+def _terms(node: ast.FunctionDef) -> list[str]:
+    """The local variables that what goes backward is made of; of one that is made of nothing with a name, itself."""
+    made = {
+        target.id: assigned.value
+        for assigned in ast.walk(node)
+        if isinstance(assigned, ast.Assign)
+        for place in assigned.targets
+        for target in (place.elts if isinstance(place, ast.Tuple) else [place])
+        if isinstance(target, ast.Name)
+    }
+    found: dict[str, None] = {}
+    for call in filter(_is_backward, _calls(node)):
+        for name in _names(call):
+            parts = [part for part in _names(made[name]) if part in made and part != name] if name in made else []
+            of_losses = [part for part in parts if isinstance(made[name], ast.BinOp)]
+            found |= dict.fromkeys(of_losses or ([name] if name in made else []))
+    return list(found)
+
+
+def _optimizers(node: ast.FunctionDef) -> list[str]:
+    """Local variables that step and are made here."""
+    made = {name.id for name in ast.walk(node) if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)}
+    stepping = [
+        call.func.value for call in _calls(node) if _last(call) == "step" and isinstance(call.func, ast.Attribute)
+    ]
+    names = [value.id for value in stepping if isinstance(value, ast.Name)]
+    return sorted({name for name in names if name in made and "sched" not in name.lower()})
+
+
+def _calls(node: ast.AST) -> Iterator[ast.Call]:
+    return (inner for inner in ast.walk(node) if isinstance(inner, ast.Call))
+
+
+def _is_backward(call: ast.Call) -> bool:
+    return _last(call) == "backward"
+
+
+def _last(call: ast.Call) -> str:
+    return call.func.attr if isinstance(call.func, ast.Attribute) else ""
+
+
+def _names(node: ast.AST) -> list[str]:
+    return [inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)]

@@ -1,0 +1,124 @@
+"""Settings: a trainer's configuration, read for keys that can be moved, and a copy of it in which some are."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import re
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum
+from types import MappingProxyType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from gradgate.core.errors import SubjectError, nearest
+
+# Words of keys that say where and how often, not what is trained: a short run shows nothing of them.
+_ELSEWHERE = re.compile(
+    r"(^|[._])(checkpoint|comment|data|debug|description|device|dir|directory|dist|dtype|epoch|eval|every|file|folder|freq"
+    r"|frequency|host|id|interval|keep|length|log|logging|name|output|path|patience|pin|port|precision|prefetch|profile"
+    r"|profiler|project|rank|report|resume|run|save|seed|step|tag|verbose|version|wandb|worker)s?([._]|$)"
+)
+
+
+class Guessed(tuple[Any, ...]):
+    """Values that nobody listed: a trainer may refuse one."""
+
+
+_NOTHING: Mapping[str, Sequence[Any]] = MappingProxyType({})
+
+
+def options_of(
+    config: Any, *, also: Mapping[str, Sequence[Any]] = _NOTHING, leave_out: Sequence[str] = ()
+) -> dict[str, Sequence[Any]]:
+    """Every key of a configuration that a short run may show, with values to move it to: for `Stage.options`.
+
+    A number goes to its half, 0 to 0.1 or 1, a switch to its opposite; names go to the others where their annotation
+    is a Literal or an Enum. Keys whose words say where and how often (`log_every`, `output_dir`, `seed`, `num_workers`,
+    `max_steps`) are left to `also`.
+
+    Args:
+        config: a mapping, dataclass, pydantic model, namespace or plain object, nested or not.
+        also: keys to add, or whose values to set, where this guesses none.
+        leave_out: keys, or what they begin with, to leave alone.
+
+    Returns:
+        Dotted key -> values, the configured one first.
+    """
+    moved = {key: Guessed(_moved(value, hint)) for key, value, hint in _keys(config) if _acts(key)}
+    found = {key: values for key, values in moved.items() if values}
+    kept = {key: values for key, values in found.items() if not key.startswith(tuple(leave_out))}
+    return {**(kept if leave_out else found), **also}
+
+
+def configured(config: Any, options: Mapping[str, Any] | None) -> Any:
+    """A copy of a configuration in which some keys are set; what `start(options=...)` trains with.
+
+    Args:
+        config: as for `options_of`.
+        options: dotted key -> value; None: none.
+
+    Raises:
+        SubjectError: it has no such key.
+    """
+    changed = copy.deepcopy(config)
+    for key, value in (options or {}).items():
+        *sections, last = key.split(".")
+        holder = changed
+        for name in sections:
+            holder = _held(holder, name, key)
+        _held(holder, last, key)
+        if isinstance(holder, Mapping):
+            typing.cast("dict[str, Any]", holder)[last] = value
+        else:
+            object.__setattr__(holder, last, value)  # frozen ones, too: the copy is nobody else's
+    return changed
+
+
+def _held(holder: Any, name: str, key: str) -> Any:
+    fields = _fields(holder)
+    if name not in fields:
+        raise SubjectError(f"options[{key!r}]: the configuration has no {name!r}{nearest(name, fields)}")
+    return fields[name]
+
+
+def _fields(holder: Any) -> dict[str, Any]:
+    if isinstance(holder, Mapping):
+        return dict(holder)
+    if dataclasses.is_dataclass(holder):
+        return {field.name: getattr(holder, field.name) for field in dataclasses.fields(holder)}
+    return {name: value for name, value in getattr(holder, "__dict__", {}).items() if not name.startswith("_")}
+
+
+def _keys(holder: Any, before: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Dotted key, value and annotation of everything that is no section."""
+    hints = _hints(type(holder))
+    for name, value in _fields(holder).items():
+        if isinstance(value, bool | int | float | str | Enum) or value is None:
+            yield before + name, value, hints.get(name)
+        elif not isinstance(value, Sequence):
+            yield from _keys(value, f"{before}{name}.")
+
+
+def _hints(kind: type) -> Mapping[str, Any]:
+    try:
+        return get_type_hints(kind)
+    except (NameError, TypeError):
+        return {}
+
+
+def _acts(key: str) -> bool:
+    return not _ELSEWHERE.search(key.lower())
+
+
+def _moved(value: Any, hint: Any) -> tuple[Any, ...]:
+    if get_origin(hint) is Literal or isinstance(value, Enum):
+        named = [*type(value)] if isinstance(value, Enum) else get_args(hint)
+        return (value, *[other for other in named if other != value]) if len(named) > 1 else ()
+    if isinstance(value, bool):
+        return (value, not value)
+    if isinstance(value, int):
+        return (value, value // 2 if value > 1 else value + 1)
+    if isinstance(value, float):
+        return (value, value / 2 if value else 0.1)
+    return ()

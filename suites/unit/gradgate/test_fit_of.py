@@ -1,0 +1,143 @@
+"""Rows that can be learnt, a whole fit out of a stage's run, rates by module, and logits inside other outputs."""
+
+from __future__ import annotations
+
+import copy
+from itertools import islice
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fixtures.actor_critic import BATCH, StepRun
+from fixtures.check_runs import errors, run_check
+from fixtures.documented import own_loop, two_stage
+from gradgate.checks.fit_of import fit_of
+from gradgate.checks.gg902_stage2_decreases import judge
+from gradgate.checks.prediction import quality
+from gradgate.core.errors import SubjectError
+from gradgate.subjects.capabilities import declared
+from gradgate.subjects.contract import Functions, Stage, Subject
+from gradgate.subjects.inside import StepLosses
+from gradgate.subjects.outputs import logits_in, with_logits
+from gradgate.subjects.rows import TokenRows
+from gradgate.subjects.schedule import Schedule
+from gradgate.subjects.toy_rows import toy_rows
+
+
+class TokenRun(StepLosses, TokenRows):
+    """Stage 2 of the documented trainer, whose model returns logits inside a mapping.
+
+    Args:
+        dead: the step updates nothing.
+    """
+
+    terms = {"wmtp_loss": "main", "value_loss": "extra"}  # noqa: RUF012
+    logits_from = "model"
+
+    def __init__(self, seed: int, *, dead: bool = False, dtype: Any = torch.float32, device: str = "cpu") -> None:
+        torch.manual_seed(seed)
+        self.seed, self.dead = seed, dead
+        self.trainer = own_loop.Trainer(own_loop.Config())
+        self.modules = {"model": own_loop.Model().to(dtype), "critic": torch.nn.Linear(own_loop.WIDTH, 1, dtype=dtype)}
+        self.trainer.setup(self.modules)
+        self.optimizers = [self.trainer.optimizer]
+
+    def batches(self) -> Any:
+        return map(own_loop.collate, toy_rows(self.seed, vocabulary=two_stage.VOCABULARY))
+
+    def rewards(self, batch: Any) -> dict[str, Tensor]:
+        return {"reward": batch["reward"]}
+
+    def step(self, batch: Any) -> Any:
+        before = {name: copy.deepcopy(module.state_dict()) for name, module in self.modules.items()}
+        metrics = self.trainer.train_step(batch)
+        for name, module in self.modules.items() if self.dead else ():
+            module.load_state_dict(before[name])
+        return {**metrics, "grad_norm": 1.0}
+
+
+def test_toy_rows_repeat_from_their_seed_and_differ_from_another() -> None:
+    """An adapter's runs must be deterministic in their seed."""
+    one, same, other = (list(islice(toy_rows(seed), 5)) for seed in (0, 0, 1))
+    assert one == same != other
+
+
+def test_toy_rows_are_right_in_the_lower_half_and_wrong_behind_their_parting() -> None:
+    """Lengths, ids and rewards are what the page says; no id is that of padding."""
+    rows = [row for batch in islice(toy_rows(3, vocabulary=9, rows=5, shortest=2, longest=6), 40) for row in batch]
+    assert {len(row.tokens) for row in rows} == {2, 3, 4, 5, 6}
+    assert {row.reward for row in rows} == {0.0, 1.0}
+    assert all(1 <= token <= 8 for row in rows for token in row.tokens)
+    assert all((max(row.tokens) > 4) == (row.reward == 0.0) for row in rows)
+    assert all(row.tokens[0] <= 4 for row in rows)
+
+
+@pytest.mark.parametrize("given", [{"vocabulary": 5}, {"shortest": 1}, {"shortest": 5, "longest": 4}])
+def test_toy_rows_refuse_what_leaves_no_rows(given: Any) -> None:
+    """With what was given."""
+    with pytest.raises(SubjectError, match="toy_rows"):
+        next(toy_rows(0, **given))
+
+
+def test_fit_of_gives_a_falling_unweighted_loss_and_values_that_tell_rows_apart() -> None:
+    """Cross-entropy of the first head, and the critic's numbers against the rewards."""
+    run = fit_of(TokenRun, steps=96, batches=4)(0)
+    found = quality(run)
+    assert judge(run.curve)[1] == ""
+    assert found is not None and found.ratio < 0.98
+    assert run.steps is not None and len(run.steps["grad_norm"]) == 96
+
+
+def test_fit_of_shows_a_step_that_learns_nothing() -> None:
+    """The curve stays where it was."""
+    run = fit_of(lambda seed, **given: TokenRun(seed, dead=True, **given), steps=8, batches=2)(0)
+    assert len(set(run.curve)) == 1
+
+
+def test_fit_of_takes_the_loss_of_a_run_without_tokens() -> None:
+    """And has no predictions, nor series, where the run does not give them."""
+    run = fit_of(StepRun, steps=8, batches=2)(0)
+    assert run.curve[-1] < run.curve[0]
+    assert (run.prediction_N, run.steps) == (None, None)
+    with pytest.raises(SubjectError, match="expected at least 8"):
+        fit_of(StepRun, steps=4)
+
+
+@pytest.mark.parametrize(("rate", "red"), [(0.1, False), (0.2, True), (Schedule(0.1), False)])
+def test_rates_are_the_hyperparameters_of_each_module(rate: Any, red: bool) -> None:
+    """GG607 holds the groups against them."""
+
+    class RatedRun(StepRun):
+        updates = 1
+        rates = {"actor": {"lr": 0.1, "momentum": 0.0}, "critic": rate}  # noqa: RUF012
+
+        def __init__(self, seed: int, **given: Any) -> None:
+            super().__init__(seed, **given)
+            self.trainer.schedules = [SimpleNamespace(step=lambda: None)] * 2
+
+    assert "hyperparameters" in declared(RatedRun(0)) and "hyperparameters" not in declared(StepRun(0))
+    subject = Subject("rated", [Stage("both", RatedRun)])
+    found = errors(run_check("GG607", subject, subject.stages[0]))
+    assert bool(found) == red
+    assert all("`critic." in message and "declared 0.2" in message for message in found)
+
+
+@pytest.mark.parametrize("wrap", [lambda x: x, lambda x: {"logits": x, "h": 1}, lambda x: SimpleNamespace(logits=x)])
+def test_with_logits_changes_a_copy(wrap: Any) -> None:
+    """What the module returned stays as it is."""
+    output = wrap(BATCH)
+    changed = with_logits(output, BATCH + 1)
+    assert torch.equal(logits_in(changed), BATCH + 1)  # type: ignore[arg-type]
+    assert logits_in(output) is BATCH
+
+
+def test_gg904_finds_the_logits_inside_a_mapping() -> None:
+    """A model that returns them with its hidden states is no fault."""
+    stage = Stage("tokens", TokenRun, objective="tokens")
+    subject = Subject("mapping", [stage], functions=Functions(loss=two_stage.token_loss))
+    outcome = run_check("GG904", subject, stage)
+    assert errors(outcome) == []
+    assert "below_no_information_ratio" in outcome.measured

@@ -1,0 +1,92 @@
+"""A configuration's keys with values to move them to, and a copy of it in which some are moved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import pytest
+
+from fixtures.check_runs import errors, run_check
+from fixtures.option_faults import optioned
+from gradgate.core.errors import SubjectError
+from gradgate.subjects.contract import Stage, Subject
+from gradgate.subjects.settings import configured, options_of
+
+
+class Reward(Enum):
+    model, rule = "model", "rule"
+
+
+@dataclass(frozen=True)
+class Optim:
+    lr: float = 0.5
+    weight_decay: float = 0.0
+    kind: Literal["adamw", "sgd"] = "sgd"
+    shape: str = "cosine"
+
+
+@dataclass
+class Recipe:
+    optim: Optim = field(default_factory=Optim)
+    horizon: int = 4
+    layers: int = 1
+    clip: bool = True
+    reward: Reward = Reward.rule
+    log_every: int = 10
+    output_dir: str = "out"
+    seeds: int = 3
+    note: None = None
+    sizes: tuple[int, ...] = (1, 2)
+
+
+def test_options_of_moves_numbers_switches_and_names() -> None:
+    """A half, 0.1 for 0, the opposite, the other names; where and how often are left, and what has no other value."""
+    assert options_of(Recipe()) == {
+        "optim.lr": (0.5, 0.25), "optim.weight_decay": (0.0, 0.1), "optim.kind": ("sgd", "adamw"), "horizon": (4, 2),
+        "layers": (1, 2), "clip": (True, False), "reward": (Reward.rule, Reward.model),
+    }  # fmt: skip
+
+
+def test_options_of_takes_what_it_is_told() -> None:
+    """Sections are left out by their beginning; keys that it guesses nothing for are added."""
+    found = options_of(Recipe(), also={"log_every": (1, 2)}, leave_out=("optim.", "layers"))
+    assert list(found) == ["horizon", "clip", "reward", "log_every"]
+
+
+@pytest.mark.parametrize("config", [{"a": {"b": 1.0}, "c": 2}, SimpleNamespace(a=SimpleNamespace(b=1.0), c=2)])
+def test_configured_sets_dotted_keys_in_a_copy(config: Any) -> None:
+    """Mappings and objects alike; the configuration itself stays as it is."""
+    changed = configured(config, {"a.b": 3.0, "c": 4})
+    assert options_of(changed) == {"a.b": (3.0, 1.5), "c": (4, 2)}
+    assert options_of(config) == {"a.b": (1.0, 0.5), "c": (2, 1)}
+
+
+def test_configured_sets_frozen_sections() -> None:
+    """The copy is nobody else's."""
+    assert configured(Recipe(), {"optim.lr": 0.1}).optim.lr == 0.1
+    assert configured(Recipe(), None) == Recipe()
+
+
+def test_configured_names_the_nearest_key() -> None:
+    """A key that is not there is an error."""
+    with pytest.raises(SubjectError, match=r"no 'lrr'.*lr"):
+        configured(Recipe(), {"optim.lrr": 0.1})
+
+
+def test_gg414_lets_a_guessed_value_be_refused() -> None:
+    """A listed one that raises is a finding."""
+    config = {"lr": 0.01, "optimizer": "sgd"}
+    start = optioned().stages[0].start
+
+    def refusing(seed: int, *, options: Any = None, **given: Any) -> Any:
+        if (options or {}).get("lr") == 0.005:
+            raise ValueError("too small")
+        return start(seed, options=options, **given)
+
+    guessed, listed = (Stage("value", refusing, options=found) for found in (options_of(config), {"lr": (0.01, 0.005)}))
+    assert errors(run_check("GG414", Subject("guessed", [guessed]), guessed)) == []
+    (message,) = errors(run_check("GG414", Subject("listed", [listed]), listed))
+    assert "ValueError: too small" in message
