@@ -187,8 +187,8 @@ class Campaign:
         codes = tuple(code for code in _everything() if code not in {*_built(fault.codes), *red})
         task = self._edited(name, fault, planted)
         if fault.clean:
-            # It may run other operations, which a stored count rightly tells and which is no fault.
-            quick = tuple(code for code in codes if not _trains(code))
+            # It may cost more: what a stored count or a declared cost rightly tells is no fault.
+            quick = tuple(code for code in codes if not _trains(code) and code[2] != "7")
             return replace(task, codes=quick, exit_first=False, baselines="", locate=0.0)
         return replace(task, codes=codes)
 
