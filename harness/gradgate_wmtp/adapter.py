@@ -200,8 +200,8 @@ class Stage1Run(WmtpRun):
         return {"value_head": Schedule(self.trainer.recipe.pretrain.lr)}
 
     def samples(self, batch: FeatureBatch) -> list[bytes]:
-        """The features themselves."""
-        pairs = zip(batch.hidden_BSD, batch.valid_BS, strict=True)
+        """The features, to four decimals: how many rows a process computes at a time shows in the last bits."""
+        pairs = zip(batch.hidden_BSD.round(decimals=4) + 0.0, batch.valid_BS, strict=True)
         return [hidden_SD[valid_S].cpu().numpy().tobytes() for hidden_SD, valid_S in pairs if valid_S.any()]
 
     def heldout(self) -> list[bytes]:
