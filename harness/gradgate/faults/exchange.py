@@ -65,7 +65,7 @@ def _changed(trial: Trial) -> CodeType | None:
         module = compile(ast.fix_missing_locations(tree), file, "exec")
     except (SyntaxError, ValueError):
         return None
-    return next((code for code in _codes(module) if is_of(code, node)), None)
+    return next((code for code in codes_in(module) if is_of(code, node)), None)
 
 
 def _splice(node: Function, variant: Variant, after: Sequence[ast.stmt]) -> bool:
@@ -80,8 +80,9 @@ def _splice(node: Function, variant: Variant, after: Sequence[ast.stmt]) -> bool
     return False
 
 
-def _codes(code: CodeType) -> Iterator[CodeType]:
+def codes_in(code: CodeType) -> Iterator[CodeType]:
+    """The code of every function and class inside compiled code, however deep."""
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield constant
-            yield from _codes(constant)
+            yield from codes_in(constant)

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 
 from gradgate.core.finding import Location
+from gradgate.faults.exchange import codes_in
 from gradgate.faults.operators import Function, functions
 
 _AT_TOP = (ast.Assign, ast.AnnAssign, ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef)
@@ -150,7 +151,7 @@ def _bring_back(file: Path, some: Sequence[Hunk], undo: list[Callable[[], None]]
     _run_at_top(module, before, after, undo)
     old = {path: ast.dump(node) for path, node in functions(before)}
     new = {path: node for path, node in functions(after) if path in old and ast.dump(node) != old[path]}
-    compiled = list(_codes(compile(after, name, "exec")))
+    compiled = list(codes_in(compile(after, name, "exec")))
     often = Counter(code.co_qualname for code in compiled)  # a property's getter and setter have one name
     codes = {code.co_qualname: code for code in compiled if often[code.co_qualname] == 1}
     for each in [x for x in gc.get_objects() if type(x) is FunctionType and x.__code__.co_filename == name]:
@@ -220,13 +221,6 @@ def _told(left: Sequence[Hunk], ref: str) -> Guilty:
     ]
     place = Location(str(first.file), at + 1, inside[0].name if inside else "", lines[at].strip())
     return Guilty(place, f"the check passes {became} here{more}")
-
-
-def _codes(code: CodeType) -> Iterator[CodeType]:
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield constant
-            yield from _codes(constant)
 
 
 def _says_something(line: str) -> bool:

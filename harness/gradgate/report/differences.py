@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from gradgate.core.errors import GradgateError
-from gradgate.report.inputs import Finding, Result, Run
+from gradgate.report.records import Finding, Result, Run
 
 _Key = tuple[str, str]
 _GOOD, _BAD = ("passed",), ("failed", "error")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gradgate.report import plots
-from gradgate.report.inputs import History, Metric, Result, Run
+from gradgate.report.records import History, Metric, Result, Run
 
 MOST_ENTRIES = 365  # of a history
 MOST_PANELS, MOST_HEADS, MOST_CELLS = 12, 16, 1000

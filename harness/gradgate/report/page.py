@@ -17,7 +17,8 @@ from gradgate.core.verdict import STATUSES
 from gradgate.report import figures
 from gradgate.report.differences import Differences
 from gradgate.report.figures import number
-from gradgate.report.inputs import Changed, CoveredFile, Diff, Finding, History, Inputs, Kill, Metric, Result, Run
+from gradgate.report.inputs import Inputs
+from gradgate.report.records import Changed, CoveredFile, Diff, Finding, History, Kill, Metric, Result, Run
 from gradgate.report.text import codes_in_short, number_lines
 
 ASSETS = Path(__file__).with_name("assets")

@@ -10,7 +10,7 @@ pytest.importorskip("matplotlib", reason="the HTML report's plots: pip install '
 
 from fixtures.report_inputs import SERIES, verify_run
 from gradgate.report import figures, plots
-from gradgate.report.inputs import History, Run
+from gradgate.report.records import History, Run
 
 
 def run_of(**series: Any) -> Run:
