@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from gradgate.core.verdict import Result, Verdict
 
 REVERTING = 180.0  # seconds for each check, to look for its line among those that differ from the base
+UNASKED = 60.0  # where no base was given
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +32,20 @@ class LineSearch:
     seed: int
     baselines: Path | None
 
-    def by_reverts(self, verdict: Verdict, base_ref: str, seconds: float) -> Verdict:
-        """Among the lines that differ from the base."""
-        from gradgate.faults.locate import by_reverts, unsure
+    def by_reverts(self, verdict: Verdict, base_ref: str | None, seconds: float) -> Verdict:
+        """Among the lines that differ from the base; where none was given, from the last commits."""
+        from gradgate.compare.checkout import bases_of
+        from gradgate.faults.locate import by_reverts, places_since, unsure
 
-        if not unsure(verdict):
+        source = self.subject.source
+        if not unsure(verdict) or source is None:
             return verdict
-        seconds = seconds or REVERTING
-        search = by_reverts(self.subject, base_ref, seed=self.seed, baselines=self.baselines, seconds=seconds)
-        return self._located(verdict, search, seconds, f"what {base_ref} had there")
+        places = places_since([base_ref] if base_ref else bases_of(source), source)
+        if not places:
+            return verdict
+        seconds = seconds or (REVERTING if base_ref else UNASKED)
+        search = by_reverts(self.subject, places, seed=self.seed, baselines=self.baselines, seconds=seconds)
+        return self._located(verdict, search, seconds, f"what {' and '.join(places)} had there")
 
     def by_repairs(self, verdict: Verdict, seconds: float) -> Verdict:
         """Among all lines, where that is asked for; else how to ask."""

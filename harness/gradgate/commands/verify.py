@@ -69,7 +69,8 @@ class Selector(click.ParamType):  # type: ignore[type-arg]  # generic only in ne
     "--base-ref",
     metavar="REF",
     help="Compare speed and memory with this branch, tag or commit: GG701, GG702, GG801, GG803. Where another check "
-    "fails and names no line, look for it among those that differ from it.",
+    "fails and names no line, look for it among those that differ from it; without REF, from HEAD and from where the "
+    "branch began.",
 )
 @click.option(
     "--json",
@@ -172,7 +173,7 @@ def verify(
             **options,
         )
     search = LineSearch(subject, processes, options["seed"], project.baselines)
-    verdict = search.by_reverts(verdict, base_ref, locate) if base_ref else verdict
+    verdict = search.by_reverts(verdict, base_ref, locate)
     verdict = search.by_repairs(verdict, locate)
     verdict = _with_source(verdict, subject, chosen, stages, options)
     verdict = replace(verdict, environment={**verdict.environment, "root": str(_root())})

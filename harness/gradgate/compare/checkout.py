@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,6 +104,29 @@ def changed_sources(ref: str, here: Path) -> dict[Path, str]:
     pattern = str(here.resolve().relative_to(top.resolve()) / "*.py")
     names = _git(top, "diff", "--name-only", "--diff-filter=M", "-z", commit, "--", pattern).split("\0")
     return {top / name: _git(top, "show", f"{commit}:{name}") for name in names if name}
+
+
+def bases_of(here: Path) -> list[str]:
+    """The revisions that the sources below a folder have changed since, the nearest first, where nobody named one.
+
+    Args:
+        here: a folder of a repository; of none, or where git cannot be asked, nothing is found.
+
+    Returns:
+        HEAD where a Python file below differs from it. Then where the branch left its remote's default branch, by its
+        hash; on that branch itself, and without a remote, the commit before.
+    """
+
+    def asked(*words: str) -> str:
+        with suppress(GradgateError):
+            return _git(here, *words)
+        return ""
+
+    dirty = ["HEAD"] if asked("diff", "--name-only", "--relative", "HEAD", "--", "*.py") else []
+    head, left = asked("rev-parse", "HEAD"), asked("merge-base", "HEAD", "origin/HEAD")
+    if left and left != head:
+        return [*dirty, left[:12]]
+    return [*dirty, *(["HEAD~1"] if asked("rev-parse", "--verify", "--quiet", "HEAD~1") else [])]
 
 
 def _remove_orphans() -> None:

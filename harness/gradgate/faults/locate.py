@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from gradgate.core.errors import GradgateError
 from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Result, Verdict
 from gradgate.faults.repair import Suspect, knows_its_line, suspect
-from gradgate.faults.revert import Guilty, guilty, hunks
+from gradgate.faults.revert import Guilty, Hunk, guilty, hunks
 from gradgate.faults.trial import trial_of
 from gradgate.subjects.contract import Subject
 
@@ -106,21 +106,17 @@ def by_repairs(
 
 
 def by_reverts(
-    subject: Subject, ref: str, *, seed: int, baselines: Path | None, seconds: float
+    subject: Subject, places: Mapping[str, Sequence[Hunk]], *, seed: int, baselines: Path | None, seconds: float
 ) -> Callable[[Result], Guilty | None]:
     """Search among the places that differ from a base, by giving them its text.
 
     Args:
-        subject: the trainer, loaded from the working tree; without `source` nothing is found.
-        ref: the base: a revision.
+        subject: the trainer, loaded from the working tree.
+        places: by revision, from `places_since`; the next one's where the check fails with the last one's text too.
         seed: of the checks.
         baselines: as the checks had them.
         seconds: for each check, after which nothing further is tried.
     """
-    try:
-        found = hunks(changed_sources(ref, subject.source)) if subject.source else []
-    except GradgateError:  # the trainer's source is in no repository, or in one without this revision
-        found = []
 
     def search(result: Result) -> Guilty | None:
         passes = trial_of(subject, result.code, result.stage, seed=seed, baselines=baselines)
@@ -130,9 +126,20 @@ def by_reverts(
             passed = passes(max(1.0, end - time.monotonic()))
             return passed or (False if time.monotonic() < end else None)
 
-        return guilty(found, passes_in_time, ref)
+        answers = (guilty(some, passes_in_time, ref) for ref, some in places.items())
+        return next((answer for answer in answers if answer), None)
 
     return search
+
+
+def places_since(refs: Sequence[str], source: Path) -> dict[str, list[Hunk]]:
+    """The places below a folder that differ from each revision; those left out that its repository does not have, or
+    from which nothing differs."""
+    found = {}
+    for ref in refs:
+        with suppress(GradgateError):
+            found[ref] = hunks(changed_sources(ref, source))
+    return {ref: places for ref, places in found.items() if places}
 
 
 def _named(result: Result) -> Location | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from fixtures.two_checkouts import commit
 from gradgate import cli
 from gradgate.core.verdict import Verdict
 from gradgate.faults import locate
@@ -72,6 +73,32 @@ def test_verify_says_how_to_look_for_the_line_when_a_check_names_none(verify) ->
     assert "no line is named for GG404; to look for it by trial repairs: --select GG404 --locate 20" in ran.stderr
     assert "where:" not in ran.stdout
     assert "trial repairs" not in verify(MASK).stderr
+
+
+def test_verify_names_the_uncommitted_line_that_a_check_is_about(verify, tmp_path: Path) -> None:
+    """What was edited since the last commit gets its old text back unasked, and the check passes."""
+    verify(MASK)
+    commit(tmp_path)
+
+    ran = verify("error_BS")
+
+    assert f"  where: {tmp_path / 'own_adapter.py'}:8 in value_loss()      kept_BS = error_BS" in ran.stdout
+    assert f"the check passes with `kept_BS = {MASK}` of HEAD here" in " ".join(ran.stdout.split())
+    assert "looking for the line of GG404, by what HEAD had there" in ran.stderr
+
+
+def test_verify_names_the_line_of_the_last_commit_when_nothing_is_uncommitted(verify, tmp_path: Path) -> None:
+    """A fault is often noticed behind the commit; what was broken before that has no line."""
+    verify(MASK)
+    commit(tmp_path)
+    verify("error_BS")
+    commit(tmp_path)
+
+    assert "of HEAD~1 here" in " ".join(verify("error_BS").stdout.split())
+
+    (tmp_path / "other.py").write_text("x = 1\n")
+    commit(tmp_path)
+    assert "where:" not in verify("error_BS").stdout
 
 
 def test_locate_leaves_the_verdict_where_no_change_helps(verify) -> None:
