@@ -89,11 +89,19 @@ def list_faults(path: Path | None, folder: Path | None, select: tuple[str, ...])
 @click.option("-j", "--jobs", type=click.IntRange(1), help="Processes at a time; default: the cores.")
 @click.option("--timeout", type=click.FloatRange(1.0), default=240.0, show_default=True, help="Seconds for each fault.")
 @click.option(
+    "--among",
+    type=click.IntRange(0, 20),
+    default=3,
+    show_default=True,
+    help="Innocent edits beside each fault, as in a pull request; where the check names no line, it is "
+    "looked for among all places that changed. 0: the fault stands alone.",
+)
+@click.option(
     "--locate",
     type=click.FloatRange(0.0),
-    default=20.0,
+    default=0.0,
     show_default=True,
-    help="Seconds to look, by trial repairs, for the line of a fault whose check names none; 0: do not look.",
+    help="Seconds to look for such a line without knowing what changed, by trial repairs; 0: do not look.",
 )
 @click.option("--seed", type=click.IntRange(0, MAX_SEED), default=SEED.default, show_default=True, help=SEED.help)
 @click.option(
@@ -107,6 +115,7 @@ def run_faults(
     changed: str | None,
     jobs: int | None,
     timeout: float,
+    among: int,
     locate: float,
     seed: int,
     json_file: Path | None,
@@ -135,7 +144,7 @@ def run_faults(
             return
     import os
 
-    campaign = Campaign(_target(target, root), root, jobs or os.cpu_count() or 1, timeout, seed, locate)
+    campaign = Campaign(_target(target, root), root, jobs or os.cpu_count() or 1, timeout, seed, locate, among)
     done: list[Outcome] = []
 
     def show(outcome: Outcome) -> None:

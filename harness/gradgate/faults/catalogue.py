@@ -114,13 +114,18 @@ def select(faults: Sequence[Fault], words: Sequence[str]) -> list[Fault]:
     return chosen
 
 
-def plant(fault: Fault, root: Path) -> Planted:
+def plant(fault: Fault, root: Path, beside: Mapping[str, str] | None = None) -> Planted:
     """Apply a fault to the source under a root, in memory.
+
+    Args:
+        fault: its edits.
+        root: of the source.
+        beside: texts of files that have other edits already.
 
     Raises:
         EditError: a file is missing, or an edit does not match exactly once; names the entry.
     """
-    texts: dict[str, str] = {}
+    texts = dict(beside or {})
     lines: list[tuple[str, int, int]] = []
     for edit in fault.edits:
         try:

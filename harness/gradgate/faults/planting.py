@@ -15,6 +15,7 @@ from gradgate.core.errors import GradgateError
 from gradgate.core.workers import Lost, run
 from gradgate.faults.catalogue import Fault, Planted, plant
 from gradgate.faults.edit import EditError
+from gradgate.faults.innocent import beside
 from gradgate.faults.worker import Notice, Report, Task, work
 
 Status = Literal["killed", "survived", "equivalent", "broken", "hung", "crashed", "quiet", "alarm"]
@@ -32,6 +33,7 @@ class Outcome:
         by: the checks that failed.
         right_family: whether one of them is of an expected family; true where none is expected.
         line: the best naming of a line: `exact`, `near`, `elsewhere`, `none`.
+        change: the same of a line among all that changed; that of `line` where it was not looked for.
         seconds: to the first failure.
         reason: why it is broken, or what a survivor needs.
     """
@@ -41,6 +43,7 @@ class Outcome:
     by: tuple[Notice, ...] = ()
     right_family: bool = False
     line: str = "none"
+    change: str = "none"
     seconds: float = 0.0
     reason: str = ""
 
@@ -56,6 +59,7 @@ class Campaign:
         timeout: seconds for each.
         seed: of the checks.
         locate: seconds to look for a fault's line by trial repairs where the check names none; 0: not at all.
+        among: innocent edits beside each fault; its line is then also looked for among all changed places; 0: not.
     """
 
     target: str
@@ -64,6 +68,7 @@ class Campaign:
     timeout: float = 180.0
     seed: int = 0
     locate: float = 0.0
+    among: int = 0
     _folder: Path = field(default=Path(), init=False)
 
     def run(self, faults: Sequence[Fault], on_outcome: Callable[[Outcome], None] = lambda _: None) -> list[Outcome]:
@@ -80,7 +85,7 @@ class Campaign:
             EditError: an edit does not match; every such entry is named, and nothing was run.
             GradgateError: the unedited source does not build, or fails a check that is to notice a fault.
         """
-        planted = _plant_all(faults, self.root)
+        planted = _plant_all(faults, self.root, self.among)
         _load_checks()
         outcomes: dict[int, Outcome] = {}
         for target in dict.fromkeys(fault.subject or self.target for fault in faults):
@@ -189,7 +194,7 @@ class Campaign:
         if fault.clean:
             # It may cost more: what a stored count or a declared cost rightly tells is no fault.
             quick = tuple(code for code in codes if not _trains(code) and code[2] != "7")
-            return replace(task, codes=quick, exit_first=False, baselines="", locate=0.0)
+            return replace(task, codes=quick, exit_first=False, baselines="", locate=0.0, changed=())
         return replace(task, codes=codes)
 
     def _edited(self, name: str, fault: Fault, planted: Planted) -> Task:
@@ -202,6 +207,7 @@ class Campaign:
             lines=planted.lines,
             baselines=str(self._stored),
             locate=self.locate,
+            changed=tuple(planted.files) if self.among else (),
             seed=self.seed,
         )
 
@@ -219,11 +225,12 @@ class Campaign:
         return copy
 
 
-def _plant_all(faults: Sequence[Fault], root: Path) -> list[Planted]:
+def _plant_all(faults: Sequence[Fault], root: Path, among: int) -> list[Planted]:
     planted, stale = [], []
     for fault in faults:
         try:
-            planted.append(plant(fault, root))
+            others = {} if fault.clean else beside(fault.edits, root, among, fault.id)
+            planted.append(plant(fault, root, others))
         except EditError as error:
             stale.append(str(error))
     if stale:
@@ -270,9 +277,10 @@ def _outcome(fault: Fault, report: Report | Lost) -> Outcome:
         return Outcome(fault, status, by, seconds=report.seconds, reason=report.broken)
     if by:
         families = {code[2] for code in fault.codes}
-        line = min((notice.line for notice in by), key=("exact", "near", "elsewhere", "none").index)
+        best = ("exact", "near", "elsewhere", "none").index
+        line, change = min((n.line for n in by), key=best), min((n.change or n.line for n in by), key=best)
         right = not families or any(notice.code[2] in families for notice in by)
-        return Outcome(fault, "killed", by, right, line, report.seconds)
+        return Outcome(fault, "killed", by, right, line, change, report.seconds)
     if report.broken:
         return Outcome(fault, "broken", seconds=report.seconds, reason=report.broken)
     if report.effect == "":

@@ -16,6 +16,7 @@ from gradgate.core.verdict import Result
 from gradgate.subjects.contract import Subject
 
 NEAR = 3  # lines
+REVERTING = 60.0  # seconds to look among what changed
 GIBIBYTE = 1 << 30
 _NO_COMMIT, _NO_TIME = "0" * 40, "1970-01-01T00:00:00Z"  # of counts that are used once and thrown away
 
@@ -37,6 +38,7 @@ class Task:
         baselines: folder of stored counts that checks may read; empty: none.
         store: folder to store the counts of this source in; empty: nowhere.
         locate: seconds to look for the line of a check that names none; 0: not at all.
+        changed: files that differ from the root's, among whose changes such a line is looked for too; none: it is not.
         seed: for the checks.
         memory: most address space of the process, in GiB.
     """
@@ -52,6 +54,7 @@ class Task:
     baselines: str = ""
     store: str = ""
     locate: float = 0.0
+    changed: tuple[str, ...] = ()
     seed: int = 0
     memory: int = 16
 
@@ -67,6 +70,8 @@ class Notice:
         line: `exact` or `near`, where it names a changed line or one within 3 lines of it, else `elsewhere` or `none`.
         place: the line that it names.
         repair: where the check does not know it: the change that makes it pass, which names the line.
+        change: as `line`, of the place whose old text makes the check pass; empty: not looked for.
+        change_place: that place.
     """
 
     code: str
@@ -75,6 +80,8 @@ class Notice:
     line: str
     place: str = ""
     repair: str = ""
+    change: str = ""
+    change_place: str = ""
 
 
 @dataclass(slots=True)
@@ -123,7 +130,7 @@ def examine(task: Task) -> Report:
     for witness, file in task.seen.items():
         _ask(witness, file, task, subject, report)
     failed = _check(task, subject, task.codes, report, start) if task.codes else None
-    if task.locate and failed is not None:
+    if failed is not None:
         _locate(task, subject, report, failed)
     report.seconds = report.seconds or time.perf_counter() - start
     return report
@@ -188,18 +195,28 @@ def _check(task: Task, subject: Subject, codes: Sequence[str], report: Report, s
 
 
 def _locate(task: Task, subject: Subject, report: Report, failed: Result) -> None:
-    """Name the line of a check that failed and does not know it, by trial repairs."""
-    from gradgate.faults.locate import by_repairs, is_unsure
+    """Name the line of a check that failed and does not know it: among what changed, and by trial repairs."""
+    from gradgate.faults.locate import by_repairs, by_reverts, is_unsure
+    from gradgate.faults.revert import hunks
 
     if not is_unsure(failed):
         return
     baselines = Path(task.baselines) if task.baselines else None
-    search = by_repairs(subject, seed=task.seed, baselines=baselines, seconds=task.locate)
-    found = search(failed)
-    if found is not None:
-        near = _nearness(found.place, task)
-        place = f"{Path(found.place.file).name}:{found.place.line}"
-        report.notices[0] = replace(report.notices[0], line=near, place=place, repair=found.message)
+    if task.changed:
+        places = hunks({task.copy / file: (task.root / file).read_text(encoding="utf-8") for file in task.changed})
+        search = by_reverts(subject, {"the base": places}, seed=task.seed, baselines=baselines, seconds=REVERTING)
+        guilty = search(failed)
+        near, place = (_nearness(guilty.place, task), _short(guilty.place)) if guilty else ("none", "")
+        report.notices[0] = replace(report.notices[0], change=near, change_place=place)
+    if task.locate:
+        repaired = by_repairs(subject, seed=task.seed, baselines=baselines, seconds=task.locate)(failed)
+        if repaired is not None:
+            near, place = _nearness(repaired.place, task), _short(repaired.place)
+            report.notices[0] = replace(report.notices[0], line=near, place=place, repair=repaired.message)
+
+
+def _short(place: Location) -> str:
+    return f"{Path(place.file).name}:{place.line}"
 
 
 def _notice(result: Result, task: Task) -> Notice:
@@ -209,7 +226,7 @@ def _notice(result: Result, task: Task) -> Notice:
         ((_line(finding, task), i) for i, finding in enumerate(errors)), key=lambda pair: order.index(pair[0])
     )
     finding = errors[at]
-    place = f"{Path(finding.culprit.file).name}:{finding.culprit.line}" if finding.culprit else ""
+    place = _short(finding.culprit) if finding.culprit else ""
     return Notice(result.code, result.stage, finding.message, line, place)
 
 

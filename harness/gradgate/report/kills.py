@@ -18,13 +18,14 @@ def line(outcome: Outcome) -> str:
         first = outcome.by[0]
         named = f", {outcome.line} line {first.place}" if first.place else ""
         repair = f"; {first.repair}" if first.repair else ""
-        return f"{head}: {first.code}{named}{repair}"
+        change = f", {first.change} among the changes {first.change_place}".rstrip() if first.change else ""
+        return f"{head}: {first.code}{named}{repair}{change}"
     return f"{head}: {outcome.reason}" if outcome.reason else head
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:
     """Counts by class, and the score; faults of small subjects with mechanisms of their own are counted apart."""
-    rows = [f"\n{'class':<6} {'faults':>6} {'killed':>7} {'family':>7} {'line':>5}   rest"]
+    rows = [f"\n{'class':<6} {'faults':>6} {'killed':>7} {'family':>7} {'line':>5} {'change':>6}   rest"]
     faults = [outcome for outcome in outcomes if not outcome.fault.clean]
     clean = [outcome for outcome in outcomes if outcome.fault.clean]
     own = [outcome for outcome in faults if not outcome.fault.subject]
@@ -50,7 +51,7 @@ def _plain(outcome: Outcome) -> Any:
     fault = outcome.fault
     tree: dict[str, Any] = {"id": fault.id, "what": fault.what, "source": fault.source, "codes": list(fault.codes)}
     tree["subject"] = fault.subject
-    for name in ("status", "by", "right_family", "line", "seconds", "reason"):
+    for name in ("status", "by", "right_family", "line", "change", "seconds", "reason"):
         tree[name] = plain(getattr(outcome, name))
     return tree
 
@@ -59,6 +60,8 @@ def _numbers(group: Sequence[Outcome]) -> str:
     counted = [outcome for outcome in group if outcome.status != "equivalent"]
     killed = [outcome for outcome in counted if outcome.status == "killed"]
     right = sum(outcome.right_family for outcome in killed)
-    named = sum(outcome.line in ("exact", "near") for outcome in killed)
+    named, changed = (
+        sum(at in ("exact", "near") for at in lines) for lines in ([o.line for o in killed], [o.change for o in killed])
+    )
     rest = ", ".join(f"{count} {status}" for status, count in counts(group).items() if status != "killed")
-    return f"{len(counted):>6} {len(killed):>7} {right:>7} {named:>5}   {rest}".rstrip()
+    return f"{len(counted):>6} {len(killed):>7} {right:>7} {named:>5} {changed:>6}   {rest}".rstrip()

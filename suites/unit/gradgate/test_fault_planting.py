@@ -115,6 +115,7 @@ def test_run_tells_killed_from_survived_equivalent_crashed_and_broken(project: P
     killed = next(outcome for outcome in tree["outcomes"] if outcome["id"] == "OS-01")
     assert killed["by"][0]["code"] == "GG206"
     assert killed["right_family"] is True
+    assert killed["change"] == "exact"  # among three innocent edits
     assert "clean edits: 2, with an alarm: 1 OK-02" in done.output
     assert (project / "tiny_trainer.py").read_text(encoding="utf-8") == TRAINER
     assert "tiny_trainer" not in sys.modules
