@@ -35,33 +35,40 @@ class LineSearch:
     def by_reverts(self, verdict: Verdict, base_ref: str | None, seconds: float) -> Verdict:
         """Among the lines that differ from the base; where none was given, from the last commits."""
         from gradgate.compare.checkout import bases_of
-        from gradgate.faults.locate import by_reverts, places_since, unsure
+        from gradgate.faults.locate import by_reverts, outside, places_since
 
         source = self.subject.source
-        if not unsure(verdict) or source is None:
+        if source is None or all(result.status != "failed" for result in verdict.results):
             return verdict
         places = places_since([base_ref] if base_ref else bases_of(source), source)
         if not places:
             return verdict
         seconds = seconds or (REVERTING if base_ref else UNASKED)
         search = by_reverts(self.subject, places, seed=self.seed, baselines=self.baselines, seconds=seconds)
-        return self._located(verdict, search, seconds, f"what {' and '.join(places)} had there")
+        return self._located(verdict, search, seconds, f"what {' and '.join(places)} had there", outside(places))
 
     def by_repairs(self, verdict: Verdict, seconds: float) -> Verdict:
         """Among all lines, where that is asked for; else how to ask."""
-        from gradgate.faults.locate import by_repairs, nameless, unsure
+        from gradgate.faults.locate import by_repairs, is_unsure, nameless
 
         lost = nameless(verdict)
         if lost and not seconds and not verdict.interrupted:
             codes = ",".join(dict.fromkeys(result.code for result in lost))
             told = f"no line is named for {codes}; to look for it by trial repairs: --select {codes} --locate 20"
             click.echo(told, err=True)
-        if not seconds or not unsure(verdict):
+        if not seconds or not any(map(is_unsure, verdict.results)):
             return verdict
         search = by_repairs(self.subject, seed=self.seed, baselines=self.baselines, seconds=seconds)
-        return self._located(verdict, search, seconds, "trial repairs")
+        return self._located(verdict, search, seconds, "trial repairs", is_unsure)
 
-    def _located(self, verdict: Verdict, search: Callable[[Result], Any], seconds: float, how: str) -> Verdict:
+    def _located(
+        self,
+        verdict: Verdict,
+        search: Callable[[Result], Any],
+        seconds: float,
+        how: str,
+        wanted: Callable[[Result], bool],
+    ) -> Verdict:
         from gradgate.faults.locate import locate
 
         def tell(result: Result) -> None:
@@ -71,7 +78,7 @@ class LineSearch:
         if verdict.interrupted:
             return verdict
         try:
-            return locate(verdict, search, seconds=seconds, jobs=self.jobs, on_start=tell)
+            return locate(verdict, search, seconds=seconds, jobs=self.jobs, wanted=wanted, on_start=tell)
         except KeyboardInterrupt:
             click.echo("the search for lines was interrupted; what the checks found follows", err=True)
             return verdict

@@ -27,9 +27,16 @@ def nameless(verdict: Verdict) -> list[Result]:
     return [result for result in failed if _named(result) is None]
 
 
-def unsure(verdict: Verdict) -> list[Result]:
-    """Results that failed and name no line, or one that is a guess."""
-    return [result for result in verdict.results if is_unsure(result)]
+def outside(places: Mapping[str, Sequence[Hunk]]) -> Callable[[Result], bool]:
+    """Whether a check failed and names no line, a guess, or one in none of the places that differ from a base: such a
+    line may suffer from another one that does."""
+
+    def is_outside(result: Result) -> bool:
+        named = _named(result)
+        inside = named is not None and any(hunk.holds(named) for some in places.values() for hunk in some)
+        return result.status == "failed" and (is_unsure(result) or not inside)
+
+    return is_outside
 
 
 def is_unsure(result: Result) -> bool:
@@ -44,15 +51,17 @@ def locate(
     *,
     seconds: float,
     jobs: int,
+    wanted: Callable[[Result], bool] = is_unsure,
     on_start: Callable[[Result], None] = lambda _: None,
 ) -> Verdict:
-    """The verdict with a line for every failed check that is unsure of it and for which one is found.
+    """The verdict with a line for every failed check that lacks one and for which one is found.
 
     Args:
         verdict: of a subject.
         search: looks for the line of one result; it may change what it wants of the process that it runs in.
         seconds: that it takes at most, beside the check itself.
         jobs: processes at a time.
+        wanted: whose line is looked for.
         on_start: called with the result whose line is looked for.
 
     Returns:
@@ -60,9 +69,9 @@ def locate(
         check passes. Nothing else differs.
     """
     results = list(verdict.results)
-    wanted = [number for number, result in enumerate(results) if is_unsure(result)]
+    numbers = [number for number, result in enumerate(results) if wanted(result)]
     found = workers.run(
-        [[number] for number in wanted],
+        [[number] for number in numbers],
         lambda number: search(results[number]),
         jobs=max(1, jobs),
         timeout=7 * seconds + _SLACK,
@@ -72,7 +81,7 @@ def locate(
     with closing(found):  # type: ignore[type-var]  # a generator
         for index, answer in found:
             if isinstance(answer, Suspect | Guilty):
-                results[wanted[index]] = _with_line(results[wanted[index]], answer)
+                results[numbers[index]] = _with_line(results[numbers[index]], answer)
     return replace(verdict, results=tuple(results))
 
 
@@ -149,10 +158,13 @@ def _named(result: Result) -> Location | None:
 
 def _with_line(result: Result, found: Suspect | Guilty) -> Result:
     """The whole check passes, so that the place explains each of its errors."""
+    named_before = _named(result)
+    known = named_before if knows_its_line(result.code, named_before) else None
 
     def named(finding: Finding) -> Finding:
         if finding.severity != "error":
             return finding
-        return replace(finding, culprit=found.place, detail={**finding.detail, "repair": found.message})
+        kept = f"; the check itself names {known}" if known and known != found.place else ""
+        return replace(finding, culprit=found.place, detail={**finding.detail, "repair": found.message + kept})
 
     return replace(result, findings=tuple(map(named, result.findings)))

@@ -43,6 +43,11 @@ class Hunk:
     stop: int
     before: tuple[str, ...]
 
+    def holds(self, place: Location) -> bool:
+        """Whether a line is one of it, or next to where lines were taken out."""
+        first, last = (self.start + 1, self.stop) if self.stop > self.start else (self.start, self.start + 1)
+        return first <= place.line <= last and Path(place.file).resolve() == self.file.resolve()
+
 
 class _NoTimeError(Exception):
     """There is no time left for another trial."""

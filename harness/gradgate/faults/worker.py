@@ -196,19 +196,17 @@ def _check(task: Task, subject: Subject, codes: Sequence[str], report: Report, s
 
 def _locate(task: Task, subject: Subject, report: Report, failed: Result) -> None:
     """Name the line of a check that failed and does not know it: among what changed, and by trial repairs."""
-    from gradgate.faults.locate import by_repairs, by_reverts, is_unsure
+    from gradgate.faults.locate import by_repairs, by_reverts, is_unsure, outside
     from gradgate.faults.revert import hunks
 
-    if not is_unsure(failed):
-        return
     baselines = Path(task.baselines) if task.baselines else None
-    if task.changed:
-        places = hunks({task.copy / file: (task.root / file).read_text(encoding="utf-8") for file in task.changed})
-        search = by_reverts(subject, {"the base": places}, seed=task.seed, baselines=baselines, seconds=REVERTING)
-        guilty = search(failed)
-        near, place = (_nearness(guilty.place, task), _short(guilty.place)) if guilty else ("none", "")
+    changed = hunks({task.copy / file: (task.root / file).read_text(encoding="utf-8") for file in task.changed})
+    places = {"the base": changed}
+    if changed and outside(places)(failed):
+        guilty = by_reverts(subject, places, seed=task.seed, baselines=baselines, seconds=REVERTING)(failed)
+        near, place = (_nearness(guilty.place, task), _short(guilty.place)) if guilty else ("", "")
         report.notices[0] = replace(report.notices[0], change=near, change_place=place)
-    if task.locate:
+    if task.locate and is_unsure(failed):
         repaired = by_repairs(subject, seed=task.seed, baselines=baselines, seconds=task.locate)(failed)
         if repaired is not None:
             near, place = _nearness(repaired.place, task), _short(repaired.place)

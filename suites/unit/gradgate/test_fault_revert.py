@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -14,8 +15,10 @@ from click.testing import CliRunner
 
 from fixtures.two_checkouts import commit
 from gradgate import cli
-from gradgate.faults import revert
-from gradgate.faults.revert import guilty, hunks, reverted
+from gradgate.core.finding import Finding, Location
+from gradgate.core.verdict import Result, Verdict
+from gradgate.faults import locate, revert
+from gradgate.faults.revert import Hunk, guilty, hunks, reverted
 
 BASE = '''
 """A module."""
@@ -180,6 +183,34 @@ def test_text_that_is_no_python_is_not_tried(changed) -> None:
     with reverted([broken]) as done:
         assert not done
     assert module.area(2.0) == pytest.approx(25.133, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("line", "outside"), [(3, True), (4, False), (5, False), (6, True), (8, True), (9, False), (10, False), (11, True)]
+)
+def test_line_that_no_change_holds_is_looked_for_among_the_changes(tmp_path: Path, line: int, outside: bool) -> None:
+    """It suffers from one of them; of lines that were taken out the neighbours count."""
+    file = tmp_path / "a.py"
+    places = {"main": [Hunk(file, 3, 5, ("x = 1",)), Hunk(file, 9, 9, ("y = 1",))]}
+    finding = Finding("GG101", "n", "m", culprit=Location(str(file), line))
+
+    assert locate.outside(places)(Result("GG101", "n", "failed", findings=(finding,))) is outside
+    assert not locate.outside(places)(Result("GG101", "n", "passed"))
+    assert locate.outside(places)(Result("GG101", "n", "failed", findings=(replace(finding, culprit=None),)))
+
+
+def test_line_that_a_check_named_is_kept_beside_the_change_that_it_suffers_from(tmp_path: Path) -> None:
+    """The change is the culprit; what the check saw by itself is told."""
+    file, seen = str(tmp_path / "a.py"), Location("b.py", 7)
+    finding = Finding("GG101", "n", "m", culprit=seen)
+    verdict = Verdict("s", {}, (Result("GG101", "n", "failed", findings=(finding,)),))
+    answer = revert.Guilty(Location(file, 4), "the check passes with `x` of main here")
+
+    found = locate.locate(verdict, lambda _: answer, seconds=1.0, jobs=1, wanted=lambda _: True)
+
+    (told,) = found.results[0].findings
+    assert told.culprit == Location(file, 4)
+    assert told.detail["repair"] == "the check passes with `x` of main here; the check itself names b.py:7"
 
 
 def test_verify_names_the_changed_line_of_a_check_that_names_none(tmp_path: Path, monkeypatch) -> None:
