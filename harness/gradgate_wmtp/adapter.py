@@ -610,4 +610,5 @@ def build_subject() -> Subject:
         ),
         corpus=corpus,
         source=Path(wmtp.__file__).parent,
+        hermetic=True,
     )

@@ -24,6 +24,7 @@ from gradgate.checks.consequences import traced
 from gradgate.checks.isolation import THREADS, isolated
 from gradgate.checks.parallel import answers
 from gradgate.checks.raised import SubjectRaisedError, as_finding, is_raised
+from gradgate.checks.reuse import Reuse
 from gradgate.checks.tally import BAD, Plan, Tally, Unit
 from gradgate.checks.time_limit import LIMITS, TimeOverError, time_limit
 from gradgate.core.comparison import Comparison
@@ -74,6 +75,7 @@ def check_trainer(
     baselines: Path | None = None,
     compare: Callable[[str], Comparison] | None = None,
     jobs: int = 0,
+    reuse: Reuse | None = None,
     on_start: Callable[[Step], None] | None = None,
     on_result: Callable[[Result], None] | None = None,
 ) -> Verdict:
@@ -94,7 +96,8 @@ def check_trainer(
         baselines: the folder of stored baselines; None: there are none.
         compare: a stage's name to its comparison with a base; None: there is no base.
         jobs: processes that run checks side by side, forked from this one; 0: all run in this process.
-        on_start: called before each check and stage.
+        reuse: results of earlier runs, which stand in for those of checks that would read the same; None: all run.
+        on_start: called before each check and stage that runs.
         on_result: called with each result, in catalogue order.
 
     Returns:
@@ -108,7 +111,7 @@ def check_trainer(
     context = Context(
         seed=seed, profile=as_profile(profile), device=device, baselines=baselines, compare=compare, jobs=jobs
     )
-    session = _Session(with_stages(subject, stages), context, expected or {}, command, timeout)
+    session = _Session(with_stages(subject, stages), context, expected or {}, command, timeout, reuse)
     plans = [session.plan(rule) for rule in catalogue.select(select, ignore)]
     tally = Tally(plans, session.settle, on_result)
     interrupted, start = False, time.perf_counter()
@@ -136,7 +139,9 @@ class _Session:
         expected: Mapping[str, str],
         command: Sequence[str],
         timeout: float | None,
+        reuse: Reuse | None,
     ) -> None:
+        self._reuse = reuse
         self._subject = subject
         self._capabilities = Capabilities(subject, context.device)
         self._context = context
@@ -166,29 +171,44 @@ class _Session:
     def run_all(
         self, units: Sequence[Unit], jobs: int, on_start: Callable[[Step], None] | None
     ) -> Generator[tuple[int, Result], None, None]:
-        """Run every unit and give its number and result as it ends, before expected failures are considered."""
+        """Give the number and the result of every unit as it ends, of those that need not run first; expected
+        failures are not considered yet."""
         started = count(1)
+        known = {number: result for number, unit in enumerate(units) if (result := self._known(unit))}
+        yield from known.items()
+        left = [number for number in range(len(units)) if number not in known]
 
-        def begins(number: int) -> None:
-            unit, step = units[number], next(started)
+        def begins(place: int) -> None:
+            unit, step = units[left[place]], next(started)
             if on_start:
-                on_start(Step(unit.check.rule, _name(unit.stage), step, len(units)))
+                on_start(Step(unit.check.rule, _name(unit.stage), step, len(left)))
 
-        return answers(
-            units,
-            lambda number: self.run(units[number]),
-            lambda number: self._run_apart(units[number]),
-            lambda number, lost: self._lost(units[number], lost),
+        ended = answers(
+            [units[number] for number in left],
+            lambda place: self.run(units[left[place]]),
+            lambda place: self._run_apart(units[left[place]]),
+            lambda place, lost: self._lost(units[left[place]], lost),
             jobs=jobs,
             limit=self._timeout,
             on_start=begins,
         )
+        with closing(ended):
+            for place, result in ended:
+                yield left[place], result
+
+    def _known(self, unit: Unit) -> Result | None:
+        if self._reuse is None:
+            return None
+        known = self._reuse.known(self._subject, unit.check, _name(unit.stage), self._context)
+        return known and replace(known, reproduce=self._reproduce(unit.check.rule, unit.stage))
 
     def run(self, unit: Unit) -> Result:
         """Run one check on one stage, isolated, and give its result."""
         rule, stage = unit.check.rule, unit.stage
         start = time.perf_counter()
         reason = ""
+        if self._reuse is not None:
+            self._reuse.begin()
         with isolated(self._context.seed, rule.code) as folder:
             try:
                 with time_limit(self._timeout):
@@ -204,7 +224,10 @@ class _Session:
                 status, outcome = "failed", _hung(rule, str(over), origin(over, self._subject.source))
             except (Exception, SystemExit) as error:
                 status, outcome, reason = "error", Outcome(), _tail(error)
-        return self._result(unit, status, outcome, reason, time.perf_counter() - start)
+        result = self._result(unit, status, outcome, reason, time.perf_counter() - start)
+        if self._reuse is not None:
+            self._reuse.keep(self._subject, unit.check, self._context, result)
+        return result
 
     def stops(self, result: Result) -> bool:
         """Whether exit-first stops here, within the stages of one rule."""

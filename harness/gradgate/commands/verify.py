@@ -22,6 +22,7 @@ from gradgate.core import interrupt
 from gradgate.core.errors import GradgateError
 from gradgate.core.options import DEVICE, MAX_SEED, PROFILE, SEED
 from gradgate.core.project import find_project
+from gradgate.core.reads import listen
 from gradgate.core.workers import usable_cores
 
 if TYPE_CHECKING:
@@ -112,6 +113,12 @@ class Selector(click.ParamType):  # type: ignore[type-arg]  # generic only in ne
     help="Where a check fails and names no line: change the source in one place at a time, in memory, for so many "
     "seconds a check; the line whose change makes it pass is named.",
 )
+@click.option(
+    "--reuse",
+    is_flag=True,
+    help="Do not run checks again that passed here before, where none of the files that they read, no package and no "
+    "setting has changed since. Kept in $GRADGATE_CACHE, else in the user's cache folder.",
+)
 @click.option("-x", "--exit-first", is_flag=True, help="Stop at the first check that fails or breaks.")
 def verify(
     target: str | None,
@@ -125,6 +132,7 @@ def verify(
     jobs: int | None,
     github: bool,
     locate: float,
+    reuse: bool,
     **options: Any,
 ) -> None:
     """Run the catalogue on a trainer and print a verdict.
@@ -148,9 +156,12 @@ def verify(
     from gradgate.subjects.loading import spelled_out, target_of
 
     _check_outputs(json_file, report_dir)
+    reads = listen() if reuse else None
     project = find_project(path or Path.cwd())
     subject = load(target, path, options["device"])
+    from gradgate.checks.reuse import Reuse
     from gradgate.checks.runner import check_trainer
+    from gradgate.gates.self_checks import log_folder
 
     interrupt.is_raised()  # from here on there are results to tell
     console = Console(highlight=False, emoji=False, markup=False)
@@ -169,6 +180,7 @@ def verify(
             baselines=project.baselines,
             compare=compare,
             jobs=processes,
+            reuse=Reuse(log_folder() / "results", reads, spelled_out(target or target_of(here))) if reads else None,
             on_start=on_start,
             **options,
         )

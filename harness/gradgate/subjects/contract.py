@@ -358,6 +358,8 @@ class Subject:
         corpus: `corpus(seed) -> Corpus`, the rows that the trainer learns from.
         expected: code -> reason of checks that are known to fail; strict, one that passes all the same is a failure.
         source: the folder of the trainer's source, for locations and planted faults.
+        hermetic: the processes that it starts read nothing but its source, so that `gradgate verify --reuse` may tell
+            from the files whether they would do the same again.
         import_effects: what importing and building it changed in the process, seen by `load_target`; not for adapters.
     """
 
@@ -367,6 +369,7 @@ class Subject:
     corpus: Callable[[int], Corpus] | None = None
     expected: Mapping[str, str] = field(default_factory=dict)
     source: Path | None = None
+    hermetic: bool = False
     import_effects: tuple[str, ...] = ()
 
     CAPABILITIES: ClassVar[Mapping[str, str]] = {
