@@ -35,7 +35,7 @@ class LineSearch:
     def by_reverts(self, verdict: Verdict, base_ref: str | None, seconds: float) -> Verdict:
         """Among the lines that differ from the base; where none was given, from the last commits."""
         from gradgate.compare.checkout import bases_of
-        from gradgate.faults.locate import by_reverts, outside, places_since
+        from gradgate.faults.locate import RUNS, by_reverts, outside, places_since
 
         source = self.subject.source
         if source is None or all(result.status != "failed" for result in verdict.results):
@@ -43,7 +43,8 @@ class LineSearch:
         places = places_since([base_ref] if base_ref else bases_of(source), source)
         if not places:
             return verdict
-        seconds = seconds or (REVERTING if base_ref else UNASKED)
+        slowest = max(result.seconds for result in verdict.results if result.status == "failed")
+        seconds = seconds or max(REVERTING if base_ref else UNASKED, RUNS * slowest)
         search = by_reverts(self.subject, places, seed=self.seed, baselines=self.baselines, seconds=seconds)
         return self._located(verdict, search, seconds, f"what {' and '.join(places)} had there", outside(places))
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import ast
+import gc
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import _lru_cache_wrapper, lru_cache
 from pathlib import Path
 from types import CodeType, FunctionType
+from typing import Any
 
+from gradgate.core.origin import is_own_code
 from gradgate.faults.operators import Function, Variant, functions
 
 
@@ -40,9 +45,31 @@ def exchanged(trial: Trial) -> Iterator[bool]:
     except ValueError:  # other free variables
         code = None
     try:
-        yield code is not None
+        with forgotten():
+            yield code is not None
     finally:
         trial.function.__code__ = before
+
+
+@contextmanager
+def forgotten() -> Iterator[None]:
+    """What the user's functions remember is of the code that answered: forgotten before the block, and behind it."""
+    memories = _memories(len(sys.modules))
+    for each in memories:
+        each.cache_clear()
+    try:
+        yield
+    finally:
+        for each in memories:
+            each.cache_clear()
+
+
+@lru_cache(maxsize=1)
+def _memories(_modules: int) -> tuple[Any, ...]:
+    """Functions under `lru_cache` or `cache`, those of installed packages aside; asked again once more is imported."""
+    found = [each for each in gc.get_objects() if type(each) is _lru_cache_wrapper]
+    codes = [getattr(each.__wrapped__, "__code__", None) for each in found]
+    return tuple(each for each, code in zip(found, codes, strict=True) if code and is_own_code(code.co_filename))
 
 
 def is_of(code: CodeType, node: Function) -> bool:

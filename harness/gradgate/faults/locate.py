@@ -18,6 +18,7 @@ from gradgate.faults.revert import Guilty, Hunk, guilty, hunks
 from gradgate.faults.trial import trial_of
 from gradgate.subjects.contract import Subject
 
+RUNS = 6  # of a check: as many as it takes to tell one place from three
 _SLACK = 30.0  # seconds for the check itself, once more whole, before changes are tried
 
 

@@ -209,6 +209,7 @@ class Campaign:
             locate=self.locate,
             changed=tuple(planted.files) if self.among else (),
             seed=self.seed,
+            timeout=self.timeout,
         )
 
     def _copy(self, name: str, tops: Sequence[str], files: Mapping[str, str]) -> Path:

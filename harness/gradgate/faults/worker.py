@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
 
 from gradgate.core.errors import TargetError
@@ -17,6 +18,7 @@ from gradgate.subjects.contract import Subject
 
 NEAR = 3  # lines
 REVERTING = 60.0  # seconds to look among what changed
+_SPARE = 10.0  # seconds, of the time for a fault, that such a search leaves
 GIBIBYTE = 1 << 30
 _NO_COMMIT, _NO_TIME = "0" * 40, "1970-01-01T00:00:00Z"  # of counts that are used once and thrown away
 
@@ -40,6 +42,7 @@ class Task:
         locate: seconds to look for the line of a check that names none; 0: not at all.
         changed: files that differ from the root's, among whose changes such a line is looked for too; none: it is not.
         seed: for the checks.
+        timeout: seconds after which its process is ended.
         memory: most address space of the process, in GiB.
     """
 
@@ -56,6 +59,7 @@ class Task:
     locate: float = 0.0
     changed: tuple[str, ...] = ()
     seed: int = 0
+    timeout: float = inf
     memory: int = 16
 
 
@@ -131,7 +135,7 @@ def examine(task: Task) -> Report:
         _ask(witness, file, task, subject, report)
     failed = _check(task, subject, task.codes, report, start) if task.codes else None
     if failed is not None:
-        _locate(task, subject, report, failed)
+        _locate(task, subject, report, failed, start)
     report.seconds = report.seconds or time.perf_counter() - start
     return report
 
@@ -194,16 +198,18 @@ def _check(task: Task, subject: Subject, codes: Sequence[str], report: Report, s
     return next((result for result in verdict.results if result.status == "failed"), None)
 
 
-def _locate(task: Task, subject: Subject, report: Report, failed: Result) -> None:
+def _locate(task: Task, subject: Subject, report: Report, failed: Result, start: float) -> None:
     """Name the line of a check that failed and does not know it: among what changed, and by trial repairs."""
-    from gradgate.faults.locate import by_repairs, by_reverts, is_unsure, outside
+    from gradgate.faults.locate import RUNS, by_repairs, by_reverts, is_unsure, outside
     from gradgate.faults.revert import hunks
 
     baselines = Path(task.baselines) if task.baselines else None
     changed = hunks({task.copy / file: (task.root / file).read_text(encoding="utf-8") for file in task.changed})
     places = {"the base": changed}
     if changed and outside(places)(failed):
-        guilty = by_reverts(subject, places, seed=task.seed, baselines=baselines, seconds=REVERTING)(failed)
+        left = task.timeout - (time.perf_counter() - start) - _SPARE  # a kill is not lost to the search for its line
+        seconds = min(left, max(REVERTING, RUNS * failed.seconds))
+        guilty = by_reverts(subject, places, seed=task.seed, baselines=baselines, seconds=seconds)(failed)
         near, place = (_nearness(guilty.place, task), _short(guilty.place)) if guilty else ("", "")
         report.notices[0] = replace(report.notices[0], change=near, change_place=place)
     if task.locate and is_unsure(failed):

@@ -179,7 +179,7 @@ def test_worker_names_a_line_by_trial_repair_when_the_check_names_none(load: Loa
         report = worker.Report([worker.Notice("GG404", None, "m", "none")])
         finding = Finding("GG404", "boundary-grid", "m")
         failed = Result("GG404", "boundary-grid", "failed", findings=(finding,))
-        worker._locate(task, subject_of(module), report, failed)
+        worker._locate(task, subject_of(module), report, failed, 0.0)
         assert report.notices[0].line == line
         assert bool(report.notices[0].repair) is (line == "exact")
     assert worker._nearness(Location(str(tmp_path / file), 11), task) == "near"

@@ -237,3 +237,17 @@ def test_verify_names_the_changed_line_of_a_check_that_names_none(tmp_path: Path
     assert "tried: the check passes with `kept_BS = error_BS.masked_fill(~valid_BS, 0.0)` of main here" in ran.stdout
     assert "looking for the line of GG404, by what main had there" in ran.stderr
     assert "trial repairs" not in ran.stderr
+
+
+def test_what_a_function_remembers_is_forgotten_with_the_code_that_gave_it(changed) -> None:
+    """A remembered answer of the faulty code would make the base's text fail too."""
+    old, new = "def helper(x):", "@functools.cache\ndef helper(x):"
+    module, found = changed(
+        (old, new), ("import math", "import functools\nimport math"), ("return x + 1", "return x + 2")
+    )
+    assert module.helper(1) == 3
+
+    with reverted(found) as done:
+        assert done
+        assert module.helper(1) == 2
+    assert module.helper(1) == 3
