@@ -24,7 +24,10 @@ In float64, on one batch, at the initial parameters moved by 1 % of their size (
 2. What `detach`, `no_grad`, `.data` or a trip through Python cut off is held constant in the differences, since
    autograd says so: their values are recorded on the first evaluation and replayed on the others. A replay that takes
    another way is inconclusive.
-3. On two batches, the gradient with which the optimizer really steps, a, against g at the same parameters and random
+3. Equal parts (halves, thirds, quarters of at least 4 rows) of matrices whose gradient is exactly 0 where that of the
+   other rows is not. Statistic: the change of the loss, nothing held constant, when such a part moves by its own size,
+   as a share of the loss. Threshold: 1e-6; units that are off, and rows that no input reaches, change nothing at all.
+4. On two batches, the gradient with which the optimizer really steps, a, against g at the same parameters and random
    state. Statistic for each parameter: `|a-c*g|/|c*g|` (at least 1e-9 of the whole). Threshold: 1e-6, with one factor
    0 < c <= 1 an optimizer, which clipping by norm may put there; clipping by value is recognised too. Where c is
    below 1 on both batches the norms must be the same, or it is no clipping. Where the two draw different random
@@ -56,10 +59,10 @@ on it alone; otherwise look for writes into tensors that backward reads, between
 
 ## Known limits
 
-A cut where none was meant is no wrong gradient (GG202). Surrogate gradients (a custom backward that is meant to
-differ) are reported. Reentrant checkpointing hides cut-off values inside it. A loss that computes in float32 on the
-way is held to 2 % (slopes) and 1e-4 (step); one that computes in less is not judged by differences. A fault that
-clipping by norm makes up for on both batches (a constant factor) does not show.
+A cut where none was meant is no wrong gradient (GG202), unless it takes a part of a weight from the rest. Surrogate
+gradients (a custom backward that is meant to differ) are reported. Reentrant checkpointing hides cut-off values inside
+it. A loss that computes in float32 on the way is held to 2 % (slopes) and 1e-4 (step); one that computes in less is not
+judged by differences. A fault that clipping by norm makes up for on both batches (a constant factor) does not show.
 
 ## Sources
 
@@ -76,6 +79,7 @@ from itertools import islice
 import torch
 from torch import nn
 
+from gradgate.checks.cut_parts import ALLOWED, cut_parts
 from gradgate.checks.loss_gradient import (
     LossGradient,
     Slope,
@@ -138,6 +142,7 @@ class _Report:
             "slope_disagreement": self.bounds.slope,
             "step_gradient_error": self.bounds.step,
             "step_gradient_factor": 1 + self.bounds.step,
+            "change_by_rows_without_gradient": ALLOWED,
         }
         allowed = {name: bound for name, bound in allowed.items() if name in self.measured}
         return Outcome(tuple(self.findings), self.measured, allowed, inconclusive="; ".join(self.unsettled))
@@ -163,6 +168,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         report.bounds = bounds_of(gradient.precision)
         for name, parameters in _groups(run):
             _compare_module(report, gradient, name, parameters, generator)
+        _look_for_cut_parts(report, gradient, trainable, generator)
     except UnstableLossError as unstable:
         report.unsettled.append(str(unstable))
     _compare_steps(report, run, batches, trainable, context.seed)
@@ -211,6 +217,22 @@ def _compare_module(
     elif len(good) < AGREEING or bad:
         tried = f"{len(good)} of {DIRECTIONS} directions agree, {len(bad)} disagree, the rest gives no exact difference"
         report.unsettled.append(f"`{name}`: {tried}")
+
+
+def _look_for_cut_parts(
+    report: _Report, gradient: LossGradient, parameters: Sequence[nn.Parameter], generator: torch.Generator
+) -> None:
+    for part in cut_parts(gradient, parameters, generator):
+        name = report.names[part.parameter]
+        report.worst("change_by_rows_without_gradient", part.change)
+        report.fail(
+            f"rows {part.first} to {part.last} of `{name}` get no gradient, those beside them do; the loss changes by "
+            f"{part.change:.1e} of itself when they move by their size, allowed {ALLOWED:.0e}",
+            "look for a `detach` or a `no_grad` behind one of the layers that share this weight",
+            parameter=name,
+            first=part.first,
+            last=part.last,
+        )
 
 
 def _report_module(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
@@ -101,13 +101,22 @@ class LossGradient:
         estimate = derivative(lambda x: self._moved(direction, x), size * tolerance / 4, self._roundoff)
         return None if estimate is None else Slope(by_backward, estimate.value, size)
 
+    def change(self, direction: Directions) -> float:
+        """By how much the loss itself, with nothing held constant, changes along a direction, as a share of it."""
+        moved = self._at(direction, 1.0, lambda: plain_loss(self._run, self._batch, self._seed))
+        return abs(moved - self.loss) / max(abs(self.loss), torch.finfo(torch.float64).tiny)
+
     def _moved(self, direction: Directions, x: float) -> float:
+        return self._at(direction, x, self._replayed)
+
+    @staticmethod
+    def _at(direction: Directions, x: float, loss: Callable[[], float]) -> float:
         before = {parameter: parameter.detach().clone() for parameter in direction}
         try:
             with torch.no_grad():
                 for parameter, change in direction.items():
                     parameter.add_(change, alpha=x)
-            return self._replayed()
+            return loss()
         finally:
             with torch.no_grad():
                 for parameter, value in before.items():
