@@ -126,6 +126,8 @@ class WmtpRun(Run):
         """The stage's real step."""
         self.at.step += 1
         metrics = self.work.stage.step(batch)
+        self.at.worse += 1  # as if the first step had been evaluated best, so that a load has to bring both back
+        self.at.best = metrics["loss"] if self.at.best is None else self.at.best
         return {name: value for name, value in metrics.items() if value is not None}
 
     def hyperparameters(self, update: int) -> Mapping[str, Mapping[str, Any]]:

@@ -104,17 +104,30 @@ class Trajectory:
 def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     """Run without a break, with saves, and from each save; on one process, and on several."""
     allowed = {"runs_that_differ": 0}
-    start = partial(stage.start, device=context.device)
+    drawing = _drawing(stage)
+    start = partial(stage.start, device=context.device, **drawing)
     alone = found_apart(start, context.seed, context.folder / "alone")
     if alone.repeats:
         return Outcome(inconclusive=f"two runs from one seed differ before any save: {alone.repeats}", allowed=allowed)
     messages, runs = list(alone.messages), 1 + len(SAVE_AFTER)
     ways = (stage.distributed or {}) if context.device == "cpu" and not messages else {}
     for way, started in ways.items():
-        messages += [f"{way}: {message}" for message in _together(started, context.seed, context.folder / way)]
+        messages += [
+            f"{way}: {message}"
+            for message in _together(partial(started, **drawing), context.seed, context.folder / way)
+        ]
         runs += 2
     measured = {"runs_that_differ": len(messages), "runs": runs}
     return Outcome(tuple(map(_finding, messages)), measured, allowed)
+
+
+def _drawing(stage: Stage) -> dict[str, Any]:
+    """What makes a step draw random numbers where a key of the configuration can: what nobody draws nobody misses."""
+    for key, values in (stage.options or {}).items():
+        numbers = [value for value in values if isinstance(value, float | int) and not isinstance(value, bool)]
+        if "dropout" in key.lower() and numbers and not numbers[0] and max(numbers) > 0:
+            return {"options": {key: max(numbers)}}
+    return {}
 
 
 @dataclass(frozen=True)
