@@ -137,8 +137,8 @@ def _candidates(failing: Failing, trace: Sequence[Done], right: set[Site]) -> It
             continue
         if place.argument is not None:
             makers = {done.made[place.argument] for done in place.times}
-            if any(maker is not None and maker not in right for maker in makers):
-                continue  # wrong where it was made already, if it is wrong
+            if place.site in right or any(maker is not None and maker not in right for maker in makers):
+                continue  # not wrong, or wrong where it was made already
         for key, numbers in _numbers(place, failing.steps):
             yield place, key, Instead(place.site, place.item, place.argument, numbers)
 
@@ -230,6 +230,8 @@ def _shaped(value: Tensor, shape: torch.Size, outside: float) -> Iterator[Tensor
         yield value
         return
     if value.numel() == shape.numel():
+        if value.dim() >= 2 and value.mT.shape == shape:
+            yield value.mT
         yield value.reshape(shape)
         return
     if value.dim() == len(shape) >= 2 and value.shape[0] == shape[0] and value.shape[2:] == shape[2:]:
@@ -244,28 +246,53 @@ def _shaped(value: Tensor, shape: torch.Size, outside: float) -> Iterator[Tensor
 
 
 def _right(failing: Sequence[Failing], traces: Sequence[Sequence[Done]]) -> set[Site]:
-    """Operations whose every number is a step of the reference, on all inputs."""
+    """Operations whose every number is a step of the reference, on all inputs; and what is used by such alone."""
     right: set[Site] = set()
     wrong: set[Site] = set()
     for one, trace in zip(failing, traces, strict=True):
         for place in _places(trace):
             if place.argument is None and place.item == 0:
-                matches = any(_matches(place.tensors, step) for step in one.steps)
-                (right if matches else wrong).add(place.site)
-    return right - wrong
+                found = {_matches(place.tensors, step) for step in one.steps}
+                if True in found:
+                    right.add(place.site)
+                elif None not in found:
+                    wrong.add(place.site)
+    right -= wrong
+    uses = _uses(traces)
+    for site in reversed(list(uses)):
+        if uses[site] and uses[site] <= right:
+            right.add(site)
+    return right
 
 
-def _matches(tensors: Sequence[Tensor], step: Step) -> bool:
-    """Whether an operation gave this step, where it counts, in some layout."""
+def _uses(traces: Sequence[Sequence[Done]]) -> dict[Site, set[Site]]:
+    """The operations in the order in which they are first done, and which others take what each gives."""
+    uses: dict[Site, set[Site]] = {}
+    for trace in traces:
+        for done in trace:
+            uses.setdefault(done.site, set())
+            for maker in done.made.values():
+                if maker is not None and maker != done.site:
+                    uses[maker].add(done.site)
+    return uses
+
+
+def _matches(tensors: Sequence[Tensor], step: Step) -> bool | None:
+    """Whether an operation gave this step, in some layout; None where none of its numbers counts."""
     where = torch.ones(step.value.shape, dtype=torch.bool) if step.where is None else step.where
     if any(tensor.is_floating_point() and tensor.dtype.itemsize < 4 for tensor in tensors):
         return False
     places = dict(_layouts(where.to(torch.bool), [tensor.bool() for tensor in tensors], 0.0))
+    vacuous = False
     for name, numbers in _layouts(step.value.detach(), tensors, step.outside):
         counts = places.get(name.removeprefix("not ").removeprefix("minus ").removeprefix("added "))
-        if counts is not None and all(map(_agrees, tensors, numbers, counts, [step.shift] * len(tensors))):
+        if counts is None:
+            continue
+        if not any(counting is not None and bool(counting.any()) for counting in counts):
+            vacuous = True
+        elif all(map(_agrees, tensors, numbers, counts, [step.shift] * len(tensors))):
             return True
-    return False
+    return None if vacuous else False
 
 
 def _agrees(tensor: Tensor, number: Tensor | None, where: Tensor | None, shift: bool) -> bool:
@@ -273,7 +300,7 @@ def _agrees(tensor: Tensor, number: Tensor | None, where: Tensor | None, shift: 
         return True
     got, want = tensor.cpu(), number.cpu()
     if not where.any():
-        return False
+        return True
     if not got.is_floating_point():
         return torch.equal(got[where], want[where])
     got, want = got.double(), want.double()
@@ -294,7 +321,7 @@ def _located(failing: Sequence[Failing], place: _Place, instead: Instead, source
         if place.argument is not None:
             while len(left) > 1 and _is_argument(tensor, left[0]):
                 left.pop(0)
-        knowing = [frame for frame in left if any(map(made_of_extra, frame.f_locals.values()))]
+        knowing = [frame for frame in left if any(map(made_of_extra, _held(frame)))]
         frame = knowing[0] if knowing else left[0]
         found.append(at_line(frame.f_code, frame.f_lineno))
 
@@ -302,6 +329,13 @@ def _located(failing: Sequence[Failing], place: _Place, instead: Instead, source
     lacking = extra[0] if all(tensor is not None for tensor in extra) else None
     _answer(failing[0], Traced(source, instead, asked, lacking))
     return found[0] if found else place.times[0].place
+
+
+def _held(frame: FrameType) -> Iterator[Any]:
+    """What a function has in its hands, also by keyword or in a tuple."""
+    for value in frame.f_locals.values():
+        yield value
+        yield from value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else ()
 
 
 def _is_argument(tensor: Any, frame: FrameType) -> bool:
