@@ -27,6 +27,7 @@ from gradgate.core.origin import at_line
 
 TRIES = 1500  # runs of the function, at most; a run of a formula takes a millisecond or two
 _WIDER = 6  # columns that an implementation may have beside the row's, at most
+_SEVERAL = 8  # times that a helper is called, of which each may be right in its own way
 _FEW = 3  # times that a helper is called, of which each may need another number
 
 _Key = tuple[str, ...]
@@ -87,7 +88,7 @@ def culprit(failing: Sequence[Failing], source: Path | None) -> Location | None:
             if _repairs(failing[0], instead, source) and _repairs_all(failing, traces, place, key, source):
                 late = place, instead
         elif _repairs(failing[0], instead, source) and _repairs_all(failing, traces, place, key, source):
-            return _located(failing, place, instead, source)
+            return _located(failing, place, key, instead, source)
     return None if late is None else late[0].times[0].place
 
 
@@ -136,6 +137,8 @@ def _candidates(failing: Failing, trace: Sequence[Done], right: set[Site]) -> It
         if place.times[0].is_from_python:
             continue
         if place.argument is not None:
+            if any(_is_narrow(tensor) for tensor in place.tensors):
+                continue  # what repairs it is its dtype, which the operation is to change
             makers = {done.made[place.argument] for done in place.times}
             if place.site in right or any(maker is not None and maker not in right for maker in makers):
                 continue  # not wrong, or wrong where it was made already
@@ -253,6 +256,9 @@ def _right(failing: Sequence[Failing], traces: Sequence[Sequence[Done]]) -> set[
         for place in _places(trace):
             if place.argument is None and place.item == 0:
                 found = {_matches(place.tensors, step) for step in one.steps}
+                if True not in found and 1 < len(place.times) <= _SEVERAL:  # a helper of many uses
+                    each = [{_matches([tensor], step) for step in one.steps} for tensor in place.tensors]
+                    found |= {all(True in ways for ways in each)}
                 if True in found:
                     right.add(place.site)
                 elif None not in found:
@@ -280,7 +286,7 @@ def _uses(traces: Sequence[Sequence[Done]]) -> dict[Site, set[Site]]:
 def _matches(tensors: Sequence[Tensor], step: Step) -> bool | None:
     """Whether an operation gave this step, in some layout; None where none of its numbers counts."""
     where = torch.ones(step.value.shape, dtype=torch.bool) if step.where is None else step.where
-    if any(tensor.is_floating_point() and tensor.dtype.itemsize < 4 for tensor in tensors):
+    if any(map(_is_narrow, tensors)):
         return False
     places = dict(_layouts(where.to(torch.bool), [tensor.bool() for tensor in tensors], 0.0))
     vacuous = False
@@ -293,6 +299,10 @@ def _matches(tensors: Sequence[Tensor], step: Step) -> bool | None:
         elif all(map(_agrees, tensors, numbers, counts, [step.shift] * len(tensors))):
             return True
     return None if vacuous else False
+
+
+def _is_narrow(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.dtype.itemsize < 4
 
 
 def _agrees(tensor: Tensor, number: Tensor | None, where: Tensor | None, shift: bool) -> bool:
@@ -312,13 +322,13 @@ def _agrees(tensor: Tensor, number: Tensor | None, where: Tensor | None, shift: 
     return torch.allclose(got, want, rtol=0.0, atol=64 * torch.finfo(tensor.dtype).eps * max(largest, 1e-30))
 
 
-def _located(failing: Sequence[Failing], place: _Place, instead: Instead, source: Path | None) -> Location:
+def _located(failing: Sequence[Failing], place: _Place, key: _Key, instead: Instead, source: Path | None) -> Location:
     """The line that chose what is wrong: that of the operation, or of a caller that gave it the wrong tensor."""
     found: list[Location] = []
 
     def asked(frames: Sequence[FrameType], tensor: Any, made_of_extra: Callable[[Any], bool]) -> None:
         left = list(frames)
-        if place.argument is not None:
+        if place.argument is not None and not key[-1].startswith("not "):  # the use itself is turned round
             while len(left) > 1 and _is_argument(tensor, left[0]):
                 left.pop(0)
         knowing = [frame for frame in left if any(map(made_of_extra, _held(frame)))]

@@ -174,7 +174,9 @@ class Traced(TorchFunctionMode):
 
 @lru_cache(maxsize=4096)
 def _is_own(file: str, source: Path | None) -> bool:
-    return is_own_code(file, source)
+    """Of a subject that says where its source is, an adapter elsewhere is not looked at."""
+    inside = source is None or Path(file).resolve().is_relative_to(source.resolve())
+    return inside and is_own_code(file, source)
 
 
 def _tensors(held: Mapping[int | str, Any]) -> dict[int | str, Tensor]:
