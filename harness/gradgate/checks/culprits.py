@@ -69,6 +69,14 @@ class _Place:
         return [done.given[self.argument] for done in self.times]
 
 
+@dataclass(frozen=True)
+class _Trace:
+    """What was done, and which operation gave the answer."""
+
+    done: Sequence[Done]
+    last: set[Site]
+
+
 def culprit(failing: Sequence[Failing], source: Path | None) -> Location | None:
     """The line at which what fails leaves its reference; None where no one number repairs it.
 
@@ -81,21 +89,19 @@ def culprit(failing: Sequence[Failing], source: Path | None) -> Location | None:
         return None
     traces = [_trace(one, source) for one in failing]
     first, right = traces[0], _right(failing, traces)
-    tries = islice(_candidates(failing[0], first, right), TRIES)
-    late: tuple[_Place, Instead] | None = None
-    for place, key, instead in tries:
-        if place.argument is None and place.site in right:
-            if _repairs(failing[0], instead, source) and _repairs_all(failing, traces, place, key, source):
-                late = place, instead
-        elif _repairs(failing[0], instead, source) and _repairs_all(failing, traces, place, key, source):
-            return _located(failing, place, key, instead, source)
-    return None if late is None else late[0].times[0].place
+    for place, key, instead in islice(_candidates(failing[0], first, right), TRIES):
+        if _repairs(failing[0], instead, source) and _repairs_all(failing, traces, place, key, source):
+            own = place.argument is None or key[-1].startswith("not ")  # the operation is wrong, not what it is given
+            own = own or _only_masks(place, instead.numbers, failing[0].steps)
+            chosen = place if own else _chosen_at(failing[0], place, key, first, right, source)
+            return _located(failing, chosen, source, climb=not own)
+    return None
 
 
-def _trace(failing: Failing, source: Path | None) -> list[Done]:
+def _trace(failing: Failing, source: Path | None) -> _Trace:
     mode = Traced(source)
-    _answer(failing, mode)
-    return mode.done
+    answer = _answer(failing, mode)
+    return _Trace(mode.done, {done.site for done in mode.done if any(own is answer for own in done.own)})
 
 
 def _answer(failing: Failing, mode: AbstractContextManager[Any]) -> Any:
@@ -118,7 +124,7 @@ def _holds(failing: Failing, answer: Any) -> bool:
 
 
 def _repairs_all(
-    failing: Sequence[Failing], traces: Sequence[Sequence[Done]], place: _Place, key: _Key, source: Path | None
+    failing: Sequence[Failing], traces: Sequence[_Trace], place: _Place, key: _Key, source: Path | None
 ) -> bool:
     """Whether the same number, in the same place, repairs the other inputs too."""
     for one, trace in zip(failing[1:], traces[1:], strict=True):
@@ -131,25 +137,57 @@ def _repairs_all(
     return True
 
 
-def _candidates(failing: Failing, trace: Sequence[Done], right: set[Site]) -> Iterator[tuple[_Place, _Key, Instead]]:
+def _candidates(failing: Failing, trace: _Trace, right: set[Site]) -> Iterator[tuple[_Place, _Key, Instead]]:
     """What to put in where, in the order in which operations are first done."""
     for place in _places(trace):
-        if place.times[0].is_from_python:
+        if place.site in right or place.times[0].is_from_python:
             continue
         if place.argument is not None:
             if any(_is_narrow(tensor) for tensor in place.tensors):
                 continue  # what repairs it is its dtype, which the operation is to change
             makers = {done.made[place.argument] for done in place.times}
-            if place.site in right or any(maker is not None and maker not in right for maker in makers):
-                continue  # not wrong, or wrong where it was made already
+            if any(maker is not None and maker not in right for maker in makers):
+                continue  # wrong where it was made already, if it is wrong
         for key, numbers in _numbers(place, failing.steps):
             yield place, key, Instead(place.site, place.item, place.argument, numbers)
 
 
-def _places(trace: Sequence[Done]) -> Iterator[_Place]:
+def _chosen_at(
+    failing: Failing, place: _Place, key: _Key, trace: _Trace, right: set[Site], source: Path | None
+) -> _Place:
+    """Where a tensor that an operation is given entered: in front of what only pads, views or casts it."""
+    while place.argument is not None:
+        maker = place.times[0].made[place.argument]
+        back = [p for p in _places(trace) if p.site == maker and p.argument is not None] if maker in right else []
+        for earlier in back:
+            ways = {name: numbers for (*step, name), numbers in _numbers(earlier, failing.steps) if step == [key[0]]}
+            instead = (Instead(maker, 0, earlier.argument, numbers) for numbers in ways.values())
+            if any(_repairs(failing, one, source) for one in instead):
+                place = earlier
+                break
+        else:
+            break
+    return place
+
+
+def _only_masks(place: _Place, numbers: _Numbers, steps: Sequence[Step]) -> bool:
+    """Whether what repairs it is a mask, or what stands there already but for elements that do not count."""
+    if place.tensors[0].dtype == torch.bool:
+        return True
+    for step in steps:
+        if step.where is not None and _matches(place.tensors, step):
+            for name, where in _layouts(step.where, [tensor.bool() for tensor in place.tensors], 0.0):
+                if not name.startswith("not ") and all(
+                    map(_agrees, place.tensors, numbers, where, [step.shift] * len(where))
+                ):
+                    return True
+    return False
+
+
+def _places(trace: _Trace) -> Iterator[_Place]:
     """The operations of a trace: first what each is given, then what it gives."""
     times: dict[Site, list[Done]] = {}
-    for done in trace:
+    for done in trace.done:
         times.setdefault(done.site, []).append(done)
     for site, several in times.items():
         for key in several[0].given:
@@ -166,7 +204,7 @@ def _numbers(place: _Place, steps: Sequence[Step]) -> Iterator[tuple[_Key, _Numb
         for name, numbers in _layouts(step.value, tensors, step.outside):
             yield (step.name, name), numbers
     if 1 < len(tensors) <= _FEW:
-        yield from _mixed(tensors, steps)
+        yield from islice(_mixed(tensors, steps), TRIES // 8)
 
 
 def _mixed(tensors: Sequence[Tensor], steps: Sequence[Step]) -> Iterator[tuple[_Key, _Numbers]]:
@@ -248,7 +286,7 @@ def _shaped(value: Tensor, shape: torch.Size, outside: float) -> Iterator[Tensor
             yield value[:, -more:]
 
 
-def _right(failing: Sequence[Failing], traces: Sequence[Sequence[Done]]) -> set[Site]:
+def _right(failing: Sequence[Failing], traces: Sequence[_Trace]) -> set[Site]:
     """Operations whose every number is a step of the reference, on all inputs; and what is used by such alone."""
     right: set[Site] = set()
     wrong: set[Site] = set()
@@ -258,12 +296,12 @@ def _right(failing: Sequence[Failing], traces: Sequence[Sequence[Done]]) -> set[
                 found = {_matches(place.tensors, step) for step in one.steps}
                 if True not in found and 1 < len(place.times) <= _SEVERAL:  # a helper of many uses
                     each = [{_matches([tensor], step) for step in one.steps} for tensor in place.tensors]
-                    found |= {all(True in ways for ways in each)}
+                    found |= {True} if all(ways - {False} for ways in each) else set()
                 if True in found:
                     right.add(place.site)
                 elif None not in found:
                     wrong.add(place.site)
-    right -= wrong
+    right -= wrong.union(*(trace.last for trace in traces))
     uses = _uses(traces)
     for site in reversed(list(uses)):
         if uses[site] and uses[site] <= right:
@@ -271,11 +309,11 @@ def _right(failing: Sequence[Failing], traces: Sequence[Sequence[Done]]) -> set[
     return right
 
 
-def _uses(traces: Sequence[Sequence[Done]]) -> dict[Site, set[Site]]:
+def _uses(traces: Sequence[_Trace]) -> dict[Site, set[Site]]:
     """The operations in the order in which they are first done, and which others take what each gives."""
     uses: dict[Site, set[Site]] = {}
     for trace in traces:
-        for done in trace:
+        for done in trace.done:
             uses.setdefault(done.site, set())
             for maker in done.made.values():
                 if maker is not None and maker != done.site:
@@ -308,7 +346,7 @@ def _is_narrow(tensor: Tensor) -> bool:
 def _agrees(tensor: Tensor, number: Tensor | None, where: Tensor | None, shift: bool) -> bool:
     if number is None or where is None:
         return True
-    got, want = tensor.cpu(), number.cpu()
+    got, want = tensor.detach().cpu(), number.detach().cpu()
     if not where.any():
         return True
     if not got.is_floating_point():
@@ -322,22 +360,21 @@ def _agrees(tensor: Tensor, number: Tensor | None, where: Tensor | None, shift: 
     return torch.allclose(got, want, rtol=0.0, atol=64 * torch.finfo(tensor.dtype).eps * max(largest, 1e-30))
 
 
-def _located(failing: Sequence[Failing], place: _Place, key: _Key, instead: Instead, source: Path | None) -> Location:
+def _located(failing: Sequence[Failing], place: _Place, source: Path | None, *, climb: bool) -> Location:
     """The line that chose what is wrong: that of the operation, or of a caller that gave it the wrong tensor."""
     found: list[Location] = []
 
     def asked(frames: Sequence[FrameType], tensor: Any, made_of_extra: Callable[[Any], bool]) -> None:
         left = list(frames)
-        if place.argument is not None and not key[-1].startswith("not "):  # the use itself is turned round
-            while len(left) > 1 and _is_argument(tensor, left[0]):
-                left.pop(0)
+        while climb and len(left) > 1 and _is_argument(tensor, left[0]):
+            left.pop(0)
         knowing = [frame for frame in left if any(map(made_of_extra, _held(frame)))]
         frame = knowing[0] if knowing else left[0]
         found.append(at_line(frame.f_code, frame.f_lineno))
 
     extra = [one.extra for one in failing]
     lacking = extra[0] if all(tensor is not None for tensor in extra) else None
-    _answer(failing[0], Traced(source, instead, asked, lacking))
+    _answer(failing[0], Traced(source, Instead(place.site, 0, place.argument, ()), asked, lacking))
     return found[0] if found else place.times[0].place
 
 

@@ -145,7 +145,6 @@ def _weights(
         Step("previous value", before_BS, valid_BS),
         Step("discounted previous value", discount_lambda * before_BS, valid_BS),
         Step("delta", delta_BS, valid_BS),
-        Step("values ahead", _ahead(wide_BS, horizon), legal_BSH),
         Step("deltas ahead", ahead_BSH, legal_BSH, shift=True),
         Step("deltas ahead of valid heads", ahead_BSH.masked_fill(~legal_BSH, -torch.inf), some_BS1.expand_as(legal_BSH), shift=True),
         Step("scores", score_BSH, legal_BSH, shift=True),

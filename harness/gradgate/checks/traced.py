@@ -135,7 +135,8 @@ class Traced(TorchFunctionMode):
             place = at_line(frames[0].f_code, frames[0].f_lineno)
             copies = tuple(tensor.detach().clone() for tensor in own)
             self.done.append(Done(site, number, place, copies, before, made, own))
-            self._maker |= {id(tensor): site for tensor in own}
+            given_on = () if _writes(name, args) else given.values()  # `x.to(x.dtype)` makes nothing
+            self._maker |= {id(tensor): site for tensor in own if not any(tensor is held for held in given_on)}
         else:
             self._count[site] -= 1
         return result
