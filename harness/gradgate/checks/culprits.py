@@ -158,10 +158,11 @@ def _chosen_at(
     """Where a tensor that an operation is given entered: in front of what only pads, views or casts it."""
     while place.argument is not None:
         maker = place.times[0].made[place.argument]
-        back = [p for p in _places(trace) if p.site == maker and p.argument is not None] if maker in right else []
+        known = maker is not None and maker in right
+        back = [p for p in _places(trace) if p.site == maker and p.argument is not None] if known else []
         for earlier in back:
             ways = {name: numbers for (*step, name), numbers in _numbers(earlier, failing.steps) if step == [key[0]]}
-            instead = (Instead(maker, 0, earlier.argument, numbers) for numbers in ways.values())
+            instead = (Instead(earlier.site, 0, earlier.argument, numbers) for numbers in ways.values())
             if any(_repairs(failing, one, source) for one in instead):
                 place = earlier
                 break

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -59,9 +60,7 @@ def reference(name: str, arguments: Mapping[str, Any], options: Mapping[str, Any
     return None if make is None or nonsense else make(**arguments, **options)
 
 
-def masks(
-    valid_BS: Tensor, document_BS: Tensor | None = None, *, causal: bool = True, documents: bool = True
-) -> tuple[Step, ...]:
+def masks(valid_BS: Tensor, document_BS: Tensor | None = None) -> tuple[Step, ...]:
     """What attention may look at: keys of real tokens, before and at the query, of its own document; Bool[B, S, S]."""
     rows, positions = valid_BS.shape
     ones_BSS = torch.ones(rows, positions, positions, dtype=torch.bool, device=valid_BS.device)
@@ -72,13 +71,18 @@ def masks(
     found = {
         "keys of the own document": own_BSS,
         "real keys": real_BSS,
-        "earlier keys": causal_BSS,
         "earlier real keys": causal_BSS & real_BSS,
         "keys to look at": whole_BSS,
         "keys to look at, and the query's own": whole_BSS | eye_BSS,
     }
     steps = [Step(name, mask_BSS) for name, mask_BSS in found.items()]
     return (*steps, *(Step(f"{step.name}, an axis for the heads", step.value.unsqueeze(1)) for step in steps))
+
+
+def placing(reward_B: Tensor, valid_BS: Tensor, placement: str, document_BS: Tensor | None = None) -> tuple[Step, ...]:
+    """What stands between the rewards of rows, or of documents, and rewards on tokens; the rewards first."""
+    steps = _place_rewards(reward_B, valid_BS, placement, document_BS).steps
+    return (Step("rewards of rows", reward_B.double()), *steps)
 
 
 def _labels(token_BS: Tensor, valid_BS: Tensor, horizon: int, document_BS: Tensor | None = None) -> Reference:
@@ -122,6 +126,7 @@ def _weights(
     settings = {"discount_lambda": discount_lambda, "document_BS": document_BS}
     legal_BSH, wide_BS = label_BSH != IGNORED, value_BS.double()
     some_BS1 = legal_BSH.any(-1, keepdim=True)
+    some_BSH = some_BS1.expand_as(legal_BSH)
     kept_BS = wide_BS.masked_fill(~valid_BS, 0.0)
     delta_BS = oracles.deltas(value_BS, valid_BS, **settings)  # type: ignore[arg-type]
     index_BS = _neighbour(valid_BS, document_BS, -1)
@@ -146,9 +151,9 @@ def _weights(
         Step("discounted previous value", discount_lambda * before_BS, valid_BS),
         Step("delta", delta_BS, valid_BS),
         Step("deltas ahead", ahead_BSH, legal_BSH, shift=True),
-        Step("deltas ahead of valid heads", ahead_BSH.masked_fill(~legal_BSH, -torch.inf), some_BS1.expand_as(legal_BSH), shift=True),
+        Step("deltas ahead of valid heads", ahead_BSH.masked_fill(~legal_BSH, -torch.inf), some_BSH, shift=True),
         Step("scores", score_BSH, legal_BSH, shift=True),
-        Step("scores of valid heads", masked_BSH, some_BS1.expand_as(legal_BSH), shift=True),
+        Step("scores of valid heads", masked_BSH, some_BSH, shift=True),
         Step("softmax", weight_BSH, legal_BSH),
         Step("weights", weight_BSH),
         *(Step(f"weights of head {k}", weight_BSH[..., k]) for k in range(horizon)),
@@ -352,6 +357,6 @@ def _neighbour(valid_BS: Tensor, document_BS: Tensor | None, way: int) -> Tensor
     index_BS = torch.full(valid_BS.shape, length)
     for b in range(len(valid_BS)):
         for document in oracles.documents(valid_BS, document_BS, b):
-            for here, there in zip(document, document[1:], strict=False):
+            for here, there in pairwise(document):
                 index_BS[(b, here) if way > 0 else (b, there)] = there if way > 0 else here
     return index_BS
