@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from inspect import signature
 from itertools import pairwise
 from typing import Any
 
@@ -57,7 +58,10 @@ def reference(name: str, arguments: Mapping[str, Any], options: Mapping[str, Any
     """
     make = _MAKERS.get(name)
     nonsense = "temperature" in options and not 0.0 < float(options["temperature"]) < math.inf
-    return None if make is None or nonsense else make(**arguments, **options)
+    if make is None or nonsense:
+        return None
+    wanted = {name for name, held in signature(make).parameters.items() if held.default is held.empty}
+    return make(**arguments, **options) if wanted <= {*arguments, *options} else None
 
 
 def masks(valid_BS: Tensor, document_BS: Tensor | None = None) -> tuple[Step, ...]:
