@@ -7,6 +7,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +15,9 @@ import torch
 from torch import Tensor
 
 from gradgate.checks.cases import Case
+from gradgate.checks.culprits import Failing, culprit
 from gradgate.checks.first_fault import FirstFaultError, wanted
+from gradgate.checks.oracle_steps import reference
 from gradgate.core.finding import Finding, Location
 from gradgate.core.origin import in_one_line, origin
 from gradgate.core.verdict import Outcome
@@ -24,6 +27,8 @@ from gradgate.subjects.contract import Context, Functions
 T = TypeVar("T")
 PASTEABLE = 4000  # numbers
 _TORCHS_OWN = ("not implemented for", "Could not run")  # how torch says that it has no such kernel, by the same error
+LOOKED_INTO = 1500  # numbers given, in a call that is looked into for the line
+SHARES = (0.5, 0.8, 0.2, 0.0)  # of the failing calls by size, those that are looked into
 RANDOM_CASES = {"quick": 60, "pr": 200, "nightly": 1000}
 
 
@@ -100,6 +105,8 @@ class Ledger:
     left: int = 0
     _worst: tuple[float, float, float] = (-1.0, 0.0, 0.0)  # share of the bound, error, bound
     _found: dict[str, tuple[int, Finding]] = field(default_factory=dict)
+    _failed: dict[str, list[Call]] = field(default_factory=dict)  # by formula
+    _formula: dict[str, str] = field(default_factory=dict)  # symptom to formula
 
     def note(
         self, symptom: str, message: str, fix: str, call: Call, *, victim: Location | None = None, **numbers: Any
@@ -130,6 +137,10 @@ class Ledger:
             known = Finding(self.code, self.name, message, victim=victim, fix=fix, detail=detail)
             size = call.size
         self._found[symptom] = (size, dataclasses.replace(known, count=count))
+        self._formula[symptom] = call.name
+        failed = self._failed.setdefault(call.name, [])
+        if not failed or failed[-1] is not call:
+            failed.append(call)
 
     def run(self, call: Call, shape: Sequence[int], fix: str) -> Tensor | None:
         """The call's answer; None, and a finding, where it raises or answers with another shape.
@@ -238,7 +249,11 @@ class Ledger:
             measured: further numbers, reported but not judged.
         """
         share, error, bound = self._worst
-        findings = tuple(finding for _, finding in self._found.values())
+        lines = {name: _line(calls, self.device, self.source) for name, calls in self._failed.items()}
+        findings = tuple(
+            dataclasses.replace(finding, culprit=finding.culprit or lines[self._formula[symptom]])
+            for symptom, (_, finding) in self._found.items()
+        )
         name, number, limit = (unit, error, bound) if unit else ("error_to_bound_ratio", max(share, 0.0), 1.0)
         reported = {name: number, "calls": self.tried, **measured}
         if self.left:
@@ -250,6 +265,23 @@ class Ledger:
         kind = type(error).__name__
         message = f"{what} raised {in_one_line(error, self.source)}"
         self.note(f"{what} raises {kind}", message, fix, call, victim=origin(error, self.source), error=kind)
+
+
+def _line(calls: Sequence[Call], device: str, source: Path | None) -> Location | None:
+    """The line at which a formula leaves its reference, from the calls on which it does.
+
+    Of its calls neither the largest, which take long, nor the smallest, in which most numbers are equal, come first.
+    """
+    able = sorted((call for call in calls if call.size <= LOOKED_INTO), key=lambda call: call.size)
+    chosen = [able[int(share * len(able))] for share in SHARES] if able else []
+    packed = all(call.options.get("document_BS") is not None for call in calls)
+    failing = []
+    for call in {id(call): call for call in chosen}.values():
+        steps = reference(call.name, call.arguments, call.options)
+        if steps is not None:
+            extra = call.options.get("document_BS") if packed else None
+            failing.append(Failing(partial(call, device), steps.holds, steps.steps, extra))
+    return culprit(failing, source)
 
 
 def plain(number: Any) -> Any:

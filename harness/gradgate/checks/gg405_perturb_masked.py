@@ -60,7 +60,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -68,11 +70,12 @@ from torch import Tensor
 from gradgate.checks import batches
 from gradgate.checks.drawing import Fault, as_finding, can_draw, smallest
 from gradgate.checks.invariance import Distance, Probe
+from gradgate.checks.leaks import leak
 from gradgate.checks.raised import SubjectRaisedError, calling, reports_raises
-from gradgate.core.finding import Finding
+from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.capabilities import declared
-from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject
+from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject, Tokens
 
 CODE, NAME = "GG405", "perturb-masked"
 NEEDS: tuple[str, ...] = ("losses", "valid")
@@ -94,15 +97,38 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     changed = [] if batch is None else list(_changed(probe.run, batch, generator))
     found = [(name, probe.furthest(batch, [other])) for name, other in changed]
     beyond = [(name, distance) for name, distance in found if distance.is_beyond]
-    smaller, drawn = _drawn(probe, stage, context)
+    line = _line(probe, batch, changed, beyond, subject.source, context) if beyond and batch is not None else None
+    smaller, drawn = _drawn(probe, stage, context, subject.source)
     if not found and not drawn:
         return Outcome(inconclusive=_nothing(batch))
     if (beyond or smaller) and probe.draws_beyond_dropout:
         return Outcome(inconclusive="the loss draws random numbers other than dropout, and its values differ")
     worst = max((held for _, held in found), key=lambda held: (held.is_beyond, held.measured), default=NONE)
     measured = {"distance": worst.measured, "tensors_changed": len(found)} | ({"batches_drawn": drawn} if drawn else {})
-    findings = (*(_finding(name, distance) for name, distance in beyond), *smaller)
+    findings = (*(replace(_finding(name, distance), culprit=line) for name, distance in beyond), *smaller)
     return Outcome(findings, measured, {"distance": worst.allowed})
+
+
+def _line(
+    probe: Probe,
+    batch: Batch,
+    changed: list[tuple[str, Batch]],
+    beyond: list[tuple[str, Distance]],
+    source: Path | None,
+    context: Context,
+) -> Location | None:
+    """The line through which padding comes in, of the first tensor that shows it."""
+    name, distance = beyond[0]
+    other = dict(changed)[name]
+    valid_BS = _valid(probe.run, batch).bool().cpu()
+    packed = probe.run.tokens(batch).document_BS if "tokens" in declared(probe.run) else None
+
+    def differs(one: Batch, two: Batch) -> bool:
+        ours, theirs = (probe(each).quantities()[distance.quantity] for each in (one, two))
+        return not float((ours - theirs).norm()) <= distance.allowed
+
+    tokens = Tokens(torch.zeros_like(valid_BS, dtype=torch.long), valid_BS, packed)
+    return leak(probe.run, (batch, other), tokens, ~valid_BS, source, differs, seed=context.seed)
 
 
 def _nothing(batch: Batch | None) -> str:
@@ -114,12 +140,17 @@ def _nothing(batch: Batch | None) -> str:
     )
 
 
-def _drawn(probe: Probe, stage: Stage, context: Context) -> tuple[list[Finding], int]:
+def _drawn(probe: Probe, stage: Stage, context: Context, source: Path | None) -> tuple[list[Finding], int]:
     """The smallest drawn batch in which something masked is read, and how many were tried."""
     if not can_draw(probe.run):
         return [], 0
     found, tried = smallest(probe.run, partial(_read_at_padding, probe, context.seed), context, SHARE)
-    return [] if found is None else [as_finding(found, CODE, NAME, stage.name, FIX)], tried
+    if found is None:
+        return [], tried
+    changed = list(_changed(probe.run, found.batch, torch.Generator().manual_seed(context.seed)))
+    beyond = [(name, held) for name, other in changed if (held := probe.furthest(found.batch, [other])).is_beyond]
+    line = _line(probe, found.batch, changed, beyond, source, context) if beyond else None
+    return [replace(as_finding(found, CODE, NAME, stage.name, FIX), culprit=line)], tried
 
 
 def _read_at_padding(probe: Probe, seed: int, batch: Batch) -> Fault | None:

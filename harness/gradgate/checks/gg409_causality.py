@@ -59,9 +59,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -70,11 +71,12 @@ from torch import Tensor, nn
 from gradgate.checks import batches
 from gradgate.checks.drawing import can_draw
 from gradgate.checks.invariance import Casts, elements, perturbed
+from gradgate.checks.leaks import leak as line_of_leak
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.randomness import seeded
 from gradgate.checks.snapshot import named_parameters
 from gradgate.checks.without_dropout import without_dropout
-from gradgate.core.finding import Finding
+from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject, Tokens
 from gradgate.subjects.outputs import logits_in
@@ -102,6 +104,7 @@ class Leak:
         allowed: what roundoff may do.
         sees_target: whether nothing but the head's target and what is behind it was replaced.
         module: where it shows first.
+        culprit: the line through which it leaks.
     """
 
     cut: int
@@ -110,6 +113,7 @@ class Leak:
     allowed: float
     sees_target: bool
     module: str
+    culprit: Location | None = None
 
 
 @reports_raises(CODE, NAME)
@@ -120,7 +124,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     leaks: list[Leak] = []
     effects = 0.0
     for batch in islice(run.batches(), BATCHES):
-        found, effect = _of_batch(run, batch, context)
+        found, effect = _of_batch(run, batch, context, subject.source)
         leaks += found
         effects = max(effects, effect)
     if not leaks:
@@ -128,7 +132,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
                                     "are no tensor of the batch")  # fmt: skip
     if effects == 0:
         return Outcome(inconclusive="other tokens change no logit at all: are they computed beforehand?")
-    apart = _between_documents(run, context)
+    apart = _between_documents(run, context, subject.source)
     worst = max(leaks, key=_share)
     kinds = [
         max((leak for leak in leaks if leak.sees_target == own), key=_share, default=None) for own in (True, False)
@@ -147,7 +151,7 @@ def _share(leak: Leak) -> float:
     return leak.change / leak.allowed if leak.change == leak.change else torch.inf
 
 
-def _of_batch(run: Run, batch: Batch, context: Context) -> tuple[list[Leak], float]:
+def _of_batch(run: Run, batch: Batch, context: Context, source: Path | None) -> tuple[list[Leak], float]:
     """Two leaks at most for each cut and tensor of tokens, and the largest change of any logit at or behind a cut."""
     with calling("tokens()"):
         tokens = run.tokens(batch)
@@ -158,7 +162,8 @@ def _of_batch(run: Run, batch: Batch, context: Context) -> tuple[list[Leak], flo
         return [], 0.0
     allowed = _allowed(run, batch, logits, context.seed)
     generator = torch.Generator().manual_seed(context.seed)
-    leaks, effect = [], 0.0
+    leaks: list[Leak] = []
+    effect, looked_for = 0.0, False
     for cut in _cuts(tokens.token_BS.shape[1], CUTS[context.profile]):
         other_BS = _replaced(tokens, cut, generator)
         for path in paths:
@@ -169,18 +174,48 @@ def _of_batch(run: Run, batch: Batch, context: Context) -> tuple[list[Leak], flo
             change_BSH = (changed - logits).abs().amax(-1)
             effect = max(effect, float(change_BSH[:, cut:].max()))
             module = _first_changed(before, after, cut)
-            leaks += [_leak(change_BSH, cut, own, allowed, module) for own in (True, False)]
+            found = [_leak(change_BSH, cut, own, allowed, module) for own in (True, False)]
+            if not looked_for and any(not leak.change <= allowed for leak in found):
+                looked_for = True
+                later_BS = (torch.arange(tokens.token_BS.shape[1]) >= cut).expand(tokens.token_BS.shape)
+                other = batches.replaced(batch, path, other_BS)
+                at = _line(run, (batch, other), tokens, later_BS, allowed, context, source)
+                found = [replace(leak, culprit=at) for leak in found]
+            leaks += found
+    if looked_for:
+        at = next((leak.culprit for leak in leaks if leak.culprit), None)
+        leaks = [replace(leak, culprit=at) for leak in leaks]
     return leaks, effect
 
 
-def _between_documents(run: Run, context: Context) -> Leak | None:
+def _line(
+    run: Run,
+    pair: tuple[Batch, Batch],
+    tokens: Tokens,
+    changed_BS: Tensor,
+    allowed: float,
+    context: Context,
+    source: Path | None,
+) -> Location | None:
+    """The line through which changed tokens reach logits of positions that were not."""
+
+    def differs(batch: Batch, other: Batch) -> bool:
+        first, second = (_logits(run, _outputs(run, one, context.seed), tokens) for one in (batch, other))
+        if first is None or second is None:
+            return True
+        return not bool(((first - second).abs().amax((-2, -1))[~changed_BS] <= allowed).all())
+
+    return line_of_leak(run, pair, tokens, changed_BS, source, differs, seed=context.seed)
+
+
+def _between_documents(run: Run, context: Context, source: Path | None) -> Leak | None:
     """The largest change of a logit where an earlier document of the row has other tokens; None: nothing is packed."""
     packed = (batch for batch in _candidates(run) if _first_document(run.tokens(batch)).any())
-    found = (_crossed(run, batch, context) for batch in islice(packed, PACKED))
+    found = (_crossed(run, batch, context, source) for batch in islice(packed, PACKED))
     return max((leak for leak in found if leak is not None), key=_share, default=None)
 
 
-def _crossed(run: Run, batch: Batch, context: Context) -> Leak | None:
+def _crossed(run: Run, batch: Batch, context: Context, source: Path | None) -> Leak | None:
     tokens = run.tokens(batch)
     first_BS = _first_document(tokens)
     before = _outputs(run, batch, context.seed)
@@ -189,14 +224,20 @@ def _crossed(run: Run, batch: Batch, context: Context) -> Leak | None:
     if logits is None or path is None:
         return None
     other_BS = torch.where(first_BS, _replaced(tokens, 0, torch.Generator().manual_seed(context.seed)), tokens.token_BS)
-    changed = _logits(run, _outputs(run, batches.replaced(batch, path, other_BS), context.seed), tokens)
+    other = batches.replaced(batch, path, other_BS)
+    changed = _logits(run, _outputs(run, other, context.seed), tokens)
     if changed is None:
         return None
     judged_BS = tokens.valid_BS.bool() & ~first_BS & first_BS.any(1, keepdim=True)
     change_BSH = (changed - logits).abs().amax(-1).masked_fill(~judged_BS.cpu().unsqueeze(-1), 0.0)
     flat = torch.tensor(int(change_BSH.nan_to_num(nan=torch.inf).argmax()))
     b, t, k = (int(axis) for axis in torch.unravel_index(flat, change_BSH.shape))
-    return Leak(t, (b, t, k), float(change_BSH[b, t, k]), _allowed(run, batch, logits, context.seed), True, "")
+    change, allowed = float(change_BSH[b, t, k]), _allowed(run, batch, logits, context.seed)
+    at = None
+    if not change <= allowed:
+        apart_BS = ~judged_BS.cpu()  # also what may differ by itself: padding, and the changed document
+        at = _line(run, (batch, other), tokens, apart_BS, allowed, context, source)
+    return Leak(t, (b, t, k), change, allowed, True, "", at)
 
 
 def _candidates(run: Run) -> Iterator[Batch]:
@@ -317,6 +358,7 @@ def _finding(leak: Leak) -> Finding:
         severity="error" if leak.sees_target else "warning",
         message=f"head {k} at t = {t} reads {what}: a logit changes by {leak.change:.3g} where the tokens from "
         f"{leak.cut} on are others; allowed: {leak.allowed:.1e}{where}",
+        culprit=leak.culprit,
         fix="mask attention causally, and give a position nothing that is computed from the row behind it",
         detail={"index": [b, t, k], "cut": leak.cut, "change": leak.change, "module": leak.module},
     )
@@ -329,6 +371,7 @@ def _crossing(leak: Leak) -> Finding:
         name=NAME,
         message=f"head {k} at t = {t} reads another document of its row: a logit changes by {leak.change:.3g} where "
         f"that one's tokens are others; allowed: {leak.allowed:.1e}",
+        culprit=leak.culprit,
         fix="let attention, and whatever else mixes positions, stay inside a document",
         detail={"index": [b, t, k], "change": leak.change},
     )

@@ -58,16 +58,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from functools import partial
 from itertools import chain, cycle, islice, product
 
 import torch
 from torch import Tensor
 
 from gradgate.checks import cases, oracles, tolerances
+from gradgate.checks.culprits import Failing, culprit
+from gradgate.checks.first_fault import wanted
 from gradgate.checks.formulas import Call, Ledger, plain, random_cases, returns_call
+from gradgate.checks.oracle_steps import placing
 from gradgate.checks.raised import calling
 from gradgate.core.errors import SubjectError
-from gradgate.core.finding import Finding
+from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.capabilities import declared
 from gradgate.subjects.contract import Context, Placed, Stage, Subject
@@ -78,6 +82,7 @@ PER_STAGE = False
 GAMMAS = (0.99, 0.0, 0.5, 1.0)
 LAMBDAS = (0.95, 0.0, 1.0)
 BATCHES = 8
+LOOKED_INTO = 2  # batches whose making is looked into for the line
 FIX_PLACED = "place each row's reward by its mask and documents: at its last real token, or evenly over its real tokens"
 FIX = "scan each row's (document's) real tokens in reverse order in at least float32, with 0 after the last one"
 
@@ -118,8 +123,33 @@ def _of_stages(subject: Subject, context: Context) -> tuple[list[Finding], int]:
                 f"{got:.6g}, expected {want:.6g} reward units from the rows it was made of; allowed: {allowed:.1e} off"
             )
             detail = {"index": [b, t], "actual": plain(got), "expected": plain(want)}
-            findings.append(Finding(CODE, NAME, message, fix=FIX_PLACED, count=len(wrong), detail=detail))
+            line = _placed_at(stage, subject, context)
+            findings.append(Finding(CODE, NAME, message, culprit=line, fix=FIX_PLACED, count=len(wrong), detail=detail))
     return findings, seen
+
+
+def _placed_at(stage: Stage, subject: Subject, context: Context) -> Location | None:
+    """The line at which the making of a batch leaves the placing of its rewards."""
+    if wanted() is not None:  # a trial, which asks for no line
+        return None
+    with calling(f"starting stage {stage.name!r}"):
+        runs = [stage.start(context.seed, device=context.device) for _ in range(LOOKED_INTO)]
+    failing = []
+    for number, run in enumerate(runs):
+        placed = run.placed(next(islice(run.batches(), number, None)))
+        if _misplaced(placed) is not None:
+            steps = placing(placed.reward_B, placed.valid_BS.bool(), placed.placement, placed.document_BS)
+            failing.append(Failing(partial(_placed_again, stage, context, number), _is_placed, steps))
+    return culprit(failing, subject.source)
+
+
+def _placed_again(stage: Stage, context: Context, number: int) -> Placed:
+    run = stage.start(context.seed, device=context.device)
+    return run.placed(next(islice(run.batches(), number, None)))
+
+
+def _is_placed(placed: Placed) -> bool:
+    return _misplaced(placed) is None
 
 
 def _misplaced(placed: Placed) -> tuple[list[int], float, float, float] | None:

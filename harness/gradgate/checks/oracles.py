@@ -57,7 +57,7 @@ def deltas(value_BS: Tensor, valid_BS: Tensor, *, discount_lambda: float, docume
     """
     delta_BS = [list(row) for row in _scalars(torch.zeros_like(value_BS, dtype=torch.float64))]
     for b, value_S in enumerate(_scalars(value_BS)):
-        for document in _documents(valid_BS, document_BS, b):
+        for document in documents(valid_BS, document_BS, b):
             for rank, t in enumerate(document):
                 before = value_S[document[rank - 1]] if rank > 0 else 0.0
                 delta_BS[b][t] = value_S[t] - discount_lambda * before
@@ -180,7 +180,7 @@ def gae_returns(
     return_BS = [list(row) for row in _scalars(torch.zeros_like(value_BS, dtype=torch.float64))]
     reward_rows, value_rows = _scalars(reward_BS), _scalars(value_BS)
     for b in range(len(return_BS)):
-        for document in _documents(valid_BS, document_BS, b):
+        for document in documents(valid_BS, document_BS, b):
             next_value = advantage = torch.zeros((), dtype=torch.float64)
             for t in reversed(document):
                 td_error = reward_rows[b][t] + gamma * next_value - value_rows[b][t]
@@ -210,7 +210,7 @@ def place_rewards(reward_B: Tensor, valid_BS: Tensor, placement: str, document_B
         raise ValueError(f"placement is {placement!r}, expected 'terminal' or 'uniform'")
     reward_BS = torch.zeros(valid_BS.shape, dtype=torch.float64)
     for b in range(len(reward_BS)):
-        for document in _documents(valid_BS, document_BS, b):
+        for document in documents(valid_BS, document_BS, b):
             column = () if reward_B.dim() == 1 else (int(_of(document_BS)[b, document[0]]),)
             reward = reward_B[(b, *column)].double()
             for t in document:
@@ -235,7 +235,7 @@ def _same_document(document_BS: Tensor | None, b: int, i: int, j: int) -> bool:
     return document_BS is None or bool(document_BS[b, i] == document_BS[b, j])
 
 
-def _documents(valid_BS: Tensor, document_BS: Tensor | None, b: int) -> Iterator[list[int]]:
+def documents(valid_BS: Tensor, document_BS: Tensor | None, b: int) -> Iterator[list[int]]:
     """The positions of the real tokens of row b in order, one list a document; the whole row where it is not packed."""
     places: dict[int, list[int]] = {}
     for t, real in enumerate(valid_BS[b].tolist()):

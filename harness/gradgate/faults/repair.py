@@ -33,7 +33,7 @@ from gradgate.faults.order import CHEAPEST, Relevance, bits, cost
 from gradgate.subjects.contract import Subject
 
 # They name where a gradient ends or a term is made, which may be the place that suffers.
-_GUESSES = ("GG100", "GG201", "GG202", "GG203", "GG204", "GG206", "GG210", "GG406", "GG410")
+_GUESSES = ("GG100", "GG201", "GG202", "GG203", "GG204", "GG206", "GG210", "GG405", "GG406", "GG409", "GG410")
 _BUILT = "06"  # families whose faults are made while a run is built, as often as in a step
 _NEAR = 3  # lines
 _BUSY = 6.0  # seconds by the clock for one of processor time, at most
