@@ -62,7 +62,7 @@ def dead_parameters(recorder: Recorder, subjects: Sequence[Any]) -> None:
 
 def _stepping(recorder: Recorder) -> set[int]:
     """What optimizers have updated."""
-    return set().union(*recorder.gradients.steps[-64:]) if recorder.gradients.steps else set()
+    return set().union(*recorder.gradients.steps[-64:])
 
 
 def _modules(subjects: Sequence[Any]) -> list[nn.Module]:

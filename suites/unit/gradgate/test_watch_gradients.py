@@ -97,13 +97,19 @@ def test_stale_is_the_backward_that_added_to_what_an_update_used():
 
 def test_stale_is_nothing_where_gradients_were_cleared_or_edited_between():
     """Set to None, zeroed in place, or edited after the backward that added."""
-    for clear in (lambda tensor: setattr(tensor, "grad", None), lambda tensor: tensor.grad.zero_()):
+    clears = (
+        lambda tensor: setattr(tensor, "grad", None),
+        lambda tensor: setattr(tensor, "grad", torch.zeros(2)),
+        lambda tensor: tensor.grad.zero_(),
+    )
+    for clear in clears:
         books, tensor = Gradients(), leaf()
         backward(books, tensor)
         books.after_step([tensor])
+        used = tensor.grad
         clear(tensor)
         backward(books, tensor)
-        assert books.stale([tensor]) is None
+        assert (books.stale([tensor]), used is None) == (None, False)
     books, tensor = Gradients(), leaf()
     backward(books, tensor)
     books.after_step([tensor])
@@ -262,7 +268,29 @@ def test_update_by_hand_goes_on_to_the_next_leaf():
     books.updated_by_hand([cleared, kept], "sub_")
     books.updated_by_hand([kept], "sub_")
     assert [number for number, _ in books._by_hand] == [id(kept)]
+    assert not books.leaves[id(cleared)].consumed
     assert books.leaves[id(kept)].consumed
+
+
+def test_update_by_hand_of_a_dead_leaf_is_none():
+    """Its memory may live on."""
+    books, tensor = Gradients(), leaf()
+    backward(books, tensor)
+    books.read(tensor, by_user=True)
+    memory = tensor.data
+    del tensor
+    gc.collect()
+    books.updated_by_hand([memory], "sub_")
+    assert books.stale_by_hand() is None
+
+
+def test_backward_passes_over_dead_leaves():
+    """One of them does not hide the next."""
+    books, dead, tensor = Gradients(), leaf(), leaf()
+    books.meet(dead, 1)
+    del dead
+    backward(books, tensor)
+    assert books.leaves[id(tensor)].had
 
 
 def test_cleared_gradients_are_lost_where_nothing_used_them():
