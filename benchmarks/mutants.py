@@ -1,7 +1,7 @@
 """`python -m benchmarks.mutants`: the harness's own tests under mutation; the scores as JSON.
 
-mutmut finds sources under `src` alone, so the library is laid out so in a folder of its own for each group; nothing here
-is changed. What a group mutates, and by which tests it is judged, stands in pyproject.toml under [tool.mutants.<group>].
+mutmut finds sources under `src` alone, so the library is laid out so in a folder of its own for each group; nothing
+here is changed. What a group mutates, and by which tests, stands in pyproject.toml under [tool.mutants.GROUP].
 """
 
 from __future__ import annotations
@@ -21,10 +21,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 IGNORED = shutil.ignore_patterns("__pycache__", ".*")
 KILLED = ("killed", "timeout", "segfault", "caught by type check")
-COMMON = {
-    "source_paths": ["src"],
-    "also_copy": ["conftest.py", "fixtures", "suites", "wmtp"],
-}
+COMMON = {"source_paths": ["src"], "also_copy": ["conftest.py", "fixtures", "suites", "wmtp"]}
 PYTEST = ["-p", "no:cacheprovider", "-p", "no:xdist", "-o", "addopts=--import-mode=importlib"]
 
 

@@ -16,6 +16,7 @@ from gradgate.watch.ops import facts_of
 from gradgate.watch.places import location
 from gradgate.watch.saved import Saved, Shelf, Write
 
+NO_OP = "a tensor was overwritten with no torch operation after the graph saved it for backward"
 WHY = "backward reads the overwritten numbers: the step crashes, or its gradient is wrong"
 
 
@@ -84,12 +85,8 @@ def test_damage_says_all_there_is_to_say():
          "`weights` was overwritten by mul_() after the graph saved it for backward (version 0 -> 1)"),
         (Write(DATA, "clamp_", 0), False, "silent_data_write",
          "`weights` was overwritten by clamp_() after the graph saved it for backward (its version stayed 0)"),
-        (Write(UNNAMED, "", 0), False, "silent_alias_write",
-         "a tensor was overwritten with no torch operation after the graph saved it for backward "
-         "(its version stayed 0)"),
-        (None, False, "silent_alias_write",
-         "a tensor was overwritten with no torch operation after the graph saved it for backward "
-         "(its version stayed 0)"),
+        (Write(UNNAMED, "", 0), False, "silent_alias_write", NO_OP + " (its version stayed 0)"),
+        (None, False, "silent_alias_write", NO_OP + " (its version stayed 0)"),
     ],
 )  # fmt: skip
 def test_damage_is_named_by_who_wrote_and_how(write: Write | None, moved: bool, kind: str, message: str):

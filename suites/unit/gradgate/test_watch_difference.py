@@ -62,7 +62,7 @@ def test_difference_tells_type_shape_and_dtype_apart(before, after, text: str):
     ],
 )
 def test_difference_counts_elements_and_measures_the_largest(before, after, text: str, nonfinite: int):
-    """Elements whose bits differ; their largest distance, Inf where a NaN came or went; how many were finite and are not."""
+    """Elements whose bits differ; their largest distance, Inf where a NaN came or went; how many got lost."""
     found = compare("w", torch.tensor(before), torch.tensor(after))
     assert found == Difference("w", text, nonfinite)
 
@@ -83,7 +83,7 @@ def test_difference_counts_elements_of_any_shape(shape):
         (torch.tensor([200], dtype=torch.uint8), torch.tensor([0], dtype=torch.uint8), "by up to 200"),
         (torch.tensor([True]), torch.tensor([False]), "by up to 1"),
         (torch.tensor([1 + 1j]), torch.tensor([1 + 4j]), "1 of 1 elements differ, by up to 3"),
-        (torch.ones(2).to(torch.float8_e4m3fn), torch.zeros(2).to(torch.float8_e4m3fn), "by up to 1"),
+        (torch.ones(2).to(torch.float8_e4m3fn), torch.zeros(2).to(torch.float8_e4m3fn), "2 of 2 elements differ"),
         (torch.ones(2, dtype=torch.bfloat16), torch.zeros(2, dtype=torch.bfloat16), "2 of 2 elements differ, by up to"),
     ],
     ids=["int", "uint8", "bool", "complex", "float8", "bfloat16"],

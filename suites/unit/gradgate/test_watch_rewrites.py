@@ -133,7 +133,7 @@ def test_statement_is_any_simple_one(tmp_path: Path, statement: str, lines: list
 
 
 def test_function_is_found_by_name_and_first_line(tmp_path: Path):
-    """Of two of one name the right one; with decorators its code begins at the first of them; a module's has no name."""
+    """Of two of one name the right one; decorated, its code begins at the first decorator; a module's has no name."""
     text = (
         "import functools\nclass A:\n    def f(x):\n        y = g(x)\n        return x\n"
         "class B:\n    @staticmethod\n    @functools.cache\n    def f(x):\n        y = g(x)\n\n        return x\n"

@@ -192,6 +192,16 @@ def test_shelf_knows_what_the_graph_saves_and_forgets_it_with_the_graph():
     assert (told.shelf.by_storage, told.shelf.holds([first]), told.shelf.hit([first])) == ({}, False, [])
 
 
+def test_shelf_keeps_a_nodes_own_output_without_its_history():
+    """`exp` saves what it returns; whose output it was is remembered for the words."""
+    told = Told()
+    with torch.autograd.graph.saved_tensors_hooks(told.shelf.pack, told.shelf.unpack):
+        result = torch.ones(2, requires_grad=True).exp()
+    (saved,) = told.shelf.everything()
+    assert (saved.tensor.grad_fn, saved.output_of) == (None, ", which is output 0 of ExpBackward0,")
+    assert (saved.print, saved.seen, result.grad_fn is None) == (None, None, False)
+
+
 def test_shelf_is_asked_only_where_a_tensor_may_not_be_what_was_saved():
     """A version that moved, or a print taken before a write."""
     told = Told()
@@ -236,6 +246,7 @@ def test_shelf_watches_memory_that_somebody_outside_holds():
     told.shelf.expose(unsaved)
     assert told.exposed == 0
     told.shelf.expose(value)
+    assert not told.shelf._exposed[storage_key(value)].expired()
     assert (told.exposed, [saved.print for saved in told.shelf.traced()]) == (1, [fingerprint(value)])
     results = [result, saving(told, unsaved)]
     assert (told.exposed, len(told.shelf.traced())) == (2, 2)
@@ -297,7 +308,7 @@ def test_shelf_takes_a_tensor_without_memory():
     told = Told()
     kept = told.shelf.pack(torch.ones(2).to_sparse())
     assert (kept.key, kept.version, kept.ordinal, told.shelf.by_storage) == (NO_STORAGE, 0, -1, {})
-    assert kept.tensor.is_sparse
+    assert (kept.tensor.is_sparse, kept.output_of) == (True, "")
     assert kept.seq == torch._C._autograd._get_sequence_nr() - 1
     assert told.shelf.unpack(kept) is kept.tensor
 
@@ -340,8 +351,8 @@ class Wrapper(Tensor):
     """A subclass that holds its numbers elsewhere."""
 
     @staticmethod
-    def __new__(cls, local: Any) -> Wrapper:
-        return torch.Tensor._make_wrapper_subclass(cls, (2,))  # type: ignore[attr-defined,no-any-return]
+    def __new__(cls, local: Any) -> Any:
+        return torch.Tensor._make_wrapper_subclass(cls, (2,))  # type: ignore[attr-defined]
 
     def __init__(self, local: Any) -> None:
         self._local_tensor = local
