@@ -169,6 +169,11 @@ def test_accumulated_gradients_are_not_mixed():
     books.after_step([other])
     backward(books, shared)
     assert books.before_step([shared]) is None
+    books, shared = Gradients(), leaf()
+    backward(books, shared)
+    books.read(shared, by_user=True)
+    backward(books, shared)
+    assert books.before_step([shared]) is None
     books, shared, other = Gradients(), leaf(), leaf()
     backward(books, shared, other)
     books.after_step([other])

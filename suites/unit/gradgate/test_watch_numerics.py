@@ -286,6 +286,20 @@ def test_is_finite_is_about_every_element(tensor: Tensor, finite: bool):
     assert is_finite(tensor) is finite
 
 
+class Wrapper(Tensor):
+    """A subclass whose numbers are elsewhere."""
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise AssertionError("somebody's code ran")
+
+
+def test_is_finite_asks_no_code_of_others():
+    """Numbers that this process does not hold are not looked at."""
+    wrapper = torch.Tensor._make_wrapper_subclass(Wrapper, (2,))  # type: ignore[attr-defined]
+    assert is_finite(wrapper)
+
+
 @pytest.mark.parametrize(
     ("name", "args", "out", "infinite"),
     [
