@@ -198,10 +198,29 @@ def inner(target: Any, *, spelled: bool) -> list[tuple[str, bool]]:
 
 
 class Given:
-    """A target with a method whose name says that it changes."""
+    """A target with methods whose names say that it changes."""
 
     def view_(self) -> Given:
         return self
+
+    def found_(self) -> list[tuple[str, bool]]:
+        """Its aliases, where the operation is spelled out in here."""
+        return aliases(self, sys._getframe(), spelled=True)
+
+
+def test_alias_in_a_calling_function_is_not_the_one_that_spells_the_operation():
+    """Its line may name a method that ends in an underscore for other reasons."""
+    target = Given()
+    found = target.found_()
+    assert (found, target is None) == ([("target", False)], False)
+
+
+def test_alias_in_a_container_counts_though_the_line_names_the_container_anew():
+    """A part of it may have got the new name."""
+    target = torch.ones(1)
+    holder = [target]
+    holder, found = holder, aliases(target, sys._getframe())
+    assert (found, len(holder)) == ([("holder", True)], 1)
 
 
 def test_alias_is_known_to_the_function_that_spells_the_operation():
@@ -359,10 +378,22 @@ def test_value_is_not_rewritten_where_autograd_does_not_follow(spoil: str):
 
 
 def test_value_without_another_name_is_forgotten():
-    """And one that is rewritten anew begins anew; what is spelled out is meant."""
+    """One that is rewritten anew begins anew."""
     watcher, recorder, value, _ = opened()
-    look(watcher, RELU, [value], recorder, caller="user")
+    (known,) = watcher.open.values()
+    known.version = value._version
+    look(watcher, RELU, [value], recorder)
     assert watcher.open == {}
+
+
+@pytest.mark.parametrize(("caller", "count"), [("user", 0), ("layer", 1)])
+def test_value_in_a_container_is_meant_where_the_operation_is_spelled_out(caller: str, count: int):
+    """By the user's own line, not by a layer that it calls."""
+    watcher = Rewrites()
+    value = torch.ones(2, requires_grad=True).exp()
+    parts = [value]
+    done = look(watcher, RELU, [value], caller=caller)
+    assert (len(watcher.open), len(parts), done is None) == (count, 1, False)
 
 
 @pytest.mark.parametrize("spoil", ["", "view", "no grad", "in a function", "detach", "number"])

@@ -53,6 +53,10 @@ class Hidden(nn.Module):
         self._own = held
         self.seen = nn.Linear(1, 1)
 
+    def again(self, held: Any) -> None:
+        """Hold something else."""
+        self.held = [held]
+
 
 def trained(recorder: Recorder, *tensors: Tensor) -> None:
     """Leaves that got a gradient."""
@@ -329,7 +333,7 @@ def hidden(recorder: Recorder, *subjects: Any) -> list[Finding]:
 
 @pytest.mark.parametrize("form", [list, tuple, lambda parts: dict(enumerate(parts))], ids=["list", "tuple", "dict"])
 def test_layers_in_a_plain_container_are_told(form: Any):
-    """How many parameters they have; the last line that assigns the container."""
+    """How many parameters they have; the line of `__init__` that assigns the container."""
     layer, weight = nn.Linear(1, 1), nn.Parameter(torch.ones(3))
     recorder, model = Recorder(), Hidden(form([layer, weight, "text"]))
     trained(recorder, layer.bias)
@@ -352,6 +356,14 @@ def test_layers_in_a_plain_container_are_no_fault_where_they_do_not_train():
             model.add_module("also", layer)
         layer.requires_grad_(spoil != "frozen")
         assert hidden(recorder, model) == [], spoil
+
+
+def test_layers_in_a_container_without_a_line_are_told():
+    """A class whose source is not the user's."""
+    layer, model, recorder = nn.Linear(1, 1), nn.Module(), Recorder()
+    model.held = [layer]
+    trained(recorder, layer.bias)
+    assert [(one.message.split()[0], one.culprit) for one in hidden(recorder, model)] == [("`Module.held`", None)]
 
 
 def test_plain_tensor_that_got_a_gradient_is_told():
