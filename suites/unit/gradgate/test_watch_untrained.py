@@ -147,6 +147,44 @@ def test_dead_parameter_of_a_layer_without_source_is_told_by_the_line_that_made_
     assert told(recorder, model) == [dead("`0`", source="left = number.item()")]
 
 
+class Outer(nn.Module):
+    """Holds a network, and makes a layer later than others do."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def build(self) -> None:
+        """Make a layer."""
+        self.late = nn.Linear(1, 1)
+
+    def rebuild(self) -> None:
+        """Make it anew."""
+        self.late = nn.Linear(2, 2)
+
+
+def test_dead_parameter_is_told_by_the_line_of_its_own_module():
+    """However deep that lies."""
+    recorder, net = Recorder(), Net()
+    trained(recorder, *net.trunk.parameters(), *net.head.parameters())
+    expected = [dead("`net.net.scale`", source="self.scale = nn.Parameter(torch.ones(1))")]
+    assert told(recorder, Outer(Outer(net))) == expected
+
+
+def test_dead_parameter_made_outside_of_init_is_told_by_the_first_line_that_makes_it():
+    """There is none in `__init__`."""
+    recorder, model = Recorder(), Outer(nn.Identity())
+    model.build()
+    assert told(recorder, model) == [dead("`late`", source="self.late = nn.Linear(1, 1)")]
+
+
+def test_dead_parameter_of_two_layers_is_told_once():
+    """Tied weights, by the first."""
+    recorder, model = Recorder(), nn.ModuleList([nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False)])
+    model[1].weight = model[0].weight
+    assert told(recorder, model) == [dead("`0`")]
+
+
 def used(recorder: Recorder, tensor: Tensor, index: int) -> Tensor:
     recorder.gradients.meet(tensor, index)
     return tensor
