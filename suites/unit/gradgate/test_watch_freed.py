@@ -340,3 +340,28 @@ def test_second_backward_is_told_by_a_running_loop():
         alone = freed.explain([root], 0, {}, AGAIN)
     assert source(found.culprit) == "total = total + weight.exp()"
     assert alone.culprit == location(AGAIN)
+
+
+def test_second_backward_is_told_by_the_return_that_handed_the_value_out():
+    """Of the function that made it, where its line is known."""
+    weight = torch.ones(2, requires_grad=True)
+    held = features(weight)
+    held.sum().backward()
+    boundary = _now()
+    root = (held * 2).sum()
+    found = freed.explain([root], boundary, {held.grad_fn._sequence_nr(): place_in(features, 2)}, AGAIN)
+    assert source(found.culprit) == "return made * weight"
+
+
+def test_second_backward_is_told_by_a_running_loop_where_the_carrier_is_gone():
+    """Some tensor with a history goes from round to round."""
+    weight = torch.ones(2, requires_grad=True)
+    made = [weight.exp()]
+    made[0].sum().backward()
+    boundary = _now()
+    root = (made.pop() * 2).sum()
+    state = torch.ones(2)
+    for _ in range(1):
+        state = state * weight
+        found = freed.explain([root], boundary, {}, AGAIN)
+    assert source(found.culprit) == "state = state * weight"

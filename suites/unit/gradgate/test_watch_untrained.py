@@ -462,6 +462,15 @@ def test_parameters_that_no_optimizer_has_are_told_beside_those_that_one_updates
     assert [finding.culprit for finding in uncovered(recorder, model)] == [location(OTHER)]
 
 
+def test_parameters_that_no_optimizer_has_are_told_by_the_line_that_made_them():
+    """Where no class of the user's assigns the layer, and nobody saw the optimizer being built."""
+    recorder, model = Recorder(), nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False))
+    recorder.registered.made[id(model[1].weight)] = Made(weakref.ref(model[1].weight), NUMBER, "Linear.weight")
+    trained(recorder, *model.parameters())
+    stepped(recorder, model[0].weight)
+    assert [finding.culprit for finding in uncovered(recorder, model)] == [location(NUMBER)]
+
+
 @pytest.mark.parametrize("spoil", ["idle", "handed over", "stepped", "nothing updated"])
 def test_parameters_are_covered(spoil: str):
     """No gradient, an optimizer that was handed over has it, or updates it, or none updates any of the module."""
