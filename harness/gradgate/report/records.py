@@ -140,12 +140,18 @@ class Kills(Record):
     outcomes: list[Kill]
 
 
-class Mutation(Record):
-    """What `make mutants` wrote: the harness's own tests under mutation."""
+class MutationScore(Record):
+    """How many mutants the tests kill."""
 
     killed: int
     mutants: int
+
+
+class Mutation(MutationScore):
+    """What `make mutants` wrote: the harness's own tests under mutation."""
+
     survivors: list[str]
+    groups: dict[str, MutationScore] = {}
 
 
 class CoveredFile(Record):

@@ -46,21 +46,27 @@ def compare(name: str, before: Any, after: Any) -> Difference | None:
         return Difference(name, f"{_describe(before)} became {_describe(after)}")
     if torch.equal(_bits(before), _bits(after)):
         return None
-    return _tensor_difference(name, before, after.to(before.device))
+    return _tensor_difference(name, before, after)
 
 
 def _tensor_difference(name: str, before: Tensor, after: Tensor) -> Difference:
-    changed = int((_bits(before) != _bits(after)).view(before.numel(), -1).any(1).sum())
-    nonfinite = int((before.isfinite() & ~after.isfinite()).sum())
-    distance = (after.double() - before.double()).abs().nan_to_num(nan=torch.inf).max().item()
-    text = f"{changed} of {before.numel()} elements differ, by up to {distance:.3g}"
+    changed = (_bits(before) != _bits(after)).view(before.numel(), -1).any(1)
+    first, second = _wide(before)[changed], _wide(after)[changed]
+    nonfinite = int((first.isfinite() & ~second.isfinite()).sum())
+    distance = (second - first).abs().nan_to_num(nan=torch.inf).max().item()
+    text = f"{len(first)} of {before.numel()} elements differ, by up to {distance:.3g}"
     return Difference(name, text + (f", {nonfinite} became NaN or Inf" if nonfinite else ""), nonfinite)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """The elements in a dtype that has arithmetic, as float8 has not, and wraps nothing around."""
+    return tensor.detach().cpu().reshape(-1).to(torch.complex128 if tensor.is_complex() else torch.float64)
 
 
 def _bits(tensor: Tensor) -> Tensor:
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     # One element counts as contiguous with any stride, and its bytes are no view of it.
-    return (flat if flat.stride(0) == 1 else flat.as_strided(flat.shape, (1,))).view(torch.uint8)
+    return flat.as_strided(flat.shape, (1,)).view(torch.uint8)
 
 
 def _describe(tensor: Tensor) -> str:

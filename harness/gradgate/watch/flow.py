@@ -97,8 +97,8 @@ class Flow:
         cut = self._cuts.get(key)
         if cut is None:
             cut = self._cuts[key] = Cut(place, reason, op, victim, index, index)
-        cut.last = index
-        cut.victim = cut.victim or victim
+        else:
+            cut.last, cut.victim = index, cut.victim or victim
         return cut
 
     def taint(

@@ -146,8 +146,7 @@ class Gradients:
             if leaf is None or len(leaf.pending) < 2:
                 continue
             first, last = leaf.pending[0], leaf.pending[-1]
-            between = self.steps[first.steps : last.steps]
-            if first.used and any(id(tensor) not in step for step in between):
+            if first.used and first.steps < last.steps:  # another's: its own would have left none pending
                 mixed = (first, last)
         return mixed
 
@@ -195,7 +194,7 @@ class Gradients:
 
     def stale_by_hand(self) -> Pass | None:
         """The backward that added to gradients which an update by hand had used, of a leaf that no optimizer has."""
-        trained = set().union(*self.steps) if self.steps else set()
+        trained = set().union(*self.steps)
         return next((backward for leaf, backward in self._by_hand if leaf not in trained), None)
 
     def cleared(self, tensor: Tensor, place: Place | None) -> None:
@@ -229,7 +228,7 @@ class Gradients:
 
     def lost(self) -> Dropped | None:
         """Gradients that a clearing threw away though nothing had used them, of leaves that are updated elsewhere."""
-        trained = set().union(*self.steps) if self.steps else set()
+        trained = set().union(*self.steps)
         for dropped in self.dropped:
             if dropped.leaf in trained and not dropped.backward.used:
                 return dropped

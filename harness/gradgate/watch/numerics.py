@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -83,7 +84,7 @@ class Numerics:
             maker: finds the line that made the arguments.
         """
         result = out if isinstance(out, Tensor) else next(tensors(out), None)
-        if result is None or not result.is_floating_point() or not result.numel() > 0:
+        if result is None or not result.is_floating_point() or not result.numel():
             return
         if result.numel() > SMALL and facts.name not in _MAKERS and not facts.slope:
             return
@@ -113,9 +114,7 @@ class Numerics:
             birth = source or Birth("given", place, facts.name, None, "", None, out.dtype)
         else:
             what = "nan" if nan else _infinity(facts, args)
-            birth = Birth(
-                what, place, facts.name, maker(args, place), _ranges(inputs), source if nan else None, out.dtype
-            )
+            birth = Birth(what, place, facts.name, maker(args, place), _ranges(inputs), source, out.dtype)
         storage = _storage_of(out)
         self._births[storage._cdata] = (StorageWeakRef(storage), birth)
         if birth.what != "fill" and (self.first is None or (birth.what == "nan" and self.first.what != "nan")):
@@ -132,7 +131,9 @@ def is_finite(tensor: Tensor) -> bool:
     if own is None or not own.numel():
         return True
     with torch._C._AutoDispatchBelowAutograd(), torch._C._DisableTorchDispatch():
-        total = (own.sum() if own.ndim else own).item()
+        if own.is_sparse:
+            own = own._values()
+        total = own.sum().item()
         return total - total == 0 or bool(own.isfinite().all())
 
 
@@ -151,9 +152,7 @@ def infinite_slope(name: str, args: Sequence[Any], out: Tensor) -> bool:
 
 
 def _infinity(facts: Facts, args: Sequence[Any]) -> str:
-    if facts.name in FILLS and any(
-        isinstance(value, float) and value in (float("inf"), -float("inf")) for value in args
-    ):
+    if facts.name in FILLS and any(isinstance(value, float) and math.isinf(value) for value in args):
         return "fill"
     return "pole" if facts.name in POLES else "overflow"
 

@@ -92,10 +92,9 @@ def _beside_calls(statement: ast.stmt, name: str) -> Iterator[int]:
     calls = [node for node in ast.walk(statement) if isinstance(node, ast.Call)]
     reads = list(_loads(statement, name))
     around = [[call for call in calls if _is_given(read, call)] for read in reads]
-    for one, held in enumerate(around):
-        inner = held[-1] if held else None  # ast.walk goes from the outside in
-        others = around[:one] + around[one + 1 :]
-        if inner is not None and any(inner not in other and set(other) < set(held) for other in others):
+    for held in around:
+        outside = set(held[:-1])  # ast.walk goes from the outside in
+        if held and any(outside.issuperset(other) for other in around):
             yield from range(statement.lineno, (statement.end_lineno or statement.lineno) + 1)
             return
 

@@ -120,7 +120,7 @@ class Recorder(TorchDispatchMode):
             if facts.writes:
                 hit = self.hit(facts, args, kwargs)
             if needs and (facts.writes or self.rewrites.open) and frame is not None:
-                self.rewrites.look(facts, args, frame, self)
+                self.rewrites.look(facts, args, frame, self, sys._getframe(1))
             if facts.unscales:
                 self.softened()
         except Exception as fault:  # the watched program must never fail because it was watched

@@ -6,7 +6,6 @@ computed is not what the program says. `h = relu(x, inplace=True)` makes `h` and
 
 from __future__ import annotations
 
-import sys
 import weakref
 from dataclasses import dataclass
 from types import CodeType, FrameType
@@ -63,8 +62,18 @@ class Rewrites:
     def __init__(self) -> None:
         self.open: dict[int, _Rewritten] = {}
 
-    def look(self, facts: Facts, args: Sequence[Any], frame: FrameType, recorder: Recorder) -> None:
-        """An operation on tensors that require grad is about to run."""
+    def look(
+        self, facts: Facts, args: Sequence[Any], frame: FrameType, recorder: Recorder, caller: FrameType | None
+    ) -> None:
+        """An operation on tensors that require grad is about to run.
+
+        Args:
+            facts: of the operation.
+            args: what it is called with.
+            frame: the innermost one of the user's own.
+            recorder: what is told.
+            caller: the frame that calls the operation.
+        """
         if not torch.is_grad_enabled() or recorder.functions.depth or facts.detach or facts.reads_number:
             return
         if self.open and not facts.view:
@@ -73,7 +82,7 @@ class Rewrites:
                     self._read(tensor, frame, recorder)
         target = args[0] if facts.writes and args else None
         if isinstance(target, Tensor) and target.grad_fn is not None:
-            self._write(facts, target, frame, recorder, spelled=_is_spelled(sys._getframe(2), frame))
+            self._write(facts, target, frame, recorder, spelled=_is_spelled(caller, frame))
 
     def _write(self, facts: Facts, target: Tensor, frame: FrameType, recorder: Recorder, *, spelled: bool) -> None:
         self.open.pop(id(target), None)

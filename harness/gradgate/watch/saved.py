@@ -138,9 +138,9 @@ class Saved:
         self._shelf.drop(self)
 
     def loud_write(self) -> Write | None:
-        """The write that first moved the version."""
-        ends = [write.before for write in self.writes[1:]] + [self.tensor._version]
-        return next((write for write, end in zip(self.writes, ends, strict=True) if end > write.before), None)
+        """The write that first moved the version; None where nobody saw one that did."""
+        ends = [*(write.before for write in self.writes[1:]), self.tensor._version]
+        return next((write for write, end in zip(self.writes, ends, strict=False) if end > write.before), None)
 
     def silent_write(self) -> Write | None:
         """The write that changed the numbers: the last where no operation was seen, else the first."""

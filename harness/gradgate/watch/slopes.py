@@ -79,5 +79,4 @@ def _nodes(roots: Iterable[Any]) -> list[Any]:
 
 
 def _all_finite(gradients: Any) -> bool:
-    dense = (part for part in tensors(gradients) if part.is_floating_point() and not part.is_sparse and part.numel())
-    return all(is_finite(part) for part in dense)
+    return all(is_finite(part) for part in tensors(gradients))

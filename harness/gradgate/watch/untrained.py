@@ -62,7 +62,7 @@ def dead_parameters(recorder: Recorder, subjects: Sequence[Any]) -> None:
 
 def _stepping(recorder: Recorder) -> set[int]:
     """What optimizers have updated."""
-    return set().union(*recorder.gradients.steps[-64:]) if recorder.gradients.steps else set()
+    return set().union(*recorder.gradients.steps[-64:])
 
 
 def _modules(subjects: Sequence[Any]) -> list[nn.Module]:
@@ -97,8 +97,8 @@ def _hidden(recorder: Recorder, owner: type, name: str, loose: list[Tensor], ins
         tensor=described(loose[0]),
         fix=f"hold `{name}` in {instead}, before the optimizer is built",
     )
-    place = next(iter(sources.assignments(owner, name)[::-1]), None)
-    recorder.ledger.add(replace(finding, culprit=place))
+    places = sources.assignments(owner, name)
+    recorder.ledger.add(replace(finding, culprit=places[-1] if places else None))
 
 
 def uncovered(recorder: Recorder, subjects: Sequence[Any]) -> None:

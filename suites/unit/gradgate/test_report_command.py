@@ -68,7 +68,9 @@ def test_report_shows_every_input(full: str):
     for part in (
         "mine: failed", "x.mul_(2)", "y = softmax(x)", "multiply out of place", "1.020 to 1.060", "saved_bytes",
         "91.5 %", "LW-01", "1 of 40 A/A pairs", "GG603", "60 %", "7–8", "3333333333..4444444444", "+11.1%", "confirmed",
-        "kill <b>97</b> of 100 mutants (97.0 %)", "stats.x_wilson__mutmut_3",
+        "kill <b>97</b> of 100 mutants (97.0 %): ", "statistics <b>38</b> of 40 (95.0 %), ",
+        "recorder <b>59</b> of 60 (98.3 %).",
+        "stats.x_wilson__mutmut_3",
     ):  # fmt: skip
         assert part in text, part
     assert text.count("<svg") == 10  # weights, trained ones, flow, two curves, speed, history, and three of memory
