@@ -20,8 +20,8 @@ the metrics that are not about time, and parameters, optimizer state and setting
 tells apart in either run; allowed: 0.
 
 One value that the adapter does not list is tried beside them: 0 where all listed ones are other numbers, a misspelt
-name where they are names. It may be refused, and it may do something of its own; what it may not do is what a listed
-value does, unless numbers near 0 do that as well: a limit that nothing reaches.
+name where they are names. The name must be refused. The 0 may be, and it may do something of its own; what it may not
+do is what a listed value does, unless numbers near 0 do that as well: a limit that nothing reaches.
 
 False-alarm rate: 0 for keys that act within 20 steps of the small run. A difference may also come from another random
 number that a key happens to draw: a key that does no more than that passes.
@@ -171,6 +171,9 @@ def _taken_for_another(
         found = _observe(stage, context, at_start, key, odd)
     except SubjectRaisedError:
         return []
+    if isinstance(odd, str):
+        told = f"{odd!r} is accepted, which is none of its values: a name that is misspelt trains something else"
+        return [_finding(key, told, "refuse names that are not known")]
     text = f"{{!r}} gives the same {LONGER} steps as {{!r}}, bit for bit: it is replaced without a word"
     return [
         _finding(key, text.format(odd, value), FIX_REPLACED)
@@ -183,8 +186,6 @@ def _taken_for_another(
 
 def _near(odd: Any, values: Iterable[Any]) -> list[Any]:
     """A number beside 0. A limit that nothing reaches is alike there too, a default that 0 is replaced by is not."""
-    if isinstance(odd, str):
-        return []
     return [near for near in (1,) if near not in values] if isinstance(odd, int) else [min(map(abs, values)) * SMALL]
 
 
