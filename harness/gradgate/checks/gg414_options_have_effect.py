@@ -166,26 +166,29 @@ def _unlisted(values: Sequence[Any]) -> list[Any]:
 def _taken_for_another(
     stage: Stage, context: Context, at_start: GlobalState, key: str, odd: Any, seen: Mapping[Any, Observed]
 ) -> list[Finding]:
-    """A finding where the unlisted value is accepted and does what a listed one does."""
+    """A finding where the unlisted value is accepted and does what a listed one does, or is a name and is accepted."""
     try:
         found = _observe(stage, context, at_start, key, odd)
     except SubjectRaisedError:
         return []
-    if isinstance(odd, str):
-        told = f"{odd!r} is accepted, which is none of its values: a name that is misspelt trains something else"
-        return [_finding(key, told, "refuse names that are not known")]
     text = f"{{!r}} gives the same {LONGER} steps as {{!r}}, bit for bit: it is replaced without a word"
-    return [
+    taken = [
         _finding(key, text.format(odd, value), FIX_REPLACED)
         for value, ours in seen.items()
         if ours.is_like(found)
         and _stay_alike(stage, context, at_start, key, (odd, value))
         and not any(_stay_alike(stage, context, at_start, key, (near, value)) for near in _near(odd, seen))
     ]
+    if isinstance(odd, str) and not taken:
+        told = f"{odd!r} is accepted, which is none of its values: a name that is misspelt trains something else"
+        return [_finding(key, told, "refuse names that are not known")]
+    return taken
 
 
 def _near(odd: Any, values: Iterable[Any]) -> list[Any]:
     """A number beside 0. A limit that nothing reaches is alike there too, a default that 0 is replaced by is not."""
+    if isinstance(odd, str):
+        return []
     return [near for near in (1,) if near not in values] if isinstance(odd, int) else [min(map(abs, values)) * SMALL]
 
 
