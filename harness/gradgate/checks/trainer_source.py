@@ -121,6 +121,15 @@ def _is_own(module: ModuleType | None) -> bool:
 
 def _read(path: Path) -> File | None:
     try:
+        return _parsed(path, path.stat().st_mtime_ns)
+    except OSError:
+        return None
+
+
+@functools.lru_cache(maxsize=1024)
+def _parsed(path: Path, _mtime_ns: int) -> File | None:
+    """A file as it was at that time; three checks read the same ones."""
+    try:
         text = decode(path, read_bytes(path)).text
         return File(path, ast.parse(text), tuple(text.splitlines()))
     except (UnreadableError, SyntaxError, ValueError, RecursionError):
