@@ -22,7 +22,7 @@ By reading the files of `Subject.source`, or those of the modules that the adapt
 
 What belongs to one function is one finding. Names with an underscore in front are meant to be left. Allowed: 0.
 
-False-alarm rate: 0 on the bundled trainer and on the fixtures.
+False-alarm rate: 0 on the bundled trainer and on the documented ones.
 
 ## Example
 
