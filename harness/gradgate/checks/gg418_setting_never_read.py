@@ -21,8 +21,8 @@ files in the source's folder that stand beside keys which are read. Read is a na
 that is loaded, or as a string; where settings are passed on as a whole (`**vars(args)`, `asdict`), as an argument of a
 function as well. Statistic: declared settings that are not read; allowed: 0.
 
-False-alarm rate: 0 on the bundled trainer and on the documented ones. A setting that only a library reads, off an object that
-is handed to it whole, is one.
+False-alarm rate: 0 on the bundled trainer and on the documented ones. A setting that only a library reads, off an
+object that is handed to it whole, is one.
 
 ## Example
 

@@ -3,8 +3,9 @@
 ## What it detects
 
 An entry of a checkpoint that no line reads back; one that is read and never written; training state that is saved and
-loaded nowhere; a trainer whose optimizer keeps a state (Adam, momentum) and that saves weights alone; `load_state_dict(strict=False)` whose list of
-missing keys is dropped; an `except` around saving or loading that goes on as if nothing had been.
+loaded nowhere; a trainer whose optimizer keeps a state (Adam, momentum) and that saves weights alone;
+`load_state_dict(strict=False)` whose list of missing keys is dropped; an `except` around saving or loading that goes on
+as if nothing had been.
 
 ## Why it matters
 
