@@ -35,8 +35,15 @@ def named(path: Path) -> str:
 
 
 def floating_leaves(batch: Any) -> list[tuple[Path, Any]]:
-    """The leaves that can hold a NaN: floating tensors and arrays with elements, and floats."""
-    return [(path, leaf) for path, leaf in leaves(batch) if _is_floating(leaf)]
+    """The leaves that can hold a NaN: floating tensors and arrays with elements, and floats; masks as floats cannot."""
+    return [(path, leaf) for path, leaf in leaves(batch) if _is_floating(leaf) and not is_mask(leaf)]
+
+
+def is_mask(leaf: Any) -> bool:
+    """Whether floats [B, S, ...] say which positions count: they are 0 and 1. Lengths and indices come from them."""
+    if not isinstance(leaf, Tensor) or not leaf.is_floating_point() or leaf.dim() < len("BS") or not leaf.numel():
+        return False
+    return bool(((leaf == 0) | (leaf == 1)).all()) and bool(leaf.any())
 
 
 def filled(leaf: Any, value: float) -> Any:

@@ -1,14 +1,15 @@
-"""The losses of a stage's own batches, cut down to a position, to a few, to one row."""
+"""The losses of a stage's own batches, cut down to a position, to a few, to one row, and without labels."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from math import isfinite
 
 import torch
 from torch import Tensor
 
+from gradgate.checks.oracles import IGNORED
 from gradgate.checks.raised import SubjectRaisedError, as_finding, calling
 from gradgate.checks.randomness import seeded
 from gradgate.checks.snapshot import named_parameters
@@ -23,11 +24,11 @@ FIX = "follow the first number that is not finite: an empty mean, 0/0; `squeeze`
 def of_cropped_batches(stage: Stage, context: Context, code: str, name: str) -> tuple[list[Finding], int]:
     """What is wrong with the losses of short batches, one finding a symptom, and how many batches were tried.
 
-    None is tried where the run has no `crop` or no `losses`.
+    None is tried where the run has no `losses`.
     """
     with calling("start()"):
         run = stage.start(context.seed, device=context.device)
-    if not {"crop", "losses"} <= declared(run):
+    if "losses" not in declared(run):
         return [], 0
     found: dict[str, Finding] = {}
     tried = 0
@@ -49,13 +50,28 @@ def of_cropped_batches(stage: Stage, context: Context, code: str, name: str) -> 
 
 def _short(run: Run) -> Iterator[tuple[str, Batch]]:
     whole = next(iter(run.batches()))
-    for length in LENGTHS:
+    has = declared(run)
+    for length in LENGTHS if "crop" in has else ():
         with calling("crop()"):
             yield f"the first {length} positions of a batch", run.crop(whole, length)
-    if "rows" in declared(run):
-        for length in LENGTHS[:2]:
+    if "rows" in has:
+        for length in LENGTHS[:2] if "crop" in has else ():
             with calling("select_rows() and crop()"):
                 yield f"the first {length} positions of one row", run.crop(run.select_rows(whole, [0]), length)
+        with calling("select_rows()"):
+            yield "one row of a batch", run.select_rows(whole, [0])
+    yield from _without_labels(whole)
+
+
+def _without_labels(whole: Batch) -> Iterator[tuple[str, Batch]]:
+    """A mapping's `labels`, none in the first row, then none at all: prompts that fill their rows, or were cut."""
+    label_BS = whole.get("labels") if isinstance(whole, Mapping) else None
+    if not isinstance(label_BS, Tensor) or label_BS.is_floating_point() or label_BS.dim() < len("BS"):
+        return
+    first_B = torch.arange(len(label_BS), device=label_BS.device) == 0
+    for told, gone in (("no label in its first row", first_B), ("no label", torch.ones_like(first_B))):
+        of_rows = gone.view(-1, *(1,) * (label_BS.dim() - 1))
+        yield f"a batch with {told}", {**whole, "labels": label_BS.masked_fill(of_rows, IGNORED)}
 
 
 def _wrong(run: Run, batch: Batch) -> Iterator[tuple[str, str]]:

@@ -16,6 +16,7 @@ from typing import Any
 from gradgate.checks.isolation import isolated
 from gradgate.checks.recording import STEPS, Recording, call_formulas, recorded, stage_of_formulas
 from gradgate.checks.rules import SUPPRESSIBLE
+from gradgate.checks.trainer_source import paths_of
 from gradgate.core.errors import GradgateError
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Mark, Marked
@@ -41,16 +42,17 @@ def cross_check(subject: Subject, context: Context, codes: Collection[str]) -> t
     """Scan the subject's source, and say of each finding whether a recorded run bears it out.
 
     Args:
-        subject: whose `source` is scanned and whose stages are run; without a source there is nothing to say.
+        subject: whose `source` is scanned, or the modules that its adapter imports, and whose stages are run.
         context: seed and device of the runs.
         codes: of the rules that count.
 
     Returns:
         One mark a finding, in the scanner's order. Stages that do not start decide nothing.
     """
-    if subject.source is None or not codes:
+    paths = [Path(subject.source)] if subject.source is not None else paths_of(subject)
+    if not paths or not codes:
         return ()
-    found = scan([Path(subject.source)], known=SUPPRESSIBLE, jobs=1).findings
+    found = scan(paths, known=SUPPRESSIBLE, jobs=1).findings
     places = [(finding, place) for finding in found if finding.code in codes and (place := _place(finding))]
     if not places:
         return ()

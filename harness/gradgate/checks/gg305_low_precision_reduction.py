@@ -59,6 +59,7 @@ from torch import Tensor
 
 from gradgate.checks import cases, oracles, tolerances
 from gradgate.checks.formulas import Call, Ledger, present, returns_call, weights_call
+from gradgate.checks.trainer_source import runs_in_16_bits
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Functions, Stage, Subject
 
@@ -80,6 +81,8 @@ def check(subject: Subject, stage: Stage | None, context: Context) -> Outcome:
     if not judges:
         hints = [Subject.CAPABILITIES[f"functions.{name}"] for name in offered]
         return Outcome(not_applicable=f"any of these is enough: {'; '.join(hints)}")
+    if not runs_in_16_bits(subject):
+        return Outcome(not_applicable=f"{subject.name} declares no precision of 16 bits, and its source names none")
     ledger = Ledger(CODE, NAME, context.device, subject.source)
     for case in _cases(context.seed):
         for dtype in tolerances.HALF:

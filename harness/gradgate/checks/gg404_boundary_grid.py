@@ -37,7 +37,9 @@ smaller, in at most 100 tries, and the smallest batch stands in the finding.
 False-alarm rate: 0, no bound is statistical.
 
 Where a run has `crop`, its own `losses` are computed in float32 on the first 1, 2 and 3 positions of a batch, and of
-one row: none may raise, none may be NaN or infinite, nor its gradient, and `total` must be on the graph.
+one row; where it has `select_rows`, on one row; where its batches are mappings with integer `labels`, on one whose
+first row has none (-100 throughout), and on one without any: none may raise, none may be NaN or infinite, nor its
+gradient, and `total` must be on the graph.
 
 ## Example
 

@@ -194,6 +194,8 @@ def _changed(run: Run, batch: Batch, generator: torch.Generator) -> Iterator[tup
         if not isinstance(leaf, Tensor) or leaf.dim() < 2 or leaf.shape[:2] != valid_BS.shape:
             continue
         other = None
+        if batches.is_mask(leaf):
+            continue
         if leaf.is_floating_point():
             noise = torch.randn(leaf.shape, generator=generator, dtype=torch.float64).to(leaf)
             other = leaf + LARGE * noise

@@ -20,8 +20,8 @@ the metrics that are not about time, and parameters, optimizer state and setting
 tells apart in either run; allowed: 0.
 
 One value that the adapter does not list is tried beside them: 0 where all listed ones are other numbers, a misspelt
-name where they are names. It may be refused, and it may do something of its own; what it may not do is what a listed
-value does, unless numbers near 0 do that as well: a limit that nothing reaches.
+name where they are names. The name must be refused. The 0 may be, and it may do something of its own; what it may not
+do is what a listed value does, unless numbers near 0 do that as well: a limit that nothing reaches.
 
 False-alarm rate: 0 for keys that act within 20 steps of the small run. A difference may also come from another random
 number that a key happens to draw: a key that does no more than that passes.
@@ -166,19 +166,23 @@ def _unlisted(values: Sequence[Any]) -> list[Any]:
 def _taken_for_another(
     stage: Stage, context: Context, at_start: GlobalState, key: str, odd: Any, seen: Mapping[Any, Observed]
 ) -> list[Finding]:
-    """A finding where the unlisted value is accepted and does what a listed one does."""
+    """A finding where the unlisted value is accepted and does what a listed one does, or is a name and is accepted."""
     try:
         found = _observe(stage, context, at_start, key, odd)
     except SubjectRaisedError:
         return []
     text = f"{{!r}} gives the same {LONGER} steps as {{!r}}, bit for bit: it is replaced without a word"
-    return [
+    taken = [
         _finding(key, text.format(odd, value), FIX_REPLACED)
         for value, ours in seen.items()
         if ours.is_like(found)
         and _stay_alike(stage, context, at_start, key, (odd, value))
         and not any(_stay_alike(stage, context, at_start, key, (near, value)) for near in _near(odd, seen))
     ]
+    if isinstance(odd, str) and not taken:
+        told = f"{odd!r} is accepted, which is none of its values: a name that is misspelt trains something else"
+        return [_finding(key, told, "refuse names that are not known")]
+    return taken
 
 
 def _near(odd: Any, values: Iterable[Any]) -> list[Any]:

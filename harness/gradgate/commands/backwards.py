@@ -19,20 +19,20 @@ def proposals(found: Any) -> Iterator[str]:
     """
     methods = inspect.getmembers(found, inspect.isfunction) if inspect.isclass(found) else [("", found)]
     for name, method in methods:
-        node = _parsed(method)
-        if node is not None and any(_is_backward(call) for call in _calls(node)):
+        node = parsed(method)
+        if node is not None and any(_is_backward(call) for call in calls_in(node)):
             yield from _of(f"{found.__name__}.{name}".rstrip("."), node)
 
 
 def _of(name: str, node: ast.FunctionDef) -> Iterator[str]:
-    calls = list(_calls(node))
-    loop = _loop(node)
-    terms = ", ".join(f'"{term}": "{term}"' for term in _terms(node))
+    calls = list(calls_in(node))
+    loop = loop_of(node)
+    terms = ", ".join(f'"{term}": "{term}"' for term in terms_of(node))
     if loop is not None:
         yield f"`{name}` keeps its loop, over `{ast.unparse(loop.iter)}`: `class Stage(gradgate.OwnLoop)`, and in it"
         yield f"    terms = {{{terms}}}"
         yield f"    self.begin(lambda loader: {name}(...))  # with `loader` for what it loops over"
-        for optimizer in _optimizers(node):
+        for optimizer in optimizers_of(node):
             yield f'    self.optimizers = [self.local("{optimizer}")]'
     else:
         yield f"`{name}` is a step that keeps its losses: `class Stage(gradgate.StepLosses)`, and in it"
@@ -41,18 +41,21 @@ def _of(name: str, node: ast.FunctionDef) -> Iterator[str]:
         if times > 1:
             yield f"    backwards = {times}"
     for call in calls:
-        if _last(call) == CLIPPING and len(call.args) > 1:
+        if last(call) == CLIPPING and len(call.args) > 1:
             yield f"    max_norm = {ast.unparse(call.args[1])}"
 
 
-def _loop(node: ast.FunctionDef) -> ast.For | None:
+def loop_of(node: ast.FunctionDef) -> ast.For | None:
     """The innermost loop over batches that goes backward; over numbers only where the function makes its optimizer."""
-    loops = [inner for inner in ast.walk(node) if isinstance(inner, ast.For) and any(map(_is_backward, _calls(inner)))]
+    loops = [
+        inner for inner in ast.walk(node) if isinstance(inner, ast.For) and any(map(_is_backward, calls_in(inner)))
+    ]
     over_batches = [loop for loop in loops if not ast.unparse(loop.iter).startswith("range(")]
-    return next(reversed(over_batches or (loops if _optimizers(node) else [])), None)
+    return next(reversed(over_batches or (loops if optimizers_of(node) else [])), None)
 
 
-def _parsed(method: Any) -> ast.FunctionDef | None:
+def parsed(method: Any) -> ast.FunctionDef | None:
+    """The syntax tree of a function; None where its source is not to be had."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(method)))
     except (OSError, TypeError, SyntaxError):  # no source, or one that does not stand alone
@@ -60,7 +63,7 @@ def _parsed(method: Any) -> ast.FunctionDef | None:
     return tree.body[0] if isinstance(tree.body[0], ast.FunctionDef) else None
 
 
-def _terms(node: ast.FunctionDef) -> list[str]:
+def terms_of(node: ast.FunctionDef) -> list[str]:
     """The local variables that what goes backward is made of; of one that is made of nothing with a name, itself."""
     made = {
         target.id: assigned.value
@@ -71,7 +74,7 @@ def _terms(node: ast.FunctionDef) -> list[str]:
         if isinstance(target, ast.Name)
     }
     found: dict[str, None] = {}
-    for call in filter(_is_backward, _calls(node)):
+    for call in filter(_is_backward, calls_in(node)):
         for name in _names(call):
             parts = [part for part in _names(made[name]) if part in made and part != name] if name in made else []
             of_losses = [part for part in parts if isinstance(made[name], ast.BinOp)]
@@ -79,25 +82,27 @@ def _terms(node: ast.FunctionDef) -> list[str]:
     return list(found)
 
 
-def _optimizers(node: ast.FunctionDef) -> list[str]:
+def optimizers_of(node: ast.FunctionDef) -> list[str]:
     """Local variables that step and are made here."""
     made = {name.id for name in ast.walk(node) if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)}
     stepping = [
-        call.func.value for call in _calls(node) if _last(call) == "step" and isinstance(call.func, ast.Attribute)
+        call.func.value for call in calls_in(node) if last(call) == "step" and isinstance(call.func, ast.Attribute)
     ]
     names = [value.id for value in stepping if isinstance(value, ast.Name)]
     return sorted({name for name in names if name in made and "sched" not in name.lower()})
 
 
-def _calls(node: ast.AST) -> Iterator[ast.Call]:
+def calls_in(node: ast.AST) -> Iterator[ast.Call]:
+    """Every call below a node."""
     return (inner for inner in ast.walk(node) if isinstance(inner, ast.Call))
 
 
 def _is_backward(call: ast.Call) -> bool:
-    return _last(call) == "backward"
+    return last(call) == "backward"
 
 
-def _last(call: ast.Call) -> str:
+def last(call: ast.Call) -> str:
+    """The method's name of a call."""
     return call.func.attr if isinstance(call.func, ast.Attribute) else ""
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from gradgate.commands.backwards import proposals
+from gradgate.commands.staged import Target, text_of
 from gradgate.core.errors import GradgateError, TargetError, nearest
 from gradgate.core.origin import in_one_line
 
@@ -123,7 +124,7 @@ STAGES = {
 
 
 @click.command("init")
-@click.argument("target", required=False)
+@click.argument("targets", nargs=-1, metavar="[TARGET]...")
 @click.option("--kind", type=click.Choice(KINDS), help="What kind of trainer it is; default: what TARGET looks like.")
 @click.option(
     "--output",
@@ -136,16 +137,18 @@ STAGES = {
     "--path", type=click.Path(path_type=Path, file_okay=False, exists=True), help="Put this folder first on the path."
 )
 @click.option("--force", is_flag=True, help="Write over a file that is there.")
-def init(target: str | None, kind: str | None, output: Path, path: Path | None, force: bool) -> None:
+def init(targets: tuple[str, ...], kind: str | None, output: Path, path: Path | None, force: bool) -> None:
     """Write a first adapter for a trainer, to fill in.
 
     TARGET is `package.module:Name` of your trainer's class or function; it is imported and looked at, not run. Without
-    it the adapter is for a plain loop, or for --kind.
+    it the adapter is for a plain loop, or for --kind. Several are one stage each, in order: the functions or methods
+    that train, `package.train_value:main`, `package.trainer:Trainer.fit`.
 
     \b
       gradgate init
       gradgate init my_project.train:Trainer --path .
       gradgate init my_project.model:LitModel --output checks/adapter.py
+      gradgate init my_project.train_value:main my_project.train_tokens:main --path .
       gradgate init --kind two-stage
     """
     from gradgate.report.json import require_writable, write_whole
@@ -155,9 +158,16 @@ def init(target: str | None, kind: str | None, output: Path, path: Path | None, 
     if output.suffix != ".py":
         raise GradgateError(f"--output {output}: expected a name that ends in .py")
     require_writable(output)
-    found = _load(target, path) if target else None
-    kind = kind or _kind_of(found)
-    write_whole(output, _text(target, found, kind, output))
+    loaded = [_load(target, path) for target in targets]
+    if len(targets) > 1:
+        parts = [target.partition(":") for target in targets]
+        stages = [Target(module, name, found) for (module, _, name), found in zip(parts, loaded, strict=True)]
+        kind, text = "staged", HEAD.format(module=output.stem, folder=output.parent) + text_of(stages, output.stem)
+    else:
+        target, found = (targets[0], loaded[0]) if targets else (None, None)
+        kind = kind or _kind_of(found)
+        text = _text(target, found, kind, output)
+    write_whole(output, text)
     click.echo(f"written: {output}, an adapter for a {kind} trainer")
     click.echo(f"next: gradgate verify {output.stem}:subject --path {output.parent}")
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from types import FrameType
 from typing import Any, ClassVar
+from unittest.mock import patch
 
+import torch
 from greenlet import greenlet
 from torch import Tensor
 
@@ -37,19 +40,38 @@ class OwnLoop(Run):
     terms: ClassVar[Mapping[str, str]] = {}
     length: ClassVar[int] = 1_000_000
 
-    def begin(self, loop: Callable[[Any], Any]) -> None:
-        """Start the loop and let it go to where it first asks for a batch.
+    def begin(
+        self,
+        loop: Callable[[Any], Any],
+        *,
+        dtype: torch.dtype | None = None,
+        loader_in: Any = None,
+        argv: Sequence[str] | None = None,
+    ) -> None:
+        """Start the loop and let it go to where it first asks for a batch. What is set for it holds until then.
 
         Args:
             loop: calls the trainer's own loop on the loader that it is given:
-                `lambda loader: trainer.run({"train_dataloader": loader})`.
+                `lambda loader: trainer.run({"train_dataloader": loader})`; a script's `lambda loader: train.main()`.
+            dtype: what the loop builds its modules in: the default of torch meanwhile.
+            loader_in: the module whose first `DataLoader(...)` is to be that loader, for a loop that makes its own.
+            argv: the command line that the loop finds, without the program's name.
 
         Raises:
             SubjectError: the loop ends without asking for a batch.
         """
         self._frame: FrameType | None = None
         self._greenlet = greenlet(loop)
-        self._go_on(_Loader(self))
+        loader = _Loader(self)
+        with ExitStack() as stack:
+            if dtype is not None:
+                stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+                torch.set_default_dtype(dtype)
+            if loader_in is not None:
+                stack.enter_context(patch.object(loader_in, "DataLoader", _first(loader, loader_in.DataLoader)))
+            if argv is not None:
+                stack.enter_context(patch.object(sys, "argv", [sys.argv[0], *argv]))
+            self._go_on(loader)
 
     def local(self, name: str) -> Any:
         """A local variable of the loop, or of what called it, where it stands still: its optimizer, say.
@@ -96,6 +118,12 @@ class OwnLoop(Run):
     def _next_batch(self, frame: FrameType) -> Any:
         self._frame = frame
         return self._greenlet.parent.switch()
+
+
+def _first(loader: _Loader, make: Callable[..., Any]) -> Callable[..., Any]:
+    """What makes the loader at its first call, that of the training data, and then what was made before."""
+    waiting = [loader]
+    return lambda *args, **options: waiting.pop() if waiting else make(*args, **options)
 
 
 class _Loader:

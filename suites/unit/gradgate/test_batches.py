@@ -118,3 +118,10 @@ def test_filled_keeps_shape_and_dtype() -> None:
 def test_first_difference_compares_leaf_by_leaf(left: Any, right: Any, found: Difference | None) -> None:
     """Bit for bit; names count."""
     assert first_difference(left, right) == found
+
+
+def test_a_mask_of_floats_holds_no_nan() -> None:
+    """Lengths and indices are computed from it; rewards of 0 and 1, [B], are numbers."""
+    mask_BS, reward_B = torch.tensor([[1.0, 0.0], [1.0, 1.0]]), torch.tensor([1.0, 0.0])
+    found = floating_leaves({"mask": mask_BS, "reward": reward_B, "nothing": torch.zeros(2, 2)})
+    assert [named(path) for path, _ in found] == ["batch['reward']", "batch['nothing']"]

@@ -80,6 +80,32 @@ def test_gg404_names_what_breaks_on_short_batches(loss: Loss, told: str) -> None
 
 
 def test_gg404_passes_losses_that_are_defined_for_short_batches() -> None:
-    """Of all five batches that it cuts."""
+    """Of all six batches that it cuts."""
     found = outcome(clean)
-    assert (found.findings, found.measured["batches_cropped"]) == ((), 5)
+    assert (found.findings, found.measured["batches_cropped"]) == ((), 6)
+
+
+class Labelled(Run):
+    """A classifier of positions, -100 where there is no label, whose batches are mappings."""
+
+    def __init__(self, least: int, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.least, self.modules = least, {"model": nn.Linear(1, 3)}
+
+    def batches(self) -> Iterator[Mapping[str, Tensor]]:
+        while True:
+            yield {"x": torch.arange(10.0).reshape(2, 5, 1) / 10, "labels": torch.arange(10).view(2, 5) % 3}
+
+    def losses(self, batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        logits_BVS = self.modules["model"](batch["x"]).transpose(1, 2)
+        lost = nn.functional.cross_entropy(logits_BVS, batch["labels"], reduction="sum")
+        return {"total": lost / (batch["labels"] != -100).sum().clamp(min=self.least)}
+
+
+@pytest.mark.parametrize(("least", "told"), [(0, ["stage 'short': `total` is nan"]), (1, [])])
+def test_gg404_tries_a_batch_without_labels(least: int, told: list[str]) -> None:
+    """A mean over none of them is 0/0; over at least one it is 0."""
+    stage = Stage("short", lambda seed, **_: Labelled(least, seed))
+    found = errors(run_check("GG404", Subject("short", [stage]), stage))
+    assert [message.partition(",")[0] for message in found] == told
+    assert all(message.endswith("on a batch with no label") for message in found)

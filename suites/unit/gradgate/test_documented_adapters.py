@@ -85,6 +85,15 @@ def test_documented_adapter_of_an_own_loop_verifies_its_trainer(adapters: Path):
     assert len([line for line in block("own-loop").splitlines() if line.strip()]) <= 60
 
 
+def test_documented_adapter_of_two_scripts_verifies_them(adapters: Path):
+    """A `main` each is enough, in at most 45 lines."""
+    verdict = verified(adapters, "two-scripts", *(SELECT and ["GG100", "GG202", "GG203", "GG418", "GG419", "GG613"]))
+
+    assert failed(verdict) == {}
+    assert {"GG203", "GG418", "GG613"} <= {result.code for result in verdict.results if result.status == "passed"}
+    assert len([line for line in block("two-scripts").splitlines() if line.strip()]) <= 45
+
+
 def test_documented_adapter_finds_the_fault_that_the_page_names(adapters: Path, monkeypatch: pytest.MonkeyPatch):
     """Weights zeroed behind their softmax: GG101, with the line."""
 

@@ -31,6 +31,17 @@ class TwoPhases(Trainer):
 def loop(config): ...
 
 
+class Stepping:
+    def __init__(self, model, lr=0.1):
+        self.optim = self.make(lr)
+
+    def train_step(self, batch):
+        policy = self.policy
+        policy.train()
+        loss = policy(batch) * 1
+        loss.backward()
+
+
 class Inside:
     def train_step(self, batch):
         main, extra = 0, 0
@@ -124,6 +135,36 @@ def test_init_looks_at_the_target(folder: Path, target: str, kind: str, hint: st
     assert hint in text
     assert f"from somebodys_trainers import {target.partition(':')[2]}" in text
     ast.parse(text)
+
+
+def test_init_writes_a_stage_for_each_of_several_targets(folder: Path):
+    """A script's `main`, a method that loops and one that steps, filled in as far as their source tells."""
+    targets = ("fixtures.documented.value_script:main", "somebodys_trainers:Inside.pretrain")
+    done = init(
+        *targets,
+        "somebodys_trainers:Inside.update",
+        "somebodys_trainers:script",
+        "somebodys_trainers:Stepping.train_step",
+    )
+    assert done.exit_code == 0 and "an adapter for a staged trainer" in done.output
+    text = (folder / "gradgate_adapter.py").read_text(encoding="utf-8")
+    ast.parse(text)
+    for line in (
+        "from fixtures.documented import value_script",
+        "self.begin(lambda loader: value_script.main(), dtype=dtype, loader_in=value_script, argv=argv)",
+        'self.modules = {"critic": self.local("critic")}',
+        'self.optimizers = [self.local("optimizer")]',
+        'gradgate.Stage("value_script", Stage1, options={"lr": (0.01, 0.005)})',
+        "self.trainer = somebodys_trainers.Inside()  # REPLACE: small",
+        "self.begin(lambda loader: self.trainer.pretrain(loader), dtype=dtype)",
+        'terms = {"actor_loss": "actor_loss", "critic_loss": "critic_loss"}',
+        "return self.trainer.update(batch)",
+        "config = ...  # REPLACE: small",
+        "self.trainer = somebodys_trainers.Stepping(model=...)  # REPLACE: small",
+        'self.modules = {"policy": ...}',
+        "self.optimizers = [self.trainer.optim]",
+    ):
+        assert line in text
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,14 @@ def test_gg414_names_a_value_that_is_replaced_without_a_word(key: str, told: str
     assert message.startswith(f"option `{key}`: {told}, bit for bit: it is replaced without a word")
 
 
+def test_gg414_names_a_misspelt_name_that_is_accepted() -> None:
+    """It does what none of the listed ones does, and nobody asked for that."""
+    subject = optioned(options={"optimizer": ("sgd", "adam")}, lenient=True)
+
+    (message,) = errors(run_check("GG414", subject, subject.stages[0]))
+    assert message.startswith("option `optimizer`: 'sgd_x' is accepted, which is none of its values")
+
+
 def test_gg414_gives_a_key_that_acts_late_a_second_chance() -> None:
     """A key that changes only the tenth step is told apart in the longer run."""
 

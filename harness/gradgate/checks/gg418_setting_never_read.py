@@ -1,0 +1,334 @@
+"""A setting is declared and nothing in the trainer's source reads it.
+
+## What it detects
+
+A command-line argument, a field of a configuration class, a key of a YAML file beside the source, an argument with a
+default, or the attribute in which it is kept, that no line reads; an `if` on a setting whose branch is `pass`; a
+setting that is read with a default (`getattr(config, "tau", 0.7)`) under a name that nothing declares.
+
+## Why it matters
+
+Whoever sets it believes that something changes: a learning rate in the file while another one is in the code, a seed
+that seeds nothing, a penalty that is never added. GG414 asks the same of keys that the adapter lists and moves; here
+nobody has to list them.
+
+## How it decides
+
+By reading the files of `Subject.source`, or those of the modules that the adapter imports. Declared are: the
+arguments of `add_argument`; the annotated fields of classes that are called `...Config`, `...Args`, `...Settings`,
+`...Recipe` and the like; arguments with a default of functions that override nothing of a foreign class; keys of YAML
+files in the source's folder that stand beside keys which are read. Read is a name that stands anywhere as an attribute
+that is loaded, or as a string; where settings are passed on as a whole (`**vars(args)`, `asdict`), as an argument of a
+function as well. Statistic: declared settings that are not read; allowed: 0.
+
+False-alarm rate: 0 on the bundled trainer and on the documented ones. A setting that only a library reads, off an
+object that is handed to it whole, is one.
+
+## Example
+
+Bad:
+
+```python
+parser.add_argument("--lr", type=float, default=1e-5)
+optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+```
+
+Good:
+
+```python
+optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr)
+```
+
+## How to fix
+
+Pass it on to the code that it is for, or take it out.
+
+## Known limits
+
+A name that is read of one object counts as read of every other. Settings read through computed names are seen only
+where the name stands somewhere as a string.
+
+## Sources
+
+Faults LW-14 and LW-31 of the fault catalogue.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of, functions_of
+from gradgate.core.finding import Finding, Location
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Context, Subject
+
+CODE, NAME = "GG418", "setting-never-read"
+NEEDS: tuple[str, ...] = ()
+PER_STAGE = False
+SETTINGS = ("config", "cfg", "args", "arguments", "settings", "options", "params", "recipe", "hparams", "opts")
+WHOLE = ("vars", "asdict", "model_dump", "__dict__", "_asdict", "to_dict", "to_container")
+GUARDS = {"torch.no_grad", "torch.inference_mode", "torch.enable_grad", "staticmethod", "classmethod"}
+FIX = "pass it on to the code that it is for, or take it out"
+FEW = 3  # declared settings read off an object, below which it may be somebody else's
+SHORT = 3  # letters; a shorter name is too common to tell
+
+
+@dataclass(frozen=True)
+class _Setting:
+    name: str
+    what: str
+    place: Location
+
+
+def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
+    """Hold what is declared against what is read."""
+    files = files_of(subject)
+    if not files:
+        return Outcome(not_applicable=NONE)
+    read = _read(files)
+    settings = [setting for file in files for setting in _declared(file)]
+    unread = [setting for setting in settings if setting.name not in read]
+    findings = [
+        *(_finding(setting) for setting in unread),
+        *(finding for file in files for finding in _of_functions(file, read)),
+        *(_finding(setting) for setting in _of_yaml(subject, read)),
+        *(finding for finding in _asked_in_vain(subject, files, {setting.name for setting in settings})),
+    ]
+    measured = {"settings_never_read": len(findings), "settings": len(settings), "files": len(files)}
+    return Outcome(tuple(findings), measured, {"settings_never_read": 0})
+
+
+def _read(files: tuple[File, ...]) -> set[str]:
+    """Every name that stands somewhere as a loaded attribute or a string, its declaration left out."""
+    nodes = [node for file in files for node in ast.walk(file.tree)]
+    declaring = {id(inner) for node in nodes if _is_argument(node) for inner in ast.walk(node)}
+    read = {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)}
+    read |= {
+        part
+        for node in nodes
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in declaring
+        for part in node.value.split(".")
+    }
+    if any(name in read or any(isinstance(node, ast.Name) and node.id == name for node in nodes) for name in WHOLE):
+        read |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+    if any(_is_handed_out(node, nodes) for node in nodes):
+        read |= {setting.name for file in files for setting in _declared(file)}
+    return read
+
+
+def _is_handed_out(node: ast.AST, nodes: list[ast.AST]) -> bool:
+    """Whether settings go as a whole to code that is not the trainer's: `torch.optim.AdamW(**vars(config))`."""
+    if not isinstance(node, ast.Call) or not dotted(node.func):
+        return False
+    unpacked = [keyword.value for keyword in node.keywords if keyword.arg is None]
+    whole = any(isinstance(value, ast.Call) and dotted(value.func).endswith(WHOLE) for value in unpacked)
+    called = dotted(node.func).rpartition(".")[2]
+    return whole and not any(isinstance(other, Function | ast.ClassDef) and other.name == called for other in nodes)
+
+
+def _is_argument(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "add_argument"
+
+
+def _declared(file: File) -> Iterator[_Setting]:
+    for node in ast.walk(file.tree):
+        if isinstance(node, ast.Call) and _is_argument(node):
+            name = _destination(node)
+            if name:
+                yield _Setting(name, "command-line argument", file.at(node))
+        elif isinstance(node, ast.ClassDef) and node.name.lower().removesuffix("kwargs").endswith(SETTINGS):
+            for field in node.body:
+                if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and _is_field(field):
+                    yield _Setting(field.target.id, f"field of {node.name}", file.at(field, node.name))
+
+
+def _is_field(field: ast.AnnAssign) -> bool:
+    return not dotted(field.target).startswith(("_", "model_config")) and "ClassVar" not in ast.unparse(
+        field.annotation
+    )
+
+
+def _destination(call: ast.Call) -> str:
+    """The attribute that an `add_argument` fills."""
+    given = {keyword.arg: keyword.value for keyword in call.keywords}
+    if isinstance(given.get("dest"), ast.Constant):
+        return str(given["dest"].value)  # type: ignore[attr-defined]
+    names = [str(node.value) for node in call.args if isinstance(node, ast.Constant)]
+    long = [name for name in names if name.startswith("--")] or [name for name in names if not name.startswith("-")]
+    if not long or getattr(given.get("action"), "value", "") in ("help", "version"):
+        return ""
+    return long[0].lstrip("-").replace("-", "_")
+
+
+def _of_functions(file: File, read: set[str]) -> Iterator[Finding]:
+    local = {node.name for node in ast.walk(file.tree) if isinstance(node, ast.ClassDef)}
+    for function, owner in functions_of(file.tree):
+        foreign = owner is not None and any(
+            dotted(base).rpartition(".")[2] not in (*local, "Module", "object", "ABC") for base in owner.bases
+        )
+        if not (foreign and function.name != "__init__") and not _is_stub(function):
+            yield from _arguments(file, function, read, foreign)
+        yield from _idle_branches(file, function)
+
+
+def _is_stub(function: Function) -> bool:
+    """Whether it does nothing with anything: an interface, or one that takes what comes."""
+    body = [node for node in function.body if not isinstance(node, ast.Expr | ast.Pass | ast.Raise)]
+    uses_all = any(isinstance(node, ast.Name) and node.id in ("locals", "vars") for node in ast.walk(function))
+    plain = {dotted(node.func if isinstance(node, ast.Call) else node) for node in function.decorator_list} <= GUARDS
+    return not body or uses_all or not plain or _returns_at_once(function)
+
+
+def _returns_at_once(function: Function) -> bool:
+    (*_, last) = function.body
+    return len(function.body) <= 1 + isinstance(function.body[0], ast.Expr) and isinstance(last, ast.Return)
+
+
+def _arguments(file: File, function: Function, read: set[str], foreign: bool) -> Iterator[Finding]:
+    """Arguments with a default that the function does not read, or keeps where nobody reads them."""
+    loaded = [node for node in ast.walk(function) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)]
+    names = {node.id for node in loaded}
+    kept = {
+        node.value.id: target.attr
+        for node in ast.walk(function)
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Name)
+        for target in node.targets
+        if isinstance(target, ast.Attribute)
+    }
+    for argument in _with_default(function):
+        name = argument.arg
+        place = file.at(argument, function.name)
+        if name.startswith("_") or len(name) < SHORT:
+            continue
+        if name not in names:
+            yield _finding(_Setting(name, f"argument of {function.name}()", place))
+        elif name in kept and sum(node.id == name for node in loaded) == 1 and kept[name] not in read and not foreign:
+            yield _finding(_Setting(kept[name], f"attribute that {function.name}() keeps `{name}` in", place))
+
+
+def _with_default(function: Function) -> list[ast.arg]:
+    """Its arguments with a default, and those that are called as a configuration is."""
+    given = function.args
+    positional = [*given.posonlyargs, *given.args]
+    keyword = [arg for arg, value in zip(given.kwonlyargs, given.kw_defaults, strict=True) if value is not None]
+    with_default = positional[len(positional) - len(given.defaults) :] + keyword
+    settings = [arg for arg in positional if arg.arg in SETTINGS and function.name == "__init__"]
+    return list(dict.fromkeys([*settings, *with_default]))
+
+
+def _idle_branches(file: File, function: Function) -> Iterator[Finding]:
+    for node in ast.walk(function):
+        if isinstance(node, ast.If) and not node.orelse and all(isinstance(inner, ast.Pass) for inner in node.body):
+            settings = [inner for inner in ast.walk(node.test) if isinstance(inner, ast.Attribute)]
+            if settings:
+                name = min(settings, key=lambda inner: (inner.lineno, inner.col_offset)).attr
+                yield _finding(_Setting(name, "setting whose branch does nothing", file.at(node, function.name)))
+
+
+def _of_yaml(subject: Subject, read: set[str]) -> Iterator[_Setting]:
+    """Keys of YAML files that nothing reads, beside keys that are read."""
+    for path, text, content in _yaml_files(subject):
+        for key in dict.fromkeys(_unread_keys(content, read)):
+            lines = text.splitlines()
+            number = next((i for i, line in enumerate(lines, 1) if line.strip().startswith(f"{key}:")), 1)
+            yield _Setting(key, "key", Location(str(path), number, "", lines[number - 1].strip()))
+
+
+def _yaml_files(subject: Subject) -> Iterator[tuple[Path, str, Any]]:
+    """The YAML files in the source's folder: path, text and what they hold."""
+    if subject.source is None or not Path(subject.source).is_dir():
+        return
+    for path in sorted((*Path(subject.source).rglob("*.yaml"), *Path(subject.source).rglob("*.yml"))):
+        with suppress(OSError, ValueError, YAMLError):
+            text = path.read_text(encoding="utf-8")
+            yield path, text, YAML(typ="safe").load(text)
+
+
+def _unread_keys(content: Any, read: set[str]) -> Iterator[str]:
+    if not isinstance(content, Mapping):
+        return
+    keys = [key for key in content if isinstance(key, str)]
+    known = sum(key in read for key in keys)
+    for key in keys:
+        if key in read:
+            yield from _unread_keys(content[key], read)
+        elif 2 * known >= len(keys):  # a table of names of its own is no configuration
+            yield key
+
+
+def _asked_in_vain(subject: Subject, files: tuple[File, ...], declared: set[str]) -> Iterator[Finding]:
+    """Settings read with a default under a name that nothing declares: the default is all that there ever is."""
+    nodes = [node for file in files for node in ast.walk(file.tree)]
+    made = {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)}
+    made |= {node.arg for node in nodes if isinstance(node, ast.keyword | ast.arg) and node.arg}
+    made |= {node.target.id for node in nodes if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)}
+    made |= {node.name for node in nodes if isinstance(node, Function)}
+    keys = {
+        key.value for node in nodes if isinstance(node, ast.Dict) for key in node.keys if isinstance(key, ast.Constant)
+    }
+    known = declared | made | keys | set(_yaml_keys(subject))
+    owners = Counter(dotted(node.value) for node in nodes if isinstance(node, ast.Attribute) and node.attr in declared)
+    for file in files:
+        for node in ast.walk(file.tree):
+            owner, name = _with_fallback(node)
+            if name and name not in known and owners[owner] >= FEW:
+                yield Finding(
+                    code=CODE,
+                    name=NAME,
+                    message=f"`{name}` is read with a default, and nothing declares it: the default is all there is; "
+                    "allowed: none",
+                    culprit=file.at(node),
+                    fix="read it under the name under which it is declared, without a default",
+                    detail={"setting": name},
+                )
+
+
+def _with_fallback(node: ast.AST) -> tuple[str, str]:
+    """Object and name in `getattr(config, "name", 0.5)` or `config.get("name", 0.5)`."""
+    if not isinstance(node, ast.Call) or not node.args:
+        return "", ""
+    if dotted(node.func) == "getattr":
+        owner, (key, *default) = dotted(node.args[0]), node.args[1:]
+    elif isinstance(node.func, ast.Attribute) and node.func.attr == "get":
+        owner, (key, *default) = dotted(node.func.value), node.args
+    else:
+        return "", ""
+    is_given = any(isinstance(value, ast.Constant) and value.value not in (None, False, "") for value in default)
+    is_settings = owner.lower().rpartition(".")[2] in SETTINGS and "model" not in owner
+    is_name = isinstance(key, ast.Constant) and isinstance(key.value, str)
+    return (owner, ast.literal_eval(key)) if is_given and is_settings and is_name else ("", "")
+
+
+def _yaml_keys(subject: Subject) -> Iterator[str]:
+    for _, _, content in _yaml_files(subject):
+        yield from _all_keys(content)
+
+
+def _all_keys(content: Any) -> Iterator[str]:
+    if isinstance(content, Mapping):
+        for key, inner in content.items():
+            yield str(key)
+            yield from _all_keys(inner)
+    elif isinstance(content, list):
+        for inner in content:
+            yield from _all_keys(inner)
+
+
+def _finding(setting: _Setting) -> Finding:
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"`{setting.name}`, {setting.what}: nothing in the trainer's source reads it; allowed: none",
+        culprit=setting.place,
+        fix=FIX,
+        detail={"setting": setting.name},
+    )

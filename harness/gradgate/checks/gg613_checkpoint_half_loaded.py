@@ -1,0 +1,229 @@
+"""What the trainer's source saves, it does not load: entries, the optimizer, or all of it; or a failure passes.
+
+## What it detects
+
+An entry of a checkpoint that no line reads back; one that is read and never written; training state that is saved and
+loaded nowhere; a trainer whose optimizer keeps a state (Adam, momentum) and that saves weights alone;
+`load_state_dict(strict=False)` whose list of missing keys is dropped; an `except` around saving or loading that goes on
+as if nothing had been.
+
+## Why it matters
+
+A run that is resumed without its optimizer, its schedule or its step is another run. A value head that silently kept
+its random numbers trains on, and the metrics look plausible.
+
+## How it decides
+
+By reading the files of `Subject.source`, or those of the modules that the adapter imports. Saved entries are the keys
+of the mapping that `torch.save` is given, written down there or in a variable of the same function. One is loaded
+where its name stands as a string anywhere else. Where a function keeps what `torch.load` returns in a variable, the
+keys that it is asked for must be saved somewhere (looked at only where every saved mapping is written down, and not
+for keys asked for with `get` or `in`). Statistic: entries and places; allowed: 0.
+
+False-alarm rate: 0 on the bundled trainer and on the documented ones. A trainer whose files other programs read is one.
+
+## Example
+
+Bad:
+
+```python
+torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, path)
+...
+model.load_state_dict(torch.load(path, weights_only=True)["model"], strict=False)
+```
+
+Good:
+
+```python
+state = torch.load(path, weights_only=True)
+model.load_state_dict(state["model"])
+optimizer.load_state_dict(state["optimizer"])
+first_step = state["step"] + 1
+```
+
+## How to fix
+
+Load what is saved, in one function beside the one that saves, strictly; let errors out.
+
+## Known limits
+
+Keys that are computed, and formats of one's own, are not followed; that what is loaded acts is for GG602 and GG603,
+which want `Run.save` and `Run.load`. Libraries that save by themselves (`transformers`, Lightning) are not looked into.
+
+## Sources
+
+Faults CR-01 to CR-07 and CR-17 of the fault catalogue.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of, functions_of
+from gradgate.core.finding import Finding
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Context, Subject
+
+CODE, NAME = "GG613", "checkpoint-half-loaded"
+NEEDS: tuple[str, ...] = ()
+PER_STAGE = False
+SAVES = ("torch.save", "save_file", "safetensors.torch.save_file")
+LOADS = ("torch.load", "load_file", "safetensors.torch.load_file")
+LOADERS = ("load_state_dict", "load_state", "from_pretrained", "resume_from_checkpoint")
+EXPECTED = ("FileNotFoundError", "ImportError", "ModuleNotFoundError")  # says that there is nothing to load
+KEEPS_STATE = re.compile(r"\b(Adam\w*|RAdam|NAdam|RMSprop|Adagrad|Adadelta|Lion|Adafactor)\(|momentum=")
+FIX = "load what is saved, in one function beside the one that saves, strictly; let errors out"
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """A mapping that is saved: its keys, and where."""
+
+    file: File
+    call: ast.Call
+    function: str
+    entries: dict[str, ast.expr]
+
+
+def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
+    """Hold what is saved against what is loaded."""
+    files = files_of(subject)
+    if not files:
+        return Outcome(not_applicable=NONE)
+    calls = [(file, node) for file in files for node in ast.walk(file.tree) if isinstance(node, ast.Call)]
+    saves = [(file, node) for file, node in calls if dotted(node.func) in SAVES]
+    loads = [node for _, node in calls if dotted(node.func) in LOADS or dotted(node.func).endswith(LOADERS)]
+    saved = [entry for file in files for entry in _saved(file)]
+    findings = [
+        *_entries(files, saved, bool(loads)),
+        *_without_optimizer(files, saves),
+        *(finding for file in files for finding in (*_swallowed(file), *_unstrict(file))),
+    ]
+    if len(saved) == len(saves) and saved:
+        names = {key for entry in saved for key in entry.entries}
+        findings += [finding for file in files for finding in _never_saved(file, names)]
+    measured = {"places": len(findings), "saves": len(saves), "loads": len(loads)}
+    return Outcome(tuple(findings), measured, {"places": 0})
+
+
+def _saved(file: File) -> Iterator[_Saved]:
+    """The mappings that `torch.save` is given, where they are written down."""
+    for function, _ in functions_of(file.tree):
+        nodes = list(ast.walk(function))
+        for call in nodes:
+            if isinstance(call, ast.Call) and dotted(call.func) in SAVES and call.args:
+                given = call.args[0]
+                if isinstance(given, ast.Name):
+                    given = next((value for name, value in _assigned(nodes) if name == given.id), given)
+                if isinstance(given, ast.Dict):
+                    keys = zip(given.keys, given.values, strict=True)
+                    entries = {str(key.value): value for key, value in keys if isinstance(key, ast.Constant)}
+                    yield _Saved(file, call, function.name, entries)
+
+
+def _assigned(nodes: list[ast.AST]) -> Iterator[tuple[str, ast.expr]]:
+    for node in nodes:
+        if isinstance(node, ast.Assign):
+            yield from ((target.id, node.value) for target in node.targets if isinstance(target, ast.Name))
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
+            yield node.target.id, node.value
+
+
+def _entries(files: tuple[File, ...], saved: list[_Saved], loads: bool) -> Iterator[Finding]:
+    """Saved entries that nothing names elsewhere."""
+    words = Counter(
+        node.value
+        for file in files
+        for node in ast.walk(file.tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
+    written = Counter(key for entry in saved for key in entry.entries)
+    for entry in saved:
+        state = [key for key, value in entry.entries.items() if "state_dict" in ast.unparse(value)]
+        lost = [key for key in entry.entries if words[key] <= written[key]]
+        if not state or not lost:
+            continue
+        told = ", ".join(f"`{key}`" for key in lost)
+        many = f"{told} of the checkpoint {'is' if len(lost) == 1 else 'are'} saved and loaded nowhere"
+        yield _finding(entry.file, entry.call, entry.function, many if loads else f"{many}: nothing loads a checkpoint")
+
+
+def _without_optimizer(files: tuple[File, ...], saves: list[tuple[File, ast.Call]]) -> Iterator[Finding]:
+    """The first save of a trainer whose optimizers keep a state, where no line writes an optimizer's."""
+    lines = [line for file in files for line in file.lines]
+    keeps = any(KEEPS_STATE.search(line) for line in lines)
+    states = [line.lower() for line in lines if "state_dict" in line or "save_state" in line]
+    if keeps and saves and states and not any("opt" in line or "save_state" in line for line in states):
+        file, call = saves[0]
+        told = "the trainer saves weights and no optimizer's state: a run that is resumed from it is another one"
+        yield _finding(file, call, "", told)
+
+
+def _unstrict(file: File) -> Iterator[Finding]:
+    for node in ast.walk(file.tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+            call = node.value
+            lax = any(
+                keyword.arg == "strict" and isinstance(keyword.value, ast.Constant) and keyword.value.value is False
+                for keyword in call.keywords
+            )
+            if lax and dotted(call.func).endswith("load_state_dict"):
+                told = "load_state_dict(strict=False) drops its list of keys that do not fit: those keep random numbers"
+                yield _finding(file, node, "", told)
+
+
+def _swallowed(file: File) -> Iterator[Finding]:
+    """Handlers around saving or loading that go on."""
+    for node in ast.walk(file.tree):
+        if not isinstance(node, ast.Try):
+            continue
+        inside = [dotted(inner.func) for part in node.body for inner in ast.walk(part) if isinstance(inner, ast.Call)]
+        touched = [name for name in inside if name in (*SAVES, *LOADS) or name.endswith("load_state_dict")]
+        for handler in node.handlers if touched else ():
+            caught = ast.unparse(handler.type) if handler.type else ""
+            ends = any(isinstance(inner, ast.Raise | ast.Call) and _leaves(inner) for inner in ast.walk(handler))
+            if not ends and not any(name in caught for name in EXPECTED) and not _tries_again(handler):
+                told = f"a failing {touched[0]}() is caught, and training goes on as if nothing had been"
+                yield _finding(file, handler, "", told)
+
+
+def _leaves(node: ast.AST) -> bool:
+    return isinstance(node, ast.Raise) or (isinstance(node, ast.Call) and dotted(node.func) in ("sys.exit", "exit"))
+
+
+def _tries_again(handler: ast.ExceptHandler) -> bool:
+    names = [dotted(inner.func) for inner in ast.walk(handler) if isinstance(inner, ast.Call)]
+    return any(name in (*SAVES, *LOADS) or name.endswith("load_state_dict") for name in names)
+
+
+def _never_saved(file: File, names: set[str]) -> Iterator[Finding]:
+    """Keys that a function asks of what it loaded, and that no save writes."""
+    for function, _ in functions_of(file.tree):
+        held = {name for name, value in _assigned(list(ast.walk(function))) if _is_load(value)}
+        for node in ast.walk(function):
+            if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+                key = node.slice.value
+                if dotted(node.value) in held and isinstance(key, str) and not _is_guarded(function, key, names):
+                    yield _finding(
+                        file, node, function.name, f"`{key}` is read from a checkpoint, and no save writes it"
+                    )
+
+
+def _is_load(value: ast.expr) -> bool:
+    return isinstance(value, ast.Call) and dotted(value.func) in LOADS
+
+
+def _is_guarded(function: Function, key: str, names: set[str]) -> bool:
+    """Whether a key is saved, or asked for only where it is there."""
+    return key in names or any(
+        isinstance(node, ast.Compare) and isinstance(node.left, ast.Constant) and node.left.value == key
+        for node in ast.walk(function)
+    )
+
+
+def _finding(file: File, node: ast.AST, function: str, told: str) -> Finding:
+    return Finding(code=CODE, name=NAME, message=f"{told}; allowed: none", culprit=file.at(node, function), fix=FIX)

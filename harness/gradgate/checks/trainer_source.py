@@ -1,0 +1,136 @@
+"""The trainer's own source, parsed, for the checks that read it: which files, and where something stands in them."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+import re
+import sys
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from gradgate.core.finding import Location
+from gradgate.scan.sources import UnreadableError, decode, discover, read_bytes
+from gradgate.subjects.contract import Subject
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+_NOT_THE_TRAINERS = ("gradgate", "gradgate_wmtp", "torch")
+HALF = re.compile(r"autocast|bfloat16|float16|bf16|fp16|\.half\(|GradScaler|mixed_precision", re.IGNORECASE)
+NONE = "no source of the trainer is known: give the subject `source=FOLDER`, or let the adapter import its modules"
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of the trainer.
+
+    Args:
+        path: as findings name it.
+        tree: its syntax tree.
+        lines: its text.
+    """
+
+    path: Path
+    tree: ast.Module
+    lines: tuple[str, ...]
+
+    def at(self, node: Any, function: str = "") -> Location:
+        """Where a node of this file stands."""
+        text = self.lines[node.lineno - 1].strip() if node.lineno <= len(self.lines) else ""
+        return Location(str(self.path), node.lineno, function, text)
+
+
+def files_of(subject: Subject) -> tuple[File, ...]:
+    """The files of a trainer: those of `subject.source`; without one, of the modules that its adapter imports.
+
+    Modules that those import are the trainer's too, but not what is installed, nor the adapter itself.
+    """
+    return tuple(
+        file for path in paths_of(subject) if not path.name.startswith("test_") and (file := _read(path)) is not None
+    )
+
+
+def functions_of(tree: ast.AST) -> Iterator[tuple[Function, ast.ClassDef | None]]:
+    """Every function of a file with the class whose method it is."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            yield from ((inner, node) for inner in node.body if isinstance(inner, Function))
+    methods = {id(inner) for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for inner in node.body}
+    yield from ((node, None) for node in ast.walk(tree) if isinstance(node, Function) and id(node) not in methods)
+
+
+def runs_in_16_bits(subject: Subject) -> bool:
+    """Whether a trainer may run in 16 bits: it declares such a precision, or its source names one, or is not known."""
+    if any(stage.precisions for stage in subject.stages):
+        return True
+    files = files_of(subject)
+    return not files or any(HALF.search(line) for file in files for line in file.lines)
+
+
+def dotted(node: ast.AST) -> str:
+    """`torch.save` of the expression `torch.save`; what is no chain of names is empty."""
+    if isinstance(node, ast.Attribute):
+        before = dotted(node.value)
+        return f"{before}.{node.attr}" if before else node.attr
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def paths_of(subject: Subject) -> list[Path]:
+    """The files of a trainer, as `files_of` has them, not read."""
+    if subject.source is not None:
+        return sorted(discover([Path(subject.source)], {}))
+    adapters = [module for stage in subject.stages if (module := _module_of(stage.start)) is not None]
+    found: dict[str, ModuleType] = {}
+    waiting = [module for adapter in adapters for module in _imported(adapter)]
+    while waiting:
+        module = waiting.pop()
+        if module.__name__ not in found:
+            found[module.__name__] = module
+            waiting += _imported(module)
+    names = {adapter.__name__ for adapter in adapters}
+    return sorted({Path(str(module.__file__)) for name, module in found.items() if name not in names})
+
+
+def _module_of(start: Any) -> ModuleType | None:
+    while isinstance(start, functools.partial):
+        start = start.func
+    return inspect.getmodule(start)
+
+
+def _imported(module: ModuleType) -> list[ModuleType]:
+    """The modules of nobody's library that a module's globals are, or come from."""
+    names = {
+        value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+        for value in vars(module).values()
+    }
+    return [sys.modules[name] for name in names if isinstance(name, str) and _is_own(sys.modules.get(name))]
+
+
+def _is_own(module: ModuleType | None) -> bool:
+    file = getattr(module, "__file__", None)
+    if module is None or not file or not str(file).endswith(".py"):
+        return False
+    if module.__name__.partition(".")[0] in _NOT_THE_TRAINERS or "site-packages" in Path(file).parts:
+        return False
+    return not Path(file).is_relative_to(sysconfig.get_path("stdlib"))
+
+
+def _read(path: Path) -> File | None:
+    try:
+        return _parsed(path, path.stat().st_mtime_ns)
+    except OSError:
+        return None
+
+
+@functools.lru_cache(maxsize=1024)
+def _parsed(path: Path, _mtime_ns: int) -> File | None:
+    """A file as it was at that time; three checks read the same ones."""
+    try:
+        text = decode(path, read_bytes(path)).text
+        return File(path, ast.parse(text), tuple(text.splitlines()))
+    except (UnreadableError, SyntaxError, ValueError, RecursionError):
+        return None

@@ -1,0 +1,48 @@
+"""OwnLoop.begin: what is set for a loop holds until it first asks for a batch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from gradgate.subjects.own_loop import OwnLoop
+
+
+class Scripted(OwnLoop):
+    """A `main` that makes two loaders, a layer and an optimizer."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self.begin(lambda _: self.main(module), dtype=torch.float64, loader_in=module, argv=["--lr", "1"])
+        self.modules, self.optimizers = {"layer": self.local("layer")}, [self.local("optimizer")]
+
+    def main(self, module: Any) -> None:
+        layer, command = torch.nn.Linear(1, 1), sys.argv[1:]
+        optimizer = torch.optim.SGD(layer.parameters(), lr=float(command[1]))
+        train, test = module.DataLoader([1], shuffle=True), module.DataLoader([2])
+        for batch in train:
+            optimizer.zero_grad()
+            (layer(batch).sum() * sum(test)).backward()
+            optimizer.step()
+
+    def batches(self) -> Iterator[torch.Tensor]:
+        while True:
+            yield torch.ones(2, 1, dtype=torch.float64)
+
+
+def test_begin_lends_the_loop_a_loader_a_dtype_and_a_command_line() -> None:
+    """The second DataLoader is the module's own; afterwards everything is as it was."""
+    module = ModuleType("script")
+    module.DataLoader = lambda rows, **_: rows  # type: ignore[attr-defined]
+    made, before = module.DataLoader, (sys.argv, torch.get_default_dtype())  # type: ignore[attr-defined]
+    run = Scripted(module)
+    assert run.local("command") == ["--lr", "1"] and run.local("test") == [2]
+    assert (sys.argv, torch.get_default_dtype(), module.DataLoader) == (*before, made)  # type: ignore[attr-defined]
+    weight = run.modules["layer"].weight
+    start = weight.detach().clone()  # type: ignore[operator]
+    run.step(next(iter(run.batches())))
+    assert weight.dtype == torch.float64
+    assert torch.equal(weight, start - 4.0)  # type: ignore[arg-type]

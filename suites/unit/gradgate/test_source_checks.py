@@ -1,0 +1,85 @@
+"""GG418, GG419 and GG613: each fault in a trainer's text turns its check red and no other, its clean twin none."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from fixtures.check_runs import errors, run_check
+from fixtures.documented import own_loop
+from fixtures.metric_faults import SOUND, reporting
+from fixtures.source_faults import FAULTS, SOUND_EDITS, TRAINER, reading
+from gradgate.checks.trainer_source import files_of, paths_of, runs_in_16_bits
+from gradgate.subjects.contract import Run, Stage, Subject
+
+CODES = ("GG418", "GG419", "GG613")
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_in_the_source_turns_its_own_check_red(name: str, tmp_path: Path) -> None:
+    """And says what and where."""
+    fault = FAULTS[name]
+    assert TRAINER.count(fault.old) == 1
+    subject = reading(tmp_path, TRAINER.replace(fault.old, fault.new))
+    red = {code: outcome for code in CODES if errors(outcome := run_check(code, subject, None))}
+    assert list(red) == [fault.code]
+    (finding,) = [finding for finding in red[fault.code].findings if fault.told in finding.message]
+    assert finding.culprit is not None and finding.culprit.source in TRAINER.replace(fault.old, fault.new)
+
+
+@pytest.mark.parametrize("name", ["clean", *SOUND_EDITS])
+def test_a_clean_source_passes(name: str, tmp_path: Path) -> None:
+    """Also what looks like a fault and is none."""
+    old, new = SOUND_EDITS.get(name, ("", ""))
+    text = TRAINER.replace(old, new, 1)
+    assert old in TRAINER
+    outcomes = [run_check(code, reading(tmp_path, text), None) for code in CODES]
+    assert [errors(outcome) for outcome in outcomes] == [[], [], []]
+
+
+def test_a_key_of_yaml_beside_keys_that_are_read_is_named(tmp_path: Path) -> None:
+    """A table of names of its own is no configuration."""
+    beside = {"recipe.yaml": "lr: 1\ntau: 1\nhorizn: 2\nnames: {a: 1, b: 2}\n", "broken.yml": "a: [\n"}
+    outcome = run_check("GG418", reading(tmp_path, TRAINER, beside), None)
+    assert [(f.detail["setting"], f.culprit and f.culprit.line) for f in outcome.findings] == [
+        ("horizn", 3),
+        ("names", 4),
+    ]
+
+
+def test_without_a_source_the_modules_that_the_adapter_imports_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And those that they import; neither the adapter nor what is installed."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "lent_helper.py").write_text("import torch\nX = 1\n", encoding="utf-8")
+    (tmp_path / "lent_trainer.py").write_text("import lent_helper, torch\n", encoding="utf-8")
+    (tmp_path / "lent_adapter.py").write_text(
+        "import lent_trainer\nfrom gradgate import Run\nclass Mine(Run): pass\n", encoding="utf-8"
+    )
+    adapter = __import__("lent_adapter")
+    try:
+        subject = Subject("lent", [Stage("train", adapter.Mine)])
+        assert [path.name for path in paths_of(subject)] == ["lent_helper.py", "lent_trainer.py"]
+        assert len(files_of(subject)) == 2 and not runs_in_16_bits(subject)
+    finally:
+        for name in ("lent_adapter", "lent_trainer", "lent_helper"):
+            sys.modules.pop(name, None)
+
+
+def test_checks_of_the_source_are_not_applicable_without_any() -> None:
+    """The line of adapter that enables them is said."""
+    subject = Subject("none", [Stage("train", Run)])
+    assert files_of(subject) == () and runs_in_16_bits(subject)
+    assert all("source=FOLDER" in run_check(code, subject, None).not_applicable for code in CODES)
+
+
+def test_a_precision_that_is_declared_or_written_is_judged_in_16_bits(tmp_path: Path) -> None:
+    """A trainer that names none is not."""
+    assert not runs_in_16_bits(reading(tmp_path))
+    assert runs_in_16_bits(reading(tmp_path, TRAINER + "\nDTYPE = torch.bfloat16\n"))
+    (stage,) = reporting(SOUND["all"]).stages
+    declared = Stage("train", stage.start, precisions={"bf16": stage.start})
+    assert runs_in_16_bits(Subject("declared", [declared], source=Path(own_loop.__file__)))
