@@ -17,7 +17,7 @@ from gradgate.core.finding import Location
 from gradgate.core.origin import is_own_code
 
 _KEEPING_LEAF = frozenset({"requires_grad_", "retain_grad", "register_hook", "detach", "numel", "size", "dim"})
-_PUTTING = frozenset({"append", "appendleft", "add", "insert", "extend", "update", "setdefault", "put"})
+_PUTTING = frozenset({"append", "appendleft", "extend", "add", "insert", "update", "setdefault"})
 
 
 @functools.cache
@@ -136,9 +136,6 @@ def _is_carried(loop: ast.AST, statement: ast.AST, names: set[str]) -> bool:
     return isinstance(statement, ast.Expr | ast.AugAssign) or any(
         node.id in names and node.lineno <= last for node in reads
     )
-
-
-_PUTTING = frozenset({"append", "appendleft", "extend", "add", "insert", "update", "setdefault"})
 
 
 def puts(files: Iterable[str], name: str) -> list[Location]:
