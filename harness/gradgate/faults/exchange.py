@@ -45,16 +45,15 @@ def exchanged(trial: Trial) -> Iterator[bool]:
     except ValueError:  # other free variables
         code = None
     try:
-        with forgotten():
+        with forgotten(_memories(len(sys.modules))):
             yield code is not None
     finally:
         trial.function.__code__ = before
 
 
 @contextmanager
-def forgotten() -> Iterator[None]:
-    """What the user's functions remember is of the code that answered: forgotten before the block, and behind it."""
-    memories = _memories(len(sys.modules))
+def forgotten(memories: Sequence[Any]) -> Iterator[None]:
+    """What functions remember is of the code that answered: forgotten before the block, and behind it."""
     for each in memories:
         each.cache_clear()
     try:
@@ -64,12 +63,17 @@ def forgotten() -> Iterator[None]:
             each.cache_clear()
 
 
-@lru_cache(maxsize=1)
-def _memories(_modules: int) -> tuple[Any, ...]:
-    """Functions under `lru_cache` or `cache`, those of installed packages aside; asked again once more is imported."""
+def memories() -> tuple[Any, ...]:
+    """The user's functions under `lru_cache` or `cache`."""
     found = [each for each in gc.get_objects() if type(each) is _lru_cache_wrapper]
     codes = [getattr(each.__wrapped__, "__code__", None) for each in found]
     return tuple(each for each, code in zip(found, codes, strict=True) if code and is_own_code(code.co_filename))
+
+
+@lru_cache(maxsize=1)
+def _memories(_modules: int) -> tuple[Any, ...]:
+    """The same for trials of milliseconds; looked for again once more is imported."""
+    return memories()
 
 
 def is_of(code: CodeType, node: Function) -> bool:

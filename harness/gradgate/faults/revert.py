@@ -20,7 +20,7 @@ from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 
 from gradgate.core.finding import Location
-from gradgate.faults.exchange import codes_in, forgotten
+from gradgate.faults.exchange import codes_in, forgotten, memories
 from gradgate.faults.operators import Function, functions
 
 _AT_TOP = (ast.Assign, ast.AnnAssign, ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef)
@@ -137,7 +137,7 @@ def reverted(some: Sequence[Hunk]) -> Iterator[bool]:
         except (OSError, SyntaxError, ValueError, NameError, ImportError, AttributeError, TypeError):
             yield False
         else:
-            with forgotten():
+            with forgotten(memories()):
                 yield bool(undo)
     finally:
         for step in reversed(undo):

@@ -119,7 +119,7 @@ def test_metric_that_is_not_there_is_no_fault():
     assert outcome_of("GG301", Stage("policy", Missing)).findings == ()
 
 
-@pytest.mark.parametrize("sees", [False, True])
+@pytest.mark.parametrize("sees", [False, pytest.param(True, marks=pytest.mark.nightly)])
 def test_attention_across_packed_documents_is_found_where_batches_can_be_drawn(
     monkeypatch: pytest.MonkeyPatch, sees: bool
 ):

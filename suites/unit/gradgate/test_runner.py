@@ -11,6 +11,7 @@ import torch
 
 from fixtures.plain_loop import PlainRun, capable, subject
 from gradgate.checks.isolation import isolated
+from gradgate.checks.rules import RULES
 from gradgate.checks.runner import check_trainer
 from gradgate.core.errors import GradgateError, SubjectError
 from gradgate.core.verdict import Result, Verdict
@@ -31,7 +32,7 @@ def result(**options) -> Result:
 def test_runner_says_not_built_of_every_rule_without_a_check(stub_checks):
     """No rule is left out of the verdict, and none without a check looks like one that passed."""
     verdict = run(select=[])
-    assert len(verdict.results) == 76
+    assert len(verdict.results) == len(RULES)
     assert {(each.status, each.reason) for each in verdict.results} == {("not_built", "not built yet")}
 
 
