@@ -148,22 +148,22 @@ def is_torch(frame: FrameType, *names: str) -> bool:
     return code.co_name in names and "torch" in Path(code.co_filename).parts
 
 
-@lru_cache(maxsize=64)
-def _tree(file: str) -> ast.Module:
-    return ast.parse(Path(file).read_text(encoding="utf-8"))
-
-
 def statement_at(line: Line) -> ast.stmt | None:
     """The innermost statement that a line is of; None where there is no source."""
-    code, number = line
     with suppress(OSError, SyntaxError, UnicodeDecodeError):
-        around = [
-            node
-            for node in ast.walk(_tree(code.co_filename))
-            if isinstance(node, ast.stmt) and node.lineno <= number <= (node.end_lineno or node.lineno)
-        ]
-        return max(around, key=lambda node: (node.lineno, -(node.end_lineno or node.lineno)), default=None)
+        return _statements(line[0].co_filename).get(line[1])
     return None
+
+
+@lru_cache(maxsize=64)
+def _statements(file: str) -> dict[int, ast.stmt]:
+    """By line the innermost statement; outer ones come first in the walk."""
+    return {
+        number: node
+        for node in ast.walk(ast.parse(Path(file).read_text(encoding="utf-8")))
+        if isinstance(node, ast.stmt)
+        for number in range(node.lineno, (node.end_lineno or node.lineno) + 1)
+    }
 
 
 def heads_of(line: Line) -> Sequence[ast.AST]:

@@ -77,9 +77,11 @@ class UpdateLines(OwnLines):
     def behind(self, line: Line) -> None:
         self.ran.add(line)
         self._lines[-1].append(line)
+        given = line[1] == line[0].co_firstlineno and len(self.frames) > 1  # an argument is its caller's
+        maker = (self.frames[-2].f_code, self.at[-2]) if given else line
         for value in list(self.frames[-1].f_locals.values()):
             if isinstance(value, Tensor) and value.numel() == 1:
-                self._made.setdefault(id(value), (value, line))
+                self._made.setdefault(id(value), (value, maker))
         now = self._signature()
         if now != self._seen:
             changed = frozenset(p for p in now if now[p] != self._seen.get(p))
