@@ -123,8 +123,13 @@ class LoadLines(OwnLines):
                 ways.append(way)
         for base, name in stores:
             owner = _value_of(base, frame)
-            if owner is not None:
+            if owner is not None and not (frame.f_code.co_name == "__init__" and _is_self(base)):
                 self.puts.append(_Put(owner, name, way))
+
+
+def _is_self(base: ast.expr) -> bool:
+    """Whether an object writes to itself: in its constructor that brings nothing back."""
+    return isinstance(base, ast.Name) and base.id == "self"
 
 
 @lru_cache(maxsize=4096)
@@ -257,7 +262,8 @@ def line_of_resume(source: Any, start: Callable[[int], Run], seed: int, folder: 
     part = min(apart, key=lambda one: _rank(one, loading, keys))
     if part.fleeting:
         return next((line for owner, name, line in building.buffers if name == part.path[-1].rpartition(".")[2]), None)
-    return _of_part(part, live[".".join(part.path)], saving, loading)
+    paths = {id(one.owner): one.path for one in reversed(back.values())}
+    return _of_part(part, live[".".join(part.path)], saving, loading, paths)
 
 
 def _owner_of(part: Part, run: Run) -> Any:
@@ -288,7 +294,7 @@ def _rank(part: Part, loading: LoadLines, keys: set[str]) -> tuple[int, int]:
         return 1, len(part.path)
     if isinstance(part.owner, Optimizer):
         return 2, 0 if "state" in part.path else 1
-    return 3, len(part.path)
+    return (3 if part.path[-1] in keys else 4), len(part.path)
 
 
 def _keys(content: Any, around: tuple[Mapping[Any, Any], ...] = ()) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
@@ -303,7 +309,9 @@ def _keys(content: Any, around: tuple[Mapping[Any, Any], ...] = ()) -> Iterator[
             yield from _keys(value, around)
 
 
-def _of_part(part: Part, live: Part, saving: LoadLines, loading: LoadLines) -> Line | None:
+def _of_part(
+    part: Part, live: Part, saving: LoadLines, loading: LoadLines, paths: Mapping[int, tuple[str, ...]]
+) -> Line | None:
     writers = [put for put in loading.puts if _writes(put, part)]
     if not _is_saved(part, live, saving):
         found = _of_save(part, live, saving)
@@ -311,7 +319,7 @@ def _of_part(part: Part, live: Part, saving: LoadLines, loading: LoadLines) -> L
             return found
     if writers:
         return writers[-1].way[-1]
-    return _among_siblings(part, saving, loading)
+    return _among_siblings(part, saving, loading, paths)
 
 
 def _writes(put: _Put, part: Part) -> bool:
@@ -399,14 +407,16 @@ def _around(content: Any, around: Sequence[Any]) -> list[str]:
     return names[::-1]
 
 
-def _among_siblings(part: Part, saving: LoadLines, loading: LoadLines) -> Line | None:
+def _among_siblings(
+    part: Part, saving: LoadLines, loading: LoadLines, paths: Mapping[int, tuple[str, ...]]
+) -> Line | None:
     for content in saving.given:
         if isinstance(content, Mapping):
             line = _at_key(list(reversed(part.path)), content, loading)
             if line is not None:
                 return line
     read = next((loading.reads[name] for name in reversed(part.path) if name in loading.reads), None)
-    return _behind_read(part, read, loading) if read is not None else None
+    return _behind_read(part, read, loading, paths) if read is not None else None
 
 
 def _at_key(names: Sequence[str], content: Mapping[Any, Any], loading: LoadLines) -> Line | None:
@@ -454,14 +464,20 @@ def _mentions(node: ast.AST, name: str) -> bool:
     )
 
 
-def _behind_read(part: Part, read: _Read, loading: LoadLines) -> Line | None:
+def _behind_read(
+    part: Part, read: _Read, loading: LoadLines, paths: Mapping[int, tuple[str, ...]]
+) -> Line | None:
     """What was read and is not put into its place: the line that puts another part of the same object there."""
     codes = {code for way in read.ways for code, _ in way}
-    names = set(part.path)
     best: tuple[int, Line] | None = None
     for put in loading.puts:
+        shared = _shared(paths.get(id(put.owner), ()), part.path)
         for line in put.way:
-            shared = sum(_mentions(node, name) for node in heads_of(line) for name in names)
-            if line[0] in codes and (best is None or shared > best[0]):
+            if shared and line[0] in codes and (best is None or shared > best[0]):
                 best = (shared, line)
     return best[1] if best else None
+
+
+def _shared(one: Sequence[str], other: Sequence[str]) -> int:
+    """Names that two paths begin with alike."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
