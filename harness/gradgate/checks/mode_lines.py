@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Container, Iterable
 from types import CodeType, FrameType
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from gradgate.checks.own_lines import Line, OwnLines, is_torch
 from gradgate.generators import states
@@ -110,7 +112,7 @@ def line_of_left_mode(source: Any, read: Callable[[], Any], call: Callable[[], A
     return trace.last.get(way[-1][0], way[-1])
 
 
-def line_of_call(source: Any, modules: Collection[nn.Module], call: Callable[[], Any]) -> Line | None:
+def line_of_call(source: Any, modules: Container[nn.Module], call: Callable[[], Any]) -> Line | None:
     """The line that calls a module, or one that holds it, from outside of any."""
     trace = ChangeLines(source, lambda: None)
     trace.during(call)
@@ -130,3 +132,29 @@ def lines_of(source: Any, call: Callable[[], Any]) -> set[Line]:
 def fingerprint(tensors: Collection[torch.Tensor]) -> tuple[tuple[int, int], ...]:
     """Changes with each write to one of them that autograd's version counter sees."""
     return tuple((id(tensor), tensor._version) for tensor in tensors)
+
+
+def drawing(modules: Iterable[nn.Module]) -> list[nn.Module]:
+    """Those whose mode decides what they compute."""
+    return [module for module in modules if isinstance(module, _DropoutNd | _BatchNorm)]
+
+
+class AnyDrawing:
+    """All modules whose mode decides what they compute and that are in train mode, as a container."""
+
+    def __contains__(self, module: object) -> bool:
+        return isinstance(module, _DropoutNd | _BatchNorm) and module.training
+
+
+class FrozenLines(OwnLines):
+    """The own lines that freeze a module, which is where it is put into eval mode as well."""
+
+    def __init__(self, source: Any, found: list[tuple[nn.Module, Line]]) -> None:
+        super().__init__(source)
+        self.found = found
+
+    def entering(self, frame: FrameType) -> None:
+        line = self.now()
+        given = frame.f_locals
+        if line is not None and is_torch(frame, "requires_grad_") and given.get("requires_grad") is False:
+            self.found.append((given["self"], line))
