@@ -71,7 +71,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from gradgate.checks.invariance import elements, perturbed, rows_of
 from gradgate.checks.mode_lines import AnyDrawing, FrozenLines, drawing, line_of_call, line_of_change
 from gradgate.checks.own_lines import Line, named
-from gradgate.checks.raised import calling, reports_raises
+from gradgate.checks.raised import SubjectRaisedError, as_finding, calling, reports_raises
 from gradgate.checks.randomness import seeded
 from gradgate.checks.without_dropout import without_dropout
 from gradgate.core.errors import SubjectError
@@ -115,6 +115,13 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     before, batch = islice(run.batches(), 2)
     with calling("step 1"):
         run.step(before)  # modes are now as training leaves them
+    try:
+        return _judged(subject, stage, context, run, batch)
+    except SubjectRaisedError as raised:
+        return Outcome((named(as_finding(raised, CODE, NAME), partial(_line, subject, stage, context), context.seed),))
+
+
+def _judged(subject: Subject, stage: Stage, context: Context, run: Run, batch: Batch) -> Outcome:
     with _modules_of_the_block() as modules:
         plain = _rewards(run, batch, context.seed)
     allowed = _allowed(run, batch, plain, modules, context.seed)
