@@ -69,8 +69,8 @@ from torch import Tensor, nn
 from gradgate.checks.own_lines import Line, named
 from gradgate.checks.raised import SubjectRaisedError, as_finding, calling, reports_raises
 from gradgate.checks.snapshot import named_parameters
-from gradgate.checks.updates import Update, gradients_at_updates, parameters_of
 from gradgate.checks.update_lines import line_of_clipping, watched_step
+from gradgate.checks.updates import Update, gradients_at_updates, parameters_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject
@@ -108,7 +108,9 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     try:
         alone = _clipped(start, context, 2.0**-52)
     except SubjectRaisedError as raised:
-        return Outcome((named(as_finding(raised, CODE, NAME), partial(_overflow, subject, start, context), context.seed),))
+        return Outcome(
+            (named(as_finding(raised, CODE, NAME), partial(_overflow, subject, start, context), context.seed),)
+        )
     if alone is None:
         return Outcome(inconclusive="no optimizer stepped with a gradient in the first step")
     found = {"": alone} | {
@@ -130,9 +132,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     return Outcome(tuple(findings), measured, allowed)
 
 
-def _line(
-    subject: Subject, start: Callable[..., Run], context: Context, factor: float, *, scaled: bool
-) -> Line | None:
+def _line(subject: Subject, start: Callable[..., Run], context: Context, factor: float, *, scaled: bool) -> Line | None:
     """The line of clipping, from a step with the same gradients."""
     run = start(context.seed, device=context.device)
     first, batch = islice(run.batches(), 2)

@@ -185,9 +185,7 @@ def _in_output(name: str) -> Injection:
     return Injection(f"the output of module `{name}`", nan, installed=hooked)
 
 
-def _inject(
-    subject: Subject, stage: Stage, context: Context, injection: Injection, clean: CleanStep
-) -> Finding | None:
+def _inject(subject: Subject, stage: Stage, context: Context, injection: Injection, clean: CleanStep) -> Finding | None:
     """Take one poisoned step on a run of its own, and judge what it left behind."""
     run, batch = _warm(stage, context)
     before = take(run)

@@ -118,7 +118,9 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     measured = {"runs_that_differ": len(messages), "runs": runs}
     findings = [_finding(message) for message in messages]
     if alone.messages:
-        findings = [named(finding, partial(_line, subject, stage, context), context.seed) for finding in findings[:1]] + findings[1:]
+        findings = [
+            named(finding, partial(_line, subject, stage, context), context.seed) for finding in findings[:1]
+        ] + findings[1:]
     return Outcome(tuple(findings), measured, allowed)
 
 

@@ -114,9 +114,7 @@ def _line(subject: Subject, stage: Stage, wrong: Sequence[str], *, patient: bool
     """The line that decides wrongly, from a course that is ever better and one that is ever worse."""
     assert stage.loop is not None  # noqa: S101 - NEEDS
     loop = partial(stage.loop, patience=PATIENCE if patient else None, max_steps=LIMIT, eval_every=EVERY)
-    return line_of_stop(
-        loop, subject.source, COURSES["ever better"], COURSES["ever worse"], wrong, patient=patient
-    )
+    return line_of_stop(loop, subject.source, COURSES["ever better"], COURSES["ever worse"], wrong, patient=patient)
 
 
 def _wrong(looped: Looped, scores: Sequence[float], patience: int | None) -> list[str]:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import sha256
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -54,7 +54,7 @@ class Part:
 
 @dataclass(frozen=True)
 class _Put:
-    """A line that writes a part: an assignment, a `load_state_dict`, a `set_rng_state`; `key` is empty for all of it."""
+    """A line that writes a part: an assignment, a `load_state_dict`, a `set_rng_state`; no `key`: all of it."""
 
     owner: Any
     key: str
@@ -86,6 +86,7 @@ class LoadLines(OwnLines):
         self._last: Line | None = None
 
     def behind(self, line: Line) -> None:
+        """Look at what the line has done."""
         self._last = line
         lines = self.ran.setdefault(line[0], [])
         if not lines or lines[-1] != line[1]:
@@ -95,6 +96,7 @@ class LoadLines(OwnLines):
             self._look(keys, stores, self.frames[-1], tuple(self.way()))
 
     def entering(self, frame: FrameType) -> None:
+        """Note what of torch, or of its own, a line calls."""
         if not self.frames or self.is_own(frame.f_code):
             return
         name, given, way = frame.f_code.co_name, frame.f_locals, tuple(self.way())
@@ -111,6 +113,7 @@ class LoadLines(OwnLines):
             self.writing.append(way)
 
     def leaving(self, frame: FrameType, value: Any) -> None:
+        """Note what an own function gives."""
         if isinstance(value, Mapping) and value:
             self.left.append((value, self._last or (frame.f_code, frame.f_lineno)))
 
@@ -168,7 +171,8 @@ def _value_of(node: ast.AST, frame: FrameType) -> Any:
     if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
         owner = _value_of(node.value, frame)
         with suppress(Exception):
-            return owner[node.slice.value] if isinstance(owner, Mapping | list | tuple) else None
+            key: Any = node.slice.value
+            return owner[key] if isinstance(owner, Mapping | list | tuple) else None
     return None
 
 
@@ -186,7 +190,9 @@ def _walk(path: tuple[str, ...], owner: Any, value: Any, depth: int, seen: dict[
     seen[id(value)] = value
     if isinstance(value, nn.Module):
         named = [*value.named_parameters(), *value.named_buffers()]
-        fleeting = {f"{key}.{name}".lstrip(".") for key, m in value.named_modules() for name in m._non_persistent_buffers_set}
+        fleeting = {
+            f"{key}.{name}".lstrip(".") for key, m in value.named_modules() for name in m._non_persistent_buffers_set
+        }
         for name, tensor in named:
             yield Part((*path, name), value, _digest(tensor), tensor, name in fleeting)
         return
@@ -393,16 +399,16 @@ def _of_random(saving: LoadLines, loading: LoadLines, state: Tensor) -> Line | N
             if isinstance(value, Tensor) and _digest(value) == _digest(state):
                 if puts:
                     return puts[-1].way[-1]
-                return _at_key([key, *_around(content, around)], content, loading)
+                return _at_key([key, *_around(around)], content, loading)
     if puts:
         return puts[-1].way[-1]
     return saving.writing[-1][-1] if saving.writing else None
 
 
-def _around(content: Any, around: Sequence[Any]) -> list[str]:
+def _around(around: Sequence[Any]) -> list[str]:
     """Keys under which the mappings around a value are, innermost first."""
     names = []
-    for outer, inner in zip(around, around[1:], strict=False):
+    for outer, inner in pairwise(around):
         names += [key for key, value in outer.items() if value is inner and isinstance(key, str)]
     return names[::-1]
 
@@ -464,9 +470,7 @@ def _mentions(node: ast.AST, name: str) -> bool:
     )
 
 
-def _behind_read(
-    part: Part, read: _Read, loading: LoadLines, paths: Mapping[int, tuple[str, ...]]
-) -> Line | None:
+def _behind_read(part: Part, read: _Read, loading: LoadLines, paths: Mapping[int, tuple[str, ...]]) -> Line | None:
     """What was read and is not put into its place: the line that puts another part of the same object there."""
     codes = {code for way in read.ways for code, _ in way}
     best: tuple[int, Line] | None = None

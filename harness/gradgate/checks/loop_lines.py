@@ -49,6 +49,7 @@ class LoopLines(OwnLines):
             self._asking = self.frames[-1]
 
     def behind(self, line: Line) -> None:
+        """Look at what the line has done."""
         if self._asking is not None and self.frames[-1] is self._asking:
             lines = self.decided[-1]
             if not lines or lines[-1] != line:
@@ -57,6 +58,7 @@ class LoopLines(OwnLines):
             self.loops[line] = self.loops.get(line, 0) + 1
 
     def leaving(self, frame: FrameType, value: Any) -> None:  # noqa: ARG002
+        """Note what an own function gives."""
         if frame is self._asking:
             self._asking = None
 
@@ -105,7 +107,7 @@ def line_of_stop(
 def _traced(course: Callable[[Sequence[float]], Any], source: Any, scores: Sequence[float]) -> LoopLines:
     trace = LoopLines(source)
     handed = Handed(scores)
-    handed.note = trace.evaluated  # type: ignore[method-assign]
+    handed.note = trace.evaluated
     with trace.on():
         course(handed)
     return trace
@@ -116,4 +118,3 @@ def _typical(trace: LoopLines) -> list[Line]:
     decided = trace.decided[1] if len(trace.decided) > 1 else []
     code: CodeType | None = decided[0][0] if decided else None
     return [line for line in dict.fromkeys(decided) if line[0] is code]
-

@@ -42,6 +42,7 @@ class ChangeLines(OwnLines):
         self._value: Any = None
 
     def behind(self, line: Line) -> None:
+        """Look at what the line has done."""
         self.last[line[0]] = line
         self.ran.add(line)
         value = self.read()
@@ -50,6 +51,7 @@ class ChangeLines(OwnLines):
             self._value = value
 
     def entering(self, frame: FrameType) -> None:
+        """Note what of torch, or of its own, a line calls."""
         if is_torch(frame, "get_rng_state") and self.frames:
             self.asked.append(self.frames[-1].f_code)
         self.put |= is_torch(frame, "set_rng_state")
@@ -154,6 +156,7 @@ class FrozenLines(OwnLines):
         self.found = found
 
     def entering(self, frame: FrameType) -> None:
+        """Note what of torch, or of its own, a line calls."""
         line = self.now()
         given = frame.f_locals
         if line is not None and is_torch(frame, "requires_grad_") and given.get("requires_grad") is False:

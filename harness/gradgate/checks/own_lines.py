@@ -6,7 +6,6 @@ A check that has failed runs the failing piece once more under this trace, so th
 from __future__ import annotations
 
 import ast
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -127,7 +126,7 @@ def named(finding: Finding, find: Callable[[], Line | Location | None], seed: in
     if finding.culprit is not None or not _NAMING.get() or wanted() is not None:
         return finding
     found: Line | Location | None = None
-    with suppress(*(() if os.environ.get("DBG") else (Exception, SystemExit))), isolated(seed, "line"):
+    with suppress(Exception, SystemExit), isolated(seed, "line"):
         found = find()
     return finding if found is None else replace(finding, culprit=place(found) if isinstance(found, tuple) else found)
 

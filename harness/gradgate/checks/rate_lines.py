@@ -6,7 +6,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from math import isclose
 from traceback import walk_tb
@@ -80,6 +80,7 @@ class RateLines(OwnLines):
         self._behind_step: tuple[FrameType, Line] | None = None
 
     def behind(self, line: Line) -> None:
+        """Look at what the line has done."""
         for lines in self._lines:
             lines.append(line)
         if self._behind_step is not None and self.frames[-1] is self._behind_step[0] and line != self._behind_step[1]:
@@ -91,6 +92,7 @@ class RateLines(OwnLines):
         self._look(line)
 
     def entering(self, frame: FrameType) -> None:
+        """Note what of torch, or of its own, a line calls."""
         if is_torch(frame, "add_param_group"):
             group = frame.f_locals.get("param_group")
             if isinstance(group, dict) and self.frames:
@@ -107,6 +109,7 @@ class RateLines(OwnLines):
             self._lines.append([])
 
     def leaving(self, frame: FrameType, value: Any) -> None:
+        """Note what an own function gives."""
         lines = self._lines.pop() if self._lines else []
         if isinstance(value, float | int) and not isinstance(value, bool):
             asked = any(_is_asked(one) for one in (*self.frames, frame))
@@ -147,7 +150,7 @@ class RateLines(OwnLines):
     def _look(self, line: Line) -> None:
         changed = set()
         for group in self._groups:
-            rate = float(group["lr"]) if "lr" in group else None
+            rate = float(group["lr"]) if "lr" in group else 0.0
             if self._rates.setdefault(id(group), rate) != rate:
                 changed.add(id(group))
                 self._rates[id(group)] = rate
@@ -180,12 +183,13 @@ def line_of_rate(
     group = _group_of(parameter, run.optimizers)
     if group is None or len(trace.held) <= update:
         return None
-    declared = [run.hyperparameters(number) for number in range(update + 1)]
-    actual, wanted = trace.held[update][id(group)].get(key), declared[update][name].get(key)
+    declared = run.hyperparameters(update)
+    wanted = declared[name].get(key)
     if key != "lr":
         return _of_group(trace, group, key, wanted)
-    others = _others_off(trace, run, declared[update], update)
-    return _of_rate(trace, group, update, float(actual), float(wanted), alone=not others)
+    whole = _all_off(trace, run, declared, update)
+    actual, wanted = float(trace.held[update][id(group)]["lr"]), float(declared[name]["lr"])
+    return _of_rate(trace, group, update, actual, wanted, alone=not whole)
 
 
 def line_behind_skip(subject: Subject, run: Run, infinite: Any) -> Line | None:
@@ -223,20 +227,20 @@ def _group_of(parameter: torch.Tensor, optimizers: Sequence[Optimizer]) -> Group
     return next((group for group in groups if any(parameter is one for one in group["params"])), None)
 
 
-def _others_off(trace: RateLines, run: Run, declared: Mapping[str, Mapping[str, Any]], update: int) -> bool:
+def _all_off(trace: RateLines, run: Run, declared: Mapping[str, Mapping[str, Any]], update: int) -> bool:
     """Whether all groups have another rate than declared."""
     for parameter, name in named_parameters(run).items():
         group = _group_of(parameter, run.optimizers)
         if name not in declared or group is None or id(group) not in trace.held[update]:
             continue
-        if isclose(float(trace.held[update][id(group)]["lr"]), float(declared[name]["lr"]), rel_tol=1e-6, abs_tol=1e-15):
+        if isclose(
+            float(trace.held[update][id(group)]["lr"]), float(declared[name]["lr"]), rel_tol=1e-6, abs_tol=1e-15
+        ):
             return False
     return True
 
 
-def _of_rate(
-    trace: RateLines, group: Group, update: int, actual: float, wanted: float, *, alone: bool
-) -> Line | None:
+def _of_rate(trace: RateLines, group: Group, update: int, actual: float, wanted: float, *, alone: bool) -> Line | None:
     own = [write for write in trace.writes if id(group) in write.groups]
     added = trace.added.get(id(group))
     if alone:  # the other groups are right, so the schedule is

@@ -29,6 +29,7 @@ class SaveLines(OwnLines):
         self.loads: list[Line] = []
 
     def entering(self, frame: FrameType) -> None:
+        """Note what of torch, or of its own, a line calls."""
         line = self.now()
         if line is None:
             return

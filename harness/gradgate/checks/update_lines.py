@@ -75,6 +75,7 @@ class UpdateLines(OwnLines):
         self._lines: list[list[Line]] = []
 
     def behind(self, line: Line) -> None:
+        """Look at what the line has done."""
         self.ran.add(line)
         self._lines[-1].append(line)
         given = line[1] == line[0].co_firstlineno and len(self.frames) > 1  # an argument is its caller's
@@ -90,6 +91,7 @@ class UpdateLines(OwnLines):
                 self._note("write", parameters=changed)
 
     def entering(self, frame: FrameType) -> None:
+        """Note what of torch, or of its own, a line calls."""
         if self.is_own(frame.f_code):
             self._lines.append([])
             self.bodies.append((frame, self._lines[-1]))
@@ -112,7 +114,8 @@ class UpdateLines(OwnLines):
         else:
             self._note(kind)
 
-    def leaving(self, frame: FrameType, value: Any) -> None:
+    def leaving(self, frame: FrameType, value: Any) -> None:  # noqa: ARG002
+        """Note what an own function gives."""
         self._lines.pop()
 
     def note_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:  # noqa: ARG002
@@ -165,9 +168,7 @@ class UpdateLines(OwnLines):
         return {p: (id(p.grad), p.grad._version) for p in self.parameters if p.grad is not None}
 
 
-def watched_step(
-    source: Any, run: Run, batch: Batch, around: AbstractContextManager[Any] | None = None
-) -> UpdateLines:
+def watched_step(source: Any, run: Run, batch: Batch, around: AbstractContextManager[Any] | None = None) -> UpdateLines:
     """A step under trace; what it raises ends it."""
     trace = UpdateLines(source, named_parameters(run))
     with around or nullcontext(), trace.step():
@@ -262,6 +263,7 @@ class HookLines(OwnLines):
         self.hooks: list[tuple[Any, Line]] = []
 
     def entering(self, frame: FrameType) -> None:
+        """Note what of torch, or of its own, a line calls."""
         line = self.now()
         if line is not None and is_torch(frame, *_HOOKS):
             self.hooks.append((frame.f_locals.get("self"), line))
