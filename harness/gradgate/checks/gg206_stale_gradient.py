@@ -16,8 +16,9 @@ Two runs from one seed take 5 steps on the same batches. One is left alone. In t
 set to zero before each step; a step that starts from clean gradients, wherever it clears them, does not notice.
 Statistic: parameters whose gradient, as their optimizer steps, differs between the two, in the first step in which any
 does. Allowed: 0. The finding names those whose gradient points elsewhere (the rest is only scaled, by clipping). No
-gradient and a gradient of zeros are the same here. The line is the recorder's: the backward that added to used
-gradients.
+gradient and a gradient of zeros are the same here. The line is that of a clearing that
+reaches too little or is not always made; where there is none, the place where it belongs (where the step sets the mode,
+else where its forward begins).
 
 False-alarm rate: 0: until gradients leak, both runs do the same operations on the same numbers. Where they differ, the
 run that is left alone is repeated; if it does not repeat itself, the check is inconclusive, see GG601.

@@ -120,7 +120,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
 
 
 def _line(subject: Subject, stage: Stage, context: Context, first: Path) -> Line | None:
-    """The line that opens a file of the checkpoint that is there."""
+    """The line that opens or removes the largest file of the checkpoint that is there."""
     folder = copied(first, context.folder / "line")
     run = stepped(fresh(stage, context, context.seed))
     largest = max(files_of(first), key=lambda file: (first / file).stat().st_size)

@@ -101,8 +101,8 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
                 raise
             courses += 1
             found += [(text, course, patience) for text in _wrong(looped, scores, patience)]
-    patient = all(patience is not None for _, _, patience in found)
-    find = partial(_line, subject, stage, [course for _, course, _ in found], patient=patient)
+    patience = PATIENCE if all(patient is not None for _, _, patient in found) else None
+    find = partial(_line, subject, stage, [course for _, course, _ in found], patience=patience)
     findings = [_finding(*one) for one in found]
     findings[:1] = [named(finding, find, context.seed) for finding in findings[:1]]
     findings[1:] = [replace(finding, culprit=findings[0].culprit) for finding in findings[1:]]
@@ -110,11 +110,11 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     return Outcome(tuple(findings), measured, {"courses_that_end_elsewhere": 0})
 
 
-def _line(subject: Subject, stage: Stage, wrong: Sequence[str], *, patient: bool) -> Line | None:
+def _line(subject: Subject, stage: Stage, wrong: Sequence[str], *, patience: int | None) -> Line | None:
     """The line that decides wrongly, from a course that is ever better and one that is ever worse."""
     assert stage.loop is not None  # noqa: S101 - NEEDS
-    loop = partial(stage.loop, patience=PATIENCE if patient else None, max_steps=LIMIT, eval_every=EVERY)
-    return line_of_stop(loop, subject.source, COURSES["ever better"], COURSES["ever worse"], wrong, patient=patient)
+    loop = partial(stage.loop, patience=patience, max_steps=LIMIT, eval_every=EVERY)
+    return line_of_stop(loop, subject.source, COURSES["ever better"], COURSES["ever worse"], wrong, patience=patience)
 
 
 def _wrong(looped: Looped, scores: Sequence[float], patience: int | None) -> list[str]:

@@ -99,8 +99,7 @@ def _with_line(message: str, subject: Subject, stage: Stage, context: Context) -
 
 def _line(message: str, subject: Subject, stage: Stage, context: Context) -> Line | None:
     run = stage.start(context.seed + 1, device=context.device)  # what is cached was made of the other seed
-    draw = partial(_epochs, run)
-    return line_of_order(subject.source, draw, run.epoch_size, repeats="repeats" in message)
+    return line_of_order(subject.source, run, EPOCHS, repeats="repeats" in message)
 
 
 def _epochs(run: Run) -> list[list[Hashable]]:

@@ -296,9 +296,10 @@ def _rank(part: Part, loading: LoadLines, keys: set[str]) -> tuple[int, int]:
     """First what has a name of its own in what was saved and is not written, then tensors of modules and optimizers."""
     if part.path[-1] in keys and not any(_writes(put, part) for put in loading.puts):
         return 0, len(part.path)
-    if isinstance(part.owner, nn.Module):
-        return 1, len(part.path)
-    if isinstance(part.owner, Optimizer):
+    writers = [number for number, put in enumerate(loading.puts) if _writes(put, part)]
+    if writers and (part.path[-1] in keys or isinstance(part.owner, nn.Module | Optimizer)):
+        return 1, writers[-1]  # what is written later may come from it
+    if isinstance(part.owner, nn.Module | Optimizer):
         return 2, 0 if "state" in part.path else 1
     return (3 if part.path[-1] in keys else 4), len(part.path)
 
@@ -377,7 +378,7 @@ def _of_save(part: Part, live: Part, saving: LoadLines) -> Line | None:
         for number in numbers
         for line in _lines_of_keys((code, number), siblings, known)
     ]
-    return lines[-1] if lines else (saving.writing[-1][-1] if saving.writing else None)
+    return lines[-1] if lines else _of_whole(saving)
 
 
 def _lines_of_keys(line: Line, siblings: Sequence[str], before: Sequence[str]) -> Iterator[Line]:
@@ -400,8 +401,16 @@ def _of_random(saving: LoadLines, loading: LoadLines, state: Tensor) -> Line | N
                 if puts:
                     return puts[-1].way[-1]
                 return _at_key([key, *_around(around)], content, loading)
-    if puts:
-        return puts[-1].way[-1]
+    return _of_whole(saving)
+
+
+def _of_whole(saving: LoadLines) -> Line | None:
+    """The line that gives the mapping that is written, else the one that writes it."""
+    for content in saving.given:
+        keys = set(content) if isinstance(content, Mapping) else set()
+        given = [line for mapping, line in saving.left if keys and set(mapping) == keys]
+        if given:
+            return given[0]
     return saving.writing[-1][-1] if saving.writing else None
 
 

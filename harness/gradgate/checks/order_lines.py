@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from types import FrameType
+from collections.abc import Sequence
+from types import CodeType, FrameType
 from typing import Any
 
 from gradgate.checks.own_lines import Line, OwnLines
+from gradgate.subjects.contract import Run
 
 
 class OrderLines(OwnLines):
@@ -37,24 +38,36 @@ class OrderLines(OwnLines):
             self.indices[-1].append((line, value))
 
 
-def line_of_order(source: Any, draw: Callable[[], Any], size: int, *, repeats: bool) -> Line | None:
+def line_of_order(source: Any, run: Run, epochs: int, *, repeats: bool) -> Line | None:
     """The line that gives the indices of samples: the first function whose list repeats one; of whole
     epochs that are alike the innermost one that still runs in the last of them.
 
     Args:
         source: of the subject.
-        draw: takes some epochs of batches.
-        size: samples of an epoch.
+        run: at its start.
+        epochs: how many to draw.
         repeats: whether samples are repeated or missing within an epoch; False: whole epochs are alike.
     """
     trace = OrderLines(source)
-    with trace.on():
-        draw()
+    batches, names, size = iter(run.batches()), 0, run.epoch_size
+    while names < epochs * size:
+        with trace.on():
+            batch = next(batches)
+        names += len(run.samples(batch))
     if repeats:
-        every = [one for call in trace.indices for one in call]
-        inside = next((line for line, given in every if len(set(given)) < len(given)), None)
-        drawn = [index for call in trace.indices if call for index in call[-1][1]]
-        epochs = [drawn[i : i + size] for i in range(0, len(drawn), size)]
-        if inside is not None or all(len(set(epoch)) == len(epoch) for epoch in epochs):
-            return inside  # where no index is repeated the samples themselves are
-    return next((call[0][0] for call in reversed(trace.indices) if call), None)
+        return _repeating([one for call in trace.indices for one in call], size)
+    last = [call for call in trace.indices[-(len(trace.indices) // epochs) :] if call]
+    return max(last, key=len)[0][0] if last else None
+
+
+def _repeating(given: Sequence[tuple[Line, list[int]]], size: int) -> Line | None:
+    """The innermost line whose lists, one after the other, repeat an index within an epoch; where none does, the
+    samples themselves are repeated."""
+    by_code: dict[CodeType, tuple[Line, list[int]]] = {}
+    for line, indices in given:
+        by_code.setdefault(line[0], (line, []))[1].extend(indices)
+    for line, indices in by_code.values():
+        epochs = [indices[i : i + size] for i in range(0, len(indices), size)]
+        if any(len(set(epoch)) < len(epoch) for epoch in epochs):
+            return line
+    return None

@@ -177,7 +177,7 @@ def line_of_rate(
         trace.started = trace.count
         for batch in islice(run.batches(), update + 2):
             run.step(batch)
-            if len(trace.held) > update:
+            if len(trace.held) > update + 1:
                 break
     parameter = next(p for p, known in named_parameters(run).items() if known == name)
     group = _group_of(parameter, run.optimizers)
@@ -189,7 +189,8 @@ def line_of_rate(
         return _of_group(trace, group, key, wanted)
     whole = _all_off(trace, run, declared, update)
     actual, wanted = float(trace.held[update][id(group)]["lr"]), float(declared[name]["lr"])
-    return _of_rate(trace, group, update, actual, wanted, alone=not whole)
+    once = len(trace.held) > update + 1 and _is_right_at(trace, run, name, id(group), update + 1)
+    return _of_rate(trace, group, update, actual, wanted, alone=not whole, once=once)
 
 
 def line_behind_skip(subject: Subject, run: Run, infinite: Any) -> Line | None:
@@ -240,7 +241,9 @@ def _all_off(trace: RateLines, run: Run, declared: Mapping[str, Mapping[str, Any
     return True
 
 
-def _of_rate(trace: RateLines, group: Group, update: int, actual: float, wanted: float, *, alone: bool) -> Line | None:
+def _of_rate(
+    trace: RateLines, group: Group, update: int, actual: float, wanted: float, *, alone: bool, once: bool
+) -> Line | None:
     own = [write for write in trace.writes if id(group) in write.groups]
     added = trace.added.get(id(group))
     if alone:  # the other groups are right, so the schedule is
@@ -261,7 +264,7 @@ def _of_rate(trace: RateLines, group: Group, update: int, actual: float, wanted:
     rates = {float(held[id(group)]["lr"]) for held in trace.held if id(group) in held}
     computed = _giving(trace, update, actual, [float(group.get("initial_lr", actual)), *rates])
     if computed is not None:
-        return _in_function(trace, computed)
+        return _in_function(trace, computed, once=once)
     if trace.schedulers:
         return trace.schedulers[-1]
     return now[-1].line if now else _of_group(trace, group, "lr", wanted)
@@ -285,8 +288,16 @@ def _is_asked(frame: FrameType) -> bool:
     return frame.f_back is not None and "lr_scheduler" in frame.f_back.f_code.co_filename
 
 
-def _in_function(trace: RateLines, computed: _Computed) -> Line:
-    """Of its lines one that it did not run for a number that was right, and of these the last that computes."""
+def _is_right_at(trace: RateLines, run: Run, name: str, group: int, update: int) -> bool:
+    held, declared = trace.held[update].get(group), run.hyperparameters(update)
+    return held is not None and isclose(float(held["lr"]), float(declared[name]["lr"]), rel_tol=1e-6)
+
+
+def _in_function(trace: RateLines, computed: _Computed, *, once: bool) -> Line:
+    """Of its lines one that it did not run for a number that was right, and of these the last that computes.
+
+    Where the next number is right, what such lines compute is: then it is the line that led there.
+    """
     code = computed.lines[-1][0]
     good = {
         line
@@ -294,8 +305,11 @@ def _in_function(trace: RateLines, computed: _Computed) -> Line:
         if other.update < computed.update and other.lines and other.lines[-1][0] is code
         for line in other.lines
     }
-    ran = list(dict.fromkeys(line for line in computed.lines if line[0] is code))
+    body = [line for line in computed.lines if line[0] is code and line[1] != code.co_firstlineno]
+    ran = list(dict.fromkeys(body or computed.lines))
     pool = [line for line in ran if line not in good] or ran
+    if once and len(pool) < len(ran):
+        return ran[max(0, ran.index(pool[0]) - 1)]
     before_last = statement_at(pool[-2]) if len(pool) > 1 else None
     return pool[-1] if before_last is None or isinstance(before_last, ast.If | ast.For | ast.While) else pool[-2]
 

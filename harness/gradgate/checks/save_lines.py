@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import builtins
 import io
+import os
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ class SaveLines(OwnLines):
     """Files that own lines open for writing, and what reads checkpoints.
 
     Attributes:
-        opened: name of a file, and the line that opens it for writing.
+        opened: name of a file, and the line that opens it for writing, or removes it.
         loads: the lines that unpickle.
     """
 
@@ -41,7 +42,13 @@ class SaveLines(OwnLines):
     @contextmanager
     def files(self) -> Iterator[None]:
         """Trace the block, and note what is opened."""
-        original = builtins.open
+        original, unlink = builtins.open, os.unlink
+
+        def removing(path: Any, *args: Any, **options: Any) -> None:
+            line = self.now()
+            if line is not None and isinstance(path, str | Path):
+                self.opened.append((Path(path).name, line))
+            return unlink(path, *args, **options)
 
         def opening(file: Any, mode: str = "r", *args: Any, **options: Any) -> Any:
             line = self.now()
@@ -52,12 +59,13 @@ class SaveLines(OwnLines):
         with ExitStack() as stack:
             stack.enter_context(patch.object(builtins, "open", opening))
             stack.enter_context(patch.object(io, "open", opening))
+            stack.enter_context(patch.object(os, "unlink", removing))
             stack.enter_context(self.on())
             yield
 
 
 def line_of_write(source: Any, save: Callable[[], Any], names: Collection[str]) -> Line | None:
-    """The line that opens a file of the last checkpoint for writing, where a temporary one had to be opened."""
+    """The line that opens a file of the last checkpoint for writing, or removes it, before the new one is whole."""
     trace = SaveLines(source)
     with trace.files():
         save()

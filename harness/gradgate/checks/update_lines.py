@@ -7,6 +7,7 @@ import ast
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from math import isclose, sqrt
 from types import FrameType
 from typing import Any
 
@@ -19,6 +20,7 @@ from gradgate.checks.snapshot import named_parameters
 from gradgate.subjects.contract import Batch, Run
 
 _CLIPS = ("_clip_grads_with_norm_", "clip_grad_value_", "_clip_grad_value_")  # as their frames are called
+_CLOSE = 1e-5  # a norm that is summed in float32
 _HOOKS = ("register_hook", "register_post_accumulate_grad_hook", "register_full_backward_hook")
 _EVENTS: Mapping[str, str] = {
     **dict.fromkeys(_CLIPS, "clip"),
@@ -85,7 +87,7 @@ class UpdateLines(OwnLines):
                 self._made.setdefault(id(value), (value, maker))
         now = self._signature()
         if now != self._seen:
-            changed = frozenset(p for p in now if now[p] != self._seen.get(p))
+            changed = frozenset(p for p in self.parameters if now.get(p) != self._seen.get(p))
             self._seen = now
             if not self._is_in_backward():
                 self._note("write", parameters=changed)
@@ -107,7 +109,7 @@ class UpdateLines(OwnLines):
             self._backward = (len(self.frames), self.frames[-1], self.at[-1])
             self._note(kind, made=self._maker(loss))
         elif kind == "clip":
-            self._note(kind, made=self._maker(given.get("total_norm")))
+            self._note(kind, made=self._wrong_norm(given.get("total_norm")))
         elif kind == "recompute":
             kept = given.get("kwargs", given).get("preserve_rng_state", True)
             self._note(kind, said=bool(kept))
@@ -157,6 +159,12 @@ class UpdateLines(OwnLines):
     def _maker(self, value: Any) -> Line | None:
         found = self._made.get(id(value))
         return None if found is None else found[1]
+
+    def _wrong_norm(self, norm: Any) -> Line | None:
+        """The line that made the norm, where it is not that of the gradients."""
+        squares = [float(p.grad.double().square().sum()) for p in self.parameters if p.grad is not None]
+        right = isinstance(norm, Tensor) and isclose(float(norm), sqrt(sum(squares)), rel_tol=_CLOSE)
+        return None if right else self._maker(norm)
 
     def _is_in_backward(self) -> bool:
         if self._backward is None:
@@ -225,11 +233,12 @@ def line_of_clearing(traces: list[UpdateLines]) -> Line | None:
     A call that reaches too little is named; one that some step does not make, its caller; and where there is none, the
     place where it belongs: where a step sets the mode, else begins its forward.
     """
-    clears = [[event for event in trace.of("clear") if event.way] for trace in traces]
+    clears = [_clears(trace) for trace in traces]
     made = [events for events in clears if events]
     if made:
         some = made[0][0]
-        return some.line if len(made) == len(traces) else some.way[0]
+        missed = 1 if some.kind == "write" else 0  # in the first step there may be nothing to clear
+        return some.line if len(made) >= len(traces) - missed else some.way[0]
     trace = traces[-1]
     backwards, steps = trace.of("backward"), trace.of("step")
     if not backwards or not steps:
@@ -241,6 +250,14 @@ def line_of_clearing(traces: list[UpdateLines]) -> Line | None:
     modes = [event.way[len(common) - 1] for event in trace.of("mode") if len(event.way) >= len(common)]
     at = next((line for line in modes if line[0] is whole), None)
     return at or _loop_around(backwards[0].way[len(common) - 1])
+
+
+def _clears(trace: UpdateLines) -> list[Event]:
+    """Calls of `zero_grad`, and own writes to gradients before the first backward or behind the last step."""
+    kinds = [event.kind for event in trace.events]
+    begin = kinds.index("backward") if "backward" in kinds else 0
+    end = len(kinds) - kinds[::-1].index("step") if "step" in kinds else len(kinds)
+    return trace.of("clear") or [e for e in trace.events[:begin] + trace.events[end:] if e.kind == "write"]
 
 
 def _loop_around(line: Line) -> Line:
