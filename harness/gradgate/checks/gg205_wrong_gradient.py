@@ -74,6 +74,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 
 import torch
@@ -88,10 +89,12 @@ from gradgate.checks.loss_gradient import (
     plain_loss,
     random_direction,
 )
+from gradgate.checks.own_lines import Line, named
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.recording import with_guilty_line
 from gradgate.checks.snapshot import named_parameters
 from gradgate.checks.step_gradient import Agreement, compare_step
+from gradgate.checks.update_lines import line_of_hook, line_of_written_gradient, watched_step
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject
@@ -173,7 +176,22 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         report.unsettled.append(str(unstable))
     _compare_steps(report, run, batches, trainable, context.seed)
     report.findings = [with_guilty_line(finding, subject, stage, context, GUILTY) for finding in report.findings]
+    report.findings = [
+        named(finding, partial(_line, subject, stage, context, str(finding.detail.get("parameter", ""))), context.seed)
+        for finding in report.findings
+    ]
     return report.outcome()
+
+
+def _line(subject: Subject, stage: Stage, context: Context, parameter: str) -> Line | None:
+    """The line that writes to gradients, hangs a hook on the parameter, or recomputes with other random numbers."""
+    start = partial(stage.start, context.seed, dtype=torch.float64, device=context.device)
+    hook = line_of_hook(subject.source, start, parameter)
+    run = start()
+    (batch,) = islice(run.batches(), 1)
+    trace = watched_step(subject.source, run, batch)
+    again = next((event.line for event in trace.of("recompute") if not event.said), None)
+    return hook or line_of_written_gradient(trace) or again
 
 
 def bounds_of(precision: float) -> Bounds:

@@ -16,8 +16,9 @@ Two runs from one seed take 5 steps on the same batches. One is left alone. In t
 set to zero before each step; a step that starts from clean gradients, wherever it clears them, does not notice.
 Statistic: parameters whose gradient, as their optimizer steps, differs between the two, in the first step in which any
 does. Allowed: 0. The finding names those whose gradient points elsewhere (the rest is only scaled, by clipping). No
-gradient and a gradient of zeros are the same here. The line is the recorder's: the backward that added to used
-gradients.
+gradient and a gradient of zeros are the same here. The line is that of a clearing that
+reaches too little or is not always made; where there is none, the place where it belongs (where the step sets the mode,
+else where its forward begins).
 
 False-alarm rate: 0: until gradients leak, both runs do the same operations on the same numbers. Where they differ, the
 run that is left alone is repeated; if it does not repeat itself, the check is inconclusive, see GG601.
@@ -59,14 +60,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import torch
 from torch import Tensor, nn
 
+from gradgate.checks.own_lines import Line, named
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.recording import with_guilty_line
 from gradgate.checks.snapshot import named_parameters
+from gradgate.checks.update_lines import line_of_clearing, watched_step
 from gradgate.checks.updates import Update, gradients_at_updates, parameters_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -124,8 +128,15 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         return Outcome(inconclusive="two runs from one seed use different gradients (GG601)", allowed=allowed)
     stale = leak.turned() or leak.differing()
     measured = {"parameters_with_a_stale_gradient": len(stale), "steps": STEPS}
-    finding = with_guilty_line(_finding(leak, stale), subject, stage, context, ("stale_grad",))
+    finding = named(_finding(leak, stale), partial(_line, subject, stage, context, leak.step), context.seed)
+    finding = with_guilty_line(finding, subject, stage, context, ("stale_grad",)) if not finding.culprit else finding
     return Outcome((finding,), measured, allowed)
+
+
+def _line(subject: Subject, stage: Stage, context: Context, steps: int) -> Line | None:
+    """The line at which the steps up to the one that leaks do not clear, or had to."""
+    run = stage.start(context.seed, device=context.device)
+    return line_of_clearing([watched_step(subject.source, run, batch) for batch in islice(run.batches(), steps)])
 
 
 def _trace(stage: Stage, context: Context, *, cleaned: bool) -> Trace:

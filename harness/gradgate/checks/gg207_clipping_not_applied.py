@@ -66,8 +66,10 @@ from math import inf, sqrt
 import torch
 from torch import Tensor, nn
 
-from gradgate.checks.raised import calling, reports_raises
+from gradgate.checks.own_lines import Line, named
+from gradgate.checks.raised import SubjectRaisedError, as_finding, calling, reports_raises
 from gradgate.checks.snapshot import named_parameters
+from gradgate.checks.update_lines import line_of_clipping, watched_step
 from gradgate.checks.updates import Update, gradients_at_updates, parameters_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -103,7 +105,12 @@ class Clipped:
 def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     """Step with gradients that are far too large, in float64 and in each declared precision."""
     start = partial(stage.start, dtype=torch.float64)
-    alone = _clipped(start, context, 2.0**-52)
+    try:
+        alone = _clipped(start, context, 2.0**-52)
+    except SubjectRaisedError as raised:
+        return Outcome(
+            (named(as_finding(raised, CODE, NAME), partial(_overflow, subject, start, context), context.seed),)
+        )
     if alone is None:
         return Outcome(inconclusive="no optimizer stepped with a gradient in the first step")
     found = {"": alone} | {
@@ -116,8 +123,31 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         "gradients_multiplied_by": alone.factor,
     }
     allowed = {f"{way}norm_to_max_norm_ratio": 1 + clipped.tolerance for way, clipped in found.items()}
-    findings = (_finding(way, clipped) for way, clipped in found.items() if abs(clipped.worst - 1) > clipped.tolerance)
+    wrong = {way: clipped for way, clipped in found.items() if abs(clipped.worst - 1) > clipped.tolerance}
+    findings = []
+    for way, clipped in wrong.items():
+        begin = start if not way else (stage.precisions or {})[way.removesuffix(": ")]
+        find = partial(_line, subject, begin, context, clipped.factor, scaled="" not in wrong)
+        findings.append(named(_finding(way, clipped), find, context.seed))
     return Outcome(tuple(findings), measured, allowed)
+
+
+def _line(subject: Subject, start: Callable[..., Run], context: Context, factor: float, *, scaled: bool) -> Line | None:
+    """The line of clipping, from a step with the same gradients."""
+    run = start(context.seed, device=context.device)
+    first, batch = islice(run.batches(), 2)
+    run.step(first)
+    trace = watched_step(subject.source, run, batch, _multiplied(named_parameters(run), factor))
+    return line_of_clipping(trace, scaled=scaled)
+
+
+def _overflow(subject: Subject, start: Callable[..., Run], context: Context) -> Line | None:
+    """The line that makes a number that is not finite out of gradients that are large and finite."""
+    run = start(context.seed, device=context.device)
+    first, batch = islice(run.batches(), 2)
+    factor = LARGE * float(run.max_norm or 1.0) / max(_norms(run, first)[0])
+    trace = watched_step(subject.source, run, batch, _multiplied(named_parameters(run), factor))
+    return trace.first_nonfinite()
 
 
 def _clipped(start: Callable[..., Run], context: Context, rounding: float) -> Clipped | None:

@@ -69,6 +69,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from math import inf, isfinite, nan
 from typing import Any
@@ -78,10 +79,13 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from gradgate.checks import batches as trees
+from gradgate.checks.own_lines import Line, named
 from gradgate.checks.raised import calling, first_line, reports_raises
 from gradgate.checks.snapshot import Difference, Snapshot, first_difference, named_parameters, take
+from gradgate.checks.update_lines import line_of_guard, watched_step
 from gradgate.checks.updates import gradients_at_updates
-from gradgate.core.finding import Finding
+from gradgate.core.finding import Finding, Location
+from gradgate.core.origin import origin
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject
 
@@ -125,7 +129,7 @@ class CleanStep:
 def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     """Put a NaN everywhere, one place a run."""
     injections, clean = _survey(stage, context)
-    judged = [_inject(stage, context, injection, clean) for injection in injections]
+    judged = [_inject(subject, stage, context, injection, clean) for injection in injections]
     findings = tuple(finding for finding in judged if finding is not None)
     measured = {"injections": len(injections), "injections_that_got_through": len(findings)}
     return Outcome(findings=findings, measured=measured, allowed={"injections_that_got_through": 0})
@@ -181,7 +185,7 @@ def _in_output(name: str) -> Injection:
     return Injection(f"the output of module `{name}`", nan, installed=hooked)
 
 
-def _inject(stage: Stage, context: Context, injection: Injection, clean: CleanStep) -> Finding | None:
+def _inject(subject: Subject, stage: Stage, context: Context, injection: Injection, clean: CleanStep) -> Finding | None:
     """Take one poisoned step on a run of its own, and judge what it left behind."""
     run, batch = _warm(stage, context)
     before = take(run)
@@ -199,7 +203,18 @@ def _inject(stage: Stage, context: Context, injection: Injection, clean: CleanSt
         return None if held else _silent(injection, metrics)
     if error is None and first_difference(clean.state, after) is None:
         return None
-    return _updated(injection, change, error)
+    find = partial(_line, subject, stage, context, injection, error)
+    return named(_updated(injection, change, error), find, context.seed)
+
+
+def _line(
+    subject: Subject, stage: Stage, context: Context, injection: Injection, error: BaseException | None
+) -> Line | Location | None:
+    """The line that refuses too late; where none does, the one at which a refusal belongs."""
+    if error is not None:
+        return origin(error, subject.source)
+    run, batch = _warm(stage, context)
+    return line_of_guard(watched_step(subject.source, run, injection.batch(batch), injection.installed(run)))
 
 
 def _warm(stage: Stage, context: Context) -> tuple[Run, Batch]:

@@ -60,6 +60,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -68,7 +69,9 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from gradgate.checks.invariance import elements, perturbed, rows_of
-from gradgate.checks.raised import calling, reports_raises
+from gradgate.checks.mode_lines import AnyDrawing, FrozenLines, drawing, line_of_call, line_of_change
+from gradgate.checks.own_lines import Line, named
+from gradgate.checks.raised import SubjectRaisedError, as_finding, calling, reports_raises
 from gradgate.checks.randomness import seeded
 from gradgate.checks.without_dropout import without_dropout
 from gradgate.core.errors import SubjectError
@@ -112,6 +115,13 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     before, batch = islice(run.batches(), 2)
     with calling("step 1"):
         run.step(before)  # modes are now as training leaves them
+    try:
+        return _judged(subject, stage, context, run, batch)
+    except SubjectRaisedError as raised:
+        return Outcome((named(as_finding(raised, CODE, NAME), partial(_line, subject, stage, context), context.seed),))
+
+
+def _judged(subject: Subject, stage: Stage, context: Context, run: Run, batch: Batch) -> Outcome:
     with _modules_of_the_block() as modules:
         plain = _rewards(run, batch, context.seed)
     allowed = _allowed(run, batch, plain, modules, context.seed)
@@ -125,9 +135,32 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
             plain = _rewards(run, batch, context.seed)
             for way in others if not _still_random(run, again, plain, allowed) else ():
                 _add(seen, _compared(run, way, plain, allowed))
-    findings = tuple(finding for distances in seen.values() for finding in distances.findings)
+    findings = tuple(
+        named(finding, partial(_line, subject, stage, context), context.seed)
+        if finding.detail["way"] == again.name
+        else finding
+        for distances in seen.values()
+        for finding in distances.findings
+    )
     worst = {name: distances.largest for name, distances in seen.items()}
     return Outcome(findings, {"distance": worst}, {"distance": allowed})
+
+
+def _line(subject: Subject, stage: Stage, context: Context) -> Line | None:
+    """The line that puts what draws into train mode, that froze it and did not, or that calls it."""
+    frozen: list[tuple[nn.Module, Line]] = []
+    begin = FrozenLines(subject.source, frozen)
+    with begin.on():
+        run = stage.start(context.seed, dtype=torch.float64, device=context.device)
+    before, batch = islice(run.batches(), 2)
+    modules = [module for top in run.modules.values() for module in top.modules()]
+    modes = lambda: [module.training for module in modules if not any(p.requires_grad for p in module.parameters())]  # noqa: E731
+    changed = line_of_change(subject.source, modes, partial(run.step, before))
+    if changed is not None:
+        return changed
+    awake = [module for module in drawing(modules) if module.training]
+    line = next((line for top, line in frozen if any(module in awake for module in top.modules())), None)
+    return line or line_of_call(subject.source, AnyDrawing(), partial(run.rewards, batch))
 
 
 @dataclass

@@ -66,6 +66,8 @@ from typing import Any
 import torch.distributed as dist
 
 from gradgate.checks import batches as trees
+from gradgate.checks.load_lines import line_of_resume
+from gradgate.checks.own_lines import Line, named
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.ranks import first_cause, together, told
 from gradgate.checks.snapshot import Difference, Snapshot, first_difference, take
@@ -118,7 +120,20 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         ]
         runs += 2
     measured = {"runs_that_differ": len(messages), "runs": runs}
-    return Outcome(tuple(map(_finding, messages)), measured, allowed)
+    findings = [_finding(message) for message in messages]
+    if alone.messages:
+        findings = [
+            named(finding, partial(_line, subject, stage, context), context.seed) for finding in findings[:1]
+        ] + findings[1:]
+    return Outcome(tuple(findings), measured, allowed)
+
+
+def _line(subject: Subject, stage: Stage, context: Context) -> Line | None:
+    """The line that does not save or does not bring back what differs."""
+    folder = context.folder / "line"
+    folder.mkdir()
+    start = partial(stage.start, device=context.device)
+    return line_of_resume(subject.source, start, context.seed, folder, SAVE_AFTER[-1])
 
 
 def _drawing(stage: Stage) -> dict[str, Any]:

@@ -66,10 +66,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from gradgate.checks.checkpoints import Loaded, copied, files_of, fresh, load, stepped
+from gradgate.checks.own_lines import Line, named
 from gradgate.checks.raised import calling, first_line, reports_raises
+from gradgate.checks.save_lines import line_of_write
 from gradgate.checks.snapshot import Snapshot, first_difference, take
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -109,10 +112,19 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
             message = _judge(end, outcome, known.state, take(run))
             findings += [_finding(f"a save {end.doing} {message}")] if message else []
             stopped += end.stopped
+    findings = [named(finding, partial(_line, subject, stage, context, first), context.seed) for finding in findings]
     measured = {"saves_that_lose": len(findings), "saves_on_a_full_disk": stopped}
     if not stopped:
         return Outcome(measured=measured, not_applicable="no save wrote beyond a limit: nothing to look at")
     return Outcome(tuple(findings), measured, {"saves_that_lose": 0})
+
+
+def _line(subject: Subject, stage: Stage, context: Context, first: Path) -> Line | None:
+    """The line that opens or removes the largest file of the checkpoint that is there."""
+    folder = copied(first, context.folder / "line")
+    run = stepped(fresh(stage, context, context.seed))
+    largest = max(files_of(first), key=lambda file: (first / file).stat().st_size)
+    return line_of_write(subject.source, lambda: run.save(folder), {largest.name})
 
 
 @dataclass(frozen=True)

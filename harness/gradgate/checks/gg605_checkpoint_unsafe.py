@@ -72,7 +72,9 @@ from unittest.mock import patch
 import torch
 
 from gradgate.checks.checkpoints import copied, files_read, fresh, load, stepped
+from gradgate.checks.own_lines import Line, named
 from gradgate.checks.raised import calling, reports_raises
+from gradgate.checks.save_lines import line_of_load
 from gradgate.checks.snapshot import Snapshot, first_difference
 from gradgate.core.finding import Finding, Location
 from gradgate.core.origin import at_line, is_own_code
@@ -111,9 +113,16 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     for file in files[:MOST_FILES]:
         found = list(_damaged(stage, context, saved, file, whole.state))
         damaged += len(DAMAGES)
+        found = [named(finding, partial(_line, subject, stage, context, saved), context.seed) for finding in found]
         findings += found
     measured = {"unsafe_loads": len(findings), "files": len(files), "damaged_loads": damaged}
     return Outcome(tuple(findings), measured, {"unsafe_loads": 0})
+
+
+def _line(subject: Subject, stage: Stage, context: Context, saved: Path) -> Line | None:
+    """The line that reads what nobody has compared with a checksum."""
+    run = fresh(stage, context, context.seed)
+    return line_of_load(subject.source, lambda: run.load(saved))
 
 
 def _damaged(stage: Stage, context: Context, saved: Path, file: Path, whole: Snapshot) -> Iterator[Finding]:

@@ -83,7 +83,16 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from gradgate.checks.mode_lines import (
+    fingerprint,
+    line_of_call,
+    line_of_change,
+    line_of_draw,
+    line_of_left_mode,
+    lines_of,
+)
 from gradgate.checks.modes import Modes, drawing_modules, mode_changes, modes_in_forward, reset_generators
+from gradgate.checks.own_lines import Line, named
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.snapshot import first_difference, take
 from gradgate.core.finding import Finding
@@ -130,9 +139,40 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     _look_at_calls(start, context, leaks)
     _look_at_generators(start, leaks)
     _look_at_failures(start, leaks)
-    findings = leaks.findings()
+    findings = tuple(
+        named(finding, partial(_line, subject, start, finding, context), context.seed) for finding in leaks.findings()
+    )
     measured = {"leaks": len(findings), "calls": leaks.looked_at}
     return Outcome(findings, measured, {"leaks": 0})
+
+
+def _line(subject: Subject, start: Callable[[], Run], finding: Finding, context: Context) -> Line | None:
+    """The line that leaves it, from the same call once more."""
+    doing, source = finding.detail["calls"][0], subject.source
+    run = start()
+    first, second = islice(run.batches(), 2)
+    calls: dict[str, Callable[[], Any]] = {
+        "step 1": partial(run.step, second),
+        "step()": partial(run.step, second),
+        "losses()": lambda: run.losses(second),
+        "evaluate()": run.evaluate,
+        "save()": partial(run.save, context.folder),
+    }
+    if doing not in calls:
+        return None  # with an error put into it
+    usual = lines_of(source, partial(run.step, first))
+    if "generator" in finding.message:
+        return line_of_draw(source, calls[doing])
+    if "while it runs" in finding.message:
+        awake = [module for top in run.modules.values() for module in top.modules() if not list(module.children())]
+        return line_of_call(source, awake, calls[doing])
+    modules = [module for top in run.modules.values() for module in top.modules()]
+    if "eval mode" in finding.message or "train mode" in finding.message:
+        find = line_of_left_mode if doing == "evaluate()" else line_of_change
+        return find(source, lambda: [module.training for module in modules], calls[doing])
+    tensors = [x for module in modules for x in (*module.parameters(False), *module.buffers(False))]
+    state = lambda: (fingerprint(tensors), [getattr(module, "p", None) for module in modules])  # noqa: E731
+    return line_of_change(source, state, calls[doing], usual)
 
 
 def _start(stage: Stage, context: Context) -> Run:

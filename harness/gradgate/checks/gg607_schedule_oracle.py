@@ -71,6 +71,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -79,7 +80,9 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from gradgate.checks import first_fault
-from gradgate.checks.raised import SubjectRaisedError, calling, reports_raises
+from gradgate.checks.own_lines import Line, named
+from gradgate.checks.raised import SubjectRaisedError, as_finding, calling, reports_raises
+from gradgate.checks.rate_lines import line_behind_skip, line_of_rate, line_of_refusal
 from gradgate.checks.snapshot import named_parameters
 from gradgate.checks.updates import is_skipped, parameters_of
 from gradgate.core.errors import SubjectError, nearest
@@ -107,12 +110,12 @@ class Held:
     """What was held against what is declared.
 
     Args:
-        found: key and owner -> update, name and message of the first that is off.
+        found: key and owner -> update, name, message and key of the first that is off.
         worst: the largest relative distance.
         updates: how many there were.
     """
 
-    found: dict[tuple[str, str], tuple[int, str, str]] = field(default_factory=dict)
+    found: dict[tuple[str, str], tuple[int, str, str, str]] = field(default_factory=dict)
     worst: float = 0.0
     updates: int = 0
 
@@ -125,13 +128,18 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     length = min(MOST, WITHOUT_END if run.updates is None else run.updates + BEYOND)
     held = Held()
     for batch in islice(run.batches(), length):
-        _step(run, batch, held)
+        try:
+            _step(run, batch, held)
+        except SubjectRaisedError as raised:
+            start = partial(stage.start, device=context.device)
+            find = partial(line_of_refusal, raised.error, subject, start, context.seed)
+            return Outcome((named(as_finding(raised, CODE, NAME), find, context.seed),))
         if held.found and first_fault.wanted() is not None:
             break
     if not held.updates:
         return Outcome(not_applicable=f"no torch optimizer stepped in {length} steps: there is no rate to read")
-    findings = [_finding(*place) for place in held.found.values()]
-    skipped = [_behind_a_skip(way, start, context) for way, start in (stage.precisions or {}).items()]
+    findings = [_with_line(_finding(*off), subject, stage, context, off[3]) for off in held.found.values()]
+    skipped = [_behind_a_skip(subject, way, start, context) for way, start in (stage.precisions or {}).items()]
     findings += [finding for finding in skipped if finding is not None]
     measured = {"relative_distance": held.worst, "updates": held.updates}
     return Outcome(tuple(findings), measured, {"relative_distance": ALLOWED})
@@ -143,7 +151,7 @@ def _step(run: Run, batch: Batch, held: Held) -> bool:
     with _groups_at_updates() as updates, calling(f"step of update {held.updates + 1}"):
         metrics = run.step(batch)
     for name, text in _misreported(metrics, updates, run.optimizers):
-        held.found.setdefault((name, "metrics"), (held.updates, name, text))
+        held.found.setdefault((name, "metrics"), (held.updates, name, text, ""))
         held.worst = torch.inf
     for groups in updates:
         with calling("hyperparameters()"):
@@ -153,12 +161,12 @@ def _step(run: Run, batch: Batch, held: Held) -> bool:
         for name, key, distance, message in _differences(due, groups, names):
             held.worst = max(held.worst, distance)
             if distance > ALLOWED:
-                held.found.setdefault((key, _owner(name)), (held.updates, name, message))
+                held.found.setdefault((key, _owner(name)), (held.updates, name, message, key))
         held.updates += 1
     return bool(updates)
 
 
-def _behind_a_skip(way: str, start: Callable[..., Run], context: Context) -> Finding | None:
+def _behind_a_skip(subject: Subject, way: str, start: Callable[..., Run], context: Context) -> Finding | None:
     """What is off at the updates behind one that was skipped since its gradients are infinite, and at none before."""
     with calling("start()"):
         run = start(context.seed, device=context.device)
@@ -176,8 +184,22 @@ def _behind_a_skip(way: str, start: Callable[..., Run], context: Context) -> Fin
         _step(run, batch, held)
     if not held.found:
         return None
-    update, name, message = next(iter(held.found.values()))
-    return _finding(update, name, f"{message}, behind an update that was skipped ({way})")
+    update, name, message, _key = next(iter(held.found.values()))
+    finding = _finding(update, name, f"{message}, behind an update that was skipped ({way})")
+    return named(finding, partial(_line_of_skip, subject, start, context), context.seed)
+
+
+def _line_of_skip(subject: Subject, start: Callable[..., Run], context: Context) -> Line | None:
+    run = start(context.seed, device=context.device)
+    return line_behind_skip(subject, run, _infinite(named_parameters(run)))
+
+
+def _with_line(finding: Finding, subject: Subject, stage: Stage, context: Context, key: str) -> Finding:
+    """With the line that gave the group its number; of a metric, and of what no group has, none is looked for."""
+    if key in ("", "params"):
+        return finding
+    update, name = finding.detail["update"] - 1, finding.detail["parameter"]
+    return named(finding, partial(line_of_rate, subject, stage.start, context, update, name, key), context.seed)
 
 
 @contextmanager
@@ -289,7 +311,7 @@ def _require_known(declared: Mapping[str, Any], names: Mapping[nn.Parameter, str
             raise SubjectError(f"hyperparameters(): no parameter {name!r}{nearest(name, known)}")
 
 
-def _finding(update: int, name: str, message: str) -> Finding:
+def _finding(update: int, name: str, message: str, _key: str = "") -> Finding:
     allowed = ALLOWED_REPORTED if message.startswith("among") else ALLOWED
     text = f"at update {update + 1} `{name}` {message}; allowed: {allowed:.0e} apart, relatively"
     return Finding(CODE, NAME, text, fix=FIX, detail={"update": update + 1, "parameter": name})

@@ -58,7 +58,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 
+from gradgate.checks.loop_lines import line_of_stop
+from gradgate.checks.own_lines import Line, named
 from gradgate.checks.raised import SubjectRaisedError, calling, reports_raises
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -84,7 +88,8 @@ COURSES: dict[str, tuple[float, ...]] = {
 def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     """Run the loop on each course, with and without patience."""
     assert stage.loop is not None  # noqa: S101 - NEEDS
-    findings, courses = [], 0
+    found: list[tuple[str, str, int | None]] = []
+    courses = 0
     for course, scores in COURSES.items():
         for patience in (PATIENCE, None):
             try:
@@ -95,9 +100,21 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
                     continue  # a loop without early stopping
                 raise
             courses += 1
-            findings += [_finding(text, course, patience) for text in _wrong(looped, scores, patience)]
+            found += [(text, course, patience) for text in _wrong(looped, scores, patience)]
+    patience = PATIENCE if all(patient is not None for _, _, patient in found) else None
+    find = partial(_line, subject, stage, [course for _, course, _ in found], patience=patience)
+    findings = [_finding(*one) for one in found]
+    findings[:1] = [named(finding, find, context.seed) for finding in findings[:1]]
+    findings[1:] = [replace(finding, culprit=findings[0].culprit) for finding in findings[1:]]
     measured = {"courses_that_end_elsewhere": len(findings), "courses": courses}
     return Outcome(tuple(findings), measured, {"courses_that_end_elsewhere": 0})
+
+
+def _line(subject: Subject, stage: Stage, wrong: Sequence[str], *, patience: int | None) -> Line | None:
+    """The line that decides wrongly, from a course that is ever better and one that is ever worse."""
+    assert stage.loop is not None  # noqa: S101 - NEEDS
+    loop = partial(stage.loop, patience=patience, max_steps=LIMIT, eval_every=EVERY)
+    return line_of_stop(loop, subject.source, COURSES["ever better"], COURSES["ever worse"], wrong, patience=patience)
 
 
 def _wrong(looped: Looped, scores: Sequence[float], patience: int | None) -> list[str]:

@@ -50,7 +50,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Sequence
+from functools import partial
 
+from gradgate.checks.order_lines import line_of_order
+from gradgate.checks.own_lines import Line, named
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -81,9 +84,22 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
             shared = whole & set(run.heldout())
         if shared:
             messages.append(f"{len(shared)} held-out samples are trained on; allowed: 0")
-    findings = tuple(Finding(CODE, NAME, message, fix=FIX) for message in messages)
+    findings = tuple(_with_line(message, subject, stage, context) for message in messages)
     measured = {"uneven_samples": len(findings), "samples": len(whole), "epochs": EPOCHS}
     return Outcome(findings, measured, {"uneven_samples": 0})
+
+
+def _with_line(message: str, subject: Subject, stage: Stage, context: Context) -> Finding:
+    """With the line that gives the indices; of held-out samples none is looked for."""
+    finding = Finding(CODE, NAME, message, fix=FIX)
+    if "held-out" in message:
+        return finding
+    return named(finding, partial(_line, message, subject, stage, context), context.seed)
+
+
+def _line(message: str, subject: Subject, stage: Stage, context: Context) -> Line | None:
+    run = stage.start(context.seed + 1, device=context.device)  # what is cached was made of the other seed
+    return line_of_order(subject.source, run, EPOCHS, repeats="repeats" in message)
 
 
 def _epochs(run: Run) -> list[list[Hashable]]:

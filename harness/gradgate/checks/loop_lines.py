@@ -1,0 +1,142 @@
+"""Which own line of a loop ends it too early, too late or never: told by what runs behind the evaluations of courses
+whose scores only get better or only worse."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterator, Sequence
+from types import CodeType, FrameType
+from typing import Any
+
+from gradgate.checks.own_lines import Line, OwnLines, heads_of, statement_at
+
+
+class Handed(tuple[float, ...]):
+    """Scores that tell when one is handed out."""
+
+    note: Callable[[], None] = staticmethod(lambda: None)
+
+    def __iter__(self) -> Iterator[float]:
+        for score in super().__iter__():
+            self.note()
+            yield score
+
+    def __getitem__(self, index: Any) -> Any:
+        self.note()
+        return super().__getitem__(index)
+
+
+class LoopLines(OwnLines):
+    """The lines that the function which asks for an evaluation runs behind each.
+
+    Attributes:
+        decided: for each evaluation the lines of that function, from the one that asks for it to the next step.
+        loops: how often each loop's head ran.
+    """
+
+    def __init__(self, source: Any) -> None:
+        super().__init__(source)
+        self.decided: list[list[Line]] = []
+        self.loops: dict[Line, int] = {}
+        self.around: set[CodeType] = set()  # functions that run while a score is asked for
+        self.inner: dict[Line, Line] = {}  # of a line that calls an own function, the last line of that
+        self._asking: FrameType | None = None
+
+    def evaluated(self) -> None:
+        """A score is handed out."""
+        if self.frames:
+            self.decided.append([])
+            self.around |= {frame.f_code for frame in self.frames}
+            self._asking = self.frames[-1]
+
+    def behind(self, line: Line) -> None:
+        """Look at what the line has done."""
+        if self._asking is not None and self.frames[-1] is self._asking:
+            lines = self.decided[-1]
+            if not lines or lines[-1] != line:
+                lines.append(line)
+        elif self._asking is not None and len(self.frames) > 1 and self.frames[-2] is self._asking:
+            self.inner[self._asking.f_code, self.at[-2]] = line
+        if isinstance(statement_at(line), ast.While | ast.For):
+            self.loops[line] = self.loops.get(line, 0) + 1
+            if self._asking is not None and self.frames[-1] is self._asking and self.decided[-1][1:]:
+                self._asking = None  # the next step begins
+
+    def leaving(self, frame: FrameType, value: Any) -> None:  # noqa: ARG002
+        """Note what an own function gives."""
+        if frame is self._asking:
+            self._asking = None
+
+
+def line_of_stop(
+    course: Callable[[Sequence[float]], Any],
+    source: Any,
+    better: Sequence[float],
+    worse: Sequence[float],
+    wrong: Sequence[str],
+    *,
+    patience: int | None,
+) -> Line | None:
+    """The line that decides wrongly.
+
+    Args:
+        course: runs the loop on scores.
+        source: of the subject.
+        better: scores that are ever better.
+        worse: scores that are ever worse.
+        wrong: the courses on which it ends elsewhere.
+        patience: of each of them; None: there is one without.
+    """
+    up, down = _traced(course, source, better), _traced(course, source, worse)
+    loops = {line: count for line, count in (down.loops or up.loops).items() if line[0] in down.around | up.around}
+    loop = max(loops, key=lambda line: loops[line], default=None)
+    if patience is None:
+        return loop
+    improved, worsened = _typical(up), _typical(down)
+    if not improved or not worsened:
+        return loop
+    code = worsened[0][0]
+    tests = [line for line in worsened if _compares(line)]
+    first = next(iter(tests), worsened[0])
+    first = down.inner.get(first, first)
+    is_tied = "all equal" in wrong and "ever worse" not in wrong
+    is_split = not isinstance(statement_at(tests[0]) if tests else None, ast.Assign)  # into two branches of lines
+    if (is_split and set(improved) == set(worsened)) or "ever better" in wrong or is_tied:
+        return first
+    if "ever worse" in wrong and _fired(down, patience):
+        return loop
+    only = [line for line in improved if line not in worsened and line[0] is code]
+    if wrong and set(wrong) <= {"better again behind one that was worse"} and only:
+        return only[0]
+    if any("NaN" in name for name in wrong) and "ever worse" not in wrong:
+        return first
+    return worsened[-1]
+
+
+def _traced(course: Callable[[Sequence[float]], Any], source: Any, scores: Sequence[float]) -> LoopLines:
+    trace = LoopLines(source)
+    handed = Handed(scores)
+    handed.note = trace.evaluated
+    with trace.on():
+        course(handed)
+    return trace
+
+
+def _fired(trace: LoopLines, patience: int) -> bool:
+    """Whether the evaluation that ends the run decides something that the one before it did not."""
+    decided = trace.decided
+    return len(decided) > patience and not set(decided[patience]) <= {
+        one for each in decided[:patience] for one in each
+    }
+
+
+def _compares(line: Line) -> bool:
+    return any(isinstance(node, ast.Compare | ast.IfExp) for head in heads_of(line) for node in ast.walk(head))
+
+
+def _typical(trace: LoopLines) -> list[Line]:
+    """What is decided behind the second evaluation: behind the first one any score is the best."""
+    decided = trace.decided[1] if len(trace.decided) > 1 else []
+    code: CodeType | None = decided[0][0] if decided else None
+    lines = [line for line in dict.fromkeys(decided) if line[0] is code]
+    return [line for line in lines if not isinstance(statement_at(line), ast.While | ast.For)]

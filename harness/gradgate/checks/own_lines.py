@@ -1,0 +1,181 @@
+"""Own lines: the trainer's lines one after the other while a piece of it runs, for checks that ask which one did it.
+
+A check that has failed runs the failing piece once more under this trace, so that a run that passes pays nothing.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+from gradgate.checks.first_fault import wanted
+from gradgate.checks.isolation import isolated
+from gradgate.core.finding import Finding, Location
+from gradgate.core.origin import at_line, is_own_code
+
+Line = tuple[CodeType, int]  # of a function, and its number
+_NAMING: ContextVar[bool] = ContextVar("lines are named", default=True)
+
+
+class OwnLines:
+    """A trace of the trainer's own lines; a subclass says what it looks at.
+
+    Args:
+        source: the subject's own folder; None: all code that is neither installed nor this library's.
+
+    Attributes:
+        frames: the own functions that run, outermost first.
+        at: the line that each of them is at.
+        count: lines that have run so far.
+    """
+
+    def __init__(self, source: Path | None) -> None:
+        self.source = source
+        self.frames: list[FrameType] = []
+        self.at: list[int] = []
+        self.count = 0
+        self._own: dict[str, bool] = {}
+
+    def behind(self, line: Line) -> None:
+        """A line, or a part of one between two calls, has run; `frames` and `at` are still those of it."""
+
+    def entering(self, frame: FrameType) -> None:
+        """A Python function begins, whoever's it is; `frames` and `at` are its caller's."""
+
+    def leaving(self, frame: FrameType, value: Any) -> None:
+        """An own function ends, or a generator of it gives a value; `frames` and `at` are its caller's."""
+
+    def now(self) -> Line | None:
+        """The line that runs."""
+        return (self.frames[-1].f_code, self.at[-1]) if self.frames else None
+
+    def way(self) -> list[Line]:
+        """The lines that lead to what runs, outermost first."""
+        return [(frame.f_code, line) for frame, line in zip(self.frames, self.at, strict=True)]
+
+    @contextmanager
+    def on(self) -> Iterator[None]:
+        """Trace the block."""
+        before = sys.gettrace()
+        sys.settrace(self._trace)
+        try:
+            yield
+        finally:
+            sys.settrace(before)
+
+    def _trace(self, frame: FrameType, event: str, value: Any) -> Callable[..., Any] | None:
+        if event == "call":
+            if self.frames:
+                self._ran()
+            self.entering(frame)
+            if not self.is_own(frame.f_code):
+                return None
+            self.frames.append(frame)
+            self.at.append(frame.f_lineno)
+            return self._trace
+        if not self.frames or self.frames[-1] is not frame:
+            return self._trace  # a generator that is closed from elsewhere
+        if event == "line":
+            self._ran()
+            self.at[-1] = frame.f_lineno
+            self.count += 1
+        elif event == "return":
+            self._ran()
+            self.frames.pop()
+            self.at.pop()
+            self.leaving(frame, value)
+        return self._trace
+
+    def _ran(self) -> None:
+        self.behind((self.frames[-1].f_code, self.at[-1]))
+
+    def is_own(self, code: CodeType) -> bool:
+        """Whether a function is the trainer's; its adapter is not looked at where the source's folder is known."""
+        file = code.co_filename
+        if file not in self._own:
+            self._own[file] = is_own_code(file, self.source) and (
+                self.source is None or Path(file).resolve().is_relative_to(self.source.resolve())
+            )
+        return self._own[file]
+
+
+def place(line: Line | None) -> Location | None:
+    """A line as findings name it."""
+    return None if line is None else at_line(*line)
+
+
+def named(finding: Finding, find: Callable[[], Line | Location | None], seed: int) -> Finding:
+    """A finding with the line that `find` names, where it has none yet.
+
+    A search that fails leaves the finding as it is: it runs the trainer's own code, which may raise anything. Nothing
+    is looked for while changes of the trainer are tried.
+
+    Args:
+        finding: of a check that knows what is wrong.
+        find: runs the failing piece once more, and says where.
+        seed: of the check; generators and settings are put back behind the search.
+    """
+    if finding.culprit is not None or not _NAMING.get() or wanted() is not None:
+        return finding
+    found: Line | Location | None = None
+    with suppress(Exception, SystemExit), isolated(seed, "line"):
+        found = find()
+    return finding if found is None else replace(finding, culprit=place(found) if isinstance(found, tuple) else found)
+
+
+@contextmanager
+def unnamed() -> Iterator[None]:
+    """In the block checks look for no lines."""
+    token = _NAMING.set(False)
+    try:
+        yield
+    finally:
+        _NAMING.reset(token)
+
+
+def is_torch(frame: FrameType, *names: str) -> bool:
+    """Whether a frame is that of a function of torch with one of these names."""
+    code = frame.f_code
+    return code.co_name in names and "torch" in Path(code.co_filename).parts
+
+
+def statement_at(line: Line) -> ast.stmt | None:
+    """The innermost statement that a line is of; None where there is no source."""
+    with suppress(OSError, SyntaxError, UnicodeDecodeError):
+        return _statements(line[0].co_filename).get(line[1])
+    return None
+
+
+@lru_cache(maxsize=64)
+def _statements(file: str) -> dict[int, ast.stmt]:
+    """By line the innermost statement; outer ones come first in the walk."""
+    return {
+        number: node
+        for node in ast.walk(ast.parse(Path(file).read_text(encoding="utf-8")))
+        if isinstance(node, ast.stmt)
+        for number in range(node.lineno, (node.end_lineno or node.lineno) + 1)
+    }
+
+
+def heads_of(line: Line) -> Sequence[ast.AST]:
+    """What a line computes itself: its statement, of a compound one the head without the body."""
+    statement = statement_at(line)
+    if statement is None:
+        return ()
+    if isinstance(statement, ast.If | ast.While):
+        return [statement.test]
+    if isinstance(statement, ast.For):
+        return [statement.iter, statement.target]
+    if isinstance(statement, ast.With):
+        return list(statement.items)
+    if isinstance(statement, ast.Try | ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
+        return ()
+    return [statement]
