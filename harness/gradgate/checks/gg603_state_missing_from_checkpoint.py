@@ -57,7 +57,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
-from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -68,6 +67,7 @@ from torch import Tensor, nn
 from gradgate.checks.checkpoints import fresh, stepped
 from gradgate.checks.contents import missing, tensors_in
 from gradgate.checks.raised import calling, reports_raises
+from gradgate.checks.run_parts import digest
 from gradgate.checks.snapshot import take
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -148,7 +148,7 @@ def _loaded(stage: Stage, context: Context, path: Any) -> Inventory:
 
 def inventory(run: Run) -> Inventory:
     """Everything reachable from a run, by name, as digests."""
-    return {name: _digest(value) for name, value in _walk("run", run, DEPTH, {})}
+    return {name: digest(value) for name, value in _walk("run", run, DEPTH, {})}
 
 
 def _walk(name: str, value: Any, depth: int, seen: dict[int, object]) -> Iterator[tuple[str, Any]]:
@@ -182,15 +182,6 @@ def _children(value: Any) -> Iterator[tuple[str, Any]]:
 
 def _is_foreign(value: Any) -> bool:
     return type(value).__module__.partition(".")[0] in FOREIGN
-
-
-def _digest(value: Any) -> str:
-    if not isinstance(value, Tensor):
-        return repr(value)[:200]
-    if value.is_sparse or value.device.type == "meta":
-        return str(value.shape)
-    content = value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-    return f"{value.dtype}{list(value.shape)}{sha256(content).hexdigest()[:16]}"
 
 
 def _finding(name: str) -> Finding:

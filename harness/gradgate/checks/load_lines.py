@@ -9,219 +9,23 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
-from functools import lru_cache
-from hashlib import sha256
 from itertools import islice, pairwise
 from pathlib import Path
-from types import CodeType, FrameType
+from types import CodeType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gradgate.checks.own_lines import Line, OwnLines, heads_of, is_torch, statement_at
+from gradgate.checks.load_trace import LoadLines, Put, Read
+from gradgate.checks.own_lines import Line, heads_of, statement_at
+from gradgate.checks.run_parts import Part, digest, owner_of, parts_of
 from gradgate.subjects.contract import Run
 from gradgate.subjects.global_state import GlobalState
 
 OTHER_SEED = 1_000_003
 _DEPTH = 8
-_MOST = 32  # ways to one key
-_FOREIGN = ("torch", "numpy", "builtins", "pathlib", "re", "logging", "threading", "functools", "types", "rich")
-_WRITERS = ("save", "dump", "dumps", "save_file")
-
-
-@dataclass(frozen=True)
-class Part:
-    """Something that a run holds.
-
-    Args:
-        path: names from the run to it.
-        owner: the object or mapping that has it.
-        digest: of its value.
-        value: itself.
-        fleeting: whether it is a buffer that no `state_dict` has.
-    """
-
-    path: tuple[str, ...]
-    owner: Any
-    digest: str
-    value: Any = None
-    fleeting: bool = False
-
-
-@dataclass(frozen=True)
-class _Put:
-    """A line that writes a part: an assignment, a `load_state_dict`, a `set_rng_state`; no `key`: all of it."""
-
-    owner: Any
-    key: str
-    way: tuple[Line, ...]
-    assign: bool = False
-
-
-@dataclass
-class _Read:
-    """A key of what was saved, and the lines that read it."""
-
-    key: str
-    ways: list[tuple[Line, ...]] = field(default_factory=list)
-
-
-class LoadLines(OwnLines):
-    """What a save or a load reads and writes, by line."""
-
-    def __init__(self, source: Any) -> None:
-        super().__init__(source)
-        self.puts: list[_Put] = []
-        self.taken: list[_Put] = []  # calls of `state_dict`
-        self.reads: dict[str, _Read] = {}
-        self.given: list[Any] = []  # to what writes files
-        self.writing: list[tuple[Line, ...]] = []
-        self.left: list[tuple[Mapping[Any, Any], Line]] = []  # mappings that own functions return, and their line
-        self.buffers: list[tuple[Any, str, Line]] = []
-        self.ran: dict[CodeType, list[int]] = {}
-        self._last: Line | None = None
-
-    def behind(self, line: Line) -> None:
-        """Look at what the line has done."""
-        self._last = line
-        lines = self.ran.setdefault(line[0], [])
-        if not lines or lines[-1] != line[1]:
-            lines.append(line[1])
-        keys, stores = _facts(line)
-        if keys or stores:
-            self._look(keys, stores, self.frames[-1], tuple(self.way()))
-
-    def entering(self, frame: FrameType) -> None:
-        """Note what of torch, or of its own, a line calls."""
-        if not self.frames or self.is_own(frame.f_code):
-            return
-        name, given, way = frame.f_code.co_name, frame.f_locals, tuple(self.way())
-        if is_torch(frame, "load_state_dict"):
-            self.puts.append(_Put(given.get("self"), "", way, bool(given.get("assign"))))
-        elif is_torch(frame, "set_rng_state"):
-            self.puts.append(_Put("rng", "", way))
-        elif is_torch(frame, "state_dict"):
-            self.taken.append(_Put(given.get("self"), "", way))
-        elif is_torch(frame, "register_buffer") and not given.get("persistent", True):
-            self.buffers.append((given.get("self"), str(given.get("name")), way[-1]))
-        elif name in _WRITERS and ("obj" in given or "tensors" in given):
-            self.given.append(given.get("obj", given.get("tensors")))
-            self.writing.append(way)
-
-    def leaving(self, frame: FrameType, value: Any) -> None:
-        """Note what an own function gives."""
-        if isinstance(value, Mapping) and value:
-            self.left.append((value, self._last or (frame.f_code, frame.f_lineno)))
-
-    def _look(
-        self, keys: Sequence[str], stores: Sequence[tuple[ast.expr, str]], frame: FrameType, way: tuple[Line, ...]
-    ) -> None:
-        for key in keys:
-            ways = self.reads.setdefault(key, _Read(key)).ways
-            if way not in ways and len(ways) < _MOST:
-                ways.append(way)
-        for base, name in stores:
-            owner = _value_of(base, frame)
-            if owner is not None and not (frame.f_code.co_name == "__init__" and _is_self(base)):
-                self.puts.append(_Put(owner, name, way))
-
-
-def _is_self(base: ast.expr) -> bool:
-    """Whether an object writes to itself: in its constructor that brings nothing back."""
-    return isinstance(base, ast.Name) and base.id == "self"
-
-
-@lru_cache(maxsize=4096)
-def _facts(line: Line) -> tuple[list[str], list[tuple[ast.expr, str]]]:
-    """The keys that a line reads, and the objects and names that it assigns to."""
-    keys, stores = [], []
-    for node in (inner for head in heads_of(line) for inner in ast.walk(head)):
-        key = _key_read(node)
-        if key is not None:
-            keys.append(key)
-        if isinstance(node, ast.Attribute | ast.Subscript) and isinstance(node.ctx, ast.Store):
-            name = node.attr if isinstance(node, ast.Attribute) else _constant(node.slice)
-            stores += [(node.value, name)] if name is not None else []
-    return keys, stores
-
-
-def _key_read(node: ast.AST) -> str | None:
-    if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load):
-        return _constant(node.slice)
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("get", "pop"):
-        return _constant(node.args[0]) if node.args else None
-    return None
-
-
-def _constant(node: ast.AST) -> str | None:
-    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
-
-
-def _value_of(node: ast.AST, frame: FrameType) -> Any:
-    """What a chain of names and attributes stands for, without calling anything."""
-    if isinstance(node, ast.Name):
-        return frame.f_locals.get(node.id)
-    if isinstance(node, ast.Attribute):
-        owner = _value_of(node.value, frame)
-        return getattr(owner, "__dict__", {}).get(node.attr)
-    if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
-        owner = _value_of(node.value, frame)
-        with suppress(Exception):
-            key: Any = node.slice.value
-            return owner[key] if isinstance(owner, Mapping | list | tuple) else None
-    return None
-
-
-def parts_of(run: Run) -> dict[str, Part]:
-    """All that is reachable from a run, by name."""
-    return {".".join(part.path): part for part in _walk((), None, run, _DEPTH, {})}
-
-
-def _walk(path: tuple[str, ...], owner: Any, value: Any, depth: int, seen: dict[int, object]) -> Iterator[Part]:
-    if isinstance(value, Tensor | int | float | str | bytes | None):
-        yield Part(path, owner, _digest(value), value)
-        return
-    if depth == 0 or id(value) in seen or (callable(value) and not isinstance(value, nn.Module)):
-        return
-    seen[id(value)] = value
-    if isinstance(value, nn.Module):
-        named = [*value.named_parameters(), *value.named_buffers()]
-        fleeting = {
-            f"{key}.{name}".lstrip(".") for key, m in value.named_modules() for name in m._non_persistent_buffers_set
-        }
-        for name, tensor in named:
-            yield Part((*path, name), value, _digest(tensor), tensor, name in fleeting)
-        return
-    if isinstance(value, torch.Generator):
-        yield Part((*path, "state"), value, _digest(value.get_state()))
-        return
-    foreign = type(value).__module__.partition(".")[0] in _FOREIGN and not isinstance(value, Mapping | list | tuple)
-    if isinstance(value, Optimizer) or foreign:
-        if hasattr(value, "state_dict"):
-            for part in _walk(path, value, value.state_dict(), depth - 1, {}):
-                yield Part(part.path, value, part.digest, part.value)
-        return
-    if isinstance(value, Mapping):
-        inside = [(str(key), inner) for key, inner in value.items() if isinstance(key, str | int)]
-    elif isinstance(value, list | tuple):
-        inside = [(str(i), inner) for i, inner in enumerate(value)]
-    else:
-        inside = list(getattr(value, "__dict__", {}).items())
-    for key, inner in inside:
-        yield from _walk((*path, key), value, inner, depth - 1, seen)
-
-
-def _digest(value: Any) -> str:
-    if not isinstance(value, Tensor):
-        return repr(value)[:200]
-    if value.is_sparse or value.device.type == "meta":
-        return str(value.shape)
-    content = value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-    return f"{value.dtype}{list(value.shape)}{sha256(content).hexdigest()[:16]}"
 
 
 def line_of_resume(source: Any, start: Callable[[int], Run], seed: int, folder: Path, steps: int) -> Line | None:
@@ -253,7 +57,7 @@ def line_of_resume(source: Any, start: Callable[[int], Run], seed: int, folder: 
         if name in live and part.digest != live[name].digest and again[name].digest == live[name].digest
     ]
     apart += [
-        Part(part.path, _owner_of(part, loaded), "", None)
+        Part(part.path, owner_of(part, loaded), "", None)
         for name, part in live.items()
         if name not in back and name in again and isinstance(part.value, Tensor)
     ]
@@ -270,19 +74,6 @@ def line_of_resume(source: Any, start: Callable[[int], Run], seed: int, folder: 
         return next((line for owner, name, line in building.buffers if name == part.path[-1].rpartition(".")[2]), None)
     paths = {id(one.owner): one.path for one in reversed(back.values())}
     return _of_part(part, live[".".join(part.path)], saving, loading, paths)
-
-
-def _owner_of(part: Part, run: Run) -> Any:
-    """The object at the same path of another run, as far as it has it."""
-    at: Any = run
-    for name in part.path:
-        inner = at.get(name) if isinstance(at, Mapping) else getattr(at, "__dict__", {}).get(name)
-        if isinstance(at, list | tuple) and name.isdigit() and int(name) < len(at):
-            inner = at[int(name)]
-        if inner is None or isinstance(at, Optimizer):
-            return at
-        at = inner
-    return at
 
 
 def _stepped(start: Callable[[int], Run], seed: int, steps: int) -> Run:
@@ -329,7 +120,7 @@ def _of_part(
     return _among_siblings(part, saving, loading, paths)
 
 
-def _writes(put: _Put, part: Part) -> bool:
+def _writes(put: Put, part: Part) -> bool:
     """Whether a line writes a part, or the whole that it is of."""
     owner, key = put.owner, part.path[-1].rpartition(".")[2]
     if isinstance(part.owner, nn.Module):
@@ -352,9 +143,9 @@ def _is_saved(part: Part, live: Part, saving: LoadLines) -> bool:
     for content in saving.given:
         for name, value, _around in _keys(content):
             if isinstance(live.value, Tensor):
-                if isinstance(value, Tensor) and _digest(value) == live.digest:
+                if isinstance(value, Tensor) and digest(value) == live.digest:
                     return True
-            elif name == key and _digest(value) == live.digest:
+            elif name == key and digest(value) == live.digest:
                 return True
     return False
 
@@ -363,7 +154,7 @@ def _of_save(part: Part, live: Part, saving: LoadLines) -> Line | None:
     """The function that gives the state without the part, or with another value of it."""
     key = part.path[-1]
     for mapping, line in saving.left:
-        if key in mapping and not isinstance(mapping[key], Mapping) and _digest(mapping[key]) != live.digest:
+        if key in mapping and not isinstance(mapping[key], Mapping) and digest(mapping[key]) != live.digest:
             return line
     if isinstance(part.owner, nn.Module | Optimizer):
         own = [put for put in saving.taken if put.owner is live.owner]
@@ -397,7 +188,7 @@ def _of_random(saving: LoadLines, loading: LoadLines, state: Tensor) -> Line | N
     puts = [put for put in loading.puts if isinstance(put.owner, str)]
     for content in saving.given:
         for key, value, around in _keys(content):
-            if isinstance(value, Tensor) and _digest(value) == _digest(state):
+            if isinstance(value, Tensor) and digest(value) == digest(state):
                 if puts:
                     return puts[-1].way[-1]
                 return _at_key([key, *_around(around)], content, loading)
@@ -479,7 +270,7 @@ def _mentions(node: ast.AST, name: str) -> bool:
     )
 
 
-def _behind_read(part: Part, read: _Read, loading: LoadLines, paths: Mapping[int, tuple[str, ...]]) -> Line | None:
+def _behind_read(part: Part, read: Read, loading: LoadLines, paths: Mapping[int, tuple[str, ...]]) -> Line | None:
     """What was read and is not put into its place: the line that puts another part of the same object there."""
     codes = {code for way in read.ways for code, _ in way}
     best: tuple[int, Line] | None = None

@@ -35,6 +35,8 @@ from gradgate.subjects.contract import Subject
 # They name where a gradient ends or a term is made, which may be the place that suffers.
 _GUESSES = ("GG100", "GG201", "GG202", "GG203", "GG204", "GG206", "GG210", "GG405", "GG406", "GG409", "GG410")
 _BUILT = "06"  # families whose faults are made while a run is built, as often as in a step
+# Of checks of state: what takes something away. Others satisfy such a check by ending the training, or the exchange.
+_OF_STATE = ("keep-part", "skip-statement")
 _NEAR = 3  # lines
 _BUSY = 6.0  # seconds by the clock for one of processor time, at most
 _SHORTEST, _SLACK = 1.0, 4.0  # a trial may take that many times what the failing check took, and some seconds
@@ -162,6 +164,8 @@ def _trials(seen: Seen, code: str, told: str, named: Location | None) -> Iterato
         statement, path, node, function, scope, pantry = one
         base -= CHEAPEST
         for variant in chain(of_statement(statement, scope), pantry.of_statement(statement)):
+            if code[2] == "6" and variant.operator not in _OF_STATE:
+                continue
             count += 1
             heappush(queue, (base + cost(variant.operator, code), count, Trial(function, variant, node, path)))
 

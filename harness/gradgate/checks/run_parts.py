@@ -1,0 +1,98 @@
+"""All that a run holds, part by part, with a digest of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from gradgate.subjects.contract import Run
+
+_DEPTH = 8
+_FOREIGN = ("torch", "numpy", "builtins", "pathlib", "re", "logging", "threading", "functools", "types", "rich")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Something that a run holds.
+
+    Args:
+        path: names from the run to it.
+        owner: the object or mapping that has it.
+        digest: of its value.
+        value: itself.
+        fleeting: whether it is a buffer that no `state_dict` has.
+    """
+
+    path: tuple[str, ...]
+    owner: Any
+    digest: str
+    value: Any = None
+    fleeting: bool = False
+
+
+def parts_of(run: Run) -> dict[str, Part]:
+    """All that is reachable from a run, by name."""
+    return {".".join(part.path): part for part in _walk((), None, run, _DEPTH, {})}
+
+
+def _walk(path: tuple[str, ...], owner: Any, value: Any, depth: int, seen: dict[int, object]) -> Iterator[Part]:
+    if isinstance(value, Tensor | int | float | str | bytes | None):
+        yield Part(path, owner, digest(value), value)
+        return
+    if depth == 0 or id(value) in seen or (callable(value) and not isinstance(value, nn.Module)):
+        return
+    seen[id(value)] = value
+    if isinstance(value, nn.Module):
+        named = [*value.named_parameters(), *value.named_buffers()]
+        fleeting = {
+            f"{key}.{name}".lstrip(".") for key, m in value.named_modules() for name in m._non_persistent_buffers_set
+        }
+        for name, tensor in named:
+            yield Part((*path, name), value, digest(tensor), tensor, name in fleeting)
+        return
+    if isinstance(value, torch.Generator):
+        yield Part((*path, "state"), value, digest(value.get_state()))
+        return
+    foreign = type(value).__module__.partition(".")[0] in _FOREIGN and not isinstance(value, Mapping | list | tuple)
+    if isinstance(value, Optimizer) or foreign:
+        if hasattr(value, "state_dict"):
+            for part in _walk(path, value, value.state_dict(), depth - 1, {}):
+                yield Part(part.path, value, part.digest, part.value)
+        return
+    if isinstance(value, Mapping):
+        inside = [(str(key), inner) for key, inner in value.items() if isinstance(key, str | int)]
+    elif isinstance(value, list | tuple):
+        inside = [(str(i), inner) for i, inner in enumerate(value)]
+    else:
+        inside = list(getattr(value, "__dict__", {}).items())
+    for key, inner in inside:
+        yield from _walk((*path, key), value, inner, depth - 1, seen)
+
+
+def digest(value: Any) -> str:
+    """What tells a value from others: a tensor's bytes, else its text."""
+    if not isinstance(value, Tensor):
+        return repr(value)[:200]
+    if value.is_sparse or value.device.type == "meta":
+        return str(value.shape)
+    content = value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+    return f"{value.dtype}{list(value.shape)}{sha256(content).hexdigest()[:16]}"
+
+
+def owner_of(part: Part, run: Run) -> Any:
+    """The object at the same path of another run, as far as it has it."""
+    at: Any = run
+    for name in part.path:
+        inner = at.get(name) if isinstance(at, Mapping) else getattr(at, "__dict__", {}).get(name)
+        if isinstance(at, list | tuple) and name.isdigit() and int(name) < len(at):
+            inner = at[int(name)]
+        if inner is None or isinstance(at, Optimizer):
+            return at
+        at = inner
+    return at
