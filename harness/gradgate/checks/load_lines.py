@@ -362,7 +362,8 @@ def _is_saved(part: Part, live: Part, saving: LoadLines) -> bool:
 def _of_save(part: Part, live: Part, saving: LoadLines) -> Line | None:
     """The function that gives the state without the part, or with another value of it."""
     key = part.path[-1]
-    for mapping, line in saving.left:
+    of_torch = isinstance(part.owner, nn.Module | Optimizer)  # whose numbers have names that others have too
+    for mapping, line in () if of_torch else saving.left:
         if key in mapping and not isinstance(mapping[key], Mapping) and _digest(mapping[key]) != live.digest:
             return line
     if isinstance(part.owner, nn.Module | Optimizer):
@@ -430,6 +431,16 @@ def _among_siblings(
             line = _at_key(list(reversed(part.path)), content, loading)
             if line is not None:
                 return line
+    around = [
+        name
+        for content in saving.given
+        for key, value, outer in _keys(content)
+        if key == part.path[-1] and not isinstance(value, Mapping)
+        for name in _around(outer)
+    ]
+    of_whole = next((loading.reads[name] for name in around if name in loading.reads), None)
+    if of_whole is not None:
+        return of_whole.ways[0][-1]
     read = next((loading.reads[name] for name in reversed(part.path) if name in loading.reads), None)
     return _behind_read(part, read, loading, paths) if read is not None else None
 
