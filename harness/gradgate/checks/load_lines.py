@@ -326,7 +326,7 @@ def _of_part(
             return found
     if writers:
         return writers[-1].way[-1]
-    return _among_siblings(part, saving, loading, paths)
+    return _among_siblings(part, live, saving, loading, paths)
 
 
 def _writes(put: _Put, part: Part) -> bool:
@@ -424,13 +424,19 @@ def _around(around: Sequence[Any]) -> list[str]:
 
 
 def _among_siblings(
-    part: Part, saving: LoadLines, loading: LoadLines, paths: Mapping[int, tuple[str, ...]]
+    part: Part, live: Part, saving: LoadLines, loading: LoadLines, paths: Mapping[int, tuple[str, ...]]
 ) -> Line | None:
     for content in saving.given:
         if isinstance(content, Mapping):
             line = _at_key(list(reversed(part.path)), content, loading)
             if line is not None:
                 return line
+    for content in saving.given:  # under another name than the run has it
+        for key, value, outer in _keys(content):
+            if isinstance(value, Tensor) and _digest(value) == live.digest:
+                line = _at_key([key, *_around(outer)], content, loading)
+                if line is not None:
+                    return line
     around = [
         name
         for content in saving.given
