@@ -117,7 +117,7 @@ def _of_part(
             return found
     if writers:
         return writers[-1].way[-1]
-    return _among_siblings(part, saving, loading, paths)
+    return _among_siblings(part, live, saving, loading, paths)
 
 
 def _writes(put: Put, part: Part) -> bool:
@@ -153,7 +153,8 @@ def _is_saved(part: Part, live: Part, saving: LoadLines) -> bool:
 def _of_save(part: Part, live: Part, saving: LoadLines) -> Line | None:
     """The function that gives the state without the part, or with another value of it."""
     key = part.path[-1]
-    for mapping, line in saving.left:
+    of_torch = isinstance(part.owner, nn.Module | Optimizer)  # whose numbers have names that others have too
+    for mapping, line in () if of_torch else saving.left:
         if key in mapping and not isinstance(mapping[key], Mapping) and digest(mapping[key]) != live.digest:
             return line
     if isinstance(part.owner, nn.Module | Optimizer):
@@ -214,13 +215,29 @@ def _around(around: Sequence[Any]) -> list[str]:
 
 
 def _among_siblings(
-    part: Part, saving: LoadLines, loading: LoadLines, paths: Mapping[int, tuple[str, ...]]
+    part: Part, live: Part, saving: LoadLines, loading: LoadLines, paths: Mapping[int, tuple[str, ...]]
 ) -> Line | None:
     for content in saving.given:
         if isinstance(content, Mapping):
             line = _at_key(list(reversed(part.path)), content, loading)
             if line is not None:
                 return line
+    for content in saving.given:  # under another name than the run has it
+        for key, value, outer in _keys(content):
+            if isinstance(value, Tensor) and digest(value) == live.digest:
+                line = _at_key([key, *_around(outer)], content, loading)
+                if line is not None:
+                    return line
+    around = [
+        name
+        for content in saving.given
+        for key, value, outer in _keys(content)
+        if key == part.path[-1] and not isinstance(value, Mapping)
+        for name in _around(outer)
+    ]
+    of_whole = next((loading.reads[name] for name in around if name in loading.reads), None)
+    if of_whole is not None:
+        return of_whole.ways[0][-1]
     read = next((loading.reads[name] for name in reversed(part.path) if name in loading.reads), None)
     return _behind_read(part, read, loading, paths) if read is not None else None
 
