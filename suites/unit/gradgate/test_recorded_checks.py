@@ -299,13 +299,13 @@ def test_check_carries_the_guilty_line_from_the_recorder(name: str, function: st
     assert any(place and place.function == function and place.source.startswith(source) for place in culprits)
 
 
-def test_gg206_carries_the_backward_that_added_to_used_gradients() -> None:
-    """The line is the recorder's, which sees it where nothing edits the gradients before the update."""
+def test_gg206_names_where_gradients_should_have_been_cleared() -> None:
+    """Nothing clears them anywhere: the line is where the step begins its forward, before which that belongs."""
     subject = mini_trainer.subject(zero_grad=mini_faults.never_zeroed, update=mini_faults.unclipped)
     (finding,) = run_check("GG206", subject, subject.stages[0]).findings
 
     assert finding.culprit is not None
-    assert (finding.culprit.function, finding.culprit.source) == ("backward", 'terms["total"].backward()')
+    assert (finding.culprit.function, finding.culprit.source) == ("step", "for micro in window:")
 
 
 def test_check_keeps_its_finding_where_the_recorder_names_no_line() -> None:
