@@ -17,6 +17,7 @@ from torch import Tensor
 from gradgate.checks.cases import Case
 from gradgate.checks.culprits import Failing, culprit
 from gradgate.checks.first_fault import FirstFaultError, wanted
+from gradgate.checks.naming import are_named
 from gradgate.checks.oracle_steps import reference
 from gradgate.core.finding import Finding, Location
 from gradgate.core.origin import in_one_line, origin
@@ -272,6 +273,8 @@ def _line(calls: Sequence[Call], device: str, source: Path | None) -> Location |
 
     Of its calls neither the largest, which take long, nor the smallest, in which most numbers are equal, come first.
     """
+    if not are_named():
+        return None
     able = sorted((call for call in calls if call.size <= LOOKED_INTO), key=lambda call: call.size)
     chosen = [able[int(share * len(able))] for share in SHARES] if able else []
     packed = all(call.options.get("document_BS") is not None for call in calls)

@@ -66,8 +66,8 @@ from torch import Tensor
 
 from gradgate.checks import cases, oracles, tolerances
 from gradgate.checks.culprits import Failing, culprit
-from gradgate.checks.first_fault import wanted
 from gradgate.checks.formulas import Call, Ledger, plain, random_cases, returns_call
+from gradgate.checks.naming import are_named
 from gradgate.checks.oracle_steps import placing
 from gradgate.checks.raised import calling
 from gradgate.checks.trainer_source import runs_in_16_bits
@@ -134,7 +134,7 @@ def _of_stages(subject: Subject, context: Context) -> tuple[list[Finding], int]:
 
 def _placed_at(stage: Stage, subject: Subject, context: Context) -> Location | None:
     """The line at which the making of a batch leaves the placing of its rewards."""
-    if wanted() is not None:  # a trial, which asks for no line
+    if not are_named():
         return None
     with calling(f"starting stage {stage.name!r}"):
         runs = [stage.start(context.seed, device=context.device) for _ in range(LOOKED_INTO)]

@@ -69,7 +69,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from gradgate.checks.invariance import elements, perturbed, rows_of
-from gradgate.checks.mode_lines import AnyDrawing, FrozenLines, drawing, line_of_call, line_of_change
+from gradgate.checks.mode_lines import AnyDrawing, FrozenLines, line_of_call, line_of_change
 from gradgate.checks.own_lines import Line, named
 from gradgate.checks.raised import SubjectRaisedError, as_finding, calling, reports_raises
 from gradgate.checks.randomness import seeded
@@ -158,9 +158,9 @@ def _line(subject: Subject, stage: Stage, context: Context) -> Line | None:
     changed = line_of_change(subject.source, modes, partial(run.step, before))
     if changed is not None:
         return changed
-    awake = [module for module in drawing(modules) if module.training]
+    awake = AnyDrawing()
     line = next((line for top, line in frozen if any(module in awake for module in top.modules())), None)
-    return line or line_of_call(subject.source, AnyDrawing(), partial(run.rewards, batch))
+    return line or line_of_call(subject.source, awake, partial(run.rewards, batch))
 
 
 @dataclass

@@ -64,6 +64,7 @@ import torch
 from torch import Tensor
 
 from gradgate.checks import oracles
+from gradgate.checks.ahead import ahead
 from gradgate.checks.formulas import Call, Ledger, plain, present
 from gradgate.checks.raised import calling
 from gradgate.core.finding import Finding
@@ -237,7 +238,7 @@ def _judge(corpus: Corpus, prefixes: Prefixes, label_NSH: Tensor, weight_NSH: Te
     legal_NSH = label_NSH != oracles.IGNORED
     uniform_NSH = legal_NSH / legal_NSH.sum(-1, keepdim=True).clamp(min=1)
     deviation_NS = (weight_NSH - uniform_NSH).abs().amax(-1)
-    ahead_NSH = torch.nn.functional.pad(prefixes.parting_NS, (0, corpus.horizon)).unfold(1, corpus.horizon, 1)[:, 1:]
+    ahead_NSH = ahead(prefixes.parting_NS, corpus.horizon)
     near_NS = (ahead_NSH[:, : legal_NSH.shape[1]] & legal_NSH).any(-1)
     largest = float(deviation_NS.max()) if deviation_NS.numel() else 0.0
     near = deviation_NS[near_NS]

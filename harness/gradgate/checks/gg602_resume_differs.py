@@ -66,6 +66,7 @@ from typing import Any
 import torch.distributed as dist
 
 from gradgate.checks import batches as trees
+from gradgate.checks.checkpoints import OTHER_SEED
 from gradgate.checks.load_lines import line_of_resume
 from gradgate.checks.own_lines import Line, named
 from gradgate.checks.raised import calling, reports_raises
@@ -82,7 +83,6 @@ PER_STAGE = True
 STEPS = 6
 SAVE_AFTER = (1, 3)
 LOOK_AHEAD = 32  # batches drawn after the last step
-OTHER_SEED = 1_000_003  # added to the seed of a run that is about to load
 
 
 @dataclass

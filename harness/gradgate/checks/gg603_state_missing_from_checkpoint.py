@@ -64,10 +64,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradgate.checks.checkpoints import fresh, stepped
+from gradgate.checks.checkpoints import OTHER_SEED, fresh, stepped
 from gradgate.checks.contents import missing, tensors_in
 from gradgate.checks.raised import calling, reports_raises
-from gradgate.checks.run_parts import digest
+from gradgate.checks.run_parts import FOREIGN, digest
 from gradgate.checks.snapshot import take
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -78,9 +78,7 @@ CODE, NAME = "GG603", "state-missing-from-checkpoint"
 NEEDS: tuple[str, ...] = ("saved",)
 PER_STAGE = True
 SAVE_AFTER, STEPS = 3, 4
-OTHER_SEED = 1_000_003
 DEPTH = 8  # of nested objects; nobody keeps a counter deeper
-FOREIGN = ("torch", "numpy", "builtins", "pathlib", "re", "logging", "threading", "functools", "types", "rich")
 Inventory = dict[str, str]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from torch import Tensor
 
 from gradgate.checks.culprits import Failing, culprit
-from gradgate.checks.first_fault import wanted
+from gradgate.checks.naming import are_named
 from gradgate.checks.oracle_steps import masks
 from gradgate.checks.raised import SubjectRaisedError, calling
 from gradgate.checks.randomness import seeded
@@ -47,9 +47,9 @@ def leak(
         seed: of the runs.
 
     Returns:
-        The place; None where the two make other operations, no own line does, or a trial asks.
+        The place; None where the two make other operations, no own line does, or none is asked for.
     """
-    if wanted() is not None:  # a trial, which asks for no line
+    if not are_named():
         return None
     steps = masks(tokens.valid_BS.bool(), tokens.document_BS)
     found = culprit([Failing(lambda: differs(*batches), lambda answer: answer is False, steps)], source)

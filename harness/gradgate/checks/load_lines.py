@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice, pairwise
+from itertools import pairwise
 from pathlib import Path
 from types import CodeType
 from typing import Any
@@ -18,13 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gradgate.checks.checkpoints import OTHER_SEED, stepped
 from gradgate.checks.load_trace import LoadLines, Put, Read
 from gradgate.checks.own_lines import Line, heads_of, statement_at
 from gradgate.checks.run_parts import Part, digest, owner_of, parts_of
 from gradgate.subjects.contract import Run
 from gradgate.subjects.global_state import GlobalState
 
-OTHER_SEED = 1_000_003
 _DEPTH = 8
 
 
@@ -39,8 +39,8 @@ def line_of_resume(source: Any, start: Callable[[int], Run], seed: int, folder: 
         steps: before the save.
     """
     building, saving, loading = LoadLines(source), LoadLines(source), LoadLines(source)
-    saved = _stepped(start, seed, steps)
-    again = parts_of(_stepped(start, seed, steps))
+    saved = stepped(start(seed), steps)
+    again = parts_of(stepped(start(seed), steps))
     random = GlobalState.now().rng
     live = parts_of(saved)
     with saving.on():
@@ -74,13 +74,6 @@ def line_of_resume(source: Any, start: Callable[[int], Run], seed: int, folder: 
         return next((line for owner, name, line in building.buffers if name == part.path[-1].rpartition(".")[2]), None)
     paths = {id(one.owner): one.path for one in reversed(back.values())}
     return _of_part(part, live[".".join(part.path)], saving, loading, paths)
-
-
-def _stepped(start: Callable[[int], Run], seed: int, steps: int) -> Run:
-    run = start(seed)
-    for batch in islice(run.batches(), steps):
-        run.step(batch)
-    return run
 
 
 def _rank(part: Part, loading: LoadLines, keys: set[str]) -> tuple[int, int]:

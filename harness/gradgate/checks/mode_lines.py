@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Container, Iterable
+from collections.abc import Callable, Collection, Container
 from types import CodeType, FrameType
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 
+from gradgate.checks.modes import draws
 from gradgate.checks.own_lines import Line, OwnLines, is_torch
 from gradgate.generators import states
 
@@ -136,16 +135,11 @@ def fingerprint(tensors: Collection[torch.Tensor]) -> tuple[tuple[int, int], ...
     return tuple((id(tensor), tensor._version) for tensor in tensors)
 
 
-def drawing(modules: Iterable[nn.Module]) -> list[nn.Module]:
-    """Those whose mode decides what they compute."""
-    return [module for module in modules if isinstance(module, _DropoutNd | _BatchNorm)]
-
-
 class AnyDrawing:
     """All modules whose mode decides what they compute and that are in train mode, as a container."""
 
     def __contains__(self, module: object) -> bool:
-        return isinstance(module, _DropoutNd | _BatchNorm) and module.training
+        return isinstance(module, nn.Module) and draws(module) and module.training
 
 
 class FrozenLines(OwnLines):

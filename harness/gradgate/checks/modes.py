@@ -90,7 +90,12 @@ def mode_changes(expected: Mapping[str, bool], seen: Mapping[str, Collection[boo
 
 def drawing_modules(run: Run) -> list[str]:
     """The modules whose mode decides what they compute: dropout and batch norm."""
-    return [name for name, module in _modules(run) if isinstance(module, _DropoutNd | _BatchNorm)]
+    return [name for name, module in _modules(run) if draws(module)]
+
+
+def draws(module: object) -> bool:
+    """Whether a module's mode decides what it computes."""
+    return isinstance(module, _DropoutNd | _BatchNorm)
 
 
 def reset_generators(call: Callable[[], Any], seeds: tuple[int, int]) -> list[str]:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from gradgate.checks import oracles, tolerances
+from gradgate.checks.ahead import ahead
 from gradgate.checks.oracles import IGNORED
 
 
@@ -92,15 +93,15 @@ def placing(reward_B: Tensor, valid_BS: Tensor, placement: str, document_BS: Ten
 def _labels(token_BS: Tensor, valid_BS: Tensor, horizon: int, document_BS: Tensor | None = None) -> Reference:
     valid_BS = valid_BS.bool()
     label_BSH = oracles.labels(token_BS, valid_BS, horizon, document_BS)
-    predicts_BSH, inside_BSH = label_BSH != IGNORED, _ahead(torch.ones_like(valid_BS), horizon)
+    predicts_BSH, inside_BSH = label_BSH != IGNORED, ahead(torch.ones_like(valid_BS), horizon)
     steps = [
         Step("tokens", token_BS, valid_BS),
-        Step("tokens ahead", _ahead(token_BS, horizon), predicts_BSH),
-        Step("real ahead", _ahead(valid_BS, horizon)),
-        Step("real here and ahead", _ahead(valid_BS, horizon) & valid_BS[..., None]),
+        Step("tokens ahead", ahead(token_BS, horizon), predicts_BSH),
+        Step("real ahead", ahead(valid_BS, horizon)),
+        Step("real here and ahead", ahead(valid_BS, horizon) & valid_BS[..., None]),
     ]
     if document_BS is not None:
-        ahead_BSH = _ahead(document_BS, horizon)
+        ahead_BSH = ahead(document_BS, horizon)
         steps += [
             Step("documents ahead", ahead_BSH, predicts_BSH),
             Step("same document ahead", ahead_BSH == document_BS[..., None], inside_BSH),
@@ -135,7 +136,7 @@ def _weights(
     delta_BS = oracles.deltas(value_BS, valid_BS, **settings)  # type: ignore[arg-type]
     index_BS = _neighbour(valid_BS, document_BS, -1)
     before_BS = pad(kept_BS, (0, 1)).gather(1, index_BS)
-    ahead_BSH = _ahead(delta_BS, horizon)
+    ahead_BSH = ahead(delta_BS, horizon)
     score_BSH = ahead_BSH / temperature
     masked_BSH = torch.where(legal_BSH, score_BSH, torch.where(some_BS1, -torch.inf, 0.0).double())
     weight_BSH = oracles.head_weights(
@@ -348,11 +349,6 @@ def _scalar(loss: Tensor, leaf: Tensor, bound: float) -> Callable[[Tensor], bool
 
 def _gradient(output: Tensor, leaf: Tensor) -> Tensor:
     return torch.autograd.grad(output, leaf, retain_graph=True, materialize_grads=True)[0].double()
-
-
-def _ahead(tensor_BS: Tensor, horizon: int) -> Tensor:
-    """At [b, t, k] what stands at t+k+1; zero (False) beyond the row."""
-    return pad(tensor_BS, (0, horizon)).unfold(1, horizon, 1)[:, 1:]
 
 
 def _neighbour(valid_BS: Tensor, document_BS: Tensor | None, way: int) -> Tensor:

@@ -9,20 +9,18 @@ import ast
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
-from gradgate.checks.first_fault import wanted
 from gradgate.checks.isolation import isolated
+from gradgate.checks.naming import are_named
 from gradgate.core.finding import Finding, Location
-from gradgate.core.origin import at_line, is_own_code
+from gradgate.core.origin import at_line, is_trainers_code
 
 Line = tuple[CodeType, int]  # of a function, and its number
-_NAMING: ContextVar[bool] = ContextVar("lines are named", default=True)
 
 
 class OwnLines:
@@ -42,7 +40,6 @@ class OwnLines:
         self.frames: list[FrameType] = []
         self.at: list[int] = []
         self.count = 0
-        self._own: dict[str, bool] = {}
 
     def behind(self, line: Line) -> None:
         """A line, or a part of one between two calls, has run; `frames` and `at` are still those of it."""
@@ -98,13 +95,8 @@ class OwnLines:
         self.behind((self.frames[-1].f_code, self.at[-1]))
 
     def is_own(self, code: CodeType) -> bool:
-        """Whether a function is the trainer's; its adapter is not looked at where the source's folder is known."""
-        file = code.co_filename
-        if file not in self._own:
-            self._own[file] = is_own_code(file, self.source) and (
-                self.source is None or Path(file).resolve().is_relative_to(self.source.resolve())
-            )
-        return self._own[file]
+        """Whether a function is the trainer's."""
+        return is_trainers_code(code.co_filename, self.source)
 
 
 def place(line: Line | None) -> Location | None:
@@ -123,22 +115,12 @@ def named(finding: Finding, find: Callable[[], Line | Location | None], seed: in
         find: runs the failing piece once more, and says where.
         seed: of the check; generators and settings are put back behind the search.
     """
-    if finding.culprit is not None or not _NAMING.get() or wanted() is not None:
+    if finding.culprit is not None or not are_named():
         return finding
     found: Line | Location | None = None
     with suppress(Exception, SystemExit), isolated(seed, "line"):
         found = find()
     return finding if found is None else replace(finding, culprit=place(found) if isinstance(found, tuple) else found)
-
-
-@contextmanager
-def unnamed() -> Iterator[None]:
-    """In the block checks look for no lines."""
-    token = _NAMING.set(False)
-    try:
-        yield
-    finally:
-        _NAMING.reset(token)
 
 
 def is_torch(frame: FrameType, *names: str) -> bool:

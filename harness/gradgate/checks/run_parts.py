@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from gradgate.subjects.contract import Run
 
 _DEPTH = 8
-_FOREIGN = ("torch", "numpy", "builtins", "pathlib", "re", "logging", "threading", "functools", "types", "rich")
+FOREIGN = ("torch", "numpy", "builtins", "pathlib", "re", "logging", "threading", "functools", "types", "rich")
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def _walk(path: tuple[str, ...], owner: Any, value: Any, depth: int, seen: dict[
     if isinstance(value, torch.Generator):
         yield Part((*path, "state"), value, digest(value.get_state()))
         return
-    foreign = type(value).__module__.partition(".")[0] in _FOREIGN and not isinstance(value, Mapping | list | tuple)
+    foreign = type(value).__module__.partition(".")[0] in FOREIGN and not isinstance(value, Mapping | list | tuple)
     if isinstance(value, Optimizer) or foreign:
         if hasattr(value, "state_dict"):
             for part in _walk(path, value, value.state_dict(), depth - 1, {}):

@@ -24,12 +24,12 @@ from gradgate.checks.consequences import traced
 from gradgate.checks.isolation import THREADS, isolated
 from gradgate.checks.parallel import answers
 from gradgate.checks.raised import SubjectRaisedError, as_finding, is_raised
+from gradgate.checks.results import as_expected, as_unexpected, broken, hung, status_of, told
 from gradgate.checks.reuse import Reuse
 from gradgate.checks.tally import BAD, Plan, Tally, Unit
 from gradgate.checks.time_limit import LIMITS, TimeOverError, time_limit
 from gradgate.core.comparison import Comparison
 from gradgate.core.errors import GradgateError, SubjectError, UnknownCodeError, nearest
-from gradgate.core.finding import SEVERITIES, Finding, Location
 from gradgate.core.options import DEVICE, PROFILE, SEED, as_profile
 from gradgate.core.origin import in_stack, origin
 from gradgate.core.rule import Rule
@@ -213,15 +213,15 @@ class _Session:
             try:
                 with time_limit(self._timeout):
                     outcome = self._outcome(unit.check, stage, replace(self._context, folder=folder))
-                status = _status(outcome)
+                status = status_of(outcome)
                 reason = outcome.not_applicable or outcome.inconclusive
             except SubjectRaisedError as raised:
                 finding = as_finding(raised, rule.code, rule.name)
                 status, outcome = "failed", Outcome(findings=(finding,))
             except SubjectError as error:
-                status, outcome = "failed", _broken(rule, error)
+                status, outcome = "failed", broken(rule, error)
             except TimeOverError as over:
-                status, outcome = "failed", _hung(rule, str(over), origin(over, self._subject.source))
+                status, outcome = "failed", hung(rule, str(over), origin(over, self._subject.source))
             except (Exception, SystemExit) as error:
                 status, outcome, reason = "error", Outcome(), _tail(error)
         result = self._result(unit, status, outcome, reason, time.perf_counter() - start)
@@ -243,10 +243,10 @@ class _Session:
         if reason is None:
             return list(results)
         if any(result.status == "failed" for result in results):
-            return [_expected(result, reason) for result in results]
+            return [as_expected(result, reason) for result in results]
         if len(results) < len(plan.units):  # the stage that has not run may be the one that fails
             return list(results)
-        return [_unexpected(result, plan.rule, reason) for result in results]
+        return [as_unexpected(result, plan.rule, reason) for result in results]
 
     def _follows(self, result: Result) -> Result:
         """Nothing is said by a check that got no further than the plain step: that is one fault, and GG100's."""
@@ -271,7 +271,7 @@ class _Session:
             at = f", in {place}" if place else ""
             return self._result(unit, "error", Outcome(), f"the process that ran it {lost.reason}{at}")
         said = f"took longer than {self._timeout:g} s and did not come back from a call into C"
-        return self._result(unit, "failed", _hung(unit.check.rule, said, place), seconds=self._timeout)
+        return self._result(unit, "failed", hung(unit.check.rule, said, place), seconds=self._timeout)
 
     def _result(self, unit: Unit, status: Status, outcome: Outcome, reason: str = "", seconds: float = 0.0) -> Result:
         rule = unit.check.rule
@@ -281,7 +281,7 @@ class _Session:
             status=status,
             stage=_name(unit.stage),
             seconds=seconds,
-            findings=tuple(_explained(finding, rule) for finding in _worst_first(outcome.findings)),
+            findings=told(outcome, rule),
             measured=outcome.measured,
             allowed=outcome.allowed,
             reason=reason,
@@ -344,50 +344,6 @@ def with_stages(subject: Subject, names: Sequence[str] | None) -> Subject:
             hint = nearest(name, known)
             raise GradgateError(f"{subject.name} has no stage {name!r}, only {', '.join(known) or 'none'}{hint}")
     return replace(subject, stages=[stage for stage in subject.stages if stage.name in names])
-
-
-def _status(outcome: Outcome) -> Status:
-    if any(finding.severity == "error" for finding in outcome.findings):
-        return "failed"
-    if outcome.not_applicable:
-        return "not_applicable"
-    return "inconclusive" if outcome.inconclusive else "passed"
-
-
-def _broken(rule: Rule, error: SubjectError) -> Outcome:
-    return Outcome(findings=(Finding(rule.code, rule.name, str(error), fix="see gradgate rule GG001"),))
-
-
-def _hung(rule: Rule, said: str, place: Location | None) -> Outcome:
-    finding = Finding(
-        rule.code,
-        rule.name,
-        f"the check {said} and was stopped",
-        victim=place,
-        why="a check that does not end has found nothing, and a step that does not end trains nothing",
-        fix="look at the line where it was stopped; a check that is only slow wants a smaller subject, or --timeout",
-    )
-    return Outcome(findings=(finding,))
-
-
-def _worst_first(findings: Sequence[Finding]) -> list[Finding]:
-    return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
-
-
-def _explained(finding: Finding, rule: Rule) -> Finding:
-    return finding if finding.why else replace(finding, why=rule.fails_when)
-
-
-def _expected(result: Result, reason: str) -> Result:
-    return replace(result, status="expected", reason=reason) if result.status == "failed" else result
-
-
-def _unexpected(result: Result, rule: Rule, reason: str) -> Result:
-    if result.status != "passed":
-        return result
-    message = f"passed, though it is expected to fail ({reason})"
-    finding = Finding(rule.code, rule.name, message, why=rule.fails_when, fix=f"take {rule.code} out of `expected`")
-    return replace(result, status="failed", findings=(finding, *result.findings), reason=message)
 
 
 def _tail(error: BaseException) -> str:

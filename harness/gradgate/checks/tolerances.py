@@ -13,9 +13,9 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from gradgate.checks import oracles
+from gradgate.checks.ahead import ahead
 
 HALF = (torch.bfloat16, torch.float16)
 # Specification: weights sum to 1 within 1e-6 for float32 input and 1e-3 for bfloat16 and float16 input. With H <= 8
@@ -72,7 +72,7 @@ def head_weight(
     magnitude_BS = oracles.deltas(
         value_BS.detach().abs(), valid_BS, discount_lambda=-abs(discount_lambda), document_BS=document_BS
     )
-    ahead_BS = functional.pad(magnitude_BS, (0, horizon)).unfold(1, horizon, 1)[:, 1:].amax(-1)
+    ahead_BS = ahead(magnitude_BS, horizon).amax(-1)
     u = roundoff(value_BS.dtype)
     allowed_BS = 12 * u * ahead_BS / temperature + 2 * (horizon + 6) * u
     floor = WEIGHT_SUM_HALF if value_BS.dtype in HALF else 0.0

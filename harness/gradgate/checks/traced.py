@@ -10,7 +10,6 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, Self
@@ -20,7 +19,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from gradgate.core.finding import Location
-from gradgate.core.origin import at_line, is_own_code
+from gradgate.core.origin import at_line, is_trainers_code
 
 # They turn Python's numbers into tensors: what is wrong with those was made where no operation is seen.
 _FROM_PYTHON = frozenset({"tensor", "as_tensor", "from_numpy", "asarray"})
@@ -126,7 +125,7 @@ class Traced(TorchFunctionMode):
         self._count[site] += 1
         if self._instead is not None:
             return self._changed(site, number, frames, func, args, kwargs)
-        given = _tensors({**dict(enumerate(args)), **kwargs})
+        given = _tensors(_by_place(args, kwargs))
         made = {key: self._maker.get(id(tensor)) for key, tensor in given.items()}
         before = {key: tensor.detach().clone() for key, tensor in given.items()}
         result = func(*args, **kwargs)
@@ -147,11 +146,11 @@ class Traced(TorchFunctionMode):
         ours = site == instead.site
         other = instead.numbers[number] if ours and number < len(instead.numbers) else None
         key = instead.argument
+        held = _by_place(args, kwargs) if ours else {}
         if ours and self._asked is not None:
-            held = {**dict(enumerate(args)), **kwargs}
-            self._asked(frames, held.get(key) if key is not None else None, lambda held: id(held) in self._offspring)
+            self._asked(frames, held.get(key) if key is not None else None, lambda one: id(one) in self._offspring)
         if other is not None and key is not None:
-            fitted = _fitted(other, ({**dict(enumerate(args)), **kwargs})[key])
+            fitted = _fitted(other, held[key])
             if isinstance(key, int):
                 args = (*args[:key], fitted, *args[key + 1 :])
             else:
@@ -168,16 +167,14 @@ class Traced(TorchFunctionMode):
 
     def _frames(self, frame: FrameType | None) -> Iterator[FrameType]:
         while frame is not None and frame is not self._base:
-            if _is_own(frame.f_code.co_filename, self._source):
+            if is_trainers_code(frame.f_code.co_filename, self._source):
                 yield frame
             frame = frame.f_back
 
 
-@lru_cache(maxsize=4096)
-def _is_own(file: str, source: Path | None) -> bool:
-    """Of a subject that says where its source is, an adapter elsewhere is not looked at."""
-    inside = source is None or Path(file).resolve().is_relative_to(source.resolve())
-    return inside and is_own_code(file, source)
+def _by_place(args: Any, kwargs: Any) -> dict[int | str, Any]:
+    """Arguments by position or name."""
+    return {**dict(enumerate(args)), **kwargs}
 
 
 def _tensors(held: Mapping[int | str, Any]) -> dict[int | str, Tensor]:

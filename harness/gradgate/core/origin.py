@@ -6,6 +6,7 @@ import linecache
 import re
 import sysconfig
 import traceback
+from functools import lru_cache
 from pathlib import Path
 from types import CodeType
 
@@ -58,6 +59,7 @@ def at_line(code: CodeType, line: int) -> Location:
     return Location(code.co_filename, line, function, linecache.getline(code.co_filename, line).strip())
 
 
+@lru_cache(maxsize=4096)
 def is_own_code(file: str, source: Path | None = None) -> bool:
     """Whether a file is the user's own: under `source`, or at least neither installed nor this library's."""
     if file.startswith("<"):
@@ -66,6 +68,12 @@ def is_own_code(file: str, source: Path | None = None) -> bool:
     if source is not None and path.is_relative_to(source.resolve()):
         return "site-packages" not in path.relative_to(source.resolve()).parts
     return not any(path.is_relative_to(folder) for folder in (_GRADGATE, *_INSTALLED))
+
+
+@lru_cache(maxsize=4096)
+def is_trainers_code(file: str, source: Path | None) -> bool:
+    """Whether a file is the trainer's: the user's own, and not the adapter where the trainer's folder is known."""
+    return is_own_code(file, source) and (source is None or Path(file).resolve().is_relative_to(source.resolve()))
 
 
 def in_one_line(error: BaseException, source: Path | None = None) -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from gradgate.checks.first_fault import first_fault_only
 from gradgate.checks.isolation import isolated
-from gradgate.checks.own_lines import unnamed
 from gradgate.checks.snapshot import named_parameters
 from gradgate.faults.trial import status_of
 from gradgate.subjects.contract import Stage, Subject
@@ -107,5 +106,4 @@ class Asked:
         return self._status(code, stage, timeout) == "passed"
 
     def _status(self, code: str, stage: str | None, timeout: float) -> str:
-        with unnamed():
-            return status_of(self.subject, code, stage, timeout, seed=self.seed, baselines=self.baselines)
+        return status_of(self.subject, code, stage, timeout, seed=self.seed, baselines=self.baselines)

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
-from gradgate.core.origin import is_own_code
+from gradgate.core.origin import is_trainers_code
 from gradgate.faults.trial import is_building
 
 
@@ -33,13 +33,10 @@ class Seen:
 def lines_run(source: Path | None) -> Iterator[Seen]:
     """Lines of own functions that run in the block."""
     seen = Seen()
-    own: dict[str, bool] = {}
 
     def trace(frame: FrameType, event: str, _held: Any) -> Callable[..., Any] | None:
         code = frame.f_code
-        if code.co_filename not in own:
-            own[code.co_filename] = _is_under(code.co_filename, source)
-        if not own[code.co_filename]:
+        if not is_trainers_code(code.co_filename, source):
             return None
         seen.lines.setdefault(code, set()).add(frame.f_lineno)
         if event == "call" and not is_building():
@@ -55,8 +52,3 @@ def lines_run(source: Path | None) -> Iterator[Seen]:
         yield seen
     finally:
         sys.settrace(before)
-
-
-def _is_under(file: str, source: Path | None) -> bool:
-    """Whether a file is the trainer's; its adapter is not looked at where the source's folder is known."""
-    return is_own_code(file, source) and (source is None or Path(file).resolve().is_relative_to(source.resolve()))

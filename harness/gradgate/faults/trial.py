@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from gradgate.checks.naming import unnamed
 from gradgate.checks.runner import check_trainer
 from gradgate.subjects.contract import Stage, Subject
 
@@ -33,14 +34,15 @@ def status_of(
     subject: Subject, code: str, stage: str | None, timeout: float, *, seed: int = 0, baselines: Path | None = None
 ) -> str:
     """What a check says, within so many seconds; arguments as for `trial_of`. Of several stages all, with blanks."""
-    verdict = check_trainer(
-        _afresh(subject),
-        select=[code],
-        stages=None if stage is None else [stage],
-        seed=seed,
-        baselines=baselines,
-        timeout=timeout,
-    )
+    with unnamed():
+        verdict = check_trainer(
+            _afresh(subject),
+            select=[code],
+            stages=None if stage is None else [stage],
+            seed=seed,
+            baselines=baselines,
+            timeout=timeout,
+        )
     return " ".join(result.status for result in verdict.results)
 
 

@@ -13,14 +13,17 @@ import pytest
 import torch
 
 import gradgate
+from gradgate.checks import formulas
 from gradgate.checks.first_fault import FirstFaultError, first_fault_only
 from gradgate.checks.formulas import Call, Ledger
+from gradgate.checks.runner import check_trainer
 from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Result
 from gradgate.faults import exchange, locate, operators, worker
 from gradgate.faults.asked import Asked
 from gradgate.faults.operators import functions, variants
 from gradgate.faults.repair import suspect
+from gradgate.faults.trial import status_of
 
 VALUE_LOSS = """\
 import torch
@@ -168,6 +171,18 @@ def test_ledger_ends_at_its_first_fault_when_one_is_enough():
     with first_fault_only(), pytest.raises(FirstFaultError, match="expected"):
         ledger.run(call, (3,), "fix")
     assert ledger.run(call, (3,), "fix") is None
+
+
+def test_trial_looks_for_no_line(load: Loaded, monkeypatch: pytest.MonkeyPatch):
+    """It asks whether a check passes; where the fault is, it asks in vain."""
+    looked: list[None] = []
+    monkeypatch.setattr(formulas, "culprit", lambda *_: looked.append(None))
+    subject = subject_of(load(VALUE_LOSS.replace(".square()", ".abs()")))
+
+    assert status_of(subject, "GG404", None, 60.0) == "failed"
+    assert looked == []
+    check_trainer(subject, select=["GG404"])
+    assert looked
 
 
 def test_worker_names_a_line_by_trial_repair_when_the_check_names_none(load: Loaded, tmp_path: Path):

@@ -14,7 +14,8 @@ from fixtures.mini_faults import FAULTS
 from gradgate.checks import catalogue
 from gradgate.checks.first_fault import first_fault_only
 from gradgate.checks.isolation import isolated
-from gradgate.checks.own_lines import OwnLines, named, statement_at, unnamed
+from gradgate.checks.naming import unnamed
+from gradgate.checks.own_lines import OwnLines, named, statement_at
 from gradgate.core.finding import Finding, Location
 from gradgate.subjects.contract import Context, Stage, Subject
 
