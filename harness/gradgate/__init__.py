@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gradgate.core.verdict import Outcome, Result, Verdict
     from gradgate.plugin import parametrize
     from gradgate.subjects.contract import (
+        After,
         Context,
         Corpus,
         Fit,
@@ -50,6 +51,7 @@ _HOMES = {
     "gradgate.core.verdict": ("Outcome", "Result", "Verdict"),
     "gradgate.plugin": ("parametrize",),
     "gradgate.subjects.contract": (
+        "After",
         "Context",
         "Corpus",
         "Fit",
@@ -75,6 +77,7 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "After",
     "Context",
     "Corpus",
     "Finding",

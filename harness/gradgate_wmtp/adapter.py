@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 
 import wmtp
 from gradgate.checks.cases import Case
-from gradgate.subjects.contract import Corpus, Fit, Functions, Looped, Placed, Run, Stage, Subject, Tokens
+from gradgate.subjects.contract import After, Corpus, Fit, Functions, Looped, Placed, Run, Stage, Subject, Tokens
 from gradgate.subjects.schedule import Schedule
 from gradgate_wmtp.sized import STAGE1_EXPONENTS, STAGE2_EXPONENTS, scaling_of
 from wmtp import checkpoint
@@ -38,7 +38,7 @@ from wmtp.rewards.reward_model import RewardModel, model_rewards
 from wmtp.settings import Config, Parallel, Recipe
 from wmtp.stage1 import FeatureBatch, Features, join_rows, to_device
 from wmtp.stages import Stage1, Stage2, build_stage
-from wmtp.train import train
+from wmtp.train import prepare_stage, train
 from wmtp.trainer import Trainer, build
 
 if TYPE_CHECKING:
@@ -378,6 +378,17 @@ class Stage2Run(WmtpRun):
         return Tokens(batch[0].token_BS, batch[0].valid_BS, batch[0].document_BS)
 
 
+def behind_stage1(before: Run, folder: Path) -> Stage2Run:
+    """Stage 2 behind Stage 1, whose value head goes through a file of the run's folder."""
+    assert isinstance(before, Stage1Run)  # noqa: S101 - the stages' order
+    run = Stage2Run(before.trainer.config.seed, device=before.trainer.config.device, options={"paths.output": folder})
+    before.work.trainer = dataclasses.replace(before.trainer, config=run.trainer.config)
+    before.work.improved(0.0)
+    before.work.finish(0.0)
+    prepare_stage(run.trainer, "stage2")
+    return run
+
+
 def micro_batch(
     token_BS: Tensor, valid_BS: Tensor, label_BSH: Tensor, reward_BS: Tensor, document_BS: Tensor | None, plain: bool
 ) -> Batch:
@@ -600,6 +611,7 @@ def build_subject() -> Subject:
                 options=STAGE2_OPTIONS,
                 scaling=scaling_of(Stage2Run, STAGE2_EXPONENTS),
                 distributed=distributed(Stage2Run),
+                after=After(Stage1Run, behind_stage1),
             ),
         ),
         functions=Functions(

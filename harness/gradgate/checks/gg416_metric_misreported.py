@@ -20,6 +20,8 @@ By the last part of its name (`train/value_loss`):
 * `loss` must be `total`, or another of the terms;
 * a perplexity (`ppl`, `perplexity`) must not be the exponential of a total that holds other terms, unless it is that of
   a term, too;
+* a cross-entropy, perplexity or accuracy that is no loss term must not move when modules are moved that no loss of the
+  logits trains, by `Stage.edges`: the critic's, whose loss it then holds;
 * a gradient norm (`grad_norm`) must be that of the loss's gradient, or of the gradients at the update, with all
   optimizers together or with one.
 
@@ -76,15 +78,19 @@ from gradgate.checks.updates import Update, gradients_at_updates, parameters_of
 from gradgate.core.errors import SubjectError
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
-from gradgate.subjects.contract import Context, Stage, Subject
+from gradgate.subjects.contract import Context, Run, Stage, Subject
 
 CODE, NAME = "GG416", "metric-misreported"
 NEEDS: tuple[str, ...] = ("losses",)
 PER_STAGE = True
 TOLERANCE = 1e-3  # a share, and of what is small the number itself: logs round
+ROUNDING = 1e-6  # of one number, computed twice in float64
 TOTAL, LOSS = "total", "loss"
 PERPLEXITY, GRADIENT_NORM = re.compile(r"^(ppl|perplexity)$"), re.compile(r"^(grad|gradient)_?norm$")
+QUALITY = re.compile(r"^(cross_entropy|xent|ce|nll|(ce|nll|lm)_loss|ppl|perplexity|acc|accuracy)$")
 FIX = "report it under the name of what it is, from where it is computed"
+
+Numbers = Mapping[str, float]
 
 
 @reports_raises(CODE, NAME)
@@ -106,16 +112,16 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     if len({id(update.optimizer) for update in updates}) < len(updates):
         return Outcome(not_applicable="a step makes several updates of one optimizer: its metrics are of many points")
     norms = [_norm(gradients.values()), *_norms_at(updates)]
-    findings = tuple(_misreported(numbers, terms, norms))
+    findings = (*_misreported(numbers, terms, norms), *_moved(stage, context, numbers, terms))
     return Outcome(
         findings, {"metrics_misreported": len(findings), "metrics": len(numbers)}, {"metrics_misreported": 0}
     )
 
 
-def _misreported(numbers: Mapping[str, float], terms: Mapping[str, float], norms: list[float]) -> Iterator[Finding]:
+def _misreported(numbers: Numbers, terms: Numbers, norms: list[float]) -> Iterator[Finding]:
     """One finding for each metric that is not what its name says."""
     for name, number in numbers.items():
-        word = re.split(r"[/.]", name.lower())[-1].removeprefix("train_")
+        word = _word(name)
         if word in terms and not _close(number, terms[word]) and (word != LOSS or not _any(number, terms.values())):
             yield _finding(name, number, f"the loss term `{word}` is {terms[word]:.6g}", terms[word])
         elif word == LOSS and word not in terms and not _any(number, terms.values()):
@@ -126,7 +132,52 @@ def _misreported(numbers: Mapping[str, float], terms: Mapping[str, float], norms
             yield _finding(name, number, f"that of the loss's gradient is {norms[0]:.6g}", norms[0])
 
 
-def _is_of_total(perplexity: float, terms: Mapping[str, float]) -> bool:
+def _moved(stage: Stage, context: Context, numbers: Numbers, terms: Numbers) -> Iterator[Finding]:
+    """One finding for each prediction's quality that other modules than those behind the logits move."""
+    looked_at = [name for name in numbers if _is(QUALITY, name) and not _is_a_term(name, numbers[name], terms)]
+    with calling("start()"):
+        run = stage.start(context.seed, dtype=torch.float64, device=context.device)
+    others = _beside_the_logits(stage, run)
+    if not looked_at or not others:
+        return
+    (batch,) = islice(run.batches(), 1)
+    with seeded(context.seed), torch.no_grad():
+        for parameter in chain.from_iterable(run.modules[name].parameters() for name in others):
+            parameter.add_(torch.randn_like(parameter) * (10 * parameter.square().mean().sqrt() + 1))
+    with seeded(context.seed), calling("step()"):
+        metrics = run.step(batch)
+    for name in looked_at:
+        if name in metrics and not _equal(float(metrics[name]), numbers[name]):
+            told = f"it is {float(metrics[name]):.6g} where {others[0]} is another, whose loss is none of the logits'"
+            yield _finding(name, numbers[name], told, numbers[name])
+
+
+def _is_a_term(name: str, number: float, terms: Numbers) -> bool:
+    if _is(PERPLEXITY, name):
+        number = math.log(number) if number > 0 else math.nan
+    return any(_equal(number, term) for term in terms.values())
+
+
+def _equal(number: float, other: float) -> bool:
+    return math.isclose(number, other, rel_tol=ROUNDING, abs_tol=ROUNDING)
+
+
+def _beside_the_logits(stage: Stage, run: Run) -> list[str]:
+    """The modules that loss terms train of which none trains that of the logits."""
+    edges = {term: set(modules) for term, modules in (stage.edges or {}).items() if term != TOTAL}
+    behind = set[str]().union(*(modules for modules in edges.values() if run.logits_from in modules))
+    return sorted(set[str]().union(*edges.values()) - behind) if behind else []
+
+
+def _is(pattern: re.Pattern[str], name: str) -> bool:
+    return pattern.match(_word(name)) is not None
+
+
+def _word(name: str) -> str:
+    return re.split(r"[/.]", name.lower())[-1].removeprefix("train_")
+
+
+def _is_of_total(perplexity: float, terms: Numbers) -> bool:
     if perplexity <= 0 or len(terms) == 1:
         return False
     loss = math.log(perplexity)

@@ -119,6 +119,7 @@ STAGES = {
     "two-stage": """
         gradgate.Stage("critic", TrainRun, objective="value"),  # REPLACE: one Run class a stage
         gradgate.Stage("tokens", TrainRun, objective="tokens"),
+        # On the second after=gradgate.After(CriticRun, start): start(before, folder) takes what `before` has learnt
     """,
 }
 

@@ -258,6 +258,20 @@ class Scaling:
 
 
 @dataclass(frozen=True)
+class After:
+    """How a stage starts behind another one.
+
+    Args:
+        earlier: the `start` of that other stage.
+        start: `start(before, folder) -> Run`, this stage as the program starts it where the training of `before`, a run
+            of the other stage, ends; what goes through files is written to and read from the folder.
+    """
+
+    earlier: Callable[..., Run]
+    start: Callable[[Run, Path], Run]
+
+
+@dataclass(frozen=True)
 class Stage:
     """One stage of a trainer.
 
@@ -281,6 +295,7 @@ class Stage:
             nothing, its evaluations replaced by the scores in order, smaller being better, over more epochs than
             one; NotImplementedError for a patience where it has none; None: no such.
         scaling: name of an axis ("S", "B", "H") -> how cost may grow along it; None: not declared.
+        after: what it is to start from, where that is what another stage has learnt; None: nothing.
     """
 
     name: str
@@ -293,6 +308,7 @@ class Stage:
     options: Mapping[str, Sequence[Any]] | None = field(default=None, hash=False)
     scaling: Mapping[str, Scaling] | None = field(default=None, hash=False)
     distributed: Mapping[str, Callable[..., Run]] | None = field(default=None, hash=False)
+    after: After | None = None
 
 
 @dataclass(frozen=True)
@@ -391,6 +407,7 @@ class Subject:
         "options": "give the stage `options=`: keys -> values, and let `start` take `options={key: value}`",
         "distributed": "give the stage `distributed=`: 'ddp' or 'fsdp2' -> a `start` for one process of several",
         "edges": "give the stage `edges=`: the name of each loss term -> the names in `modules` of what it trains",
+        "after": "give a stage that starts from what another has learnt `after=gradgate.After(earlier, start)`",
         "scaling": "give the stage `scaling=`: axes such as 'S' -> gradgate.Scaling(start, smallest, exponents)",
         "samples": "write `Run.samples(batch)`: a name for each sample; and set `Run.epoch_size`",
         "heldout": "write `Run.heldout()`: the names of the samples that are kept for evaluation",
