@@ -97,10 +97,10 @@ def _spliced(source: str, nodes: Sequence[ast.stmt | ast.expr], edit: Edit, expr
     raw = source.encode()
     changed = (raw[: span.start] + text.encode() + raw[span.end :]).decode()
     try:
-        after = ast.parse(changed)
+        ast.parse(changed)
     except SyntaxError as error:
         raise EditError(f"{place}: with {_short(edit.replace)!r} the file is no Python: {error}") from error
-    if ast.dump(after) == ast.dump(ast.parse(source)):
+    if _dumped(edit.replace) == _dumped(edit.find):
         raise EditError(f"{place}: {_short(edit.find)!r} is replaced by itself")
     return Edited(changed, span.line, span.line + text.count("\n"))
 
@@ -110,6 +110,14 @@ def _parsed(text: str, where: str) -> ast.Module:
         return ast.parse(text)
     except SyntaxError as error:
         raise EditError(f"{where}: {_short(text)!r} is no Python: {error}") from error
+
+
+def _dumped(text: str) -> str | None:
+    """What a text says as Python; None where it is none by itself."""
+    try:
+        return ast.dump(ast.parse(textwrap.dedent(text).strip()))
+    except SyntaxError:
+        return None
 
 
 def _scope(tree: ast.Module, within: str, file: str) -> ast.AST:
@@ -134,14 +142,14 @@ def _expressions(scope: ast.AST, pattern: ast.expr) -> Iterator[list[ast.expr]]:
 
 
 def _statements(scope: ast.AST, pattern: Body) -> Iterator[Body]:
-    wanted = [ast.dump(statement) for statement in pattern]
+    wanted, kinds = [ast.dump(statement) for statement in pattern], [type(statement) for statement in pattern]
     for node in ast.walk(scope):
         for body in (getattr(node, name, None) for name in ("body", "orelse", "finalbody")):
             if not isinstance(body, list):
                 continue
             for start in range(len(body) - len(wanted) + 1):
                 part = body[start : start + len(wanted)]
-                if [ast.dump(statement) for statement in part] == wanted:
+                if [type(each) for each in part] == kinds and [ast.dump(each) for each in part] == wanted:
                     yield part
 
 
