@@ -187,7 +187,7 @@ def _of_tokens(run: Run, drawn: Sequence[Batch]) -> Outcome:
         ends = list(_without_end(run, drawn))
         findings += _endless(ends, run.end_token)
         measured["documents_without_end"], allowed["documents_without_end"] = len(ends), 0
-    reason = "" if supervised or findings else "no logits [B, S, H, V] were seen, or nothing is supervised"
+    reason = "" if supervised or findings else "no logits [B, S, (H,) V] were seen, or nothing is supervised"
     return Outcome(tuple(findings), measured, allowed, inconclusive=reason)
 
 
