@@ -102,6 +102,7 @@ _ROWS = (
     ("GG612", "data-order", "run", "samples are repeated, skipped or read again across epochs, ranks or a resume"),
     ("GG613", "checkpoint-half-loaded", "scan",
      "what the trainer's source saves it does not load: entries, the optimizer, or all of it; or a failure passes"),
+    ("GG614", "never-seeded", "scan", "the trainer draws random numbers, and no file of it sets a seed"),
     ("GG701", "slower-than-base", "run",
      "head is slower than base by more than the budget, with the stated confidence"),
     ("GG702", "counters-grew", "count", "a counter of work per step is above its stored count"),
