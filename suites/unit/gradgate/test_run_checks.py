@@ -252,6 +252,10 @@ def test_gg201_takes_an_unheld_module_in_eval_mode_for_frozen(training: bool, se
 
     assert [finding.severity for finding in outcome.findings] == [severity] * 2
     assert outcome.measured["parameters_no_optimizer_holds"] == (2 if training else 0)
+    for edges, found in (({"value_loss": ("value_head",)}, "note"), ({"value_loss": ("reference",)}, severity)):
+        declared = replace(stage, edges=edges)  # what no declared edge trains is not meant to learn
+        seen = run_check("GG201", Subject("edges", [declared]), declared)
+        assert [finding.severity for finding in seen.findings] == [found] * 2
 
 
 # --- GG205 -----------------------------------------------------------------------------------------------------------
