@@ -134,8 +134,8 @@ def _would_differ(ratio: Ratio) -> Finding:
     return Finding(
         code=CODE,
         name=NAME,
-        message=f"the {which[0]} log-probabilities of a ratio are taken in train mode, the {which[1]} ones in eval mode: "
-        "with any dropout but the 0 of this run they differ before any update; allowed: one mode",
+        message=f"the {which[0]} log-probabilities of a ratio are taken in train mode, the {which[1]} ones in eval "
+        "mode: with any dropout but the 0 of this run they differ before any update; allowed: one mode",
         culprit=ratio.place,
         fix="take both in one mode",
         detail={"trains": list(ratio.trains)},

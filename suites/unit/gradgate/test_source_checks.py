@@ -14,7 +14,7 @@ from fixtures.source_faults import FAULTS, SOUND_EDITS, TRAINER, reading
 from gradgate.checks.trainer_source import files_of, paths_of, runs_in_16_bits
 from gradgate.subjects.contract import Run, Stage, Subject
 
-CODES = ("GG418", "GG419", "GG613", "GG614")
+CODES = ("GG418", "GG419", "GG422", "GG507", "GG613", "GG614", "GG615")
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -36,7 +36,7 @@ def test_a_clean_source_passes(name: str, tmp_path: Path) -> None:
     text = TRAINER.replace(old, new, 1)
     assert old in TRAINER
     outcomes = [run_check(code, reading(tmp_path, text), None) for code in CODES]
-    assert [errors(outcome) for outcome in outcomes] == [[], [], [], []]
+    assert [errors(outcome) for outcome in outcomes] == [[]] * len(CODES)
 
 
 @pytest.mark.parametrize(
