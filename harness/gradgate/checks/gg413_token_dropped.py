@@ -18,7 +18,8 @@ In float64, on 3 batches. The gradient of a cross-entropy with respect to a posi
 softmax - onehot(target), so a token has a share in the loss where some head that is to predict it has a gradient with a
 negative entry. Which tokens are supervised `Run.supervised` says; where the run has no such method, all real tokens
 that some head could predict are, but for those at the beginning of a row or document in front of the first that has a
-share: they are taken for a prompt.
+share: they are taken for a prompt. Where it has none, and most rows have tokens without a share between others with
+one, and not always the same token, the loss is taken for one that selects tokens: a warning.
 Statistic: supervised tokens without a share; allowed: 0.
 
 Where the run says which token ends a row (`Run.end_token`), each row, or document of a packed row, that is shorter than
@@ -90,6 +91,7 @@ OF_TOKENS = ("tokens", "logits")
 OF_VALUES = ("valid", "edges")
 PER_STAGE = True
 BATCHES = 3
+SCATTERED = "here and there between others that have one"
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,8 @@ def _of_tokens(run: Run, drawn: Sequence[Batch]) -> Outcome:
     silent = sum(len(shares.silent) for shares in seen)
     measured = {"tokens_without_share": dropped, "tokens_supervised": supervised, "silent_rows": silent}
     allowed = {"tokens_without_share": 0}
-    findings = [*_dropped(seen, dropped, supervised), *_silent(seen, silent)]
+    said = "supervised" in declared(run)
+    findings = [*_dropped(seen, dropped, supervised, said), *_silent(seen, silent)]
     if run.end_token is not None:
         ends = list(_without_end(run, drawn))
         findings += _endless(ends, run.end_token)
@@ -253,15 +256,17 @@ def documents(tokens: Tokens) -> Iterator[tuple[int, list[int]]]:
         yield from ((b, document) for document in places.values())
 
 
-def _dropped(seen: list[Shares], dropped: int, supervised: int) -> Iterator[Finding]:
+def _dropped(seen: list[Shares], dropped: int, supervised: int, said: bool) -> Iterator[Finding]:
     if not dropped:
         return
+    what = _what(seen)
     first = next(shares for shares in seen if shares.dropped.any())
     b, t = first.dropped.nonzero()[0].tolist()
     yield Finding(
         code=CODE,
         name=NAME,
-        message=f"{dropped} of {supervised} supervised tokens have no share in the loss, {_what(seen)}; the first is "
+        severity="error" if said or what != SCATTERED else "warning",
+        message=f"{dropped} of {supervised} supervised tokens have no share in the loss, {what}; the first is "
         f"token {int(first.token_BS[b, t])} at [b, t] = [{b}, {t}]; allowed: 0",
         fix="let some head predict every supervised token: look at shifts, slices and masks between labels and loss",
         count=dropped,
@@ -277,7 +282,14 @@ def _what(seen: list[Shares]) -> str:
         return "the last of a row each"
     if len(values) == 1 and values.total() > 1:
         return "one and the same token each"
-    return f"in {len(rows)} rows"
+    selects = sum(_is_between(dropped, asked & ~dropped) for dropped, asked in rows)
+    return SCATTERED if len(rows) > 1 and 2 * selects > len(rows) else f"in {len(rows)} rows"
+
+
+def _is_between(dropped_S: Tensor, shared_S: Tensor) -> bool:
+    """Whether a token is dropped that stands between two that are not."""
+    places = shared_S.nonzero()[:, 0].tolist()
+    return len(places) > 1 and bool(dropped_S[places[0] : places[-1]].any())
 
 
 def _silent(seen: list[Shares], silent: int) -> Iterator[Finding]:

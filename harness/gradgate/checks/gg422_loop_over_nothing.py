@@ -17,7 +17,7 @@ loops over data: what an argument or an attribute holds, over its `enumerate`, `
 of a setting. Findings are:
 
 * a division by a name that is 0 before the loop and added to in it, or by the `len` of what the loop goes over, or
-  `statistics.mean` of a list that is empty before the loop and filled in it;
+  the `len` or the `statistics.mean` of a list that is empty before the loop and filled in it;
 * a name that is read behind a loop over epochs, steps or what is called after data, and assigned nowhere but in it.
 
 Where the function asks anything of the count, the list or what is gone over (`if n`, `max(n, 1)`, `n or 1`, a
@@ -140,7 +140,8 @@ def _divided(function: Function) -> Iterator[tuple[ast.AST, str]]:
             by = ast.unparse(node.right) if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) else ""
             mean = isinstance(node, ast.Call) and dotted(node.func) in MEANS and node.args
             of = ast.unparse(node.args[0]) if mean else ""  # type: ignore[attr-defined]
-            if by in counts - asked and over not in asked:
+            counted = (counts | {f"len({name})" for name in lists - asked}) - asked
+            if by in counted and over not in asked:
                 yield node, f"divides by `{by}`, which is 0 where the loop over `{over}` has nothing to go over"
             elif by == f"len({over})" and over not in asked:
                 yield node, f"divides by `{by}`, which is 0 where there is nothing in it"

@@ -134,22 +134,31 @@ def _assigned(nodes: list[ast.AST]) -> Iterator[tuple[str, ast.expr]]:
 
 
 def _entries(files: tuple[File, ...], saved: list[_Saved], loads: bool) -> Iterator[Finding]:
-    """Saved entries that nothing names elsewhere."""
+    """Saved entries that nothing names elsewhere; what a function that saves and does not load writes is not read."""
+    keys = {id(key) for file in files for function, _ in functions_of(file.tree) for key in _written(function)}
     words = Counter(
         node.value
         for file in files
         for node in ast.walk(file.tree)
-        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in keys
     )
-    written = Counter(key for entry in saved for key in entry.entries)
     for entry in saved:
         state = [key for key, value in entry.entries.items() if "state_dict" in ast.unparse(value)]
-        lost = [key for key in entry.entries if words[key] <= written[key]]
+        lost = [key for key in entry.entries if not words[key]]
         if not state or not lost:
             continue
         told = ", ".join(f"`{key}`" for key in lost)
         many = f"{told} of the checkpoint {'is' if len(lost) == 1 else 'are'} saved and loaded nowhere"
         yield _finding(entry.file, entry.call, entry.function, many if loads else f"{many}: nothing loads a checkpoint")
+
+
+def _written(function: Function) -> Iterator[ast.AST]:
+    """The keys of mappings that are written down in a function that saves, and loads nothing."""
+    called = {dotted(node.func) for node in ast.walk(function) if isinstance(node, ast.Call)}
+    if called & set(SAVES) and not called & set(LOADS):
+        for node in ast.walk(function):
+            if isinstance(node, ast.Dict):
+                yield from (key for key in node.keys if key is not None)
 
 
 def _without_optimizer(files: tuple[File, ...], saves: list[tuple[File, ast.Call]]) -> Iterator[Finding]:

@@ -14,10 +14,11 @@ run under a harness does not show it, since the harness sets the seeds itself.
 
 By reading the files of `Subject.source`, or those of the modules that the adapter imports. Draws are calls of
 `random`, `numpy.random` and torch's functions of random numbers without a generator of their own, loaders that
-shuffle, and dropout. Seeds are `manual_seed`, `random.seed`, `numpy.random.seed` and any call with `seed` in its name
-that the trainer does not define itself, which is taken for one that seeds everything; what stands in a function that
-is named after seeding counts where something calls that function. A `TrainingArguments` or a `Trainer` of
-transformers seeds by itself. Statistic: generators that are drawn from and never seeded; allowed: 0.
+shuffle, and dropout where something is put into train mode. Seeds are `manual_seed`, `random.seed`,
+`numpy.random.seed` and any call with `seed` in its name that the trainer does not define itself, which is taken for
+one that seeds everything; what stands in a function that is named after seeding counts where something calls that
+function. A `TrainingArguments` or a `Trainer` of transformers seeds by itself. Statistic: generators that are drawn
+from and never seeded; allowed: 0.
 
 Looked at only where there is an entry: `if __name__ == "__main__"`, a `main`, a command line, or a function outside a
 class that loops and saves. A library leaves seeds to those who use it.
@@ -71,8 +72,9 @@ PER_STAGE = False
 GENERATORS = {"torch": "torch's generator", "random": "Python's generator", "numpy": "NumPy's generator"}
 OF_TORCH = (
     *("rand", "randn", "randint", "randperm", "multinomial", "bernoulli", "normal", "rand_like", "randn_like"),
-    *("dropout", "Dropout", "random_split", "RandomSampler"),
+    *("random_split", "RandomSampler"),
 )
+DROPOUT = ("dropout", "Dropout")  # draws where something is put into train mode
 OF_PYTHON = ("shuffle", "choice", "choices", "sample", "random", "randint", "randrange", "uniform", "gauss")
 NOT_DRAWN = ("seed", "default_rng", "RandomState", "Generator", "SeedSequence", "get_state", "set_state")
 SEEDS_ITSELF = ("transformers", "trl")  # their Trainer seeds everything, from its arguments
@@ -88,7 +90,12 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
         return Outcome(not_applicable=NONE)
     if not any(_has_entry(file) for file in files):
         return Outcome(not_applicable="no file of the trainer has an entry: seeds are its users' to set")
-    drawn = list(chain.from_iterable(_draws(file) for file in files))
+    trains = any(
+        isinstance(call.func, ast.Attribute) and call.func.attr == "train"
+        for file in files
+        for call in _calls(file.tree)
+    )
+    drawn = list(chain.from_iterable(_draws(file, (*OF_TORCH, *DROPOUT) if trains else OF_TORCH) for file in files))
     seeded = _seeded(files)
     findings = [
         _finding(generator, places, bool(seeded))
@@ -119,7 +126,7 @@ def _calls(tree: ast.AST) -> Iterator[ast.Call]:
     return (node for node in ast.walk(tree) if isinstance(node, ast.Call))
 
 
-def _draws(file: File) -> Iterator[tuple[str, File, ast.Call]]:
+def _draws(file: File, of_torch: tuple[str, ...]) -> Iterator[tuple[str, File, ast.Call]]:
     """Which generator is drawn from, and where."""
     modules = {
         alias.asname or alias.name: alias.name
@@ -137,13 +144,14 @@ def _draws(file: File) -> Iterator[tuple[str, File, ast.Call]]:
             yield "numpy", file, call
         elif "generator" in options or "random_state" in options:
             continue
-        elif (last == "DataLoader" and _is_true(options.get("shuffle"))) or _is_of_torch(before, last, modules):
+        elif (last == "DataLoader" and _is_true(options.get("shuffle"))) or (
+            last in of_torch and _is_torch(before, modules)
+        ):
             yield "torch", file, call
 
 
-def _is_of_torch(before: str, last: str, modules: dict[str, str]) -> bool:
-    first = before.partition(".")[0]
-    return last in OF_TORCH and (modules.get(first, "").partition(".")[0] == "torch" or before in ("nn", "F"))
+def _is_torch(before: str, modules: dict[str, str]) -> bool:
+    return modules.get(before.partition(".")[0], "").partition(".")[0] == "torch" or before in ("nn", "F")
 
 
 def _is_true(value: ast.expr | None) -> bool:

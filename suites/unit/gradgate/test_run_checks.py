@@ -258,6 +258,35 @@ def test_gg201_takes_an_unheld_module_in_eval_mode_for_frozen(training: bool, se
         assert [finding.severity for finding in seen.findings] == [found] * 2
 
 
+@pytest.mark.parametrize(("moves", "red"), [(True, True), (False, False)])
+def test_gg606_finds_statistics_that_an_evaluation_moves(moves: bool, red: bool) -> None:
+    """A running number beside modules and optimizers shows in the steps behind the evaluation."""
+
+    class Scaled(Run):
+        def __init__(self, seed: int, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> None:
+            torch.manual_seed(seed)
+            self.model, self.scale = nn.Linear(2, 1, dtype=dtype), 1.0
+            self.modules = {"model": self.model}
+            self.optimizers = [torch.optim.SGD(self.model.parameters(), lr=0.1)]
+
+        def batches(self) -> Any:
+            return iter([torch.ones(3, 2)] * 9)
+
+        def step(self, batch: Any) -> dict[str, float]:
+            self.optimizers[0].zero_grad()
+            (self.scale * self.model(batch)).square().mean().backward()
+            self.optimizers[0].step()
+            return {"loss": 0.0}
+
+        def evaluate(self) -> dict[str, float]:
+            self.scale += float(moves)
+            return {"loss": 0.0}
+
+    found = errors(run_check("GG606", *with_run(Scaled)))
+    assert [message for message in found if "what the next steps read: `model." in message] == found
+    assert bool(found) is red
+
+
 # --- GG205 -----------------------------------------------------------------------------------------------------------
 
 
