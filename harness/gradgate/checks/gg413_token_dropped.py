@@ -23,8 +23,8 @@ one, and not always the same token, the loss is taken for one that selects token
 Statistic: supervised tokens without a share; allowed: 0.
 
 Where the run says which token ends a row (`Run.end_token`), each row, or document of a packed row, that is shorter than
-`Run.max_length` must end with it. Statistic: those that do not; allowed: 0. That it is trained on is then asked as of
-every token.
+`Run.max_length` must end with it, in every stage but one of values. Statistic: those that do not; allowed: 0. That it
+is trained on is then asked as of every token.
 
 In any stage whose `Stage.edges` say which modules `value_loss` trains: a real token has a share in the value loss where
 its value, the module's output at its position, has a gradient; all values are moved by 1/e first, since one that equals
@@ -125,9 +125,11 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     able = Capabilities(subject, context.device)
     hints = able.missing(stage, OF_TOKENS) if stage.objective == "tokens" else ["this stage learns no tokens"]
     value = able.missing(stage, OF_VALUES) or [] if TERM in (stage.edges or {}) else [f"no edge {TERM!r} is declared"]
-    if hints and value:
+    ends = hints and run.end_token is not None and "tokens" in declared(run) and stage.objective != "value"
+    if hints and value and not ends:
         return Outcome(not_applicable=f"{'; '.join(hints)}; {'; '.join(value)}")
     outcomes = [] if hints else [_of_tokens(run, drawn)]
+    outcomes += [_of_ends(run, drawn)] if ends else []
     outcomes += [] if value else [_of_values(run, drawn, (stage.edges or {})[TERM])]
     return _together(outcomes)
 
@@ -187,11 +189,18 @@ def _of_tokens(run: Run, drawn: Sequence[Batch]) -> Outcome:
     said = "supervised" in declared(run)
     findings = [*_dropped(seen, dropped, supervised, said), *_silent(seen, silent)]
     if run.end_token is not None:
-        ends = list(_without_end(run, drawn))
-        findings += _endless(ends, run.end_token)
-        measured["documents_without_end"], allowed["documents_without_end"] = len(ends), 0
+        ends = _of_ends(run, drawn)
+        findings += ends.findings
+        measured, allowed = {**measured, **ends.measured}, {**allowed, **ends.allowed}
     reason = "" if supervised or findings else "no logits [B, S, (H,) V] were seen, or nothing is supervised"
     return Outcome(tuple(findings), measured, allowed, inconclusive=reason)
+
+
+def _of_ends(run: Run, drawn: Sequence[Batch]) -> Outcome:
+    """Rows that do not end with the end token; no logits are wanted for that."""
+    ends = list(_without_end(run, drawn))
+    found = tuple(_endless(ends, int(run.end_token or 0)))
+    return Outcome(found, {"documents_without_end": len(ends)}, {"documents_without_end": 0})
 
 
 def _without_end(run: Run, drawn: Sequence[Batch]) -> Iterator[tuple[int, int, int]]:

@@ -188,6 +188,30 @@ def test_long_error_is_cut_in_the_message_and_whole_in_the_detail() -> None:
     assert finding.detail["text"] == "x" * 1000
 
 
+def test_gg100_says_that_a_group_was_added_behind_the_schedule() -> None:
+    """PyTorch's error speaks of the lengths of two lists."""
+
+    class Late(Run):
+        def __init__(self, seed: int, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> None:
+            self.modules = {"model": nn.Linear(2, 1, dtype=dtype), "head": nn.Linear(2, 1, dtype=dtype)}
+            self.optimizers = [torch.optim.SGD(self.modules["model"].parameters(), lr=0.1)]
+            self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizers[0], lambda _: 0.5)
+            self.optimizers[0].add_param_group({"params": self.modules["head"].parameters()})
+
+        def batches(self) -> Any:
+            return iter([torch.ones(3, 2)] * 9)
+
+        def step(self, batch: Any) -> dict[str, float]:
+            sum(module(batch).sum() for module in self.modules.values()).backward()
+            self.optimizers[0].step()
+            self.schedule.step()
+            return {"loss": 0.0}
+
+    (finding,) = run_check("GG100", *with_run(Late)).findings
+    assert "had 1 group(s), and now it has 2" in finding.message and finding.culprit is not None
+    assert finding.culprit.source == "self.schedule.step()"
+
+
 # --- GG201 -----------------------------------------------------------------------------------------------------------
 
 
