@@ -3,9 +3,9 @@
 ## What it detects
 
 An entry of a checkpoint that no line reads back; one that is read and never written; training state that is saved and
-loaded nowhere; a trainer whose optimizer keeps a state (Adam, momentum) and that saves weights alone;
-`load_state_dict(strict=False)` whose list of missing keys is dropped; an `except` around saving or loading that goes on
-as if nothing had been.
+loaded nowhere; a trainer whose optimizer keeps a state (Adam, momentum) and that saves weights alone; one that saves
+the optimizer, and not the schedule or the scaler that it steps by; `load_state_dict(strict=False)` whose list of
+missing keys is dropped; an `except` around saving or loading that goes on as if nothing had been.
 
 ## Why it matters
 
@@ -80,6 +80,20 @@ FIX = "load what is saved, in one function beside the one that saves, strictly; 
 
 
 @dataclass(frozen=True)
+class _Stepped:
+    """How what the steps go by shows in the source: where it is used, and where it is saved."""
+
+    used: re.Pattern[str]
+    kept: re.Pattern[str]
+
+
+STEPPED = {
+    "the schedule": _Stepped(re.compile(r"sched\w*\.step\("), re.compile(r"sched.*state|state.*sched")),
+    "the gradient scaler": _Stepped(re.compile(r"scaler\w*\.update\("), re.compile(r"scaler.*state|state.*scaler")),
+}
+
+
+@dataclass(frozen=True)
 class _Saved:
     """A mapping that is saved: its keys, and where."""
 
@@ -101,6 +115,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     findings = [
         *_entries(files, saved, bool(loads)),
         *_without_optimizer(files, saves),
+        *_without_schedule(files, saved),
         *(finding for file in files for finding in (*_swallowed(file), *_unstrict(file))),
     ]
     if len(saved) == len(saves) and saved:
@@ -170,6 +185,19 @@ def _without_optimizer(files: tuple[File, ...], saves: list[tuple[File, ast.Call
         file, call = saves[0]
         told = "the trainer saves weights and no optimizer's state: a run that is resumed from it is another one"
         yield _finding(file, call, "", told)
+
+
+def _without_schedule(files: tuple[File, ...], saved: list[_Saved]) -> Iterator[Finding]:
+    """A checkpoint that holds an optimizer to go on with, and not what its steps go by: a schedule, a scaler."""
+    lines = [line for file in files for line in file.lines]
+    whole = next((one for one in saved if any("opt" in ast.unparse(value) for value in one.entries.values())), None)
+    if whole is None or any("last_epoch" in line or "save_state" in line for line in lines):
+        return
+    for what, stepped in STEPPED.items():
+        kept = any(stepped.kept.search(line) for line in lines)
+        if any(stepped.used.search(line) for line in lines) and not kept:
+            told = f"the checkpoint holds the optimizer and not {what}: a run that is resumed from it is another one"
+            yield _finding(whole.file, whole.call, whole.function, told)
 
 
 def _unstrict(file: File) -> Iterator[Finding]:
