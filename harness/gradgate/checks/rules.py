@@ -82,6 +82,7 @@ _ROWS = (
      "before any update the log-probabilities of a policy's ratio differ, though the same parameters gave both"),
     ("GG421", "dropout-without-gradient", "run", "a module that runs without a gradient has dropout on"),
     ("GG422", "loop-over-nothing", "scan", "what stands behind a loop over data fails where there is none"),
+    ("GG423", "response-cut-silently", "scan", "a row is cut at its end, where its response stands, unsaid"),
     ("GG501", "return-oracle", "run", "returns differ from a slow, literal reference"),
     ("GG502", "stages-disagree", "run", "two stages regress on different functions of the same reward"),
     ("GG503", "reward-nondeterministic", "run", "the same sequence gets two rewards"),

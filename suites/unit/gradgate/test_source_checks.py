@@ -14,7 +14,7 @@ from fixtures.source_faults import FAULTS, SOUND_EDITS, TRAINER, reading
 from gradgate.checks.trainer_source import files_of, paths_of, runs_in_16_bits
 from gradgate.subjects.contract import Run, Stage, Subject
 
-CODES = ("GG418", "GG419", "GG422", "GG507", "GG613", "GG614", "GG615")
+CODES = ("GG418", "GG419", "GG422", "GG423", "GG507", "GG613", "GG614", "GG615")
 
 
 @pytest.mark.parametrize("name", FAULTS)
