@@ -14,10 +14,9 @@ from gradgate.checks import oracles
 from gradgate.core.errors import SubjectError
 from gradgate.subjects.capabilities import declared
 from gradgate.subjects.contract import Batch, Fit, Run
-from gradgate.subjects.outputs import logits_in
+from gradgate.subjects.outputs import by_head, logits_in
 
 NOTHING = (None, None, None)
-HEADED = 4  # axes of logits [B, S, H, V]
 OTHER_SEED = 1_000_003  # added to the seed of the run that held-out batches come from
 
 
@@ -112,8 +111,7 @@ def _cross_entropy(run: Run, batch: Batch) -> Tensor:
         run.losses(batch)
     if not seen:
         raise SubjectError(f"fit_of: `{run.logits_from}` returned no logits while losses() ran")
-    logits = seen[-1]
-    logits_BSV = logits[:, :, 0] if logits.dim() == HEADED else logits
+    logits_BSV = by_head(seen[-1])[:, :, 0]
     tokens = run.tokens(batch)
     label_BS = oracles.labels(tokens.token_BS.cpu(), tokens.valid_BS.cpu(), 1, tokens.document_BS)[..., 0]
     return nn.functional.cross_entropy(

@@ -13,7 +13,7 @@ Each stage is started and stepped a few times. The check fails where
 * a capability is declared but raises or lies: `losses` without a scalar `total` on the graph, or changing parameters;
   `tokens` or `valid` of the wrong dtype or shape; `select_rows` or `pad` that give other rows or positions than asked
   for; `edges` that name no loss term or module; `save` that writes nothing; `logits_from` naming no module, or one
-  whose output is not [B, S, H, V]; `optimizers` with something else in it; a `corpus` whose columns disagree;
+  whose output is not [B, S, (H,) V]; `optimizers` with something else in it; a `corpus` whose columns disagree;
 * the stage does not start and step in float64.
 
 ## Why it matters
@@ -84,7 +84,7 @@ from gradgate.core.verdict import Outcome
 from gradgate.subjects.capabilities import declared
 from gradgate.subjects.contract import Context, Corpus, Objective, Run, Stage, Subject, Tokens
 from gradgate.subjects.global_state import GlobalState, seed_everything
-from gradgate.subjects.outputs import logits_in
+from gradgate.subjects.outputs import are_of_heads, logits_in
 
 CODE, NAME = "GG001", "subject-contract"
 NEEDS: tuple[str, ...] = ()
@@ -351,10 +351,13 @@ def _of_logits(start: Start) -> Iterator[Fault]:
         handle.remove()
     if not seen:
         yield f"a step does not call modules[{run.logits_from!r}], which `logits_from` names", LIES
-    elif (logits := logits_in(seen[0])) is None or logits.dim() != 4:
+    elif (logits := logits_in(seen[0])) is None or not are_of_heads(logits):
         shape = f" with logits {list(logits.shape)}" if logits is not None and logits is not seen[0] else ""
-        fix = "name a module that returns them, or leave `logits_from` out: a trainer of one head has no axis H"
-        yield f"modules[{run.logits_from!r}] returns {_described(seen[0])}{shape}, expected logits [B, S, H, V]", fix
+        fix = "name a module that returns them, or leave `logits_from` out"
+        yield (
+            f"modules[{run.logits_from!r}] returns {_described(seen[0])}{shape}, expected logits [B, S, (H,) V]",
+            fix,
+        )
 
 
 def _of_save(start: Start, folder: Path) -> Iterator[Fault]:

@@ -36,7 +36,8 @@ weight_BSH = torch.softmax((delta_BSH / tau).masked_fill(~valid_BSH, -torch.inf)
 ## How to fix
 
 Read the exception, and the line that the finding names; the code of the fault itself (GG101, GG102, GG105, GG209) is
-red beside this one and says how to write it instead.
+red beside this one and says how to write it instead. A schedule that raises because a group of parameters was added
+behind it says so.
 
 ## Known limits
 
@@ -50,12 +51,16 @@ Fault LW-01 of the fault catalogue; PyTorch notes, "Autograd mechanics", in-plac
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import islice
 
-from gradgate.checks.raised import calling, reports_raises
+from torch.optim.lr_scheduler import LRScheduler
+
+from gradgate.checks.raised import SubjectRaisedError, as_finding, calling
 from gradgate.checks.recording import with_guilty_line
+from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Stage, Subject
 
@@ -76,14 +81,40 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     """Step on the first batches; where that raises, ask the recorder for the line."""
     outcome = _plain(subject, stage, context)
     findings = (
-        with_guilty_line(finding, subject, stage, context, _RECORDED.get(finding.kind, (finding.kind,)))
+        finding
+        if finding.detail.get("groups")
+        else with_guilty_line(finding, subject, stage, context, _RECORDED.get(finding.kind, (finding.kind,)))
         for finding in outcome.findings
     )
     return replace(outcome, findings=tuple(findings))
 
 
-@reports_raises(CODE, NAME)
 def _plain(subject: Subject, stage: Stage, context: Context) -> Outcome:
+    try:
+        return _stepped(stage, context)
+    except SubjectRaisedError as raised:
+        return Outcome(findings=(_explained(as_finding(raised, CODE, NAME), raised.error),))
+
+
+def _explained(finding: Finding, error: BaseException) -> Finding:
+    """An error of a schedule that does not know of all groups says as much."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    schedules = [held for frame in frames if isinstance(held := frame.f_locals.get("self"), LRScheduler)]
+    for schedule in schedules:
+        known, groups = len(schedule.base_lrs), len(schedule.optimizer.param_groups)
+        if known != groups:
+            return replace(
+                finding,
+                message=f"{finding.message}: the schedule was built when its optimizer had {known} group(s), and now "
+                f"it has {groups}; the rates of what was added behind it are not its own",
+                culprit=finding.victim,
+                fix="add every group of parameters before the schedule is built; until then, step without the schedule",
+                detail={**finding.detail, "groups": groups, "scheduled": known},
+            )
+    return finding
+
+
+def _stepped(stage: Stage, context: Context) -> Outcome:
     with calling("start()"):
         run = stage.start(context.seed, device=context.device)
     batches = islice(run.batches(), STEPS)

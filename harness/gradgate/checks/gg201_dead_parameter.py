@@ -16,8 +16,9 @@ Statistic: for each parameter, the number of its gradient's non-zero elements at
 `Optimizer.step`. Where no optimizer steps it is that of `losses(batch)["total"]`.
 
 A parameter counts as trainable where it requires grad and an optimizer holds it. One that requires grad in a module
-of the run and that *no* optimizer holds is a finding too. A module in eval mode of which no optimizer holds a part
-and that gets no gradient is taken for frozen: a note, since `requires_grad_(False)` would say so.
+of the run and that *no* optimizer holds is a finding too. A module of which no optimizer holds a part and that gets no
+gradient is taken for frozen where it is in eval mode, or where the stage declares edges and none of them trains it: a
+note, since `requires_grad_(False)` would say so.
 
 A bias whose gradients are there and add up to 0 is no dead one: the loss does not change where all outputs move by the
 same amount, as that of a pair of scores does not.
@@ -99,7 +100,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     still = [parameter for parameter in names if parameter.requires_grad and parameter in held - alive]
     cancelled = _cancelled(run, batches[-1], still) if still else set()
     dead = [_dead(names[parameter]) for parameter in still if parameter not in cancelled]
-    unheld = _unheld(run, names, alive, held) if held else []
+    unheld = _unheld(run, stage, names, alive, held) if held else []
     measured = {
         "dead_parameters": len(dead),
         "parameters_no_optimizer_holds": sum(finding.severity == "error" for finding in unheld),
@@ -184,12 +185,16 @@ def _from_losses(run: Run, batches: list[Batch], names: dict[nn.Parameter, str])
     return alive, {parameter for parameter in names if parameter.requires_grad}
 
 
-def _unheld(run: Run, names: dict[nn.Parameter, str], alive: _Parameters, held: _Parameters) -> list[Finding]:
+def _unheld(
+    run: Run, stage: Stage, names: dict[nn.Parameter, str], alive: _Parameters, held: _Parameters
+) -> list[Finding]:
     findings: dict[nn.Parameter, Finding] = {}
-    for module in run.modules.values():
+    trained = {name for modules in (stage.edges or {}).values() for name in modules}
+    for name, module in run.modules.items():
         parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         missing = [parameter for parameter in parameters if parameter not in held]
-        frozen = not module.training and len(missing) == len(parameters) and not alive.intersection(missing)
+        left = not module.training or (bool(trained) and name not in trained)
+        frozen = left and len(missing) == len(parameters) and not alive.intersection(missing)
         for parameter in missing:
             findings.setdefault(parameter, _not_held(names[parameter], frozen))
     return list(findings.values())
@@ -211,7 +216,11 @@ def _not_held(name: str, frozen: bool) -> Finding:
         code=CODE,
         name=NAME,
         message=f"`{name}` requires grad but no optimizer holds it: it never moves"
-        + (" (its module is in eval mode and gets no gradient: taken for frozen)" if frozen else ""),
+        + (
+            " (no edge trains its module, or it is in eval mode, and it gets no gradient: taken for frozen)"
+            if frozen
+            else ""
+        ),
         kind="missing_grad",
         severity="note" if frozen else "error",
         fix=f"give `{name}` to an optimizer, or freeze it: requires_grad_(False)",

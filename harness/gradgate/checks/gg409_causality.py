@@ -79,7 +79,7 @@ from gradgate.checks.without_dropout import without_dropout
 from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject, Tokens
-from gradgate.subjects.outputs import logits_in
+from gradgate.subjects.outputs import are_of_heads, by_head, logits_in
 
 CODE, NAME = "GG409", "causality"
 NEEDS: tuple[str, ...] = ("tokens", "logits", "losses")
@@ -128,7 +128,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         leaks += found
         effects = max(effects, effect)
     if not leaks:
-        return Outcome(inconclusive=f"the logits of {BATCHES} batches are no one tensor [B, S, H, V], or their tokens "
+        return Outcome(inconclusive=f"the logits of {BATCHES} batches are no one tensor [B, S, (H,) V], or tokens "
                                     "are no tensor of the batch")  # fmt: skip
     if effects == 0:
         return Outcome(inconclusive="other tokens change no logit at all: are they computed beforehand?")
@@ -305,7 +305,7 @@ def _recorded(run: Run) -> Iterator[Outputs]:
     seen: Outputs = {}
 
     def note(name: str, module: nn.Module, args: Any, output: Any) -> None:
-        first = logits_in(output[0] if isinstance(output, tuple | list) and output else output)
+        first = logits_in(tuple(output) if isinstance(output, list) else output)
         if first is not None and first.dim() >= 2:
             seen[name] = first.detach().clone()
 
@@ -319,9 +319,9 @@ def _recorded(run: Run) -> Iterator[Outputs]:
 def _logits(run: Run, outputs: Outputs, tokens: Tokens) -> Tensor | None:
     """Double[B, S, H, V] of the module that the run names; an axis of one head is added where there is none."""
     found = outputs.get(str(run.logits_from))
-    if found is None or found.shape[:2] != tokens.token_BS.shape or found.dim() not in (3, 4):
+    if found is None or found.shape[:2] != tokens.token_BS.shape or not are_of_heads(found):
         return None
-    return (found if found.dim() == 4 else found[:, :, None]).double().cpu()
+    return by_head(found).double().cpu()
 
 
 def _allowed(run: Run, batch: Batch, logits: Tensor, seed: int) -> float:

@@ -43,7 +43,7 @@ inside the model: exactly one of them may shift.
 ## Known limits
 
 A term that pulls logits down elsewhere (label smoothing keeps the order, a penalty on single tokens need not) blurs the
-target. Only the module named by `Run.logits_from` is watched.
+target. Only the module named by `Run.logits_from` is watched; logits [B, S, V] are one head's.
 
 ## Sources
 
@@ -67,7 +67,7 @@ from gradgate.checks.raised import calling, reports_raises
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject, Tokens
-from gradgate.subjects.outputs import logits_in
+from gradgate.subjects.outputs import are_of_heads, by_head, logits_in
 
 CODE, NAME = "GG412", "label-shift"
 NEEDS: tuple[str, ...] = ("tokens", "logits", "losses")
@@ -123,7 +123,8 @@ def targets(run: Run, batch: Batch) -> Targets | None:
         batch: one of its batches.
 
     Returns:
-        The targets; None where the named module gave no one tensor [B, S, H, V] for the whole batch.
+        The targets; None where the named module gave no one tensor [B, S, (H,) V] for the whole batch, with an
+        entry for each of its tokens.
     """
     with calling("tokens()"):
         tokens = run.tokens(batch)
@@ -136,9 +137,11 @@ def targets(run: Run, batch: Batch) -> Targets | None:
         run.losses(batch)["total"].backward()
     reached = [output.grad for output in outputs if output.grad is not None]
     whole = reached or [torch.zeros_like(output) for output in outputs]
-    if len(whole) != 1 or whole[0].dim() != 4 or whole[0].shape[:2] != tokens.token_BS.shape:
+    if len(whole) != 1 or not are_of_heads(whole[0]) or whole[0].shape[:2] != tokens.token_BS.shape:
         return None
-    gradient_BSHV = whole[0].cpu()
+    if (tokens.token_BS[tokens.valid_BS] >= whole[0].shape[-1]).any():
+        return None  # [B, S, D]: no logits, they have an entry for each token
+    gradient_BSHV = by_head(whole[0].cpu())
     lowest_BSH, target_BSH = gradient_BSHV.min(-1)
     label_BSH = oracles.labels(tokens.token_BS, tokens.valid_BS, gradient_BSHV.shape[2], tokens.document_BS)
     return Targets(tokens, label_BSH, target_BSH, lowest_BSH < 0)
@@ -186,7 +189,7 @@ def _judge(ledger: Ledger, seen: list[Targets]) -> Outcome:
 def _nothing_seen(seen: list[Targets]) -> str:
     if seen:
         return f"no head of {len(seen)} batches has a token to predict"
-    return "the module named by logits_from gave no single tensor [B, S, H, V] on the loss's graph for a batch"
+    return "the module named by logits_from gave no single tensor [B, S, (H,) V] on the loss's graph for a batch"
 
 
 def _of_head(seen: list[Targets], head: int) -> Iterator[Finding]:

@@ -18,12 +18,13 @@ In float64, on 3 batches. The gradient of a cross-entropy with respect to a posi
 softmax - onehot(target), so a token has a share in the loss where some head that is to predict it has a gradient with a
 negative entry. Which tokens are supervised `Run.supervised` says; where the run has no such method, all real tokens
 that some head could predict are, but for those at the beginning of a row or document in front of the first that has a
-share: they are taken for a prompt.
+share: they are taken for a prompt. Where it has none, and most rows have tokens without a share between others with
+one, and not always the same token, the loss is taken for one that selects tokens: a warning.
 Statistic: supervised tokens without a share; allowed: 0.
 
 Where the run says which token ends a row (`Run.end_token`), each row, or document of a packed row, that is shorter than
-`Run.max_length` must end with it. Statistic: those that do not; allowed: 0. That it is trained on is then asked as of
-every token.
+`Run.max_length` must end with it, in every stage but one of values. Statistic: those that do not; allowed: 0. That it
+is trained on is then asked as of every token.
 
 In any stage whose `Stage.edges` say which modules `value_loss` trains: a real token has a share in the value loss where
 its value, the module's output at its position, has a gradient; all values are moved by 1/e first, since one that equals
@@ -90,6 +91,7 @@ OF_TOKENS = ("tokens", "logits")
 OF_VALUES = ("valid", "edges")
 PER_STAGE = True
 BATCHES = 3
+SCATTERED = "here and there between others that have one"
 
 
 @dataclass(frozen=True)
@@ -123,9 +125,11 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     able = Capabilities(subject, context.device)
     hints = able.missing(stage, OF_TOKENS) if stage.objective == "tokens" else ["this stage learns no tokens"]
     value = able.missing(stage, OF_VALUES) or [] if TERM in (stage.edges or {}) else [f"no edge {TERM!r} is declared"]
-    if hints and value:
+    ends = hints and run.end_token is not None and "tokens" in declared(run) and stage.objective != "value"
+    if hints and value and not ends:
         return Outcome(not_applicable=f"{'; '.join(hints)}; {'; '.join(value)}")
     outcomes = [] if hints else [_of_tokens(run, drawn)]
+    outcomes += [_of_ends(run, drawn)] if ends else []
     outcomes += [] if value else [_of_values(run, drawn, (stage.edges or {})[TERM])]
     return _together(outcomes)
 
@@ -182,13 +186,21 @@ def _of_tokens(run: Run, drawn: Sequence[Batch]) -> Outcome:
     silent = sum(len(shares.silent) for shares in seen)
     measured = {"tokens_without_share": dropped, "tokens_supervised": supervised, "silent_rows": silent}
     allowed = {"tokens_without_share": 0}
-    findings = [*_dropped(seen, dropped, supervised), *_silent(seen, silent)]
+    said = "supervised" in declared(run)
+    findings = [*_dropped(seen, dropped, supervised, said), *_silent(seen, silent)]
     if run.end_token is not None:
-        ends = list(_without_end(run, drawn))
-        findings += _endless(ends, run.end_token)
-        measured["documents_without_end"], allowed["documents_without_end"] = len(ends), 0
-    reason = "" if supervised or findings else "no logits [B, S, H, V] were seen, or nothing is supervised"
+        ends = _of_ends(run, drawn)
+        findings += ends.findings
+        measured, allowed = {**measured, **ends.measured}, {**allowed, **ends.allowed}
+    reason = "" if supervised or findings else "no logits [B, S, (H,) V] were seen, or nothing is supervised"
     return Outcome(tuple(findings), measured, allowed, inconclusive=reason)
+
+
+def _of_ends(run: Run, drawn: Sequence[Batch]) -> Outcome:
+    """Rows that do not end with the end token; no logits are wanted for that."""
+    ends = list(_without_end(run, drawn))
+    found = tuple(_endless(ends, int(run.end_token or 0)))
+    return Outcome(found, {"documents_without_end": len(ends)}, {"documents_without_end": 0})
 
 
 def _without_end(run: Run, drawn: Sequence[Batch]) -> Iterator[tuple[int, int, int]]:
@@ -253,15 +265,17 @@ def documents(tokens: Tokens) -> Iterator[tuple[int, list[int]]]:
         yield from ((b, document) for document in places.values())
 
 
-def _dropped(seen: list[Shares], dropped: int, supervised: int) -> Iterator[Finding]:
+def _dropped(seen: list[Shares], dropped: int, supervised: int, said: bool) -> Iterator[Finding]:
     if not dropped:
         return
+    what = _what(seen)
     first = next(shares for shares in seen if shares.dropped.any())
     b, t = first.dropped.nonzero()[0].tolist()
     yield Finding(
         code=CODE,
         name=NAME,
-        message=f"{dropped} of {supervised} supervised tokens have no share in the loss, {_what(seen)}; the first is "
+        severity="error" if said or what != SCATTERED else "warning",
+        message=f"{dropped} of {supervised} supervised tokens have no share in the loss, {what}; the first is "
         f"token {int(first.token_BS[b, t])} at [b, t] = [{b}, {t}]; allowed: 0",
         fix="let some head predict every supervised token: look at shifts, slices and masks between labels and loss",
         count=dropped,
@@ -277,7 +291,14 @@ def _what(seen: list[Shares]) -> str:
         return "the last of a row each"
     if len(values) == 1 and values.total() > 1:
         return "one and the same token each"
-    return f"in {len(rows)} rows"
+    selects = sum(_is_between(dropped, asked & ~dropped) for dropped, asked in rows)
+    return SCATTERED if len(rows) > 1 and 2 * selects > len(rows) else f"in {len(rows)} rows"
+
+
+def _is_between(dropped_S: Tensor, shared_S: Tensor) -> bool:
+    """Whether a token is dropped that stands between two that are not."""
+    places = shared_S.nonzero()[:, 0].tolist()
+    return len(places) > 1 and bool(dropped_S[places[0] : places[-1]].any())
 
 
 def _silent(seen: list[Shares], silent: int) -> Iterator[Finding]:

@@ -28,8 +28,9 @@ Failing means, one place a run: an error raised in the forward of each module, o
 the output of each module.
 
 `evaluate` and `save` must leave parameters, persistent buffers, optimizer state and the global generators as they were,
-bit for bit. A step and `losses` may draw random numbers; each is called twice on one batch with the generators in two
-states, and where a generator then stands in the same state both times, it was seeded on the way.
+bit for bit; and the two steps behind an evaluation must be those that come without one (running statistics that it
+moves, wherever they are kept). A step and `losses` may draw random numbers; each is called twice on one batch with the
+generators in two states, and where a generator then stands in the same state both times, it was seeded on the way.
 
 False-alarm rate: 0.
 
@@ -94,7 +95,8 @@ from gradgate.checks.mode_lines import (
 from gradgate.checks.modes import Modes, drawing_modules, mode_changes, modes_in_forward, reset_generators
 from gradgate.checks.own_lines import Line, named
 from gradgate.checks.raised import calling, reports_raises
-from gradgate.checks.snapshot import first_difference, take
+from gradgate.checks.randomness import seeded
+from gradgate.checks.snapshot import Snapshot, first_difference, take
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.capabilities import declared
@@ -104,6 +106,7 @@ CODE, NAME = "GG606", "mode-leak"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = True
 SEEDS = (17, 18)  # two states of the global generators; any two
+RUNS = "in train mode while it runs"
 SHOWN = 3  # changes that a message lists
 
 Call = Callable[[Run, Batch], Any]
@@ -139,6 +142,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     _look_at_calls(start, context, leaks)
     _look_at_generators(start, leaks)
     _look_at_failures(start, leaks)
+    _look_at_cadence(start, leaks, context.seed)
     findings = tuple(
         named(finding, partial(_line, subject, start, finding, context), context.seed) for finding in leaks.findings()
     )
@@ -199,7 +203,7 @@ def _look_at_calls(start: Callable[[], Run], context: Context, leaks: _Leaks) ->
         with modes_in_forward(run) as seen:
             _look_at_reader(run, "evaluate()", run.evaluate, leaks)
         awake = [name for name in drawing_modules(run) if seen.get(name) and all(seen[name])]
-        leaks.note("evaluate()", [f"`{name}` in train mode while it runs" for name in awake])
+        leaks.note("evaluate()", [f"`{name}` {RUNS}" for name in awake])
     if "save" in declared(run):
         _look_at_reader(run, "save()", partial(run.save, context.folder), leaks)
 
@@ -232,6 +236,36 @@ def _look_at_reader(run: Run, doing: str, call: Callable[[], Any], leaks: _Leaks
     leaks.note(doing, [] if change is None else [f"`{change.name}`: {change.text}"])
     leaks.note(doing, [f"{name} global generator in another state" for name in modes.moved_generators()])
     modes.process.restore()
+
+
+def _look_at_cadence(start: Callable[[], Run], leaks: _Leaks, seed: int) -> None:
+    """Whether two steps behind an evaluation are the steps that come without one; what it is known to leave aside."""
+    told = [changes for changes, doing in leaks.by_change.items() if "evaluate()" in doing]
+    if "evaluate" not in declared(start()) or not all("generator" in changes or RUNS in changes for changes in told):
+        return
+    plain, again = (_behind(start, seed, evaluates=False) for _ in range(2))
+    if first_difference(plain, again) is not None:
+        return  # GG601's
+    change = first_difference(plain, _behind(start, seed, evaluates=True))
+    leaks.note("evaluate()", [] if change is None else [f"what the next steps read: `{change.name}`: {change.text}"])
+
+
+def _behind(start: Callable[[], Run], seed: int, *, evaluates: bool) -> Snapshot:
+    """The state after three steps, with an evaluation behind the first or without; generators as if without."""
+    with seeded(seed):
+        run = start()
+        first, *others = islice(run.batches(), 3)
+        with calling("step()"):
+            run.step(first)
+        before = Modes.now(run).process
+        if evaluates:
+            with calling("evaluate()"):
+                run.evaluate()
+        before.restore()
+        with calling("step()"):
+            for batch in others:
+                run.step(batch)
+        return take(run)
 
 
 def _look_at_generators(start: Callable[[], Run], leaks: _Leaks) -> None:

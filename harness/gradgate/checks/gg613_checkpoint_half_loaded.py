@@ -3,9 +3,9 @@
 ## What it detects
 
 An entry of a checkpoint that no line reads back; one that is read and never written; training state that is saved and
-loaded nowhere; a trainer whose optimizer keeps a state (Adam, momentum) and that saves weights alone;
-`load_state_dict(strict=False)` whose list of missing keys is dropped; an `except` around saving or loading that goes on
-as if nothing had been.
+loaded nowhere; a trainer whose optimizer keeps a state (Adam, momentum) and that saves weights alone; one that saves
+the optimizer, and not the schedule or the scaler that it steps by; `load_state_dict(strict=False)` whose list of
+missing keys is dropped; an `except` around saving or loading that goes on as if nothing had been.
 
 ## Why it matters
 
@@ -80,6 +80,20 @@ FIX = "load what is saved, in one function beside the one that saves, strictly; 
 
 
 @dataclass(frozen=True)
+class _Stepped:
+    """How what the steps go by shows in the source: where it is used, and where it is saved."""
+
+    used: re.Pattern[str]
+    kept: re.Pattern[str]
+
+
+STEPPED = {
+    "the schedule": _Stepped(re.compile(r"sched\w*\.step\("), re.compile(r"sched.*state|state.*sched")),
+    "the gradient scaler": _Stepped(re.compile(r"scaler\w*\.update\("), re.compile(r"scaler.*state|state.*scaler")),
+}
+
+
+@dataclass(frozen=True)
 class _Saved:
     """A mapping that is saved: its keys, and where."""
 
@@ -101,6 +115,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     findings = [
         *_entries(files, saved, bool(loads)),
         *_without_optimizer(files, saves),
+        *_without_schedule(files, saved),
         *(finding for file in files for finding in (*_swallowed(file), *_unstrict(file))),
     ]
     if len(saved) == len(saves) and saved:
@@ -134,22 +149,31 @@ def _assigned(nodes: list[ast.AST]) -> Iterator[tuple[str, ast.expr]]:
 
 
 def _entries(files: tuple[File, ...], saved: list[_Saved], loads: bool) -> Iterator[Finding]:
-    """Saved entries that nothing names elsewhere."""
+    """Saved entries that nothing names elsewhere; what a function that saves and does not load writes is not read."""
+    keys = {id(key) for file in files for function, _ in functions_of(file.tree) for key in _written(function)}
     words = Counter(
         node.value
         for file in files
         for node in ast.walk(file.tree)
-        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in keys
     )
-    written = Counter(key for entry in saved for key in entry.entries)
     for entry in saved:
         state = [key for key, value in entry.entries.items() if "state_dict" in ast.unparse(value)]
-        lost = [key for key in entry.entries if words[key] <= written[key]]
+        lost = [key for key in entry.entries if not words[key]]
         if not state or not lost:
             continue
         told = ", ".join(f"`{key}`" for key in lost)
         many = f"{told} of the checkpoint {'is' if len(lost) == 1 else 'are'} saved and loaded nowhere"
         yield _finding(entry.file, entry.call, entry.function, many if loads else f"{many}: nothing loads a checkpoint")
+
+
+def _written(function: Function) -> Iterator[ast.AST]:
+    """The keys of mappings that are written down in a function that saves, and loads nothing."""
+    called = {dotted(node.func) for node in ast.walk(function) if isinstance(node, ast.Call)}
+    if called & set(SAVES) and not called & set(LOADS):
+        for node in ast.walk(function):
+            if isinstance(node, ast.Dict):
+                yield from (key for key in node.keys if key is not None)
 
 
 def _without_optimizer(files: tuple[File, ...], saves: list[tuple[File, ast.Call]]) -> Iterator[Finding]:
@@ -161,6 +185,19 @@ def _without_optimizer(files: tuple[File, ...], saves: list[tuple[File, ast.Call
         file, call = saves[0]
         told = "the trainer saves weights and no optimizer's state: a run that is resumed from it is another one"
         yield _finding(file, call, "", told)
+
+
+def _without_schedule(files: tuple[File, ...], saved: list[_Saved]) -> Iterator[Finding]:
+    """A checkpoint that holds an optimizer to go on with, and not what its steps go by: a schedule, a scaler."""
+    lines = [line for file in files for line in file.lines]
+    whole = next((one for one in saved if any("opt" in ast.unparse(value) for value in one.entries.values())), None)
+    if whole is None or any("last_epoch" in line or "save_state" in line for line in lines):
+        return
+    for what, stepped in STEPPED.items():
+        kept = any(stepped.kept.search(line) for line in lines)
+        if any(stepped.used.search(line) for line in lines) and not kept:
+            told = f"the checkpoint holds the optimizer and not {what}: a run that is resumed from it is another one"
+            yield _finding(whole.file, whole.call, whole.function, told)
 
 
 def _unstrict(file: File) -> Iterator[Finding]:

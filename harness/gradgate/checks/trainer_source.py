@@ -47,7 +47,8 @@ class File:
 def files_of(subject: Subject) -> tuple[File, ...]:
     """The files of a trainer: those of `subject.source`; without one, of the modules that its adapter imports.
 
-    Modules that those import are the trainer's too, but not what is installed, nor the adapter itself.
+    Modules that those import are the trainer's too, but not what is installed. The adapter itself is none of them, also
+    where it lies in that folder.
     """
     return tuple(
         file for path in paths_of(subject) if not path.name.startswith("test_") and (file := _read(path)) is not None
@@ -81,9 +82,16 @@ def dotted(node: ast.AST) -> str:
 
 def paths_of(subject: Subject) -> list[Path]:
     """The files of a trainer, as `files_of` has them, not read."""
-    if subject.source is not None:
-        return sorted(discover([Path(subject.source)], {}))
     adapters = [module for stage in subject.stages if (module := _module_of(stage.start)) is not None]
+    if subject.source is not None:
+        own = {Path(file).resolve() for module in adapters if (file := getattr(module, "__file__", None))}
+        found_there = sorted(discover([Path(subject.source)], {}))
+        return [path for path in found_there if path.resolve() not in own] or found_there
+    return _imported_paths(adapters)
+
+
+def _imported_paths(adapters: list[ModuleType]) -> list[Path]:
+    """The files of the modules that adapters import, and of those that these import."""
     found: dict[str, ModuleType] = {}
     waiting = [module for adapter in adapters for module in _imported(adapter)]
     while waiting:

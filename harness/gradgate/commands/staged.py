@@ -101,6 +101,9 @@ def _stage(numbered: tuple[int, Target]) -> tuple[str, str]:
     norms = [ast.unparse(call.args[1]) for call in calls_in(node) if last(call) == CLIPPING and len(call.args) > 1]
     attributes = [f"    max_norm = 1.0  # REPLACE: {norms[0]}, as configured\n"] if norms else []
     attributes.append(f"    rates = {{{rates}}}  # REPLACE: as configured; each `...`, too\n")
+    attributes.append(
+        "    # end_token, max_length = 2, 512  # the token that ends a row, and where rows are cut (GG413)\n"
+    )
     losses = [term for term in terms_of(node) if LOSS.search(term)]
     text = STAGE.format(
         title=title,

@@ -63,8 +63,8 @@ class Run:
     Attributes:
         modules: the stage's modules by name. A module that the stage trains is here, a frozen one may be.
         optimizers: what the stage steps; empty hides the optimizer state from checks that compare it.
-        logits_from: name in `modules` of the module whose output is logits [B, S, H, V], or has them as `logits`; None
-            where there is none.
+        logits_from: name in `modules` of the module whose output is logits [B, S, H, V], or [B, S, V] of one head: the
+            tensor, the first of a tuple, or what the output calls `logits`; None where there is none.
         max_norm: the norm at which the step clips its gradients; None where it does not.
         updates: how many updates the schedule is made for; None: it has no end.
         epoch_size: samples that an epoch holds; 0 where there are no epochs.
@@ -416,7 +416,7 @@ class Subject:
         "evaluate": "write `Run.evaluate()`: the trainer's own evaluation on held-out data",
         "saved": "write `Run.save(path)`: the trainer's own save, where it can be loaded or not",
         "save": "write `Run.save(path)` and `Run.load(path)`",
-        "logits": "set `Run.logits_from` to the name in `modules` of the module that returns logits [B, S, H, V]",
+        "logits": "set `Run.logits_from` to the name in `modules` of the module that returns logits [B, S, (H,) V]",
         "optimizers": "set `Run.optimizers` to the optimizers that the step steps",
         "fit": "give the stage `fit=`: a function that trains it to the end and returns gradgate.Fit",
         "corpus": "give the subject `corpus=`: a function that returns gradgate.Corpus",

@@ -27,7 +27,8 @@ class HuggingFaceRun(Run):
     of the step's micro-batches where `gradient_accumulation_steps` is above 1, else the only one.
 
     Attributes:
-        module_name: what the model is called in reports and in `Stage.edges`.
+        module_name: what the model is called in reports and in `Stage.edges`. Where it is a language model, its logits
+            are those of `logits_from`, too.
     """
 
     module_name: ClassVar[str] = "model"
@@ -55,6 +56,8 @@ class HuggingFaceRun(Run):
         trainer.model_wrapped = self._model
         trainer.current_gradient_accumulation_steps = self._micro = trainer.args.gradient_accumulation_steps
         self.modules = {self.module_name: trainer.model}
+        if self.logits_from is None and _is_language_model(trainer.model):
+            self.logits_from = self.module_name
         self.optimizers = [trainer.optimizer.optimizer]
         self.max_norm = trainer.args.max_grad_norm or None
 
@@ -148,3 +151,9 @@ class HuggingFaceRun(Run):
         if self._resumed_from is not None:
             self.hf._load_rng_state(self._resumed_from)
             self._resumed_from = None
+
+
+def _is_language_model(model: Any) -> bool:
+    """Whether a model has a layer that makes logits over the vocabulary."""
+    layer_of = getattr(model, "get_output_embeddings", None)
+    return layer_of is not None and layer_of() is not None

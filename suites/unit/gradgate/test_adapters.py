@@ -70,6 +70,12 @@ def test_documented_adapter_passes_every_check_that_applies(program):
             id="padding is trained on",
         ),
         pytest.param(
+            HUGGING_FACE,
+            [("token_S.masked_fill(~real_S, -100)}", "token_S.roll(-1).masked_fill(~real_S, -100)}")],
+            "GG412",
+            id="labels are shifted twice",
+        ),
+        pytest.param(
             LIGHTNING,
             [
                 (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -11,6 +13,7 @@ from fixtures.check_runs import errors, run_check
 from fixtures.collation_faults import END, PLACE_FAULTS, collated, packed
 from gradgate.checks import oracles
 from gradgate.core.errors import SubjectError
+from gradgate.subjects.contract import Stage, Subject
 from gradgate_wmtp.adapter import build_subject
 
 
@@ -60,6 +63,21 @@ def test_missing_end_token_is_found() -> None:
 
     assert f"do not end with the end token {END}: the first ends with 0 at [b, t] = [" in message
     assert message.endswith("; allowed: 0")
+
+
+@pytest.mark.parametrize("objective", [None, "value"])
+def test_an_end_token_is_asked_for_without_logits(objective: Any) -> None:
+    """Rows are enough for it; a stage of values has no use for one."""
+    (stage,) = collated(ends=False).stages
+
+    def without_logits(seed: int, **given: Any) -> Any:
+        run = stage.start(seed, **given)
+        run.logits_from = None
+        return run
+
+    bare = Stage("bare", without_logits, objective=objective)
+    outcome = run_check("GG413", Subject("bare", [bare]), bare)
+    assert len(errors(outcome)) == (objective is None) and bool(outcome.not_applicable) is (objective is not None)
 
 
 def test_rows_that_end_or_are_cut_pass() -> None:

@@ -125,7 +125,9 @@ def test_rates_are_the_hyperparameters_of_each_module(rate: Any, red: bool) -> N
     assert all("`critic." in message and "declared 0.2" in message for message in found)
 
 
-@pytest.mark.parametrize("wrap", [lambda x: x, lambda x: {"logits": x, "h": 1}, lambda x: SimpleNamespace(logits=x)])
+@pytest.mark.parametrize(
+    "wrap", [lambda x: x, lambda x: (x, 1), lambda x: {"logits": x, "h": 1}, lambda x: SimpleNamespace(logits=x)]
+)
 def test_with_logits_changes_a_copy(wrap: Any) -> None:
     """What the module returned stays as it is."""
     output = wrap(BATCH)

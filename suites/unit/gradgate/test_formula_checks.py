@@ -222,8 +222,15 @@ def test_label_shift_finds_a_loss_that_does_not_reach_the_logits() -> None:
     assert len(found.findings) == formula_subjects.HORIZON
 
 
+@pytest.mark.parametrize(("labels", "red"), [(broken_functions.labels, False), (broken_functions.labels_wrapped, True)])
+def test_label_shift_takes_logits_without_heads_for_one_head(labels: Any, red: bool) -> None:
+    """A model of one head that returns (logits [B, S, V], None), as many do."""
+    found = outcome("GG412", subject_with(Functions(), labels=labels, model=formula_subjects.OneHead))
+    assert bool(found.findings) is red and found.measured["places_trained"] > 0
+
+
 def test_label_shift_is_inconclusive_without_logits() -> None:
-    """A module that does not return logits [B, S, H, V] decides nothing."""
+    """A module that returns no logits, [B, S, (H,) V], decides nothing; hidden states have too few."""
     subject = subject_with(Functions())
     start = subject.stages[0].start
 
@@ -234,7 +241,7 @@ def test_label_shift_is_inconclusive_without_logits() -> None:
         return run
 
     found = outcome("GG412", Subject("odd", [Stage("train", elsewhere)]))
-    assert "no single tensor [B, S, H, V]" in found.inconclusive
+    assert "no single tensor [B, S, (H,) V]" in found.inconclusive
 
 
 def test_label_shift_is_inconclusive_without_anything_to_predict() -> None:

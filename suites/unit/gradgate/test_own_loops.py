@@ -204,13 +204,15 @@ def test_token_rows_crop_takes_labels_of_tokens_that_are_gone() -> None:
     assert batch["labels"].eq(1).all()
 
 
-@pytest.mark.parametrize("wrap", [lambda x: x, lambda x: {"logits": x}, lambda x: SimpleNamespace(logits=x)])
+@pytest.mark.parametrize(
+    "wrap", [lambda x: x, lambda x: (x, None), lambda x: {"logits": x}, lambda x: SimpleNamespace(logits=x)]
+)
 def test_logits_are_found_in_what_a_module_returns(wrap: Any):
-    """As the tensor itself, in a mapping, on an object."""
+    """As the tensor itself, first in a tuple, in a mapping, on an object."""
     assert logits_in(wrap(BATCH)) is BATCH
 
 
 def test_logits_are_not_guessed():
-    """A tuple or a mapping without them has none."""
-    assert logits_in((BATCH,)) is None
+    """What is not first in a tuple, and a mapping without them, has none."""
+    assert logits_in((None, BATCH)) is None
     assert logits_in({"hidden": BATCH}) is None

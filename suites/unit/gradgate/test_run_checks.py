@@ -188,6 +188,30 @@ def test_long_error_is_cut_in_the_message_and_whole_in_the_detail() -> None:
     assert finding.detail["text"] == "x" * 1000
 
 
+def test_gg100_says_that_a_group_was_added_behind_the_schedule() -> None:
+    """PyTorch's error speaks of the lengths of two lists."""
+
+    class Late(Run):
+        def __init__(self, seed: int, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> None:
+            self.modules = {"model": nn.Linear(2, 1, dtype=dtype), "head": nn.Linear(2, 1, dtype=dtype)}
+            self.optimizers = [torch.optim.SGD(self.modules["model"].parameters(), lr=0.1)]
+            self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizers[0], lambda _: 0.5)
+            self.optimizers[0].add_param_group({"params": self.modules["head"].parameters()})
+
+        def batches(self) -> Any:
+            return iter([torch.ones(3, 2)] * 9)
+
+        def step(self, batch: Any) -> dict[str, float]:
+            sum(module(batch).sum() for module in self.modules.values()).backward()
+            self.optimizers[0].step()
+            self.schedule.step()
+            return {"loss": 0.0}
+
+    (finding,) = run_check("GG100", *with_run(Late)).findings
+    assert "had 1 group(s), and now it has 2" in finding.message and finding.culprit is not None
+    assert finding.culprit.source == "self.schedule.step()"
+
+
 # --- GG201 -----------------------------------------------------------------------------------------------------------
 
 
@@ -252,6 +276,39 @@ def test_gg201_takes_an_unheld_module_in_eval_mode_for_frozen(training: bool, se
 
     assert [finding.severity for finding in outcome.findings] == [severity] * 2
     assert outcome.measured["parameters_no_optimizer_holds"] == (2 if training else 0)
+    for edges, found in (({"value_loss": ("value_head",)}, "note"), ({"value_loss": ("reference",)}, severity)):
+        declared = replace(stage, edges=edges)  # what no declared edge trains is not meant to learn
+        seen = run_check("GG201", Subject("edges", [declared]), declared)
+        assert [finding.severity for finding in seen.findings] == [found] * 2
+
+
+@pytest.mark.parametrize(("moves", "red"), [(True, True), (False, False)])
+def test_gg606_finds_statistics_that_an_evaluation_moves(moves: bool, red: bool) -> None:
+    """A running number beside modules and optimizers shows in the steps behind the evaluation."""
+
+    class Scaled(Run):
+        def __init__(self, seed: int, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> None:
+            torch.manual_seed(seed)
+            self.model, self.scale = nn.Linear(2, 1, dtype=dtype), 1.0
+            self.modules = {"model": self.model}
+            self.optimizers = [torch.optim.SGD(self.model.parameters(), lr=0.1)]
+
+        def batches(self) -> Any:
+            return iter([torch.ones(3, 2)] * 9)
+
+        def step(self, batch: Any) -> dict[str, float]:
+            self.optimizers[0].zero_grad()
+            (self.scale * self.model(batch)).square().mean().backward()
+            self.optimizers[0].step()
+            return {"loss": 0.0}
+
+        def evaluate(self) -> dict[str, float]:
+            self.scale += float(moves)
+            return {"loss": 0.0}
+
+    found = errors(run_check("GG606", *with_run(Scaled)))
+    assert [message for message in found if "what the next steps read: `model." in message] == found
+    assert bool(found) is red
 
 
 # --- GG205 -----------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""GG418, GG419 and GG613: each fault in a trainer's text turns its check red and no other, its clean twin none."""
+"""Checks of the source: each fault in a trainer's text turns its check red and no other, its clean twin none."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fixtures.source_faults import FAULTS, SOUND_EDITS, TRAINER, reading
 from gradgate.checks.trainer_source import files_of, paths_of, runs_in_16_bits
 from gradgate.subjects.contract import Run, Stage, Subject
 
-CODES = ("GG418", "GG419", "GG613")
+CODES = ("GG418", "GG419", "GG422", "GG423", "GG507", "GG613", "GG614", "GG616")
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -36,7 +36,36 @@ def test_a_clean_source_passes(name: str, tmp_path: Path) -> None:
     text = TRAINER.replace(old, new, 1)
     assert old in TRAINER
     outcomes = [run_check(code, reading(tmp_path, text), None) for code in CODES]
-    assert [errors(outcome) for outcome in outcomes] == [[], [], []]
+    assert [errors(outcome) for outcome in outcomes] == [[]] * len(CODES)
+
+
+@pytest.mark.parametrize(
+    ("entry", "judged"),
+    [
+        ("", False),
+        ("def main():\n    pass\n", True),
+        ("if __name__ == '__main__':\n    order([])\n", True),
+        ("def train(rows, model):\n    for _ in rows:\n        torch.save(model, 'x')\n", True),
+    ],
+)
+def test_seeds_are_asked_of_a_trainer_with_an_entry(entry: str, judged: bool, tmp_path: Path) -> None:
+    """A library leaves them to its users."""
+    text = f"import random, torch\ndef order(rows):\n    random.shuffle(rows)\n    random.choice(rows)\n{entry}"
+    outcome = run_check("GG614", reading(tmp_path, text), None)
+    assert bool(errors(outcome)) is judged and bool(outcome.not_applicable) is not judged
+
+
+def test_the_adapter_is_not_read_where_it_lies_in_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it does not use is none of the trainer's faults."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "put_trainer.py").write_text("X = 1\n", encoding="utf-8")
+    (tmp_path / "put_adapter.py").write_text("from gradgate import Run\nclass Mine(Run): pass\n", encoding="utf-8")
+    adapter = __import__("put_adapter")
+    try:
+        subject = Subject("put", [Stage("train", adapter.Mine)], source=tmp_path)
+        assert [path.name for path in paths_of(subject)] == ["put_trainer.py"]
+    finally:
+        sys.modules.pop("put_adapter", None)
 
 
 def test_a_key_of_yaml_beside_keys_that_are_read_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,144 @@
+"""A row is cut at its end, where the response stands, and nobody is told.
+
+## What it detects
+
+`(prompt_ids + response_ids)[:max_length]`, `tokenizer(prompt + response, truncation=True)`: what is cut away is the end
+of the response, its end token first, and of a long prompt all of it.
+
+## Why it matters
+
+A row without its end teaches a model not to stop; one without any of its response supervises nothing, dilutes the mean
+and may divide by zero; the reward of a cut row belongs to a text that is not there. With one setting too small all of
+the data may be like this, and the loss looks as ever.
+
+## How it decides
+
+By reading the files of `Subject.source`, or those of the modules that the adapter imports. A sum, or a formatted
+string, one part of which is called after a prompt and another after a response, is cut where it, or a variable or a
+call of an encoder that it goes into, is sliced up to a limit (`max_length`, `block_size`, `max_seq_len`, …), or is
+tokenised with `truncation=True`. A function that raises, warns, logs or prints is taken for one that tells. Statistic:
+such places; allowed: 0.
+
+False-alarm rate: 0 on the bundled trainer and on the documented ones.
+
+## Example
+
+Bad:
+
+```python
+input_ids = (prompt_ids + response_ids + [eos])[:max_length]
+```
+
+Good:
+
+```python
+room = max_length - len(response_ids) - 1
+if room < 1:
+    raise ValueError(f"row {number}: {len(response_ids)} tokens of response do not fit into {max_length}")
+input_ids = prompt_ids[-room:] + response_ids + [eos]
+```
+
+## How to fix
+
+Cut the prompt, from its left; leave rows out whose response does not fit, and say how many.
+
+## Known limits
+
+Texts that are joined in another function, or under names that say nothing, are not seen; nor are cuts in a data set
+that was tokenised beforehand. That rows end with an end token is for GG413.
+
+## Sources
+
+Faults MB-25 and DC-06 of the fault catalogue.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from itertools import chain
+
+from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of, functions_of
+from gradgate.core.finding import Finding
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Context, Subject
+
+CODE, NAME = "GG423", "response-cut-silently"
+NEEDS: tuple[str, ...] = ()
+PER_STAGE = False
+PROMPT = re.compile(r"prompt|question|instruction|query|context|problem", re.IGNORECASE)
+RESPONSE = re.compile(r"response|answer|completion|output|code|solution|target|chosen|rejected", re.IGNORECASE)
+LIMIT = re.compile(r"(max|block|seq|context|cutoff)\w*(len|length|size|tokens)", re.IGNORECASE)
+TELLS = re.compile(r"warn|log|print|write", re.IGNORECASE)
+
+
+def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
+    """Read each place where a limit cuts a row."""
+    files = files_of(subject)
+    if not files:
+        return Outcome(not_applicable=NONE)
+    findings = tuple(chain.from_iterable(_of_file(file) for file in files))
+    return Outcome(findings, {"cuts": len(findings)}, {"cuts": 0})
+
+
+def _of_file(file: File) -> Iterator[Finding]:
+    for function, _ in functions_of(file.tree):
+        if not _tells(function):
+            joined = _joined(function)
+            yield from (_finding(file, function, node) for node in ast.walk(function) if _cuts(node, joined))
+
+
+def _tells(function: Function) -> bool:
+    return any(
+        isinstance(node, ast.Raise | ast.Assert) or (isinstance(node, ast.Call) and TELLS.search(dotted(node.func)))
+        for node in ast.walk(function)
+    )
+
+
+def _joined(function: Function) -> set[str]:
+    """The variables that hold a prompt with its response, in the order of the lines."""
+    names: set[str] = set()
+    for node in ast.walk(function):
+        if isinstance(node, ast.Assign) and _joins(node.value, names):
+            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return names
+
+
+def _joins(value: ast.expr, names: set[str]) -> bool:
+    """Whether a prompt and a response stand in a row there, or go into an encoder together."""
+    if isinstance(value, ast.Name):
+        return value.id in names
+    if isinstance(value, ast.BinOp) and isinstance(value.op, ast.Add):
+        parts = [ast.unparse(value.left), ast.unparse(value.right)]
+        return bool(PROMPT.search(parts[0]) and RESPONSE.search(parts[1]))
+    if isinstance(value, ast.JoinedStr):
+        parts = [ast.unparse(part.value) for part in value.values if isinstance(part, ast.FormattedValue)]
+        return any(PROMPT.search(part) for part in parts[:-1]) and bool(RESPONSE.search(parts[-1]))
+    if isinstance(value, ast.Call):
+        return any(_joins(given, names) for given in value.args)
+    return isinstance(value, ast.Subscript) and not isinstance(value.slice, ast.Slice) and _joins(value.value, names)
+
+
+def _cuts(node: ast.AST, joined: set[str]) -> bool:
+    if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Slice):
+        upper = node.slice.upper
+        up_to = node.slice.lower is None and upper is not None and LIMIT.search(ast.unparse(upper))
+        return bool(up_to) and _joins(node.value, joined)
+    if isinstance(node, ast.Call):
+        options = {keyword.arg: keyword.value for keyword in node.keywords}
+        cut = options.get("truncation")
+        cuts = isinstance(cut, ast.Constant) and cut.value in (True, "longest_first")
+        return cuts and any(_joins(given, joined) for given in node.args)
+    return False
+
+
+def _finding(file: File, function: Function, node: ast.AST) -> Finding:
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"{function.name}() cuts a prompt with its response at the end, and tells nobody: a long row loses its "
+        "response; allowed: none",
+        culprit=file.at(node, function.name),
+        fix="cut the prompt from its left, leave out rows whose response does not fit, and say how many",
+    )
