@@ -19,6 +19,10 @@ In float64, at one point, without dropout. Statistic: the distance of loss terms
 * Accumulation, where the run has `window`: one step on the batch as a whole, on its rows one by one, and on a short and
   a long part give the optimizer the same gradient. Clipping is kept out of the comparison: every backward starts from
   2**-30, which is exact and too small to be clipped.
+* Counts, where the subject has `functions.value_loss` or `functions.loss`, whose terms are means: in the stage's own
+  loss each of N values counts 1/N (half the second derivative at the value), and the weights of each of N positions sum
+  to 1/N (read out of softmax - onehot at the logits). Statistic: the largest |N share - 1|; allowed: 1/(4 N), since a
+  count that is one off gives 1/(N + 1). A factor that the configuration knows is none of the term's: it enters `total`.
 * Weights, where the subject has `functions.loss` and the stage learns tokens: the loss is linear in the weights, all of
   them (times 2) and those of one position (times 3).
 
@@ -73,17 +77,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradgate.checks import cases, oracles, tolerances
+from gradgate.checks import cases, mean_shares, oracles, tolerances
 from gradgate.checks.formulas import Call, Ledger, present
 from gradgate.checks.invariance import Distance, Probe, elements, rows_of
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.randomness import seeded
 from gradgate.checks.snapshot import named_parameters
 from gradgate.checks.updates import gradients_at_updates
+from gradgate.checks.value_shares import TERM
 from gradgate.checks.without_dropout import without_dropout
 from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Outcome
-from gradgate.subjects.capabilities import declared
+from gradgate.subjects.capabilities import Capabilities, declared
 from gradgate.subjects.contract import Batch, Context, Functions, Run, Stage, Subject
 
 CODE, NAME = "GG410", "loss-scale"
@@ -117,12 +122,30 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         allowed["accumulation"] = max((distance.allowed for _, distance in splits), default=0.0)
     else:
         measured["accumulation"] = f"not looked at: {Subject.CAPABILITIES['window']}"
+    for shares in _shares(subject, stage, probe, context, batch):
+        measured[shares.term], allowed[shares.term] = shares.distance, 0.25 / len(shares.share_N)
+        if not shares.distance <= allowed[shares.term]:
+            findings.append(_miscounted(shares, probe.made_at(batch, f"`{shares.term}`", subject.source)))
     if any(finding.severity == "error" for finding in findings) and probe.draws_beyond_dropout:
         return Outcome(inconclusive="the loss draws random numbers other than dropout, and its values differ")
     if subject.functions.loss is None or stage.objective == "value":
         return Outcome(tuple(findings), measured, allowed)
     linear = _weights(subject, context).outcome("weights_nats")
     return Outcome((*findings, *linear.findings), {**measured, **linear.measured}, {**allowed, **linear.allowed})
+
+
+def _shares(
+    subject: Subject, stage: Stage, probe: Probe, context: Context, batch: Batch
+) -> Iterator[mean_shares.Shares]:
+    """What every token counts in the stage's own terms, where the subject says that they are means."""
+    able, run, functions = Capabilities(subject, context.device), probe.run, subject.functions
+    found = []
+    if functions.value_loss is not None and TERM in (stage.edges or {}) and not able.missing(stage, ("valid",)):
+        found.append(mean_shares.of_values(run, batch, (stage.edges or {})[TERM], context.seed))
+    weighted = functions.loss is not None and functions.weights is not None and stage.objective == "tokens"
+    if weighted and not able.missing(stage, ("logits",)):
+        found.append(mean_shares.of_positions(run, batch, context.seed))
+    yield from (shares for shares in found if shares is not None)
 
 
 def _splits(
@@ -230,6 +253,19 @@ def _doubled(worst: Distance, culprit: Location | None) -> Finding:
         culprit=culprit,
         fix=FIX,
         detail={"quantity": worst.quantity, "distance": worst.measured},
+    )
+
+
+def _miscounted(shares: mean_shares.Shares, culprit: Location | None) -> Finding:
+    number = len(shares.share_N)
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"`{shares.term}` has {number} {shares.unit} in it and counts one of them as in a mean over "
+        f"{shares.divisor:.6g}; allowed: {number}, to a quarter",
+        culprit=culprit,
+        fix=FIX,
+        detail={"counted": number, "divisor": shares.divisor},
     )
 
 

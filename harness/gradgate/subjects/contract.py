@@ -122,6 +122,11 @@ class Run:
         """Bool[B, S], True at the tokens that the loss is to train on: not padding, not a prompt that is left out."""
         raise NotImplementedError
 
+    def sources(self) -> Iterable[Sequence[int]]:
+        """The tokens of each training row (document, where rows are packed), made anew from the data: with what belongs
+        in front and behind, and before anything is cut at `max_length`."""
+        raise NotImplementedError
+
     def valid(self, batch: Batch) -> Tensor:
         """Bool[B, S], True where the batch has a real token. Where there is `tokens`, it says so already."""
         return self.tokens(batch).valid_BS
@@ -379,6 +384,7 @@ class Subject:
         "supervised": "write `Run.supervised(batch)`: Bool[B, S], True at the tokens that the loss is to train on",
         "rewards": "write `Run.rewards(batch)`: return rewards by name, Float[B] each, computed as training does",
         "placed": "write `Run.placed(batch)`: return gradgate.Placed, a batch's rewards beside those of its rows",
+        "sources": "write `Run.sources()`: the tokens of each training row as the data has them, before they are cut",
         "end_token": "set `Run.end_token` to the token that ends each row, and `Run.max_length` where rows are cut",
         "value_targets": "write `Run.value_targets(reward_B, value_BS, valid_BS)`: what the value loss regresses on",
         "rows": "write `Run.select_rows(batch, index)`: return the batch of these rows, in this order",

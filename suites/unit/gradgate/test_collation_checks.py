@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fixtures import mini_trainer
 from fixtures.check_runs import errors, run_check
-from fixtures.collation_faults import END, PLACE_FAULTS, collated, packed
+from fixtures.collation_faults import CUT_FAULTS, END, PLACE_FAULTS, collated, cut, packed
 from gradgate.checks import oracles
 from gradgate.core.errors import SubjectError
 from gradgate_wmtp.adapter import build_subject
@@ -69,6 +69,33 @@ def test_rows_that_end_or_are_cut_pass() -> None:
 
     assert outcome.findings == ()
     assert outcome.measured["documents_without_end"] == 0
+
+
+@pytest.mark.parametrize("name", CUT_FAULTS)
+def test_row_that_is_no_row_of_the_data_is_found(name: str) -> None:
+    """With the place at which it leaves the row that is most like it."""
+    subject = cut(CUT_FAULTS[name])
+    messages = errors(run_check("GG413", subject, subject.stages[0]))
+
+    (message,) = (message for message in messages if "are no row of the data, cut at 8 tokens: row " in message)
+    assert ", where the data " in message and message.endswith("; allowed: 0")
+
+
+def test_rows_of_the_data_pass_cut_or_not() -> None:
+    """The clean twin has both kinds."""
+    subject = cut()
+    outcome = run_check("GG413", subject, subject.stages[0])
+
+    assert (outcome.findings, outcome.measured["rows_not_in_data"]) == ((), 0)
+
+
+def test_bundled_trainer_cuts_rows_and_keeps_them_those_of_its_data() -> None:
+    """Its small corpus has rows that are longer than its longest length."""
+    run = build_subject().stages[1].start(0)
+    cut_rows = [source for source in run.sources() if len(source) > run.max_length]
+
+    assert len(cut_rows) == 2
+    assert run_check("GG413", build_subject(), build_subject().stages[1]).measured["rows_not_in_data"] == 0
 
 
 def test_bundled_trainer_collates_as_its_rows_say() -> None:
