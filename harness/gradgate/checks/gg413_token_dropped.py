@@ -35,6 +35,9 @@ its value, the module's output at its position, has a gradient; all values are m
 its return has none. Real tokens behind the first of their row with a share
 must have one too; those in front of it are taken for a prompt. Statistic: real tokens without a share; allowed: 0.
 
+The same for runs with a key of `Stage.options` moved, where that makes other batches: rows that are packed, cut
+elsewhere, or trained on in part.
+
 Rows or documents of which no token has a share, where the run does not say that any is supervised, are a warning.
 
 False-alarm rate: 0 for losses whose gradient at the logits is that of a weighted cross-entropy, unless a token's
@@ -74,14 +77,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import torch
 from torch import Tensor
 
+from gradgate.checks import batches as trees
 from gradgate.checks import oracles
 from gradgate.checks.gg412_label_shift import Targets, targets
+from gradgate.checks.moved import moved
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.row_sources import Stray, strays
 from gradgate.checks.value_shares import TERM, ValueShares, value_shares
@@ -132,8 +137,19 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     if hints and value:
         return Outcome(not_applicable=f"{'; '.join(hints)}; {'; '.join(value)}")
     outcomes = [] if hints else [_of_tokens(run, drawn)]
+    if not hints and not outcomes[0].findings:
+        outcomes += _with_options(stage, context, drawn)
     outcomes += [] if value else [_of_values(run, drawn, (stage.edges or {})[TERM])]
     return _together(outcomes)
+
+
+def _with_options(stage: Stage, context: Context, drawn: Sequence[Batch]) -> Iterator[Outcome]:
+    """The same where a key of the configuration is moved and makes other batches; numbers stay those of the first."""
+    for told, run in moved(stage, context):
+        other = list(islice(run.batches(), BATCHES))
+        if trees.first_difference(drawn, other) is not None:
+            found = _of_tokens(run, other).findings
+            yield Outcome(tuple(replace(each, message=f"{each.message}, where {told}") for each in found))
 
 
 def _together(outcomes: Sequence[Outcome]) -> Outcome:

@@ -72,6 +72,7 @@ class Run:
         end_token: the token that ends each row, or document where rows are packed; None where there is no such.
         rates: name in `modules` -> its learning rate, a `gradgate.Schedule`, or all that its groups are declared to
             have (`{"lr": 1e-3, "weight_decay": 0.0}`), as `hyperparameters` gives it; None: not declared.
+        coefficients: by what each term of `losses` enters `total`, from the configuration; None: not declared.
         max_length: tokens at which a row, or document, is cut, so that it may end without `end_token`; None: never.
     """
 
@@ -85,6 +86,7 @@ class Run:
     end_token: int | None = None
     rates: Mapping[str, Any] | None = None
     max_length: int | None = None
+    coefficients: Mapping[str, float] | None = None
 
     def batches(self) -> Iterator[Batch]:
         """Training batches in the run's own order, without an end. A batch is never changed by a step.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -64,6 +65,46 @@ def test_gg410_finds_a_term_that_is_divided_by_another_count(name: str) -> None:
 
     (message,) = (message for message in messages if "counts one of them as in a mean over " in message)
     assert message.startswith(f"`{term}` has ")
+
+
+@pytest.mark.parametrize(("declared", "found"), [(mini_trainer.AUXILIARY, 0), (0.5, 1)])
+def test_gg410_holds_the_total_against_the_declared_coefficients(declared: float, found: int) -> None:
+    """Each term enters once, times what the configuration says."""
+
+    class Declaring(MiniRun):
+        coefficients: ClassVar[Mapping[str, float]] = {"wmtp_loss": 1.0, "value_loss": declared}
+
+    def start(seed: int, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Run:
+        return Declaring("tokens", Parts(), seed, dtype, device)
+
+    stage = Stage("tokens", start)
+    messages = errors(run_check("GG410", Subject("declaring", [stage]), stage))
+
+    assert len(messages) == found
+    assert all("1 * `wmtp_loss` + 0.5 * `value_loss` is " in message for message in messages)
+
+
+def test_gg410_counts_with_a_key_of_the_configuration_moved() -> None:
+    """A term may be a mean by default alone; a key that does not start is GG414's."""
+
+    def start(seed: int, *, dtype: torch.dtype = torch.float32, device: str = "cpu", options: Any = None) -> Run:
+        if (options or {}).get("weighting") == "broken":
+            raise ValueError("no such weighting")
+        uniform = (options or {}).get("weighting") == "uniform"
+        parts = (
+            Parts(head_weights=lambda _, label_BSH: (label_BSH != -100) / label_BSH.shape[2]) if uniform else Parts()
+        )
+        return MiniRun("tokens", parts, seed, dtype, device)
+
+    stage = Stage(
+        "tokens", start, objective="tokens", edges=mini_trainer.EDGES["tokens"],
+        options={"weighting": ("critic", "broken", "uniform")},
+    )  # fmt: skip
+    subject = Subject("moved", [stage], functions=MEANS)
+
+    (message,) = errors(run_check("GG410", subject, stage))
+
+    assert "counts one of them as in a mean over " in message and "where `weighting` = 'uniform'" in message
 
 
 def test_gg410_counts_the_clean_twins_terms_as_means() -> None:
