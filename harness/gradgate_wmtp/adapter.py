@@ -44,14 +44,15 @@ from wmtp.trainer import Trainer, build
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
+# Two of the ten training rows are longer than max_length, so that some row is cut.
 SMALL = (
-    "data.tasks=6", "data.max_length=64", "data.batch_size=4", "model.width=16", "model.attention_heads=2",
+    "data.tasks=6", "data.max_length=52", "data.batch_size=4", "model.width=16", "model.attention_heads=2",
     "train.horizon=3", "optim.warmup_steps=2", "pretrain.trunk_steps=0",
 )  # fmt: skip
-# Not here: data.packing (no two rows of 40 tokens fit into 40) and a grad_clip that no gradient of these rows reaches.
+# Not here: a grad_clip that no gradient of these rows reaches.
 SHARED_OPTIONS: Mapping[str, Sequence[Any]] = {
     "data.batch_size": (4, 2),
-    "data.max_length": (64, 32),
+    "data.max_length": (52, 32),
     "critic.gamma": (0.99, 0.5),
     "critic.gae_lambda": (0.95, 0.1),
     "critic.reward_placement": ("terminal", "uniform"),
@@ -65,6 +66,7 @@ STAGE1_OPTIONS = {**SHARED_OPTIONS, "pretrain.lr": (1e-3, 1e-2)}
 STAGE2_OPTIONS = {
     **SHARED_OPTIONS,
     "data.train_on": ("all", "completion"),
+    "data.packing": ("false", "true"),
     "model.dropout": (0.0, 0.1),
     "model.tie_embeddings": ("false", "true"),
     "train.horizon": (3, 2),
@@ -81,6 +83,7 @@ STAGE2_OPTIONS = {
     "critic.value_lr": (1e-3, 1e-2),
     "critic.value_gradient_to_trunk": ("false", "true"),
 }
+STEPS_BEFORE = 8  # so that checkpoints of steps 9 and 10 lie side by side
 STAGE1_EDGES = {"value_loss": ("value_head",)}
 # With weight_gradient detach and the value head's input detached, the defaults.
 STAGE2_EDGES = {"wmtp_loss": ("trunk", "heads"), "value_loss": ("value_head",)}
@@ -97,9 +100,11 @@ class WmtpRun(Run):
     ) -> None:  # fmt: skip
         self.dtype = dtype
         moved = [f"{key}={value}" for key, value in (options or {}).items()]
+        if (options or {}).get("data.packing") == "true":
+            moved.append("data.max_length=104")  # room for two rows
         given = settings(seed, device, *SMALL, f"precision={precision}", *moved)
         processes = ALONE if parallel is None else Processes(dist.get_rank(), dist.get_world_size(), parallel)
-        self.open(small_trainer(*given, processes), LoopState(self.stage_name))
+        self.open(small_trainer(*given, processes), LoopState(self.stage_name, step=STEPS_BEFORE))
 
     def open(self, trainer: Trainer, at: LoopState, work: Any = None) -> None:
         """Take a trainer at a point of its loop, with its stage where that was built already."""
@@ -138,6 +143,7 @@ class WmtpRun(Run):
                 "lr": schedules[name](update),
                 "weight_decay": optim.weight_decay if parameter.dim() > 1 else 0.0,
                 "betas": optim.betas,
+                "eps": 1e-8,  # Kingma and Ba 2015, algorithm 1; no key of the recipe
             }
             for name, module in self.parts().items()
             for key, parameter in module.named_parameters()
@@ -210,6 +216,14 @@ class Stage1Run(WmtpRun):
         """The features of held-out rows."""
         return self.samples(join_rows(self.work.heldout))
 
+    def placed(self, batch: FeatureBatch) -> Placed:
+        """What collator and trunk have made of rewards; a row's own is looked up by its features."""
+        trainer = self.trainer
+        reward_N = [trainer.collator.reward_N[pack[0].index] for pack in trainer.data.train]
+        reward = dict(zip(self.samples(join_rows(self.work.features)), reward_N, strict=True))
+        reward_B = torch.stack([reward[sample] for sample in self.samples(batch)])
+        return Placed(batch.reward_BS, reward_B, batch.valid_BS, trainer.recipe.critic.reward_placement)
+
     def losses(self, batch: FeatureBatch) -> Mapping[str, Tensor]:
         """The value loss."""
         loss = self.work.stage.loss(batch)
@@ -262,6 +276,9 @@ class Stage2Run(WmtpRun):
         """With what ends a row, and how long it may be."""
         super().open(trainer, at, work)
         self.end_token, self.max_length = trainer.data.tokenizer.eos_id, trainer.recipe.data.max_length
+        self.coefficients = {"wmtp_loss": 1.0}
+        if not trainer.uniform:
+            self.coefficients["value_loss"] = trainer.recipe.critic.auxiliary_loss_coef
 
     def parts(self) -> Mapping[str, nn.Module]:
         """Trunk, heads and value head."""
@@ -280,6 +297,14 @@ class Stage2Run(WmtpRun):
     def samples(self, batch: tuple[Batch, ...]) -> list[tuple[int, ...]]:
         """The rows' own tokens."""
         return [row for part in batch for row in rows_of(part)]
+
+    def sources(self) -> list[tuple[int, ...]]:
+        """Begin, the bytes of each training row's text, end."""
+        data = self.trainer.data
+        begin, end = ([] if token is None else [token] for token in (data.tokenizer.bos_id, data.tokenizer.eos_id))
+        heldout = {row.task_id for row in data.heldout}
+        examples = [example for example in data.examples if example.task_id not in heldout]
+        return [(*begin, *example.text.encode(), *end) for example in examples]
 
     def heldout(self) -> list[tuple[int, ...]]:
         """The tokens of held-out rows."""

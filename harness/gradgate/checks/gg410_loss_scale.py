@@ -19,6 +19,12 @@ In float64, at one point, without dropout. Statistic: the distance of loss terms
 * Accumulation, where the run has `window`: one step on the batch as a whole, on its rows one by one, and on a short and
   a long part give the optimizer the same gradient. Clipping is kept out of the comparison: every backward starts from
   2**-30, which is exact and too small to be clipped.
+* Counts, where the subject has `functions.value_loss` or `functions.loss`, whose terms are means: in the stage's own
+  loss each of N values counts 1/N (half the second derivative at the value), and the weights of each of N positions sum
+  to 1/N (read out of softmax - onehot at the logits). Statistic: the largest |N share - 1|; allowed: 1/(4 N), since a
+  count that is one off gives 1/(N + 1). The same with each key of `Stage.options` moved. A
+  factor that the configuration knows is none of the term's: where `Run.coefficients` says it, `total` is that sum of
+  the terms, to 1e-5.
 * Weights, where the subject has `functions.loss` and the stage learns tokens: the loss is linear in the weights, all of
   them (times 2) and those of one position (times 3).
 
@@ -65,25 +71,30 @@ Faults LW-05, LW-07, LW-10, LW-34 and OS-16 of the fault catalogue.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gradgate.checks import cases, oracles, tolerances
+from gradgate.checks import cases, mean_shares, oracles, tolerances
 from gradgate.checks.formulas import Call, Ledger, present
 from gradgate.checks.invariance import Distance, Probe, elements, rows_of
+from gradgate.checks.moved import moved
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.randomness import seeded
 from gradgate.checks.snapshot import named_parameters
 from gradgate.checks.updates import gradients_at_updates
+from gradgate.checks.value_shares import TERM
 from gradgate.checks.without_dropout import without_dropout
 from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Outcome
-from gradgate.subjects.capabilities import declared
+from gradgate.subjects.capabilities import Capabilities, declared
 from gradgate.subjects.contract import Batch, Context, Functions, Run, Stage, Subject
 
 CODE, NAME = "GG410", "loss-scale"
@@ -92,8 +103,21 @@ PER_STAGE = True
 SMALL = 2.0**-30
 WHOLE, ONE_POSITION = 2.0, 3.0
 CASES = 20
+ALLOWED = 1e-5  # of the largest term: terms may be float32
 FIX = "divide each term by its own count over all rows and micro-batches of an update, and by nothing else"
 FIX_WEIGHTS = "sum(weight * cross_entropy) / positions: no renormalisation by the weights, no count of non-zero ones"
+
+
+@dataclass(frozen=True, slots=True)
+class _Count:
+    """What every token counts in a term, and which key was moved from its first value, in words; empty: none."""
+
+    moved: str
+    shares: mean_shares.Shares
+
+    @property
+    def is_off(self) -> bool:
+        return not self.shares.distance <= 0.25 / len(self.shares.share_N)
 
 
 @reports_raises(CODE, NAME)
@@ -117,12 +141,36 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         allowed["accumulation"] = max((distance.allowed for _, distance in splits), default=0.0)
     else:
         measured["accumulation"] = f"not looked at: {Subject.CAPABILITIES['window']}"
+    counts = list(_means(subject, stage, probe, context, batch))
+    for term in dict.fromkeys(count.shares.term for count in counts):
+        of_term = [count for count in counts if count.shares.term == term]
+        worst_count = max(of_term, key=lambda count: count.shares.distance * len(count.shares.share_N))
+        first = next((count for count in of_term if count.is_off), None)
+        measured[term], allowed[term] = worst_count.shares.distance, 0.25 / len(worst_count.shares.share_N)
+        if first is not None:
+            findings.append(_miscounted(first, probe.made_at(batch, f"`{term}`", subject.source)))
+    if probe.run.coefficients is not None:
+        findings += _summed(probe, batch, probe.run.coefficients, subject.source)
     if any(finding.severity == "error" for finding in findings) and probe.draws_beyond_dropout:
         return Outcome(inconclusive="the loss draws random numbers other than dropout, and its values differ")
     if subject.functions.loss is None or stage.objective == "value":
         return Outcome(tuple(findings), measured, allowed)
     linear = _weights(subject, context).outcome("weights_nats")
     return Outcome((*findings, *linear.findings), {**measured, **linear.measured}, {**allowed, **linear.allowed})
+
+
+def _means(subject: Subject, stage: Stage, probe: Probe, context: Context, batch: Batch) -> Iterator[_Count]:
+    """What every token counts in the stage's own terms, as it is and with each key of its options moved."""
+    able, functions = Capabilities(subject, context.device), subject.functions
+    valued = functions.value_loss is not None and TERM in (stage.edges or {}) and not able.missing(stage, ("valid",))
+    weighted = functions.loss is not None and functions.weights is not None and stage.objective == "tokens"
+    weighted = weighted and not able.missing(stage, ("logits",))
+    runs = chain([("", probe.run)], moved(stage, context)) if valued or weighted else ()
+    for moving, run in runs:
+        own = batch if run is probe.run else next(iter(run.batches()))
+        found = [mean_shares.of_values(run, own, (stage.edges or {})[TERM], context.seed)] if valued else []
+        found += [mean_shares.of_positions(run, own, context.seed)] if weighted else []
+        yield from (_Count(moving, shares) for shares in found if shares is not None)
 
 
 def _splits(
@@ -230,6 +278,36 @@ def _doubled(worst: Distance, culprit: Location | None) -> Finding:
         culprit=culprit,
         fix=FIX,
         detail={"quantity": worst.quantity, "distance": worst.measured},
+    )
+
+
+def _miscounted(count: _Count, culprit: Location | None) -> Finding:
+    shares, number = count.shares, len(count.shares.share_N)
+    where = f", where {count.moved}" if count.moved else ""
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"`{shares.term}` has {number} {shares.unit} in it and counts one of them as in a mean over "
+        f"{shares.divisor:.6g}{where}; allowed: {number}, to a quarter",
+        culprit=culprit,
+        fix=FIX,
+        detail={"counted": number, "divisor": shares.divisor},
+    )
+
+
+def _summed(probe: Probe, batch: Batch, coefficients: Mapping[str, float], source: Path | None) -> Iterator[Finding]:
+    """A total that is not the sum of its terms, each times what it is declared to be multiplied by."""
+    terms = probe(batch).terms
+    expected = sum(factor * terms.get(name, 0.0) for name, factor in coefficients.items())
+    if abs(terms["total"] - expected) <= ALLOWED * max(map(abs, terms.values())):
+        return
+    told = " + ".join(f"{factor:g} * `{name}`" for name, factor in coefficients.items())
+    yield Finding(
+        code=CODE,
+        name=NAME,
+        message=f"`total` is {terms['total']:.9g}, and {told} is {expected:.9g}; allowed: {ALLOWED:g} apart",
+        culprit=probe.made_at(batch, "`total`", source),
+        fix="multiply each term once, by what the configuration says",
     )
 
 

@@ -133,7 +133,7 @@ def targets(run: Run, batch: Batch) -> Targets | None:
         tokens.valid_BS.cpu().bool(),
         None if tokens.document_BS is None else tokens.document_BS.cpu(),
     )
-    with calling("losses() and backward"), _outputs(run.modules[str(run.logits_from)]) as outputs:
+    with calling("losses() and backward"), logits_of(run.modules[str(run.logits_from)]) as outputs:
         run.losses(batch)["total"].backward()
     reached = [output.grad for output in outputs if output.grad is not None]
     whole = reached or [torch.zeros_like(output) for output in outputs]
@@ -148,7 +148,7 @@ def targets(run: Run, batch: Batch) -> Targets | None:
 
 
 @contextmanager
-def _outputs(module: nn.Module) -> Iterator[list[Tensor]]:
+def logits_of(module: nn.Module) -> Iterator[list[Tensor]]:
     """The logits that a module returns inside the block, keeping their gradients."""
     outputs: list[Tensor] = []
 

@@ -4,7 +4,8 @@
 
 The last token of every row that no head is trained on, an end-of-text token that is masked since it equals the padding
 id, a tail that is lost to a slice or to a mask that is advanced once too often, rows that supervise nothing, an end
-token that was never appended. A value loss under the labels' mask: the last token of a row, which has a value and no
+token that was never appended, a begin token that is missing, a cut that is one token short, text that does not come
+through the tokenizer whole. A value loss under the labels' mask: the last token of a row, which has a value and no
 label, is left out.
 
 ## Why it matters
@@ -26,10 +27,17 @@ Where the run says which token ends a row (`Run.end_token`), each row, or docume
 `Run.max_length` must end with it, in every stage but one of values. Statistic: those that do not; allowed: 0. That it
 is trained on is then asked as of every token.
 
+Where the run says what the data have (`Run.sources`), each row, or document, must be one of them, cut at
+`Run.max_length`: so that a cut row keeps as many tokens and is given no end that it does not have. Statistic: those
+that are not; allowed: 0.
+
 In any stage whose `Stage.edges` say which modules `value_loss` trains: a real token has a share in the value loss where
 its value, the module's output at its position, has a gradient; all values are moved by 1/e first, since one that equals
 its return has none. Real tokens behind the first of their row with a share
 must have one too; those in front of it are taken for a prompt. Statistic: real tokens without a share; allowed: 0.
+
+The same for runs with a key of `Stage.options` moved, where that makes other batches: rows that are packed, cut
+elsewhere, or trained on in part.
 
 Rows or documents of which no token has a share, where the run does not say that any is supervised, are a warning.
 
@@ -70,15 +78,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import torch
 from torch import Tensor
 
+from gradgate.checks import batches as trees
 from gradgate.checks import oracles
 from gradgate.checks.gg412_label_shift import Targets, targets
+from gradgate.checks.moved import moved
 from gradgate.checks.raised import calling, reports_raises
+from gradgate.checks.row_sources import Stray, strays
 from gradgate.checks.value_shares import TERM, ValueShares, value_shares
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -130,8 +141,19 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         return Outcome(not_applicable=f"{'; '.join(hints)}; {'; '.join(value)}")
     outcomes = [] if hints else [_of_tokens(run, drawn)]
     outcomes += [_of_ends(run, drawn)] if ends else []
+    if not hints and not outcomes[0].findings:
+        outcomes += _with_options(stage, context, drawn)
     outcomes += [] if value else [_of_values(run, drawn, (stage.edges or {})[TERM])]
     return _together(outcomes)
+
+
+def _with_options(stage: Stage, context: Context, drawn: Sequence[Batch]) -> Iterator[Outcome]:
+    """The same where a key of the configuration is moved and makes other batches; numbers stay those of the first."""
+    for told, run in moved(stage, context):
+        other = list(islice(run.batches(), BATCHES))
+        if trees.first_difference(drawn, other) is not None:
+            found = _of_tokens(run, other).findings
+            yield Outcome(tuple(replace(each, message=f"{each.message}, where {told}") for each in found))
 
 
 def _together(outcomes: Sequence[Outcome]) -> Outcome:
@@ -192,6 +214,10 @@ def _of_tokens(run: Run, drawn: Sequence[Batch]) -> Outcome:
         ends = _of_ends(run, drawn)
         findings += ends.findings
         measured, allowed = {**measured, **ends.measured}, {**allowed, **ends.allowed}
+    if "sources" in declared(run):
+        lost = list(_strays(run, drawn))
+        findings += _no_rows_of_the_data(lost, run.max_length)
+        measured["rows_not_in_data"], allowed["rows_not_in_data"] = len(lost), 0
     reason = "" if supervised or findings else "no logits [B, S, (H,) V] were seen, or nothing is supervised"
     return Outcome(tuple(findings), measured, allowed, inconclusive=reason)
 
@@ -226,6 +252,31 @@ def _endless(ends: list[tuple[int, int, int]], end_token: int) -> Iterator[Findi
         fix="append the end token where rows are tokenised, before they are cut and padded",
         count=len(ends),
         detail={"index": [b, t], "token": token, "end_token": end_token},
+    )
+
+
+def _strays(run: Run, drawn: Sequence[Batch]) -> Iterator[Stray]:
+    """Rows and documents that are no row of the data."""
+    with calling("sources()"):
+        sources = list(run.sources())
+    for batch in drawn:
+        with calling("tokens()"):
+            tokens = run.tokens(batch)
+        rows = ((b, tokens.token_BS[b, document].tolist()) for b, document in documents(tokens))
+        yield from strays(rows, sources, run.max_length)
+
+
+def _no_rows_of_the_data(found: list[Stray], longest: int | None) -> Iterator[Finding]:
+    if not found:
+        return
+    cut = f"{'' if longest is None else f', cut at {longest} tokens'}: {found[0]}"
+    yield Finding(
+        code=CODE,
+        name=NAME,
+        message=f"{len(found)} rows or documents of {BATCHES} batches are no row of the data{cut}; allowed: 0",
+        fix="tokenise the whole text, with what belongs in front and behind, and cut it once, at the longest length",
+        count=len(found),
+        detail={"row": found[0].row, "position": found[0].at},
     )
 
 

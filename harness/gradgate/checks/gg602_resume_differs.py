@@ -3,7 +3,7 @@
 ## What it detects
 
 Optimizer moments, scheduler, scaler, RNG, data position, a module or a counter that the checkpoint does not hold or
-that `load` does not bring back; a save that itself changes the run.
+that `load` does not bring back; an older checkpoint taken for the newest; a save that itself changes the run.
 
 ## Why it matters
 
@@ -13,7 +13,8 @@ reproduced.
 ## How it decides
 
 Four runs, one after the other: 6 steps without a break; 6 steps from the same seed with a save after step 1 and after
-step 3; and for each of the two checkpoints a fresh start from *another* seed, `load`, and the steps that remain.
+step 3 (into the second's folder behind each step before, too, as a run saves again and again: what is loaded must be
+the newest); and for each of the two checkpoints a fresh start from *another* seed, `load`, and the steps that remain.
 Statistic: values that differ, bit for bit: module state, optimizer state and settings at the save, after loading and
 after step 6; each batch that is drawn and the 32 that would come next; and the last step's metrics, those that two
 runs from one seed agree on. Allowed: 0. Where that holds and the stage declares ways to train in several processes, two
@@ -224,8 +225,8 @@ def _go_on(run: Run, into: Trajectory, done: int, folder: Path = Path(), saves: 
             into.metrics = run.step(into.batches[done])
         done += 1
         into.states[done] = _own(run)
-        if done in saves:
-            _save(run, into, done, _checkpoint(folder, done))
+        for path in (_checkpoint(folder, behind) for behind in saves if done == behind or done < behind == saves[-1]):
+            _save(run, into, done, path)  # in one folder several times, as a run does: the newest is what counts
     with calling("drawing batches"):
         into.batches.update(enumerate(islice(batches, LOOK_AHEAD), STEPS))
     return into

@@ -3,7 +3,8 @@
 ## What it detects
 
 A patience that never ends a run, ends only the inner loop, counts evaluations that were better, or forgets to start
-anew behind one; a comparison the wrong way round; a limit on steps that is passed or missed by one.
+anew behind one; a comparison the wrong way round; a limit on steps that is passed or missed by one; evaluations that
+are made after every step, or hardly ever, whatever interval is asked for.
 
 ## Why it matters
 
@@ -14,7 +15,8 @@ A run that does not stop burns its budget; one that stops too early, or keeps th
 The stage hands over its own loop (`Stage.loop`) with the evaluations replaced by given scores, smaller being better.
 For each of these courses, with a patience of 2 and a limit of 12 steps, evaluated each second step, the number of steps
 and of evaluations is compared with the rule: stop behind the first evaluation at which `patience` evaluations in a row
-were not better than the best before them, else at the limit.
+were not better than the best before them, else at the limit. A run to the limit makes 6 evaluations, or 7 where one
+comes before any step.
 
 Courses: ever better; ever worse; all equal; better again behind one that was worse; NaN from the second on; NaN at
 first and ever better behind it; and each of them without patience. Statistic: courses that end elsewhere. Allowed: 0.
@@ -73,6 +75,7 @@ NEEDS: tuple[str, ...] = ("loop",)
 PER_STAGE = True
 LIMIT, EVERY, PATIENCE = 12, 2, 2
 FIX = "let one condition decide for the whole loop, and count evaluations since the best one"
+EXPECTED = (LIMIT // EVERY, LIMIT // EVERY + 1)  # without and with one before any step
 _MANY = 2 * LIMIT  # scores; a loop that asks for more of them than this has overrun long ago
 COURSES: dict[str, tuple[float, ...]] = {
     "ever better": tuple(float(-i) for i in range(_MANY)),
@@ -128,6 +131,10 @@ def _wrong(looped: Looped, scores: Sequence[float], patience: int | None) -> lis
         return [f"made {beyond} more steps behind the evaluation that ends the run, expected 0"] if beyond else []
     if looped.steps != LIMIT:
         return [f"made {looped.steps} steps and {asked} evaluations, expected {LIMIT} steps"]
+    if asked not in EXPECTED:
+        return [
+            f"made {asked} evaluations in {LIMIT} steps, expected one every {EVERY}: {min(EXPECTED)} or {max(EXPECTED)}"
+        ]
     return []
 
 

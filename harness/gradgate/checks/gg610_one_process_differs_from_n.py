@@ -1,11 +1,12 @@
-"""Two processes do not step with the gradients that one process has on the same global batch.
+"""Several processes do not step with the gradients that one process has on the same global batch.
 
 ## What it detects
 
 A loss divided by the process's own count and averaged, where rows differ in length; gradients averaged that should be
 summed, or the other way; gradients exchanged in each micro-batch of a window, or in none; a module outside the wrapper;
-rows that two processes both have, or none; clipping by a norm that is the process's own; an evaluation of one process's
-share of the held-out rows; metrics that all processes agree on and one process does not.
+rows that two processes both have, or none has, as a rest that does not divide; clipping by a norm that is the process's
+own; an evaluation of one process's share of the held-out rows; metrics that all processes agree on and one process does
+not.
 
 ## Why it matters
 
@@ -15,10 +16,12 @@ for every row. Nothing fails; it only learns worse.
 ## How it decides
 
 One process evaluates, where it can, and takes a step of the stage, in float64, on the first batch of its run: on a
-window of the first two, where it has `window`. Where it clips (`max_norm`), it takes another step, its loss multiplied
-by 1e6, so that clipping acts. Then two processes, for each way that the stage declares, do the same with theirs.
-Statistic: at `optimizer.step()`, over all parameters, the largest difference between the gradient of two processes and
-that of one, as a share of the largest gradient of one. Allowed: 1e-6. In float64 another order of sums costs 1e-13;
+window of the first and another one, the smallest of the epoch, where it has `window`. Where it clips (`max_norm`), it
+takes another step, its loss multiplied by 1e6, so that clipping acts. Then several processes, for each way that the
+stage declares, do the same with theirs: two, or, where all batches of the epoch (by `samples`) have rows that two share
+evenly, three or five, so that some process has a row less than another, or none.
+Statistic: at `optimizer.step()`, over all parameters, the largest difference between their gradient and that of one,
+as a share of the largest gradient of one. Allowed: 1e-6. In float64 another order of sums costs 1e-13;
 counts that differ cost percents. The numbers of the first process's evaluation are compared in the same way, and those
 metrics of the first step that are no whole numbers and the same on all processes. Where `samples` names them, the rows
 of an epoch are counted: each in exactly one process. Allowed: 0 misplaced.
@@ -63,8 +66,8 @@ wrapper; shard the rows by rank.
 
 Where a module's constants depend on the dtype, as the default eps of `nn.RMSNorm` does, e_r holds that too, and the
 float32 bound is wider than rounding is: for the bundled trainer by some four orders of magnitude.
-Two processes, one step, on the CPU, over gloo. A stage whose optimizer steps do not go through `torch.optim` is not
-seen. Metrics in which the processes differ are taken for each one's own.
+Two, three or five processes, one step, on the CPU, over gloo. A stage whose optimizer steps do not go through
+`torch.optim` is not seen. Metrics in which the processes differ are taken for each one's own.
 
 ## Sources
 
@@ -77,9 +80,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain, count, islice
+from itertools import chain, islice
 from math import isclose
 from numbers import Real
 from typing import Any
@@ -101,6 +104,7 @@ CODE, NAME = "GG610", "one-process-differs-from-n"
 NEEDS: tuple[str, ...] = ("distributed",)
 PER_STAGE = True
 ALLOWED = 1e-6
+UNEVEN = (WORLD, 3, 5)  # numbers of processes, of which the first is taken that leaves a rest
 LARGE = 1e6  # times the loss: its gradient is then far above any norm to clip at
 FIX = "divide each loss term by its count over all processes, undo the wrapper's mean, wrap every trained module"
 
@@ -115,14 +119,19 @@ class Course:
         metrics: of the first step by name, those that are no whole numbers.
         scores: of the evaluation by name.
         samples: of an epoch, where the run names its samples.
-        batches: how many hold them.
+        sizes: of the batches that hold them.
     """
 
     gradients: Sequence[Gradients]
     metrics: Mapping[str, float]
     scores: Mapping[str, float]
     samples: Sequence[Hashable]
-    batches: int
+    sizes: Sequence[int]
+
+    @property
+    def smallest(self) -> int:
+        """Which of its batches but the first has the fewest samples; 1 where that is not known."""
+        return min(range(1, len(self.sizes)), key=self.sizes.__getitem__, default=1)
 
 
 @reports_raises(CODE, NAME)
@@ -134,12 +143,13 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     apart, name, _ = furthest(alone, again)
     if apart > ALLOWED:
         return Outcome(inconclusive=f"two runs of one process differ by {apart:.2g} at {name} (GG601)")
+    world = next((number for number in UNEVEN if any(size % number for size in alone.sizes)), WORLD)
     rounded = gradients_of(stage.start, context.seed, torch.float32)
     bound = allowed(stage.start, context.seed, gradients_of(stage.start, context.seed, torch.float64))
     findings: list[Finding] = []
     measured: dict[str, float] = {"misplaced_rows": 0}
     for way, start in (stage.distributed or {}).items():
-        ranks = together(partial(_both, start, context.seed, alone.batches), context.folder / way)
+        ranks = together(partial(_both, start, context.seed, alone), context.folder / way, world=world)
         if told(ranks):
             findings.append(_finding(f"{way}: {first_cause(ranks) or told(ranks)}", blamed(ranks)))
             continue
@@ -148,13 +158,13 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         measured[f"{way}_to_one_process_ratio"] = share
         if not share <= ALLOWED:
             when = f", clipped from {LARGE:g} times the usual," if large else ""
-            text = f"the gradient of {name}{when} differs by {share:.3g} of the largest between 1 and {WORLD} processes"
+            text = f"the gradient of {name}{when} differs by {share:.3g} of the largest between 1 and {world} processes"
             findings.append(_finding(f"{way}: {text}; allowed {ALLOWED:g}"))
         if bound:
             part = norm_apart(rounded, ranks[0].value[1]) / bound
             measured[f"{way}_float32_share_of_rounding"] = part
             if not part <= 1:
-                text = f"{way}: in float32 the gradients of 1 and {WORLD} processes are {part:.3g} times as far apart"
+                text = f"{way}: in float32 the gradients of 1 and {world} processes are {part:.3g} times as far apart"
                 findings.append(_finding(f"{text} as rounding can make them ({bound:.2g}); allowed: 1"))
         findings += [_finding(f"{way}: {text}; allowed {ALLOWED:g} of it") for text in _apart(alone, again, courses)]
         misplaced = _misplaced(alone.samples, [each.samples for each in courses])
@@ -165,9 +175,9 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     return Outcome(tuple(findings), measured, limits)
 
 
-def _both(start: Callable[..., Run], seed: int, batches: int, _rank: int) -> tuple[Course, Gradients]:
+def _both(start: Callable[..., Run], seed: int, alone: Course, _rank: int) -> tuple[Course, Gradients]:
     """The course in float64, and a first step in float32."""
-    return course_of(start, seed, batches), gradients_of(start, seed, torch.float32)
+    return course_of(start, seed, alone), gradients_of(start, seed, torch.float32)
 
 
 def gradients_of(start: Callable[..., Run], seed: int, dtype: torch.dtype) -> Gradients:
@@ -178,13 +188,13 @@ def gradients_of(start: Callable[..., Run], seed: int, dtype: torch.dtype) -> Gr
         return _step(run, next(iter(run.batches())))[1]
 
 
-def course_of(start: Callable[..., Run], seed: int, batches: int | None = None) -> Course:
+def course_of(start: Callable[..., Run], seed: int, alone: Course | None = None) -> Course:
     """Start a run in float64, evaluate, and step.
 
     Args:
         start: of the stage, or of one of its ways to train in several processes.
         seed: for it.
-        batches: that hold an epoch; None: as many as this run needs for it.
+        alone: that of one process; None: this is it.
     """
     with calling("start()"):
         run = start(seed, dtype=torch.float64, device="cpu")
@@ -193,18 +203,17 @@ def course_of(start: Callable[..., Run], seed: int, batches: int | None = None) 
     if "evaluate" in has:
         with calling("evaluate()"):
             scores = run.evaluate() or {}
-    left = run.batches()
-    drawn = list(islice(left, 2))
-    batch = run.window(drawn) if "window" in has else drawn[0]
+    drawn, samples, sizes = _epoch(run, None if alone is None else len(alone.sizes))
+    course = Course([], {}, _numbers(scores), samples, sizes)
+    batch = run.window([drawn[0], drawn[(alone or course).smallest]]) if "window" in has else drawn[0]
     with calling("step 1"):
         metrics, first = _step(run, batch)
     gradients = [first]
     if "max_norm" in has:
         with calling(f"step 2, its loss times {LARGE:g}"), _multiplied(LARGE):
             gradients.append(_step(run, batch)[1])
-    samples, held = _epoch(run, chain(drawn, left), batches) if "samples" in has else ([], 0)
     metrics = {name: value for name, value in _numbers(metrics).items() if value != round(value)}
-    return Course(gradients, metrics, _numbers(scores), samples, held)
+    return replace(course, gradients=gradients, metrics=metrics)
 
 
 def _step(run: Run, batch: Batch) -> tuple[Mapping[str, Any], Gradients]:
@@ -234,14 +243,18 @@ def _multiplied(factor: float) -> Iterator[None]:
         torch.Tensor.backward = before  # type: ignore[method-assign]
 
 
-def _epoch(run: Run, drawn: Iterator[Batch], batches: int | None) -> tuple[list[Hashable], int]:
-    """The samples of so many batches, or of as many as hold an epoch; and how many batches those were."""
-    samples: list[Hashable] = []
-    for number in count():
-        if (number == batches) if batches is not None else (len(samples) >= run.epoch_size):
-            return samples, number
-        samples += run.samples(next(drawn))
-    raise AssertionError("unreachable")
+def _epoch(run: Run, batches: int | None) -> tuple[list[Batch], list[Hashable], list[int]]:
+    """So many batches, or as many as hold an epoch, at least two; their samples, and how many each has."""
+    left = run.batches()
+    if "samples" not in declared(run):
+        return list(islice(left, 2)), [], []
+    drawn: list[Batch] = []
+    found: list[Sequence[Hashable]] = []
+    while (len(drawn) < batches) if batches is not None else (sum(map(len, found)) < run.epoch_size):
+        drawn.append(next(left))
+        found.append(run.samples(drawn[-1]))
+    sizes = list(map(len, found))
+    return drawn + list(islice(left, 2 - len(drawn))) if len(drawn) < 2 else drawn, list(chain(*found)), sizes
 
 
 def _whole(tensor: Tensor) -> Tensor:
@@ -281,7 +294,7 @@ def _apart(alone: Course, again: Course, courses: Sequence[Course]) -> Iterator[
     for kind, one, other, theirs in named:
         for name in sorted(set(one) & set(other) & set(theirs)):
             if _close(one[name], other[name]) and not _close(one[name], theirs[name]):
-                yield f"{kind} {name} is {one[name]:.9g} on 1 process and {theirs[name]:.9g} on {WORLD}"
+                yield f"{kind} {name} is {one[name]:.9g} on 1 process and {theirs[name]:.9g} on {len(courses)}"
 
 
 def _close(one: float, other: float) -> bool:

@@ -14,7 +14,9 @@ Some rows are never learnt and some twice; a held-out loss on rows that were tra
 A run says which samples a batch holds (`Run.samples`) and how many an epoch has (`Run.epoch_size`). Without any step,
 three epochs of batches are drawn. Each must hold as many different samples as it has places, and all epochs the same
 ones. With more than 8 samples two epochs in the same order are a fault, unless the run says `shuffles = False`: by
-chance that happens once in 40,000 runs. No held-out sample (`Run.heldout`) may be among them.
+chance that happens once in 40,000 runs. Where the run says what the data have (`Run.sources`), an epoch must hold each
+row of them, also with a key of `Stage.options` moved: packed, for one. No held-out sample (`Run.heldout`) may be among
+them.
 
 Statistic: samples that are repeated or missing. Allowed: 0. False-alarm rate: 0 but for that chance.
 
@@ -51,7 +53,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from functools import partial
+from itertools import chain
 
+from gradgate.checks.gg413_token_dropped import documents
+from gradgate.checks.moved import moved
 from gradgate.checks.order_lines import line_of_order
 from gradgate.checks.own_lines import Line, named
 from gradgate.checks.raised import calling, reports_raises
@@ -84,15 +89,49 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
             shared = whole & set(run.heldout())
         if shared:
             messages.append(f"{len(shared)} held-out samples are trained on; allowed: 0")
+    if not messages:
+        messages += _never_drawn(run, stage, context)
     findings = tuple(_with_line(message, subject, stage, context) for message in messages)
     measured = {"uneven_samples": len(findings), "samples": len(whole), "epochs": EPOCHS}
     return Outcome(findings, measured, {"uneven_samples": 0})
 
 
+def _never_drawn(run: Run, stage: Stage, context: Context) -> list[str]:
+    """Rows of the data that no batch of an epoch holds, as the run is or with a key of its options moved."""
+    if not {"sources", "tokens"} <= declared(run):
+        return []
+    with calling("start()"):
+        plain = stage.start(context.seed, device=context.device)
+    for told, one in chain([("", plain)], moved(stage, context)):
+        with calling("sources()"):
+            wanted = {tuple(source)[: one.max_length] for source in one.sources()}
+        drawn = _documents(one)
+        lost = 0 if drawn is None else len(wanted - drawn)
+        if lost:
+            where = f", where {told}" if told else ""
+            return [f"{lost} of {len(wanted)} rows of the data are in no batch of an epoch{where}; allowed: 0"]
+    return []
+
+
+def _documents(run: Run) -> set[tuple[int, ...]] | None:
+    """The rows and documents of an epoch; None where `tokens` does not tell all that a batch holds."""
+    found: set[tuple[int, ...]] = set()
+    samples = 0
+    for batch in run.batches():
+        tokens, names = run.tokens(batch), run.samples(batch)
+        if len(names) != len(tokens.token_BS):
+            return None
+        found |= {tuple(tokens.token_BS[b, document].tolist()) for b, document in documents(tokens)}
+        samples += len(names)
+        if samples >= run.epoch_size:
+            break
+    return found
+
+
 def _with_line(message: str, subject: Subject, stage: Stage, context: Context) -> Finding:
     """With the line that gives the indices; of held-out samples none is looked for."""
     finding = Finding(CODE, NAME, message, fix=FIX)
-    if "held-out" in message:
+    if "held-out" in message or "rows of the data" in message:
         return finding
     return named(finding, partial(_line, message, subject, stage, context), context.seed)
 

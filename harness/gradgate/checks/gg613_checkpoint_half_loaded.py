@@ -18,7 +18,8 @@ By reading the files of `Subject.source`, or those of the modules that the adapt
 of the mapping that `torch.save` is given, written down there or in a variable of the same function. One is loaded
 where its name stands as a string anywhere else. Where a function keeps what `torch.load` returns in a variable, the
 keys that it is asked for must be saved somewhere (looked at only where every saved mapping is written down, and not
-for keys asked for with `get` or `in`). Statistic: entries and places; allowed: 0.
+for keys asked for with `get` or `in`). In a class with both, an entry that `state_dict` returns must be asked for in
+`load_state_dict`, unless that hands the whole on. Statistic: entries and places; allowed: 0.
 
 False-alarm rate: 0 on the bundled trainer and on the documented ones. A trainer whose files other programs read is one.
 
@@ -114,6 +115,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     saved = [entry for file in files for entry in _saved(file)]
     findings = [
         *_entries(files, saved, bool(loads)),
+        *(finding for file in files for finding in _half(file)),
         *_without_optimizer(files, saves),
         *_without_schedule(files, saved),
         *(finding for file in files for finding in (*_swallowed(file), *_unstrict(file))),
@@ -174,6 +176,29 @@ def _written(function: Function) -> Iterator[ast.AST]:
         for node in ast.walk(function):
             if isinstance(node, ast.Dict):
                 yield from (key for key in node.keys if key is not None)
+
+
+def _half(file: File) -> Iterator[Finding]:
+    """Entries that a class's `state_dict` writes down and its `load_state_dict` never asks for."""
+    for node in ast.walk(file.tree):
+        if not isinstance(node, ast.ClassDef):
+            continue
+        methods = {part.name: part for part in node.body if isinstance(part, ast.FunctionDef)}
+        save, load = methods.get("state_dict"), methods.get("load_state_dict")
+        if save is None or load is None or len(load.args.args) < 2:
+            continue
+        given = load.args.args[1].arg
+        inside = list(ast.walk(load))
+        asked = [part for part in inside if isinstance(part, ast.Subscript) and dotted(part.value) == given]
+        words = {part.value for part in inside if isinstance(part, ast.Constant)}
+        if len(asked) < sum(isinstance(part, ast.Name) and part.id == given for part in inside):
+            continue  # handed on as a whole
+        for part in ast.walk(save):
+            if isinstance(part, ast.Return) and isinstance(part.value, ast.Dict):
+                keys = [str(key.value) for key in part.value.keys if isinstance(key, ast.Constant)]
+                for key in (key for key in keys if key not in words):
+                    told = f"`{key}` of {node.name}.state_dict() is not read by its load_state_dict()"
+                    yield _finding(file, load, f"{node.name}.load_state_dict", told)
 
 
 def _without_optimizer(files: tuple[File, ...], saves: list[tuple[File, ast.Call]]) -> Iterator[Finding]:

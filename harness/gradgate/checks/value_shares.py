@@ -55,7 +55,7 @@ def value_shares(run: Run, batch: Batch, modules: Sequence[str]) -> ValueShares 
     with calling("valid()"):
         valid_BS = run.valid(batch).cpu().bool()
     heads = [run.modules[name] for name in modules if name in run.modules]
-    with _values(heads, valid_BS) as values, calling("losses()"):
+    with values_of(heads, valid_BS) as values, calling("losses()"):
         loss = run.losses(batch).get(TERM)
     if loss is None or not loss.requires_grad or not values:
         return None
@@ -67,7 +67,7 @@ def value_shares(run: Run, batch: Batch, modules: Sequence[str]) -> ValueShares 
 
 
 @contextmanager
-def _values(heads: Sequence[nn.Module], valid_BS: Tensor) -> Iterator[list[Tensor]]:
+def values_of(heads: Sequence[nn.Module], valid_BS: Tensor) -> Iterator[list[Tensor]]:
     """What the modules return inside the block that is one number a position, rows first, on the graph."""
     found: list[Tensor] = []
 

@@ -72,6 +72,7 @@ class Run:
         end_token: the token that ends each row, or document where rows are packed; None where there is no such.
         rates: name in `modules` -> its learning rate, a `gradgate.Schedule`, or all that its groups are declared to
             have (`{"lr": 1e-3, "weight_decay": 0.0}`), as `hyperparameters` gives it; None: not declared.
+        coefficients: by what each term of `losses` enters `total`, from the configuration; None: not declared.
         max_length: tokens at which a row, or document, is cut, so that it may end without `end_token`; None: never.
     """
 
@@ -85,6 +86,7 @@ class Run:
     end_token: int | None = None
     rates: Mapping[str, Any] | None = None
     max_length: int | None = None
+    coefficients: Mapping[str, float] | None = None
 
     def batches(self) -> Iterator[Batch]:
         """Training batches in the run's own order, without an end. A batch is never changed by a step.
@@ -120,6 +122,11 @@ class Run:
 
     def supervised(self, batch: Batch) -> Tensor:
         """Bool[B, S], True at the tokens that the loss is to train on: not padding, not a prompt that is left out."""
+        raise NotImplementedError
+
+    def sources(self) -> Iterable[Sequence[int]]:
+        """The tokens of each training row (document, where rows are packed), made anew from the data: with what belongs
+        in front and behind, and before anything is cut at `max_length`."""
         raise NotImplementedError
 
     def valid(self, batch: Batch) -> Tensor:
@@ -395,6 +402,7 @@ class Subject:
         "supervised": "write `Run.supervised(batch)`: Bool[B, S], True at the tokens that the loss is to train on",
         "rewards": "write `Run.rewards(batch)`: return rewards by name, Float[B] each, computed as training does",
         "placed": "write `Run.placed(batch)`: return gradgate.Placed, a batch's rewards beside those of its rows",
+        "sources": "write `Run.sources()`: the tokens of each training row as the data has them, before they are cut",
         "end_token": "set `Run.end_token` to the token that ends each row, and `Run.max_length` where rows are cut",
         "value_targets": "write `Run.value_targets(reward_B, value_BS, valid_BS)`: what the value loss regresses on",
         "rows": "write `Run.select_rows(batch, index)`: return the batch of these rows, in this order",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from fixtures import mini_trainer
 from fixtures.check_runs import errors, run_check
-from fixtures.collation_faults import END, PLACE_FAULTS, collated, packed
+from fixtures.collation_faults import CUT_FAULTS, END, PLACE_FAULTS, collated, cut, packed, whole
 from gradgate.checks import oracles
 from gradgate.core.errors import SubjectError
 from gradgate.subjects.contract import Stage, Subject
@@ -89,9 +90,72 @@ def test_rows_that_end_or_are_cut_pass() -> None:
     assert outcome.measured["documents_without_end"] == 0
 
 
+@pytest.mark.parametrize("name", CUT_FAULTS)
+def test_row_that_is_no_row_of_the_data_is_found(name: str) -> None:
+    """With the place at which it leaves the row that is most like it."""
+    subject = cut(CUT_FAULTS[name])
+    messages = errors(run_check("GG413", subject, subject.stages[0]))
+
+    (message,) = (message for message in messages if "are no row of the data, cut at 8 tokens: row " in message)
+    assert ", where the data " in message and message.endswith("; allowed: 0")
+
+
+def test_rows_of_the_data_pass_cut_or_not() -> None:
+    """The clean twin has both kinds."""
+    subject = cut()
+    outcome = run_check("GG413", subject, subject.stages[0])
+
+    assert (outcome.findings, outcome.measured["rows_not_in_data"]) == ((), 0)
+
+
+def test_rows_are_held_against_the_data_with_keys_moved_too() -> None:
+    """What is packed, or cut elsewhere, by default is not all that can be trained on."""
+
+    def start(seed: int, *, options: Any = None, **given: Any) -> Any:
+        short = (options or {}).get("max_length") == "short"
+        return cut(CUT_FAULTS["a-token-short"] if short else whole).stages[0].start(seed, **given)
+
+    stage = replace(cut().stages[0], start=start, options={"max_length": ("long", "short")})
+    subject = Subject("moved", [stage])
+
+    messages = errors(run_check("GG413", subject, stage))
+
+    assert messages and all(message.endswith(", where `max_length` = 'short'") for message in messages)
+
+
+@pytest.mark.parametrize(("key", "told"), [("long", ""), ("short", ", where `key` = 'short'")])
+def test_gg612_finds_rows_of_the_data_that_no_epoch_holds(key: str, told: str) -> None:
+    """As the run is, and with a key of the configuration moved."""
+
+    class Whole(cut().stages[0].start):  # type: ignore[misc]
+        def __init__(self, seed: int, *, options: Any = None, **given: Any) -> None:
+            super().__init__(seed, **given)
+            self.loses, self.epoch_size = (options or {"key": "long"})["key"] == key, 8
+
+        def samples(self, batch: Any) -> list[int]:
+            return list(range(len(batch.token_BS)))
+
+        def sources(self) -> list[Any]:
+            return [*super().sources(), (0, 9, 9, END)] if self.loses else super().sources()
+
+    stage = Stage("tokens", Whole, objective="tokens", options={"key": ("long", "short")})
+    messages = errors(run_check("GG612", Subject("lost", [stage]), stage))
+
+    assert f"1 of 9 rows of the data are in no batch of an epoch{told}; allowed: 0" in messages
+
+
+def test_bundled_trainer_cuts_rows_and_keeps_them_those_of_its_data() -> None:
+    """Its small corpus has rows that are longer than its longest length."""
+    run = build_subject().stages[1].start(0)
+    cut_rows = [source for source in run.sources() if len(source) > run.max_length]
+
+    assert len(cut_rows) == 2
+    assert run_check("GG413", build_subject(), build_subject().stages[1]).measured["rows_not_in_data"] == 0
+
+
 def test_bundled_trainer_collates_as_its_rows_say() -> None:
     """Rewards as they were computed, and an end token behind each row."""
     subject = build_subject()
 
-    assert run_check("GG501", subject, None).measured["batches_with_rewards"] == 8
+    assert run_check("GG501", subject, None).measured["batches_with_rewards"] == 8 * len(subject.stages)
     assert run_check("GG413", subject, subject.stages[1]).measured["documents_without_end"] == 0

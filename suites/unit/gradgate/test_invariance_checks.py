@@ -227,3 +227,24 @@ def test_rows_and_elements_are_read_from_the_batch() -> None:
     batch = MiniBatch(torch.zeros(3, 5), torch.zeros(3, 5), torch.zeros(3))
 
     assert (rows_of(batch), elements(batch), rows_of(1.0), elements(1.0)) == (3, 15, 0, 1)
+
+
+@pytest.mark.parametrize(("padded", "found"), [(True, 1), (False, 0)])
+def test_gg406_finds_a_metric_that_counts_padding(padded: bool, found: int) -> None:
+    """What a step reports is of real tokens, too; whole numbers and what is drawn are left out."""
+
+    class Reporting(MiniRun):
+        def step(self, batch: Any) -> Any:
+            told = super().step(batch)
+            share = batch.valid_BS.float().mean() if padded else batch.valid_BS.float().sum() / 7
+            return {**told, "filled": float(share), "columns": batch.valid_BS.shape[1]}
+
+    messages = errors(run_check("GG406", *with_run(Reporting)))
+
+    assert len(messages) == found
+    assert all(message.startswith("the metric filled is 0.") for message in messages)
+
+
+def test_gg406_does_not_judge_metrics_of_a_step_that_draws() -> None:
+    """The stage of tokens has dropout: what a step reports is of other masks where there is more padding."""
+    assert run_check("GG406", CLEAN, stage_of(CLEAN, "tokens")).measured["metrics_ratio"] == 0.0

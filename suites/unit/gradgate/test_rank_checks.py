@@ -51,6 +51,17 @@ def test_rank_check_passes_on_the_clean_twin(code: str) -> None:
     assert set(outcome.measured) & set(outcome.allowed)
 
 
+def test_rows_that_two_processes_share_evenly_are_shared_by_three(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is done with a rest shows in any batch size; the clean twin shares it out."""
+    monkeypatch.setattr(rank_faults, "BATCH", rank_faults.ROWS)
+
+    messages = [finding.message for finding in run_check("GG610", rank_faults.subject("rest-dropped")).findings]
+
+    assert "ddp: 1 rows of an epoch are in no process or in several" in messages
+    assert any("between 1 and 3 processes" in message for message in messages)
+    assert run_check("GG610", rank_faults.subject()).findings == ()
+
+
 @pytest.mark.parametrize("code", ["GG609", "GG610", "GG611"])
 def test_rank_check_is_not_applicable_on_a_gpu(code: str) -> None:
     """A forked process has no GPU, and that is told."""

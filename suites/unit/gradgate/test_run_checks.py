@@ -926,6 +926,27 @@ def test_gg602_is_inconclusive_where_one_seed_gives_two_runs() -> None:
     assert "two runs from one seed differ before any save" in run_check("GG602", subject, stage).inconclusive
 
 
+def test_gg602_loads_the_newest_of_several_saves_in_one_folder() -> None:
+    """A run saves again and again; what is kept and found again must be the last."""
+
+    class Hoarding(MiniRun):
+        def save(self, path: Path) -> None:
+            super().save(path)
+            (path / "state.pt").rename(path / f"{self.drawn}.pt")
+
+        def load(self, path: Path) -> None:
+            oldest = min(path.glob("*.pt"), key=lambda file: int(file.stem))
+            oldest.rename(path / "state.pt")
+            super().load(path)
+
+    subject, stage = with_run(
+        lambda seed, *, dtype=torch.float32, device: Hoarding("value", Parts(), seed, dtype, device)
+    )
+
+    (message,) = errors(run_check("GG602", subject, stage))
+    assert message.startswith("3 steps + save + load + 3 steps is not 6 steps: after 3 steps")
+
+
 def test_gg602_finds_a_save_whose_effect_shows_only_later() -> None:
     """State that no snapshot shows: the saving run goes on otherwise."""
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -11,13 +12,14 @@ import torch
 from fixtures import mini_trainer
 from fixtures.check_runs import errors, red, run_check, stage_of
 from fixtures.mini_trainer import MiniBatch, MiniRun, Parts
-from fixtures.prediction_faults import SCALE_FAULTS, over_the_weights_sum, renormalised
+from fixtures.prediction_faults import COUNT_FAULTS, SCALE_FAULTS, over_the_weights_sum, renormalised
 from fixtures.pytest_fixtures import rest_at_night
 from gradgate.subjects.contract import Functions, Run, Stage, Subject
 
 NEIGHBOURS = ("GG100", "GG405", "GG407", "GG408")
 CLEAN = replace(mini_trainer.subject(), functions=Functions(loss=mini_trainer.token_loss))
 TOKENS = stage_of(CLEAN, "tokens")
+MEANS = Functions(loss=mini_trainer.token_loss, value_loss=mini_trainer.value_loss, weights=mini_trainer.head_weights)
 
 
 def with_run(run: type[MiniRun]) -> tuple[Subject, Stage]:
@@ -51,6 +53,70 @@ def test_gg410_passes_the_clean_twin(seed: int) -> None:
     for stage in CLEAN.stages:
         outcome = run_check("GG410", CLEAN, stage, seed)
         assert (outcome.findings, outcome.inconclusive, outcome.not_applicable) == ((), "", "")
+
+
+@pytest.mark.parametrize("name", COUNT_FAULTS)
+def test_gg410_finds_a_term_that_is_divided_by_another_count(name: str) -> None:
+    """Where the subject says that its terms are means; a constant factor shows, too."""
+    fault, term = COUNT_FAULTS[name]
+    subject = replace(fault.subject(), functions=MEANS)
+
+    messages = errors(run_check("GG410", subject, stage_of(subject, fault.stage)))
+
+    (message,) = (message for message in messages if "counts one of them as in a mean over " in message)
+    assert message.startswith(f"`{term}` has ")
+
+
+@pytest.mark.parametrize(("declared", "found"), [(mini_trainer.AUXILIARY, 0), (0.5, 1)])
+def test_gg410_holds_the_total_against_the_declared_coefficients(declared: float, found: int) -> None:
+    """Each term enters once, times what the configuration says."""
+
+    class Declaring(MiniRun):
+        coefficients: ClassVar[Mapping[str, float]] = {"wmtp_loss": 1.0, "value_loss": declared}
+
+    def start(seed: int, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Run:
+        return Declaring("tokens", Parts(), seed, dtype, device)
+
+    stage = Stage("tokens", start)
+    messages = errors(run_check("GG410", Subject("declaring", [stage]), stage))
+
+    assert len(messages) == found
+    assert all("1 * `wmtp_loss` + 0.5 * `value_loss` is " in message for message in messages)
+
+
+def test_gg410_counts_with_a_key_of_the_configuration_moved() -> None:
+    """A term may be a mean by default alone; a key that does not start is GG414's."""
+
+    def start(seed: int, *, dtype: torch.dtype = torch.float32, device: str = "cpu", options: Any = None) -> Run:
+        if (options or {}).get("weighting") == "broken":
+            raise ValueError("no such weighting")
+        uniform = (options or {}).get("weighting") == "uniform"
+        parts = (
+            Parts(head_weights=lambda _, label_BSH: (label_BSH != -100) / label_BSH.shape[2]) if uniform else Parts()
+        )
+        return MiniRun("tokens", parts, seed, dtype, device)
+
+    stage = Stage(
+        "tokens", start, objective="tokens", edges=mini_trainer.EDGES["tokens"],
+        options={"weighting": ("critic", "broken", "uniform")},
+    )  # fmt: skip
+    subject = Subject("moved", [stage], functions=MEANS)
+
+    (message,) = errors(run_check("GG410", subject, stage))
+
+    assert "counts one of them as in a mean over " in message and "where `weighting` = 'uniform'" in message
+
+
+def test_gg410_counts_the_clean_twins_terms_as_means() -> None:
+    """To rounding; where nothing says that they are, they are not looked at."""
+    means = replace(CLEAN, functions=MEANS)
+
+    outcomes = [run_check("GG410", means, stage) for stage in means.stages]
+
+    assert [outcome.findings for outcome in outcomes] == [(), ()]
+    assert max(outcome.measured["value_loss"] for outcome in outcomes) < 1e-12
+    assert outcomes[1].measured["wmtp_loss"] < 1e-12
+    assert "wmtp_loss" not in run_check("GG410", CLEAN, TOKENS).measured
 
 
 @pytest.mark.parametrize("loss", [renormalised, over_the_weights_sum])

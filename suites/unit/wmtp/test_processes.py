@@ -70,7 +70,7 @@ def test_gradients_of_one_global_batch_are_those_of_one_process(run: Any, way: s
     alone = course_of(partial(run, options=options), 0)
     start = partial(run, options=options, parallel=way)
 
-    ranks = values(together(lambda _: course_of(start, 0, alone.batches), tmp_path / "group", world=world))
+    ranks = values(together(lambda _: course_of(start, 0, alone), tmp_path / "group", world=world))
 
     for each in ranks:
         assert furthest(alone, each)[0] < ROUNDING

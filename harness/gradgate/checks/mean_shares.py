@@ -1,0 +1,99 @@
+"""By what a loss is divided, read out of its own derivatives: every token of a mean over n of them counts 1/n."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gradgate.checks.gg412_label_shift import logits_of
+from gradgate.checks.raised import calling
+from gradgate.checks.randomness import seeded
+from gradgate.checks.value_shares import TERM, values_of
+from gradgate.checks.without_dropout import without_dropout
+from gradgate.subjects.contract import Batch, Run
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """What each token counts in a term.
+
+    Args:
+        term: its name.
+        share_N: Double[N], of the tokens that have any.
+        unit: what counts, in the plural.
+    """
+
+    term: str
+    share_N: Tensor
+    unit: str
+
+    @property
+    def divisor(self) -> float:
+        """The divisor that the share furthest from 1/N stands for."""
+        return 1.0 / float(self.share_N[(self.share_N * len(self.share_N) - 1).abs().argmax()])
+
+    @property
+    def distance(self) -> float:
+        """The largest |N share - 1|."""
+        return float((self.share_N * len(self.share_N) - 1).abs().max())
+
+
+def of_values(run: Run, batch: Batch, modules: Sequence[str], seed: int) -> Shares | None:
+    """What each value counts in the value loss: half the second derivative of its squared error.
+
+    Args:
+        run: a live run in float64.
+        batch: one of its batches.
+        modules: names of those that the term trains.
+        seed: of the random state.
+
+    Returns:
+        None where no module returned the values, or the loss has no second derivative at them.
+    """
+    with calling("valid()"):
+        valid_BS = run.valid(batch).cpu().bool()
+    heads = [run.modules[name] for name in modules if name in run.modules]
+    with seeded(seed), without_dropout(), values_of(heads, valid_BS) as values, calling("losses()"):
+        loss = run.losses(batch).get(TERM)
+    if loss is None or not loss.requires_grad or len(values) != 1:
+        return None
+    (gradient,) = torch.autograd.grad(loss, values, create_graph=True, allow_unused=True)
+    if gradient is None or not gradient.requires_grad:
+        return None
+    (curvature,) = torch.autograd.grad(gradient.sum(), values, materialize_grads=True)
+    share_N = curvature.detach().double().cpu().flatten()[(gradient.detach() != 0).cpu().flatten()] / 2
+    return Shares(TERM, share_N, "values") if len(share_N) and bool((share_N > 0).all()) else None
+
+
+def of_positions(run: Run, batch: Batch, seed: int) -> Shares | None:
+    """What each position's cross-entropies sum to in the token loss, from softmax - onehot at its logits.
+
+    Args:
+        run: a live run in float64.
+        batch: one of its batches.
+        seed: of the random state.
+
+    Returns:
+        None where the logits [B, S, H, V] were not seen, or not one term but `total` comes from them.
+    """
+    kept = logits_of(run.modules[str(run.logits_from)])
+    with seeded(seed), without_dropout(), kept as outputs, calling("losses()"):
+        terms = dict(run.losses(batch))
+    terms = {name: term for name, term in terms.items() if name != "total"} or terms
+    if len(outputs) != 1 or outputs[0].dim() != 4:
+        return None
+    logits_BSHV = outputs[0]
+    found = {name: torch.autograd.grad(term, logits_BSHV, retain_graph=True, allow_unused=True)[0]
+             for name, term in terms.items() if term.requires_grad}  # fmt: skip
+    reached = {name: gradient for name, gradient in found.items() if gradient is not None}
+    if len(reached) != 1:
+        return None
+    ((name, gradient_BSHV),) = reached.items()
+    lowest_BSH, label_BSH = gradient_BSHV.min(-1)
+    chance_BSH = torch.softmax(logits_BSHV.detach().double(), -1).gather(-1, label_BSH[..., None])[..., 0]
+    share_BS = (-lowest_BSH.double().clamp(max=0.0) / (1 - chance_BSH)).sum(-1)
+    share_N = share_BS[share_BS > 0].cpu()
+    return Shares(name, share_N, "positions") if len(share_N) else None
