@@ -76,7 +76,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, count, islice
@@ -87,11 +87,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradgate.checks.naming import are_named
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.rank_facts import Started
 from gradgate.checks.rank_lines import Search, line_of_difference
 from gradgate.checks.rank_rounding import Gradients, allowed, norm_apart
-from gradgate.checks.ranks import WORLD, blamed, first_cause, together, told
+from gradgate.checks.ranks import WORLD, first_cause, together, told
 from gradgate.checks.snapshot import named_parameters
 from gradgate.checks.updates import gradients_at_updates
 from gradgate.core.finding import Finding, Location
@@ -145,7 +146,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         ranks = together(partial(_both, start, context.seed, alone.batches), context.folder / way)
         found = []
         if told(ranks):
-            found.append(_finding(f"{way}: {first_cause(ranks) or told(ranks)}", blamed(ranks)))
+            found.append(_finding(f"{way}: {first_cause(ranks) or told(ranks)}"))
         else:
             found += _found(alone, again, [each.value[0] for each in ranks], way, measured)
             if bound:
@@ -182,15 +183,29 @@ def _found(
     return found
 
 
+def line_of(subject: Subject, stage: Stage, start: Callable[..., Run], context: Context) -> Location | None:
+    """The line at which several processes of a way part from one; None where none is sure."""
+    if not are_named():
+        return None
+    with suppress(Exception, SystemExit):  # it runs the trainer's own code, which may raise anything
+        alone, again = (course_of(stage.start, context.seed) for _ in range(2))
+        if furthest(alone, again)[0] <= ALLOWED:
+            return line_of_difference(search_of(subject, stage, start, context, alone, again))
+    return None
+
+
 def search_of(
     subject: Subject, stage: Stage, start: Callable[..., Run], context: Context, alone: Course, again: Course
 ) -> Search:
     """What to look for where several processes part from one.
 
     Args:
-        subject, stage, context: as the check has them.
+        subject: as the check has it.
+        stage: as well.
         start: of the way that is wrong.
-        alone, again: two courses of one process.
+        context: as the check has it.
+        alone: the course of one process.
+        again: the same once more.
     """
     return Search(
         subject.source,

@@ -53,6 +53,7 @@ class Facts:
         beside: lines that gave the module which is called outside of any wrapper, and its parameters.
         backwards: of the first step.
         spread: parameters that are spread over the processes.
+        kept: whether gradients of those have not been handed out behind the last backward.
         short: points whose value is of a lower precision than that of the run.
         error: what it raised.
     """
@@ -62,6 +63,7 @@ class Facts:
     beside: list[tuple[Location | None, tuple[int, ...]]] = field(default_factory=list)
     backwards: list[Backward] = field(default_factory=list)
     spread: set[int] = field(default_factory=set)
+    kept: bool = False
     short: list[Point] = field(default_factory=list)
     error: str = ""
 
@@ -182,6 +184,9 @@ class FactLines(ValueLines):
         entered, given = self._open[manager] if manager is not None else (None, None)
         at = place((manager.f_code, manager.f_lineno)) if manager is not None else None
         self.facts.backwards.append(Backward(place(self.now()), at, entered, given, self._sums()))
+
+        spread = [each for each in self.parameters if hasattr(each, "full_tensor") and each.requires_grad]
+        self.facts.kept = bool(spread) and all(each.grad is None for each in spread)
 
     def _sums(self) -> tuple[float, ...]:
         grads = [parameter.grad for parameter in self.parameters]

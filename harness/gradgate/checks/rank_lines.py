@@ -90,21 +90,23 @@ def _found(search: Search) -> Location | None:
     if any(each.value is None for each in ended):
         return None
     facts = [each.value[1] for each in ended]
+    values = [each.value[0] for each in ended]
+    if not any(value is None for value in values) and search.is_right(values):
+        return None
     parted = _of_share(alone, facts)
     if parted is not None:
         return parted
     first, then = _candidates(alone, facts, lines)
     end = time.monotonic() + SECONDS
-    found = _repairing(search, first, end)
-    values = [each.value[0] for each in ended]
-    if found is None and any(value is None for value in (whole, *values)):
-        found = _of_sharding(facts[0])
-    elif found is None:
-        found = _of_exchange(search.gradients(whole), [search.gradients(value) for value in values], alone, facts)
-    if isinstance(found, Location):
-        return found
-    found = found or _repairing(search, then, end)
-    return _place(found, _line_of(found, facts)) if found is not None else None
+    point = _repairing(search, first, end)
+    if point is None and any(value is None for value in (whole, *values)):
+        return _of_sharding(facts[0]) or (_of_manager(facts[0].backwards, changes=False) if facts[0].kept else None)
+    if point is None:
+        where = _of_exchange(search.gradients(whole), [search.gradients(value) for value in values], alone, facts)
+        if where is not None:
+            return where
+        point = _repairing(search, then, end)
+    return _place(point, _line_of(point, facts)) if point is not None else None
 
 
 def _of_share(alone: Facts, facts: Sequence[Facts]) -> Location | None:
@@ -114,12 +116,8 @@ def _of_share(alone: Facts, facts: Sequence[Facts]) -> Location | None:
     for one, *others in zip(*calls, strict=False):
         values = [each.value for each in (one, *others)]
         alike = all(each.point == one.point and is_same(each.given, one.given) for each in others)
-        if (
-            alike
-            and all(map(are_numbers, values))
-            and any(value != one.given for value in values)
-            and Counter(one.given) != Counter(chain.from_iterable(values))
-        ):
+        shares = all(are_numbers(v) and len(v) < len(one.given) and set(v) <= set(one.given) for v in values)
+        if alike and shares and Counter(one.given) != Counter(chain.from_iterable(values)):
             return _place(one.point, one.line)
     return None
 
@@ -151,7 +149,8 @@ def _candidates(
 ) -> tuple[list[list[Change]], list[list[Change]]]:
     """What may repair, line by line. First the state of the generator, what is the same in all processes and not
     that of one, and what is so many times too large; then numbers that are a share only, the last first, and others."""
-    random, same, scaled, shares, others = ({} for _ in range(5))  # type: dict[Any, list[Change]]
+    kinds: list[dict[Any, list[Change]]] = [{} for _ in range(5)]
+    random, same, scaled, shares, others = kinds
     known: set[bytes] = set()
     ended = any(each.error for each in facts)
     for point, values in compared(alone.seen, [each.seen for each in facts], ended=ended):
