@@ -34,6 +34,7 @@ class Backward:
         entered: the line that enters that one.
         given: its arguments, as `plain`.
         sums: of each parameter's gradient behind it.
+        loss: that it begins at.
     """
 
     at: Location | None
@@ -41,6 +42,7 @@ class Backward:
     entered: Location | None
     given: Any
     sums: tuple[float, ...]
+    loss: float = float("nan")
 
 
 @dataclass
@@ -52,7 +54,8 @@ class Facts:
         wrapped: lines that made a wrapper which exchanges gradients, and the parameters in it by number.
         beside: lines that gave the module which is called outside of any wrapper, and its parameters.
         backwards: of the first step.
-        spread: parameters that are spread over the processes.
+        spread: whether some trained parameters are spread over the processes.
+        unspread: whether some are not.
         kept: whether gradients of those have not been handed out behind the last backward.
         short: points whose value is of a lower precision than that of the run.
         error: what it raised.
@@ -62,7 +65,8 @@ class Facts:
     wrapped: list[tuple[Location | None, tuple[int, ...]]] = field(default_factory=list)
     beside: list[tuple[Location | None, tuple[int, ...]]] = field(default_factory=list)
     backwards: list[Backward] = field(default_factory=list)
-    spread: set[int] = field(default_factory=set)
+    spread: bool = False
+    unspread: bool = False
     kept: bool = False
     short: list[Point] = field(default_factory=list)
     error: str = ""
@@ -91,7 +95,12 @@ class FactLines(ValueLines):
             self._wrappers.append((place(here), frame.f_locals.get("module")))
         elif is_torch(frame, "_call_impl") and torch.is_grad_enabled():
             module = frame.f_locals.get("self")
-            if isinstance(module, nn.Module) and not _in_wrapper(frame) and not self._in_module():
+            if (
+                isinstance(module, nn.Module)
+                and not _in_wrapper(frame)
+                and not self._in_module()
+                and not _wraps(module)
+            ):
                 self._beside.append((self._callee(module), module))
         elif self.is_own(frame.f_code) and frame.f_back is not None and _is_contextlib(frame.f_back):
             given = tuple(plain(frame.f_locals.get(name)) for name in _arguments(frame.f_code))
@@ -169,7 +178,7 @@ class FactLines(ValueLines):
 
         def backward(loss: Tensor, *args: Any, **named: Any) -> None:
             before(loss, *args, **named)
-            self._backward()
+            self._backward(float(loss.detach()) if loss.numel() == 1 else float("nan"))
 
         torch.Tensor.backward = backward  # type: ignore[method-assign,assignment]
         try:
@@ -178,12 +187,12 @@ class FactLines(ValueLines):
         finally:
             torch.Tensor.backward = before  # type: ignore[method-assign]
 
-    def _backward(self) -> None:
+    def _backward(self, loss: float) -> None:
         open_now = [frame for frame in self._open if _is_suspended(frame)]
         manager = open_now[-1] if open_now else None
         entered, given = self._open[manager] if manager is not None else (None, None)
         at = place((manager.f_code, manager.f_lineno)) if manager is not None else None
-        self.facts.backwards.append(Backward(place(self.now()), at, entered, given, self._sums()))
+        self.facts.backwards.append(Backward(place(self.now()), at, entered, given, self._sums(), loss))
 
         spread = [each for each in self.parameters if hasattr(each, "full_tensor") and each.requires_grad]
         self.facts.kept = bool(spread) and all(each.grad is None for each in spread)
@@ -204,7 +213,8 @@ class FactLines(ValueLines):
 
         self.facts.wrapped = [(where, trained(module)) for where, module in self._wrappers]
         self.facts.beside = [(where, trained(module)) for where, module in self._beside]
-        self.facts.spread = {n for n, each in enumerate(self.parameters) if hasattr(each, "full_tensor")}
+        spread = [hasattr(each, "full_tensor") for each in self.parameters if each.requires_grad]
+        self.facts.spread, self.facts.unspread = any(spread), not all(spread)
         self.facts.seen, self.facts.error = self.seen, error
         return self.facts
 
@@ -228,6 +238,10 @@ def run_of(course: Callable[[Started], Any], lines: FactLines) -> tuple[Any, Fac
         except (Exception, SystemExit) as raised:
             error = repr(raised)
     return value, lines.done(error)
+
+
+def _wraps(module: nn.Module) -> bool:
+    return any(isinstance(inner, DistributedDataParallel) for inner in module.modules())
 
 
 def _in_wrapper(frame: FrameType) -> bool:

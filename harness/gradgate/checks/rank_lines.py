@@ -221,7 +221,8 @@ def _of_exchange(
     first = facts[0]
     local = [n for n, name in enumerate(names) if not all(is_same(parts[0][name], part[name]) for part in parts)]
     if equal and None not in factors and len({round(factor, 4) for factor in factors if factor}) == 1:
-        return first.wrapped[-1][0] if first.wrapped else None
+        # Losses that add up rightly become wrong gradients where they are exchanged.
+        return first.wrapped[-1][0] if first.wrapped and _add_up(alone, facts) else None
     if local and all(is_explained(whole[names[n]], [part[names[n]] for part in parts]) for n in local):
         return _of_missing(first, list(whole), [names[n] for n in local])
     twice = _of_early(alone, first)
@@ -232,6 +233,13 @@ def _of_exchange(
     once = {each.point for each in alone.seen}
     short = [point for point in first.short if point not in once]
     return _place(short[0]) if short and apart < ROUNDED * size else None
+
+
+def _add_up(alone: Facts, facts: Sequence[Facts]) -> bool:
+    """Whether the first losses of several processes add up to that of one."""
+    if not alone.backwards or not all(each.backwards for each in facts):
+        return False
+    return is_same(alone.backwards[0].loss, sum(each.backwards[0].loss for each in facts))
 
 
 def _of_missing(facts: Facts, names: Sequence[str], local: Sequence[str]) -> Location | None:
@@ -248,8 +256,7 @@ def _of_missing(facts: Facts, names: Sequence[str], local: Sequence[str]) -> Loc
 
 def _of_sharding(facts: Facts) -> Location | None:
     """Some parameters are spread over the processes, and some that are trained are not."""
-    wrapped = {number for _, parameters in facts.wrapped for number in parameters}
-    return facts.wrapped[-1][0] if facts.spread and wrapped - facts.spread else None
+    return facts.wrapped[-1][0] if facts.wrapped and facts.spread and facts.unspread else None
 
 
 def _of_early(alone: Facts, facts: Facts) -> Location | None:
