@@ -176,7 +176,7 @@ def _candidates(
             scaled.setdefault((*line, factor), []).append(Change(point, own, factor=factor))
         if agreed and whole:
             same.setdefault(line, []).append(Change(point, own))
-        elif whole and not _is_shape(apart) and _is_small(apart[0][0]):
+        elif whole and not (isinstance(own[0], list | tuple) and _is_shape(apart)) and _is_small(apart[0][0]):
             others.setdefault(line, []).append(Change(point, own))
         if isinstance(own[0], list | tuple | range) and not _is_shape(apart):
             others.setdefault((*line, "share"), []).append(Change(point, own, "share"))

@@ -67,6 +67,8 @@ class ValueLines(OwnLines):
         graphs: points whose values are on a graph.
     """
 
+    within = False
+
     def __init__(self, source: Path | None, *, keeps: bool = False) -> None:
         super().__init__(source)
         self.keeps = keeps

@@ -4,9 +4,9 @@ the one that gives them different state. Looked for once a check has seen that t
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from difflib import SequenceMatcher
 from hashlib import sha256
 from linecache import getline
 from pathlib import Path
@@ -23,12 +23,13 @@ from gradgate.checks.ranks import Rank, together
 from gradgate.core.finding import Location
 
 SECONDS = 60.0  # for a trace of what ends
-TAIL = 2000  # lines that are compared
-Step = tuple[str, str, int]  # file, function and line
+Step = tuple[str, str, int, int]  # file, function and line, and how deep it is called
 
 
 class WayLines(OwnLines):
     """Writes each own line to a file as it begins, so that it is there when the process is killed."""
+
+    within = False
 
     def __init__(self, source: Path | None, file: Path) -> None:
         super().__init__(source)
@@ -38,7 +39,7 @@ class WayLines(OwnLines):
         known = super()._trace(frame, event, value)
         if event == "line" and known is not None:
             code = frame.f_code
-            os.write(self.file, f"{frame.f_lineno}\t{code.co_name}\t{code.co_filename}\n".encode())
+            os.write(self.file, f"{frame.f_lineno}\t{len(self.frames)}\t{code.co_name}\t{code.co_filename}\n".encode())
         return known
 
 
@@ -78,29 +79,37 @@ def _is_left(rank: Rank) -> bool:
 
 def _read(file: Path) -> list[Step]:
     steps = []
-    for line in file.read_text(encoding="utf-8").splitlines()[-TAIL:]:
-        number, function, name = line.split("\t")
-        steps.append((name, function, int(number)))
+    for line in file.read_text(encoding="utf-8").splitlines():
+        number, depth, function, name = line.split("\t")
+        steps.append((name, function, int(number), int(depth)))
     return steps
 
 
 def parting(way: Sequence[Step], other: Sequence[Step]) -> Location | None:
-    """The last line in common before a way goes where another does not.
+    """The line before the outermost one of those that are not over that the other process has not run as often.
 
     Args:
         way: lines up to where the process waits.
         other: of another process, to its end.
     """
-    blocks = SequenceMatcher(None, way, other, autojunk=False).get_opcodes()
-    starts = [start for kind, start, *_ in blocks if kind != "equal" and start < len(way)]
-    if not starts:
-        return None
-    gone = way[starts[-1]]
-    # What decides is in the function that goes on; a property that it asked may have run in between.
-    for file, function, line in reversed(way[: starts[-1]]):
-        if (file, function) == gone[:2]:
+    ours, theirs = (Counter(step[:3] for step in steps) for steps in (way, other))
+    for at in _stack(way):
+        if ours[way[at][:3]] > theirs[way[at][:3]]:
+            inside = [step for step in way[:at] if step[:2] == way[at][:2] and step[3] == way[at][3]]
+            if not inside:
+                return None
+            file, function, line, _ = inside[-1]
             return Location(file, line, function, getline(file, line).strip())
     return None
+
+
+def _stack(way: Sequence[Step]) -> list[int]:
+    """The last lines of a way that were not over at its end, outermost first."""
+    found: list[int] = []
+    for at in range(len(way) - 1, -1, -1):
+        if not found or way[at][3] < way[found[0]][3]:
+            found.insert(0, at)
+    return found
 
 
 class StateLines(OwnLines):

@@ -102,9 +102,9 @@ def test_manager_that_is_always_told_the_same_is_not_to_blame() -> None:
 
 def test_ways_part_at_the_branch_of_the_function_that_goes_on() -> None:
     """A property that the branch asked ran last, and is not the branch."""
-    common = [("a.py", "step", 1), ("a.py", "step", 2), ("b.py", "leader", 9)]
-    waits = [*common, ("a.py", "step", 3), ("c.py", "reduce", 4)]
-    goes = [*common, ("a.py", "step", 5)]
+    common = [("a.py", "step", 1, 1), ("a.py", "step", 2, 1), ("b.py", "leader", 9, 2)]
+    waits = [*common, ("a.py", "step", 3, 1), ("c.py", "reduce", 4, 2)]
+    goes = [*common, ("a.py", "step", 5, 1), ("c.py", "reduce", 4, 2)]
 
     found = parting(waits, goes)
     assert found is not None
