@@ -59,14 +59,20 @@ Faults GF-04, GF-05, GF-23 and GF-26 of the fault catalogue.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gradgate.checks.cut_lines import line_of_cut
+from gradgate.checks.isolation import isolated
+from gradgate.checks.mode_lines import ChangeLines
+from gradgate.checks.naming import are_named
+from gradgate.checks.own_lines import Line, place
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.recording import with_guilty_line
 from gradgate.checks.snapshot import named_parameters
@@ -80,6 +86,7 @@ CODE, NAME = "GG201", "dead-parameter"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = True
 BATCHES = 6
+TRIED = 2  # batches of a trial
 
 _Parameters = set[nn.Parameter]
 _Norms = dict[str, list[tuple[float, float]]]
@@ -111,8 +118,47 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         with_guilty_line(finding, subject, stage, context, ("graph_cut", "missing_grad"), finding.detail["parameter"])
         for finding in dead + unheld
     ]
+    if dead and are_named():
+        names_of_dead = {finding.detail["parameter"] for finding in dead}
+        findings = [*_by_trials(subject, stage, context, names_of_dead, findings[: len(dead)]), *findings[len(dead) :]]
     series = {"gradient_norm": norms} if norms else {}
     return Outcome(findings=tuple(findings), measured=measured, allowed=allowed, series=series)
+
+
+def _by_trials(
+    subject: Subject, stage: Stage, context: Context, dead: set[str], findings: list[Finding]
+) -> list[Finding]:
+    """Findings with the line that all dead parameters lack a gradient for; without one that was tried in vain."""
+
+    def revives() -> bool:
+        run = stage.start(context.seed, device=context.device)
+        names = named_parameters(run)
+        seen = _at_updates(run, list(islice(run.batches(), TRIED)), names)
+        return seen is not None and dead <= {names[parameter] for parameter in seen[0]}
+
+    found: Line | None = None
+    cuts: Sequence[Line] = ()
+    with suppress(Exception, SystemExit), isolated(context.seed, "line"):
+        found, cuts = line_of_cut(subject.source, revives)
+        found = found or _line_of_clearing(subject, stage, context, dead)
+    if found is not None:
+        return [replace(finding, culprit=place(found)) for finding in findings]
+    tried = {(code.co_filename, line) for code, line in cuts}
+    return [
+        replace(finding, culprit=None) if finding.culprit and (finding.culprit.file, finding.culprit.line) in tried
+        else finding
+        for finding in findings
+    ]  # fmt: skip
+
+
+def _line_of_clearing(subject: Subject, stage: Stage, context: Context, dead: set[str]) -> Line | None:
+    """The line that takes gradients away between backward and step."""
+    run = stage.start(context.seed, device=context.device)
+    watched = [parameter for parameter, name in named_parameters(run).items() if name in dead]
+    batch = next(iter(run.batches()))
+    trace = ChangeLines(subject.source, lambda: any(p.grad is not None and bool(p.grad.any()) for p in watched))
+    trace.during(lambda: run.step(batch))
+    return trace.changes[1][-1] if len(trace.changes) == 2 else None
 
 
 def _at_updates(

@@ -50,15 +50,16 @@ Faults DI-02 and DI-05 of the fault catalogue.
 from __future__ import annotations
 
 from collections.abc import Callable
-from hashlib import sha256
+from contextlib import AbstractContextManager
 from itertools import islice
 
 import torch
-from torch import Tensor
 
+from gradgate.checks.gg610_one_process_differs_from_n import line_of
 from gradgate.checks.raised import calling, reports_raises
+from gradgate.checks.rank_ways import digest, line_of_state
 from gradgate.checks.ranks import Rank, blamed, first_cause, together, told
-from gradgate.checks.snapshot import take
+from gradgate.checks.snapshot import named_parameters, take
 from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Run, Stage, Subject
@@ -79,10 +80,12 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     with calling("start()"):
         stage.start(context.seed, device=context.device)  # what it keeps for a process, the forks have too
     findings, compared, differ = [], 0, 0
+    culprit: Location | None = None
     for way, start in (stage.distributed or {}).items():
         ranks = together(lambda _, start=start: states(start, context.seed), context.folder / way)  # type: ignore[misc]
         if told(ranks):
-            findings.append(_finding(f"{way}: {first_cause(ranks) or told(ranks)}", blamed(ranks)))
+            where = culprit or line_of(subject, stage, start, context) or blamed(ranks)
+            findings.append(_finding(f"{way}: {first_cause(ranks) or told(ranks)}", where))
             continue
         for when, number in (("at the start", 0), (f"after {STEPS} steps", 1)):
             apart = _apart(ranks, number)
@@ -90,7 +93,9 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
             differ += len(apart)
             if apart:
                 more = f" and {len(apart) - 1} more" if len(apart) > 1 else ""
-                findings.append(_finding(f"{way}: {when} `{apart[0]}`{more} differ between the ranks; allowed: none"))
+                culprit = culprit or _line(subject, stage, start, context, apart)
+                text = f"{way}: {when} `{apart[0]}`{more} differ between the ranks; allowed: none"
+                findings.append(_finding(text, culprit))
                 break
     return Outcome(tuple(findings), {"values_that_differ": differ, "values": compared}, {"values_that_differ": 0})
 
@@ -106,13 +111,29 @@ def states(start: Callable[..., Run], seed: int) -> tuple[Digests, Digests]:
     return first, _digests(run)
 
 
+def _line(
+    subject: Subject, stage: Stage, start: Callable[..., Run], context: Context, apart: list[str]
+) -> Location | None:
+    """Where the ranks' values part: what writes a setting or a buffer otherwise; of parameters, what their gradients
+    lack."""
+    run = stage.start(context.seed, device=context.device)
+    learnt = set(named_parameters(run).values())
+    written = [name for name in apart if name not in learnt and ".state[" not in name]
+    if not written:
+        return line_of(subject, stage, start, context)
+
+    def work(tracing: Callable[..., AbstractContextManager[None]]) -> None:
+        run = start(context.seed, dtype=torch.float32, device="cpu")
+        batches = run.batches()
+        with tracing(lambda: {name: value for name, value in take(run).items() if name in written}):
+            for _ in range(STEPS):
+                run.step(next(batches))
+
+    return line_of_state(subject.source, work, context.seed, context.folder)
+
+
 def _digests(run: Run) -> Digests:
-    return {name: _digest(value) for name, value in take(run).items() if not hasattr(value, "full_tensor")}
-
-
-def _digest(value: object) -> str:
-    content = value.contiguous().numpy().tobytes() if isinstance(value, Tensor) else repr(value).encode()
-    return sha256(content).hexdigest()[:16]
+    return {name: digest(value) for name, value in take(run).items() if not hasattr(value, "full_tensor")}
 
 
 def _apart(ranks: list[Rank], number: int) -> list[str]:

@@ -79,7 +79,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
@@ -90,7 +90,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradgate.checks.naming import are_named
 from gradgate.checks.raised import calling, reports_raises
+from gradgate.checks.rank_facts import Started
+from gradgate.checks.rank_lines import Search, line_of_difference
 from gradgate.checks.rank_rounding import Gradients, allowed, norm_apart
 from gradgate.checks.ranks import WORLD, blamed, first_cause, together, told
 from gradgate.checks.snapshot import named_parameters
@@ -147,32 +150,93 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     rounded = gradients_of(stage.start, context.seed, torch.float32)
     bound = allowed(stage.start, context.seed, gradients_of(stage.start, context.seed, torch.float64))
     findings: list[Finding] = []
+    culprit: Location | None = None
     measured: dict[str, float] = {"misplaced_rows": 0}
     for way, start in (stage.distributed or {}).items():
         ranks = together(partial(_both, start, context.seed, alone), context.folder / way, world=world)
+        found = []
         if told(ranks):
-            findings.append(_finding(f"{way}: {first_cause(ranks) or told(ranks)}", blamed(ranks)))
-            continue
-        courses: list[Course] = [each.value[0] for each in ranks]
-        share, name, large = furthest(alone, courses[0])
-        measured[f"{way}_to_one_process_ratio"] = share
-        if not share <= ALLOWED:
-            when = f", clipped from {LARGE:g} times the usual," if large else ""
-            text = f"the gradient of {name}{when} differs by {share:.3g} of the largest between 1 and {world} processes"
-            findings.append(_finding(f"{way}: {text}; allowed {ALLOWED:g}"))
-        if bound:
-            part = norm_apart(rounded, ranks[0].value[1]) / bound
-            measured[f"{way}_float32_share_of_rounding"] = part
-            if not part <= 1:
-                text = f"{way}: in float32 the gradients of 1 and {world} processes are {part:.3g} times as far apart"
-                findings.append(_finding(f"{text} as rounding can make them ({bound:.2g}); allowed: 1"))
-        findings += [_finding(f"{way}: {text}; allowed {ALLOWED:g} of it") for text in _apart(alone, again, courses)]
-        misplaced = _misplaced(alone.samples, [each.samples for each in courses])
-        measured["misplaced_rows"] += misplaced
-        if misplaced:
-            findings.append(_finding(f"{way}: {misplaced} rows of an epoch are in no process or in several"))
+            found.append(_finding(f"{way}: {first_cause(ranks) or told(ranks)}", blamed(ranks)))
+        else:
+            found += _found(alone, again, [each.value[0] for each in ranks], way, measured)
+            if bound:
+                part = norm_apart(rounded, ranks[0].value[1]) / bound
+                measured[f"{way}_float32_share_of_rounding"] = part
+                if not part <= 1:
+                    text = f"{way}: in float32 the gradients of 1 and {world} processes are {part:.3g} times as far"
+                    found.append(_finding(f"{text} apart as rounding can make them ({bound:.2g}); allowed: 1"))
+        if found and not findings:
+            culprit = line_of_difference(search_of(subject, stage, start, context, alone, again, world))
+        findings += found
+    if culprit is not None:
+        findings = [replace(each, culprit=culprit) for each in findings]
     limits = {"misplaced_rows": 0, "gradient_ratio": ALLOWED} | ({"float32_share_of_rounding": 1.0} if bound else {})
     return Outcome(tuple(findings), measured, limits)
+
+
+def _found(
+    alone: Course, again: Course, courses: Sequence[Course], way: str, measured: dict[str, float]
+) -> list[Finding]:
+    """What several processes gave otherwise than one."""
+    found = []
+    share, name, large = furthest(alone, courses[0])
+    measured[f"{way}_to_one_process_ratio"] = share
+    if not share <= ALLOWED:
+        when = f", clipped from {LARGE:g} times the usual," if large else ""
+        text = (
+            f"the gradient of {name}{when} differs by {share:.3g} of the largest between 1 and {len(courses)} processes"
+        )
+        found.append(_finding(f"{way}: {text}; allowed {ALLOWED:g}"))
+    found += [_finding(f"{way}: {text}; allowed {ALLOWED:g} of it") for text in _apart(alone, again, courses)]
+    misplaced = _misplaced(alone.samples, [each.samples for each in courses])
+    measured["misplaced_rows"] = measured.get("misplaced_rows", 0) + misplaced
+    if misplaced:
+        found.append(_finding(f"{way}: {misplaced} rows of an epoch are in no process or in several"))
+    return found
+
+
+def line_of(subject: Subject, stage: Stage, start: Callable[..., Run], context: Context) -> Location | None:
+    """The line at which several processes of a way part from one; None where none is sure."""
+    if not are_named():
+        return None
+    with suppress(Exception, SystemExit):  # it runs the trainer's own code, which may raise anything
+        alone, again = (course_of(stage.start, context.seed) for _ in range(2))
+        if furthest(alone, again)[0] <= ALLOWED:
+            return line_of_difference(search_of(subject, stage, start, context, alone, again))
+    return None
+
+
+def search_of(
+    subject: Subject,
+    stage: Stage,
+    start: Callable[..., Run],
+    context: Context,
+    alone: Course,
+    again: Course,
+    world: int = WORLD,
+) -> Search:
+    """What to look for where several processes part from one.
+
+    Args:
+        subject: as the check has it.
+        stage: as well.
+        start: of the way that is wrong.
+        context: as the check has it.
+        alone: the course of one process.
+        again: the same once more.
+        world: how many processes several are.
+    """
+    return Search(
+        subject.source,
+        stage.start,
+        start,
+        lambda how, started: course_of(how, context.seed, alone, started),
+        lambda courses: not _found(alone, again, courses, "", {}),
+        lambda course: course.gradients[0],
+        context.seed,
+        context.folder,
+        world,
+    )
 
 
 def _both(start: Callable[..., Run], seed: int, alone: Course, _rank: int) -> tuple[Course, Gradients]:
@@ -188,16 +252,20 @@ def gradients_of(start: Callable[..., Run], seed: int, dtype: torch.dtype) -> Gr
         return _step(run, next(iter(run.batches())))[1]
 
 
-def course_of(start: Callable[..., Run], seed: int, alone: Course | None = None) -> Course:
+def course_of(
+    start: Callable[..., Run], seed: int, alone: Course | None = None, started: Started = lambda _: None
+) -> Course:
     """Start a run in float64, evaluate, and step.
 
     Args:
         start: of the stage, or of one of its ways to train in several processes.
         seed: for it.
         alone: that of one process; None: this is it.
+        started: told the parameters by name, once they are there.
     """
     with calling("start()"):
         run = start(seed, dtype=torch.float64, device="cpu")
+    started(named_parameters(run))
     has = declared(run)
     scores: Mapping[str, Any] = {}
     if "evaluate" in has:

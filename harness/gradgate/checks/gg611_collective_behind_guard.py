@@ -15,7 +15,7 @@ the one that never came.
 Two processes each take 3 steps of the stage, evaluate, and save, as far as the run can, for each way that it declares.
 Statistic: processes that have not ended after 150 s, in which a healthy stage needs about one, or when for 15 s none of
 those that are left computes anything (Linux). Allowed: 0. Each is then asked for its Python stack, and killed: the
-finding has the stacks of all, and names the line at which the lowest rank took another way than the next. A process
+finding has the stacks of all, and names the branch behind which one waits where the other did not go. A process
 that raises is a finding too. Behind a way that hangs no further one is tried.
 
 False-alarm rate: that of a machine so loaded that milliseconds take minutes, or of a step that sleeps 15 s.
@@ -55,6 +55,7 @@ Faults DI-06 and DI-07 of the fault catalogue; faulthandler of Python's standard
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -62,6 +63,7 @@ import torch
 
 from gradgate.checks import ranks as processes
 from gradgate.checks.raised import calling, reports_raises
+from gradgate.checks.rank_ways import line_of_parting
 from gradgate.checks.ranks import blamed, first_cause, together, told
 from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Outcome
@@ -85,17 +87,20 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     findings, waiting = [], 0
     for way, start in (stage.distributed or {}).items():
         folder = context.folder / way
-        ended = together(lambda _, start=start, to=folder: everything(start, context.seed, to / "saved"), folder)  # type: ignore[misc]
+        work = partial(everything, start, context.seed, folder / "saved")
+        ended = together(lambda _, work=work: work(), folder)  # type: ignore[misc]
         late = [each for each in ended if each.stack]
         waiting += len(late)
         if late:
             text = (
                 f"{way}: {len(late)} of {len(ended)} ranks have not ended after {processes.SECONDS:g} s, or stand still"
             )
-            findings.append(_finding(f"{text}; allowed: none\n{told(ended)}", blamed(ended)))
+            where = line_of_parting(subject.source, work, ended, context.seed, context.folder)
+            findings.append(_finding(f"{text}; allowed: none\n{told(ended)}", where))
             break  # another way would take as long
         if told(ended):
-            findings.append(_finding(f"{way}: {first_cause(ended)}", blamed(ended)))
+            where = line_of_parting(subject.source, work, ended, context.seed, context.folder) or blamed(ended)
+            findings.append(_finding(f"{way}: {first_cause(ended)}", where))
     return Outcome(tuple(findings), {"ranks_that_wait": waiting}, {"ranks_that_wait": 0})
 
 

@@ -35,6 +35,8 @@ class OwnLines:
         count: lines that have run so far.
     """
 
+    within = True  # whether parts of a line count; without, what a line calls for the first time costs little
+
     def __init__(self, source: Path | None) -> None:
         self.source = source
         self.frames: list[FrameType] = []
@@ -70,7 +72,7 @@ class OwnLines:
 
     def _trace(self, frame: FrameType, event: str, value: Any) -> Callable[..., Any] | None:
         if event == "call":
-            if self.frames:
+            if self.frames and self.within:
                 self._ran()
             self.entering(frame)
             if not self.is_own(frame.f_code):

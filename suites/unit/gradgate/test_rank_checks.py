@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from fixtures import rank_faults
 from gradgate.checks import catalogue, rank_rounding, ranks
 from gradgate.checks.gg610_one_process_differs_from_n import gradients_of
 from gradgate.checks.isolation import isolated
+from gradgate.checks.naming import unnamed
 from gradgate.checks.ranks import Rank, together, told
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Run, Subject
@@ -23,9 +25,9 @@ CODES = ("GG602", "GG609", "GG610", "GG611")
 HANG = 3.0  # instead of a minute: a healthy twin needs none of it, since a process that has ended is not waited for
 
 
-def run_check(code: str, subject: Subject, device: str = "cpu") -> Outcome:
-    """The outcome of one check, isolated as the runner does it."""
-    with isolated(0) as folder:
+def run_check(code: str, subject: Subject, device: str = "cpu", *, lines: bool = False) -> Outcome:
+    """The outcome of one check, isolated as the runner does it; without a look for lines, which has its own tests."""
+    with isolated(0) as folder, nullcontext() if lines else unnamed():
         context = Context(folder=folder, device=device)
         return catalogue.load_check(catalogue.rule(code)).function(subject, subject.stages[0], context)
 
@@ -72,14 +74,31 @@ def test_hang_is_told_with_the_stack_of_every_rank(monkeypatch: pytest.MonkeyPat
     """The line that waits and the line that went on are both in the finding."""
     monkeypatch.setattr(ranks, "SECONDS", HANG)
 
-    (finding,) = run_check("GG611", rank_faults.subject("barrier-behind-guard")).findings
+    (finding,) = run_check("GG611", rank_faults.subject("barrier-behind-guard"), lines=True).findings
 
     assert "rank 0 waits at" in finding.message
     assert "rank 1 waits at" in finding.message
     assert "rank_faults.py" in finding.message
     assert "in misbehave" in finding.message
     assert finding.culprit is not None
-    assert "misbehave()" in finding.culprit.source or finding.culprit.function == "misbehave"
+    assert finding.culprit.function == "misbehave"
+    assert finding.culprit.source.startswith("if ")
+
+
+def test_metric_that_is_summed_twice_is_named_where_it_is_returned() -> None:
+    """The same in all processes, not that of one; with that of one all is right."""
+    findings = run_check("GG610", rank_faults.subject("metric-summed"), lines=True).findings
+
+    (source,) = {finding.culprit.source for finding in findings if finding.culprit}
+    assert source.startswith('return {"loss": self.summed(loss)')
+
+
+def test_buffer_of_its_own_is_named_where_it_is_written() -> None:
+    """The first write that differs between the processes."""
+    (finding,) = run_check("GG609", rank_faults.subject("buffer-of-its-own"), lines=True).findings
+
+    assert finding.culprit is not None
+    assert finding.culprit.source.startswith('self.modules["trunk"].seen.fill_')
 
 
 def test_hang_is_told_early_when_every_rank_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
