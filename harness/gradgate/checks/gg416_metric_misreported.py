@@ -16,7 +16,7 @@ critic is better.
 In float64, on one batch, from the same random state: the terms of `losses(batch)`, then the metrics of `step(batch)`.
 By the last part of its name (`train/value_loss`):
 
-* a metric that is called as a loss term is must be that term;
+* a metric that is called as a loss term is must be that term, and not, to 1e-9, another one that is near it;
 * `loss` must be `total`, or another of the terms;
 * a perplexity (`ppl`, `perplexity`) must not be the exponential of a total that holds other terms, unless it is that of
   a term, too;
@@ -82,6 +82,7 @@ CODE, NAME = "GG416", "metric-misreported"
 NEEDS: tuple[str, ...] = ("losses",)
 PER_STAGE = True
 TOLERANCE = 1e-3  # a share, and of what is small the number itself: logs round
+EXACT = 1e-9
 TOTAL, LOSS = "total", "loss"
 PERPLEXITY, GRADIENT_NORM = re.compile(r"^(ppl|perplexity)$"), re.compile(r"^(grad|gradient)_?norm$")
 FIX = "report it under the name of what it is, from where it is computed"
@@ -118,12 +119,21 @@ def _misreported(numbers: Mapping[str, float], terms: Mapping[str, float], norms
         word = re.split(r"[/.]", name.lower())[-1].removeprefix("train_")
         if word in terms and not _close(number, terms[word]) and (word != LOSS or not _any(number, terms.values())):
             yield _finding(name, number, f"the loss term `{word}` is {terms[word]:.6g}", terms[word])
+        elif word in terms and word != LOSS and (other := _taken(number, word, terms)):
+            yield _finding(name, number, f"that is the loss term `{other}`, `{word}` is {terms[word]:.9g}", terms[word])
         elif word == LOSS and word not in terms and not _any(number, terms.values()):
             yield _finding(name, number, f"no loss term is: `{TOTAL}` is {terms[TOTAL]:.6g}", terms[TOTAL])
         elif PERPLEXITY.match(word) and _is_of_total(number, terms):
             yield _finding(name, number, f"that is the exponential of `{TOTAL}`, which holds other terms", number)
         elif GRADIENT_NORM.match(word) and not _any(number, norms):
             yield _finding(name, number, f"that of the loss's gradient is {norms[0]:.6g}", norms[0])
+
+
+def _taken(number: float, word: str, terms: Mapping[str, float]) -> str:
+    """Another term that a metric is to the last digits, where its own is not as close; empty where there is none."""
+    own = abs(number - terms[word])
+    exact = EXACT * max(1.0, abs(number))
+    return next((name for name, term in terms.items() if abs(number - term) <= exact < own), "")
 
 
 def _is_of_total(perplexity: float, terms: Mapping[str, float]) -> bool:
