@@ -17,6 +17,7 @@ from torch.nn.functional import pad
 
 import wmtp
 from gradgate.checks.cases import Case
+from gradgate.checks.gg413_token_dropped import documents
 from gradgate.subjects.contract import After, Corpus, Fit, Functions, Looped, Placed, Run, Stage, Subject, Tokens
 from gradgate.subjects.schedule import Schedule
 from gradgate_wmtp.sized import STAGE1_EXPONENTS, STAGE2_EXPONENTS, scaling_of
@@ -305,6 +306,20 @@ class Stage2Run(WmtpRun):
         heldout = {row.task_id for row in data.heldout}
         examples = [example for example in data.examples if example.task_id not in heldout]
         return [(*begin, *example.text.encode(), *end) for example in examples]
+
+    def supervised(self, batch: tuple[Batch, ...]) -> Tensor:
+        """All real tokens, or those of completions; how long a row's prompt is the data says."""
+        tokens = self.tokens(batch)
+        if self.trainer.recipe.data.train_on == "all":
+            return tokens.valid_BS
+        longest, data = self.trainer.recipe.data.max_length, self.trainer.data
+        begin = int(data.tokenizer.bos_id is not None)
+        prompts = {e.text.encode()[: longest - begin]: begin + len(e.prompt.encode()) for e in data.examples}
+        found_BS = torch.zeros_like(tokens.valid_BS)
+        for b, document in documents(tokens):
+            text = bytes(token for token in tokens.token_BS[b, document].tolist() if token < 256)
+            found_BS[b, document[prompts.get(text, 0) :]] = True
+        return found_BS
 
     def heldout(self) -> list[tuple[int, ...]]:
         """The tokens of held-out rows."""

@@ -12,12 +12,14 @@ a long row by more than the differences that the value head is to learn; and the
 
 ## How it decides
 
-The subject's `loss`, `weights` and `returns`, as many as it has, get bfloat16 and float16 inputs: 40 random batches and
-rows of 64 tokens. The reference computes in float64 from the very same 16-bit numbers. Statistic: the largest error, as
-a share of what float32 may be off by. Those bounds are derived (u = 2**-24), all doubled:
+The subject's `loss`, `weights`, `returns` and `value_loss`, as many as it has, get bfloat16 and float16 inputs (the
+value loss values in them, and float32 returns): 40 random batches and rows of 64 tokens. The reference computes in
+float64 from the very same 16-bit numbers. Statistic: the largest error, as a share of what float32 may be off by. Those
+bounds are derived (u = 2**-24), all doubled:
 
 * loss: u (8 L + V + 4 + (N H + 4)(2 L + log V)), N positions with a head, |logits| up to L;
 * weights: 6 u m / tau + (H + 6) u, and never below the stated 1e-3, m the largest |v[t]| + lambda |v[t-1]| ahead;
+* value loss: (n + 4) u M^2, M the largest |v| + |return|;
 * returns: (3 n + 8) u n M, n real tokens of a row, M the largest |r| + 2 |v|.
 
 False-alarm rate: 0: to widen a 16-bit number is exact, and the bounds are worst cases.
@@ -76,7 +78,7 @@ FIX = "widen to float32 where the formula begins (float64 stays float64), and an
 def check(subject: Subject, stage: Stage | None, context: Context) -> Outcome:
     """Give the formulas 16-bit inputs."""
     functions = subject.functions
-    offered = {"loss": _loss, "weights": _weights, "returns": _returns}
+    offered = {"loss": _loss, "weights": _weights, "returns": _returns, "value_loss": _value_loss}
     judges = [judge for name, judge in offered.items() if getattr(functions, name) is not None]
     if not judges:
         hints = [Subject.CAPABILITIES[f"functions.{name}"] for name in offered]
@@ -129,6 +131,19 @@ def _returns(ledger: Ledger, functions: Functions, case: cases.Case) -> None:
         expected_BS = oracles.gae_returns(case.reward_BS, case.value_BS, case.valid_BS, **call.options)
         allowed = tolerances.returns(case.reward_BS, case.value_BS, case.valid_BS)
         _compare(ledger, call, return_BS, expected_BS, allowed, "return of 16-bit values", "b, t", case.valid_BS)
+
+
+def _value_loss(ledger: Ledger, functions: Functions, case: cases.Case) -> None:
+    """Values as autocast gives them, returns as they are to be: in float32."""
+    rng = torch.Generator().manual_seed(case.token_BS.numel())
+    return_BS = torch.rand(case.valid_BS.shape, generator=rng)
+    arguments = {"value_BS": case.value_BS, "return_BS": return_BS, "valid_BS": case.valid_BS}
+    call = Call("value_loss", present(functions.value_loss), case.describe(), arguments)
+    loss = ledger.run(call, (), FIX)
+    if loss is not None:
+        expected = oracles.value_loss(case.value_BS.double(), return_BS.double(), case.valid_BS)
+        allowed = tolerances.value_loss(case.value_BS.float(), return_BS, case.valid_BS)
+        ledger.compare(call, loss, expected, allowed, what="value loss of 16-bit values", fix=FIX)
 
 
 def _compare(

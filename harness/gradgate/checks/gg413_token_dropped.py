@@ -21,7 +21,8 @@ negative entry. Which tokens are supervised `Run.supervised` says; where the run
 that some head could predict are, but for those at the beginning of a row or document in front of the first that has a
 share: they are taken for a prompt. Where it has none, and most rows have tokens without a share between others with
 one, and not always the same token, the loss is taken for one that selects tokens: a warning.
-Statistic: supervised tokens without a share; allowed: 0.
+Statistic: supervised tokens without a share, and, where `Run.supervised` says which they are, others with one; allowed:
+0.
 
 Where the run says which token ends a row (`Run.end_token`), each row, or document of a packed row, that is shorter than
 `Run.max_length` must end with it, in every stage but one of values. Statistic: those that do not; allowed: 0. That it
@@ -67,7 +68,7 @@ position on. The first is a shift or a slice, the second a mask by value, the th
 
 What is not in the batch is not seen: rows that the data loader drops are GG612's. Without `Run.supervised` a prompt
 that is left out by mistake cannot be told from one that is meant, and later turns of a dialogue that are left out on
-purpose are reported. A prompt that is trained on by mistake is not looked for.
+purpose are reported, and a prompt that is trained on by mistake is not.
 
 ## Sources
 
@@ -209,7 +210,7 @@ def _of_tokens(run: Run, drawn: Sequence[Batch]) -> Outcome:
     measured = {"tokens_without_share": dropped, "tokens_supervised": supervised, "silent_rows": silent}
     allowed = {"tokens_without_share": 0}
     said = "supervised" in declared(run)
-    findings = [*_dropped(seen, dropped, supervised, said), *_silent(seen, silent)]
+    findings = [*_dropped(seen, dropped, supervised, said), *_silent(seen, silent), *_beyond(run, drawn, seen)]
     if run.end_token is not None:
         ends = _of_ends(run, drawn)
         findings += ends.findings
@@ -227,6 +228,26 @@ def _of_ends(run: Run, drawn: Sequence[Batch]) -> Outcome:
     ends = list(_without_end(run, drawn))
     found = tuple(_endless(ends, int(run.end_token or 0)))
     return Outcome(found, {"documents_without_end": len(ends)}, {"documents_without_end": 0})
+
+
+def _beyond(run: Run, drawn: Sequence[Batch], seen: Sequence[Shares]) -> Iterator[Finding]:
+    """Tokens that have a share and that the run does not say are to be trained on."""
+    able = any(shares.supervised_BS.any() for shares in seen)  # where none is, the run's word is what is wrong
+    if "supervised" not in declared(run) or len(seen) != len(drawn) or not able:
+        return
+    beyond = [shares.shared_BS & ~run.supervised(batch).cpu().bool() for batch, shares in zip(drawn, seen, strict=True)]
+    count = sum(int(beyond_BS.sum()) for beyond_BS in beyond)
+    if count:
+        b, t = next(beyond_BS for beyond_BS in beyond if beyond_BS.any()).nonzero()[0].tolist()
+        yield Finding(
+            code=CODE,
+            name=NAME,
+            message=f"{count} tokens have a share in the loss that are not to be trained on, the first at [b, t] = "
+            f"[{b}, {t}]; allowed: 0",
+            fix="count a prompt in tokens, with what stands in front of it",
+            count=count,
+            detail={"index": [b, t]},
+        )
 
 
 def _without_end(run: Run, drawn: Sequence[Batch]) -> Iterator[tuple[int, int, int]]:

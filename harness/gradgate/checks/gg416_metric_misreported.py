@@ -16,7 +16,7 @@ critic is better.
 In float64, on one batch, from the same random state: the terms of `losses(batch)`, then the metrics of `step(batch)`.
 By the last part of its name (`train/value_loss`):
 
-* a metric that is called as a loss term is must be that term;
+* a metric that is called as a loss term is must be that term, and not, to 1e-9, another one that is near it;
 * `loss` must be `total`, or another of the terms;
 * a perplexity (`ppl`, `perplexity`) must not be the exponential of a total that holds other terms, unless it is that of
   a term, too;
@@ -85,6 +85,7 @@ NEEDS: tuple[str, ...] = ("losses",)
 PER_STAGE = True
 TOLERANCE = 1e-3  # a share, and of what is small the number itself: logs round
 ROUNDING = 1e-6  # of one number, computed twice in float64
+EXACT = 1e-9
 TOTAL, LOSS = "total", "loss"
 PERPLEXITY, GRADIENT_NORM = re.compile(r"^(ppl|perplexity)$"), re.compile(r"^(grad|gradient)_?norm$")
 QUALITY = re.compile(r"^(cross_entropy|xent|ce|nll|(ce|nll|lm)_loss|ppl|perplexity|acc|accuracy)$")
@@ -124,12 +125,21 @@ def _misreported(numbers: Numbers, terms: Numbers, norms: list[float]) -> Iterat
         word = _word(name)
         if word in terms and not _close(number, terms[word]) and (word != LOSS or not _any(number, terms.values())):
             yield _finding(name, number, f"the loss term `{word}` is {terms[word]:.6g}", terms[word])
+        elif word in terms and word != LOSS and (other := _taken(number, word, terms)):
+            yield _finding(name, number, f"that is the loss term `{other}`, `{word}` is {terms[word]:.9g}", terms[word])
         elif word == LOSS and word not in terms and not _any(number, terms.values()):
             yield _finding(name, number, f"no loss term is: `{TOTAL}` is {terms[TOTAL]:.6g}", terms[TOTAL])
         elif PERPLEXITY.match(word) and _is_of_total(number, terms):
             yield _finding(name, number, f"that is the exponential of `{TOTAL}`, which holds other terms", number)
         elif GRADIENT_NORM.match(word) and not _any(number, norms):
             yield _finding(name, number, f"that of the loss's gradient is {norms[0]:.6g}", norms[0])
+
+
+def _taken(number: float, word: str, terms: Numbers) -> str:
+    """Another term that a metric is to the last digits, where its own is not as close; empty where there is none."""
+    own = abs(number - terms[word])
+    exact = EXACT * max(1.0, abs(number))
+    return next((name for name, term in terms.items() if abs(number - term) <= exact < own), "")
 
 
 def _moved(stage: Stage, context: Context, numbers: Numbers, terms: Numbers) -> Iterator[Finding]:

@@ -107,7 +107,7 @@ class Trajectory:
 def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     """Run without a break, with saves, and from each save; on one process, and on several."""
     allowed = {"runs_that_differ": 0}
-    drawing = _drawing(stage)
+    drawing = drawing_of(stage)
     start = partial(stage.start, device=context.device, **drawing)
     alone = found_apart(start, context.seed, context.folder / "alone")
     if alone.repeats:
@@ -137,7 +137,7 @@ def _line(subject: Subject, stage: Stage, context: Context) -> Line | None:
     return line_of_resume(subject.source, start, context.seed, folder, SAVE_AFTER[-1])
 
 
-def _drawing(stage: Stage) -> dict[str, Any]:
+def drawing_of(stage: Stage) -> dict[str, Any]:
     """What makes a step draw random numbers where a key of the configuration can: what nobody draws nobody misses."""
     for key, values in (stage.options or {}).items():
         numbers = [value for value in values if isinstance(value, float | int) and not isinstance(value, bool)]

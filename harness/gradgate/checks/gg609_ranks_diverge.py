@@ -4,7 +4,7 @@
 
 A module outside the wrapper, whose gradients stay on each rank (the value head is the usual one); a start from another
 seed on each rank; buffers, schedules or optimizer settings that follow what a rank saw itself; an update that only
-some ranks skip.
+some ranks skip; one stream of random numbers for all ranks.
 
 ## Why it matters
 
@@ -16,7 +16,8 @@ Two processes each take 3 steps of the stage, for each way that it declares. Sta
 persistent buffers, optimizer state and settings) that differ between the ranks in any bit after the start or after the
 last step. Tensors that are spread over the processes, as under FSDP2, are different by design and left out. Allowed:
 0. Replicas that got the same gradients take the same steps, bit for bit, so the false-alarm rate is 0 on one kind of
-machine.
+machine. Where a key of `Stage.options` gives dropout, one more step with it: all ranks must not draw the same numbers,
+or every rank has the same masks.
 
 ## Example
 
@@ -51,10 +52,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from itertools import islice
 
 import torch
 
+from gradgate.checks.gg602_resume_differs import drawing_of
 from gradgate.checks.gg610_one_process_differs_from_n import line_of
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.rank_ways import digest, line_of_state
@@ -82,6 +85,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     findings, compared, differ = [], 0, 0
     culprit: Location | None = None
     for way, start in (stage.distributed or {}).items():
+        apart: list[str] = []
         ranks = together(lambda _, start=start: states(start, context.seed), context.folder / way)  # type: ignore[misc]
         if told(ranks):
             where = culprit or line_of(subject, stage, start, context) or blamed(ranks)
@@ -97,7 +101,36 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
                 text = f"{way}: {when} `{apart[0]}`{more} differ between the ranks; allowed: none"
                 findings.append(_finding(text, culprit))
                 break
+        findings += [] if apart else _drawn_alike(way, stage, start, context)
     return Outcome(tuple(findings), {"values_that_differ": differ, "values": compared}, {"values_that_differ": 0})
+
+
+def _drawn_alike(way: str, stage: Stage, start: Callable[..., Run], context: Context) -> list[Finding]:
+    """A finding where every rank draws the same random numbers in a step with dropout."""
+    drawing = drawing_of(stage)
+    if not drawing:
+        return []
+    began = partial(start, **drawing)
+    ranks = together(lambda _: _random(began, context.seed), context.folder / f"{way}-drawing")
+    if told(ranks):
+        return [_finding(f"{way}, with {drawing['options']}: {first_cause(ranks) or told(ranks)}", blamed(ranks))]
+    before, after = ranks[0].value
+    if before == after or any(each.value != ranks[0].value for each in ranks):
+        return []
+    message = f"{way}: with {drawing['options']} all ranks draw the same random numbers in a step; allowed: none do"
+    fix = "seed the weights alike and then each rank's generator apart: with its rank"
+    return [Finding(CODE, NAME, message, fix=fix)]
+
+
+def _random(start: Callable[..., Run], seed: int) -> tuple[str, str]:
+    """Digests of torch's generator before and behind a step."""
+    with calling("start()"):
+        run = start(seed, dtype=torch.float32, device="cpu")
+    batch = next(iter(run.batches()))
+    before = digest(torch.get_rng_state())
+    with calling("step 1"):
+        run.step(batch)
+    return before, digest(torch.get_rng_state())
 
 
 def states(start: Callable[..., Run], seed: int) -> tuple[Digests, Digests]:

@@ -30,7 +30,17 @@ def returns_in_the_values_dtype(reward_BS: Tensor, value_BS: Tensor, valid_BS: T
     return broken_functions.returns(reward_BS, value_BS, valid_BS, **options).to(value_BS.dtype)  # type: ignore[arg-type]
 
 
-CLEAN = replace(GOOD, loss=loss_widened)
+def value_loss_in_the_values_dtype(value_BS: Tensor, return_BS: Tensor, valid_BS: Tensor) -> Tensor:
+    """Returns are rounded to the values' dtype before the error is taken."""
+    return value_loss_widened(value_BS, return_BS.to(value_BS.dtype), valid_BS)
+
+
+def value_loss_widened(value_BS: Tensor, return_BS: Tensor, valid_BS: Tensor) -> Tensor:
+    error_BS = (value_BS.to(return_BS.dtype) - return_BS).float().masked_fill(~valid_BS, 0.0)
+    return error_BS.square().sum() / valid_BS.sum().clamp(min=1)
+
+
+CLEAN = replace(GOOD, loss=loss_widened, value_loss=value_loss_widened)
 
 
 @pytest.mark.parametrize(
@@ -38,6 +48,7 @@ CLEAN = replace(GOOD, loss=loss_widened)
     [
         (replace(CLEAN, loss=loss_in_the_logits_dtype), "loss of 16-bit logits is "),
         (replace(CLEAN, returns=returns_in_the_values_dtype), "return of 16-bit values at [b, t] = "),
+        (replace(CLEAN, value_loss=value_loss_in_the_values_dtype), "value loss of 16-bit values is "),
         (replace(CLEAN, weights=partial(broken_functions.weights, widen=False)), "head weight of 16-bit values at "),
     ],
 )
@@ -62,7 +73,7 @@ def test_gg305_passes_formulas_that_widen(seed: int) -> None:
     """All three, in both dtypes."""
     outcome = run_check("GG305", subject_with(CLEAN), None, seed)
 
-    assert (outcome.findings, outcome.measured["functions_tried"]) == ((), 3)
+    assert (outcome.findings, outcome.measured["functions_tried"]) == ((), 4)
     assert outcome.measured["error_to_bound_ratio"] < 1
 
 

@@ -11,6 +11,7 @@ from fixtures import metric_faults, token_weight_faults
 from fixtures.check_runs import errors, red, run_check
 from fixtures.metric_faults import reporting
 from fixtures.token_weight_faults import weighing
+from gradgate.checks.gg416_metric_misreported import _misreported
 
 NEIGHBOURS = ("GG100", "GG201", "GG205", "GG207", "GG208")
 
@@ -31,6 +32,16 @@ def test_gg416_passes_numbers_that_are_what_they_are_called(name: str) -> None:
     subject = reporting(metric_faults.SOUND[name])
     outcome = run_check("GG416", subject, subject.stages[0])
     assert (errors(outcome), outcome.not_applicable) == ([], "")
+
+
+def test_gg416_tells_a_term_from_another_that_is_near_it() -> None:
+    """To the last digits it is the other one; a number that is rounded for the log is its own."""
+    terms = {"total": 5.001, "token_loss": 5.0, "value_loss": 0.01}
+
+    (finding,) = _misreported({"token_loss": 5.001, "loss": 5.001}, terms, [])
+
+    assert "that is the loss term `total`, `token_loss` is 5" in finding.message
+    assert list(_misreported({"token_loss": 5.0007}, terms, [])) == []
 
 
 def test_gg416_does_not_judge_a_step_of_several_updates() -> None:

@@ -203,6 +203,19 @@ def test_gg413_follows_the_runs_own_word() -> None:
     assert errors(run_check("GG413", *with_run(Declared, token_loss=without_the_last_token))) == []
 
 
+def test_gg413_finds_tokens_that_are_not_to_be_trained_on() -> None:
+    """A prompt that has a share, where the run says which tokens are supervised."""
+
+    class Declared(MiniRun):
+        def supervised(self, batch: MiniBatch) -> Tensor:
+            return batch.valid_BS & (torch.arange(batch.valid_BS.shape[1]) > 2)
+
+    (message,) = errors(run_check("GG413", *with_run(Declared)))
+
+    assert "tokens have a share in the loss that are not to be trained on, the first at [b, t] = [0, 1]" in message
+    assert errors(run_check("GG413", *with_run(Declared, token_loss=without_a_prompt))) == []
+
+
 def test_gg413_warns_of_a_row_that_supervises_nothing() -> None:
     """It may be meant."""
 

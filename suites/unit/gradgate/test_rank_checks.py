@@ -6,6 +6,8 @@ import math
 import os
 import signal
 from contextlib import nullcontext
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from gradgate.checks.isolation import isolated
 from gradgate.checks.naming import unnamed
 from gradgate.checks.ranks import Rank, together, told
 from gradgate.core.verdict import Outcome
-from gradgate.subjects.contract import Context, Run, Subject
+from gradgate.subjects.contract import Context, Run, Stage, Subject
 
 CODES = ("GG602", "GG609", "GG610", "GG611")
 HANG = 3.0  # instead of a minute: a healthy twin needs none of it, since a process that has ended is not waited for
@@ -62,6 +64,32 @@ def test_rows_that_two_processes_share_evenly_are_shared_by_three(monkeypatch: p
     assert "ddp: 1 rows of an epoch are in no process or in several" in messages
     assert any("between 1 and 3 processes" in message for message in messages)
     assert run_check("GG610", rank_faults.subject()).findings == ()
+
+
+@pytest.mark.parametrize(("apart", "found"), [(True, 0), (False, 1)])
+def test_ranks_that_draw_the_same_dropout_are_found(apart: bool, found: int) -> None:
+    """Where a key of the configuration gives dropout; a stream of its own for each rank is right."""
+
+    class Drawing(rank_faults.RankRun):
+        def __init__(self, seed: int, rank: int | None, dropout: float) -> None:
+            super().__init__(seed, None, rank, torch.float32)
+            self.dropout = dropout
+            torch.manual_seed(seed + (rank or 0) * apart)
+
+        def step(self, batch: Any) -> Any:
+            torch.rand(1 if self.dropout else 0)
+            return super().step(batch)
+
+    def start(seed: int, *, options: Any = None, ranked: bool = False, **_: Any) -> Run:
+        return Drawing(seed, dist.get_rank() if ranked else None, (options or {}).get("dropout", 0.0))
+
+    ways = {"ddp": partial(start, ranked=True)}
+    stage = Stage("only", start, distributed=ways, options={"dropout": (0.0, 0.1)})
+
+    messages = [finding.message for finding in run_check("GG609", Subject("drawing", [stage])).findings]
+
+    assert len(messages) == found
+    assert all("all ranks draw the same random numbers" in message for message in messages)
 
 
 @pytest.mark.parametrize("code", ["GG609", "GG610", "GG611"])
