@@ -214,7 +214,7 @@ def _without_optimizer(files: tuple[File, ...], saves: list[tuple[File, ast.Call
 
 def _without_schedule(files: tuple[File, ...], saved: list[_Saved]) -> Iterator[Finding]:
     """A checkpoint that holds an optimizer to go on with, and not what its steps go by: a schedule, a scaler."""
-    lines = [line for file in files for line in file.lines]
+    lines = [line.partition("#")[0] for file in files for line in file.lines]
     whole = next((one for one in saved if any("opt" in ast.unparse(value) for value in one.entries.values())), None)
     if whole is None or any("last_epoch" in line or "save_state" in line for line in lines):
         return
