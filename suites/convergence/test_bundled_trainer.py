@@ -6,7 +6,7 @@ import pytest
 
 import gradgate
 from gradgate.checks.prediction import quality
-from gradgate_wmtp.adapter import fit_stage1, fit_stage2
+from gradgate_wmtp.fits import fit_stage1, fit_stage2
 
 # One worker does all of these: a whole run takes seconds, and the checks share those of the same seed.
 pytestmark = pytest.mark.xdist_group("whole runs")

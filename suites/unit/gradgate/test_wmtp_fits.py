@@ -7,26 +7,25 @@ from typing import Any
 import pytest
 import torch
 
-from gradgate_wmtp import adapter
+from gradgate_wmtp import fits
+from gradgate_wmtp.small import SMALL
 
-SHORT = (*adapter.SMALL, "pretrain.num_epochs=1", "train.max_steps=4", "train.eval_every=2")
+SHORT = (*SMALL, "pretrain.num_epochs=1", "train.max_steps=4", "train.eval_every=2")
 
 
 @pytest.fixture
 def short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs of a few steps; whole ones are the suites' matter."""
-    settings = adapter.settings
-    monkeypatch.setattr(
-        adapter, "settings", lambda seed, device, *overrides: settings(seed, device, *overrides, *SHORT)
-    )
-    adapter.whole_run.cache_clear()
+    settings = fits.settings
+    monkeypatch.setattr(fits, "settings", lambda seed, device, *overrides: settings(seed, device, *overrides, *SHORT))
+    fits.whole_run.cache_clear()
 
 
 @pytest.mark.usefixtures("short_runs")
 def test_fit_of_each_stage_has_what_its_checks_read() -> None:
     """Predictions with their targets, held-out losses one an evaluation, head weights that sum to 1."""
-    first, second = adapter.fit_stage1(0), adapter.fit_stage2(0)
-    adapter.whole_run.cache_clear()
+    first, second = fits.fit_stage1(0), fits.fit_stage2(0)
+    fits.whole_run.cache_clear()
 
     assert (len(first.curve), first.epochs) == (2, 1)
     sizes: set[Any] = {len(one) for one in (first.prediction_N, first.target_N, first.position_N)}

@@ -24,7 +24,8 @@ import torch.distributed as dist
 from fixtures.small_runs import SMALL, metrics_of, resume_small, settings, small_trainer, train_small
 from gradgate.checks.gg610_one_process_differs_from_n import course_of, furthest
 from gradgate.checks.ranks import Rank, together
-from gradgate_wmtp.adapter import Stage1Run, Stage2Run, small_rewards
+from gradgate_wmtp.runs import Stage1Run, Stage2Run
+from gradgate_wmtp.small import small_rewards
 from wmtp import checkpoint, sharded
 from wmtp.errors import CheckpointError, ConfigError, FollowerError, ProcessError
 from wmtp.processes import ALONE, Processes, joined, require_same

@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from fixtures.small_runs import bits
 from gradgate.checks.snapshot import take
-from gradgate_wmtp.adapter import Stage1Run, Stage2Run
+from gradgate_wmtp.runs import Stage1Run, Stage2Run
 from wmtp.errors import CheckpointError, NonFiniteError, WmtpError
 from wmtp.loading import load_settings
 from wmtp.progress import quiet
