@@ -85,6 +85,7 @@ def test_documented_adapter_passes_every_check_that_applies(program):
             ],
             "GG206",
             id="gradients are never cleared",
+            marks=pytest.mark.nightly,
         ),
     ],
 )
@@ -123,6 +124,7 @@ def test_hugging_face_step_accumulates_as_the_trainer_does():
     assert failures(subject, select=["GG001", "GG205", "GG206", "GG602"]) == set()
 
 
+@pytest.mark.nightly
 def test_lightning_manual_optimization_and_schedulers_run():
     """A module that steps by itself is driven, and one whose schedule moves each step resumes bit for bit."""
     manual = """    def training_step(self, batch, batch_idx):

@@ -137,6 +137,7 @@ def test_baseline_show_says_why_changes_were_not_looked_for(here: Path, monkeypa
     assert (shown.exit_code, "pip install 'gradgate[trend]'" in shown.stdout.splitlines()[-1]) == (0, True)
 
 
+@pytest.mark.nightly
 def test_baseline_stores_trajectories_of_whole_fits(here: Path, monkeypatch: pytest.MonkeyPatch):
     """They are recorded, shown and checked in the room of the counters, and what moves is told."""
     rate = [0.5]

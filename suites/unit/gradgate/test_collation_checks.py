@@ -34,6 +34,7 @@ def test_placed_rewards_pass_in_every_dtype(dtype: torch.dtype) -> None:
     assert (outcome.findings, outcome.measured["batches_with_rewards"]) == ((), 8)
 
 
+@pytest.mark.nightly
 def test_rewards_of_packed_documents_are_held_against_their_own() -> None:
     """Each document has a reward; those of another one are found."""
 

@@ -59,6 +59,12 @@ class Loop(gradgate.Run):
 def subject():
     return gradgate.Subject(name="loop", stages=[gradgate.Stage("train", start=Loop)])
 """
+TWO_CHECKS = """\
+from gradgate.cli import main
+from gradgate.faults import planting
+planting._everything = lambda: ("GG206", "GG303")
+main()
+"""
 FAULTS = {
     "OS-01": ("GG206", "self.optimizers[0].zero_grad()", ""),
     "GF-01": ("GG206", '"kept"', '"lost"'),
@@ -257,8 +263,8 @@ def test_interrupted_run_tells_what_is_known_and_leaves_nothing_behind(project: 
     temporary.mkdir()
     words = [
         sys.executable,
-        "-m",
-        "gradgate.cli",
+        "-c",
+        TWO_CHECKS,
         "faults",
         "run",
         "--path",

@@ -92,7 +92,7 @@ def test_fault_turns_its_own_check_red(code: str, functions: Functions) -> None:
     json.dumps([found.measured, found.allowed, [finding.detail for finding in found.findings]], allow_nan=False)
 
 
-@pytest.mark.parametrize("code", ["GG403", "GG412", "GG501"])
+@pytest.mark.parametrize("code", ["GG403", "GG412", pytest.param("GG501", marks=pytest.mark.nightly)])
 def test_check_is_deterministic_in_its_seed(code: str) -> None:
     """The same seed gives the same numbers and the same findings."""
     functions = next(iter(broken_functions.BROKEN[code].values()))

@@ -105,6 +105,7 @@ def test_gg413_says_what_a_stage_lacks() -> None:
     assert "no edge 'value_loss'" in run_check("GG413", subject, stage_of(subject, "value")).not_applicable
 
 
+@pytest.mark.nightly
 def test_gg409_names_the_module_that_looks_ahead() -> None:
     """The first in the forward pass whose earlier outputs change."""
 

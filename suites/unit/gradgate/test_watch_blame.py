@@ -44,6 +44,7 @@ def test_blame_names_the_line_of_an_unchanged_program(tmp_path: Path):
     assert [(finding["code"], finding["culprit"]["line"]) for finding in answer["findings"]] == [("GG101", 8)]
 
 
+@pytest.mark.nightly
 def test_blame_runs_a_module(tmp_path: Path):
     """As `python -m` does."""
     (tmp_path / "pack").mkdir()
