@@ -167,7 +167,8 @@ def _means(subject: Subject, stage: Stage, probe: Probe, context: Context, batch
     weighted = weighted and not able.missing(stage, ("logits",))
     runs = chain([("", probe.run)], moved(stage, context)) if valued or weighted else ()
     for moving, run in runs:
-        own = batch if run is probe.run else next(iter(run.batches()))
+        with calling(f"drawing a batch where {moving}"):
+            own = batch if run is probe.run else next(iter(run.batches()))
         found = [mean_shares.of_values(run, own, (stage.edges or {})[TERM], context.seed)] if valued else []
         found += [mean_shares.of_positions(run, own, context.seed)] if weighted else []
         yield from (_Count(moving, shares) for shares in found if shares is not None)

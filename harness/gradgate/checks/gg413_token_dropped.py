@@ -151,7 +151,8 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
 def _with_options(stage: Stage, context: Context, drawn: Sequence[Batch]) -> Iterator[Outcome]:
     """The same where a key of the configuration is moved and makes other batches; numbers stay those of the first."""
     for told, run in moved(stage, context):
-        other = list(islice(run.batches(), BATCHES))
+        with calling(f"drawing batches where {told}"):
+            other = list(islice(run.batches(), BATCHES))
         if trees.first_difference(drawn, other) is not None:
             found = _of_tokens(run, other).findings
             yield Outcome(tuple(replace(each, message=f"{each.message}, where {told}") for each in found))

@@ -105,7 +105,8 @@ def _never_drawn(run: Run, stage: Stage, context: Context) -> list[str]:
     for told, one in chain([("", plain)], moved(stage, context)):
         with calling("sources()"):
             wanted = {tuple(source)[: one.max_length] for source in one.sources()}
-        drawn = _documents(one)
+        with calling(f"drawing an epoch{f' where {told}' if told else ''}"):
+            drawn = _documents(one)
         lost = 0 if drawn is None else len(wanted - drawn)
         if lost:
             where = f", where {told}" if told else ""
