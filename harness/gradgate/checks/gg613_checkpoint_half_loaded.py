@@ -193,12 +193,24 @@ def _half(file: File) -> Iterator[Finding]:
         words = {part.value for part in inside if isinstance(part, ast.Constant)}
         if len(asked) < sum(isinstance(part, ast.Name) and part.id == given for part in inside):
             continue  # handed on as a whole
-        for part in ast.walk(save):
-            if isinstance(part, ast.Return) and isinstance(part.value, ast.Dict):
-                keys = [str(key.value) for key in part.value.keys if isinstance(key, ast.Constant)]
-                for key in (key for key in keys if key not in words):
-                    told = f"`{key}` of {node.name}.state_dict() is not read by its load_state_dict()"
-                    yield _finding(file, load, f"{node.name}.load_state_dict", told)
+        for key in (key for key in _returned(save) if key not in words):
+            told = f"`{key}` of {node.name}.state_dict() is not read by its load_state_dict()"
+            yield _finding(file, load, f"{node.name}.load_state_dict", told)
+
+
+def _returned(save: ast.FunctionDef) -> Iterator[str]:
+    """The keys of mappings that are written down where a function returns them, or where what it returns is made."""
+    nodes = list(ast.walk(save))
+    values = [node.value for node in nodes if isinstance(node, ast.Return)]
+    names = {value.id for value in values if isinstance(value, ast.Name)}
+    assigned = [node for node in nodes if isinstance(node, ast.Assign | ast.AnnAssign)]
+    for node in assigned:
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        if any(isinstance(target, ast.Name) and target.id in names for target in targets):
+            values.append(node.value)
+    for value in values:
+        if isinstance(value, ast.Dict):
+            yield from (str(key.value) for key in value.keys if isinstance(key, ast.Constant))
 
 
 def _without_optimizer(files: tuple[File, ...], saves: list[tuple[File, ast.Call]]) -> Iterator[Finding]:
