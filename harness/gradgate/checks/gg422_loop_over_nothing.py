@@ -60,10 +60,11 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import chain
 
-from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of, functions_of
+from gradgate.checks.trainer_source import File, Function, dotted, functions_of, names_in, nodes_in, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -79,16 +80,34 @@ FIX = "say what no data means: an error at the beginning that names it, or a num
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     """Read what stands behind each loop over data."""
-    files = files_of(subject)
-    if not files:
-        return Outcome(not_applicable=NONE)
-    findings = tuple(chain.from_iterable(_of_file(file) for file in files))
-    return Outcome(findings, {"loops": len(findings)}, {"loops": 0})
+    return read_file_by_file(subject, _of_file, "loops")
+
+
+@dataclass(frozen=True)
+class _Text:
+    """What stands in a function.
+
+    Args:
+        nodes: without those of functions in it.
+        asked: the names that it asks anything of.
+        loops: over data, with what each goes over as it is written.
+    """
+
+    nodes: tuple[ast.AST, ...]
+    asked: frozenset[str]
+    loops: tuple[tuple[ast.For, str], ...]
+
+
+def _read(function: Function) -> _Text:
+    nodes = tuple(nodes_in(function.body, ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef))
+    asked = frozenset(name for node in nodes for test in _tests(node) for name in names_in(test))
+    return _Text(nodes, asked, tuple((n, over) for n in nodes if isinstance(n, ast.For) and (over := _data(n.iter))))
 
 
 def _of_file(file: File) -> Iterator[Finding]:
     for function, _ in functions_of(file.tree):
-        found = next(chain(_divided(function), _unbound(function)), None)
+        text = _read(function)
+        found = next(chain(_divided(text), _unbound(function, text)), None)
         if found is not None:
             node, told = found
             yield Finding(
@@ -98,23 +117,6 @@ def _of_file(file: File) -> Iterator[Finding]:
                 culprit=file.at(node, function.name),
                 fix=FIX,
             )
-
-
-def _loops(function: Function) -> Iterator[tuple[ast.For, str]]:
-    """The loops over data of a function, and what they go over as it is written."""
-    for node in _own(function):
-        if isinstance(node, ast.For) and (over := _data(node.iter)):
-            yield node, over
-
-
-def _own(function: Function) -> Iterator[ast.AST]:
-    """The nodes of a function without those of functions in it."""
-    waiting: list[ast.AST] = list(function.body)
-    while waiting:
-        node = waiting.pop(0)
-        yield node
-        if not isinstance(node, Function | ast.Lambda | ast.ClassDef):
-            waiting += ast.iter_child_nodes(node)
 
 
 def _data(over: ast.expr) -> str:
@@ -127,41 +129,44 @@ def _data(over: ast.expr) -> str:
     return ast.unparse(over) if isinstance(over, ast.Name | ast.Attribute) else ""
 
 
-def _divided(function: Function) -> Iterator[tuple[ast.AST, str]]:
-    nodes = list(_own(function))
-    asked = {text for node in nodes for test in _tests(node) for text in _texts(test)}
-    for loop, over in _loops(function):
+def _divided(text: _Text) -> Iterator[tuple[ast.AST, str]]:
+    for loop, over in text.loops:
+        if over in text.asked:
+            continue
         inside = set(map(id, ast.walk(loop)))
-        counts = _begun(nodes, inside, (0,)) & _moved(loop)
-        lists = _begun(nodes, inside, ()) & _filled(loop)
-        for node in nodes:
+        counts = (_begun(text.nodes, inside, _is_zero) & _moved(loop)) - text.asked
+        lists = (_begun(text.nodes, inside, _is_empty) & _filled(loop)) - text.asked
+        counted = counts | {f"len({name})" for name in lists}
+        for node in text.nodes:
             if id(node) in inside or getattr(node, "lineno", 0) < loop.lineno:
                 continue
             by = ast.unparse(node.right) if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) else ""
             mean = isinstance(node, ast.Call) and dotted(node.func) in MEANS and node.args
             of = ast.unparse(node.args[0]) if mean else ""  # type: ignore[attr-defined]
-            counted = (counts | {f"len({name})" for name in lists - asked}) - asked
-            if by in counted and over not in asked:
+            if by in counted:
                 yield node, f"divides by `{by}`, which is 0 where the loop over `{over}` has nothing to go over"
-            elif by == f"len({over})" and over not in asked:
+            elif by == f"len({over})":
                 yield node, f"divides by `{by}`, which is 0 where there is nothing in it"
-            elif of in lists - asked and over not in asked:
-                yield (
-                    node,
-                    f"takes the mean of `{of}`, which is empty where `{over}` has nothing to go over",
-                )
+            elif of in lists:
+                yield node, f"takes the mean of `{of}`, which is empty where `{over}` has nothing to go over"
 
 
-def _begun(nodes: list[ast.AST], inside: set[int], value: tuple[int, ...]) -> set[str]:
-    """The names that are 0, or an empty list, and nothing else outside of the loop."""
+def _begun(nodes: Iterable[ast.AST], inside: set[int], begins: Callable[[ast.expr], bool]) -> set[str]:
+    """The names whose last value outside of the loop is one that it begins with."""
     begun: set[str] = set()
     for node in nodes:
         if isinstance(node, ast.Assign) and id(node) not in inside:
             for name, given in _pairs(node):
-                is_zero = isinstance(given, ast.Constant) and given.value in value and bool(value)
-                is_empty = isinstance(given, ast.List) and not given.elts and not value
-                begun = begun | {name} if is_zero or is_empty else begun - {name}
+                begun = begun | {name} if begins(given) else begun - {name}
     return begun
+
+
+def _is_zero(given: ast.expr) -> bool:
+    return isinstance(given, ast.Constant) and given.value == 0
+
+
+def _is_empty(given: ast.expr) -> bool:
+    return isinstance(given, ast.List) and not given.elts
 
 
 def _pairs(node: ast.Assign) -> Iterator[tuple[str, ast.expr]]:
@@ -197,22 +202,16 @@ def _tests(node: ast.AST) -> list[ast.expr]:
     return []
 
 
-def _texts(test: ast.expr) -> set[str]:
-    return {ast.unparse(node) for node in ast.walk(test) if isinstance(node, ast.Name | ast.Attribute)}
-
-
-def _unbound(function: Function) -> Iterator[tuple[ast.AST, str]]:
-    nodes = list(_own(function))
-    asked = {text for node in nodes for test in _tests(node) for text in _texts(test)}
+def _unbound(function: Function, text: _Text) -> Iterator[tuple[ast.AST, str]]:
     given = {arg.arg for arg in ast.walk(function.args) if isinstance(arg, ast.arg)}
-    outer = {name for node in nodes if isinstance(node, ast.Global | ast.Nonlocal) for name in node.names}
-    for loop, over in _loops(function):
-        if over in asked or loop.orelse or not DATA.search(over):
+    outer = {name for node in text.nodes if isinstance(node, ast.Global | ast.Nonlocal) for name in node.names}
+    for loop, over in text.loops:
+        if over in text.asked or loop.orelse or not DATA.search(over):
             continue
         inside = set(map(id, ast.walk(loop)))
         bound = _names(ast.walk(loop), ast.Store)
-        elsewhere = _names((node for node in nodes if id(node) not in inside), ast.Store) | given | outer
-        for node in nodes:
+        elsewhere = _names((node for node in text.nodes if id(node) not in inside), ast.Store) | given | outer
+        for node in text.nodes:
             behind = id(node) not in inside and getattr(node, "lineno", 0) > (loop.end_lineno or loop.lineno)
             read = node.id if behind and isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) else ""
             if read in bound - elsewhere:

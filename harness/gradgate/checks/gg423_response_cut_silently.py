@@ -57,9 +57,8 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
-from itertools import chain
 
-from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of, functions_of
+from gradgate.checks.trainer_source import File, Function, calls_in, dotted, functions_of, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -75,11 +74,7 @@ TELLS = re.compile(r"warn|log|print|write", re.IGNORECASE)
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     """Read each place where a limit cuts a row."""
-    files = files_of(subject)
-    if not files:
-        return Outcome(not_applicable=NONE)
-    findings = tuple(chain.from_iterable(_of_file(file) for file in files))
-    return Outcome(findings, {"cuts": len(findings)}, {"cuts": 0})
+    return read_file_by_file(subject, _of_file, "cuts")
 
 
 def _of_file(file: File) -> Iterator[Finding]:
@@ -90,10 +85,8 @@ def _of_file(file: File) -> Iterator[Finding]:
 
 
 def _tells(function: Function) -> bool:
-    return any(
-        isinstance(node, ast.Raise | ast.Assert) or (isinstance(node, ast.Call) and TELLS.search(dotted(node.func)))
-        for node in ast.walk(function)
-    )
+    refuses = any(isinstance(node, ast.Raise | ast.Assert) for node in ast.walk(function))
+    return refuses or any(TELLS.search(dotted(call.func)) for call in calls_in(function))
 
 
 def _joined(function: Function) -> set[str]:

@@ -50,9 +50,8 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
-from itertools import chain
 
-from gradgate.checks.trainer_source import NONE, File, files_of
+from gradgate.checks.trainer_source import File, calls_in, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -66,21 +65,17 @@ YES = ("correct", "true", "yes", "pass", "passed")
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     """Read each default of a reward."""
-    files = files_of(subject)
-    if not files:
-        return Outcome(not_applicable=NONE)
-    findings = tuple(chain.from_iterable(_of_file(file) for file in files))
-    return Outcome(findings, {"defaults": len(findings)}, {"defaults": 0})
+    return read_file_by_file(subject, _of_file, "defaults")
 
 
 def _of_file(file: File) -> Iterator[Finding]:
-    for node in ast.walk(file.tree):
-        if isinstance(node, ast.Call) and (read := _read(node)) is not None:
+    for call in calls_in(file.tree):
+        if (read := _read(call)) is not None:
             yield Finding(
                 code=CODE,
                 name=NAME,
-                message=f"a row without `{read}` counts as right: {ast.unparse(node)}; allowed: no such default",
-                culprit=file.at(node),
+                message=f"a row without `{read}` counts as right: {ast.unparse(call)}; allowed: no such default",
+                culprit=file.at(call),
                 fix=f"read `{read}` without a default, and say which row lacks it",
             )
 

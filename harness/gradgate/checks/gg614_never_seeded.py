@@ -61,7 +61,7 @@ import ast
 from collections.abc import Iterator
 from itertools import chain
 
-from gradgate.checks.trainer_source import NONE, File, dotted, files_of, functions_of
+from gradgate.checks.trainer_source import NONE, File, Function, calls_in, dotted, files_of, functions_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -93,7 +93,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     trains = any(
         isinstance(call.func, ast.Attribute) and call.func.attr == "train"
         for file in files
-        for call in _calls(file.tree)
+        for call in calls_in(file.tree)
     )
     drawn = list(chain.from_iterable(_draws(file, (*OF_TORCH, *DROPOUT) if trains else OF_TORCH) for file in files))
     seeded = _seeded(files)
@@ -109,21 +109,17 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 def _has_entry(file: File) -> bool:
     if any(isinstance(node, ast.If) and "__main__" in ast.unparse(node.test) for node in file.tree.body):
         return True
-    if any(dotted(node.func).endswith(COMMAND_LINE) for node in _calls(file.tree)):
+    if any(dotted(node.func).endswith(COMMAND_LINE) for node in calls_in(file.tree)):
         return True
     return any(owner is None and _trains(function) for function, owner in functions_of(file.tree))
 
 
-def _trains(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+def _trains(function: Function) -> bool:
     """Whether a function outside a class is called `main`, or loops and saves."""
     if function.name == "main":
         return True
     loops = any(isinstance(node, ast.For | ast.While) for node in ast.walk(function))
-    return loops and any(dotted(call.func).endswith(SAVES) for call in _calls(function))
-
-
-def _calls(tree: ast.AST) -> Iterator[ast.Call]:
-    return (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+    return loops and any(dotted(call.func).endswith(SAVES) for call in calls_in(function))
 
 
 def _draws(file: File, of_torch: tuple[str, ...]) -> Iterator[tuple[str, File, ast.Call]]:
@@ -134,7 +130,7 @@ def _draws(file: File, of_torch: tuple[str, ...]) -> Iterator[tuple[str, File, a
         if isinstance(node, ast.Import)
         for alias in node.names
     }
-    for call in _calls(file.tree):
+    for call in calls_in(file.tree):
         name = dotted(call.func)
         before, _, last = name.rpartition(".")
         options = {keyword.arg: keyword.value for keyword in call.keywords}
@@ -163,7 +159,7 @@ def _seeded(files: tuple[File, ...]) -> set[str]:
     own = {
         function.name for file in files for function, _ in functions_of(file.tree) if "seed" in function.name.lower()
     }
-    called = {dotted(call.func).rpartition(".")[2] for file in files for call in _calls(file.tree)}
+    called = {dotted(call.func).rpartition(".")[2] for file in files for call in calls_in(file.tree)}
     seeded: set[str] = set()
     for file in files:
         if any(_seeds_itself(node) for node in ast.walk(file.tree)):
@@ -172,9 +168,9 @@ def _seeded(files: tuple[File, ...]) -> set[str]:
             id(call)
             for function, _ in functions_of(file.tree)
             if function.name in own - called
-            for call in _calls(function)
+            for call in calls_in(function)
         }
-        for call in _calls(file.tree):
+        for call in calls_in(file.tree):
             name = dotted(call.func)
             if (
                 id(call) not in idle

@@ -58,9 +58,8 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
-from itertools import chain
 
-from gradgate.checks.trainer_source import NONE, File, Function, files_of, functions_of
+from gradgate.checks.trainer_source import File, Function, functions_of, names_in, nodes_in, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -72,15 +71,18 @@ STOPS = re.compile(
     r"patien|stop|(max|num|total|limit|n)_?(\w+_)?(steps?|iters?|iterations|updates|tokens)|steps_limit", re.I
 )
 LEAVES = ast.Break | ast.Return | ast.Raise
+CLOSED = (
+    ast.For,
+    ast.While,
+    ast.FunctionDef,
+    ast.AsyncFunctionDef,
+    ast.Lambda,
+)  # what a break in them leaves is theirs
 
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     """Read each loop within a loop for how it is left."""
-    files = files_of(subject)
-    if not files:
-        return Outcome(not_applicable=NONE)
-    findings = tuple(chain.from_iterable(_of_file(file) for file in files))
-    return Outcome(findings, {"stops": len(findings)}, {"stops": 0})
+    return read_file_by_file(subject, _of_file, "stops")
 
 
 def _of_file(file: File) -> Iterator[Finding]:
@@ -105,25 +107,15 @@ def _stops(outer: ast.For | ast.While) -> Iterator[ast.If]:
         asked = _texts(outer.test) if isinstance(outer, ast.While) else set()
         for part in rest:
             asked |= {text for node in ast.walk(part) if isinstance(node, ast.If) for text in _texts(node.test)}
-        for node in _own(loop):
+        for node in nodes_in(loop.body, *CLOSED):
             if isinstance(node, ast.If) and any(isinstance(last, ast.Break) for last in node.body):
                 set_there = {text for part in node.body for text in _texts(part)}
                 if STOPS.search(ast.unparse(node.test)) and not (_texts(node.test) | set_there) & asked:
                     yield node
 
 
-def _own(loop: ast.For | ast.While) -> Iterator[ast.AST]:
-    """The nodes of a loop without those of loops and functions in it."""
-    waiting: list[ast.AST] = list(loop.body)
-    while waiting:
-        node = waiting.pop(0)
-        yield node
-        if not isinstance(node, ast.For | ast.While | Function | ast.Lambda):
-            waiting += ast.iter_child_nodes(node)
-
-
 def _texts(node: ast.AST) -> set[str]:
-    return {ast.unparse(part) for part in ast.walk(node) if isinstance(part, ast.Name | ast.Attribute)} - {"self"}
+    return names_in(node) - {"self"}
 
 
 def _finding(file: File, function: Function, node: ast.If) -> Finding:

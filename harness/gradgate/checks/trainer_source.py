@@ -8,13 +8,15 @@ import inspect
 import re
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from gradgate.core.finding import Location
+from gradgate.core.finding import Finding, Location
+from gradgate.core.verdict import Outcome
 from gradgate.scan.sources import UnreadableError, decode, discover, read_bytes
 from gradgate.subjects.contract import Subject
 
@@ -53,6 +55,41 @@ def files_of(subject: Subject) -> tuple[File, ...]:
     return tuple(
         file for path in paths_of(subject) if not path.name.startswith("test_") and (file := _read(path)) is not None
     )
+
+
+def read_file_by_file(subject: Subject, find: Callable[[File], Iterable[Finding]], what: str) -> Outcome:
+    """What `find` finds in each file of a trainer, none of it allowed.
+
+    Args:
+        subject: the trainer.
+        find: reads one file.
+        what: the findings' name in what is measured.
+    """
+    files = files_of(subject)
+    if not files:
+        return Outcome(not_applicable=NONE)
+    findings = tuple(chain.from_iterable(find(file) for file in files))
+    return Outcome(findings, {what: len(findings)}, {what: 0})
+
+
+def nodes_in(body: Iterable[ast.AST], *closed: type[ast.AST]) -> Iterator[ast.AST]:
+    """The nodes of a body, breadth first, without those inside of a node of a closed kind; that one itself is given."""
+    waiting = list(body)
+    while waiting:
+        node = waiting.pop(0)
+        yield node
+        if not isinstance(node, closed):
+            waiting += ast.iter_child_nodes(node)
+
+
+def calls_in(tree: ast.AST) -> Iterator[ast.Call]:
+    """Every call of a file, or of a part of it."""
+    return (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+
+
+def names_in(node: ast.AST) -> set[str]:
+    """The names and dotted names that an expression reads, as they are written."""
+    return {ast.unparse(part) for part in ast.walk(node) if isinstance(part, ast.Name | ast.Attribute)}
 
 
 def functions_of(tree: ast.AST) -> Iterator[tuple[Function, ast.ClassDef | None]]:
