@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 
 import wmtp
 from gradgate.checks.cases import Case
-from gradgate.checks.gg413_token_dropped import documents
+from gradgate.checks.row_sources import documents
 from gradgate.subjects.contract import Placed, Run, Tokens
 from gradgate.subjects.schedule import Schedule
 from gradgate_wmtp.small import SMALL, settings, small_trainer

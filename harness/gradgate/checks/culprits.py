@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from gradgate.checks.oracle_steps import Step
+from gradgate.checks.own_lines import arguments_of
 from gradgate.checks.traced import Done, Instead, Site, Traced
 from gradgate.core.finding import Location
 from gradgate.core.origin import at_line
@@ -387,6 +388,4 @@ def _held(frame: FrameType) -> Iterator[Any]:
 
 
 def _is_argument(tensor: Any, frame: FrameType) -> bool:
-    code = frame.f_code
-    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-    return any(frame.f_locals.get(name) is tensor for name in names)
+    return any(frame.f_locals.get(name) is tensor for name in arguments_of(frame.f_code))

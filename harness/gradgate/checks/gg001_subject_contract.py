@@ -354,10 +354,8 @@ def _of_logits(start: Start) -> Iterator[Fault]:
     elif (logits := logits_in(seen[0])) is None or not are_of_heads(logits):
         shape = f" with logits {list(logits.shape)}" if logits is not None and logits is not seen[0] else ""
         fix = "name a module that returns them, or leave `logits_from` out"
-        yield (
-            f"modules[{run.logits_from!r}] returns {_described(seen[0])}{shape}, expected logits [B, S, (H,) V]",
-            fix,
-        )
+        told = f"modules[{run.logits_from!r}] returns {_described(seen[0])}{shape}"
+        yield f"{told}, expected logits [B, S, (H,) V]", fix
 
 
 def _of_save(start: Start, folder: Path) -> Iterator[Fault]:

@@ -59,9 +59,10 @@ Faults GF-04, GF-05, GF-23 and GF-26 of the fault catalogue.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -69,10 +70,9 @@ import torch
 from torch import Tensor, nn
 
 from gradgate.checks.cut_lines import line_of_cut
-from gradgate.checks.isolation import isolated
 from gradgate.checks.mode_lines import ChangeLines
 from gradgate.checks.naming import are_named
-from gradgate.checks.own_lines import Line, place
+from gradgate.checks.own_lines import Line, place, searched
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.recording import with_guilty_line
 from gradgate.checks.snapshot import named_parameters
@@ -136,11 +136,8 @@ def _by_trials(
         seen = _at_updates(run, list(islice(run.batches(), TRIED)), names)
         return seen is not None and dead <= {names[parameter] for parameter in seen[0]}
 
-    found: Line | None = None
-    cuts: Sequence[Line] = ()
-    with suppress(Exception, SystemExit), isolated(context.seed, "line"):
-        found, cuts = line_of_cut(subject.source, revives)
-        found = found or _line_of_clearing(subject, stage, context, dead)
+    found, cuts = searched(partial(line_of_cut, subject.source, revives), context.seed) or (None, ())
+    found = found or searched(partial(_line_of_clearing, subject, stage, context, dead), context.seed)
     if found is not None:
         return [replace(finding, culprit=place(found)) for finding in findings]
     tried = {(code.co_filename, line) for code, line in cuts}

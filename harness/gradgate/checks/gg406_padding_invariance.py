@@ -55,13 +55,12 @@ Fault LW-19 of the fault catalogue.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import isfinite
-from numbers import Real
 from typing import Any
 
 import torch
 
 from gradgate.checks.invariance import Probe
+from gradgate.checks.measures import fractional
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -132,5 +131,4 @@ def _step(stage: Stage, context: Context, count: int) -> dict[str, float] | None
         metrics: Mapping[str, Any] = run.step(batch) or {}
     if not are_same(before, states()):
         return None
-    numbers = {name: float(value) for name, value in metrics.items() if isinstance(value, Real)}
-    return {name: value for name, value in numbers.items() if isfinite(value) and value != round(value)}
+    return fractional(metrics)

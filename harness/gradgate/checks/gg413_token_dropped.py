@@ -90,12 +90,12 @@ from gradgate.checks import oracles
 from gradgate.checks.gg412_label_shift import Targets, targets
 from gradgate.checks.moved import moved
 from gradgate.checks.raised import calling, reports_raises
-from gradgate.checks.row_sources import Stray, strays
+from gradgate.checks.row_sources import Stray, documents, rows_of, strays
 from gradgate.checks.value_shares import TERM, ValueShares, value_shares
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.capabilities import Capabilities, declared
-from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject, Tokens
+from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject
 
 CODE, NAME = "GG413", "token-dropped"
 NEEDS: tuple[str, ...] = ("losses",)
@@ -284,8 +284,7 @@ def _strays(run: Run, drawn: Sequence[Batch]) -> Iterator[Stray]:
     for batch in drawn:
         with calling("tokens()"):
             tokens = run.tokens(batch)
-        rows = ((b, tokens.token_BS[b, document].tolist()) for b, document in documents(tokens))
-        yield from strays(rows, sources, run.max_length)
+        yield from strays(rows_of(tokens), sources, run.max_length)
 
 
 def _no_rows_of_the_data(found: list[Stray], longest: int | None) -> Iterator[Finding]:
@@ -325,17 +324,6 @@ def _predicted(place_BSH: Tensor) -> Tensor:
     for k in range(horizon):
         token_BS[:, k + 1 : positions + k + 1] |= place_BSH[..., k]
     return token_BS[:, :positions]
-
-
-def documents(tokens: Tokens) -> Iterator[tuple[int, list[int]]]:
-    """Each document's row and the positions of its real tokens; the whole row where rows are not packed."""
-    document_BS = tokens.document_BS
-    for b, valid_S in enumerate(tokens.valid_BS.tolist()):
-        places: dict[int, list[int]] = {}
-        for t, real in enumerate(valid_S):
-            if real:
-                places.setdefault(0 if document_BS is None else int(document_BS[b, t]), []).append(t)
-        yield from ((b, document) for document in places.values())
 
 
 def _dropped(seen: list[Shares], dropped: int, supervised: int, said: bool) -> Iterator[Finding]:

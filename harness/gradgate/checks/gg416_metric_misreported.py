@@ -63,7 +63,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any
 
@@ -113,7 +113,8 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     if len({id(update.optimizer) for update in updates}) < len(updates):
         return Outcome(not_applicable="a step makes several updates of one optimizer: its metrics are of many points")
     norms = [_norm(gradients.values()), *_norms_at(updates)]
-    findings = (*_misreported(numbers, terms, norms), *_moved(stage, context, numbers, terms))
+    others = _beside_the_logits(stage, run)
+    findings = (*_misreported(numbers, terms, norms), *_moved(stage, context, others, numbers, terms))
     return Outcome(
         findings, {"metrics_misreported": len(findings), "metrics": len(numbers)}, {"metrics_misreported": 0}
     )
@@ -142,14 +143,15 @@ def _taken(number: float, word: str, terms: Numbers) -> str:
     return next((name for name, term in terms.items() if abs(number - term) <= exact < own), "")
 
 
-def _moved(stage: Stage, context: Context, numbers: Numbers, terms: Numbers) -> Iterator[Finding]:
+def _moved(
+    stage: Stage, context: Context, others: Sequence[str], numbers: Numbers, terms: Numbers
+) -> Iterator[Finding]:
     """One finding for each prediction's quality that other modules than those behind the logits move."""
     looked_at = [name for name in numbers if _is(QUALITY, name) and not _is_a_term(name, numbers[name], terms)]
-    with calling("start()"):
-        run = stage.start(context.seed, dtype=torch.float64, device=context.device)
-    others = _beside_the_logits(stage, run)
     if not looked_at or not others:
         return
+    with calling("start()"):
+        run = stage.start(context.seed, dtype=torch.float64, device=context.device)
     (batch,) = islice(run.batches(), 1)
     with seeded(context.seed), torch.no_grad():
         for parameter in chain.from_iterable(run.modules[name].parameters() for name in others):

@@ -64,12 +64,13 @@ Schulman et al. 2017, arXiv:1707.06347, section 3.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from gradgate.checks.lineage import Lineage, Ratio
+from gradgate.checks.moved import as_given, in_words, moves
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.trainer_source import files_of
 from gradgate.core.finding import Finding
@@ -104,18 +105,9 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     return Outcome(tuple(findings), {"log_ratio": worst, "ratios": seen}, {"log_ratio": ALLOWED})
 
 
-def moves(stage: Stage, words: Sequence[str]) -> Iterator[Mapping[str, Any]]:
-    """No option moved, then each value of each option that has one of these words in its name."""
-    yield {}
-    for key, values in (stage.options or {}).items():
-        if any(word in key.lower() for word in words):
-            yield from ({key: value} for value in values)
-
-
 def _ratios(subject: Subject, stage: Stage, context: Context, options: Mapping[str, Any]) -> list[Ratio]:
-    given = {"options": dict(options)} if options else {}
     with calling("start()"):
-        run = stage.start(context.seed, dtype=torch.float64, device=context.device, **given)
+        run = stage.start(context.seed, dtype=torch.float64, device=context.device, **as_given(options))
     with Lineage(subject.source) as lineage:
         with calling("drawing a batch"):
             batch = next(iter(run.batches()))
@@ -143,7 +135,6 @@ def _would_differ(ratio: Ratio) -> Finding:
 
 
 def _finding(ratio: Ratio, apart: float, options: Mapping[str, Any]) -> Finding:
-    moved = "".join(f" with {key} = {value!r}" for key, value in options.items())
     why = ""
     if ratio.dropped[0] != ratio.dropped[1]:
         why = f"; dropout was on in the {'new' if ratio.dropped[0] else 'old'} one alone"
@@ -152,8 +143,8 @@ def _finding(ratio: Ratio, apart: float, options: Mapping[str, Any]) -> Finding:
     return Finding(
         code=CODE,
         name=NAME,
-        message=f"before any update the log-probabilities of a ratio differ by {apart:.3g}{moved}, though the same "
-        f"parameters gave both{why}; allowed: {ALLOWED:g}",
+        message=f"before any update the log-probabilities of a ratio differ by {apart:.3g}{in_words(options)}, though "
+        f"the same parameters gave both{why}; allowed: {ALLOWED:g}",
         culprit=ratio.place,
         fix="take both by one function: the same mode, temperature, mask and positions",
         detail={"apart": apart, "dropped": list(ratio.dropped)},

@@ -58,8 +58,8 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
-from gradgate.checks.gg420_first_ratio_not_one import moves
 from gradgate.checks.lineage import Lineage, Noise
+from gradgate.checks.moved import as_given, in_words, moves
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -87,9 +87,8 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
 
 
 def _followed(subject: Subject, stage: Stage, context: Context, options: Mapping[str, Any]) -> tuple[Run, Lineage]:
-    given = {"options": dict(options)} if options else {}
     with calling("start()"):
-        run = stage.start(context.seed, device=context.device, **given)
+        run = stage.start(context.seed, device=context.device, **as_given(options))
     with Lineage(subject.source) as lineage:
         batches = islice(run.batches(), BATCHES)
         for number in range(1, BATCHES + 1):
@@ -110,12 +109,11 @@ def _name(run: Run, noise: Noise) -> str:
 
 
 def _finding(noise: Noise, name: str, options: Mapping[str, Any]) -> Finding:
-    moved = "".join(f" with {key} = {value!r}" for key, value in options.items())
     return Finding(
         code=CODE,
         name=NAME,
-        message=f"{name} runs without a gradient and drops {noise.rate:.0%} of its units{moved}: what it gives is "
-        "another noise every time; allowed: none",
+        message=f"{name} runs without a gradient and drops {noise.rate:.0%} of its units{in_words(options)}: what it "
+        "gives is another noise every time; allowed: none",
         culprit=noise.place,
         fix="put it into eval mode where its numbers are taken as data",
         detail={"rate": noise.rate},

@@ -69,6 +69,7 @@ import torch.distributed as dist
 from gradgate.checks import batches as trees
 from gradgate.checks.checkpoints import OTHER_SEED
 from gradgate.checks.load_lines import line_of_resume
+from gradgate.checks.moved import drawing_of
 from gradgate.checks.own_lines import Line, named
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.ranks import first_cause, together, told
@@ -135,15 +136,6 @@ def _line(subject: Subject, stage: Stage, context: Context) -> Line | None:
     folder.mkdir()
     start = partial(stage.start, device=context.device)
     return line_of_resume(subject.source, start, context.seed, folder, SAVE_AFTER[-1])
-
-
-def drawing_of(stage: Stage) -> dict[str, Any]:
-    """What makes a step draw random numbers where a key of the configuration can: what nobody draws nobody misses."""
-    for key, values in (stage.options or {}).items():
-        numbers = [value for value in values if isinstance(value, float | int) and not isinstance(value, bool)]
-        if "dropout" in key.lower() and numbers and not numbers[0] and max(numbers) > 0:
-            return {"options": {key: max(numbers)}}
-    return {}
 
 
 @dataclass(frozen=True)

@@ -57,8 +57,8 @@ from itertools import islice
 
 import torch
 
-from gradgate.checks.gg602_resume_differs import drawing_of
 from gradgate.checks.gg610_one_process_differs_from_n import line_of
+from gradgate.checks.moved import drawing_of
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.rank_ways import digest, line_of_state
 from gradgate.checks.ranks import Rank, blamed, first_cause, together, told

@@ -79,18 +79,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
 from math import isclose
-from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gradgate.checks.naming import are_named
+from gradgate.checks.measures import finite, fractional
+from gradgate.checks.own_lines import searched
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.rank_facts import Started
 from gradgate.checks.rank_lines import Search, line_of_difference
@@ -197,13 +197,14 @@ def _found(
 
 def line_of(subject: Subject, stage: Stage, start: Callable[..., Run], context: Context) -> Location | None:
     """The line at which several processes of a way part from one; None where none is sure."""
-    if not are_named():
-        return None
-    with suppress(Exception, SystemExit):  # it runs the trainer's own code, which may raise anything
+
+    def find() -> Location | None:
         alone, again = (course_of(stage.start, context.seed) for _ in range(2))
-        if furthest(alone, again)[0] <= ALLOWED:
-            return line_of_difference(search_of(subject, stage, start, context, alone, again))
-    return None
+        if furthest(alone, again)[0] > ALLOWED:
+            return None
+        return line_of_difference(search_of(subject, stage, start, context, alone, again))
+
+    return searched(find, context.seed)
 
 
 def search_of(
@@ -272,7 +273,7 @@ def course_of(
         with calling("evaluate()"):
             scores = run.evaluate() or {}
     drawn, samples, sizes = _epoch(run, None if alone is None else len(alone.sizes))
-    course = Course([], {}, _numbers(scores), samples, sizes)
+    course = Course([], {}, finite(scores), samples, sizes)
     batch = run.window([drawn[0], drawn[(alone or course).smallest]]) if "window" in has else drawn[0]
     with calling("step 1"):
         metrics, first = _step(run, batch)
@@ -280,8 +281,7 @@ def course_of(
     if "max_norm" in has:
         with calling(f"step 2, its loss times {LARGE:g}"), _multiplied(LARGE):
             gradients.append(_step(run, batch)[1])
-    metrics = {name: value for name, value in _numbers(metrics).items() if value != round(value)}
-    return replace(course, gradients=gradients, metrics=metrics)
+    return replace(course, gradients=gradients, metrics=fractional(metrics))
 
 
 def _step(run: Run, batch: Batch) -> tuple[Mapping[str, Any], Gradients]:
@@ -328,12 +328,6 @@ def _epoch(run: Run, batches: int | None) -> tuple[list[Batch], list[Hashable], 
 def _whole(tensor: Tensor) -> Tensor:
     """All of a tensor that may be spread over the processes."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-
-
-def _numbers(named: Mapping[str, Any]) -> dict[str, float]:
-    """Those that are finite; a difference says nothing of others."""
-    found = {name: float(value) for name, value in named.items() if isinstance(value, Real)}
-    return {name: value for name, value in found.items() if abs(value) < float("inf")}
 
 
 def furthest(one: Course, other: Course) -> tuple[float, str, bool]:

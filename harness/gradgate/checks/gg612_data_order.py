@@ -55,11 +55,11 @@ from collections.abc import Hashable, Sequence
 from functools import partial
 from itertools import chain
 
-from gradgate.checks.gg413_token_dropped import documents
 from gradgate.checks.moved import moved
 from gradgate.checks.order_lines import line_of_order
 from gradgate.checks.own_lines import Line, named
 from gradgate.checks.raised import calling, reports_raises
+from gradgate.checks.row_sources import Row, rows_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.capabilities import declared
@@ -114,15 +114,15 @@ def _never_drawn(run: Run, stage: Stage, context: Context) -> list[str]:
     return []
 
 
-def _documents(run: Run) -> set[tuple[int, ...]] | None:
+def _documents(run: Run) -> set[Row] | None:
     """The rows and documents of an epoch; None where `tokens` does not tell all that a batch holds."""
-    found: set[tuple[int, ...]] = set()
+    found: set[Row] = set()
     samples = 0
     for batch in run.batches():
         tokens, names = run.tokens(batch), run.samples(batch)
         if len(names) != len(tokens.token_BS):
             return None
-        found |= {tuple(tokens.token_BS[b, document].tolist()) for b, document in documents(tokens)}
+        found |= {row for _, row in rows_of(tokens)}
         samples += len(names)
         if samples >= run.epoch_size:
             break

@@ -1,8 +1,9 @@
-"""Runs of a stage with one key of its configuration moved at a time."""
+"""A stage with a key of its configuration moved: runs of each, keys by their words, dropout turned on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -21,3 +22,30 @@ def moved(stage: Stage, context: Context) -> Iterator[tuple[str, Run]]:
             except Exception:  # noqa: S112 - GG414 tells it
                 continue
             yield f"`{key}` = {value!r}", run
+
+
+def moves(stage: Stage, words: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    """No option moved, then each value of each option that has one of these words in its name."""
+    yield {}
+    for key, values in (stage.options or {}).items():
+        if any(word in key.lower() for word in words):
+            yield from ({key: value} for value in values)
+
+
+def as_given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What `start` is given for options that are moved: nothing where none is, since it may not take any."""
+    return {"options": dict(options)} if options else {}
+
+
+def in_words(options: Mapping[str, Any]) -> str:
+    """What was moved, behind a message; empty where nothing was."""
+    return "".join(f" with {key} = {value!r}" for key, value in options.items())
+
+
+def drawing_of(stage: Stage) -> dict[str, Any]:
+    """What makes a step draw random numbers where a key of the configuration can: what nobody draws nobody misses."""
+    for key, values in (stage.options or {}).items():
+        numbers = [value for value in values if isinstance(value, float | int) and not isinstance(value, bool)]
+        if "dropout" in key.lower() and numbers and not numbers[0] and max(numbers) > 0:
+            return {"options": {key: max(numbers)}}
+    return {}

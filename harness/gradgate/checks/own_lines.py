@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from types import CodeType, FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from gradgate.checks.isolation import isolated
 from gradgate.checks.naming import are_named
@@ -21,6 +21,7 @@ from gradgate.core.finding import Finding, Location
 from gradgate.core.origin import at_line, is_trainers_code
 
 Line = tuple[CodeType, int]  # of a function, and its number
+Found = TypeVar("Found")
 
 
 class OwnLines:
@@ -109,20 +110,29 @@ def place(line: Line | None) -> Location | None:
 def named(finding: Finding, find: Callable[[], Line | Location | None], seed: int) -> Finding:
     """A finding with the line that `find` names, where it has none yet.
 
-    A search that fails leaves the finding as it is: it runs the trainer's own code, which may raise anything. Nothing
-    is looked for while changes of the trainer are tried.
-
     Args:
         finding: of a check that knows what is wrong.
-        find: runs the failing piece once more, and says where.
-        seed: of the check; generators and settings are put back behind the search.
+        find: runs the failing piece once more, and says where; as for `searched`.
+        seed: of the check.
     """
-    if finding.culprit is not None or not are_named():
-        return finding
-    found: Line | Location | None = None
-    with suppress(Exception, SystemExit), isolated(seed, "line"):
-        found = find()
+    found: Line | Location | None = None if finding.culprit is not None else searched(find, seed)
     return finding if found is None else replace(finding, culprit=place(found) if isinstance(found, tuple) else found)
+
+
+def searched(find: Callable[[], Found], seed: int) -> Found | None:
+    """What a search finds; None where it fails, and while changes of the trainer are tried.
+
+    It runs the trainer's own code, which may raise anything. Generators and settings are put back behind it.
+    """
+    if are_named():
+        with suppress(Exception, SystemExit), isolated(seed, "line"):
+            return find()
+    return None
+
+
+def arguments_of(code: CodeType) -> tuple[str, ...]:
+    """The names of a function's arguments, those by name alone too."""
+    return code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
 
 
 def is_torch(frame: FrameType, *names: str) -> bool:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gradgate.checks.own_lines import is_torch, place, statement_at
+from gradgate.checks.own_lines import arguments_of, is_torch, place, statement_at
 from gradgate.checks.rank_values import Point, Seen, ValueLines, plain
 from gradgate.core.finding import Location
 
@@ -103,7 +103,7 @@ class FactLines(ValueLines):
             ):
                 self._beside.append((self._callee(module), module))
         elif self.is_own(frame.f_code) and frame.f_back is not None and _is_contextlib(frame.f_back):
-            given = tuple(plain(frame.f_locals.get(name)) for name in _arguments(frame.f_code))
+            given = tuple(plain(frame.f_locals.get(name)) for name in arguments_of(frame.f_code))
             self._open[frame] = (place(here), given)
 
     def behind(self, line: tuple[CodeType, int]) -> None:
@@ -146,7 +146,7 @@ class FactLines(ValueLines):
         """The line of an assignment; of one that only hands on an argument which is a module, that of the argument."""
         frame = self.frames[-1]
         here = (frame.f_code, statement.lineno)
-        arguments = _arguments(frame.f_code)
+        arguments = arguments_of(frame.f_code)
         handed = [
             node.id
             for node in (ast.walk(statement.value) if statement.value is not None else ())
@@ -260,7 +260,3 @@ def _is_contextlib(frame: FrameType) -> bool:
 def _is_suspended(frame: FrameType) -> bool:
     code = frame.f_code.co_code
     return 0 <= frame.f_lasti < len(code) and "YIELD" in dis.opname[code[frame.f_lasti]]
-
-
-def _arguments(code: CodeType) -> list[str]:
-    return list(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])

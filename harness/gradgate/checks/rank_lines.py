@@ -12,19 +12,16 @@ import pickle
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from linecache import getline
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
 
-from gradgate.checks.isolation import isolated
-from gradgate.checks.naming import are_named
+from gradgate.checks.own_lines import searched
 from gradgate.checks.rank_facts import Backward, FactLines, Facts, Started, run_of
 from gradgate.checks.rank_trials import Change, Putting
 from gradgate.checks.rank_values import (
@@ -39,6 +36,7 @@ from gradgate.checks.rank_values import (
 )
 from gradgate.checks.ranks import WORLD, Rank, together
 from gradgate.core.finding import Location
+from gradgate.core.origin import line_of_file
 
 SECONDS = 40.0  # for all trials
 TRIALS = 24
@@ -76,13 +74,8 @@ class Search:
 
 
 def line_of_difference(search: Search) -> Location | None:
-    """The line at which several processes part from one; None where none is sure. Nothing is looked for while changes
-    of the trainer are tried."""
-    if not are_named():
-        return None
-    with suppress(Exception, SystemExit), isolated(search.seed, "line"):
-        return _found(search)
-    return None
+    """The line at which several processes part from one; None where none is sure."""
+    return searched(partial(_found, search), search.seed)
 
 
 def _found(search: Search) -> Location | None:
@@ -212,7 +205,7 @@ def _line_of(point: Point, facts: Sequence[Facts]) -> int:
 
 def _place(point: Point, line: int | None = None) -> Location:
     line = point.line if line is None else line
-    return Location(point.file, line, "", getline(point.file, line).strip())
+    return line_of_file(point.file, line)
 
 
 def _of_exchange(

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gradgate.checks.own_lines import Line, OwnLines, heads_of, statement_at
+from gradgate.checks.own_lines import Line, OwnLines, arguments_of, heads_of, statement_at
 
 LARGEST = 20_000  # elements of a tensor that is kept, items of a list
 DEEP = 3  # levels of lists, fields and keys that are looked into
@@ -102,8 +102,7 @@ class ValueLines(OwnLines):
             return
         code, caller = frame.f_code, self.now()
         known = self._known[id(frame)] = {}
-        count = code.co_argcount + code.co_kwonlyargcount
-        for name in code.co_varnames[:count]:
+        for name in arguments_of(code):
             value = frame.f_locals.get(name)
             known[name] = (_token(value), value)
             if isinstance(value, list | tuple | range) and id(frame) not in self._given_to:

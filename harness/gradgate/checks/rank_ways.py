@@ -6,9 +6,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from hashlib import sha256
-from linecache import getline
 from pathlib import Path
 from tempfile import mkdtemp
 from types import FrameType
@@ -16,11 +14,10 @@ from typing import Any
 
 from torch import Tensor
 
-from gradgate.checks.isolation import isolated
-from gradgate.checks.naming import are_named
-from gradgate.checks.own_lines import Line, OwnLines, place
+from gradgate.checks.own_lines import Line, OwnLines, place, searched
 from gradgate.checks.ranks import Rank, together
 from gradgate.core.finding import Location
+from gradgate.core.origin import line_of_file
 
 SECONDS = 60.0  # for a trace of what ends
 Step = tuple[str, str, int, int]  # file, function and line, and how deep it is called
@@ -57,7 +54,7 @@ def line_of_parting(
         folder: of the check's own.
     """
     waiting = next((each.rank for each in ended if each.stack or _is_left(each)), None)
-    if waiting is None or not are_named():
+    if waiting is None:
         return None
     ways = Path(mkdtemp(dir=folder))
 
@@ -65,11 +62,12 @@ def line_of_parting(
         with WayLines(source, ways / f"way-{rank}").on():
             work()
 
-    with suppress(Exception, SystemExit), isolated(seed, "line"):
+    def find() -> Location | None:
         together(traced, ways)
         other = next(each.rank for each in ended if each.rank != waiting)
         return parting(_read(ways / f"way-{waiting}"), _read(ways / f"way-{other}"))
-    return None
+
+    return searched(find, seed)
 
 
 def _is_left(rank: Rank) -> bool:
@@ -99,7 +97,7 @@ def parting(way: Sequence[Step], other: Sequence[Step]) -> Location | None:
             if not inside:
                 return None
             file, function, line, _ = inside[-1]
-            return Location(file, line, function, getline(file, line).strip())
+            return line_of_file(file, line, function)
     return None
 
 
@@ -148,8 +146,6 @@ def line_of_state(
         seed: of the check.
         folder: of the check's own.
     """
-    if not are_named():
-        return None
 
     def traced(_rank: int) -> Any:
         traces: list[StateLines] = []
@@ -161,11 +157,12 @@ def line_of_state(
         work(tracing)
         return traces[0].changes
 
-    with suppress(Exception, SystemExit), isolated(seed, "line"):
+    def find() -> Location | None:
         ended = together(traced, Path(mkdtemp(dir=folder)), seconds=SECONDS)
         firsts = list(_first_apart([each.value for each in ended]))
         return min(firsts, key=lambda first: first[0])[1] if firsts else None
-    return None
+
+    return searched(find, seed)
 
 
 def _first_apart(ranks: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, Location | None]]:

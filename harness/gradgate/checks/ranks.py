@@ -7,7 +7,6 @@ group meets in a file and talks over gloo on the loopback device.
 from __future__ import annotations
 
 import faulthandler
-import linecache
 import os
 import re
 import signal
@@ -27,7 +26,7 @@ import torch.distributed.fsdp  # noqa: F401 - seconds, once, and not again in ev
 
 from gradgate.checks.raised import SubjectRaisedError, first_line
 from gradgate.core.finding import Location
-from gradgate.core.origin import is_own_code, origin
+from gradgate.core.origin import is_own_code, line_of_file, origin
 
 WORLD = 2
 SECONDS = 150.0  # what takes milliseconds a step in one process, and a second to meet
@@ -115,7 +114,7 @@ def blamed(ranks: Sequence[Rank]) -> Location | None:
     if not own:
         return None
     file, line, function = own[-1]
-    return Location(file, int(line), function, linecache.getline(file, int(line)).strip())
+    return line_of_file(file, int(line), function)
 
 
 def _cause(ranks: Sequence[Rank]) -> Rank | None:

@@ -17,7 +17,7 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from gradgate.checks.own_lines import Line, OwnLines, is_torch, statement_at
+from gradgate.checks.own_lines import Line, OwnLines, arguments_of, is_torch, statement_at
 from gradgate.checks.snapshot import named_parameters
 from gradgate.subjects.contract import Context, Run, Subject
 
@@ -329,8 +329,7 @@ def _of_group(trace: RateLines, group: Group, key: str, wanted: Any) -> Line | N
 
 
 def _arguments(frame: FrameType) -> dict[str, Any]:
-    count = frame.f_code.co_argcount + frame.f_code.co_kwonlyargcount
-    return {name: frame.f_locals.get(name) for name in frame.f_code.co_varnames[:count] if name != "self"}
+    return {name: frame.f_locals.get(name) for name in arguments_of(frame.f_code) if name != "self"}
 
 
 def _holds(value: Any, wanted: float, depth: int, seen: set[int]) -> bool:

@@ -1,9 +1,11 @@
-"""Rows of a batch held against the rows of the data that they were made of."""
+"""The rows of a batch, and what they were made of: the rows of the data."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+
+from gradgate.subjects.contract import Tokens
 
 Row = tuple[int, ...]
 
@@ -30,6 +32,22 @@ class Stray:
         there, here = (("ends" if token is None else f"has {token}") for token in (expected, self.token))
         like = f"row {self.row} is like one of {len(self.source)} tokens for {self.at} of them"
         return f"{like}, then {here}, where the data {there}"
+
+
+def documents(tokens: Tokens) -> Iterator[tuple[int, list[int]]]:
+    """Each document's row and the positions of its real tokens; the whole row where rows are not packed."""
+    document_BS = tokens.document_BS
+    for b, valid_S in enumerate(tokens.valid_BS.tolist()):
+        places: dict[int, list[int]] = {}
+        for t, real in enumerate(valid_S):
+            if real:
+                places.setdefault(0 if document_BS is None else int(document_BS[b, t]), []).append(t)
+        yield from ((b, document) for document in places.values())
+
+
+def rows_of(tokens: Tokens) -> Iterator[tuple[int, Row]]:
+    """Each document's row and its tokens; the whole row where rows are not packed."""
+    return ((b, tuple(tokens.token_BS[b, document].tolist())) for b, document in documents(tokens))
 
 
 def strays(

@@ -49,14 +49,18 @@ def in_stack(text: str, source: Path | None = None) -> Location | None:
     for file, line, function in _FRAME.findall(threads[-1]):
         if is_own_code(file, source):
             name = "" if function == "<module>" else function
-            return Location(file, int(line), name, linecache.getline(file, int(line)).strip())
+            return line_of_file(file, int(line), name)
     return None
 
 
 def at_line(code: CodeType, line: int) -> Location:
     """A line of running code as a place; the top level of a module has no function's name."""
-    function = "" if code.co_name == "<module>" else code.co_name
-    return Location(code.co_filename, line, function, linecache.getline(code.co_filename, line).strip())
+    return line_of_file(code.co_filename, line, "" if code.co_name == "<module>" else code.co_name)
+
+
+def line_of_file(file: str, line: int, function: str = "") -> Location:
+    """A line of a file as a place, with its text."""
+    return Location(file, line, function, linecache.getline(file, line).strip())
 
 
 @lru_cache(maxsize=4096)
