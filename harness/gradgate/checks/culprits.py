@@ -8,18 +8,20 @@ whose numbers are the reference's own are passed over.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
+from math import inf
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
+from gradgate.checks.layouts import Numbers, layouts
 from gradgate.checks.oracle_steps import Step
 from gradgate.checks.own_lines import arguments_of
 from gradgate.checks.traced import Done, Instead, Site, Traced
@@ -27,12 +29,10 @@ from gradgate.core.finding import Location
 from gradgate.core.origin import at_line
 
 TRIES = 1500  # runs of the function, at most; a run of a formula takes a millisecond or two
-_WIDER = 6  # columns that an implementation may have beside the row's, at most
 _SEVERAL = 8  # times that a helper is called, of which each may be right in its own way
 _FEW = 3  # times that a helper is called, of which each may need another number
 
 _Key = tuple[str, ...]
-_Numbers = Sequence[Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,14 @@ class Failing:
         steps: what the reference has on the way.
         extra: a tensor without which nothing fails, such as the documents of packed rows: a function that is not given
             it, nor anything made of it, is not to blame.
+        before: makes what `run` begins with, each time; no operation of it is looked at.
     """
 
     run: Callable[[], Any]
     holds: Callable[[Any], bool]
     steps: Sequence[Step]
     extra: Tensor | None = None
+    before: Callable[[], object] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -78,22 +80,30 @@ class _Trace:
     last: set[Site]
 
 
-def culprit(failing: Sequence[Failing], source: Path | None) -> Location | None:
+def culprit(
+    failing: Sequence[Failing], source: Path | None, seconds: float = inf, *, handed: bool = False
+) -> Location | None:
     """The line at which what fails leaves its reference; None where no one number repairs it.
 
     Args:
         failing: inputs on which it fails, the one to look at first in front.
         source: the subject's own folder.
+        seconds: of processor time, after which no further number is tried.
+        handed: whether a wrong mask was handed over, which is right for what it was made for.
     """
+    end = time.process_time() + seconds
     failing = [one for one in failing if not _holds(one, _answer(one, nullcontext()))]
     if not failing:
         return None
     traces = [_trace(one, source) for one in failing]
     first, right = traces[0], _right(failing, traces)
-    for place, key, instead in islice(_candidates(failing[0], first, right), TRIES):
+    for place, key, instead in islice(_candidates(failing[0], first, set() if handed else right, handed), TRIES):
+        if time.process_time() > end:
+            return None
         if _repairs(failing[0], instead, source) and _repairs_all(failing, traces, place, key, source):
+            place = _last_write(failing[0], place, key, first, source)
             own = place.argument is None or key[-1].startswith("not ")  # the operation is wrong, not what it is given
-            own = own or _only_masks(place, instead.numbers, failing[0].steps)
+            own = own or (not handed and _only_masks(place, instead.numbers, failing[0].steps))
             chosen = place if own else _chosen_at(failing[0], place, key, first, right, source)
             return _located(failing, chosen, source, climb=not own)
     return None
@@ -107,6 +117,7 @@ def _trace(failing: Failing, source: Path | None) -> _Trace:
 
 def _answer(failing: Failing, mode: AbstractContextManager[Any]) -> Any:
     try:
+        failing.before()
         with mode:
             return failing.run()
     except Exception:  # whatever the subject raises: it is a failure, which was reported
@@ -138,16 +149,35 @@ def _repairs_all(
     return True
 
 
-def _candidates(failing: Failing, trace: _Trace, right: set[Site]) -> Iterator[tuple[_Place, _Key, Instead]]:
+def _last_write(failing: Failing, place: _Place, key: _Key, trace: _Trace, source: Path | None) -> _Place:
+    """Of a tensor that is made and then written: the last write that the same number repairs."""
+    if place.argument is not None:
+        return place
+    made = [done.own[place.item] for done in place.times]
+    for later in reversed(list(_places(trace))):
+        written = later.argument is None and later.site != place.site
+        if written and any(later.times[-1].own[later.item] is tensor for tensor in made):
+            for (name, *_), numbers in _numbers(later, failing.steps):
+                instead = Instead(later.site, later.item, None, [*[None] * (len(numbers) - 1), numbers[-1]])
+                if name == key[0] and _repairs(failing, instead, source):
+                    return later
+    return place
+
+
+def _candidates(
+    failing: Failing, trace: _Trace, right: set[Site], handed: bool
+) -> Iterator[tuple[_Place, _Key, Instead]]:
     """What to put in where, in the order in which operations are first done."""
     for place in _places(trace):
-        if place.site in right or place.times[0].is_from_python:
+        if place.site in right or place.times[0].is_from_python or (handed and place.argument is None):
+            continue
+        if handed and place.tensors[0].dtype != torch.bool:
             continue
         if place.argument is not None:
             if any(_is_narrow(tensor) for tensor in place.tensors):
                 continue  # what repairs it is its dtype, which the operation is to change
             makers = {done.made[place.argument] for done in place.times}
-            if any(maker is not None and maker not in right for maker in makers):
+            if not handed and any(maker is not None and maker not in right for maker in makers):
                 continue  # wrong where it was made already, if it is wrong
         for key, numbers in _numbers(place, failing.steps):
             yield place, key, Instead(place.site, place.item, place.argument, numbers)
@@ -172,13 +202,13 @@ def _chosen_at(
     return place
 
 
-def _only_masks(place: _Place, numbers: _Numbers, steps: Sequence[Step]) -> bool:
+def _only_masks(place: _Place, numbers: Numbers, steps: Sequence[Step]) -> bool:
     """Whether what repairs it is a mask, or what stands there already but for elements that do not count."""
     if place.tensors[0].dtype == torch.bool:
         return True
     for step in steps:
         if step.where is not None and _matches(place.tensors, step):
-            for name, where in _layouts(step.where, [tensor.bool() for tensor in place.tensors], 0.0):
+            for name, where in layouts(step.where, [tensor.bool() for tensor in place.tensors], 0.0):
                 if not name.startswith("not ") and all(
                     map(_agrees, place.tensors, numbers, where, [step.shift] * len(where))
                 ):
@@ -199,93 +229,23 @@ def _places(trace: _Trace) -> Iterator[_Place]:
             yield _Place(site, item, None, tuple(several))
 
 
-def _numbers(place: _Place, steps: Sequence[Step]) -> Iterator[tuple[_Key, _Numbers]]:
+def _numbers(place: _Place, steps: Sequence[Step]) -> Iterator[tuple[_Key, Numbers]]:
     """Every way in which a step of the reference could be what an operation gives, by name."""
     tensors = place.tensors
     for step in steps:
-        for name, numbers in _layouts(step.value, tensors, step.outside):
+        for name, numbers in layouts(step.value, tensors, step.outside):
             yield (step.name, name), numbers
     if 1 < len(tensors) <= _FEW:
         yield from islice(_mixed(tensors, steps), TRIES // 8)
 
 
-def _mixed(tensors: Sequence[Tensor], steps: Sequence[Step]) -> Iterator[tuple[_Key, _Numbers]]:
+def _mixed(tensors: Sequence[Tensor], steps: Sequence[Step]) -> Iterator[tuple[_Key, Numbers]]:
     """A helper that is called a few times: another step each time, or none."""
     found: list[tuple[_Key, list[Tensor | None]]] = [((), [])]
     for tensor in tensors:
-        ways = [((step.name, name), n[0]) for step in steps for name, n in _layouts(step.value, [tensor], step.outside)]
+        ways = [((step.name, name), n[0]) for step in steps for name, n in layouts(step.value, [tensor], step.outside)]
         found = [((*key, *way), [*held, n]) for key, held in found for way, n in (*ways, (("-",), None))]
     yield from ((key, held) for key, held in found if sum(n is not None for n in held) > 1)
-
-
-def _layouts(value: Tensor, tensors: Sequence[Tensor], outside: float) -> Iterator[tuple[str, _Numbers]]:
-    """A step in the dtype and the shape of what an operation gave, each time that it was done."""
-    count = len(tensors)
-    for form, typed in _typed(value, tensors[0].dtype):
-        whole = [list(_shaped(typed, tensor.shape, outside)) for tensor in tensors]
-        if all(whole):
-            for index in range(min(map(len, whole))):
-                yield f"{form}{index}", [shapes[index] for shapes in whole]
-        if count > 1:
-            if whole[-1]:
-                yield f"{form}last", [None] * (count - 1) + [whole[-1][0]]
-            yield from ((f"{form}{name}", numbers) for name, numbers in _sliced(typed, tensors))
-
-
-def _sliced(value: Tensor, tensors: Sequence[Tensor]) -> Iterator[tuple[str, _Numbers]]:
-    """A slice of a step each time: loops over an axis, or over rows and positions."""
-    count, shapes = len(tensors), {tensor.shape for tensor in tensors}
-    for axis in range(value.dim()):
-        slices = value.unbind(axis)
-        if len(slices) == count and shapes == {slices[0].shape}:
-            yield f"along {axis}", slices
-            yield f"against {axis}", slices[::-1]
-    if value.dim() >= 2 and value.shape[0] * value.shape[1] == count and shapes == {value.shape[2:]}:
-        rows = [row.unbind(0) for row in value.unbind(0)]
-        yield "along rows", [item for row in rows for item in row]
-        yield "against rows", [item for row in rows for item in row[::-1]]
-
-
-def _typed(value: Tensor, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-    """A step as numbers of a dtype; float32 at least, where it is floating."""
-    if dtype == torch.bool:
-        if value.dtype == torch.bool:
-            yield "", value
-            yield "not ", ~value
-    elif not dtype.is_floating_point:
-        if not value.is_floating_point():
-            yield "", value.to(dtype)
-    else:
-        wide = dtype if dtype in (torch.float32, torch.float64) else torch.float32
-        if value.dtype != torch.bool:
-            yield "", value.to(wide)
-            if value.is_floating_point():
-                yield "minus ", -value.to(wide)
-        else:
-            yield "", value.to(wide)
-            yield "not ", (~value).to(wide)
-            yield "added ", torch.zeros(value.shape, dtype=wide, device=value.device).masked_fill(~value, -torch.inf)
-
-
-def _shaped(value: Tensor, shape: torch.Size, outside: float) -> Iterator[Tensor]:
-    """A step in a shape that it may have: as it is, flattened, with columns more, of the first few columns."""
-    if value.shape == shape:
-        yield value
-        return
-    if value.numel() == shape.numel():
-        if value.dim() >= 2 and value.mT.shape == shape:
-            yield value.mT
-        yield value.reshape(shape)
-        return
-    if value.dim() == len(shape) >= 2 and value.shape[0] == shape[0] and value.shape[2:] == shape[2:]:
-        more = shape[1] - value.shape[1]
-        if 0 < more <= _WIDER:
-            rest = [0, 0] * (value.dim() - 2)
-            yield pad(value, [*rest, 0, more], value=outside)
-            yield pad(value, [*rest, more, 0])
-        elif -_WIDER <= more < 0 and shape[1] > 0:
-            yield value[:, :more]
-            yield value[:, -more:]
 
 
 def _right(failing: Sequence[Failing], traces: Sequence[_Trace]) -> set[Site]:
@@ -328,9 +288,9 @@ def _matches(tensors: Sequence[Tensor], step: Step) -> bool | None:
     where = torch.ones(step.value.shape, dtype=torch.bool) if step.where is None else step.where
     if any(map(_is_narrow, tensors)):
         return False
-    places = dict(_layouts(where.to(torch.bool), [tensor.bool() for tensor in tensors], 0.0))
+    places = dict(layouts(where.to(torch.bool), [tensor.bool() for tensor in tensors], 0.0))
     vacuous = False
-    for name, numbers in _layouts(step.value.detach(), tensors, step.outside):
+    for name, numbers in layouts(step.value.detach(), tensors, step.outside):
         counts = places.get(name.removeprefix("not ").removeprefix("minus ").removeprefix("added "))
         if counts is None:
             continue

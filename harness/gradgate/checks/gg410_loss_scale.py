@@ -85,7 +85,7 @@ from torch import Tensor
 from gradgate.checks import cases, mean_shares, oracles, tolerances
 from gradgate.checks.formulas import Call, Ledger, present
 from gradgate.checks.invariance import Distance, Probe, elements, rows_of
-from gradgate.checks.moved import moved
+from gradgate.checks.moved import in_words, moved
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.randomness import seeded
 from gradgate.checks.snapshot import named_parameters
@@ -165,9 +165,11 @@ def _means(subject: Subject, stage: Stage, probe: Probe, context: Context, batch
     valued = functions.value_loss is not None and TERM in (stage.edges or {}) and not able.missing(stage, ("valid",))
     weighted = functions.loss is not None and functions.weights is not None and stage.objective == "tokens"
     weighted = weighted and not able.missing(stage, ("logits",))
-    runs = chain([("", probe.run)], moved(stage, context)) if valued or weighted else ()
-    for moving, run in runs:
-        with calling(f"drawing a batch where {moving}"):
+    unmoved: tuple[dict[str, Any], Run] = {}, probe.run
+    runs = chain([unmoved], moved(stage, context)) if valued or weighted else ()
+    for options, run in runs:
+        moving = in_words(options)
+        with calling(f"drawing a batch{moving}"):
             own = batch if run is probe.run else next(iter(run.batches()))
         found = [mean_shares.of_values(run, own, (stage.edges or {})[TERM], context.seed)] if valued else []
         found += [mean_shares.of_positions(run, own, context.seed)] if weighted else []
@@ -284,12 +286,11 @@ def _doubled(worst: Distance, culprit: Location | None) -> Finding:
 
 def _miscounted(count: _Count, culprit: Location | None) -> Finding:
     shares, number = count.shares, len(count.shares.share_N)
-    where = f", where {count.moved}" if count.moved else ""
     return Finding(
         code=CODE,
         name=NAME,
         message=f"`{shares.term}` has {number} {shares.unit} in it and counts one of them as in a mean over "
-        f"{shares.divisor:.6g}{where}; allowed: {number}, to a quarter",
+        f"{shares.divisor:.6g}{count.moved}; allowed: {number}, to a quarter",
         culprit=culprit,
         fix=FIX,
         detail={"counted": number, "divisor": shares.divisor},

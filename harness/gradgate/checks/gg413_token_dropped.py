@@ -78,21 +78,26 @@ Faults DC-06, MB-08, MB-13 and MB-25 of the fault catalogue.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gradgate.checks import batches as trees
 from gradgate.checks import oracles
+from gradgate.checks.ahead import ahead
 from gradgate.checks.gg412_label_shift import Targets, targets
-from gradgate.checks.moved import moved
+from gradgate.checks.moved import as_given, in_words, moved
+from gradgate.checks.oracle_steps import Step
 from gradgate.checks.raised import calling, reports_raises
-from gradgate.checks.row_sources import Stray, documents, rows_of, strays
+from gradgate.checks.row_lines import Again, line_of_places
+from gradgate.checks.row_sources import documents, of_ends, of_sources
 from gradgate.checks.value_shares import TERM, ValueShares, value_shares
-from gradgate.core.finding import Finding
+from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.capabilities import Capabilities, declared
 from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject
@@ -104,6 +109,7 @@ OF_VALUES = ("valid", "edges")
 PER_STAGE = True
 BATCHES = 3
 SCATTERED = "here and there between others that have one"
+_make = partial(Finding, CODE, NAME)
 
 
 @dataclass(frozen=True)
@@ -114,13 +120,29 @@ class Shares:
         token_BS: Long[B, S].
         supervised_BS: Bool[B, S].
         shared_BS: Bool[B, S].
+        label_BSH: Long[B, S, H], what the tokens that are supervised give each head to predict, -100 elsewhere.
         silent: rows, or documents of rows, of which none has; with their first position.
     """
 
     token_BS: Tensor
     supervised_BS: Tensor
     shared_BS: Tensor
+    label_BSH: Tensor
     silent: tuple[tuple[int, int], ...]
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """Masks and labels of a batch that drops no token."""
+        horizon = self.label_BSH.shape[-1]
+        ahead_BSH, predicts_BSH = ahead(self.supervised_BS, horizon), self.label_BSH != oracles.IGNORED
+        return (
+            Step("supervised", self.supervised_BS),
+            Step("supervised ahead", ahead_BSH),
+            Step("has something to predict", predicts_BSH),
+            Step("some head has something to predict", predicts_BSH.any(-1)),
+            Step("labels", self.label_BSH),
+            *(Step(f"labels of head {k}", self.label_BSH[..., k]) for k in range(horizon)),
+        )
 
     @property
     def dropped(self) -> Tensor:
@@ -140,22 +162,29 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     ends = hints and run.end_token is not None and "tokens" in declared(run) and stage.objective != "value"
     if hints and value and not ends:
         return Outcome(not_applicable=f"{'; '.join(hints)}; {'; '.join(value)}")
-    outcomes = [] if hints else [_of_tokens(run, drawn)]
-    outcomes += [_of_ends(run, drawn)] if ends else []
+    again = _again(subject, stage, context, {})
+    outcomes = [] if hints else [_of_tokens(run, drawn, again)]
+    outcomes += [of_ends(run, drawn, again, _make)] if ends else []
     if not hints and not outcomes[0].findings:
-        outcomes += _with_options(stage, context, drawn)
-    outcomes += [] if value else [_of_values(run, drawn, (stage.edges or {})[TERM])]
+        outcomes += _with_options(subject, stage, context, drawn)
+    outcomes += [] if value else [_of_values(run, drawn, (stage.edges or {})[TERM], again)]
     return _together(outcomes)
 
 
-def _with_options(stage: Stage, context: Context, drawn: Sequence[Batch]) -> Iterator[Outcome]:
+def _again(subject: Subject, stage: Stage, context: Context, options: Mapping[str, Any]) -> Again:
+    start = partial(stage.start, context.seed, dtype=torch.float64, device=context.device, **as_given(options))
+    return Again(start, subject.source, context.seed)
+
+
+def _with_options(subject: Subject, stage: Stage, context: Context, drawn: Sequence[Batch]) -> Iterator[Outcome]:
     """The same where a key of the configuration is moved and makes other batches; numbers stay those of the first."""
-    for told, run in moved(stage, context):
-        with calling(f"drawing batches where {told}"):
+    for options, run in moved(stage, context):
+        told = in_words(options)
+        with calling(f"drawing batches{told}"):
             other = list(islice(run.batches(), BATCHES))
         if trees.first_difference(drawn, other) is not None:
-            found = _of_tokens(run, other).findings
-            yield Outcome(tuple(replace(each, message=f"{each.message}, where {told}") for each in found))
+            found = _of_tokens(run, other, _again(subject, stage, context, options)).findings
+            yield Outcome(tuple(replace(each, message=f"{each.message}{told}") for each in found))
 
 
 def _together(outcomes: Sequence[Outcome]) -> Outcome:
@@ -169,9 +198,10 @@ def _together(outcomes: Sequence[Outcome]) -> Outcome:
     )
 
 
-def _of_values(run: Run, drawn: Sequence[Batch], modules: Sequence[str]) -> Outcome:
+def _of_values(run: Run, drawn: Sequence[Batch], modules: Sequence[str], again: Again) -> Outcome:
     """Real tokens that the value loss leaves out."""
-    seen = [found for batch in drawn if (found := value_shares(run, batch, modules)) is not None]
+    asked = [value_shares(run, batch, modules) for batch in drawn]
+    seen = [found for found in asked if found is not None]
     dropped = sum(int(shares.dropped.sum()) for shares in seen)
     real = sum(int(shares.valid_BS.sum()) for shares in seen)
     measured, allowed = {"values_without_share": dropped, "values": real}, {"values_without_share": 0}
@@ -182,11 +212,15 @@ def _of_values(run: Run, drawn: Sequence[Batch], modules: Sequence[str]) -> Outc
         return Outcome((), measured, allowed)
     first = next(shares for shares in seen if shares.dropped.any())
     b, t = first.dropped.nonzero()[0].tolist()
-    finding = Finding(
-        code=CODE,
-        name=NAME,
+    steps = {
+        n: [Step("real tokens", found.valid_BS)]
+        for n, found in enumerate(asked)
+        if found is not None and found.dropped.any()
+    }
+    finding = _make(
         message=f"{dropped} of {real} real tokens have no share in the value loss, {_where(seen)}; the first is at "
         f"[b, t] = [{b}, {t}]; allowed: 0",
+        culprit=line_of_places(again, partial(value_shares, modules=modules), _drops_none, steps, handed=True),
         fix="average the squared error over the real tokens, by the mask: not over the positions that have a label",
         count=dropped,
         detail={"index": [b, t]},
@@ -202,36 +236,27 @@ def _where(seen: Sequence[ValueShares]) -> str:
     return f"in {len(pairs)} rows"
 
 
-def _of_tokens(run: Run, drawn: Sequence[Batch]) -> Outcome:
+def _of_tokens(run: Run, drawn: Sequence[Batch], again: Again) -> Outcome:
     """Supervised tokens that the token loss leaves out."""
-    seen = [_shares(run, batch, found) for batch in drawn if (found := targets(run, batch)) is not None]
+    seen = [found for batch in drawn if (found := _shares(run, batch)) is not None]
     supervised = sum(int(shares.supervised_BS.sum()) for shares in seen)
     dropped = sum(int(shares.dropped.sum()) for shares in seen)
     silent = sum(len(shares.silent) for shares in seen)
     measured = {"tokens_without_share": dropped, "tokens_supervised": supervised, "silent_rows": silent}
     allowed = {"tokens_without_share": 0}
     said = "supervised" in declared(run)
-    findings = [*_dropped(seen, dropped, supervised, said), *_silent(seen, silent), *_beyond(run, drawn, seen)]
-    if run.end_token is not None:
-        ends = _of_ends(run, drawn)
-        findings += ends.findings
-        measured, allowed = {**measured, **ends.measured}, {**allowed, **ends.allowed}
-    if "sources" in declared(run):
-        lost = list(_strays(run, drawn))
-        findings += _no_rows_of_the_data(lost, run.max_length)
-        measured["rows_not_in_data"], allowed["rows_not_in_data"] = len(lost), 0
+    findings = [*_dropped(seen, dropped, supervised, said, again), *_silent(seen, silent)]
+    findings += _beyond(run, drawn, seen, again)
+    rows = [of_ends(run, drawn, again, _make)] if run.end_token is not None else []
+    rows += [of_sources(run, drawn, again, _make)] if "sources" in declared(run) else []
+    for outcome in rows:
+        findings += outcome.findings
+        measured, allowed = {**measured, **outcome.measured}, {**allowed, **outcome.allowed}
     reason = "" if supervised or findings else "no logits [B, S, (H,) V] were seen, or nothing is supervised"
     return Outcome(tuple(findings), measured, allowed, inconclusive=reason)
 
 
-def _of_ends(run: Run, drawn: Sequence[Batch]) -> Outcome:
-    """Rows that do not end with the end token; no logits are wanted for that."""
-    ends = list(_without_end(run, drawn))
-    found = tuple(_endless(ends, int(run.end_token or 0)))
-    return Outcome(found, {"documents_without_end": len(ends)}, {"documents_without_end": 0})
-
-
-def _beyond(run: Run, drawn: Sequence[Batch], seen: Sequence[Shares]) -> Iterator[Finding]:
+def _beyond(run: Run, drawn: Sequence[Batch], seen: Sequence[Shares], again: Again) -> Iterator[Finding]:
     """Tokens that have a share and that the run does not say are to be trained on."""
     able = any(shares.supervised_BS.any() for shares in seen)  # where none is, the run's word is what is wrong
     if "supervised" not in declared(run) or len(seen) != len(drawn) or not able:
@@ -240,73 +265,25 @@ def _beyond(run: Run, drawn: Sequence[Batch], seen: Sequence[Shares]) -> Iterato
     count = sum(int(beyond_BS.sum()) for beyond_BS in beyond)
     if count:
         b, t = next(beyond_BS for beyond_BS in beyond if beyond_BS.any()).nonzero()[0].tolist()
-        yield Finding(
-            code=CODE,
-            name=NAME,
+        yield _make(
             message=f"{count} tokens have a share in the loss that are not to be trained on, the first at [b, t] = "
             f"[{b}, {t}]; allowed: 0",
+            culprit=_line(again, _right, {n: each.steps for n, each in enumerate(seen) if beyond[n].any()}),
             fix="count a prompt in tokens, with what stands in front of it",
             count=count,
             detail={"index": [b, t]},
         )
 
 
-def _without_end(run: Run, drawn: Sequence[Batch]) -> Iterator[tuple[int, int, int]]:
-    """Row, position and token at which a document ends that is not cut and does not end with the end token."""
-    for batch in drawn:
-        with calling("tokens()"):
-            tokens = run.tokens(batch)
-        for b, document in documents(tokens):
-            token = int(tokens.token_BS[b, document[-1]])
-            if token != run.end_token and (run.max_length is None or len(document) < run.max_length):
-                yield b, document[-1], token
-
-
-def _endless(ends: list[tuple[int, int, int]], end_token: int) -> Iterator[Finding]:
-    if not ends:
-        return
-    b, t, token = ends[0]
-    yield Finding(
-        code=CODE,
-        name=NAME,
-        message=f"{len(ends)} rows or documents of {BATCHES} batches do not end with the end token {end_token}: the "
-        f"first ends with {token} at [b, t] = [{b}, {t}]; allowed: 0",
-        fix="append the end token where rows are tokenised, before they are cut and padded",
-        count=len(ends),
-        detail={"index": [b, t], "token": token, "end_token": end_token},
-    )
-
-
-def _strays(run: Run, drawn: Sequence[Batch]) -> Iterator[Stray]:
-    """Rows and documents that are no row of the data."""
-    with calling("sources()"):
-        sources = list(run.sources())
-    for batch in drawn:
-        with calling("tokens()"):
-            tokens = run.tokens(batch)
-        yield from strays(rows_of(tokens), sources, run.max_length)
-
-
-def _no_rows_of_the_data(found: list[Stray], longest: int | None) -> Iterator[Finding]:
-    if not found:
-        return
-    cut = f"{'' if longest is None else f', cut at {longest} tokens'}: {found[0]}"
-    yield Finding(
-        code=CODE,
-        name=NAME,
-        message=f"{len(found)} rows or documents of {BATCHES} batches are no row of the data{cut}; allowed: 0",
-        fix="tokenise the whole text, with what belongs in front and behind, and cut it once, at the longest length",
-        count=len(found),
-        detail={"row": found[0].row, "position": found[0].at},
-    )
-
-
-def _shares(run: Run, batch: Batch, found: Targets) -> Shares:
+def _shares(run: Run, batch: Batch) -> Shares | None:
+    found = targets(run, batch)
+    if found is None:
+        return None
     shared_BS = _predicted(found.trained_BSH)
     able_BS = _predicted(found.label_BSH != oracles.IGNORED)
     if "supervised" in declared(run):
         with calling("supervised()"):
-            return Shares(found.tokens.token_BS, able_BS & run.supervised(batch).cpu().bool(), shared_BS, ())
+            return _of(found, able_BS & run.supervised(batch).cpu().bool(), shared_BS, ())
     silent = []
     for b, document in documents(found.tokens):
         sharing = [t for t in document if shared_BS[b, t]]
@@ -314,7 +291,29 @@ def _shares(run: Run, batch: Batch, found: Targets) -> Shares:
         if not sharing and any(able_BS[b, t] for t in document):
             silent.append((b, document[0]))
         able_BS[b, [t for t in document if t < begins]] = False
-    return Shares(found.tokens.token_BS, able_BS, shared_BS, tuple(silent))
+    return _of(found, able_BS, shared_BS, tuple(silent))
+
+
+def _of(found: Targets, supervised_BS: Tensor, shared_BS: Tensor, silent: tuple[tuple[int, int], ...]) -> Shares:
+    ahead_BSH = ahead(supervised_BS, found.label_BSH.shape[-1])
+    label_BSH = found.label_BSH.masked_fill(~ahead_BSH, oracles.IGNORED)
+    return Shares(found.tokens.token_BS, supervised_BS, shared_BS, label_BSH, silent)
+
+
+def _right(shares: Shares | None) -> bool:
+    """Whether what has a share is what is supervised."""
+    return shares is not None and torch.equal(shares.supervised_BS, shares.shared_BS)
+
+
+def _drops_none(shares: Shares | ValueShares | None) -> bool:
+    if shares is None or bool(shares.dropped.any()):
+        return False
+    asked_BS = shares.supervised_BS if isinstance(shares, Shares) else shares.valid_BS
+    return bool((shares.shared_BS & asked_BS).any())
+
+
+def _line(again: Again, holds: Callable[[Shares | None], bool], steps: Mapping[int, Sequence[Step]]) -> Location | None:
+    return line_of_places(again, _shares, holds, steps)
 
 
 def _predicted(place_BSH: Tensor) -> Tensor:
@@ -326,18 +325,18 @@ def _predicted(place_BSH: Tensor) -> Tensor:
     return token_BS[:, :positions]
 
 
-def _dropped(seen: list[Shares], dropped: int, supervised: int, said: bool) -> Iterator[Finding]:
+def _dropped(seen: list[Shares], dropped: int, supervised: int, said: bool, again: Again) -> Iterator[Finding]:
     if not dropped:
         return
     what = _what(seen)
+    steps = {n: shares.steps for n, shares in enumerate(seen) if shares.dropped.any()}
     first = next(shares for shares in seen if shares.dropped.any())
     b, t = first.dropped.nonzero()[0].tolist()
-    yield Finding(
-        code=CODE,
-        name=NAME,
+    yield _make(
         severity="error" if said or what != SCATTERED else "warning",
         message=f"{dropped} of {supervised} supervised tokens have no share in the loss, {what}; the first is "
         f"token {int(first.token_BS[b, t])} at [b, t] = [{b}, {t}]; allowed: 0",
+        culprit=_line(again, _right if said else _drops_none, steps),
         fix="let some head predict every supervised token: look at shifts, slices and masks between labels and loss",
         count=dropped,
         detail={"index": [b, t], "token_S": first.token_BS[b].tolist()},
@@ -366,9 +365,7 @@ def _silent(seen: list[Shares], silent: int) -> Iterator[Finding]:
     if not silent:
         return
     b, t = next(shares.silent[0] for shares in seen if shares.silent)
-    yield Finding(
-        code=CODE,
-        name=NAME,
+    yield _make(
         severity="warning",
         message=f"{silent} rows or documents have no token with a share in the loss, the first at [b, t] = [{b}, {t}]",
         fix="drop rows that supervise nothing, or say with `Run.supervised` what they should supervise",

@@ -54,12 +54,14 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 from functools import partial
 from itertools import chain
+from typing import Any
 
-from gradgate.checks.moved import moved
+from gradgate.checks.moved import in_words, moved
 from gradgate.checks.order_lines import line_of_order
 from gradgate.checks.own_lines import Line, named
 from gradgate.checks.raised import calling, reports_raises
-from gradgate.checks.row_sources import Row, rows_of
+from gradgate.checks.row_lines import Row
+from gradgate.checks.row_sources import rows_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.capabilities import declared
@@ -102,15 +104,16 @@ def _never_drawn(run: Run, stage: Stage, context: Context) -> list[str]:
         return []
     with calling("start()"):
         plain = stage.start(context.seed, device=context.device)
-    for told, one in chain([("", plain)], moved(stage, context)):
+    unmoved: tuple[dict[str, Any], Run] = {}, plain
+    for options, one in chain([unmoved], moved(stage, context)):
+        told = in_words(options)
         with calling("sources()"):
             wanted = {tuple(source)[: one.max_length] for source in one.sources()}
-        with calling(f"drawing an epoch{f' where {told}' if told else ''}"):
+        with calling(f"drawing an epoch{told}"):
             drawn = _documents(one)
         lost = 0 if drawn is None else len(wanted - drawn)
         if lost:
-            where = f", where {told}" if told else ""
-            return [f"{lost} of {len(wanted)} rows of the data are in no batch of an epoch{where}; allowed: 0"]
+            return [f"{lost} of {len(wanted)} rows of the data are in no batch of an epoch{told}; allowed: 0"]
     return []
 
 

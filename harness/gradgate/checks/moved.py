@@ -10,8 +10,8 @@ import torch
 from gradgate.subjects.contract import Context, Run, Stage
 
 
-def moved(stage: Stage, context: Context) -> Iterator[tuple[str, Run]]:
-    """A fresh run in float64 for each value of each key but its first, with what was moved in words.
+def moved(stage: Stage, context: Context) -> Iterator[tuple[dict[str, Any], Run]]:
+    """A fresh run in float64 for each value of each key but its first, with the options that it was started with.
 
     What does not start so is left to GG414.
     """
@@ -21,7 +21,7 @@ def moved(stage: Stage, context: Context) -> Iterator[tuple[str, Run]]:
                 run = stage.start(context.seed, dtype=torch.float64, device=context.device, options={key: value})
             except Exception:  # noqa: S112 - GG414 tells it
                 continue
-            yield f"`{key}` = {value!r}", run
+            yield {key: value}, run
 
 
 def moves(stage: Stage, words: Sequence[str]) -> Iterator[Mapping[str, Any]]:

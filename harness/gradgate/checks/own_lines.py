@@ -173,3 +173,29 @@ def heads_of(line: Line) -> Sequence[ast.AST]:
     if isinstance(statement, ast.Try | ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
         return ()
     return [statement]
+
+
+def value_of(frame: FrameType, name: str) -> Any:
+    """What a name of a function's locals stands for, as `names_at` gives it; None where it stands for nothing."""
+    root, *rest = name.split(".")
+    value = frame.f_locals.get(root)
+    with suppress(Exception):  # an attribute may be a property, which may raise anything
+        for part in rest:
+            value = vars(value)[part]
+        return value
+    return None
+
+
+@lru_cache(maxsize=4096)
+def names_at(line: Line) -> tuple[str, ...]:
+    """Locals that a line mentions, and attributes that it writes, as `self.total`."""
+    found: dict[str, None] = {}
+    for head in heads_of(line):
+        for node in ast.walk(head):
+            if isinstance(node, ast.Name):
+                found[node.id] = None
+            elif (
+                isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and isinstance(node.value, ast.Name)
+            ):
+                found[f"{node.value.id}.{node.attr}"] = None
+    return tuple(found)

@@ -6,24 +6,22 @@ they hold its items between them. What is not explained is where a wrong line ma
 
 from __future__ import annotations
 
-import ast
 import copy
 import inspect
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
-from functools import lru_cache
 from numbers import Real
 from pathlib import Path
-from types import CodeType, FrameType
+from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gradgate.checks.own_lines import Line, OwnLines, arguments_of, heads_of, statement_at
+from gradgate.checks.own_lines import Line, OwnLines, arguments_of, names_at, statement_at, value_of
 
 LARGEST = 20_000  # elements of a tensor that is kept, items of a list
 DEEP = 3  # levels of lists, fields and keys that are looked into
@@ -85,8 +83,8 @@ class ValueLines(OwnLines):
         known = self._known.setdefault(id(frame), {})
         statement = statement_at(line)
         at = statement.lineno if statement is not None else line[1]
-        for name in _names(line):
-            value = _value(frame, name)
+        for name in names_at(line):
+            value = value_of(frame, name)
             token = _token(value)
             if token is not None and known.get(name, (None,))[0] != token:
                 known[name] = (token, value)  # held, so that its id is not another's
@@ -203,31 +201,6 @@ def _random() -> bytes:
     with suppress(Exception):  # under a mode of fake tensors, as where a module is sharded
         return bytes(torch.default_generator.get_state().numpy().tobytes())
     return b""
-
-
-def _value(frame: FrameType, name: str) -> Any:
-    root, *rest = name.split(".")
-    value = frame.f_locals.get(root)
-    with suppress(Exception):  # an attribute may be a property, which may raise anything
-        for part in rest:
-            value = vars(value)[part]
-        return value
-    return None
-
-
-@lru_cache(maxsize=4096)
-def _names(line: tuple[CodeType, int]) -> tuple[str, ...]:
-    """Locals that a line mentions, and attributes that it writes, as `self.total`."""
-    found: dict[str, None] = {}
-    for head in heads_of(line):
-        for node in ast.walk(head):
-            if isinstance(node, ast.Name):
-                found[node.id] = None
-            elif (
-                isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and isinstance(node.value, ast.Name)
-            ):
-                found[f"{node.value.id}.{node.attr}"] = None
-    return tuple(found)
 
 
 def is_same(one: Any, other: Any) -> bool:

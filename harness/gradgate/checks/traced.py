@@ -201,8 +201,8 @@ def _outputs(name: str, result: Any, args: Sequence[Any]) -> tuple[Tensor, ...]:
 
 
 def _fitted(other: Tensor, like: Tensor) -> Tensor:
-    """Numbers on a tensor's device, and on the graph where one is built."""
-    other = other.to(like.device)
+    """A copy of numbers, since the program may write into it; on the graph where one is built."""
+    other = other.to(like.device).clone()
     return other if torch.is_grad_enabled() else other.detach()
 
 

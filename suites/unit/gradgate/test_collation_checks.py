@@ -11,7 +11,17 @@ from torch import Tensor
 
 from fixtures import mini_trainer
 from fixtures.check_runs import errors, run_check
-from fixtures.collation_faults import CUT_FAULTS, END, PLACE_FAULTS, collated, cut, packed, whole
+from fixtures.collation_faults import (
+    CUT_FAULTS,
+    END,
+    MASK_FAULTS,
+    PLACE_FAULTS,
+    collated,
+    cut,
+    masked,
+    packed,
+    whole,
+)
 from gradgate.checks import oracles
 from gradgate.core.errors import SubjectError
 from gradgate.subjects.contract import Stage, Subject
@@ -101,6 +111,32 @@ def test_row_that_is_no_row_of_the_data_is_found(name: str) -> None:
     assert ", where the data " in message and message.endswith("; allowed: 0")
 
 
+@pytest.mark.parametrize("name", CUT_FAULTS)
+def test_the_line_that_makes_a_wrong_row_is_named(name: str) -> None:
+    """Whatever the row goes through afterwards."""
+    subject = cut(CUT_FAULTS[name])
+    findings = run_check("GG413", subject, subject.stages[0]).findings
+
+    (culprit,) = {finding.culprit for finding in findings if "are no row of the data" in finding.message}
+    assert culprit is not None and culprit.line == CUT_FAULTS[name].__code__.co_firstlineno
+
+
+@pytest.mark.parametrize("name", MASK_FAULTS)
+def test_the_line_that_makes_a_wrong_mask_is_named(name: str) -> None:
+    """Of a batch, also where it is written after it was made, and of a mask that is handed to the wrong loss."""
+    subject, told = masked(name), MASK_FAULTS[name]
+    findings = run_check("GG413", subject, subject.stages[0]).findings
+
+    assert {finding.culprit.source for finding in findings if finding.culprit} == {told}
+
+
+def test_right_masks_pass() -> None:
+    """The clean twin."""
+    subject = masked("")
+
+    assert run_check("GG413", subject, subject.stages[0]).findings == ()
+
+
 def test_rows_of_the_data_pass_cut_or_not() -> None:
     """The clean twin has both kinds."""
     subject = cut()
@@ -121,10 +157,10 @@ def test_rows_are_held_against_the_data_with_keys_moved_too() -> None:
 
     messages = errors(run_check("GG413", subject, stage))
 
-    assert messages and all(message.endswith(", where `max_length` = 'short'") for message in messages)
+    assert messages and all(message.endswith(" with max_length = 'short'") for message in messages)
 
 
-@pytest.mark.parametrize(("key", "told"), [("long", ""), ("short", ", where `key` = 'short'")])
+@pytest.mark.parametrize(("key", "told"), [("long", ""), ("short", " with key = 'short'")])
 def test_gg612_finds_rows_of_the_data_that_no_epoch_holds(key: str, told: str) -> None:
     """As the run is, and with a key of the configuration moved."""
 

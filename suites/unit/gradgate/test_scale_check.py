@@ -104,7 +104,7 @@ def test_gg410_counts_with_a_key_of_the_configuration_moved() -> None:
 
     (message,) = errors(run_check("GG410", subject, stage))
 
-    assert "counts one of them as in a mean over " in message and "where `weighting` = 'uniform'" in message
+    assert "counts one of them as in a mean over " in message and "with weighting = 'uniform'" in message
 
 
 def test_gg410_counts_the_clean_twins_terms_as_means() -> None:
