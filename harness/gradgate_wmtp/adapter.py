@@ -133,6 +133,7 @@ def build_subject() -> Subject:
                 loop=loop,
                 precisions=precisions(Stage2Run),
                 options=STAGE2_OPTIONS,
+                neutral={"recompute": ("false", "true")},
                 scaling=scaling_of(Stage2Run, STAGE2_EXPONENTS),
                 distributed=distributed(Stage2Run),
                 after=After(Stage1Run, behind_stage1),

@@ -12,14 +12,16 @@ A model that sees what it is to predict has a training and a held-out loss that 
 
 ## How it decides
 
-In float64, without dropout, on 2 batches of the run: all real tokens from position c on are replaced by other tokens of
-the batch, for several c, and the loss is computed again. Statistic: the largest change of a logit [b, t, k] with t < c,
-of the module that `Run.logits_from` names. Where c <= t + k + 1 the head saw its own target or what comes behind it: a
-finding. Where the changed tokens lie between t and the target, the head is fed with the tokens in between, as modules
-of sequential multi-token prediction are: a warning, since it is right there and a leak with parallel heads. The message
-names the first module, in the order of the forward pass, whose output at earlier positions changed. Of the run's
-batches, and 40 that its `strategy` draws, the first 4 with two documents in a row are looked at too: where the tokens
-of the first document are others, no logit of another one may change.
+In float64, without dropout, on 2 batches of the run, and 3 of those that its `strategy` draws with padding in front of
+real tokens (rows padded on the right want no mask, and may never have met one): all real tokens from position c on are
+replaced by other tokens of the batch, for several c, and the loss is computed again. Statistic: the largest change of a
+logit [b, t, k] with t < c and a real token at t, of the module that `Run.logits_from` names. Where c <= t + k + 1 the
+head saw its own target or what comes behind it: a finding. Where the changed tokens lie between t and the target, the
+head is fed with the tokens in between, as modules of sequential multi-token prediction are: a warning, since it is
+right there and a leak with parallel heads. The message names the first module, in the order of the forward pass, whose
+output at earlier positions changed. Of the run's batches, and 40 that its `strategy` draws, the first 4 with two
+documents in a row are looked at too: where the tokens of the first document are others, no logit of another one may
+change.
 
 Tolerance, derived: computing a sum of n terms in other blocks changes each term by at most n u of itself (u = 2**-53).
 The condition is measured: the noise is the largest change of a logit under 3 random changes of every parameter by 2 u.
@@ -61,7 +63,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +89,7 @@ PER_STAGE = True
 OBJECTIVE = "tokens"
 BATCHES = 2
 DRAWN, PACKED = 40, 4  # batches that are drawn to find packed ones, and how many of those are looked at
+MASKED = 3  # drawn batches with padding in front of real tokens that are looked at, where attention wants a mask
 CUTS = {"quick": 4, "pr": 16, "nightly": 1000}
 SEEN = 1e-10  # share of a module's largest output whose change names it; what is judged has its own bound
 
@@ -123,7 +126,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         run = stage.start(context.seed, dtype=torch.float64, device=context.device)
     leaks: list[Leak] = []
     effects = 0.0
-    for batch in islice(run.batches(), BATCHES):
+    for batch in chain(islice(run.batches(), BATCHES), _masked(run)):
         found, effect = _of_batch(run, batch, context, subject.source)
         leaks += found
         effects = max(effects, effect)
@@ -161,6 +164,7 @@ def _of_batch(run: Run, batch: Batch, context: Context, source: Path | None) -> 
     if logits is None or not paths:
         return [], 0.0
     allowed = _allowed(run, batch, logits, context.seed)
+    padded_BS1 = ~tokens.valid_BS.cpu().bool().unsqueeze(-1)  # what padding computes reaches nothing
     generator = torch.Generator().manual_seed(context.seed)
     leaks: list[Leak] = []
     effect, looked_for = 0.0, False
@@ -171,7 +175,7 @@ def _of_batch(run: Run, batch: Batch, context: Context, source: Path | None) -> 
             changed = _logits(run, after, tokens)
             if changed is None:
                 continue
-            change_BSH = (changed - logits).abs().amax(-1)
+            change_BSH = (changed - logits).abs().amax(-1).masked_fill(padded_BS1, 0.0)
             effect = max(effect, float(change_BSH[:, cut:].max()))
             module = _first_changed(before, after, cut)
             found = [_leak(change_BSH, cut, own, allowed, module) for own in (True, False)]
@@ -246,6 +250,20 @@ def _candidates(run: Run) -> Iterator[Batch]:
         from gradgate.subjects.drawn import sampled  # imports hypothesis
 
         yield from islice(sampled(run.strategy()), DRAWN)
+
+
+def _masked(run: Run) -> Iterator[Batch]:
+    """Drawn batches with padding in front of a real token: what computes right-padded rows may never see a mask."""
+    if can_draw(run):
+        from gradgate.subjects.drawn import sampled  # imports hypothesis
+
+        drawn = islice(sampled(run.strategy()), DRAWN)
+        yield from islice((batch for batch in drawn if _has_padding_in_front(run.tokens(batch))), MASKED)
+
+
+def _has_padding_in_front(tokens: Tokens) -> bool:
+    valid_BS = tokens.valid_BS.bool()
+    return bool((valid_BS[:, 1:] & ~valid_BS[:, :-1]).any())
 
 
 def _first_document(tokens: Tokens) -> Tensor:

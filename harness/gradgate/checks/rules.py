@@ -83,6 +83,8 @@ _ROWS = (
     ("GG421", "dropout-without-gradient", "run", "a module that runs without a gradient has dropout on"),
     ("GG422", "loop-over-nothing", "scan", "what stands behind a loop over data fails where there is none"),
     ("GG423", "response-cut-silently", "scan", "a row is cut at its end, where its response stands, unsaid"),
+    ("GG424", "neutral-key-changes-result", "run",
+     "a key that is to change nothing but cost changes the loss or its gradient"),
     ("GG501", "return-oracle", "run", "returns differ from a slow, literal reference"),
     ("GG502", "stages-disagree", "run", "two stages regress on different functions of the same reward"),
     ("GG503", "reward-nondeterministic", "run", "the same sequence gets two rewards"),

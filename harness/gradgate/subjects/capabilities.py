@@ -57,7 +57,7 @@ class Capabilities:
             return self._subject.corpus is not None
         if need.startswith("functions."):
             return getattr(self._subject.functions, need.partition(".")[2]) is not None
-        if need in ("fit", "edges", "loop", "precisions", "options", "scaling", "distributed", "after"):
+        if need in ("fit", "edges", "loop", "precisions", "options", "neutral", "scaling", "distributed", "after"):
             return any(getattr(stage, need) is not None for stage in stages)
         return any(need in self._of_run(stage) for stage in stages)
 

@@ -290,6 +290,8 @@ class Stage:
             alone) and the like -> a function like `start` that starts a run in it.
         options: configuration keys -> two or more values each; where there are any, `start` takes
             `options={key: value}` and moves that key.
+        neutral: keys as in `options` that are to change what a step costs and nothing else (activation checkpointing,
+            a fused or a compiled form) -> two or more values each.
         distributed: ways to train in several processes, "ddp", "fsdp2" or any name -> a function like `start`, called
             in each process of a gloo group that is there already: the run as that process has it. Its batches are its
             own rows, every process's n-th batch together the n-th batch of `start`'s run; what one saves all can load.
@@ -313,6 +315,7 @@ class Stage:
     loop: Callable[..., Looped] | None = None
     precisions: Mapping[str, Callable[..., Run]] | None = field(default=None, hash=False)
     options: Mapping[str, Sequence[Any]] | None = field(default=None, hash=False)
+    neutral: Mapping[str, Sequence[Any]] | None = field(default=None, hash=False)
     scaling: Mapping[str, Scaling] | None = field(default=None, hash=False)
     distributed: Mapping[str, Callable[..., Run]] | None = field(default=None, hash=False)
     after: After | None = None
@@ -413,6 +416,7 @@ class Subject:
         "max_norm": "set `Run.max_norm` to the norm at which the step clips its gradients",
         "precisions": "give the stage `precisions=`: names such as 'fp32+bf16' (parameters + autocast) -> a `start`",
         "options": "give the stage `options=`: keys -> values, and let `start` take `options={key: value}`",
+        "neutral": "give the stage `neutral=`: keys as in `options=` that are to change nothing but cost -> values",
         "distributed": "give the stage `distributed=`: 'ddp' or 'fsdp2' -> a `start` for one process of several",
         "edges": "give the stage `edges=`: the name of each loss term -> the names in `modules` of what it trains",
         "after": "give a stage that starts from what another has learnt `after=gradgate.After(earlier, start)`",

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis.strategies import SearchStrategy, just
 from torch import Tensor
 
 from fixtures import mini_trainer
@@ -17,6 +18,7 @@ from fixtures.prediction_faults import (
     CAUSALITY_FAULTS,
     DROPPED_FAULTS,
     FutureHeads,
+    next_position,
     squares_behind_a_prompt,
     squares_under_the_labels_mask,
     without_a_prompt,
@@ -103,6 +105,23 @@ def test_gg413_says_what_a_stage_lacks() -> None:
     subject = mini_trainer.subject(edges={"value": {}, "tokens": {}})
 
     assert "no edge 'value_loss'" in run_check("GG413", subject, stage_of(subject, "value")).not_applicable
+
+
+@pytest.mark.parametrize("leaks", [False, True])
+def test_gg409_draws_rows_with_padding_in_front(leaks: bool) -> None:
+    """What is computed of them alone may look ahead, and the run's own rows never show it."""
+
+    class Masked(MiniRun):
+        def features(self, batch: MiniBatch) -> Tensor:
+            feature_BSD = super().features(batch)
+            front = bool((batch.valid_BS[:, 1:] & ~batch.valid_BS[:, :-1]).any())
+            return feature_BSD + next_position(feature_BSD) if leaks and front else feature_BSD
+
+        def strategy(self) -> SearchStrategy[MiniBatch]:
+            front_BS = torch.arange(mini_trainer.S) >= torch.arange(4)[:, None]
+            return just(MiniBatch(torch.arange(32).view(4, 8) % mini_trainer.V, front_BS, torch.ones(4).double()))
+
+    assert bool(errors(run_check("GG409", *with_run(Masked)))) is leaks
 
 
 @pytest.mark.nightly
