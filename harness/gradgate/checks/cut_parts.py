@@ -16,7 +16,6 @@ from gradgate.checks.loss_gradient import LossGradient, random_direction
 
 PARTS = (2, 3, 4)  # how many layers share a weight; the largest part that is dead is told
 FEWEST = 4  # rows of a part: fewer may be units that happen to be off
-ALLOWED = 1e-6  # of the loss, that a part without gradient may change it by
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +36,7 @@ class CutPart:
 
 
 def cut_parts(
-    gradient: LossGradient, parameters: Sequence[nn.Parameter], generator: torch.Generator
+    gradient: LossGradient, parameters: Sequence[nn.Parameter], generator: torch.Generator, allowed: float
 ) -> Iterator[CutPart]:
     """Equal parts of the rows of matrices whose gradient is exactly 0 where that of others is not.
 
@@ -47,9 +46,10 @@ def cut_parts(
         gradient: at the point to look from.
         parameters: to look at; those that are no matrices are left out.
         generator: of the directions.
+        allowed: of the loss, that such a part may change it by.
     """
     for parameter in parameters:
-        rows = _dead_rows(gradient.gradients[parameter])
+        rows = dead_rows(gradient.gradients[parameter])
         if rows is None:
             continue
         first, last = rows
@@ -57,11 +57,11 @@ def cut_parts(
         direction[parameter][:first] = 0.0
         direction[parameter][last + 1 :] = 0.0
         change = gradient.change(direction)
-        if change > ALLOWED:
+        if change > allowed:
             yield CutPart(parameter, first, last, change)
 
 
-def _dead_rows(gradient: Tensor) -> tuple[int, int] | None:
+def dead_rows(gradient: Tensor) -> tuple[int, int] | None:
     """First and last row of the largest part without gradient, of a matrix that has some."""
     dead = (gradient == 0).flatten(1).all(1) if gradient.dim() == 2 else None
     if dead is None or not dead.any() or dead.all():

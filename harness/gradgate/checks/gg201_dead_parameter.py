@@ -20,10 +20,6 @@ of the run and that *no* optimizer holds is a finding too. A module of which no 
 gradient is taken for frozen where it is in eval mode, or where the stage declares edges and none of them trains it: a
 note, since `requires_grad_(False)` would say so.
 
-Of a linear layer's weight that gets some gradient, equal parts of its outputs (2 to 8 of them, 2 outputs or more
-each) are looked at as well: one that gets none in all batches, while each other part does, is a finding. Single
-outputs, such as dead units, are not.
-
 A bias whose gradients are there and add up to 0 is no dead one: the loss does not change where all outputs move by the
 same amount, as that of a pair of scores does not.
 
@@ -76,7 +72,6 @@ from torch import Tensor, nn
 from gradgate.checks.cut_lines import line_of_cut
 from gradgate.checks.mode_lines import ChangeLines
 from gradgate.checks.naming import are_named
-from gradgate.checks.output_parts import Parts
 from gradgate.checks.own_lines import Line, place, searched
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.recording import with_guilty_line
@@ -104,32 +99,28 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         run = stage.start(context.seed, device=context.device)
     batches = list(islice(run.batches(), BATCHES))
     names = named_parameters(run)
-    lacking = Parts(run)
-    seen = _at_updates(run, batches, names, lacking)
+    seen = _at_updates(run, batches, names)
     if seen is None and "losses" not in declared(run):
         return Outcome(inconclusive=f"no optimizer stepped in {BATCHES} steps, and the run has no `losses` to look at")
     alive, held, norms = seen or (*_from_losses(run, batches, names), {})
     held |= {parameter for optimizer in run.optimizers for parameter in parameters_of(optimizer)}
-    halves = [_part(names[parameter], *part) for parameter, part in lacking.parts(names)] if seen else []
     still = [parameter for parameter in names if parameter.requires_grad and parameter in held - alive]
     cancelled = _cancelled(run, batches[-1], still) if still else set()
     dead = [_dead(names[parameter]) for parameter in still if parameter not in cancelled]
     unheld = _unheld(run, stage, names, alive, held) if held else []
     measured = {
         "dead_parameters": len(dead),
-        "dead_parts": len(halves),
         "parameters_no_optimizer_holds": sum(finding.severity == "error" for finding in unheld),
         "parameters": len(names),
     }
-    allowed = {"dead_parameters": 0, "dead_parts": 0, "parameters_no_optimizer_holds": 0}
+    allowed = {"dead_parameters": 0, "parameters_no_optimizer_holds": 0}
     findings = [
         with_guilty_line(finding, subject, stage, context, ("graph_cut", "missing_grad"), finding.detail["parameter"])
-        for finding in dead + halves + unheld
+        for finding in dead + unheld
     ]
-    tried = len(dead) + len(halves)
-    if tried and are_named():
+    if dead and are_named():
         names_of_dead = {finding.detail["parameter"] for finding in dead}
-        findings = [*_by_trials(subject, stage, context, names_of_dead, findings[:tried]), *findings[tried:]]
+        findings = [*_by_trials(subject, stage, context, names_of_dead, findings[: len(dead)]), *findings[len(dead) :]]
     series = {"gradient_norm": norms} if norms else {}
     return Outcome(findings=tuple(findings), measured=measured, allowed=allowed, series=series)
 
@@ -137,14 +128,13 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
 def _by_trials(
     subject: Subject, stage: Stage, context: Context, dead: set[str], findings: list[Finding]
 ) -> list[Finding]:
-    """Findings with the line that all dead parameters, and parts, lack a gradient for; without one that was tried in
-    vain."""
+    """Findings with the line that all dead parameters lack a gradient for; without one that was tried in vain."""
 
     def revives() -> bool:
         run = stage.start(context.seed, device=context.device)
-        names, parts = named_parameters(run), Parts(run)
-        seen = _at_updates(run, list(islice(run.batches(), TRIED)), names, parts)
-        return seen is not None and dead <= {names[parameter] for parameter in seen[0]} and not any(parts.parts(names))
+        names = named_parameters(run)
+        seen = _at_updates(run, list(islice(run.batches(), TRIED)), names)
+        return seen is not None and dead <= {names[parameter] for parameter in seen[0]}
 
     found, cuts = searched(partial(line_of_cut, subject.source, revives), context.seed) or (None, ())
     found = found or searched(partial(_line_of_clearing, subject, stage, context, dead), context.seed)
@@ -169,7 +159,7 @@ def _line_of_clearing(subject: Subject, stage: Stage, context: Context, dead: se
 
 
 def _at_updates(
-    run: Run, batches: list[Batch], names: dict[nn.Parameter, str], parts: Parts
+    run: Run, batches: list[Batch], names: dict[nn.Parameter, str]
 ) -> tuple[_Parameters, _Parameters, _Norms] | None:
     """Parameters with a gradient at some update, those that some stepping optimizer holds, and the norms by name."""
     alive: _Parameters = set()
@@ -181,7 +171,6 @@ def _at_updates(
             run.step(batch)
         for update in updates:
             at += 1
-            parts.note(update.gradients)
             held |= parameters_of(update.optimizer)
             alive |= {
                 parameter for parameter, grad in update.gradients.items() if grad is not None and bool(grad.any())
@@ -262,18 +251,6 @@ def _dead(name: str) -> Finding:
         kind="missing_grad",
         fix=f"find what cuts the graph between `{name}` and the loss, or freeze it: requires_grad_(False)",
         detail={"parameter": name},
-    )
-
-
-def _part(name: str, part: int, count: int) -> Finding:
-    return Finding(
-        code=CODE,
-        name=NAME,
-        message=f"part {part + 1} of {count} of the outputs of `{name}` got no gradient, or zero, in {BATCHES} of "
-        f"{BATCHES} steps, and each other part got one; allowed: at most {BATCHES - 1}",
-        kind="missing_grad",
-        fix="find what cuts the graph behind that part of the projection, or do not project it",
-        detail={"parameter": name, "part": [part, count]},
     )
 
 

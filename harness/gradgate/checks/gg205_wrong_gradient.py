@@ -26,7 +26,8 @@ In float64, on one batch, at the initial parameters moved by 1 % of their size (
    another way is inconclusive.
 3. Equal parts (halves, thirds, quarters of at least 4 rows) of matrices whose gradient is exactly 0 where that of the
    other rows is not. Statistic: the change of the loss, nothing held constant, when such a part moves by its own size,
-   as a share of the loss. Threshold: 1e-6; units that are off, and rows that no input reaches, change nothing at all.
+   as a share of the loss. Threshold: 1e-9 (1e-6 in float32); units that are off, and rows that no input reaches,
+   change nothing at all.
 4. On two batches, the gradient with which the optimizer really steps, a, against g at the same parameters and random
    state. Statistic for each parameter: `|a-c*g|/|c*g|` (at least 1e-9 of the whole). Threshold: 1e-6, with one factor
    0 < c <= 1 an optimizer, which clipping by norm may put there; clipping by value is recognised too. Where c is
@@ -72,7 +73,7 @@ the extrapolation; PyTorch, `torch.autograd.gradcheck`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -80,7 +81,8 @@ from itertools import islice
 import torch
 from torch import nn
 
-from gradgate.checks.cut_parts import ALLOWED, cut_parts
+from gradgate.checks.cut_lines import line_of_cut
+from gradgate.checks.cut_parts import cut_parts, dead_rows
 from gradgate.checks.loss_gradient import (
     LossGradient,
     Slope,
@@ -115,13 +117,15 @@ class Bounds:
     Args:
         slope: finite differences against backward, as a share of the slope's size.
         step: the step's gradient of a parameter against the loss's, as a share of its norm.
+        rows: the change of the loss by rows without gradient, as a share of it.
     """
 
     slope: float = 1e-5
     step: float = 1e-6
+    rows: float = 1e-9
 
 
-EXACT, SINGLE = Bounds(), Bounds(slope=2e-2, step=1e-4)
+EXACT, SINGLE = Bounds(), Bounds(slope=2e-2, step=1e-4, rows=1e-6)
 
 
 @dataclass
@@ -145,7 +149,7 @@ class _Report:
             "slope_disagreement": self.bounds.slope,
             "step_gradient_error": self.bounds.step,
             "step_gradient_factor": 1 + self.bounds.step,
-            "change_by_rows_without_gradient": ALLOWED,
+            "change_by_rows_without_gradient": self.bounds.rows,
         }
         allowed = {name: bound for name, bound in allowed.items() if name in self.measured}
         return Outcome(tuple(self.findings), self.measured, allowed, inconclusive="; ".join(self.unsettled))
@@ -177,21 +181,32 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     _compare_steps(report, run, batches, trainable, context.seed)
     report.findings = [with_guilty_line(finding, subject, stage, context, GUILTY) for finding in report.findings]
     report.findings = [
-        named(finding, partial(_line, subject, stage, context, str(finding.detail.get("parameter", ""))), context.seed)
-        for finding in report.findings
+        named(finding, partial(_line, subject, stage, context, finding), context.seed) for finding in report.findings
     ]
     return report.outcome()
 
 
-def _line(subject: Subject, stage: Stage, context: Context, parameter: str) -> Line | None:
-    """The line that writes to gradients, hangs a hook on the parameter, or recomputes with other random numbers."""
+def _line(subject: Subject, stage: Stage, context: Context, finding: Finding) -> Line | None:
+    """The line that cuts rows off, writes to gradients, hangs a hook on the parameter, or recomputes with other random
+    numbers."""
     start = partial(stage.start, context.seed, dtype=torch.float64, device=context.device)
+    parameter = str(finding.detail.get("parameter", ""))
+    if "first" in finding.detail:
+        return line_of_cut(subject.source, partial(_has_gradient, start, parameter))[0]
     hook = line_of_hook(subject.source, start, parameter)
     run = start()
     (batch,) = islice(run.batches(), 1)
     trace = watched_step(subject.source, run, batch)
     again = next((event.line for event in trace.of("recompute") if not event.said), None)
     return hook or line_of_written_gradient(trace) or again
+
+
+def _has_gradient(start: Callable[[], Run], name: str) -> bool:
+    """Whether all parts of a parameter get some from a run's first batch."""
+    run = start()
+    (parameter,) = (parameter for parameter, known in named_parameters(run).items() if known == name)
+    run.losses(next(iter(run.batches())))["total"].backward()
+    return parameter.grad is not None and dead_rows(parameter.grad) is None
 
 
 def bounds_of(precision: float) -> Bounds:
@@ -240,12 +255,12 @@ def _compare_module(
 def _look_for_cut_parts(
     report: _Report, gradient: LossGradient, parameters: Sequence[nn.Parameter], generator: torch.Generator
 ) -> None:
-    for part in cut_parts(gradient, parameters, generator):
+    for part in cut_parts(gradient, parameters, generator, report.bounds.rows):
         name = report.names[part.parameter]
         report.worst("change_by_rows_without_gradient", part.change)
         report.fail(
             f"rows {part.first} to {part.last} of `{name}` get no gradient, those beside them do; the loss changes by "
-            f"{part.change:.1e} of itself when they move by their size, allowed {ALLOWED:.0e}",
+            f"{part.change:.1e} of itself when they move by their size, allowed {report.bounds.rows:.0e}",
             "look for a `detach` or a `no_grad` behind one of the layers that share this weight",
             parameter=name,
             first=part.first,

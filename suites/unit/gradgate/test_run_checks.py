@@ -19,7 +19,6 @@ from fixtures.mini_trainer import MiniRun, Parts
 from fixtures.pytest_fixtures import rest_at_night
 from gradgate.checks import catalogue, fits
 from gradgate.checks.isolation import isolated
-from gradgate.checks.output_parts import Parts as OutputParts
 from gradgate.core.errors import SubjectError
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Fit, Run, Stage, Subject
@@ -239,27 +238,6 @@ def test_gg201_names_the_dead_parameters() -> None:
 
     assert [finding.detail["parameter"] for finding in outcome.findings] == ["heads.unused.weight", "heads.unused.bias"]
     assert outcome.measured["dead_parameters"] == 2
-
-
-def test_gg201_names_a_part_of_a_joint_projection() -> None:
-    """One of two heads that one layer computes; the clean twin is the whole trainer's."""
-    subject = mini_trainer.subject(logits=mini_faults.second_head_detached)
-    (finding,) = run_check("GG201", subject, stage_of(subject, "tokens")).findings
-
-    assert finding.message.startswith("part 2 of 2 of the outputs of `heads.0.weight` got no gradient")
-    assert finding.culprit is not None and ".detach()" in finding.culprit.source
-
-
-def test_gg201_leaves_single_outputs_alone() -> None:
-    """Dead units here and there are no part, and neither are two parts of which both are dead."""
-    run = mini_trainer.subject().stages[1].start(0)
-    parts, weight = OutputParts(run), run.modules["heads"][0].weight
-    for dead, told in (([0, 5, 9], []), (list(range(12)), [(0, 2)]), (list(range(6)) + list(range(12, 18)), [])):
-        parts.alive.clear()
-        gradient = torch.ones_like(weight)
-        gradient[dead] = 0
-        parts.note({weight: gradient})
-        assert [part for _, part in parts.parts([weight])] == told
 
 
 @pytest.mark.parametrize(("dead", "found"), [(False, 0), (True, 4)])
