@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
+from math import inf
 from numbers import Real
 from pathlib import Path
 from types import FrameType
@@ -206,9 +207,9 @@ def _random() -> bytes:
 def is_same(one: Any, other: Any) -> bool:
     """Whether two values agree but for rounding."""
     if isinstance(one, float) and isinstance(other, float):
-        return bool(np.isclose(one, other, rtol=CLOSE, atol=0.0, equal_nan=True))
+        return one == other or abs(one - other) <= CLOSE * abs(other) < inf or (one != one and other != other)
     if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
-        return one.shape == other.shape and bool(_near(one, other).all())
+        return one.shape == other.shape and (np.array_equal(one, other) or bool(_near(one, other).all()))
     if isinstance(one, tuple) and isinstance(other, tuple):
         return len(one) == len(other) and all(map(is_same, one, other))
     return bool(type(one) is type(other) and one == other)

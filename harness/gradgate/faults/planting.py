@@ -6,6 +6,7 @@ import importlib
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -153,6 +154,7 @@ class Campaign:
         for _, report in self._answers(tasks, 4 * self.timeout):
             for notice in _sound(report).notices:
                 raise GradgateError(f"the unedited source fails {notice.code}, before any fault: {notice.message}")
+            _import(_sound(report).imported)
         return seen
 
     def _red_before(self, faults: Sequence[Fault]) -> frozenset[str]:
@@ -301,6 +303,16 @@ def _load_checks() -> None:
     for rule in rules.select():
         if rules.is_built(rule):
             rules.load_check(rule)
+
+
+def _import(names: Sequence[str]) -> None:
+    """Import what the source needs of torch once, before processes are forked: the first optimizer alone takes seconds.
+
+    Of nothing else, since what starts threads must not be forked.
+    """
+    for name in names:
+        with suppress(Exception):
+            importlib.import_module(name)
 
 
 def _top(file: str) -> str:
