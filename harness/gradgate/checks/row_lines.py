@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import FrameType
@@ -101,7 +102,7 @@ def line_of_row(again: Again, rows: Mapping[Row, Row], batches: int) -> Location
 
     Args:
         again: how the batches come.
-        rows: tokens, as they should not be, and as they should; of a cut row and one that is not, the latter.
+        rows: the tokens of each wrong row -> those that it should have.
         batches: so many hold them.
     """
     shortest = min(map(len, rows))
@@ -134,23 +135,30 @@ def line_of_places(
     """
 
     def find() -> Location | None:
-        failing = []
-        for number, right in islice(steps.items(), LOOKED_INTO):
-            run = again.start()
-            fixed = (run, _nth(run, number)) if handed else None
-            fresh = [run]
-
-            def before(fresh: list[Run] = fresh, fixed: Any = fixed) -> None:
-                if fixed is None:
-                    fresh[:] = [again.start()]
-
-            def answer(fresh: list[Run] = fresh, fixed: Any = fixed, number: int = number) -> Any:
-                return ask(*(fixed or (fresh[0], _nth(fresh[0], number))))
-
-            failing.append(Failing(answer, holds, right, before=before))
+        drawn = [(_Drawn(again, number, kept=handed), right) for number, right in islice(steps.items(), LOOKED_INTO)]
+        failing = [Failing(partial(one.asked, ask), holds, right, before=one.start) for one, right in drawn]
         return culprit(failing, again.source, SECONDS, handed=handed)
 
     return searched(find, again.seed)
+
+
+class _Drawn:
+    """One batch of a run, made anew each time or kept."""
+
+    def __init__(self, again: Again, number: int, *, kept: bool) -> None:
+        self._again, self._number = again, number
+        self._run = again.start()
+        self._batch = _nth(self._run, number) if kept else None
+        self._kept = kept
+
+    def start(self) -> None:
+        """Begin a run, where the batch is made anew."""
+        if not self._kept:
+            self._run = self._again.start()
+
+    def asked(self, ask: Callable[[Run, Batch], Any]) -> Any:
+        """What the batch answers."""
+        return ask(self._run, self._batch if self._kept else _nth(self._run, self._number))
 
 
 def _nth(run: Run, number: int) -> Batch:
