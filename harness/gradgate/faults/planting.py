@@ -6,7 +6,6 @@ import importlib
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +19,7 @@ from gradgate.faults.innocent import beside
 from gradgate.faults.worker import Notice, Report, Task, work
 
 Status = Literal["killed", "survived", "equivalent", "broken", "hung", "crashed", "quiet", "alarm"]
+PARTS = 4  # of the checks of the unedited source for each job: they take from a second to a minute
 _IGNORED = shutil.ignore_patterns("__pycache__", ".*", "*.pyc")
 
 
@@ -154,7 +154,6 @@ class Campaign:
         for _, report in self._answers(tasks, 4 * self.timeout):
             for notice in _sound(report).notices:
                 raise GradgateError(f"the unedited source fails {notice.code}, before any fault: {notice.message}")
-            _import(_sound(report).imported)
         return seen
 
     def _red_before(self, faults: Sequence[Fault]) -> frozenset[str]:
@@ -165,7 +164,9 @@ class Campaign:
         return frozenset(notice.code for _, report in reports for notice in _sound(report).notices)
 
     def _checking(self, name: str, codes: Sequence[str], faults: Sequence[Fault]) -> list[Task]:
-        parts = [tuple(codes[i :: self.jobs]) for i in range(self.jobs)]
+        training = tuple(code for code in codes if _trains(code))  # together, since they look at the same fits
+        others, count = [code for code in codes if code not in training], PARTS * self.jobs
+        parts = [training, *(tuple(others[i::count]) for i in range(count))]
         return [
             self._unedited(f"{name}-{number}", faults, codes=part, exit_first=False)
             for number, part in enumerate(parts)
@@ -300,19 +301,10 @@ def _needs(fault: Fault, effect: str | None) -> str:
 def _load_checks() -> None:
     """Import torch and the checks once, before processes are forked; never the subject."""
     importlib.import_module("gradgate.checks.runner")
+    importlib.import_module("torch._dynamo")  # the first optimizer imports it, which takes seconds
     for rule in rules.select():
         if rules.is_built(rule):
             rules.load_check(rule)
-
-
-def _import(names: Sequence[str]) -> None:
-    """Import what the source needs of torch once, before processes are forked: the first optimizer alone takes seconds.
-
-    Of nothing else, since what starts threads must not be forked.
-    """
-    for name in names:
-        with suppress(Exception):
-            importlib.import_module(name)
 
 
 def _top(file: str) -> str:

@@ -98,7 +98,6 @@ class Report:
         built: whether the subject could be built.
         broken: why it could not, or how a check broke.
         seconds: until the first failure; without one, in all.
-        imported: modules of torch that were imported for it.
     """
 
     notices: list[Notice] = field(default_factory=list)
@@ -106,7 +105,6 @@ class Report:
     built: bool = False
     broken: str = ""
     seconds: float = 0.0
-    imported: tuple[str, ...] = ()
 
 
 def work(task: Task) -> Report:
@@ -122,7 +120,7 @@ def examine(task: Task) -> Report:
     """Build the subject from the copy, ask the witness, run the checks."""
     from gradgate.subjects.loading import load_target
 
-    start, known = time.perf_counter(), set(sys.modules)
+    start = time.perf_counter()
     report = Report()
     try:
         sys.path.insert(0, str(task.root))
@@ -139,7 +137,6 @@ def examine(task: Task) -> Report:
     if failed is not None:
         _locate(task, subject, report, failed, start)
     report.seconds = report.seconds or time.perf_counter() - start
-    report.imported = tuple(name for name in sys.modules if name.partition(".")[0] == "torch" and name not in known)
     return report
 
 
