@@ -56,6 +56,7 @@ Faults LW-14 and LW-31 of the fault catalogue.
 from __future__ import annotations
 
 import ast
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -118,11 +119,24 @@ def _read(files: tuple[File, ...]) -> set[str]:
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in declaring
         for part in node.value.split(".")
     }
+    patterns = [pattern for node in nodes for pattern in _made_up(node)]
+    names = {setting.name for file in files for setting in _declared(file)} if patterns else set()
+    read |= {name for name in names if any(pattern.fullmatch(name) for pattern in patterns)}
     if any(name in read or any(isinstance(node, ast.Name) and node.id == name for node in nodes) for name in WHOLE):
         read |= {node.arg for node in nodes if isinstance(node, ast.arg)}
     if any(_is_handed_out(node, nodes) for node in nodes):
         read |= {setting.name for file in files for setting in _declared(file)}
     return read
+
+
+def _made_up(node: ast.AST) -> Iterator[re.Pattern[str]]:
+    """The names that `getattr(config, f"{stage}_lr")` may read, where some of each is written."""
+    if isinstance(node, ast.Call) and dotted(node.func) == "getattr" and len(node.args) > 1:
+        key = node.args[1]
+        parts = key.values if isinstance(key, ast.JoinedStr) else []
+        if any(isinstance(part, ast.Constant) for part in parts):
+            texts = [re.escape(str(part.value)) if isinstance(part, ast.Constant) else ".*" for part in parts]
+            yield re.compile("".join(texts))
 
 
 def _is_handed_out(node: ast.AST, nodes: list[ast.AST]) -> bool:

@@ -64,7 +64,8 @@ def of_values(run: Run, batch: Batch, modules: Sequence[str], seed: int) -> Shar
     if gradient is None or not gradient.requires_grad:
         return None
     (curvature,) = torch.autograd.grad(gradient.sum(), values, materialize_grads=True)
-    share_N = curvature.detach().double().cpu().flatten()[(gradient.detach() != 0).cpu().flatten()] / 2
+    counts_N = ((gradient.detach() != 0) | (curvature.detach() != 0)).cpu().flatten()  # an error of 0 has no gradient
+    share_N = curvature.detach().double().cpu().flatten()[counts_N] / 2
     return Shares(TERM, share_N, "values") if len(share_N) and bool((share_N > 0).all()) else None
 
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from torch import Tensor
 
 from fixtures import mini_trainer
 from fixtures.check_runs import errors, red, run_check, stage_of
@@ -117,6 +118,19 @@ def test_gg410_counts_the_clean_twins_terms_as_means() -> None:
     assert max(outcome.measured["value_loss"] for outcome in outcomes) < 1e-12
     assert outcomes[1].measured["wmtp_loss"] < 1e-12
     assert "wmtp_loss" not in run_check("GG410", CLEAN, TOKENS).measured
+
+
+def test_gg410_counts_values_without_an_error() -> None:
+    """They have a share in the mean and no gradient."""
+
+    def half_right(value_BS: Tensor, target_BS: Tensor, valid_BS: Tensor) -> Tensor:
+        right_S = torch.arange(value_BS.shape[1]) % 2 == 0
+        return mini_trainer.value_loss(value_BS, torch.where(right_S, value_BS.detach(), target_BS), valid_BS)
+
+    subject = replace(mini_trainer.subject(value_loss=half_right), functions=MEANS)
+    outcome = run_check("GG410", subject, stage_of(subject, "value"))
+
+    assert errors(outcome) == [] and outcome.measured["value_loss"] < 1e-9
 
 
 @pytest.mark.parametrize("loss", [renormalised, over_the_weights_sum])
