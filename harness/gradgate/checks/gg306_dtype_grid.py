@@ -59,8 +59,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from itertools import islice
-from math import isfinite
+from math import inf, isfinite
 from typing import Any
 
 import torch
@@ -93,7 +94,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     findings, scales = [], {}
     for name, start in precisions.items():
         try:
-            fault, scales[name] = _try(name, start, context)
+            fault, scales[name] = _try(name, start, stage, context)
         except SubjectRaisedError as raised:
             findings.append(_finding(name, str(raised), victim=origin(raised.error)))
             continue
@@ -112,14 +113,14 @@ def _require_names(precisions: Mapping[str, Callable[..., Run]]) -> None:
             )
 
 
-def _try(name: str, start: Callable[..., Run], context: Context) -> tuple[str, float | None]:
+def _try(name: str, start: Callable[..., Run], stage: Stage, context: Context) -> tuple[str, float | None]:
     """What is wrong with a precision, empty where nothing is; and the ratio by which its loss is scaled."""
     with calling("start()"):
         run = start(context.seed, device=context.device)
     scale: float | None = None
     for number, batch in enumerate(islice(run.batches(), STEPS), 1):
         if number == 1 and "fp16" in name:
-            scale = _scale(run, batch, context.seed)
+            scale = _scale(run, batch, context.seed, partial(stage.start, context.seed, device=context.device))
         else:
             with calling(f"step {number}"), _Made() as made:
                 run.step(batch)
@@ -161,15 +162,28 @@ def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _scale(run: Run, batch: Batch, seed: int) -> float | None:
-    """How many times the loss's gradient the first backward of a step leaves; None where that cannot be told."""
+def _scale(run: Run, batch: Batch, seed: int, plain_start: Callable[[], Run]) -> float | None:
+    """How many times the loss's gradient the first backward of a step leaves; None where that cannot be told.
+
+    Args:
+        run: in 16 bits.
+        batch: of it.
+        seed: of the random state.
+        plain_start: starts the run without them: where `losses` are read inside the step, `total` is scaled already.
+    """
     trained = [parameter for parameter in named_parameters(run) if parameter.requires_grad]
     with seeded(seed), calling("losses()"):
-        wanted = torch.autograd.grad(run.losses(batch)["total"], trained, allow_unused=True)
+        total = run.losses(batch)["total"]
+        wanted = torch.autograd.grad(total, trained, allow_unused=True)
+    with seeded(seed), calling("losses() in the stage's own precision"):
+        unscaled = abs(float(plain_start().losses(batch)["total"].detach()))
+    within = abs(float(total.detach())) / unscaled if unscaled else 1.0
     with seeded(seed), _first_gradients(trained) as first, calling("step 1"):
         run.step(batch)
     plain, made = _norm(wanted), _norm(list(first.values()))
-    return made / plain if isfinite(made) and isfinite(plain) and made and plain else None
+    if not (isfinite(made) and isfinite(plain) and made and plain):
+        return None
+    return made / plain * (within if SCALED <= within < inf else 1.0)
 
 
 @contextmanager

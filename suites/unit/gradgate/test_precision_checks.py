@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from fixtures.check_runs import errors, red, run_check
-from fixtures.precision_faults import PRECISION_FAULTS, Mixed, precise
+from fixtures.precision_faults import PRECISION_FAULTS, Inside, InsideUnscaled, Mixed, precise
 from fixtures.pytest_fixtures import rest_at_night
 from gradgate.core.errors import SubjectError
 
@@ -44,6 +44,14 @@ def test_gg306_passes_the_clean_twin(seed: int) -> None:
     assert outcome.findings == ()
     assert outcome.measured["loss_scale"]["fp32+bf16"] is None
     assert outcome.measured["loss_scale"]["fp32+fp16"] == pytest.approx(65536, rel=1e-2)
+
+
+@pytest.mark.parametrize(("run", "found"), [(Inside, 0), (InsideUnscaled, 1)])
+def test_gg306_knows_a_scaled_loss_that_is_read_inside_the_step(run: type[Mixed], found: int) -> None:
+    """There `total` is what the backward starts from, and its gradient arrives as it is."""
+    subject = precise(run, "fp16")
+
+    assert len(errors(run_check("GG306", subject, subject.stages[0]))) == found
 
 
 def test_gg306_refuses_a_precision_that_it_does_not_know() -> None:
