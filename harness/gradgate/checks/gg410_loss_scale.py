@@ -72,7 +72,7 @@ Faults LW-05, LW-07, LW-10, LW-34 and OS-16 of the fault catalogue.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -86,7 +86,7 @@ from gradgate.checks import cases, mean_shares, oracles, tolerances
 from gradgate.checks.formulas import Call, Ledger, present
 from gradgate.checks.invariance import Distance, Probe, elements, rows_of
 from gradgate.checks.moved import in_words, moved
-from gradgate.checks.raised import calling, reports_raises
+from gradgate.checks.raised import SubjectRaisedError, calling, reports_raises
 from gradgate.checks.randomness import seeded
 from gradgate.checks.snapshot import named_parameters
 from gradgate.checks.updates import gradients_at_updates
@@ -168,12 +168,12 @@ def _means(subject: Subject, stage: Stage, probe: Probe, context: Context, batch
     unmoved: tuple[dict[str, Any], Run] = {}, probe.run
     runs = chain([unmoved], moved(stage, context)) if valued or weighted else ()
     for options, run in runs:
-        moving = in_words(options)
-        with calling(f"drawing a batch{moving}"):
-            own = batch if run is probe.run else next(iter(run.batches()))
-        found = [mean_shares.of_values(run, own, (stage.edges or {})[TERM], context.seed)] if valued else []
-        found += [mean_shares.of_positions(run, own, context.seed)] if weighted else []
-        yield from (_Count(moving, shares) for shares in found if shares is not None)
+        with suppress(SubjectRaisedError) if options else nullcontext():  # with a key moved it is GG414's
+            with calling(f"drawing a batch{in_words(options)}"):
+                own = batch if run is probe.run else next(iter(run.batches()))
+            found = [mean_shares.of_values(run, own, (stage.edges or {})[TERM], context.seed)] if valued else []
+            found += [mean_shares.of_positions(run, own, context.seed)] if weighted else []
+            yield from (_Count(in_words(options), shares) for shares in found if shares is not None)
 
 
 def _splits(

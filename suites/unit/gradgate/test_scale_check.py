@@ -86,20 +86,23 @@ def test_gg410_holds_the_total_against_the_declared_coefficients(declared: float
 
 
 def test_gg410_counts_with_a_key_of_the_configuration_moved() -> None:
-    """A term may be a mean by default alone; a key that does not start is GG414's."""
+    """A term may be a mean by default alone; a key that does not start, or whose loss raises, is GG414's."""
+
+    def refused(*_: Any) -> Tensor:
+        raise RuntimeError("expected scalar type Double but found Float")
 
     def start(seed: int, *, dtype: torch.dtype = torch.float32, device: str = "cpu", options: Any = None) -> Run:
         if (options or {}).get("weighting") == "broken":
             raise ValueError("no such weighting")
-        uniform = (options or {}).get("weighting") == "uniform"
-        parts = (
-            Parts(head_weights=lambda _, label_BSH: (label_BSH != -100) / label_BSH.shape[2]) if uniform else Parts()
-        )
-        return MiniRun("tokens", parts, seed, dtype, device)
+        moved = {
+            "uniform": Parts(head_weights=lambda _, label_BSH: (label_BSH != -100) / label_BSH.shape[2]),
+            "raising": Parts(token_loss=refused),
+        }
+        return MiniRun("tokens", moved.get((options or {}).get("weighting"), Parts()), seed, dtype, device)
 
     stage = Stage(
         "tokens", start, objective="tokens", edges=mini_trainer.EDGES["tokens"],
-        options={"weighting": ("critic", "broken", "uniform")},
+        options={"weighting": ("critic", "broken", "raising", "uniform")},
     )  # fmt: skip
     subject = Subject("moved", [stage], functions=MEANS)
 
