@@ -204,10 +204,11 @@ def _apart(one: _Result, other: _Result, share: float) -> Iterator[str]:
     apart, allowed = abs(other.loss - one.loss), share * abs(one.loss)
     if not apart <= allowed:
         yield f"the loss {one.loss:.9g} becomes {other.loss:.9g}, {apart:.3g} apart; allowed: {allowed:.1e}"
-    distances = {name: float((other.gradients[name] - mine).norm()) for name, mine in one.gradients.items()}
+    theirs = {name: other.gradients.get(name, torch.zeros_like(mine)) for name, mine in one.gradients.items()}
+    distances = {name: float((theirs[name] - mine).norm()) for name, mine in one.gradients.items()}
     name = max(distances, key=lambda each: distances[each] if distances[each] == distances[each] else torch.inf)
     if not distances[name] <= share * one.size:
-        lost = " and is 0" if not other.gradients[name].any() else ""
+        lost = " and is 0" if not theirs[name].any() else ""
         yield (
             f"the gradient of `{name}` (norm {float(one.gradients[name].norm()):.6g}) changes by {distances[name]:.3g}"
             f"{lost}; allowed: {share * one.size:.1e}"
@@ -244,7 +245,7 @@ def _finding(told: list[str], tried: _Tried, source: Path | None) -> Finding:
     return Finding(
         CODE,
         NAME,
-        f"{told[0]}{in_words(tried.options)}, which is to change nothing",
+        f"{in_words(tried.options).strip()}, which is to change nothing: {told[0]}",
         culprit=place(found),
         fix="let the key change how the result is computed, and not what it is",
         count=len(told),

@@ -28,7 +28,7 @@ def test_form_of_a_loss_that_is_another_loss_is_found(name: str) -> None:
     subject = blocks(loss=LOSS_FAULTS[name])
     (message,) = errors(run_check("GG424", subject, subject.stages[0]))
 
-    assert message.startswith("the loss ") and "loss = 'chunked', which is to change nothing" in message
+    assert "loss = 'chunked', which is to change nothing: the loss " in message and "; allowed: " in message
 
 
 def test_keys_that_change_nothing_pass() -> None:
