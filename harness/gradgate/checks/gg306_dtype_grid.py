@@ -167,7 +167,7 @@ def _scale(run: Run, batch: Batch, seed: int, plain_start: Callable[[], Run]) ->
 
     Args:
         run: in 16 bits.
-        batch: of it.
+        batch: its first.
         seed: of the random state.
         plain_start: starts the run without them: where `losses` are read inside the step, `total` is scaled already.
     """
@@ -175,15 +175,21 @@ def _scale(run: Run, batch: Batch, seed: int, plain_start: Callable[[], Run]) ->
     with seeded(seed), calling("losses()"):
         total = run.losses(batch)["total"]
         wanted = torch.autograd.grad(total, trained, allow_unused=True)
-    with seeded(seed), calling("losses() in the stage's own precision"):
-        unscaled = abs(float(plain_start().losses(batch)["total"].detach()))
-    within = abs(float(total.detach())) / unscaled if unscaled else 1.0
     with seeded(seed), _first_gradients(trained) as first, calling("step 1"):
         run.step(batch)
     plain, made = _norm(wanted), _norm(list(first.values()))
     if not (isfinite(made) and isfinite(plain) and made and plain):
         return None
-    return made / plain * (within if SCALED <= within < inf else 1.0)
+    return made / plain if made / plain >= SCALED else made / plain * _within(float(total.detach()), seed, plain_start)
+
+
+def _within(total: float, seed: int, plain_start: Callable[[], Run]) -> float:
+    """How many times the loss without 16 bits this one is, on a run's first batch; 1 where that is no scale."""
+    with seeded(seed), calling("losses() in the stage's own precision"):
+        run = plain_start()
+        unscaled = float(run.losses(next(iter(run.batches())))["total"].detach())
+    factor = abs(total / unscaled) if unscaled else 1.0
+    return factor if SCALED <= factor < inf else 1.0
 
 
 @contextmanager
