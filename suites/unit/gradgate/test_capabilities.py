@@ -30,7 +30,8 @@ def test_missing_is_empty_when_the_subject_has_it_all():
                "window": lambda *_: None, "strategy": lambda *_: None, "placed": lambda *_: None, "end_token": 0,
                "supervised": lambda *_: None, "sources": lambda *_: (),
                "rewards": lambda *_: None, "value_targets": lambda *_: None})  # fmt: skip
-    given: Any = {"edges": {}, "precisions": {}, "options": {}, "scaling": {}, "distributed": {}, "after": 0}
+    given: Any = {"edges": {}, "precisions": {}, "options": {}, "neutral": {}, "scaling": {}}
+    given |= {"distributed": {}, "after": 0}
     stage = Stage("all", run, fit=lambda seed: None, loop=lambda *_: None, **given)
     functions = Functions(*[lambda: None] * 7)
     full = Subject("full", [stage], functions, corpus=lambda seed: None)

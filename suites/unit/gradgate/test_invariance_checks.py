@@ -164,14 +164,14 @@ def test_invariance_is_inconclusive_on_a_single_row(code: str) -> None:
 
 
 def test_probe_leaves_the_parameters_as_they_were() -> None:
-    """Measuring the noise moves them and puts them back, bit for bit."""
+    """Measuring the noise moves them and puts them back, bit for bit; of a single number it may round to 0."""
     probe = Probe(CLEAN.stages[0], Context())
     (batch,) = probe.batches(1)
     before = [parameter.detach().clone() for parameter in probe.run.modules["value_head"].parameters()]
     noise = probe.noise(batch, probe(batch))
 
     assert all(map(torch.equal, before, probe.run.modules["value_head"].parameters()))
-    assert all(0 < value < 1e-12 for value in noise.values())
+    assert all(value < 1e-12 for value in noise.values()) and noise["the gradient of `value_loss`"] > 0
 
 
 class Rounding(MiniRun):
