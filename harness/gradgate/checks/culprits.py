@@ -169,9 +169,9 @@ def _candidates(
 ) -> Iterator[tuple[_Place, _Key, Instead]]:
     """What to put in where, in the order in which operations are first done."""
     for place in _places(trace):
-        if place.site in right or place.times[0].is_from_python or (handed and place.argument is None):
+        if place.site in right or place.times[0].is_from_python:
             continue
-        if handed and place.tensors[0].dtype != torch.bool:
+        if handed and (place.argument is None or place.tensors[0].dtype != torch.bool):
             continue
         if place.argument is not None:
             if any(_is_narrow(tensor) for tensor in place.tensors):

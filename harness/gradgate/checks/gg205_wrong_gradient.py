@@ -87,6 +87,7 @@ from gradgate.checks.loss_gradient import (
     LossGradient,
     Slope,
     UnstableLossError,
+    gradients_by_backward,
     move_to_a_generic_point,
     plain_loss,
     random_direction,
@@ -205,8 +206,8 @@ def _has_gradient(start: Callable[[], Run], name: str) -> bool:
     """Whether all parts of a parameter get some from a run's first batch."""
     run = start()
     (parameter,) = (parameter for parameter, known in named_parameters(run).items() if known == name)
-    run.losses(next(iter(run.batches())))["total"].backward()
-    return parameter.grad is not None and dead_rows(parameter.grad) is None
+    gradient = gradients_by_backward(run.losses(next(iter(run.batches())))["total"], [parameter])[parameter]
+    return bool(gradient.any()) and dead_rows(gradient) is None
 
 
 def bounds_of(precision: float) -> Bounds:

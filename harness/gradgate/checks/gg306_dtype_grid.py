@@ -180,7 +180,8 @@ def _scale(run: Run, batch: Batch, seed: int, plain_start: Callable[[], Run]) ->
     plain, made = _norm(wanted), _norm(list(first.values()))
     if not (isfinite(made) and isfinite(plain) and made and plain):
         return None
-    return made / plain if made / plain >= SCALED else made / plain * _within(float(total.detach()), seed, plain_start)
+    ratio = made / plain
+    return ratio if ratio >= SCALED else ratio * _within(float(total.detach()), seed, plain_start)
 
 
 def _within(total: float, seed: int, plain_start: Callable[[], Run]) -> float:

@@ -59,11 +59,11 @@ Fault MB-02 and the null-model floor of the fault catalogue; Vaswani et al. 2017
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, islice, tee
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,7 @@ NEEDS: tuple[str, ...] = ("tokens", "logits", "losses")
 PER_STAGE = True
 OBJECTIVE = "tokens"
 BATCHES = 2
-DRAWN, PACKED = 40, 4  # batches that are drawn to find packed ones, and how many of those are looked at
+DRAWN, PACKED = 40, 4  # batches that are drawn, and how many packed ones of them are looked at
 MASKED = 3  # drawn batches with padding in front of real tokens that are looked at, where attention wants a mask
 CUTS = {"quick": 4, "pr": 16, "nightly": 1000}
 SEEN = 1e-10  # share of a module's largest output whose change names it; what is judged has its own bound
@@ -126,7 +126,10 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         run = stage.start(context.seed, dtype=torch.float64, device=context.device)
     leaks: list[Leak] = []
     effects = 0.0
-    for batch in chain(islice(run.batches(), BATCHES), _masked(run)):
+    drawn, again = tee(_drawn(run))
+    # What computes rows that are padded on the right may never see a mask.
+    masked = islice((batch for batch in drawn if _has_padding_in_front(run.tokens(batch))), MASKED)
+    for batch in chain(islice(run.batches(), BATCHES), masked):
         found, effect = _of_batch(run, batch, context, subject.source)
         leaks += found
         effects = max(effects, effect)
@@ -135,7 +138,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
                                     "are no tensor of the batch")  # fmt: skip
     if effects == 0:
         return Outcome(inconclusive="other tokens change no logit at all: are they computed beforehand?")
-    apart = _between_documents(run, context, subject.source)
+    apart = _between_documents(run, again, context, subject.source)
     worst = max(leaks, key=_share)
     kinds = [
         max((leak for leak in leaks if leak.sees_target == own), key=_share, default=None) for own in (True, False)
@@ -212,9 +215,10 @@ def _line(
     return line_of_leak(run, pair, tokens, changed_BS, source, differs, seed=context.seed)
 
 
-def _between_documents(run: Run, context: Context, source: Path | None) -> Leak | None:
+def _between_documents(run: Run, drawn: Iterable[Batch], context: Context, source: Path | None) -> Leak | None:
     """The largest change of a logit where an earlier document of the row has other tokens; None: nothing is packed."""
-    packed = (batch for batch in _candidates(run) if _first_document(run.tokens(batch)).any())
+    candidates = chain(islice(run.batches(), BATCHES), drawn)
+    packed = (batch for batch in candidates if _first_document(run.tokens(batch)).any())
     found = (_crossed(run, batch, context, source) for batch in islice(packed, PACKED))
     return max((leak for leak in found if leak is not None), key=_share, default=None)
 
@@ -244,21 +248,12 @@ def _crossed(run: Run, batch: Batch, context: Context, source: Path | None) -> L
     return Leak(t, (b, t, k), change, allowed, True, "", at)
 
 
-def _candidates(run: Run) -> Iterator[Batch]:
-    yield from islice(run.batches(), BATCHES)
+def _drawn(run: Run) -> Iterator[Batch]:
+    """Batches of the run's strategy, where it has one."""
     if can_draw(run):
         from gradgate.subjects.drawn import sampled  # imports hypothesis
 
         yield from islice(sampled(run.strategy()), DRAWN)
-
-
-def _masked(run: Run) -> Iterator[Batch]:
-    """Drawn batches with padding in front of a real token: what computes right-padded rows may never see a mask."""
-    if can_draw(run):
-        from gradgate.subjects.drawn import sampled  # imports hypothesis
-
-        drawn = islice(sampled(run.strategy()), DRAWN)
-        yield from islice((batch for batch in drawn if _has_padding_in_front(run.tokens(batch))), MASKED)
 
 
 def _has_padding_in_front(tokens: Tokens) -> bool:

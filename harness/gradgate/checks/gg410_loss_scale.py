@@ -75,7 +75,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +84,7 @@ from torch import Tensor
 from gradgate.checks import cases, mean_shares, oracles, tolerances
 from gradgate.checks.formulas import Call, Ledger, present
 from gradgate.checks.invariance import Distance, Probe, elements, rows_of
-from gradgate.checks.moved import in_words, moved
+from gradgate.checks.moved import in_words, plain_and_moved
 from gradgate.checks.raised import SubjectRaisedError, calling, reports_raises
 from gradgate.checks.randomness import seeded
 from gradgate.checks.snapshot import named_parameters
@@ -165,8 +164,7 @@ def _means(subject: Subject, stage: Stage, probe: Probe, context: Context, batch
     valued = functions.value_loss is not None and TERM in (stage.edges or {}) and not able.missing(stage, ("valid",))
     weighted = functions.loss is not None and functions.weights is not None and stage.objective == "tokens"
     weighted = weighted and not able.missing(stage, ("logits",))
-    unmoved: tuple[dict[str, Any], Run] = {}, probe.run
-    runs = chain([unmoved], moved(stage, context)) if valued or weighted else ()
+    runs = plain_and_moved(probe.run, stage, context) if valued or weighted else ()
     for options, run in runs:
         with suppress(SubjectRaisedError) if options else nullcontext():  # with a key moved it is GG414's
             with calling(f"drawing a batch{in_words(options)}"):

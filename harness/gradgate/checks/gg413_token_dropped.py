@@ -78,7 +78,7 @@ Faults DC-06, MB-08, MB-13 and MB-25 of the fault catalogue.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -98,7 +98,7 @@ from gradgate.checks.raised import SubjectRaisedError, calling, reports_raises
 from gradgate.checks.row_lines import Again, line_of_places
 from gradgate.checks.row_sources import documents, of_ends, of_sources
 from gradgate.checks.value_shares import TERM, ValueShares, value_shares
-from gradgate.core.finding import Finding, Location
+from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.capabilities import Capabilities, declared
 from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject
@@ -149,6 +149,11 @@ class Shares:
     def dropped(self) -> Tensor:
         """Bool[B, S]: supervised and without a share."""
         return self.supervised_BS & ~self.shared_BS
+
+    @property
+    def kept(self) -> Tensor:
+        """Bool[B, S]: supervised and with a share."""
+        return self.supervised_BS & self.shared_BS
 
 
 @reports_raises(CODE, NAME)
@@ -267,10 +272,11 @@ def _beyond(run: Run, drawn: Sequence[Batch], seen: Sequence[Shares], again: Aga
     count = sum(int(beyond_BS.sum()) for beyond_BS in beyond)
     if count:
         b, t = next(beyond_BS for beyond_BS in beyond if beyond_BS.any()).nonzero()[0].tolist()
+        steps = {n: shares.steps for n, shares in enumerate(seen) if beyond[n].any()}
         yield _make(
             message=f"{count} tokens have a share in the loss that are not to be trained on, the first at [b, t] = "
             f"[{b}, {t}]; allowed: 0",
-            culprit=_line(again, _right, {n: each.steps for n, each in enumerate(seen) if beyond[n].any()}),
+            culprit=line_of_places(again, _shares, _right, steps),
             fix="count a prompt in tokens, with what stands in front of it",
             count=count,
             detail={"index": [b, t]},
@@ -308,14 +314,8 @@ def _right(shares: Shares | None) -> bool:
 
 
 def _drops_none(shares: Shares | ValueShares | None) -> bool:
-    if shares is None or bool(shares.dropped.any()):
-        return False
-    asked_BS = shares.supervised_BS if isinstance(shares, Shares) else shares.valid_BS
-    return bool((shares.shared_BS & asked_BS).any())
-
-
-def _line(again: Again, holds: Callable[[Shares | None], bool], steps: Mapping[int, Sequence[Step]]) -> Location | None:
-    return line_of_places(again, _shares, holds, steps)
+    """Whether there is something that should have a share, and all of it has one."""
+    return shares is not None and bool(shares.kept.any()) and not bool(shares.dropped.any())
 
 
 def _predicted(place_BSH: Tensor) -> Tensor:
@@ -338,7 +338,7 @@ def _dropped(seen: list[Shares], dropped: int, supervised: int, said: bool, agai
         severity="error" if said or what != SCATTERED else "warning",
         message=f"{dropped} of {supervised} supervised tokens have no share in the loss, {what}; the first is "
         f"token {int(first.token_BS[b, t])} at [b, t] = [{b}, {t}]; allowed: 0",
-        culprit=_line(again, _right if said else _drops_none, steps),
+        culprit=line_of_places(again, _shares, _right if said else _drops_none, steps),
         fix="let some head predict every supervised token: look at shifts, slices and masks between labels and loss",
         count=dropped,
         detail={"index": [b, t], "token_S": first.token_BS[b].tolist()},

@@ -67,6 +67,7 @@ from torch import Tensor
 
 from gradgate.checks.cut_lines import line_of_cut
 from gradgate.checks.invariance import Casts
+from gradgate.checks.loss_gradient import gradients_by_backward
 from gradgate.checks.moved import as_given, drawing_of, in_words
 from gradgate.checks.own_lines import Line, OwnLines, is_torch, place, searched
 from gradgate.checks.raised import calling, reports_raises
@@ -183,20 +184,14 @@ def _unit(run: Run, batch: Batch, seed: int) -> float:
 
 def _result(run: Run, batch: Batch, seed: int) -> _Result:
     names = {parameter: name for parameter, name in named_parameters(run).items() if parameter.requires_grad}
-    for parameter in names:
-        parameter.grad = None
-    with seeded(seed), calling("losses() and backward"):
-        terms = run.losses(batch)
+    with seeded(seed):
+        with calling("losses()"):
+            terms = run.losses(batch)
         if "total" not in terms:
             raise SubjectError("losses() has no term 'total'; see GG001")
-        terms["total"].backward()
-    gradients = {
-        name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.detach().double().clone()
-        for parameter, name in names.items()
-    }
-    for parameter in names:
-        parameter.grad = None
-    return _Result(float(terms["total"].detach()), gradients)
+        gradients = gradients_by_backward(terms["total"], list(names))
+    named = {names[parameter]: gradient.double() for parameter, gradient in gradients.items()}
+    return _Result(float(terms["total"].detach()), named)
 
 
 def _apart(one: _Result, other: _Result, share: float) -> Iterator[str]:

@@ -53,10 +53,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from functools import partial
-from itertools import chain
-from typing import Any
 
-from gradgate.checks.moved import in_words, moved
+from gradgate.checks.moved import in_words, plain_and_moved
 from gradgate.checks.order_lines import line_of_order
 from gradgate.checks.own_lines import Line, named
 from gradgate.checks.raised import calling, reports_raises
@@ -104,8 +102,7 @@ def _never_drawn(run: Run, stage: Stage, context: Context) -> list[str]:
         return []
     with calling("start()"):
         plain = stage.start(context.seed, device=context.device)
-    unmoved: tuple[dict[str, Any], Run] = {}, plain
-    for options, one in chain([unmoved], moved(stage, context)):
+    for options, one in plain_and_moved(plain, stage, context):
         told = in_words(options)
         with calling("sources()"):
             wanted = {tuple(source)[: one.max_length] for source in one.sources()}

@@ -72,7 +72,7 @@ class LossGradient:
         with seeded(seed), calling("losses()"):
             total, self._tape = record(self._total)
         self.loss = float(total.detach())
-        self.gradients = _backward(total, parameters)
+        self.gradients = gradients_by_backward(total, parameters)
         self.precision = max(torch.finfo(dtype).eps for dtype in self._tape.dtypes | {total.dtype})
         coarse = total.dtype != torch.float64  # a float32 loss in a float64 run: its values are far apart
         self._roundoff = abs(self.loss) * torch.finfo(total.dtype).eps / 2 if coarse else 0.0
@@ -137,7 +137,7 @@ def plain_gradients(run: Run, batch: Batch, parameters: Sequence[nn.Parameter]) 
     """The gradient of `losses(batch)["total"]`, by backward; zeros where it does not reach."""
     with calling("losses()"):
         total = total_loss(run, batch)
-    return _backward(total, parameters)
+    return gradients_by_backward(total, parameters)
 
 
 def plain_loss(run: Run, batch: Batch, seed: int) -> float:
@@ -179,7 +179,8 @@ def _noise(parameter: nn.Parameter, generator: torch.Generator) -> Tensor:
     return noise.to(parameter.device, parameter.dtype)
 
 
-def _backward(total: Tensor, parameters: Sequence[nn.Parameter]) -> dict[nn.Parameter, Tensor]:
+def gradients_by_backward(total: Tensor, parameters: Sequence[nn.Parameter]) -> dict[nn.Parameter, Tensor]:
+    """The gradient that a loss's backward leaves in each parameter, 0 where it leaves none; none stays in it."""
     for parameter in parameters:
         parameter.grad = None
     with calling('losses()["total"].backward()'):

@@ -24,6 +24,12 @@ def moved(stage: Stage, context: Context) -> Iterator[tuple[dict[str, Any], Run]
             yield {key: value}, run
 
 
+def plain_and_moved(run: Run, stage: Stage, context: Context) -> Iterator[tuple[dict[str, Any], Run]]:
+    """A run as it is, without an option, and then those of `moved`."""
+    yield {}, run
+    yield from moved(stage, context)
+
+
 def moves(stage: Stage, words: Sequence[str]) -> Iterator[Mapping[str, Any]]:
     """No option moved, then each value of each option that has one of these words in its name."""
     yield {}

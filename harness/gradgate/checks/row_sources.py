@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from operator import not_
 
 from gradgate.checks.oracle_steps import Step
 from gradgate.checks.raised import calling
@@ -106,7 +108,9 @@ def of_ends(run: Run, drawn: Sequence[Batch], again: Again, make: Callable[..., 
 
 def of_sources(run: Run, drawn: Sequence[Batch], again: Again, make: Callable[..., Finding]) -> Outcome:
     """Rows, or documents, that are no row of the data; arguments as for `of_ends`, of a run with `sources`."""
-    lost = [list(_strays(run, batch)) for batch in drawn]
+    with calling("sources()"):
+        look = partial(_strays, sources=list(run.sources()))
+    lost = [look(run, batch) for batch in drawn]
     found = [stray for strays in lost for stray in strays]
     number, allowed = {"rows_not_in_data": len(found)}, {"rows_not_in_data": 0}
     if not found:
@@ -115,7 +119,7 @@ def of_sources(run: Run, drawn: Sequence[Batch], again: Again, make: Callable[..
     place = line_of_row(again, {stray.tokens: stray.source for stray in found}, len(drawn))
     finding = make(
         message=f"{len(found)} rows or documents of {len(drawn)} batches are no row of the data{cut}; allowed: 0",
-        culprit=place or line_of_places(again, _strays_in, lambda strays: not strays, _whole(run, drawn, lost)),
+        culprit=place or line_of_places(again, look, not_, _whole(run, drawn, lost)),
         fix="tokenise the whole text, with what belongs in front and behind, and cut it once, at the longest length",
         count=len(found),
         detail={"row": found[0].row, "position": found[0].at},
@@ -133,16 +137,10 @@ def _without_end(run: Run, batch: Batch) -> Iterator[tuple[int, int, Row]]:
             yield b, document[-1], row
 
 
-def _strays_in(run: Run, batch: Batch) -> list[Stray]:
-    return list(_strays(run, batch))
-
-
-def _strays(run: Run, batch: Batch) -> Iterator[Stray]:
-    with calling("sources()"):
-        sources = list(run.sources())
+def _strays(run: Run, batch: Batch, sources: Sequence[Sequence[int]]) -> list[Stray]:
     with calling("tokens()"):
         tokens = run.tokens(batch)
-    yield from strays(rows_of(tokens), sources, run.max_length)
+    return list(strays(rows_of(tokens), sources, run.max_length))
 
 
 def _whole(run: Run, drawn: Sequence[Batch], lost: Sequence[Sequence[Stray]]) -> dict[int, list[Step]]:

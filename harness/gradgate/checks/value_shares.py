@@ -29,12 +29,17 @@ class ValueShares:
     shared_BS: Tensor
 
     @property
+    def kept(self) -> Tensor:
+        """Bool[B, S]: real tokens with a share."""
+        return self.valid_BS & self.shared_BS
+
+    @property
     def dropped(self) -> Tensor:
         """Bool[B, S]: real tokens without a share, behind the first of their row that has one.
 
         What is in front of it is taken for a prompt, and a row without any for one that trains no value.
         """
-        begun_BS = (self.shared_BS & self.valid_BS).cumsum(1) > 0
+        begun_BS = self.kept.cumsum(1) > 0
         return self.valid_BS & begun_BS & ~self.shared_BS
 
 
