@@ -14,8 +14,10 @@ The same rows weigh differently, depending on which longer row they happen to sh
 In float64, one batch as it is and with 1 and with 5 more positions of padding (`Run.pad`). Statistic: the distance of
 each loss term, and of its gradient, from those of the batch as it is.
 
-The same for the metrics of one whole step, of fresh runs, that are no whole numbers; allowed: 1e-6 of each. A metric
-that two runs on the batch as it is give otherwise is left out, and all are where the step draws random numbers.
+The same for one whole step of fresh runs: for its metrics that are no whole numbers, for counts of tokens or labels
+among them by name, and for the numbers that the trainer keeps beside parameters and optimizers (running means, buffers,
+counts of tokens); allowed: 1e-6 of each. What two runs on the batch as it is give otherwise is left out, and all is
+where the step draws random numbers other than dropout.
 
 Tolerance, derived: reordering a sum of n terms, or computing it in other blocks, is a change of each term by at most n
 u of itself (u = 2**-53). The condition is measured: the noise is the largest change of the quantity under 3 random
@@ -54,24 +56,32 @@ Fault LW-19 of the fault catalogue.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from gradgate.checks.invariance import Probe
-from gradgate.checks.measures import fractional
+from gradgate.checks.measures import finite
 from gradgate.checks.raised import calling, reports_raises
+from gradgate.checks.randomness import seeded
+from gradgate.checks.run_parts import parts_of
+from gradgate.checks.without_dropout import without_dropout
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.generators import are_same, states
-from gradgate.subjects.contract import Context, Stage, Subject
+from gradgate.subjects.contract import Context, Run, Stage, Subject
 
 CODE, NAME = "GG406", "padding-invariance"
 NEEDS: tuple[str, ...] = ("losses", "pad")
 PER_STAGE = True
 COUNTS = (1, 5)
 OF_METRICS = 1e-6
+COUNTED = re.compile(r"tok(en)?s?(?![a-z])|labels?(?![a-z])")
+OF_COLUMNS = re.compile(r"pad|width|len|max|total_pos|capacity|slot")
 
 
 @reports_raises(CODE, NAME)
@@ -84,7 +94,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     worst = probe.furthest(batch, padded)
     measured, allowed = {"distance": worst.measured}, {"distance": worst.allowed}
     if not worst.is_beyond:
-        share, told = _metrics(stage, context)
+        share, told = _whole_step(stage, context)
         measured, allowed = {**measured, "metrics_ratio": share}, {**allowed, "metrics_ratio": OF_METRICS}
         return Outcome((told,) if told else (), measured, allowed)
     if probe.draws_beyond_dropout:
@@ -101,34 +111,82 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     return Outcome((finding,), measured, allowed)
 
 
-def _metrics(stage: Stage, context: Context) -> tuple[float, Finding | None]:
-    """How far the metrics of a step are from those of a step on the same rows with more padding."""
+def _whole_step(stage: Stage, context: Context) -> tuple[float, Finding | None]:
+    """How far what a step reports and keeps is from that of a step on the same rows with more padding."""
     plain, again, padded = (_step(stage, context, count) for count in (0, 0, COUNTS[-1]))
     if plain is None or again is None or padded is None:
         return 0.0, None
-    names = [name for name in plain if plain[name] == again.get(name) and name in padded]
-    share, name = max(
-        ((abs(padded[name] - plain[name]) / max(abs(plain[name]), OF_METRICS), name) for name in names),
-        default=(0.0, ""),
-    )
+    names = [
+        name
+        for name, value in plain.items()
+        if _is_same(value, again.get(name)) and _is_like(value, padded.get(name)) and _is_measured(name, value, padded)
+    ]
+    share, name = max(((_apart(plain[name], padded[name]), name) for name in names), default=(0.0, ""))
     if share <= OF_METRICS:
         return share, None
-    message = (
-        f"the metric {name} is {plain[name]:.9g}, and {padded[name]:.9g} where the batch has {COUNTS[-1]} more "
-        f"positions of padding; allowed: {OF_METRICS:g} of it"
+    ours, theirs = (
+        value.flatten()[(plain[name] - padded[name]).abs().argmax()] for value in (plain[name], padded[name])
     )
-    return share, Finding(CODE, NAME, message, fix="count and sum over real tokens in what is reported, too")
+    message = (
+        f"{name} is {ours:.9g}, and {theirs:.9g} where the batch has {COUNTS[-1]} more positions of padding; "
+        f"allowed: {OF_METRICS:g} of it"
+    )
+    fix = "count and sum over real tokens in what is reported and kept, too"
+    return share, Finding(CODE, NAME, message, fix=fix, detail={"quantity": name})
 
 
-def _step(stage: Stage, context: Context, count: int) -> dict[str, float] | None:
-    """The metrics of a fresh run's first step, but for whole numbers; None where it draws random numbers."""
+def _apart(one: Tensor, other: Tensor) -> float:
+    """The largest difference as a share of the largest number."""
+    size = max(float(one.abs().max()), OF_METRICS)
+    return float((one - other).abs().max()) / size
+
+
+def _is_same(one: Tensor, other: Tensor | None) -> bool:
+    return other is not None and torch.equal(one, other)
+
+
+def _is_like(one: Tensor, other: Tensor | None) -> bool:
+    return other is not None and one.shape == other.shape and bool(other.isfinite().all())
+
+
+def _is_measured(name: str, value: Tensor, padded: Mapping[str, Tensor]) -> bool:
+    """Whether it was measured, or is a count of tokens: a count of columns may grow."""
+    return _is_count(name) or bool((value != value.round()).any() | (padded[name] != padded[name].round()).any())
+
+
+def _step(stage: Stage, context: Context, count: int) -> dict[str, Tensor] | None:
+    """What a fresh run's first step reports, and the numbers that it changed; None where it draws random numbers."""
     with calling("start()"):
         run = stage.start(context.seed, dtype=torch.float64, device=context.device)
     batch = next(iter(run.batches()))
     batch = run.pad(batch, count) if count else batch
-    before = states()
-    with calling("step()"):
-        metrics: Mapping[str, Any] = run.step(batch) or {}
-    if not are_same(before, states()):
-        return None
-    return fractional(metrics)
+    kept = dict(_kept(run))
+    with seeded(context.seed), without_dropout():
+        before = states()
+        with calling("step()"):
+            metrics = dict(run.step(batch) or {})
+        if not are_same(before, states()):
+            return None
+    changed = {name: value for name, value in _kept(run) if not _is_same(value, kept.get(name))}
+    reported = {
+        f"the metric {name}": torch.tensor([value], dtype=torch.float64) for name, value in finite(metrics).items()
+    }
+    return reported | {f"`{name}`, behind one step,": value for name, value in changed.items()}
+
+
+def _is_count(name: str) -> bool:
+    """Whether a whole number is by its name one of tokens or labels."""
+    return COUNTED.search(name.lower()) is not None and not OF_COLUMNS.search(name.lower())
+
+
+def _kept(run: Run) -> Iterator[tuple[str, Tensor]]:
+    """Numbers that a run keeps beside its parameters and optimizers, by name: floats, and counts of tokens."""
+    for name, part in parts_of(run).items():
+        value: Any = part.value
+        if isinstance(part.owner, Optimizer) or isinstance(value, nn.Parameter | bool):
+            continue
+        if isinstance(value, float) or (isinstance(value, int) and _is_count(name.rpartition(".")[2])):
+            value = torch.tensor([value], dtype=torch.float64)
+        is_number = isinstance(value, Tensor) and value.is_floating_point() and value.numel() > 0
+        if is_number and not value.requires_grad and bool(value.isfinite().all()):
+            yield name, value.detach().clone().double()

@@ -245,6 +245,46 @@ def test_gg406_finds_a_metric_that_counts_padding(padded: bool, found: int) -> N
     assert all(message.startswith("the metric filled is 0.") for message in messages)
 
 
-def test_gg406_does_not_judge_metrics_of_a_step_that_draws() -> None:
-    """The stage of tokens has dropout: what a step reports is of other masks where there is more padding."""
-    assert run_check("GG406", CLEAN, stage_of(CLEAN, "tokens")).measured["metrics_ratio"] == 0.0
+def test_gg406_compares_steps_with_dropout() -> None:
+    """Dropout keeps everything while it looks, so that masks of another shape do not hide a metric of padding."""
+
+    class Dropping(MiniRun):
+        def step(self, batch: MiniBatch) -> Any:
+            dropped_BS = F.dropout(torch.ones(batch.valid_BS.shape))
+            return {**super().step(batch), "filled": float((dropped_BS * batch.valid_BS).mean())}
+
+    assert ["the metric filled" in message for message in errors(run_check("GG406", *with_run(Dropping)))] == [True]
+
+
+@pytest.mark.parametrize(
+    ("name", "padded", "found"),
+    [("tokens", True, 1), ("num_tokens", True, 1), ("tokens", False, 0), ("padded_tokens", True, 0), ("rows", True, 0)],
+)
+def test_gg406_holds_counts_of_tokens_among_the_metrics(name: str, padded: bool, found: int) -> None:
+    """A whole number under a name of tokens; what says that it counts padding may."""
+
+    class Counting(MiniRun):
+        def step(self, batch: MiniBatch) -> Any:
+            return {**super().step(batch), name: batch.valid_BS.numel() if padded else int(batch.valid_BS.sum())}
+
+    outcome = run_check("GG406", *with_run(Counting))
+
+    assert len(outcome.findings) == found
+    assert all(f"the metric {name} is 64, and 104" in message for message in errors(outcome))
+
+
+@pytest.mark.parametrize(("padded", "found"), [(True, 1), (False, 0)])
+def test_gg406_finds_a_kept_statistic_of_padding(padded: bool, found: int) -> None:
+    """A running mean that no loss reads yet, and no metric tells, is a number that the run keeps; dropout or none."""
+
+    class Averaging(MiniRun):
+        mean = 0.0
+
+        def step(self, batch: MiniBatch) -> Any:
+            size_BS = F.dropout(torch.ones(batch.valid_BS.shape)) * batch.token_BS
+            self.mean = float(size_BS.mean() if padded else size_BS.sum() / batch.valid_BS.sum())
+            return super().step(batch)
+
+    outcome = run_check("GG406", *with_run(Averaging))
+
+    assert [message.partition(" is ")[0] for message in errors(outcome)] == ["`mean`, behind one step,"] * found
