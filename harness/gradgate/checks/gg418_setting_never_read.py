@@ -14,12 +14,13 @@ nobody has to list them.
 
 ## How it decides
 
-By reading the files of `Subject.source`, or those of the modules that the adapter imports. Declared are: the
-arguments of `add_argument`; the annotated fields of classes that are called `...Config`, `...Args`, `...Settings`,
-`...Recipe` and the like; arguments with a default of functions that override nothing of a foreign class; keys of YAML
-files in the source's folder that stand beside keys which are read. Read is a name that stands anywhere as an attribute
-that is loaded, or as a string; where settings are passed on as a whole (`**vars(args)`, `asdict`), as an argument of a
-function as well. Statistic: declared settings that are not read; allowed: 0.
+By reading the files of `Subject.source`, or those of the modules that the adapter imports. Declared are: the arguments
+of `add_argument`; the annotated fields of classes that are called `...Config`, `...Args`, `...Settings`, `...Recipe`
+and the like; arguments with a default of functions that override nothing of a foreign class; keys of YAML files in the
+source's folder that stand beside keys which are read. Read is a name that stands anywhere as an attribute that is
+loaded, or as a string; not `self.patience` in a class that keeps its own argument `patience` there, since whoever makes
+one has to read the setting first; where settings are passed on as a whole (`**vars(args)`, `asdict`), as an argument of
+a function as well. Statistic: declared settings that are not read; allowed: 0.
 
 False-alarm rate: 0 on the bundled trainer and on the documented ones. A setting that only a library reads, off an
 object that is handed to it whole, is one.
@@ -95,12 +96,14 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     files = files_of(subject)
     if not files:
         return Outcome(not_applicable=NONE)
-    read = _read(files)
+    own = list(_own_reads(files))
+    read = _read(files, own)
+    kept = read | {node.attr for node in own}
     settings = [setting for file in files for setting in _declared(file)]
     unread = [setting for setting in settings if setting.name not in read]
     findings = [
         *(_finding(setting) for setting in unread),
-        *(finding for file in files for finding in _of_functions(file, read)),
+        *(finding for file in files for finding in _of_functions(file, kept)),
         *(_finding(setting) for setting in _of_yaml(subject, read)),
         *(finding for finding in _asked_in_vain(subject, files, {setting.name for setting in settings})),
     ]
@@ -108,11 +111,13 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     return Outcome(tuple(findings), measured, {"settings_never_read": 0})
 
 
-def _read(files: tuple[File, ...]) -> set[str]:
-    """Every name that stands somewhere as a loaded attribute or a string, its declaration left out."""
+def _read(files: tuple[File, ...], own: list[ast.Attribute]) -> set[str]:
+    """Every name that stands somewhere as a loaded attribute or a string, its declaration and `own` reads left out."""
     nodes = [node for file in files for node in ast.walk(file.tree)]
     declaring = {id(inner) for node in nodes if _is_argument(node) for inner in ast.walk(node)}
-    read = {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)}
+    left_out = {id(node) for node in own}
+    loaded = [node for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)]
+    read = {node.attr for node in loaded if id(node) not in left_out}
     read |= {
         part
         for node in nodes
@@ -122,11 +127,57 @@ def _read(files: tuple[File, ...]) -> set[str]:
     patterns = [pattern for node in nodes for pattern in _made_up(node)]
     names = {setting.name for file in files for setting in _declared(file)} if patterns else set()
     read |= {name for name in names if any(pattern.fullmatch(name) for pattern in patterns)}
-    if any(name in read or any(isinstance(node, ast.Name) and node.id == name for node in nodes) for name in WHOLE):
+    whole = any(name in read or any(isinstance(node, ast.Name) and node.id == name for node in nodes) for name in WHOLE)
+    if whole and any(_unpacks(node) for node in nodes):
         read |= {node.arg for node in nodes if isinstance(node, ast.arg)}
     if any(_is_handed_out(node, nodes) for node in nodes):
         read |= {setting.name for file in files for setting in _declared(file)}
     return read
+
+
+def _own_reads(files: tuple[File, ...]) -> Iterator[ast.Attribute]:
+    """`self.patience` in a class that keeps an argument `patience` there: whoever makes one has to read the setting.
+
+    Not where one may be made of settings as a whole (`**`).
+    """
+    nodes = [node for file in files for node in ast.walk(file.tree)]
+    known = {node.name for node in nodes if isinstance(node, Function | ast.ClassDef)}
+    made_whole = {_called(node, known) for node in nodes if isinstance(node, ast.Call) and _unpacks(node)}
+    for owner in nodes:
+        if isinstance(owner, ast.ClassDef) and not made_whole & {owner.name, ""}:
+            kept = {name for method in owner.body if isinstance(method, Function) for name in _kept_as_named(method)}
+            for node in ast.walk(owner):
+                if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load) and node.attr in kept:
+                    yield from [node] if dotted(node.value) == "self" else ()
+
+
+def _kept_as_named(function: Function) -> Iterator[str]:
+    """The arguments that a method keeps under their own names."""
+    arguments = {argument.arg for argument in ast.walk(function.args) if isinstance(argument, ast.arg)}
+    for node in ast.walk(function):
+        if isinstance(node, ast.Assign):
+            yield from (name for name in arguments if _pairs(node, f"self.{name}", name))
+
+
+def _pairs(node: ast.Assign, target: str, value: str) -> bool:
+    """Whether an assignment, of several names at once or one, gives this name this value."""
+    for one in node.targets:
+        several = isinstance(one, ast.Tuple) and isinstance(node.value, ast.Tuple)
+        pairs = zip(one.elts, node.value.elts, strict=False) if several else [(one, node.value)]  # type: ignore[attr-defined]
+        if any(dotted(left) == target and dotted(right) == value for left, right in pairs):
+            return True
+    return False
+
+
+def _unpacks(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and any(keyword.arg is None for keyword in node.keywords)
+
+
+def _called(call: ast.Call, known: set[str]) -> str:
+    """The last name of what a call calls; empty where it may be any class: `TABLE[name](...)`, `cls(...)`."""
+    name = dotted(call.func).rpartition(".")[2]
+    variable = isinstance(call.func, ast.Name) and name not in known and name[:1].islower()
+    return "" if variable or name in ("cls", "instantiate") else name
 
 
 def _made_up(node: ast.AST) -> Iterator[re.Pattern[str]]:

@@ -78,6 +78,49 @@ def test_a_key_of_yaml_beside_keys_that_are_read_is_named(tmp_path: Path) -> Non
     ]
 
 
+STOPPING = """
+from dataclasses import dataclass
+import torch
+
+@dataclass
+class StopConfig:
+    patience: int = 3
+    min_delta: float = 0.0
+
+class Stop:
+    def __init__(self, patience, min_delta=0.0):
+        self.patience, self.min_delta = patience, min_delta
+        self.best, self.bad = float("inf"), 0
+
+    def update(self, score):
+        self.bad = 0 if score < self.best - self.min_delta else self.bad + 1
+        self.best = min(self.best, score)
+        return self.bad >= self.patience
+
+def train(cfg, scores):
+    stop = MADE
+    return [stop.update(score) for score in scores]
+"""
+
+
+@pytest.mark.parametrize(
+    ("made", "unread"),
+    [
+        ("Stop(cfg.patience, cfg.min_delta)", []),
+        ("Stop(**vars(cfg))", []),
+        ("{'stop': Stop}['stop'](**cfg)", []),
+        ("Stop(cfg.patience)", ["min_delta"]),
+        ("Stop(3)", ["patience", "min_delta"]),
+    ],
+)
+def test_what_a_class_keeps_of_its_own_arguments_is_no_read_of_the_setting(
+    made: str, unread: list[str], tmp_path: Path
+) -> None:
+    """Whoever makes one has to read it, or hand it the settings as a whole."""
+    outcome = run_check("GG418", reading(tmp_path, STOPPING.replace("MADE", made)), None)
+    assert [finding.detail["setting"] for finding in outcome.findings] == unread
+
+
 def test_without_a_source_the_modules_that_the_adapter_imports_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
