@@ -19,9 +19,10 @@ its end and no error of this code was seen, the check is inconclusive: GG100 say
 The recorder follows values that lost their history by their storage. An error: a parameter that is handed over or
 updated gets no gradient, or exactly zero behind round, floor or sign, because of it; or the loss has no graph. A
 warning: a value that passed `torch.tensor` or `autograd.grad` meets the loss while the parameter still gets some
-gradient. A note: `detach` and `no_grad` before a parameter that nothing updates. A module in eval mode of which no
-optimizer holds a part is taken for frozen. False-alarm rate: 0 for the loss without a graph and for exact zeros; for
-the rest, a cut must meet the graph again behind the parameter's first use.
+gradient. A note: `detach` and `no_grad` before a parameter that nothing updates. A module of which no optimizer holds a
+part is taken for frozen in eval mode, and where `Stage.edges` are declared and none names it. False-alarm rate: 0 for
+the loss without a graph and for exact zeros; for the rest, a cut must meet the graph again behind the parameter's first
+use.
 
 ## Example
 

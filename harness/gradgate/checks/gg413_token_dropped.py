@@ -37,8 +37,8 @@ its value, the module's output at its position, has a gradient; all values are m
 its return has none. Real tokens behind the first of their row with a share
 must have one too; those in front of it are taken for a prompt. Statistic: real tokens without a share; allowed: 0.
 
-The same for runs with a key of `Stage.options` moved, where that makes other batches: rows that are packed, cut
-elsewhere, or trained on in part.
+The same for runs with a key of `Stage.options` moved, where that makes other batches (rows that are packed or cut
+elsewhere) or where `Run.supervised` says otherwise of the same.
 
 Rows or documents of which no token has a share, where the run does not say that any is supervised, are a warning.
 
@@ -172,7 +172,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     outcomes = [] if hints else [_of_tokens(run, drawn, again)]
     outcomes += [of_ends(run, drawn, again, _make)] if ends else []
     if not hints and not outcomes[0].findings:
-        outcomes += _with_options(subject, stage, context, drawn)
+        outcomes += _with_options(subject, stage, context, run, drawn)
     outcomes += [] if value else [_of_values(run, drawn, (stage.edges or {})[TERM], again)]
     return _together(outcomes)
 
@@ -182,16 +182,29 @@ def _again(subject: Subject, stage: Stage, context: Context, options: Mapping[st
     return Again(start, subject.source, context.seed)
 
 
-def _with_options(subject: Subject, stage: Stage, context: Context, drawn: Sequence[Batch]) -> Iterator[Outcome]:
-    """The same where a key of the configuration is moved and makes other batches; numbers stay those of the first."""
+def _with_options(
+    subject: Subject, stage: Stage, context: Context, plain: Run, drawn: Sequence[Batch]
+) -> Iterator[Outcome]:
+    """The same where a key of the configuration is moved and makes other batches, or supervises other tokens of them.
+
+    Numbers stay those of the first.
+    """
     for options, run in moved(stage, context):
         told = in_words(options)
         with suppress(SubjectRaisedError):  # with a key moved it is GG414's
             with calling(f"drawing batches{told}"):
                 other = list(islice(run.batches(), BATCHES))
-            if trees.first_difference(drawn, other) is not None:
+            if trees.first_difference(drawn, other) is not None or not _supervise_alike(plain, run, drawn):
                 found = _of_tokens(run, other, _again(subject, stage, context, options)).findings
                 yield Outcome(tuple(replace(each, message=f"{each.message}{told}") for each in found))
+
+
+def _supervise_alike(one: Run, other: Run, drawn: Sequence[Batch]) -> bool:
+    """Whether two runs say the same of which tokens are to be trained on."""
+    if "supervised" not in declared(one):
+        return True
+    with calling("supervised()"):
+        return all(torch.equal(one.supervised(batch), other.supervised(batch)) for batch in drawn)
 
 
 def _together(outcomes: Sequence[Outcome]) -> Outcome:

@@ -128,7 +128,7 @@ def _record(subject: Subject, stage: Stage, context: Context) -> Recording:
     with calling("start()"):
         run = stage.start(context.seed, device=context.device)
     raised, metrics = "", []
-    block = watch(*_trained(run), *run.optimizers)
+    block = watch(*_trained(run, stage), *run.optimizers)
     try:
         with calling("a recorded step"), block:
             for batch in islice(run.batches(), STEPS):
@@ -179,7 +179,16 @@ def _outputs(functions: Functions, case: Case) -> Iterator[Callable[[], Tensor]]
         yield lambda: value_loss(case.value_BS, case.reward_BS, case.valid_BS)
 
 
-def _trained(run: Run) -> list[nn.Module]:
-    """Modules that are expected to train; in eval mode, and held by no optimizer, one is taken for frozen."""
+def _trained(run: Run, stage: Stage) -> list[nn.Module]:
+    """Modules that are expected to train.
+
+    One of which no optimizer holds a part is taken for frozen where it is in eval mode, or where edges are declared and
+    none names it.
+    """
     held = {parameter for optimizer in run.optimizers for parameter in parameters_of(optimizer)}
-    return [module for module in run.modules.values() if module.training or held.intersection(module.parameters())]
+    named = {name for modules in (stage.edges or {}).values() for name in modules}
+    return [
+        module
+        for name, module in run.modules.items()
+        if (module.training and (name in named or not stage.edges)) or held.intersection(module.parameters())
+    ]

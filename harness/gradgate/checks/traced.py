@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType, FrameType
@@ -20,9 +20,12 @@ from torch.overrides import TorchFunctionMode
 
 from gradgate.core.finding import Location
 from gradgate.core.origin import at_line, is_trainers_code
+from gradgate.subjects.contract import Run
 
 # They turn Python's numbers into tensors: what is wrong with those was made where no operation is seen.
 _FROM_PYTHON = frozenset({"tensor", "as_tensor", "from_numpy", "asarray"})
+# Of a run: what they give is what the trainer is held to, and none of its faults.
+_DESCRIBING = frozenset({"tokens", "valid", "supervised"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,11 +168,16 @@ class Traced(TorchFunctionMode):
             return result
         return _replaced(site.name, result, args, instead.item, other)
 
-    def _frames(self, frame: FrameType | None) -> Iterator[FrameType]:
+    def _frames(self, frame: FrameType | None) -> list[FrameType]:
+        """The trainer's own frames, innermost first; none where an adapter says what a batch is."""
+        own = []
         while frame is not None and frame is not self._base:
             if is_trainers_code(frame.f_code.co_filename, self._source):
-                yield frame
+                own.append(frame)
+            if frame.f_code.co_name in _DESCRIBING and isinstance(frame.f_locals.get("self"), Run):
+                return []
             frame = frame.f_back
+        return own
 
 
 def _by_place(args: Any, kwargs: Any) -> dict[int | str, Any]:

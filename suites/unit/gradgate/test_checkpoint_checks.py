@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,20 @@ def test_gg605_leaves_out_files_that_a_load_does_not_read() -> None:
     outcome = run_check("GG605", Subject("logging", [Stage("value", start, objective="value")]))
 
     assert (outcome.findings, outcome.measured["files"]) == ((), 1)
+
+
+def test_gg605_leaves_out_what_a_run_reads_where_it_starts() -> None:
+    """A corpus of the trainer's own is no checkpoint."""
+
+    class Reading(SavingRun):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            pickle.loads(pickle.dumps("the rows"))  # noqa: S301 - its own
+
+    def start(seed: int, **options: Any) -> Reading:
+        return Reading(seed, options.get("dtype", mini_trainer.torch.float32), options["device"], {})
+
+    assert errors(run_check("GG605", Subject("reading", [Stage("value", start, objective="value")]))) == []
 
 
 def test_gg604_does_not_apply_when_nothing_grows_beyond_a_limit() -> None:

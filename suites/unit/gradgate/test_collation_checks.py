@@ -16,6 +16,7 @@ from fixtures.collation_faults import (
     END,
     MASK_FAULTS,
     PLACE_FAULTS,
+    PROMPT,
     collated,
     cut,
     masked,
@@ -158,6 +159,19 @@ def test_rows_are_held_against_the_data_with_keys_moved_too() -> None:
     messages = errors(run_check("GG413", subject, stage))
 
     assert messages and all(message.endswith(" with max_length = 'short'") for message in messages)
+
+
+@pytest.mark.parametrize(("follows", "found"), [(True, 0), (False, 1)])
+def test_tokens_that_a_moved_key_supervises_are_held_too(follows: bool, found: int) -> None:
+    """The batches are the same; what is to be trained on is not."""
+
+    def start(seed: int, *, options: Any = None, **given: Any) -> Any:
+        said = options["train_on"] if options else PROMPT
+        return masked(trains_from=said if follows else PROMPT, supervises_from=said).stages[0].start(seed, **given)
+
+    stage = replace(masked().stages[0], start=start, options={"train_on": (PROMPT, 1)})
+
+    assert len(errors(run_check("GG413", Subject("moved", [stage]), stage))) == found
 
 
 @pytest.mark.parametrize(("key", "told"), [("long", ""), ("short", " with key = 'short'")])

@@ -259,22 +259,26 @@ def test_check_does_not_apply_where_no_backward_runs() -> None:
     assert "no backward was seen" in run_check("GG103", *with_run(ByHand)).not_applicable
 
 
-def test_check_takes_a_module_in_eval_mode_that_nothing_holds_for_frozen() -> None:
-    """A reference model whose score enters as a number is no cut, though its parameters require grad."""
+@pytest.mark.parametrize(
+    ("training", "edges", "found"), [(False, None, 0), (True, {"value_loss": ("value_head",)}, 0), (True, None, 1)]
+)
+def test_check_takes_a_module_that_nothing_holds_for_frozen(training: bool, edges: Any, found: int) -> None:
+    """A reference model whose score enters as a number is no cut, though its parameters require grad: in eval mode, or
+    where no declared edge trains it."""
 
     class WithReference(MiniRun):
         def __init__(self, seed: int, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> None:
             super().__init__("value", mini_trainer.Parts(backward=self.scored), seed, dtype, device)
-            self.modules = {**self.modules, "reference": nn.Linear(3, 1).to(dtype).eval()}
+            self.modules = {**self.modules, "reference": nn.Linear(3, 1).to(dtype).train(training)}
 
         @staticmethod
         def scored(run: MiniRun, terms: Any) -> None:
             score = run.modules["reference"](torch.ones(1, 3)).sum().item()
             (terms["total"] * (1 + score**2)).backward()
 
-    subject, stage = with_run(WithReference)
+    stage = Stage("own", WithReference, edges=edges)
 
-    assert errors(run_check("GG202", subject, stage)) == []
+    assert len(run_check("GG202", Subject("own", [stage]), stage).findings) == found
 
 
 # --- the guilty line in other checks ----------------------------------------------------------------------------------
