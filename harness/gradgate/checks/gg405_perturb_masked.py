@@ -16,6 +16,10 @@ In float64, on one batch that has padding (else one that `Run.pad` padded by 3):
 times a normal draw, the tokens (where the run has `tokens`) to other real tokens. Masks, labels and other integers are
 left alone. Statistic: the distance of each loss term, and of its gradient, from those of the batch as it is.
 
+Where a run has `value_targets`, targets at real tokens are held against those that other values at padding give, to
+1e-9 of the largest: with the masks of the run's batches, and of those with a key of `Stage.options` moved that is
+called after padding; as the run is, and with each key moved that is called after targets, returns or rewards.
+
 Where a run offers a strategy of batches (`Run.strategy`), the same is asked of 16, 48 or 240 drawn batches, by the
 profile: with padding on the left, gaps, packed rows, as far as the strategy has them. The smallest that fails stands in
 the finding.
@@ -58,11 +62,13 @@ Faults LW-08, LW-22, MB-10 and MB-26 of the fault catalogue.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,6 +77,7 @@ from gradgate.checks import batches
 from gradgate.checks.drawing import Fault, as_finding, can_draw, smallest
 from gradgate.checks.invariance import Distance, Probe
 from gradgate.checks.leaks import leak
+from gradgate.checks.moved import as_given, in_words, moves
 from gradgate.checks.raised import SubjectRaisedError, calling, reports_raises
 from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Outcome
@@ -84,6 +91,9 @@ BATCHES = 4  # of which the first with padding is taken
 PADDING = 3
 LARGE = 100.0
 SHARE = 0.4  # of the tries of checks that compute each drawn batch once
+OF_VALUES = 1e-9
+OF_PADDING = ("pad",)
+OF_TARGETS = ("target", "return", "reward", "place", "gamma", "lam", "td", "gae", "bootstrap", "discount")
 NONE = Distance("", 0.0, 0.0, 0.0)
 FIX = "mask what enters the sum, and take neighbours from real tokens alone"
 
@@ -93,13 +103,14 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     """Change what is masked, one tensor at a time, and compare."""
     probe = Probe(stage, context)
     generator = torch.Generator().manual_seed(context.seed)
-    batch = _with_padding(probe)
+    batch = _padded(probe.run)
     changed = [] if batch is None else list(_changed(probe.run, batch, generator))
     found = [(name, probe.furthest(batch, [other])) for name, other in changed]
     beyond = [(name, distance) for name, distance in found if distance.is_beyond]
     line = _line(probe, batch, changed, beyond, subject.source, context) if beyond and batch is not None else None
     smaller, drawn = _drawn(probe, stage, context, subject.source)
-    if not found and not drawn:
+    smaller += _targets(stage, context, probe.run)
+    if not found and not drawn and not smaller:
         return Outcome(inconclusive=_nothing(batch))
     if (beyond or smaller) and probe.draws_beyond_dropout:
         return Outcome(inconclusive="the loss draws random numbers other than dropout, and its values differ")
@@ -107,6 +118,49 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     measured = {"distance": worst.measured, "tensors_changed": len(found)} | ({"batches_drawn": drawn} if drawn else {})
     findings = (*(replace(_finding(name, distance), culprit=line) for name, distance in beyond), *smaller)
     return Outcome(findings, measured, {"distance": worst.allowed})
+
+
+def _targets(stage: Stage, context: Context, plain: Run) -> list[Finding]:
+    """A finding for the first setting under which targets at real tokens read the values at padding."""
+    if "value_targets" not in declared(plain):
+        return []
+    masks = [_valid(run, batch).bool() for _, run in _moved(stage, context, OF_PADDING) if (batch := _padded(run))]
+    for options, run in _moved(stage, context, OF_TARGETS):
+        for valid_BS in masks:
+            with suppress(Exception):  # with a key moved it is GG414's, without one GG502's
+                apart, size = _targets_apart(run, valid_BS, context.seed)
+                allowed = OF_VALUES * max(1.0, size)
+                if not apart <= allowed:
+                    return [_of_targets(apart, allowed, in_words(options))]
+    return []
+
+
+def _moved(stage: Stage, context: Context, words: Sequence[str]) -> Iterator[tuple[Mapping[str, Any], Run]]:
+    """A run as it is, and one for each value of each key that has one of these words in its name."""
+    for options in moves(stage, words):
+        with suppress(Exception):  # as above
+            yield options, stage.start(context.seed, dtype=torch.float64, device=context.device, **as_given(options))
+
+
+def _targets_apart(run: Run, valid_BS: Tensor, seed: int) -> tuple[float, float]:
+    """How far targets at real tokens move where values at padding are others, and the largest of them."""
+    generator = torch.Generator().manual_seed(seed)
+    one_BS, other_BS = torch.randn((2, *valid_BS.shape), generator=generator, dtype=torch.float64).to(valid_BS.device)
+    reward_B = torch.ones(len(valid_BS), dtype=torch.float64, device=valid_BS.device)
+    values = one_BS, torch.where(valid_BS, one_BS, LARGE * other_BS)
+    ours, theirs = (run.value_targets(reward_B, value_BS, valid_BS)[valid_BS] for value_BS in values)
+    return float((ours - theirs).abs().max()), float(ours.abs().max())
+
+
+def _of_targets(apart: float, allowed: float, told: str) -> Finding:
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"value targets at real tokens change by {apart:.3g} where values at padding are other numbers{told}; "
+        f"allowed: {allowed:.1e}",
+        fix="read the next value from the next real token; behind the last one there is none",
+        detail={"distance": apart},
+    )
 
 
 def _line(
@@ -171,13 +225,13 @@ def _read_at_padding(probe: Probe, seed: int, batch: Batch) -> Fault | None:
     return None
 
 
-def _with_padding(probe: Probe) -> Batch | None:
-    """The first batch that has padding; where none has, one that is padded, if the run can."""
-    drawn = probe.batches(BATCHES)
-    found = next((batch for batch in drawn if not bool(_valid(probe.run, batch).all())), None)
-    if found is None and "pad" in declared(probe.run):
+def _padded(run: Run) -> Batch | None:
+    """The first of a run's batches that has padding; where none has, one that is padded, if the run can."""
+    drawn = list(islice(run.batches(), BATCHES))
+    found = next((batch for batch in drawn if not bool(_valid(run, batch).all())), None)
+    if found is None and "pad" in declared(run):
         with calling("pad()"):
-            return probe.run.pad(drawn[0], PADDING)
+            return run.pad(drawn[0], PADDING)
     return found
 
 

@@ -19,6 +19,9 @@ the metrics that are not about time, and parameters, optimizer state and setting
 20 times from another seed, for keys that act late or on few batches. Statistic: pairs of values of one key that nothing
 tells apart in either run; allowed: 0.
 
+Where all values of a key give the same batches, parameters and states in both runs and other metrics, a warning names
+these metrics: a bound that is in the report and not in the formula.
+
 One value that the adapter does not list is tried beside them: 0 where all listed ones are other numbers, a misspelt
 name where they are names. The name must be refused. The 0 may be, and it may do something of its own; what it may not
 do is what a listed value does, unless numbers near 0 do that as well: a limit that nothing reaches.
@@ -114,12 +117,20 @@ class Observed:
 
     def is_like(self, other: Observed) -> bool:
         """Whether nothing tells the two apart."""
+        return self.trains_like(other) and trees.first_difference(self.metrics, other.metrics) is None
+
+    def trains_like(self, other: Observed) -> bool:
+        """Whether nothing but what they report tells the two apart."""
         return (
             self.state.keys() == other.state.keys()
             and first_difference(self.state, other.state) is None
             and trees.first_difference(self.batches, other.batches) is None
-            and trees.first_difference(self.metrics, other.metrics) is None
         )
+
+    def reported_otherwise(self, other: Observed) -> list[str]:
+        """The metrics that tell the two apart."""
+        pairs = [(one, two) for one, two in zip(self.metrics, other.metrics, strict=True) if one.keys() == two.keys()]
+        return sorted({name for one, two in pairs for name in one if trees.first_difference(one[name], two[name])})
 
 
 def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
@@ -129,7 +140,8 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     if first is not None and first.detail.get("key") in options:
         options = {first.detail["key"]: options[first.detail["key"]]}
     at_start = GlobalState.now()
-    findings = []
+    findings: list[Finding] = []
+    reported: list[Finding] = []
     pairs = 0
     for key, values in options.items():
         if len(values) < 2:
@@ -147,11 +159,33 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
             if ours.is_like(theirs) and _stay_alike(stage, context, at_start, key, (one, other)):
                 alike = True
                 findings.append(_finding(key, f"{one!r} and {other!r} give the same {LONGER} steps, bit for bit"))
+        reported += [] if alike else _only_reported(stage, context, at_start, key, dict(zip(values, seen, strict=True)))
         for odd in () if alike else _unlisted(values):
             pairs += len(values)
             findings += _taken_for_another(stage, context, at_start, key, odd, dict(zip(values, seen, strict=True)))
     measured = {"pairs_alike": len(findings), "pairs": pairs, "keys": len(options)}
-    return Outcome(tuple(findings), measured, {"pairs_alike": 0})
+    return Outcome((*findings, *reported), measured, {"pairs_alike": 0})
+
+
+def _only_reported(
+    stage: Stage, context: Context, at_start: GlobalState, key: str, seen: Mapping[Any, Observed]
+) -> list[Finding]:
+    """A warning where all values of a key train alike, and metrics alone tell them apart."""
+    (first, ours), *others = seen.items()
+    names = sorted({name for _, theirs in others for name in ours.reported_otherwise(theirs)})
+    if not names or not all(ours.trains_like(theirs) for _, theirs in others):
+        return []
+    value = others[0][0]
+    try:
+        longer = [
+            _observe(stage, replace(context, seed=context.seed + 1), at_start, key, v, LONGER) for v in (first, value)
+        ]
+    except SubjectRaisedError:
+        return []
+    if not longer[0].trains_like(longer[1]):
+        return []
+    told = f"{first!r} and {value!r} give the same {LONGER} steps, bit for bit, but for what is reported"
+    return [replace(_finding(key, f"{told}: {', '.join(names)}"), severity="warning")]
 
 
 def _unlisted(values: Sequence[Any]) -> list[Any]:

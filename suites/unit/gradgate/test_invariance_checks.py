@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fixtures import mini_trainer
@@ -111,6 +111,26 @@ def test_gg405_pads_a_batch_that_has_no_padding() -> None:
 
     assert (outcome.findings, outcome.inconclusive) == ((), "")
     assert outcome.measured["tensors_changed"] == 1
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_gg405_holds_value_targets_with_keys_moved(masked: bool) -> None:
+    """One way of making targets may read behind the last token where the default does not."""
+
+    class Bootstrapping(MiniRun):
+        def __init__(self, seed: int, *, options: Any = None, dtype: torch.dtype = torch.float32, **_: Any) -> None:
+            super().__init__("value", Parts(), seed, dtype, "cpu")
+            self.one_step = bool(options)
+
+        def value_targets(self, reward_B: Tensor, value_BS: Tensor, valid_BS: Tensor) -> Tensor:
+            next_BS = F.pad(value_BS * (valid_BS if masked or not self.one_step else 1), (0, 1))[:, 1:]
+            return reward_B[:, None] + next_BS
+
+    stage = Stage("own", Bootstrapping, options={"target": ("td_lambda", "td0")})
+    messages = errors(run_check("GG405", Subject("own", [stage]), stage))
+
+    assert len(messages) == (not masked)
+    assert all("value targets" in message and "with target = 'td" in message for message in messages)
 
 
 def test_gg405_is_inconclusive_without_padding() -> None:

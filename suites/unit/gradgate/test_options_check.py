@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 from fixtures.check_runs import errors, red, run_check
+from fixtures.mini_trainer import MiniRun, Parts
 from fixtures.option_faults import OPTIONS, optioned
 from fixtures.pytest_fixtures import rest_at_night
 from gradgate.core.errors import SubjectError
@@ -111,3 +113,21 @@ def test_gg414_wants_two_values_of_a_key(values: Any) -> None:
 
     with pytest.raises(SubjectError, match="give two or more"):
         run_check("GG414", subject, subject.stages[0])
+
+
+@pytest.mark.parametrize(("bounds", "found"), [(False, 1), (True, 0)])
+def test_gg414_warns_of_a_key_that_only_moves_what_is_reported(bounds: bool, found: int) -> None:
+    """A bound whose share is reported and that no formula knows."""
+
+    def start(seed: int, *, options: Any = None, dtype: Any = torch.float32, device: str = "cpu") -> MiniRun:
+        bound = (options or {}).get("w_max", 5.0)
+        run = MiniRun("value", Parts(lr=0.01 / bound if bounds else 0.01), seed, dtype, device)
+        plain = run.step
+        run.step = lambda batch: {**plain(batch), "clamped": 1 / bound}  # type: ignore[method-assign]
+        return run
+
+    stage = Stage("value", start, options={"w_max": (5.0, 1.2)})
+    outcome = run_check("GG414", Subject("bounded", [stage]), stage)
+
+    assert [finding.severity for finding in outcome.findings] == ["warning"] * found
+    assert all("but for what is reported: clamped" in finding.message for finding in outcome.findings)
