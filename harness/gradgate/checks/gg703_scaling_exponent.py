@@ -18,6 +18,10 @@ the same at each doubling, has 0. Threshold: the declared exponent + 0.1. Counte
 for costs that are polynomials of the declared degree, or whose other terms are of lower order. The line is the one
 whose share exceeds the declared growth most.
 
+A stage that declares no axis is widened by what it has: with 0, 4 and 12 more positions of padding (`Run.pad`), and 0,
+4 and 12 of its rows once more (`Run.select_rows`). Reads of the device (`host_syncs`) may not grow with either;
+operations that grow with the rows are a warning.
+
 Statistic of `cpu_time`, in the profiles pr and nightly: the excess of the second increment over what the declared
 exponent + 0.5 allows after the first, as a share of the largest size's time. One round steps the three runs next to
 each other; the excess is the all-pairs median of 12 to 60 rounds with its exact signed-rank interval, 1 % of error a
@@ -56,7 +60,8 @@ Take the line out of the loop, or compute the whole axis in one operation. A gro
 
 Three sizes, chosen by the adapter: another kernel that torch takes at larger ones is not seen, and a term of higher
 order that makes less than 7 % of the growth is not either. Costs that are not declared are not looked at. Time sees a
-loop only where it is a tenth of the step; the counters see loops that run operations.
+loop only where it is a tenth of the step; the counters see loops that run operations. Undeclared, a stage is looked at
+in its small run's size: what grows with its square is not told from what grows with it.
 
 ## Sources
 
@@ -67,25 +72,30 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from gradgate.checks.invariance import rows_of
 from gradgate.checks.isolation import isolated
-from gradgate.checks.raised import calling, reports_raises
+from gradgate.checks.raised import SubjectRaisedError, calling, reports_raises
 from gradgate.checks.stored import SEED, relative_to, root_of
 from gradgate.compare.priority import undisturbed
 from gradgate.core.errors import SubjectError, nearest
 from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Outcome
-from gradgate.gates.counters import count
+from gradgate.gates.counters import count, totals
 from gradgate.gates.counts import Counts
 from gradgate.gates.scaling import STEPS, Costs, grows_faster, growth_exponent, key_of_excess, time_growth
-from gradgate.subjects.contract import Context, Scaling, Stage, Subject
+from gradgate.subjects.capabilities import Capabilities
+from gradgate.subjects.contract import Context, Run, Scaling, Stage, Subject
 
 CODE, NAME = "GG703", "scaling-exponent"
-NEEDS: tuple[str, ...] = ("scaling",)
+NEEDS: tuple[str, ...] = ()
+UNDECLARED = {"S": "pad", "B": "rows"}  # axis -> by what a run is widened along it
+MORE = (0, 4, 12)  # a constant, and then increments of which the second is twice the first
 PER_STAGE = True
 COUNTERS = (
     "op_count", "flops", "saved_bytes", "live_peak_bytes", "total_bytes", "autograd_nodes", "host_syncs"
@@ -98,17 +108,59 @@ LARGEST = 2**16  # a smallest size beyond it is a slip
 
 @reports_raises(CODE, NAME)
 def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
-    """Count and time the stage at three sizes of each declared axis."""
+    """Count and time the stage at three sizes of each declared axis; without any, count it at three widths."""
+    if not stage.scaling:
+        return _undeclared(subject, stage, context)
     outcome = Outcome()
-    for axis, scaling in (stage.scaling or {}).items():
+    for axis, scaling in stage.scaling.items():
         _require_sound(axis, scaling)
         with isolated(SEED, "scaling"):
             steps = {size: _started(axis, scaling, size, context.device) for size in sizes(scaling)}
-            counts = [count(step, partial(relative_to, subject)) for step in steps.values()]
-            outcome = _joined(outcome, _counted(subject, axis, scaling, counts))
+            declared = {name: exponent for name, exponent in scaling.exponents.items() if name != TIME}
+            outcome = _joined(outcome, _counted(subject, axis, declared, steps))
             if TIME in scaling.exponents and context.profile != "quick":
                 outcome = _joined(outcome, _timed(axis, scaling, steps))
     return outcome
+
+
+def _undeclared(subject: Subject, stage: Stage, context: Context) -> Outcome:
+    """Reads of the device, and operations, in a run that is padded and one that has rows twice."""
+    able = Capabilities(subject, context.device)
+    axes = [axis for axis, name in UNDECLARED.items() if not able.missing(stage, (name,))]
+    outcome = Outcome()
+    for axis in axes:
+        costs = {"host_syncs": 0.0} | ({"op_count": 0.0} if axis == "B" else {})
+        with isolated(SEED, "scaling"), suppress(SubjectRaisedError):  # longer than it can take
+            steps = _widened(stage, axis, context.device)
+            outcome = _joined(outcome, _counted_once(axis, costs, steps) or _counted(subject, axis, costs, steps))
+    if not outcome.measured:
+        hints = able.missing(stage, ("scaling",)) + able.missing(stage, tuple(UNDECLARED.values()))
+        return Outcome(not_applicable="; or ".join(hints))
+    told = tuple(
+        replace(each, severity="warning") if each.detail["cost"] == "op_count" else each for each in outcome.findings
+    )
+    return replace(outcome, findings=told)
+
+
+def _widened(stage: Stage, axis: str, device: str) -> dict[str, Callable[[], Any]]:
+    """A step at each of three widths of the run's first batch, by the width in words."""
+    steps: dict[str, Callable[[], Any]] = {}
+    for more in MORE:
+        with calling(f"a start for more of {axis}"):
+            run = stage.start(SEED, device=device)
+            batch = next(iter(run.batches()))
+            rows = rows_of(batch)
+            if axis == "B":
+                batch = run.select_rows(batch, [b % rows for b in range(rows + more)])
+            elif more:
+                batch = run.pad(batch, more)
+        steps[f"{axis} + {more}"] = partial(_step, run, batch, f"a step at {axis} + {more}")
+    return steps
+
+
+def _step(run: Run, batch: Any, told: str) -> None:
+    with calling(told):
+        run.step(batch)
 
 
 def _require_sound(axis: str, scaling: Scaling) -> None:
@@ -132,16 +184,29 @@ def _joined(one: Outcome, other: Outcome) -> Outcome:
     )
 
 
-def _counted(subject: Subject, axis: str, scaling: Scaling, counts: Sequence[Counts]) -> Outcome:
+def _counted(
+    subject: Subject, axis: str, declared: Mapping[str, float], steps: Mapping[Any, Callable[[], Any]]
+) -> Outcome:
     """Every declared counter against its exponent."""
-    declared = {name: exponent for name, exponent in scaling.exponents.items() if name != TIME}
+    counts = [count(step, partial(relative_to, subject)) for step in steps.values()]
     measured, findings = {}, []
     for name, exponent in declared.items():
         one, two, four = (int(each.values.get(name, 0)) for each in counts)
         measured[f"{name} in {axis}"] = round(growth_exponent((one, two, four)), 3)
         if grows_faster((one, two, four), exponent):
-            findings.append(_finding(subject, axis, name, scaling, (one, two, four), counts))
+            findings.append(
+                _finding(subject, axis, name, exponent, (one, two, four), dict(zip(steps, counts, strict=True)))
+            )
     return Outcome(tuple(findings), measured, {f"{name} in {axis}": each for name, each in declared.items()})
+
+
+def _counted_once(axis: str, allowed: Mapping[str, float], steps: Mapping[str, Callable[[], Any]]) -> Outcome | None:
+    """What one step at each width says, where nothing grows; None where something does, and lines are asked for."""
+    counts = [totals(step) for step in steps.values()]
+    costs = {name: tuple(each[name] for each in counts) for name in allowed}
+    if any(grows_faster((one, two, four), allowed[name]) for name, (one, two, four) in costs.items()):
+        return None
+    return Outcome((), {f"{name} in {axis}": 0 for name in costs}, {f"{name} in {axis}": 0 for name in costs})
 
 
 def sizes(scaling: Scaling) -> list[int]:
@@ -162,19 +227,19 @@ def _started(axis: str, scaling: Scaling, size: int, device: str) -> Callable[[]
 
 
 def _finding(
-    subject: Subject, axis: str, name: str, scaling: Scaling, costs: Costs, counts: Sequence[Counts]
+    subject: Subject, axis: str, name: str, declared: float, costs: Costs, counts: Mapping[Any, Counts]
 ) -> Finding:
-    declared = scaling.exponents[name]
-    line = key_of_excess([one.by_line.get(name, {}) for one in counts], declared)
+    line = key_of_excess([one.by_line.get(name, {}) for one in counts.values()], declared)
     culprit = None
     if line is not None and line.file:
         culprit = Location(str(root_of(subject) / line.file), line.number, line.function, line.source)
     numbers = ", ".join(f"{cost:,}" for cost in costs)
+    sizes = ", ".join(map(str, counts))
     return Finding(
         CODE,
         NAME,
-        f"`{name}` grows with {_power(axis, growth_exponent(costs))}: {numbers} at {axis} = "
-        f"{', '.join(map(str, sizes(scaling)))}; declared: {_power(axis, declared)}",
+        f"`{name}` grows with {_power(axis, growth_exponent(costs))}: {numbers} at "
+        f"{sizes if axis in sizes else f'{axis} = {sizes}'}; allowed: {_power(axis, declared)}",
         culprit=culprit,
         fix="compute the whole axis in one operation; a growth that is meant is declared in `Stage.scaling`",
         detail={"axis": axis, "cost": name, "costs": list(costs), "declared": declared},

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -124,6 +127,52 @@ def test_scaling_reports_a_size_that_raises():
 
     subject = scaling_faults.subject(breaks)
     assert errors(run_check("GG703", subject, subject.stages[0])) == ["a step at S = 8 raised ValueError: too long"]
+
+
+@pytest.mark.parametrize(
+    ("loss", "found"),
+    [
+        (at_once, []),
+        (doubles_its_reach, []),
+        (scaling_faults.loops, []),  # over positions: a scan is written so
+        (
+            scaling_faults.reads,
+            [("error", "`host_syncs` grows with S^1: 6, 10, 18 at S + 0, S + 4, S + 12; allowed: S^0")],
+        ),
+        (
+            scaling_faults.reads_rows,
+            [
+                ("error", "`host_syncs` grows with B^1: 2, 6, 14 at B + 0, B + 4, B + 12; allowed: B^0"),
+                ("warning", "`op_count` grows with B^1: "),
+            ],
+        ),
+        (scaling_faults.loops_over_rows, [("warning", "`op_count` grows with B^1: ")]),
+    ],
+)
+def test_undeclared_reads_of_the_device_may_grow_with_nothing(loss: Callable[..., Any], found: list[Any]):
+    """By padding and by rows that come twice; a loop over rows is a warning."""
+    subject = scaling_faults.undeclared(loss)
+    findings = run_check("GG703", subject, subject.stages[0]).findings
+    assert [finding.severity for finding in findings] == [severity for severity, _ in found]
+    assert all(each.message.startswith(told) for each, (_, told) in zip(findings, found, strict=True))
+    assert all(finding.culprit and finding.culprit.source in inspect.getsource(loss) for finding in findings)
+
+
+def test_an_undeclared_axis_that_cannot_grow_is_left_out():
+    """A table of positions that is too short is no fault of the padded batch; rows are looked at."""
+    subject = scaling_faults.undeclared(at_once, longest=8)
+    outcome = run_check("GG703", subject, subject.stages[0])
+    assert (outcome.findings, set(outcome.measured)) == ((), {"host_syncs in B", "op_count in B"})
+
+
+def test_scaling_without_axis_padding_or_rows_does_not_apply():
+    """Which lines would enable it."""
+    stage = scaling_faults.undeclared(at_once).stages[0]
+    bare = Subject(
+        "bare", [replace(stage, start=lambda seed, **_: scaling_faults.LongRun(at_once, torch.ones(1, 2, 4)))]
+    )
+    reason = run_check("GG703", bare, bare.stages[0]).not_applicable
+    assert "scaling=" in reason and "Run.pad" in reason and "Run.select_rows" in reason
 
 
 @given(st.floats(0, 1e3), st.floats(0.1, 1e3), st.floats(0.1, 3))
