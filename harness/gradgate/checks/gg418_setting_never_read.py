@@ -61,13 +61,13 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from gradgate.checks.source_settings import SETTINGS, Setting, declared_settings, is_argument
 from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of, functions_of
 from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Outcome
@@ -76,19 +76,11 @@ from gradgate.subjects.contract import Context, Subject
 CODE, NAME = "GG418", "setting-never-read"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
-SETTINGS = ("config", "cfg", "args", "arguments", "settings", "options", "params", "recipe", "hparams", "opts")
 WHOLE = ("vars", "asdict", "model_dump", "__dict__", "_asdict", "to_dict", "to_container")
 GUARDS = {"torch.no_grad", "torch.inference_mode", "torch.enable_grad", "staticmethod", "classmethod"}
 FIX = "pass it on to the code that it is for, or take it out"
 FEW = 3  # declared settings read off an object, below which it may be somebody else's
 SHORT = 3  # letters; a shorter name is too common to tell
-
-
-@dataclass(frozen=True)
-class _Setting:
-    name: str
-    what: str
-    place: Location
 
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
@@ -99,7 +91,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     own = list(_own_reads(files))
     read = _read(files, own)
     kept = read | {node.attr for node in own}
-    settings = [setting for file in files for setting in _declared(file)]
+    settings = [setting for file in files for setting in declared_settings(file)]
     unread = [setting for setting in settings if setting.name not in read]
     findings = [
         *(_finding(setting) for setting in unread),
@@ -114,7 +106,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 def _read(files: tuple[File, ...], own: list[ast.Attribute]) -> set[str]:
     """Every name that stands somewhere as a loaded attribute or a string, its declaration and `own` reads left out."""
     nodes = [node for file in files for node in ast.walk(file.tree)]
-    declaring = {id(inner) for node in nodes if _is_argument(node) for inner in ast.walk(node)}
+    declaring = {id(inner) for node in nodes if is_argument(node) for inner in ast.walk(node)}
     left_out = {id(node) for node in own}
     loaded = [node for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)]
     read = {node.attr for node in loaded if id(node) not in left_out}
@@ -125,13 +117,13 @@ def _read(files: tuple[File, ...], own: list[ast.Attribute]) -> set[str]:
         for part in node.value.split(".")
     }
     patterns = [pattern for node in nodes for pattern in _made_up(node)]
-    names = {setting.name for file in files for setting in _declared(file)} if patterns else set()
+    names = {setting.name for file in files for setting in declared_settings(file)} if patterns else set()
     read |= {name for name in names if any(pattern.fullmatch(name) for pattern in patterns)}
     whole = any(name in read or any(isinstance(node, ast.Name) and node.id == name for node in nodes) for name in WHOLE)
     if whole and any(_unpacks(node) for node in nodes):
         read |= {node.arg for node in nodes if isinstance(node, ast.arg)}
     if any(_is_handed_out(node, nodes) for node in nodes):
-        read |= {setting.name for file in files for setting in _declared(file)}
+        read |= {setting.name for file in files for setting in declared_settings(file)}
     return read
 
 
@@ -200,40 +192,6 @@ def _is_handed_out(node: ast.AST, nodes: list[ast.AST]) -> bool:
     return whole and not any(isinstance(other, Function | ast.ClassDef) and other.name == called for other in nodes)
 
 
-def _is_argument(node: ast.AST) -> bool:
-    return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "add_argument"
-
-
-def _declared(file: File) -> Iterator[_Setting]:
-    for node in ast.walk(file.tree):
-        if isinstance(node, ast.Call) and _is_argument(node):
-            name = _destination(node)
-            if name:
-                yield _Setting(name, "command-line argument", file.at(node))
-        elif isinstance(node, ast.ClassDef) and node.name.lower().removesuffix("kwargs").endswith(SETTINGS):
-            for field in node.body:
-                if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and _is_field(field):
-                    yield _Setting(field.target.id, f"field of {node.name}", file.at(field, node.name))
-
-
-def _is_field(field: ast.AnnAssign) -> bool:
-    return not dotted(field.target).startswith(("_", "model_config")) and "ClassVar" not in ast.unparse(
-        field.annotation
-    )
-
-
-def _destination(call: ast.Call) -> str:
-    """The attribute that an `add_argument` fills."""
-    given = {keyword.arg: keyword.value for keyword in call.keywords}
-    if isinstance(given.get("dest"), ast.Constant):
-        return str(given["dest"].value)  # type: ignore[attr-defined]
-    names = [str(node.value) for node in call.args if isinstance(node, ast.Constant)]
-    long = [name for name in names if name.startswith("--")] or [name for name in names if not name.startswith("-")]
-    if not long or getattr(given.get("action"), "value", "") in ("help", "version"):
-        return ""
-    return long[0].lstrip("-").replace("-", "_")
-
-
 def _of_functions(file: File, read: set[str]) -> Iterator[Finding]:
     local = {node.name for node in ast.walk(file.tree) if isinstance(node, ast.ClassDef)}
     for function, owner in functions_of(file.tree):
@@ -275,9 +233,9 @@ def _arguments(file: File, function: Function, read: set[str], foreign: bool) ->
         if name.startswith("_") or len(name) < SHORT:
             continue
         if name not in names:
-            yield _finding(_Setting(name, f"argument of {function.name}()", place))
+            yield _finding(Setting(name, f"argument of {function.name}()", place))
         elif name in kept and sum(node.id == name for node in loaded) == 1 and kept[name] not in read and not foreign:
-            yield _finding(_Setting(kept[name], f"attribute that {function.name}() keeps `{name}` in", place))
+            yield _finding(Setting(kept[name], f"attribute that {function.name}() keeps `{name}` in", place))
 
 
 def _with_default(function: Function) -> list[ast.arg]:
@@ -296,16 +254,16 @@ def _idle_branches(file: File, function: Function) -> Iterator[Finding]:
             settings = [inner for inner in ast.walk(node.test) if isinstance(inner, ast.Attribute)]
             if settings:
                 name = min(settings, key=lambda inner: (inner.lineno, inner.col_offset)).attr
-                yield _finding(_Setting(name, "setting whose branch does nothing", file.at(node, function.name)))
+                yield _finding(Setting(name, "setting whose branch does nothing", file.at(node, function.name)))
 
 
-def _of_yaml(subject: Subject, read: set[str]) -> Iterator[_Setting]:
+def _of_yaml(subject: Subject, read: set[str]) -> Iterator[Setting]:
     """Keys of YAML files that nothing reads, beside keys that are read."""
     for path, text, content in _yaml_files(subject):
         for key in dict.fromkeys(_unread_keys(content, read)):
             lines = text.splitlines()
             number = next((i for i, line in enumerate(lines, 1) if line.strip().startswith(f"{key}:")), 1)
-            yield _Setting(key, "key", Location(str(path), number, "", lines[number - 1].strip()))
+            yield Setting(key, "key", Location(str(path), number, "", lines[number - 1].strip()))
 
 
 def _yaml_files(subject: Subject) -> Iterator[tuple[Path, str, Any]]:
@@ -388,7 +346,7 @@ def _all_keys(content: Any) -> Iterator[str]:
             yield from _all_keys(inner)
 
 
-def _finding(setting: _Setting) -> Finding:
+def _finding(setting: Setting) -> Finding:
     return Finding(
         code=CODE,
         name=NAME,

@@ -85,6 +85,8 @@ _ROWS = (
     ("GG423", "response-cut-silently", "scan", "a row is cut at its end, where its response stands, unsaid"),
     ("GG424", "neutral-key-changes-result", "run",
      "a key that is to change nothing but cost changes the loss or its gradient"),
+    ("GG427", "argument-given-another-key", "scan",
+     "a call gives an argument another key of the configuration than the one of its name"),
     ("GG501", "return-oracle", "run", "returns differ from a slow, literal reference"),
     ("GG502", "stages-disagree", "run", "two stages regress on different functions of the same reward"),
     ("GG503", "reward-nondeterministic", "run", "the same sequence gets two rewards"),

@@ -14,7 +14,7 @@ from fixtures.source_faults import FAULTS, SOUND_EDITS, TRAINER, reading
 from gradgate.checks.trainer_source import files_of, paths_of, runs_in_16_bits
 from gradgate.subjects.contract import Run, Stage, Subject
 
-CODES = ("GG418", "GG419", "GG422", "GG423", "GG507", "GG613", "GG614", "GG616")
+CODES = ("GG418", "GG419", "GG422", "GG423", "GG427", "GG507", "GG613", "GG614", "GG616")
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -76,6 +76,49 @@ def test_a_key_of_yaml_beside_keys_that_are_read_is_named(tmp_path: Path) -> Non
         ("horizn", 3),
         ("names", 4),
     ]
+
+
+CALLING = """
+from dataclasses import dataclass
+
+@dataclass
+class LossConfig:
+    gamma: float = 0.99
+    discount_lambda: float = 0.95
+    lr: float = 1e-3
+    critic_lr: float = 1e-4
+
+def deltas(value, discount_lambda):
+    return value * discount_lambda
+
+def weights(value, discount_lambda, tau=1.0):
+    return deltas(value, discount_lambda) / tau
+
+def optimizer(parameters, lr):
+    return parameters, lr
+
+def losses(config, value):
+    optimizer(value, config.critic_lr), optimizer(value, lr=config.lr)
+    deltas(value, config.discount_lambda)
+    return CALL
+"""
+
+
+@pytest.mark.parametrize(
+    ("call", "found"),
+    [
+        ("weights(value, config.discount_lambda, tau=config.gamma)", []),
+        ("weights(value, config.gamma)", ["gamma"]),
+        ("weights(value, tau=1.0, discount_lambda=config.gamma)", ["gamma"]),
+        ("weights(*value, config.gamma)", []),
+        ("weights(value, 0.5 * config.gamma)", []),
+    ],
+)
+def test_an_argument_is_given_the_key_of_its_name(call: str, found: list[str], tmp_path: Path) -> None:
+    """Or a special case of it; what is no key is given anything."""
+    outcome = run_check("GG427", reading(tmp_path, CALLING.replace("CALL", call)), None)
+    assert [(each.detail["key"], each.severity) for each in outcome.findings] == [(key, "warning") for key in found]
+    assert all(each.culprit is not None and call in each.culprit.source for each in outcome.findings)
 
 
 STOPPING = """

@@ -1,0 +1,143 @@
+"""A function's argument is given another key of the configuration than the one of its name.
+
+## What it detects
+
+`head_weights(value, discount_lambda=config.gamma)` where the configuration has a `discount_lambda`: a slip when a key
+was added, or when a call was copied from the other stage.
+
+## Why it matters
+
+Both keys are read somewhere, so that neither is dead: moving one changes something, and not what its name says.
+
+## How it decides
+
+By reading the files of `Subject.source`, or those of the modules that the adapter imports. Keys are the arguments of
+`add_argument` and the fields of classes that are called `...Config`, `...Args` and the like. A finding, as a warning,
+is a call of a function, method or class of the trainer's own, of which there is one of that name, that gives an
+argument P, which is a key, the attribute Q of some object, which is another key; where Q is no special case of P or P
+of Q (`lr=config.critic_lr`, `length=config.max_length`), and some other call does give an argument of the name P the
+key P. Allowed: 0.
+
+False-alarm rate: 0 on the bundled trainer and on the documented ones. Two things that go by one name, heads of
+attention and heads of prediction, can make one.
+
+## Example
+
+Bad:
+
+```python
+weights = head_weights(value_BS, discount_lambda=config.gamma)
+```
+
+Good:
+
+```python
+weights = head_weights(value_BS, discount_lambda=config.discount_lambda)
+```
+
+## How to fix
+
+Give the key of the argument's name; where the other one is meant, call the argument what it is.
+
+## Known limits
+
+Keys that are read into a variable first, arguments behind a `*`, and functions of one name in several places are not
+looked at. A key that no call gives to an argument of its name is not either.
+
+## Sources
+
+Fault LW-31 of the fault catalogue.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from gradgate.checks.source_settings import declared_settings
+from gradgate.checks.trainer_source import NONE, File, Function, calls_in, dotted, files_of, functions_of
+from gradgate.core.finding import Finding
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Context, Subject
+
+CODE, NAME = "GG427", "argument-given-another-key"
+NEEDS: tuple[str, ...] = ()
+PER_STAGE = False
+SHORT = 3  # letters; a shorter word is too common to tell
+
+
+@dataclass(frozen=True)
+class _Given:
+    """An argument that some call gives a key."""
+
+    file: File
+    call: ast.Call
+    function: str
+    argument: str
+    key: str
+
+
+def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
+    """Hold the keys that calls give against the names of the arguments."""
+    files = files_of(subject)
+    if not files:
+        return Outcome(not_applicable=NONE)
+    keys = {setting.name for file in files for setting in declared_settings(file) if len(setting.name) >= SHORT}
+    given = list(_given(files, keys))
+    proper = {each.argument for each in given if each.argument == each.key}
+    wrong = [each for each in given if each.argument in proper and not _is_akin(each.argument, each.key)]
+    measured = {"arguments_given_another_key": len(wrong), "arguments_given_keys": len(given), "files": len(files)}
+    return Outcome(tuple(_finding(each) for each in wrong), measured, {"arguments_given_another_key": 0})
+
+
+def _given(files: tuple[File, ...], keys: set[str]) -> Iterator[_Given]:
+    """Every argument with the name of a key that is given a key."""
+    parameters = _parameters(files)
+    for file in files:
+        for call in calls_in(file.tree):
+            name = dotted(call.func).rpartition(".")[2]
+            named = [*zip(parameters.get(name, ()), call.args, strict=False)]
+            named += [(word.arg, word.value) for word in call.keywords if word.arg and name in parameters]
+            starred = any(isinstance(value, ast.Starred) for value in call.args)
+            for argument, value in () if starred else named:
+                if argument in keys and isinstance(value, ast.Attribute) and value.attr in keys:
+                    yield _Given(file, call, name, argument, value.attr)
+
+
+def _parameters(files: tuple[File, ...]) -> dict[str, tuple[str, ...]]:
+    """The positional arguments of the trainer's own functions, methods and classes that go by one name alone."""
+    found: dict[str, list[tuple[str, ...]]] = {}
+    for file in files:
+        for function, owner in functions_of(file.tree):
+            static = any(dotted(decorator) == "staticmethod" for decorator in function.decorator_list)
+            names = _positional(function)[int(owner is not None and not static) :]
+            called = owner.name if owner is not None and function.name == "__init__" else function.name
+            found.setdefault(called, []).append(names)
+    return {name: several[0] for name, several in found.items() if len(several) == 1}
+
+
+def _positional(function: Function) -> tuple[str, ...]:
+    return tuple(argument.arg for argument in (*function.args.posonlyargs, *function.args.args))
+
+
+def _is_akin(one: str, other: str) -> bool:
+    """Whether all words of one name are words of the other, or begin one: `lr` and `critic_lr`, `max_len`, `length`."""
+    ours, theirs = (name.lower().split("_") for name in (one, other))
+    return any(
+        all(any(word.startswith(each) or each.startswith(word) for each in longer) for word in shorter)
+        for shorter, longer in ((ours, theirs), (theirs, ours))
+    )
+
+
+def _finding(given: _Given) -> Finding:
+    return Finding(
+        code=CODE,
+        name=NAME,
+        severity="warning",
+        message=f"{given.function}() is given `{given.key}` for its argument `{given.argument}`, which is a key of its "
+        "own; allowed: none",
+        culprit=given.file.at(given.call),
+        fix="give the key of the argument's name; where the other one is meant, call the argument what it is",
+        detail={"argument": given.argument, "key": given.key},
+    )
