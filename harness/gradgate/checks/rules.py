@@ -93,6 +93,8 @@ _ROWS = (
      "with trunk and heads frozen, the main loss falls by moving weight to easy heads"),
     ("GG506", "value-head-not-better-than-constant", "run", "the value head does not beat the best constant predictor"),
     ("GG507", "missing-reward-counts", "scan", "a row whose reward is missing counts as right"),
+    ("GG508", "clipped-objective-takes-the-weaker", "scan",
+     "of an error and its clipped twin the smaller is taken, or of two surrogates the better"),
     ("GG601", "nondeterminism", "run", "two runs from one seed differ"),
     ("GG602", "resume-differs", "run", "saving, loading and going on differs from going on, in any bit"),
     ("GG603", "state-missing-from-checkpoint", "run", "training changes something that the checkpoint does not hold"),

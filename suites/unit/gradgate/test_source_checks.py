@@ -11,16 +11,20 @@ from fixtures.check_runs import errors, run_check
 from fixtures.documented import own_loop
 from fixtures.metric_faults import SOUND, reporting
 from fixtures.source_faults import FAULTS, SOUND_EDITS, TRAINER, reading
+from fixtures.source_objectives import FAULTS as OBJECTIVES
+from fixtures.source_objectives import SOUND as SOUND_OBJECTIVES
 from gradgate.checks.trainer_source import files_of, paths_of, runs_in_16_bits
 from gradgate.subjects.contract import Run, Stage, Subject
 
-CODES = ("GG418", "GG419", "GG422", "GG423", "GG507", "GG613", "GG614", "GG616")
+CODES = ("GG418", "GG419", "GG422", "GG423", "GG507", "GG508", "GG613", "GG614", "GG616")
+FAULTY = {**FAULTS, **OBJECTIVES}
+CLEAN = {"clean": ("", ""), **SOUND_EDITS, **SOUND_OBJECTIVES}
 
 
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("name", FAULTY)
 def test_a_fault_in_the_source_turns_its_own_check_red(name: str, tmp_path: Path) -> None:
     """And says what and where."""
-    fault = FAULTS[name]
+    fault = FAULTY[name]
     assert TRAINER.count(fault.old) == 1
     subject = reading(tmp_path, TRAINER.replace(fault.old, fault.new))
     red = {code: outcome for code in CODES if errors(outcome := run_check(code, subject, None))}
@@ -29,10 +33,10 @@ def test_a_fault_in_the_source_turns_its_own_check_red(name: str, tmp_path: Path
     assert finding.culprit is not None and finding.culprit.source in TRAINER.replace(fault.old, fault.new)
 
 
-@pytest.mark.parametrize("name", ["clean", *SOUND_EDITS])
+@pytest.mark.parametrize("name", CLEAN)
 def test_a_clean_source_passes(name: str, tmp_path: Path) -> None:
     """Also what looks like a fault and is none."""
-    old, new = SOUND_EDITS.get(name, ("", ""))
+    old, new = CLEAN[name]
     text = TRAINER.replace(old, new, 1)
     assert old in TRAINER
     outcomes = [run_check(code, reading(tmp_path, text), None) for code in CODES]
