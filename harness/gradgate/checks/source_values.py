@@ -60,7 +60,7 @@ class Names:
         before = [value for value in values if (value.end_lineno or value.lineno) < node.lineno]
         return max(before, key=lambda value: value.lineno, default=node)
 
-    def parts(self, node: ast.expr, hops: int = 4) -> Iterator[ast.AST]:
+    def parts(self, node: ast.AST, hops: int = 4) -> Iterator[ast.AST]:
         """The nodes of an expression, and of what its names hold."""
         for part in ast.walk(node):
             yield part

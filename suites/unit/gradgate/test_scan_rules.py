@@ -53,11 +53,13 @@ CHECKS = {
     "GG419",
     "GG422",
     "GG423",
+    "GG426",
     "GG507",
     "GG508",
     "GG613",
     "GG614",
     "GG616",
+    "GG619",
 }  # they read the source, as checks
 
 

@@ -7,18 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from fixtures import source_loops, source_objectives
 from fixtures.check_runs import errors, run_check
 from fixtures.documented import own_loop
 from fixtures.metric_faults import SOUND, reporting
 from fixtures.source_faults import FAULTS, SOUND_EDITS, TRAINER, reading
-from fixtures.source_objectives import FAULTS as OBJECTIVES
-from fixtures.source_objectives import SOUND as SOUND_OBJECTIVES
 from gradgate.checks.trainer_source import files_of, paths_of, runs_in_16_bits
 from gradgate.subjects.contract import Run, Stage, Subject
 
-CODES = ("GG418", "GG419", "GG422", "GG423", "GG507", "GG508", "GG613", "GG614", "GG616")
-FAULTY = {**FAULTS, **OBJECTIVES}
-CLEAN = {"clean": ("", ""), **SOUND_EDITS, **SOUND_OBJECTIVES}
+CODES = ("GG418", "GG419", "GG422", "GG423", "GG426", "GG507", "GG508", "GG613", "GG614", "GG616", "GG619")
+FAULTY = {**FAULTS, **source_objectives.FAULTS, **source_loops.FAULTS}
+CLEAN = {"clean": ("", ""), **SOUND_EDITS, **source_objectives.SOUND, **source_loops.SOUND}
 
 
 @pytest.mark.parametrize("name", FAULTY)
