@@ -85,6 +85,8 @@ _ROWS = (
     ("GG423", "response-cut-silently", "scan", "a row is cut at its end, where its response stands, unsaid"),
     ("GG424", "neutral-key-changes-result", "run",
      "a key that is to change nothing but cost changes the loss or its gradient"),
+    ("GG425", "mean-of-batch-means", "scan",
+     "an evaluation averages the means of its batches, whatever their sizes"),
     ("GG426", "accumulation-remainder", "scan",
      "the last batches of an epoch, too few for a group, are never stepped or leak into the next update"),
     ("GG501", "return-oracle", "run", "returns differ from a slow, literal reference"),
