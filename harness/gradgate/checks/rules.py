@@ -119,6 +119,8 @@ _ROWS = (
     ("GG614", "never-seeded", "scan", "the trainer draws random numbers, and no file of it sets a seed"),
     ("GG615", "stage-not-handed-over", "run", "a stage does not start from what the stage before it has learnt"),
     ("GG616", "break-leaves-inner-loop", "scan", "a stop leaves the loop over batches, and the next epoch begins"),
+    ("GG617", "best-state-aliased", "scan",
+     "a state is kept as `state_dict()` gives it while training goes on: the best is the last"),
     ("GG619", "schedule-once-a-batch", "scan",
      "the schedule moves once a micro-batch, and the optimizer once in several"),
     ("GG701", "slower-than-base", "run",

@@ -60,6 +60,7 @@ CHECKS = {
     "GG613",
     "GG614",
     "GG616",
+    "GG617",
     "GG619",
 }  # they read the source, as checks
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fixtures import source_evaluations, source_loops, source_objectives
+from fixtures import source_checkpoints, source_evaluations, source_loops, source_objectives
 from fixtures.check_runs import errors, run_check
 from fixtures.documented import own_loop
 from fixtures.metric_faults import SOUND, reporting
@@ -15,8 +15,22 @@ from fixtures.source_faults import FAULTS, SOUND_EDITS, TRAINER, reading
 from gradgate.checks.trainer_source import files_of, paths_of, runs_in_16_bits
 from gradgate.subjects.contract import Run, Stage, Subject
 
-CODES = ("GG418", "GG419", "GG422", "GG423", "GG425", "GG426", "GG507", "GG508", "GG613", "GG614", "GG616", "GG619")
-OTHERS = (source_evaluations, source_loops, source_objectives)
+CODES = (
+    "GG418",
+    "GG419",
+    "GG422",
+    "GG423",
+    "GG425",
+    "GG426",
+    "GG507",
+    "GG508",
+    "GG613",
+    "GG614",
+    "GG616",
+    "GG617",
+    "GG619",
+)
+OTHERS = (source_checkpoints, source_evaluations, source_loops, source_objectives)
 FAULTY = FAULTS | {name: fault for module in OTHERS for name, fault in module.FAULTS.items()}
 CLEAN = SOUND_EDITS | {"clean": ("", "")} | {name: edit for module in OTHERS for name, edit in module.SOUND.items()}
 WARNS = ("GG425",)
