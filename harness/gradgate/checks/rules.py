@@ -121,6 +121,8 @@ _ROWS = (
     ("GG616", "break-leaves-inner-loop", "scan", "a stop leaves the loop over batches, and the next epoch begins"),
     ("GG617", "best-state-aliased", "scan",
      "a state is kept as `state_dict()` gives it while training goes on: the best is the last"),
+    ("GG618", "newest-by-name", "scan",
+     "files that are numbered without a width are sorted by name, and the newest are taken or the oldest deleted"),
     ("GG619", "schedule-once-a-batch", "scan",
      "the schedule moves once a micro-batch, and the optimizer once in several"),
     ("GG701", "slower-than-base", "run",

@@ -61,6 +61,7 @@ CHECKS = {
     "GG614",
     "GG616",
     "GG617",
+    "GG618",
     "GG619",
 }  # they read the source, as checks
 

@@ -16,20 +16,9 @@ from gradgate.checks.trainer_source import files_of, paths_of, runs_in_16_bits
 from gradgate.subjects.contract import Run, Stage, Subject
 
 CODES = (
-    "GG418",
-    "GG419",
-    "GG422",
-    "GG423",
-    "GG425",
-    "GG426",
-    "GG507",
-    "GG508",
-    "GG613",
-    "GG614",
-    "GG616",
-    "GG617",
+    "GG418", "GG419", "GG422", "GG423", "GG425", "GG426", "GG507", "GG508", "GG613", "GG614", "GG616", "GG617", "GG618",
     "GG619",
-)
+)  # fmt: skip
 OTHERS = (source_checkpoints, source_evaluations, source_loops, source_objectives)
 FAULTY = FAULTS | {name: fault for module in OTHERS for name, fault in module.FAULTS.items()}
 CLEAN = SOUND_EDITS | {"clean": ("", "")} | {name: edit for module in OTHERS for name, edit in module.SOUND.items()}
