@@ -91,7 +91,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 
 def _of_file(file: File) -> Iterator[Finding]:
     modules = set(_loss_modules(file))
-    for function, _ in functions_of(file.tree):
+    for function, _ in functions_of(file.tree) if file.has("no_grad", "inference_mode", ".eval(") else ():
         nodes = own_nodes(function)
         for loop in _evaluations(function, nodes):
             means = _Means(loop, Names(function), modules)

@@ -87,7 +87,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 
 
 def _of_file(file: File) -> Iterator[Finding]:
-    for function, _ in functions_of(file.tree):
+    for function, _ in functions_of(file.tree) if file.has("clamp", "clip") else ():
         names = Names(function)
         for call in (node for node in own_nodes(function) if isinstance(node, ast.Call)):
             smaller = dotted(call.func).endswith(SMALLER)

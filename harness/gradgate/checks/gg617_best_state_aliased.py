@@ -110,7 +110,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 
 
 def _of_file(file: File) -> Iterator[Finding]:
-    if not any("state_dict()" in line for line in file.lines):
+    if not file.has("state_dict()"):
         return
     parents = parents_in(file.tree)
     loops = [node for node in ast.walk(file.tree) if isinstance(node, ast.For | ast.While)]

@@ -158,12 +158,12 @@ def _name(front: object, number: ast.expr, behind: object, node: ast.AST) -> Ite
 def _findings(files: tuple[File, ...], names: list[_Name]) -> Iterator[Finding]:
     functions = [(file, function) for file in files for function, _ in functions_of(file.tree)]
     counts = Counter(function.name for _, function in functions)
-    lists = [file for file in files if any(name in line for line in file.lines for name in LISTS)]
+    lists = [file for file in files if file.has(*LISTS)]
     given: dict[str, _Sorted] = {}
     for file, function in functions:
         if file in lists and counts[function.name] == 1 and (found := _Reader(file, function, {}).returned()):
             given[function.name] = found
-    asks = [file for file in files if file in lists or any(name in line for line in file.lines for name in given)]
+    asks = [file for file in files if file in lists or file.has(*given)]
     seen: set[int] = set()
     for file, function in functions:
         for taken, told in _Reader(file, function, given).taken() if file in asks else ():

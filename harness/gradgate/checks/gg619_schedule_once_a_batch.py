@@ -88,7 +88,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 
 
 def _of_file(file: File) -> Iterator[Finding]:
-    if not any("sched" in line for line in file.lines):
+    if not file.has("sched"):
         return
     found: dict[int, tuple[ast.Call, str, str]] = {}
     for function, _ in functions_of(file.tree):
