@@ -4,13 +4,15 @@
 
 An entry of a checkpoint that no line reads back; one that is read and never written; training state that is saved and
 loaded nowhere; a trainer whose optimizer keeps a state (Adam, momentum) and that saves weights alone; one that saves
-the optimizer, and not the schedule or the scaler that it steps by; `load_state_dict(strict=False)` whose list of
-missing keys is dropped; an `except` around saving or loading that goes on as if nothing had been.
+the optimizer, and not the schedule or the scaler that it steps by; one that can be resumed and keeps the best score
+by which it overwrites a checkpoint, or counts its patience, in memory alone; `load_state_dict(strict=False)` whose list
+of missing keys is dropped; an `except` around saving or loading that goes on as if nothing had been.
 
 ## Why it matters
 
 A run that is resumed without its optimizer, its schedule or its step is another run. A value head that silently kept
-its random numbers trains on, and the metrics look plausible.
+its random numbers trains on, and the metrics look plausible. After a resume that has forgotten the best score the
+first evaluation is the best, and a worse model overwrites the best checkpoint.
 
 ## How it decides
 
@@ -19,7 +21,11 @@ of the mapping that `torch.save` is given, written down there or in a variable o
 where its name stands as a string anywhere else. Where a function keeps what `torch.load` returns in a variable, the
 keys that it is asked for must be saved somewhere (looked at only where every saved mapping is written down, and not
 for keys asked for with `get` or `in`). In a class with both, an entry that `state_dict` returns must be asked for in
-`load_state_dict`, unless that hands the whole on. Statistic: entries and places; allowed: 0.
+`load_state_dict`, unless that hands the whole on. A best score is what is called so, is compared by `<` or `>` and
+assigned in the branch, which saves or sets a count of patience back; it is kept where its name stands as a string, a
+save is given it or what holds it, or it is ever assigned from anything but a number that is written down. It is looked
+for where an optimizer's state is loaded in the same class or by functions beside it; a local variable only in a
+function that loads, or calls one that does. Statistic: entries and places; allowed: 0.
 
 False-alarm rate: 0 on the bundled trainer and on the documented ones. A trainer whose files other programs read is one.
 
@@ -64,6 +70,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from gradgate.checks.best_scores import Unsaved, unsaved_scores
 from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of, functions_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -118,6 +125,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
         *(finding for file in files for finding in _half(file)),
         *_without_optimizer(files, saves),
         *_without_schedule(files, saved),
+        *map(_of_score, unsaved_scores(files)),
         *(finding for file in files for finding in (*_swallowed(file), *_unstrict(file))),
     ]
     if len(saved) == len(saves) and saved:
@@ -235,6 +243,19 @@ def _without_schedule(files: tuple[File, ...], saved: list[_Saved]) -> Iterator[
         if any(stepped.used.search(line) for line in lines) and not kept:
             told = f"the checkpoint holds the optimizer and not {what}: a run that is resumed from it is another one"
             yield _finding(whole.file, whole.call, whole.function, told)
+
+
+def _of_score(lost: Unsaved) -> Finding:
+    """The mapping that lacks a score by which checkpoints are kept, or the branch that keeps them."""
+    told = ", ".join(f"`{name}`" for name in lost.names)
+    where = f"line {lost.branch.lineno} of {lost.function}()"
+    return _finding(
+        lost.file,
+        lost.branch if lost.saved is None else lost.saved,
+        "" if lost.saved is not None else lost.function,
+        f"{told} decides at {where} what is kept or when to stop, and no checkpoint holds it: a run that is resumed "
+        "overwrites the best with what is worse",
+    )
 
 
 def _unstrict(file: File) -> Iterator[Finding]:

@@ -40,6 +40,10 @@ class File:
     tree: ast.Module
     lines: tuple[str, ...]
 
+    def has(self, *texts: str) -> bool:
+        """Whether one of these texts stands in the file: asked before its tree is walked."""
+        return any(text in line for line in self.lines for text in texts)
+
     def at(self, node: Any, function: str = "") -> Location:
         """Where a node of this file stands."""
         text = self.lines[node.lineno - 1].strip() if node.lineno <= len(self.lines) else ""

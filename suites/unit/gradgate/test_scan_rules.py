@@ -53,10 +53,16 @@ CHECKS = {
     "GG419",
     "GG422",
     "GG423",
+    "GG425",
+    "GG426",
     "GG507",
+    "GG508",
     "GG613",
     "GG614",
     "GG616",
+    "GG617",
+    "GG618",
+    "GG619",
 }  # they read the source, as checks
 
 

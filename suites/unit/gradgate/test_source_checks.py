@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from fixtures import source_checkpoints, source_evaluations, source_loops, source_objectives
 from fixtures.check_runs import errors, run_check
 from fixtures.documented import own_loop
 from fixtures.metric_faults import SOUND, reporting
@@ -14,29 +15,37 @@ from fixtures.source_faults import FAULTS, SOUND_EDITS, TRAINER, reading
 from gradgate.checks.trainer_source import files_of, paths_of, runs_in_16_bits
 from gradgate.subjects.contract import Run, Stage, Subject
 
-CODES = ("GG418", "GG419", "GG422", "GG423", "GG427", "GG507", "GG613", "GG614", "GG616")
+CODES = (
+    "GG418", "GG419", "GG422", "GG423", "GG425", "GG426", "GG427", "GG507", "GG508", "GG613", "GG614", "GG616", "GG617", "GG618",
+    "GG619",
+)  # fmt: skip
+OTHERS = (source_checkpoints, source_evaluations, source_loops, source_objectives)
+FAULTY = FAULTS | {name: fault for module in OTHERS for name, fault in module.FAULTS.items()}
+CLEAN = SOUND_EDITS | {"clean": ("", "")} | {name: edit for module in OTHERS for name, edit in module.SOUND.items()}
+WARNS = ("GG425",)
 
 
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("name", FAULTY)
 def test_a_fault_in_the_source_turns_its_own_check_red(name: str, tmp_path: Path) -> None:
     """And says what and where."""
-    fault = FAULTS[name]
+    fault = FAULTY[name]
     assert TRAINER.count(fault.old) == 1
     subject = reading(tmp_path, TRAINER.replace(fault.old, fault.new))
-    red = {code: outcome for code in CODES if errors(outcome := run_check(code, subject, None))}
+    red = {code: outcome for code in CODES if (outcome := run_check(code, subject, None)).findings}
     assert list(red) == [fault.code]
+    assert bool(errors(red[fault.code])) is (fault.code not in WARNS)
     (finding,) = [finding for finding in red[fault.code].findings if fault.told in finding.message]
     assert finding.culprit is not None and finding.culprit.source in TRAINER.replace(fault.old, fault.new)
 
 
-@pytest.mark.parametrize("name", ["clean", *SOUND_EDITS])
+@pytest.mark.parametrize("name", CLEAN)
 def test_a_clean_source_passes(name: str, tmp_path: Path) -> None:
     """Also what looks like a fault and is none."""
-    old, new = SOUND_EDITS.get(name, ("", ""))
+    old, new = CLEAN[name]
     text = TRAINER.replace(old, new, 1)
     assert old in TRAINER
     outcomes = [run_check(code, reading(tmp_path, text), None) for code in CODES]
-    assert [errors(outcome) for outcome in outcomes] == [[]] * len(CODES)
+    assert [outcome.findings for outcome in outcomes] == [()] * len(CODES)
 
 
 @pytest.mark.parametrize(

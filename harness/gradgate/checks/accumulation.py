@@ -1,0 +1,75 @@
+"""Loops of a trainer's source that step the optimizer once in several batches, for the checks that read it."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from gradgate.checks.source_values import OTHERS, Names
+from gradgate.checks.trainer_source import dotted, nodes_in
+
+STEPS = re.compile(r"opt[^.]*\.step$|opt\w*_step$|scaler\w*\.step$", re.IGNORECASE)
+ACCUMULATES = re.compile(r"accum", re.IGNORECASE)
+ENDLESS = re.compile(r"cycle|infinite|endless|forever|\bcount\(|stream", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Accumulation:
+    """A loop, and the branch in it that steps.
+
+    Args:
+        loop: each of whose turns runs a backward.
+        branch: not taken at each turn.
+        test: its condition, where a name holds it that one's value.
+    """
+
+    loop: ast.For | ast.While
+    branch: ast.If
+    test: ast.expr
+
+
+def accumulations(nodes: Iterable[ast.AST], names: Names) -> Iterator[Accumulation]:
+    """Those of a function's own nodes. A branch that runs a backward of its own is another update, and none of them."""
+    for loop in (node for node in nodes if isinstance(node, ast.For | ast.While)):
+        inside = list(nodes_in(loop.body, *OTHERS, ast.For, ast.While))
+        backward = {id(node) for node in inside if _is_backward(node)}
+        steps = set(map(id, steps_in(inside))) if backward else set()
+        for branch in (node for node in inside if steps and isinstance(node, ast.If)):
+            taken = set(map(id, nodes_in(branch.body, *OTHERS)))
+            test = names.held(branch.test)
+            if steps & taken and not backward & taken and _is_now_and_then(test):
+                yield Accumulation(loop, branch, test)
+
+
+def steps_in(nodes: Iterable[ast.AST]) -> Iterator[ast.Call]:
+    """The calls that step an optimizer."""
+    for node in nodes:
+        if isinstance(node, ast.Call) and dotted(node.func).endswith("step") and STEPS.search(ast.unparse(node.func)):
+            yield node
+
+
+def every(test: ast.expr) -> tuple[ast.expr, ast.expr] | None:
+    """What is counted and by how many, of a condition that holds once in so many turns; of several, all must hold."""
+    parts = test.values if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And) else [test]
+    return next(filter(None, map(_counted, parts)), None)
+
+
+def _is_now_and_then(test: ast.expr) -> bool:
+    parts = test.values if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.Or) else [test]
+    return any(map(every, parts)) or bool(ACCUMULATES.search(ast.unparse(test)))
+
+
+def _counted(test: ast.expr) -> tuple[ast.expr, ast.expr] | None:
+    if isinstance(test, ast.Compare) and len(test.ops) == 1 and isinstance(test.ops[0], ast.Eq):
+        test = test.left
+    elif isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+        test = test.operand
+    if isinstance(test, ast.BinOp) and isinstance(test.op, ast.Mod) and not isinstance(test.left, ast.Constant):
+        return test.left, test.right
+    return None
+
+
+def _is_backward(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and dotted(node.func).rpartition(".")[2].endswith("backward")

@@ -1,0 +1,150 @@
+"""Best scores, and what is counted since: what decides which checkpoint is kept and when to stop, and is in none."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from gradgate.checks.source_values import Names, assignments_in, own_nodes
+from gradgate.checks.trainer_source import File, Function, calls_in, dotted, functions_of
+
+BEST = re.compile(r"(^|_)(best|lowest|highest)(_|$)", re.IGNORECASE)
+COUNTED = re.compile(r"patience|wait|bad|stale|worse|no_improve|since|not_improved", re.IGNORECASE)
+SAVES = re.compile(r"save|checkpoint|ckpt|snapshot|dump", re.IGNORECASE)
+WHOLE = ("vars", "asdict", "dataclasses.asdict", "dict", "torch.save")
+READS = ("get", "pop", "setdefault", "getattr", "setattr", "hasattr")  # a text that others are given is no key
+ORDERS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
+
+
+@dataclass(frozen=True)
+class Unsaved:
+    """What decides, and is lost with the process.
+
+    Args:
+        names: how it is written.
+        function: where it decides.
+        branch: which is taken where a score is better.
+        saved: the mapping that has the optimizer and not this; None: none is written down.
+    """
+
+    file: File
+    names: tuple[str, ...]
+    function: str
+    branch: ast.If
+    saved: ast.Dict | None
+
+
+def unsaved_scores(files: tuple[File, ...]) -> Iterator[Unsaved]:
+    """The scores of trainers that load an optimizer's state, which nothing saves or finds again."""
+    for file in (file for file in files if file.has("load_state_dict")):
+        resumes = {id(function): function for function, _ in functions_of(file.tree) if _loads(function)}
+        loaders = {function.name for function in resumes.values()}
+        owners = {id(owner) for function, owner in functions_of(file.tree) if id(function) in resumes}
+        for function, owner in functions_of(file.tree) if resumes else ():
+            here = id(function) in resumes or any(dotted(call.func) in loaders for call in calls_in(function))
+            for branch, deciding in _deciding(function):
+                asked = [part for part in deciding if here or (id(owner) in owners and not isinstance(part, ast.Name))]
+                lost = [ast.unparse(part) for part in asked if not any(_keeps(each, part, branch) for each in files)]
+                if lost:
+                    yield Unsaved(file, tuple(lost), function.name, branch, _mapping(file))
+
+
+def _loads(function: Function) -> bool:
+    """Whether an optimizer's state is loaded in a function."""
+    nodes = (node for node in own_nodes(function) if isinstance(node, ast.Call))
+    return any(dotted(call.func).endswith("load_state_dict") and "opt" in ast.unparse(call).lower() for call in nodes)
+
+
+def _mapping(file: File) -> ast.Dict | None:
+    """The mapping that holds an optimizer's state."""
+    for node in ast.walk(file.tree):
+        if isinstance(node, ast.Dict):
+            for value in map(ast.unparse, node.values):
+                if "state_dict" in value and "opt" in value.lower():
+                    return node
+    return None
+
+
+def _deciding(function: Function) -> Iterator[tuple[ast.If, list[ast.expr]]]:
+    """The branches that are taken where a score is the best so far, with that and what is counted since."""
+    names = Names(function)
+    for branch in (node for node in own_nodes(function) if isinstance(node, ast.If)):
+        given = list(assignments_in(part for inner in branch.body for part in ast.walk(inner)))
+        given = [(target, value) for target, value in given if _last(target)]
+        best = [target for target, value in given if BEST.search(_last(target)) and not _is_first(value)]
+        counted = [target for target, value in given if COUNTED.search(_last(target)) and _is_first(value)]
+        saves = any(SAVES.search(dotted(call.func)) for part in branch.body for call in calls_in(part))
+        test = names.held(branch.test)
+        best = [target for target in best if _is_compared(test, target)]
+        if best and (counted or saves):
+            yield branch, best + counted
+
+
+def _is_compared(test: ast.expr, target: ast.expr) -> bool:
+    orders = (node for node in ast.walk(test) if isinstance(node, ast.Compare) and isinstance(node.ops[0], ORDERS))
+    return any(_mentions(node, ast.unparse(target)) for node in orders)
+
+
+def _mentions(node: ast.AST, text: str) -> bool:
+    places = (part for part in ast.walk(node) if isinstance(part, ast.Name | ast.Attribute | ast.Subscript))
+    return any(ast.unparse(part) == text for part in places)
+
+
+def _last(node: ast.expr) -> str:
+    """What a name, an attribute or an item is called; anything else is empty."""
+    if isinstance(node, ast.Subscript):
+        return str(node.slice.value) if isinstance(node.slice, ast.Constant) else ""
+    return dotted(node).rpartition(".")[2]
+
+
+def _is_first(value: ast.AST | None) -> bool:
+    """Whether a value is one to begin with: it is written down, or infinite."""
+    if isinstance(value, ast.IfExp):
+        return _is_first(value.body) and _is_first(value.orelse)
+    if isinstance(value, ast.UnaryOp):
+        return _is_first(value.operand)
+    if isinstance(value, ast.Call):
+        return dotted(value.func) == "float" and all(map(_is_first, value.args))
+    name = dotted(value) if value is not None else ""
+    return value is None or isinstance(value, ast.Constant) or name.lower().endswith("inf") or name.isupper()
+
+
+def _keeps(file: File, deciding: ast.expr, branch: ast.If) -> bool:
+    """Whether a file may save what decides, or find it again: by its name, among others, or from what is not first."""
+    last = _last(deciding)
+    holder = ast.unparse(deciding.value) if isinstance(deciding, ast.Attribute | ast.Subscript) else ""
+    nodes, inside = list(ast.walk(file.tree)), set(map(id, ast.walk(branch)))
+    entries = [
+        pair for node in nodes if isinstance(node, ast.Dict) for pair in zip(node.keys, node.values, strict=True)
+    ]
+    first = {id(node.slice) for node in nodes if isinstance(node, ast.Subscript)}
+    first |= {id(key) for key, value in entries if _is_first(value)}
+    calls = [node for node in nodes if isinstance(node, ast.Call)]
+    first |= {id(given) for call in calls if not dotted(call.func).endswith(READS) for given in call.args}
+    named = any(isinstance(node, ast.Constant) and node.value == last and id(node) not in first for node in nodes)
+    handed = any(isinstance(node, ast.arg) and node.arg == ast.unparse(deciding) for node in nodes)
+    whole = any(key is None and ast.unparse(value) == holder for key, value in entries) or any(
+        isinstance(node, ast.Attribute) and node.attr == "__dict__" for node in nodes
+    )
+    if named or handed or (holder and whole):
+        return True
+    if any(_hands_on(call, deciding, holder) for call in calls):
+        return True
+    return any(
+        _last(part) == last and not _is_first(value)
+        for target, value in assignments_in(node for node in nodes if id(node) not in inside)
+        for part in (target.elts if isinstance(target, ast.Tuple) else [target])
+    )
+
+
+def _hands_on(call: ast.Call, deciding: ast.expr, holder: str) -> bool:
+    """Whether a call that saves is given what decides, or all that its holder has; or one has a keyword of its name."""
+    called, text = dotted(call.func), ast.unparse(deciding)
+    if any(word.arg == _last(deciding) and not _is_first(word.value) for word in call.keywords):
+        return True
+    if SAVES.search(called) and any(_mentions(given, text) for given in (*call.args, *call.keywords)):
+        return True
+    whole = called in WHOLE or called.rpartition(".")[2] in ("dump", "dumps")
+    return bool(whole and holder) and any(ast.unparse(given) in (holder, "self") for given in call.args)

@@ -1,0 +1,259 @@
+"""An evaluation averages the means of its batches: a short batch, or one with few tokens, weighs as much as a full one.
+
+## What it detects
+
+In an evaluation, losses that are means of a batch already are added up, or put into a list, and divided by the number
+of batches.
+
+## Why it matters
+
+The number is another one than the mean over the held-out rows or tokens, and depends on the batch size and on the
+order: which checkpoint is the best may be decided by the last, short batch. With rows of one length and batches that
+fit it is the same, and many trainers accept the difference: a warning.
+
+## How it decides
+
+By reading the files of `Subject.source`, or those of the modules that the adapter imports. An evaluation is a function
+without a backward that runs under `no_grad` or `inference_mode` or puts something into `eval()`; in one with a backward
+it is a loop under `no_grad`. In a loop over data the mean of a batch is: a loss of `torch.nn.functional` or `torch.nn`
+whose reduction is the default, the `.loss` of a model's output, and, where a name there says loss, `.mean()` over
+everything or a sum that is divided by a sum or a count. The number of batches is `len` of what the loop goes over, a
+number that is 1 more in each turn, what `enumerate` gives; of a list `sum(x) / len(x)` and its `mean`. A mean that is
+multiplied, by the count of its batch, is none. Statistic: such means of means; a warning each.
+
+False-alarm rate: 0 on the bundled trainer and on the documented ones.
+
+## Example
+
+Bad:
+
+```python
+for batch in loader:
+    total += F.cross_entropy(model(batch.x), batch.y).item()
+return total / len(loader)
+```
+
+Good:
+
+```python
+for batch in loader:
+    total += F.cross_entropy(model(batch.x), batch.y, reduction="sum").item()
+    count += len(batch.y)
+return total / max(count, 1)
+```
+
+## How to fix
+
+Add up sums and counts, and divide once.
+
+## Known limits
+
+Losses of one's own functions are not followed into them. A loop over a `range` of a setting draws batches of one size
+and is not looked at.
+
+## Sources
+
+The `loss * batch_size` of torchvision's and timm's meters.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable, Iterator
+
+from gradgate.checks.source_values import OTHERS, Names, assignments_in, own_nodes
+from gradgate.checks.trainer_source import File, Function, calls_in, dotted, functions_of, nodes_in, read_file_by_file
+from gradgate.core.finding import Finding
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Context, Subject
+
+CODE, NAME = "GG425", "mean-of-batch-means"
+NEEDS: tuple[str, ...] = ()
+PER_STAGE = False
+WITHOUT_GRADIENT = re.compile(r"no_grad|inference_mode")
+DATA = re.compile(r"loader|batch|data|rows|example|sample|iterate|(^|[_.])(dl|val|valid|test|eval)", re.IGNORECASE)
+LOSS = re.compile(r"loss|nll|mse|perpl|ppl|(^|[^a-z])x?b?ce(\d|[^a-z]|$)|entropy|err", re.IGNORECASE)
+COUNT = re.compile(r"\.sum\(|count|numel|\blen\(|num_|n_tok|tokens")
+LOSSES = re.compile(
+    r"(^|\.)(cross_entropy|nll_loss|(mse|l1|smooth_l1|huber)_loss|binary_cross_entropy(_with_logits)?)$"
+)
+MODULES = re.compile(r"(^|\.)[A-Z]\w*Loss$")
+WRAPPERS = ("enumerate", "tqdm", "list", "iter")
+KEEPS = ("item", "detach", "cpu", "float", "double", "numpy", "tolist")
+STACKS = ("tensor", "stack", "cat", "array", "as_tensor")
+
+
+def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
+    """Read each loop of an evaluation for what it averages."""
+    return read_file_by_file(subject, _of_file, "means_of_means")
+
+
+def _of_file(file: File) -> Iterator[Finding]:
+    modules = set(_loss_modules(file))
+    for function, _ in functions_of(file.tree) if file.has("no_grad", "inference_mode", ".eval(") else ():
+        nodes = own_nodes(function)
+        for loop in _evaluations(function, nodes):
+            means = _Means(loop, Names(function), modules)
+            yield from (_finding(file, function, node, name) for node in nodes if (name := means.averaged(node)))
+
+
+def _evaluations(function: Function, nodes: list[ast.AST]) -> list[ast.For]:
+    """The loops over data from which no gradient is taken."""
+    loops = [node for node in nodes if isinstance(node, ast.For) and _is_over_batches(node)]
+    called = {dotted(call.func) for call in calls_in(function)} if loops else set()
+    guards = [node for node in nodes if isinstance(node, ast.With) and any(map(_takes_none, node.items))]
+    evaluates = (
+        guards or any(map(_takes_none, function.decorator_list)) or any(name.endswith(".eval") for name in called)
+    )
+    if evaluates and not any(name.endswith("backward") for name in called):
+        return loops
+    guarded = {id(part) for guard in guards for part in ast.walk(guard)}
+    return [loop for loop in loops if id(loop) in guarded]
+
+
+def _takes_none(guard: ast.AST) -> bool:
+    return bool(WITHOUT_GRADIENT.search(ast.unparse(guard)))
+
+
+def _is_over_batches(loop: ast.For) -> bool:
+    """Whether a loop goes over data, in batches that need not be of one size."""
+    drawn = isinstance(loop.iter, ast.Call) and dotted(loop.iter.func) == "range" and len(loop.iter.args) < 3
+    return not drawn and bool(DATA.search(ast.unparse(loop.iter)))
+
+
+class _Means:
+    """What a loop adds up that is the mean of a batch.
+
+    Attributes:
+        sums: the names that it is added to.
+        lists: the names of the lists that it is put into.
+        counts: what the number of batches is called.
+    """
+
+    def __init__(self, loop: ast.For, names: Names, modules: set[str]) -> None:
+        self.names, self.modules = names, modules
+        inside = list(nodes_in(loop.body, *OTHERS, ast.For, ast.While))
+        added = list(_added(inside))
+        self.sums = {name for name, value in added if self._is_mean(value, name)}
+        self.lists = {name for name, value in _appended(inside) if self._is_mean(value, name)}
+        over = _unwrapped(loop.iter)
+        ones = {name for name, value in added if isinstance(value, ast.Constant) and value.value == 1}
+        self.counts = ones | {f"len({ast.unparse(over)})"}
+        if over is not loop.iter and isinstance(loop.target, ast.Tuple):
+            self.counts.add(f"{ast.unparse(loop.target.elts[0])} + 1")
+
+    def averaged(self, node: ast.AST) -> str:
+        """What a node divides by the number of batches; empty: nothing."""
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
+            return self._divided(node.left, node.right)
+        if isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Div):
+            return self._divided(node.target, node.value)
+        if isinstance(node, ast.Call) and dotted(node.func).rpartition(".")[2] in ("mean", "fmean"):
+            given = node.args[0] if node.args else getattr(node.func, "value", node)
+            if isinstance(given, ast.Call) and dotted(given.func).rpartition(".")[2] in STACKS and given.args:
+                given = given.args[0]
+            return name if (name := dotted(given)) in self.lists else ""
+        return ""
+
+    def _divided(self, above: ast.expr, below: ast.expr) -> str:
+        if (name := dotted(_kept(above))) in self.sums and self._is_count(below):
+            return name
+        summed = above.args[0] if isinstance(above, ast.Call) and dotted(above.func) == "sum" and above.args else above
+        name = dotted(summed)
+        counts = name in self.lists and (f"len({name})" in ast.unparse(below) or self._is_count(below))
+        return name if counts else ""
+
+    def _is_count(self, below: ast.expr) -> bool:
+        if isinstance(below, ast.Call) and dotted(below.func) in ("max", "float", "int"):
+            return any(map(self._is_count, below.args))
+        return not self.counts.isdisjoint((ast.unparse(below), ast.unparse(self.names.held(below))))
+
+    def _is_mean(self, added: ast.expr, name: str) -> bool:
+        """Whether what is added under a name is a loss, averaged over its batch."""
+        held = self.names.held(_kept(added))
+        if (kept := _kept(held)) is not held:
+            held = self.names.held(kept)
+        text = f"{name} {ast.unparse(added)} {ast.unparse(held)}"
+        if isinstance(held, ast.BinOp) and isinstance(held.op, ast.Div):
+            counts = "sum(" in ast.unparse(held.left) and COUNT.search(ast.unparse(held.right))
+            return bool(counts and LOSS.search(text))
+        if isinstance(held, ast.Attribute | ast.Subscript) and _is_of_output(held):
+            return isinstance(self.names.held(held.value), ast.Call)
+        if not isinstance(held, ast.Call):
+            return False
+        called = dotted(held.func)
+        reduction = next((ast.unparse(word.value) for word in held.keywords if word.arg == "reduction"), "'mean'")
+        if LOSSES.search(called) or called in self.modules:
+            return reduction == "'mean'"
+        bare = called.rpartition(".")[2] == "mean" and not held.keywords and len(held.args) == (called == "torch.mean")
+        return bare and bool(LOSS.search(text))
+
+
+def _loss_modules(file: File) -> Iterator[str]:
+    """The names of losses of torch.nn that are made with the default reduction."""
+    for target, value in assignments_in(ast.walk(file.tree)):
+        made = isinstance(value, ast.Call) and MODULES.search(dotted(value.func))
+        if made and all(word.arg != "reduction" for word in value.keywords):  # type: ignore[attr-defined]
+            yield dotted(target)
+
+
+def _is_of_output(node: ast.Attribute | ast.Subscript) -> bool:
+    if isinstance(node, ast.Attribute):
+        return node.attr == "loss"
+    return isinstance(node.slice, ast.Constant) and node.slice.value == "loss"
+
+
+def _kept(node: ast.expr) -> ast.expr:
+    """A number without what only moves it (`.item()`, `float(...)`)."""
+    while isinstance(node, ast.Call):
+        if isinstance(node.func, ast.Attribute) and node.func.attr in KEEPS and not node.args:
+            node = node.func.value
+        elif dotted(node.func) == "float" and node.args:
+            node = node.args[0]
+        else:
+            break
+    return node
+
+
+def _added(nodes: Iterable[ast.AST]) -> Iterator[tuple[str, ast.expr]]:
+    """The names that are added to, and what is added."""
+    for node in nodes:
+        if isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Add):
+            yield dotted(node.target), node.value
+    for target, value in assignments_in(nodes):
+        if (
+            isinstance(value, ast.BinOp)
+            and isinstance(value.op, ast.Add)
+            and dotted(value.left) == dotted(target) != ""
+        ):
+            yield dotted(target), value.right
+
+
+def _appended(nodes: Iterable[ast.AST]) -> Iterator[tuple[str, ast.expr]]:
+    for node in nodes:
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr == "append"
+            and node.args
+        ):
+            yield dotted(node.func.value), node.args[0]
+
+
+def _unwrapped(over: ast.expr) -> ast.expr:
+    while isinstance(over, ast.Call) and dotted(over.func).rpartition(".")[2] in WRAPPERS and over.args:
+        over = over.args[0]
+    return over
+
+
+def _finding(file: File, function: Function, node: ast.AST, name: str) -> Finding:
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"{function.name}() divides `{name}` by the number of batches, though each part of it is the mean of a "
+        "batch: a short batch weighs as much as a full one",
+        severity="warning",
+        culprit=file.at(node, function.name),
+        fix="add up sums and counts, and divide once",
+    )

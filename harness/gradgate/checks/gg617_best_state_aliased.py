@@ -1,0 +1,286 @@
+"""The best state is kept as `state_dict()` gives it: the tensors are the live ones, so the best is the last.
+
+## What it detects
+
+`best = model.state_dict()` while training goes on, bare or in a shallow copy, that is later loaded into the same
+module, or written or returned behind the loop.
+
+## Why it matters
+
+`state_dict` returns references. Each update of the parameters changes what was kept: loading it back does nothing, and
+the file that is called best holds the last weights, those that early stopping was to throw away. Nothing raises, and
+the score in the log is the best one.
+
+## How it decides
+
+By reading the files of `Subject.source`, or those of the modules that the adapter imports. Kept is what is assigned to
+a name, an attribute or an item in a loop, in a function that one calls, or where scores are compared: a
+`state_dict()`; `dict`, `.copy()` or `copy.copy` of one; a mapping, a tuple or a comprehension that passes its tensors
+on, with `.data` or `.detach()` too; a name that holds one of these. Findings are those that
+
+* `load_state_dict` of the same module is given, in the same function, or in the same class or file where it is an
+  attribute or an item;
+* a save is given, or the function returns, behind the loop, where they were kept under a comparison.
+
+Clean are `copy.deepcopy`, `.clone()`, `.cpu()` (a copy where training runs on another device), a module that is made
+anew within the loop, a mapping that is changed afterwards or handed to another function, and a loop that ends there.
+Statistic: such states; allowed: 0.
+
+False-alarm rate: 0 on the bundled trainer and on the documented ones.
+
+## Example
+
+Bad:
+
+```python
+if score < best_score:
+    best_score, best_state = score, model.state_dict()
+...
+model.load_state_dict(best_state)
+```
+
+Good:
+
+```python
+    best_score, best_state = score, copy.deepcopy(model.state_dict())
+```
+
+## How to fix
+
+Copy the tensors (`copy.deepcopy`, or `.clone()` of each), or write the file at once.
+
+## Known limits
+
+States that go through another function's arguments are not followed. A state that is `.cpu()`ed is an alias where
+training runs on the processor.
+
+## Sources
+
+PyTorch, "Saving and loading models": `best_model_state = model.state_dict()` "returns a reference to the state and not
+its copy".
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from gradgate.checks.source_values import Names, assignments_in, outwards, own_nodes, parents_in
+from gradgate.checks.trainer_source import File, Function, calls_in, dotted, functions_of, names_in, read_file_by_file
+from gradgate.core.finding import Finding
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Context, Subject
+
+CODE, NAME = "GG617", "best-state-aliased"
+NEEDS: tuple[str, ...] = ()
+PER_STAGE = False
+SHALLOW = ("dict", "OrderedDict", "collections.OrderedDict", "copy.copy")
+CHANGES = ("update", "pop", "clear", "setdefault", "popitem")
+OF_NUMBERS = re.compile(r"sched|scaler|early|stop|stat|meter|loader|sampler|rng|generator", re.IGNORECASE)
+BETTER = re.compile(r"improve|better|best", re.IGNORECASE)
+SAVES = re.compile(r"(^|[._])(save|dump|write)", re.IGNORECASE)
+LEAVES = re.compile(r"(^|[._])(load_state_dict|save\w*|dump\w*|write\w*|len|print|deepcopy|copy|dict|OrderedDict)$")
+FIX = "copy the tensors (copy.deepcopy, or .clone() of each), or write the file at once"
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A state that is kept.
+
+    Args:
+        name: under which.
+        modules: whose it is, as they are written.
+        value: where it is taken.
+        loop: around it, the outermost; None: none in its function.
+        compared: whether scores are compared there.
+    """
+
+    name: str
+    modules: tuple[str, ...]
+    value: ast.expr
+    loop: ast.For | ast.While | None
+    compared: bool
+
+
+def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
+    """Read each state that is kept while training goes on."""
+    return read_file_by_file(subject, _of_file, "states")
+
+
+def _of_file(file: File) -> Iterator[Finding]:
+    if not file.has("state_dict()"):
+        return
+    parents = parents_in(file.tree)
+    loops = [node for node in ast.walk(file.tree) if isinstance(node, ast.For | ast.While)]
+    called = {dotted(call.func).rpartition(".")[2] for loop in loops for call in calls_in(loop)}
+    for function, owner in functions_of(file.tree):
+        for kept in _kept(function, parents, called):
+            scope = function if kept.name.isidentifier() else (owner or file.tree)
+            used = None if _is_changed(scope, kept) else _used(scope, function, kept)
+            if used is not None and not _is_made_anew(file, kept, called):
+                yield _finding(file, function, kept, used)
+
+
+def _kept(function: Function, parents: dict[int, ast.AST], called: set[str]) -> Iterator[_Kept]:
+    """What a function keeps of the state of modules while training goes on."""
+    names = Names(function)
+    for target, value in assignments_in(own_nodes(function)):
+        modules = tuple(name for name in _aliased(value, names) if not OF_NUMBERS.search(name))
+        if not modules or not isinstance(target, ast.Name | ast.Attribute | ast.Subscript):
+            continue
+        around = _around(value, function, parents)
+        loops = [node for node in around if isinstance(node, ast.For | ast.While)]
+        compared = any(isinstance(node, ast.If) and _compares(node.test) for node in around)
+        gathered = any(
+            isinstance(node, ast.With) and "state_dict_type" in ast.unparse(node.items[0]) for node in around
+        )
+        if not gathered and (loops or compared or function.name in called) and not (loops and _ends(around)):
+            yield _Kept(ast.unparse(target), modules, value, loops[-1] if loops else None, compared)
+
+
+def _around(node: ast.AST, function: Function, parents: dict[int, ast.AST]) -> list[ast.AST]:
+    """What a node stands in within a function, from the inside out."""
+    found: list[ast.AST] = []
+    for parent in outwards(node, parents):
+        if parent is function:
+            break
+        found.append(parent)
+    return found
+
+
+def _compares(test: ast.expr) -> bool:
+    orders = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
+    compares = any(isinstance(node, ast.Compare) and isinstance(node.ops[0], orders) for node in ast.walk(test))
+    return compares or bool(BETTER.search(ast.unparse(test)))
+
+
+def _ends(around: list[ast.AST]) -> bool:
+    """Whether the loop is left behind a statement."""
+    branch = next((node for node in around if isinstance(node, ast.If | ast.For | ast.While)), None)
+    return isinstance(branch, ast.If) and any(isinstance(last, ast.Break | ast.Return) for last in branch.body)
+
+
+def _aliased(value: ast.expr, names: Names) -> Iterator[str]:
+    """The modules whose live tensors an expression holds."""
+    if isinstance(value, ast.Name) and (held := names.held(value)) is not value:
+        yield from _aliased(held, names)
+    elif isinstance(value, ast.Dict) and None in value.keys and len(value.keys) > 1:
+        return  # entries of one over those of another
+    elif isinstance(value, ast.Dict | ast.Tuple | ast.List):
+        for part in _parts(value):
+            yield from _aliased(part, names)
+    elif isinstance(value, ast.DictComp) and _passes_on(value):
+        yield from _aliased(value.generators[0].iter.func.value, names)  # type: ignore[attr-defined]
+    elif isinstance(value, ast.Call):
+        if dotted(value.func) in SHALLOW and len(value.args) == 1 and not value.keywords:
+            yield from _aliased(value.args[0], names)
+        elif isinstance(value.func, ast.Attribute) and not value.args:
+            if value.func.attr == "state_dict":
+                yield ast.unparse(value.func.value)
+            elif value.func.attr == "copy":
+                yield from _aliased(value.func.value, names)
+
+
+def _passes_on(value: ast.DictComp) -> bool:
+    """Whether a comprehension over `items()` gives the tensors that it gets, or what shares their memory."""
+    over, target, given = value.generators[0].iter, value.generators[0].target, value.value
+    if not (isinstance(over, ast.Call) and dotted(over.func).rpartition(".")[2] == "items"):
+        return False
+    if isinstance(given, ast.Call) and isinstance(given.func, ast.Attribute) and given.func.attr == "detach":
+        given = given.func.value
+    if isinstance(given, ast.Attribute) and given.attr == "data":
+        given = given.value
+    return isinstance(target, ast.Tuple) and dotted(given) == dotted(target.elts[-1]) != ""
+
+
+def _is_changed(scope: ast.AST, kept: _Kept) -> bool:
+    """Whether what is kept is changed, copied, or handed to what may change it, in another statement."""
+    for target, value in assignments_in(ast.walk(scope)):
+        within = isinstance(target, ast.Subscript) and ast.unparse(target.value) == kept.name
+        copied = ast.unparse(target) == kept.name and value is not kept.value and kept.name in names_in(value)
+        if within or copied:
+            return True
+    for call in calls_in(scope):
+        called = dotted(call.func)
+        lent = any(_is_of(given, kept.name) for given in call.args) and not LEAVES.search(called)
+        if lent or called in [f"{kept.name}.{name}" for name in CHANGES]:
+            return True
+    return False
+
+
+def _used(scope: ast.AST, function: Function, kept: _Kept) -> str | None:
+    """What is done with the state; None: nothing that needs it as it was."""
+    for call in calls_in(scope):
+        loads = isinstance(call.func, ast.Attribute) and call.func.attr == "load_state_dict" and call.args
+        of_it = loads and ast.unparse(call.func.value) in kept.modules  # type: ignore[attr-defined]
+        if of_it and _is_of(call.args[0], kept.name):
+            return "is loaded back"
+    if kept.loop is None or not kept.compared:
+        return None
+    for node in ast.walk(function):
+        if getattr(node, "lineno", 0) <= (kept.loop.end_lineno or 0):
+            continue
+        if isinstance(node, ast.Return) and node.value is not None and _holds(node.value, kept.name):
+            return "is returned"
+        if (
+            isinstance(node, ast.Call)
+            and SAVES.search(dotted(node.func))
+            and any(_holds(a, kept.name) for a in node.args)
+        ):
+            return "is written"
+    return None
+
+
+def _is_of(node: ast.expr, name: str) -> bool:
+    """Whether an expression is what a name holds, or an item of it."""
+    if isinstance(node, ast.Call) and dotted(node.func) in SHALLOW and node.args:
+        return _is_of(node.args[0], name)
+    return ast.unparse(node) == name or (isinstance(node, ast.Subscript) and _is_of(node.value, name))
+
+
+def _holds(node: ast.expr, name: str) -> bool:
+    """Whether an expression hands on what a name holds, alone or among others."""
+    if isinstance(node, ast.Dict | ast.Tuple | ast.List):
+        return any(_holds(part, name) for part in _parts(node))
+    return _is_of(node, name)
+
+
+def _parts(node: ast.Dict | ast.Tuple | ast.List) -> list[ast.expr]:
+    return node.values if isinstance(node, ast.Dict) else node.elts
+
+
+def _is_made_anew(file: File, kept: _Kept, called: set[str]) -> bool:
+    """Whether one of the modules is another one in the next turn of the loop."""
+    within: list[ast.AST] = [kept.loop] if kept.loop is not None else []
+    within += [function for function, _ in functions_of(file.tree) if function.name in called]
+    given = {
+        dotted(part)
+        for scope in within
+        for node in ast.walk(scope)
+        for part in _targets(node)
+        if isinstance(part, ast.Name | ast.Attribute) and (scope is kept.loop or isinstance(part, ast.Attribute))
+    }
+    return any(
+        module == name or module.startswith((f"{name}.", f"{name}[")) for module in kept.modules for name in given
+    )
+
+
+def _targets(node: ast.AST) -> Iterator[ast.AST]:
+    if isinstance(node, ast.Assign):
+        yield from (part for target in node.targets for part in getattr(target, "elts", [target]))
+    elif isinstance(node, ast.For):
+        yield from ast.walk(node.target)
+
+
+def _finding(file: File, function: Function, kept: _Kept, used: str) -> Finding:
+    told = " and ".join(f"`{module}`" for module in kept.modules)
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"{function.name}() keeps the live tensors of {told} as `{kept.name}`: what {used} is the last state, "
+        "not the one that was kept; allowed: none",
+        culprit=file.at(kept.value, function.name),
+        fix=FIX,
+    )

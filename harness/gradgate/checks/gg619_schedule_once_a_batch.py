@@ -1,0 +1,136 @@
+"""The schedule moves once a micro-batch, and the optimizer once in several.
+
+## What it detects
+
+`scheduler.step()` in a loop over batches, outside of the branch that steps the optimizer once in so many of them; and
+in a loop over the micro-batches of one update.
+
+## Why it matters
+
+The rate warms up and decays as many times too fast as there are micro-batches in an update: with 8 of them training is
+over after an eighth of its steps, at a rate of 0 from there on, and the loss just looks flat. With 1, as in a small
+run, nothing is wrong.
+
+## How it decides
+
+By reading the files of `Subject.source`, or those of the modules that the adapter imports. A schedule is what is called
+`...sched...` and steps without an argument. Findings are its steps under no condition
+
+* in a loop that runs a backward at each turn, and steps an optimizer only where a condition holds once in so many turns
+  (`%`) or names accumulation;
+* in a loop over what is called after accumulation or micro-batches, in which no optimizer steps.
+
+Where a schedule in the same file is given a length that is made of a `len` and divided by nothing, it is taken for one
+that is meant to be counted in batches. Statistic: such steps; allowed: 0.
+
+False-alarm rate: 0 on the bundled trainer and on the documented ones.
+
+## Example
+
+Bad:
+
+```python
+for i, batch in enumerate(loader):
+    (loss_of(batch) / n).backward()
+    if (i + 1) % n == 0:
+        optimizer.step()
+        optimizer.zero_grad()
+    scheduler.step()
+```
+
+Good:
+
+```python
+        optimizer.step()
+        optimizer.zero_grad()
+        scheduler.step()                                     # in the branch
+```
+
+## How to fix
+
+Step the schedule where the optimizer steps, and give it its length in updates.
+
+## Known limits
+
+Steps in another function, and schedules under another name, are not seen. Which rate each update really has is GG607's,
+which runs it.
+
+## Sources
+
+PyTorch, "How to adjust learning rate": the schedule is stepped after the optimizer's update.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+
+from gradgate.checks.accumulation import ACCUMULATES, accumulations, steps_in
+from gradgate.checks.source_values import OTHERS, Names, own_nodes
+from gradgate.checks.trainer_source import File, calls_in, dotted, functions_of, nodes_in, read_file_by_file
+from gradgate.core.finding import Finding
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Context, Subject
+
+CODE, NAME = "GG619", "schedule-once-a-batch"
+NEEDS: tuple[str, ...] = ()
+PER_STAGE = False
+SCHEDULE = re.compile(r"sched[^.]*\.step$", re.IGNORECASE)
+MADE = re.compile(r"sched|LR$")
+MICRO = re.compile(r"micro_?(batch|step)|micros\b", re.IGNORECASE)
+CONDITIONS = (*OTHERS, ast.If, ast.IfExp, ast.For, ast.While)
+
+
+def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
+    """Read each loop with a schedule's step."""
+    return read_file_by_file(subject, _of_file, "steps")
+
+
+def _of_file(file: File) -> Iterator[Finding]:
+    if not file.has("sched"):
+        return
+    found: dict[int, tuple[ast.Call, str, str]] = {}
+    for function, _ in functions_of(file.tree):
+        nodes, names = own_nodes(function), Names(function)
+        for one in accumulations(nodes, names):
+            for call in _scheduled(one.loop):
+                told = f"and the optimizer only where `{ast.unparse(one.branch.test)}`"
+                found.setdefault(id(call), (call, function.name, told))
+        for loop in (node for node in nodes if isinstance(node, ast.For)):
+            over = ast.unparse(loop.iter)
+            if (ACCUMULATES.search(over) or MICRO.search(over)) and not any(steps_in(ast.walk(loop))):
+                for call in _scheduled(loop):
+                    told = f"for each of `{over}`, and the optimizer once for all of them"
+                    found.setdefault(id(call), (call, function.name, told))
+    if found and not _is_counted_in_batches(file):
+        yield from (_finding(file, *one) for one in found.values())
+
+
+def _scheduled(loop: ast.For | ast.While) -> Iterator[ast.Call]:
+    """The steps of a schedule that each turn of a loop runs."""
+    for node in nodes_in(loop.body, *CONDITIONS):
+        if isinstance(node, ast.Call) and not node.args and SCHEDULE.search(ast.unparse(node.func)):
+            yield node
+
+
+def _is_counted_in_batches(file: File) -> bool:
+    """Whether a schedule's length is made of a `len` that nothing divides."""
+    for function, _ in functions_of(file.tree):
+        names = Names(function)
+        for call in (call for call in calls_in(function) if MADE.search(dotted(call.func))):
+            parts = [part for given in (*call.args, *call.keywords) for part in names.parts(given)]
+            counts = any(isinstance(part, ast.Call) and dotted(part.func) == "len" for part in parts)
+            if counts and not any(isinstance(part, ast.FloorDiv | ast.Div) for part in parts):
+                return True
+    return False
+
+
+def _finding(file: File, call: ast.Call, function: str, told: str) -> Finding:
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"{function}() steps the schedule at each turn {told}; allowed: once an update",
+        culprit=file.at(call, function),
+        fix="step the schedule where the optimizer steps, and give it its length in updates",
+    )

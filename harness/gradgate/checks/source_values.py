@@ -1,0 +1,68 @@
+"""What stands around a node of a trainer's source, and what its names hold there, for the checks that read it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+
+from gradgate.checks.trainer_source import Function, dotted, nodes_in
+
+OTHERS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)  # what stands in them is not the function's
+
+
+def own_nodes(function: Function) -> list[ast.AST]:
+    """The nodes of a function, without those of functions and classes in it."""
+    return list(nodes_in(function.body, *OTHERS))
+
+
+def parents_in(tree: ast.AST) -> dict[int, ast.AST]:
+    """The node that each one stands in, by its `id`."""
+    return {id(child): node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
+
+
+def outwards(node: ast.AST, parents: dict[int, ast.AST]) -> Iterator[ast.AST]:
+    """The nodes that one stands in, from the inside out."""
+    while (parent := parents.get(id(node))) is not None:
+        yield parent
+        node = parent
+
+
+def assignments_in(nodes: Iterable[ast.AST]) -> Iterator[tuple[ast.expr, ast.expr]]:
+    """What is assigned, and its value; the parts of a tuple with those of a tuple."""
+    for node in nodes:
+        if isinstance(node, ast.Assign):
+            for target in node.targets:
+                if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+                    yield from zip(target.elts, node.value.elts, strict=False)
+                else:
+                    yield target, node.value
+        elif isinstance(node, ast.AnnAssign | ast.NamedExpr) and node.value is not None:
+            yield node.target, node.value
+
+
+class Names:
+    """What the names of a function hold, by the order of its lines."""
+
+    def __init__(self, function: Function) -> None:
+        self._function = function
+
+    @cached_property
+    def _values(self) -> dict[str, list[ast.expr]]:
+        values: dict[str, list[ast.expr]] = {}
+        for target, value in assignments_in(own_nodes(self._function)):
+            values.setdefault(dotted(target), []).append(value)
+        return values
+
+    def held(self, node: ast.expr) -> ast.expr:
+        """The value that was assigned last in front of the line of a name, or of an attribute; else the node itself."""
+        values = self._values.get(dotted(node), []) if isinstance(node, ast.Name | ast.Attribute) else []
+        before = [value for value in values if (value.end_lineno or value.lineno) < node.lineno]
+        return max(before, key=lambda value: value.lineno, default=node)
+
+    def parts(self, node: ast.AST, hops: int = 4) -> Iterator[ast.AST]:
+        """The nodes of an expression, and of what its names hold."""
+        for part in ast.walk(node):
+            yield part
+            if hops and isinstance(part, ast.Name) and (value := self.held(part)) is not part:
+                yield from self.parts(value, hops - 1)
