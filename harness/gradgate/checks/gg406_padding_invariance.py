@@ -54,24 +54,29 @@ Fault LW-19 of the fault catalogue.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 
+from gradgate.checks.company_lines import Company, line_of_company, valid_of
 from gradgate.checks.invariance import Probe
 from gradgate.checks.measures import fractional
+from gradgate.checks.own_lines import named
 from gradgate.checks.raised import calling, reports_raises
-from gradgate.core.finding import Finding
+from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Outcome
 from gradgate.generators import are_same, states
-from gradgate.subjects.contract import Context, Stage, Subject
+from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject
 
 CODE, NAME = "GG406", "padding-invariance"
 NEEDS: tuple[str, ...] = ("losses", "pad")
 PER_STAGE = True
 COUNTS = (1, 5)
 OF_METRICS = 1e-6
+NOTHING: AbstractContextManager[Any] = nullcontext()
 
 
 @reports_raises(CODE, NAME)
@@ -84,7 +89,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     worst = probe.furthest(batch, padded)
     measured, allowed = {"distance": worst.measured}, {"distance": worst.allowed}
     if not worst.is_beyond:
-        share, told = _metrics(stage, context)
+        share, told = _metrics(subject, stage, context)
         measured, allowed = {**measured, "metrics_ratio": share}, {**allowed, "metrics_ratio": OF_METRICS}
         return Outcome((told,) if told else (), measured, allowed)
     if probe.draws_beyond_dropout:
@@ -101,7 +106,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     return Outcome((finding,), measured, allowed)
 
 
-def _metrics(stage: Stage, context: Context) -> tuple[float, Finding | None]:
+def _metrics(subject: Subject, stage: Stage, context: Context) -> tuple[float, Finding | None]:
     """How far the metrics of a step are from those of a step on the same rows with more padding."""
     plain, again, padded = (_step(stage, context, count) for count in (0, 0, COUNTS[-1]))
     if plain is None or again is None or padded is None:
@@ -117,17 +122,42 @@ def _metrics(stage: Stage, context: Context) -> tuple[float, Finding | None]:
         f"the metric {name} is {plain[name]:.9g}, and {padded[name]:.9g} where the batch has {COUNTS[-1]} more "
         f"positions of padding; allowed: {OF_METRICS:g} of it"
     )
-    return share, Finding(CODE, NAME, message, fix="count and sum over real tokens in what is reported, too")
+    finding = Finding(CODE, NAME, message, fix="count and sum over real tokens in what is reported, too")
+
+    def is_right(metrics: Mapping[str, float] | None) -> bool:
+        return metrics is not None and abs(metrics[name] - plain[name]) <= OF_METRICS * max(
+            abs(plain[name]), OF_METRICS
+        )
+
+    return share, named(finding, partial(_line, subject, stage, context, is_right), context.seed)
 
 
-def _step(stage: Stage, context: Context, count: int) -> dict[str, float] | None:
-    """The metrics of a fresh run's first step, but for whole numbers; None where it draws random numbers."""
+def _line(
+    subject: Subject, stage: Stage, context: Context, is_right: Callable[[Mapping[str, float] | None], bool]
+) -> Location | None:
+    """The line at which padding comes into a metric."""
+    run, batch = _started(stage, context)
+    real = [valid_of(run, run.pad(batch, count) if count else batch) for count in (0, COUNTS[-1])]
+    if real[0] is None or real[1] is None:
+        return None
+    plain, padded = (partial(_step, stage, context, count) for count in (0, COUNTS[-1]))
+    return line_of_company(subject.source, Company(plain, padded, range(len(real[0])), real[0], real[1]), is_right)
+
+
+def _started(stage: Stage, context: Context) -> tuple[Run, Batch]:
     with calling("start()"):
         run = stage.start(context.seed, dtype=torch.float64, device=context.device)
-    batch = next(iter(run.batches()))
+    return run, next(iter(run.batches()))
+
+
+def _step(
+    stage: Stage, context: Context, count: int, mode: AbstractContextManager[Any] = NOTHING
+) -> dict[str, float] | None:
+    """The metrics of a fresh run's first step, but for whole numbers; None where it draws random numbers."""
+    run, batch = _started(stage, context)
     batch = run.pad(batch, count) if count else batch
     before = states()
-    with calling("step()"):
+    with calling("step()"), mode:
         metrics: Mapping[str, Any] = run.step(batch) or {}
     if not are_same(before, states()):
         return None
