@@ -29,6 +29,19 @@ def test_a_fault_in_the_source_turns_its_own_check_red(name: str, tmp_path: Path
     assert finding.culprit is not None and finding.culprit.source in TRAINER.replace(fault.old, fault.new)
 
 
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [("half", 'self.mean = held["mean"]'), ("half, through a name", 'self.mean, self.count = held["mean"]')],
+)
+def test_gg613_names_the_line_beside_which_a_part_of_the_state_is_missing(name: str, line: str, tmp_path: Path) -> None:
+    """Behind what is saved before it."""
+    fault = FAULTS[name]
+    outcome = run_check("GG613", reading(tmp_path, TRAINER.replace(fault.old, fault.new)), None)
+
+    (finding,) = [finding for finding in outcome.findings if fault.told in finding.message]
+    assert finding.culprit is not None and finding.culprit.source.startswith(line)
+
+
 @pytest.mark.parametrize("name", ["clean", *SOUND_EDITS])
 def test_a_clean_source_passes(name: str, tmp_path: Path) -> None:
     """Also what looks like a fault and is none."""
