@@ -63,12 +63,12 @@ class Forward:
         root = self.terms[term].grad_fn
         if root is None:
             return []
-        nodes, own = _ordered(root), set(map(id, self.run.modules[module].parameters()))
+        nodes, own = ordered(root), set(map(id, self.run.modules[module].parameters()))
         leading: set[Any] = set()
         for node in reversed(nodes):  # what a node reads comes behind it
             if id(getattr(node, "variable", None)) in own or leading.intersection(_read_by(node)):
                 leading.add(node)
-        free = {node for other in granted if other in self.terms for node in _ordered(self.terms[other].grad_fn)}
+        free = {node for other in granted if other in self.terms for node in ordered(self.terms[other].grad_fn)}
         free = leading & (free | {node for node in leading if self._is_inside(node, module)})
         crossing = [node for node in leading - free if free.intersection(_read_by(node))]
         places = [self._place(node, module) for node in sorted(crossing, key=lambda node: node._sequence_nr())]
@@ -79,7 +79,7 @@ class Forward:
 
         Those that do both come first, and none where there is neither.
         """
-        numbers = {node._sequence_nr() for node in _ordered(self.terms[term].grad_fn)}
+        numbers = {node._sequence_nr() for node in ordered(self.terms[term].grad_fn)}
         met = [cut for cut in self.recorder.flow.cuts if not numbers.isdisjoint(cut.nodes)]
         outputs = [part for call in self.calls.get(module, ()) for part in _tensors(call.output)]
         given = [cut for output in outputs for cut in self.recorder.flow.of(output)]
@@ -142,7 +142,7 @@ def _read_by(node: Any) -> Iterator[Any]:
     return (behind for behind, _ in node.next_functions)
 
 
-def _ordered(root: Any) -> list[Any]:
+def ordered(root: Any) -> list[Any]:
     """All nodes of a graph, each before those it reads."""
     done: set[Any] = set()
     order: list[Any] = []

@@ -2,7 +2,8 @@
 
 A step may detach on purpose, so that a line which cuts is not yet the wrong one. Each `detach` and `no_grad` of the
 trainer's is left out in turn, in a fresh run. Of those that bring every dead parameter back the last is named: what is
-detached before it is a target or a weight, and meant.
+detached before it is a target or a weight, and meant. What leaves for Python cannot be left out: its numbers are made
+other ones, and where the loss then is another, they come back into it without their graph.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradgate.checks.crossings import ordered
 from gradgate.checks.own_lines import Line
 from gradgate.core.origin import is_trainers_code
 
@@ -32,19 +34,24 @@ class Cuts:
     Args:
         lines: that detach, or switch gradients off.
         numbers: lines that made numbers of what has a graph; leaving them out is not possible.
+        leaves: of each of these the leaves that its graph comes from.
+        losses: that backwards began at.
     """
 
     lines: list[Line] = field(default_factory=list)
     numbers: dict[Line, int] = field(default_factory=dict)
+    leaves: dict[Line, set[Tensor]] = field(default_factory=dict)
+    losses: list[float] = field(default_factory=list)
 
 
 @contextmanager
-def without(source: Path | None, left_out: Line | None = None) -> Iterator[Cuts]:
+def without(source: Path | None, left_out: Line | None = None, moved: Line | None = None) -> Iterator[Cuts]:
     """Note each cut of the block, and leave one out.
 
     Args:
         source: of the subject.
         left_out: the line whose `detach` gives its tensor back, and whose `no_grad` does nothing.
+        moved: the line that makes other numbers of what has a graph.
     """
     cuts = Cuts()
     kept = {name: getattr(Tensor, name) for name in ("detach", "backward", *_INTO_PYTHON)}
@@ -69,6 +76,7 @@ def without(source: Path | None, left_out: Line | None = None) -> Iterator[Cuts]
     def backward(tensor: Tensor, *args: Any, **named: Any) -> Any:
         nonlocal over
         over = True
+        cuts.losses += [float(kept["detach"](tensor))] if tensor.numel() == 1 else []
         return kept["backward"](tensor, *args, **named)
 
     def number(name: str) -> Callable[..., Any]:
@@ -76,7 +84,9 @@ def without(source: Path | None, left_out: Line | None = None) -> Iterator[Cuts]
             line = _own(sys._getframe(1), source) if tensor.requires_grad and not over else None
             if line is not None:
                 cuts.numbers.setdefault(line, len(cuts.lines))
-            return kept[name](tensor, *args, **named)
+                cuts.leaves.setdefault(line, set()).update(_leaves(tensor))
+            result = kept[name](tensor, *args, **named)
+            return result if line is None or line != moved else _other(result)
 
         return call
 
@@ -122,3 +132,35 @@ def line_of_cut(source: Path | None, revives: Callable[[], bool]) -> tuple[Line 
     if found is not None and any(count > cuts.lines.index(found) for count in cuts.numbers.values()):
         return None, cuts.lines  # what left for Python behind it may be the cut
     return found, cuts.lines
+
+
+def line_of_numbers(source: Path | None, step: Callable[[], Sequence[Tensor]]) -> Line | None:
+    """The line that makes numbers of what has a graph, of which the loss is made again; None where none does alone.
+
+    Args:
+        source: of the subject.
+        step: starts anew, steps, and gives the dead parameters.
+    """
+    with without(source) as cuts:
+        dead = set(step())
+    with without(source) as again:
+        step()
+    found = []
+    for line, leaves in cuts.leaves.items() if cuts.losses == again.losses else ():
+        if dead <= leaves:
+            with without(source, moved=line) as moved, suppress(Exception):  # a guard may refuse other numbers
+                step()
+            found += [line] if moved.losses[:1] not in ([], cuts.losses[:1]) else []
+    return found[0] if len(found) == 1 else None
+
+
+def _leaves(tensor: Tensor) -> set[Tensor]:
+    """What a graph comes from."""
+    return (
+        {tensor} if tensor.grad_fn is None else {n.variable for n in ordered(tensor.grad_fn) if hasattr(n, "variable")}
+    )
+
+
+def _other(number: Any) -> Any:
+    """Other numbers than these."""
+    return [_other(each) for each in number] if isinstance(number, list) else 1.01 * number + 0.01

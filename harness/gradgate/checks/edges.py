@@ -50,14 +50,15 @@ def reaches(stage: Stage, context: Context) -> list[Reach]:
     found: dict[tuple[str, str], Reach] = {}
     for number, batch in enumerate(islice(run.batches(), BATCHES)):
         with seeded(context.seed + number):
-            for reach in _of_batch(run, batch, edges):
+            for reach in reaches_of(run, batch, edges):
                 key = (reach.term, reach.module)
                 if key not in found or reach.largest > found[key].largest:
                     found[key] = reach
     return list(found.values())
 
 
-def _of_batch(run: Run, batch: Batch, edges: Mapping[str, Sequence[str]]) -> list[Reach]:
+def reaches_of(run: Run, batch: Batch, edges: Mapping[str, Sequence[str]]) -> list[Reach]:
+    """The same of one batch of a live run."""
     with calling("losses()"):
         terms = run.losses(batch)
     found = []

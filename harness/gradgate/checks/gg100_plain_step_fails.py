@@ -54,12 +54,15 @@ from __future__ import annotations
 import traceback
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 
 from torch.optim.lr_scheduler import LRScheduler
 
+from gradgate.checks.own_lines import place, searched
 from gradgate.checks.raised import SubjectRaisedError, as_finding, calling
 from gradgate.checks.recording import with_guilty_line
+from gradgate.checks.second_lines import line_of_second
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Stage, Subject
@@ -86,7 +89,15 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         else with_guilty_line(finding, subject, stage, context, _RECORDED.get(finding.kind, (finding.kind,)))
         for finding in outcome.findings
     )
-    return replace(outcome, findings=tuple(findings))
+    return replace(outcome, findings=tuple(_of_second(finding, subject, stage, context) for finding in findings))
+
+
+def _of_second(finding: Finding, subject: Subject, stage: Stage, context: Context) -> Finding:
+    """With the line that goes through a graph again, where it is not the one that did so at first."""
+    if finding.kind != "freed_graph":
+        return finding
+    found = searched(partial(line_of_second, subject.source, partial(_stepped, stage, context)), context.seed)
+    return finding if found is None else replace(finding, culprit=place(found))
 
 
 def _plain(subject: Subject, stage: Stage, context: Context) -> Outcome:

@@ -69,7 +69,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradgate.checks.cut_lines import line_of_cut
+from gradgate.checks.cut_lines import line_of_cut, line_of_numbers
+from gradgate.checks.group_lines import line_of_group
+from gradgate.checks.lost_gradients import line_of_lost_gradient
 from gradgate.checks.mode_lines import ChangeLines
 from gradgate.checks.naming import are_named
 from gradgate.checks.own_lines import Line, place, searched
@@ -77,7 +79,7 @@ from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.recording import with_guilty_line
 from gradgate.checks.snapshot import named_parameters
 from gradgate.checks.updates import gradient_of, gradients_at_updates, parameters_of
-from gradgate.core.finding import Finding
+from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.capabilities import declared
 from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject
@@ -118,7 +120,12 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         with_guilty_line(finding, subject, stage, context, ("graph_cut", "missing_grad"), finding.detail["parameter"])
         for finding in dead + unheld
     ]
-    if dead and are_named():
+    of_group = None
+    if measured["parameters_no_optimizer_holds"]:
+        of_group = place(searched(partial(_line_of_group, subject, stage, context), context.seed))
+    if of_group is not None:
+        findings = [replace(finding, culprit=of_group) for finding in findings]
+    elif dead and are_named():
         names_of_dead = {finding.detail["parameter"] for finding in dead}
         findings = [*_by_trials(subject, stage, context, names_of_dead, findings[: len(dead)]), *findings[len(dead) :]]
     series = {"gradient_norm": norms} if norms else {}
@@ -137,9 +144,12 @@ def _by_trials(
         return seen is not None and dead <= {names[parameter] for parameter in seen[0]}
 
     found, cuts = searched(partial(line_of_cut, subject.source, revives), context.seed) or (None, ())
-    found = found or searched(partial(_line_of_clearing, subject, stage, context, dead), context.seed)
-    if found is not None:
-        return [replace(finding, culprit=place(found)) for finding in findings]
+    for find in (_line_of_clearing, _line_of_numbers):
+        found = found or searched(partial(find, subject, stage, context, dead), context.seed)
+    lost = partial(_line_of_lost_gradient, subject, stage, context, dead)
+    at = place(found) or searched(lost, context.seed)
+    if at is not None:
+        return [replace(finding, culprit=at) for finding in findings]
     tried = {(code.co_filename, line) for code, line in cuts}
     return [
         replace(finding, culprit=None) if finding.culprit and (finding.culprit.file, finding.culprit.line) in tried
@@ -156,6 +166,41 @@ def _line_of_clearing(subject: Subject, stage: Stage, context: Context, dead: se
     trace = ChangeLines(subject.source, lambda: any(p.grad is not None and bool(p.grad.any()) for p in watched))
     trace.during(lambda: run.step(batch))
     return trace.changes[1][-1] if len(trace.changes) == 2 else None
+
+
+def _line_of_numbers(subject: Subject, stage: Stage, context: Context, dead: set[str]) -> Line | None:
+    """The line behind which what they give goes on as numbers of Python."""
+    return line_of_numbers(subject.source, lambda: _stepped(stage, context, dead))
+
+
+def _line_of_lost_gradient(subject: Subject, stage: Stage, context: Context, dead: set[str]) -> Location | None:
+    """The line at which their gradient becomes 0."""
+    run = stage.start(context.seed, device=context.device)
+    watched = [parameter for parameter, name in named_parameters(run).items() if name in dead]
+    batch = next(iter(run.batches()))
+    return line_of_lost_gradient(subject.source, lambda: run.step(batch), watched)
+
+
+def _stepped(stage: Stage, context: Context, dead: set[str]) -> list[nn.Parameter]:
+    """Those of a fresh run that has stepped once."""
+    run = stage.start(context.seed, device=context.device)
+    run.step(next(iter(run.batches())))
+    return [parameter for parameter, name in named_parameters(run).items() if name in dead]
+
+
+def _line_of_group(subject: Subject, stage: Stage, context: Context) -> Line | None:
+    """The line that gives an optimizer another module, or leaves one out."""
+
+    def alive(run: Run) -> _Parameters:
+        seen = _at_updates(run, list(islice(run.batches(), TRIED)), named_parameters(run))
+        return seen[0] if seen else set()
+
+    def unheld(run: Run) -> _Parameters:
+        held = {parameter for optimizer in run.optimizers for parameter in parameters_of(optimizer)}
+        return {parameter for parameter in named_parameters(run) if parameter.requires_grad} - held
+
+    start = partial(stage.start, context.seed, device=context.device)
+    return line_of_group(subject.source, start, alive, unheld)
 
 
 def _at_updates(

@@ -55,10 +55,16 @@ Faults GF-07, GF-08 and GF-19 of the fault catalogue.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
+
+import torch
 
 from gradgate.checks.crossings import Forward, forward_of
-from gradgate.checks.edges import BATCHES, Reach, reaches
+from gradgate.checks.edges import BATCHES, Reach, reaches, reaches_of
+from gradgate.checks.given_lines import line_of_given
+from gradgate.checks.own_lines import Line, place, searched
 from gradgate.checks.raised import reports_raises
+from gradgate.checks.randomness import seeded
 from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Stage, Subject
@@ -75,8 +81,37 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     measured = {"undeclared_gradient": max((reach.largest for reach in found), default=0.0), "pairs": len(found)}
     reached = [reach for reach in found if reach.largest > 0]
     forward = forward_of(stage, context) if reached else None
-    findings = tuple(_finding(reach, _lines(forward, reach, stage.edges or {})) for reach in reached)
-    return Outcome(findings, measured, {"undeclared_gradient": 0.0})
+    findings = []
+    for reach in reached:
+        if _is_for_none(reach, reached, stage.edges or {}):
+            findings.append(_finding(reach, []))
+            continue
+        given = place(searched(partial(_given, subject, stage, context, reach), context.seed))
+        lines = _lines(forward, reach, stage.edges or {})
+        findings.append(_finding(reach, lines if given is None else [given, *(x for x in lines if x != given)]))
+    return Outcome(tuple(findings), measured, {"undeclared_gradient": 0.0})
+
+
+def _is_for_none(wrong: Reach, reached: Sequence[Reach], edges: Mapping[str, Sequence[str]]) -> bool:
+    """Whether all of several terms reach a module that none trains: it had to be frozen, or is another one's alias."""
+    terms = {reach.term for reach in reached if reach.module == wrong.module}
+    return len(edges) > 1 and terms >= set(edges)
+
+
+def _given(subject: Subject, stage: Stage, context: Context, wrong: Reach) -> Line | None:
+    """The line that gives on what the term must not read, with its graph."""
+    edges = stage.edges or {}
+    run = stage.start(context.seed, dtype=torch.float64, device=context.device)
+    batch = next(iter(run.batches()))
+
+    def reached() -> set[tuple[str, str]]:
+        with seeded(context.seed):
+            return {(one.term, one.module) for one in reaches_of(run, batch, edges) if one.largest > 0}
+
+    granted = {edge for edge in reached() if edge[1] in edges.get(edge[0], ())}
+    return line_of_given(
+        subject.source, reached, lambda found: granted <= found and (wrong.term, wrong.module) not in found
+    )
 
 
 def _lines(forward: Forward | None, reach: Reach, edges: Mapping[str, Sequence[str]]) -> list[Location]:

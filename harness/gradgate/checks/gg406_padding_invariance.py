@@ -57,29 +57,34 @@ Fault LW-19 of the fault catalogue.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gradgate.checks.company_lines import Company, line_of_company, valid_of
 from gradgate.checks.invariance import Probe
 from gradgate.checks.measures import finite
+from gradgate.checks.own_lines import named
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.randomness import seeded
 from gradgate.checks.run_parts import parts_of
 from gradgate.checks.without_dropout import without_dropout
-from gradgate.core.finding import Finding
+from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Outcome
 from gradgate.generators import are_same, states
-from gradgate.subjects.contract import Context, Run, Stage, Subject
+from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject
 
 CODE, NAME = "GG406", "padding-invariance"
 NEEDS: tuple[str, ...] = ("losses", "pad")
 PER_STAGE = True
 COUNTS = (1, 5)
 OF_METRICS = 1e-6
+NOTHING: AbstractContextManager[Any] = nullcontext()
 COUNTED = re.compile(r"tok(en)?s?(?![a-z])|labels?(?![a-z])")
 OF_COLUMNS = re.compile(r"pad|width|len|max|total_pos|capacity|slot")
 
@@ -94,7 +99,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     worst = probe.furthest(batch, padded)
     measured, allowed = {"distance": worst.measured}, {"distance": worst.allowed}
     if not worst.is_beyond:
-        share, told = _whole_step(stage, context)
+        share, told = _whole_step(subject, stage, context)
         measured, allowed = {**measured, "metrics_ratio": share}, {**allowed, "metrics_ratio": OF_METRICS}
         return Outcome((told,) if told else (), measured, allowed)
     if probe.draws_beyond_dropout:
@@ -111,7 +116,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     return Outcome((finding,), measured, allowed)
 
 
-def _whole_step(stage: Stage, context: Context) -> tuple[float, Finding | None]:
+def _whole_step(subject: Subject, stage: Stage, context: Context) -> tuple[float, Finding | None]:
     """How far what a step reports and keeps is from that of a step on the same rows with more padding."""
     plain, again, padded = (_step(stage, context, count) for count in (0, 0, COUNTS[-1]))
     if plain is None or again is None or padded is None:
@@ -132,7 +137,31 @@ def _whole_step(stage: Stage, context: Context) -> tuple[float, Finding | None]:
         f"allowed: {OF_METRICS:g} of it"
     )
     fix = "count and sum over real tokens in what is reported and kept, too"
-    return share, Finding(CODE, NAME, message, fix=fix, detail={"quantity": name})
+    finding = Finding(CODE, NAME, message, fix=fix, detail={"quantity": name})
+
+    def is_right(found: Mapping[str, Tensor] | None) -> bool:
+        other = None if found is None else found.get(name)
+        return other is not None and _is_like(plain[name], other) and _apart(plain[name], other) <= OF_METRICS
+
+    return share, named(finding, partial(_line, subject, stage, context, is_right), context.seed)
+
+
+def _line(
+    subject: Subject, stage: Stage, context: Context, is_right: Callable[[Mapping[str, Tensor] | None], bool]
+) -> Location | None:
+    """The line at which padding comes into what a step reports or keeps."""
+    run, batch = _started(stage, context)
+    real = [valid_of(run, run.pad(batch, count) if count else batch) for count in (0, COUNTS[-1])]
+    if real[0] is None or real[1] is None:
+        return None
+    plain, padded = (partial(_step, stage, context, count) for count in (0, COUNTS[-1]))
+    return line_of_company(subject.source, Company(plain, padded, range(len(real[0])), real[0], real[1]), is_right)
+
+
+def _started(stage: Stage, context: Context) -> tuple[Run, Batch]:
+    with calling("start()"):
+        run = stage.start(context.seed, dtype=torch.float64, device=context.device)
+    return run, next(iter(run.batches()))
 
 
 def _apart(one: Tensor, other: Tensor) -> float:
@@ -154,16 +183,16 @@ def _is_measured(name: str, value: Tensor, padded: Mapping[str, Tensor]) -> bool
     return _is_count(name) or bool((value != value.round()).any() | (padded[name] != padded[name].round()).any())
 
 
-def _step(stage: Stage, context: Context, count: int) -> dict[str, Tensor] | None:
+def _step(
+    stage: Stage, context: Context, count: int, mode: AbstractContextManager[Any] = NOTHING
+) -> dict[str, Tensor] | None:
     """What a fresh run's first step reports, and the numbers that it changed; None where it draws random numbers."""
-    with calling("start()"):
-        run = stage.start(context.seed, dtype=torch.float64, device=context.device)
-    batch = next(iter(run.batches()))
+    run, batch = _started(stage, context)
     batch = run.pad(batch, count) if count else batch
     kept = dict(_kept(run))
     with seeded(context.seed), without_dropout():
         before = states()
-        with calling("step()"):
+        with calling("step()"), mode:
             metrics = dict(run.step(batch) or {})
         if not are_same(before, states()):
             return None

@@ -57,10 +57,10 @@ Faults OS-28 and MB-28 of the fault catalogue.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 from typing import Any
 
@@ -68,6 +68,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from gradgate.checks.company_lines import Company, line_of_company, valid_of
 from gradgate.checks.invariance import elements, perturbed, rows_of
 from gradgate.checks.mode_lines import AnyDrawing, FrozenLines, line_of_call, line_of_change
 from gradgate.checks.own_lines import Line, named
@@ -75,7 +76,7 @@ from gradgate.checks.raised import SubjectRaisedError, as_finding, calling, repo
 from gradgate.checks.randomness import seeded
 from gradgate.checks.without_dropout import without_dropout
 from gradgate.core.errors import SubjectError
-from gradgate.core.finding import Finding
+from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.capabilities import declared
 from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject
@@ -135,10 +136,12 @@ def _judged(subject: Subject, stage: Stage, context: Context, run: Run, batch: B
             plain = _rewards(run, batch, context.seed)
             for way in others if not _still_random(run, again, plain, allowed) else ():
                 _add(seen, _compared(run, way, plain, allowed))
+    find: dict[str, Callable[[], Line | Location | None]] = {
+        way.name: cache(partial(_line_of_way, subject, run, batch, way, plain, allowed, context.seed)) for way in others
+    }
+    find[again.name] = cache(partial(_line, subject, stage, context))
     findings = tuple(
-        named(finding, partial(_line, subject, stage, context), context.seed)
-        if finding.detail["way"] == again.name
-        else finding
+        named(finding, find[finding.detail["way"]], context.seed)
         for distances in seen.values()
         for finding in distances.findings
     )
@@ -161,6 +164,28 @@ def _line(subject: Subject, stage: Stage, context: Context) -> Line | None:
     awake = AnyDrawing()
     line = next((line for top, line in frozen if any(module in awake for module in top.modules())), None)
     return line or line_of_call(subject.source, awake, partial(run.rewards, batch))
+
+
+def _line_of_way(
+    subject: Subject, run: Run, batch: Batch, way: Way, plain: Rewards, allowed: Mapping[str, float], seed: int
+) -> Location | None:
+    """The line through which a row's reward depends on what is beside it."""
+    real = [valid_of(run, one) for one in (batch, way.batch)]
+    if real[0] is None or real[1] is None:
+        return None
+
+    def asked(one: Batch, mode: AbstractContextManager[Any]) -> Rewards | None:
+        with suppress(SubjectRaisedError), without_dropout(), mode:
+            return _rewards(run, one, seed)
+        return None
+
+    def is_right(other: Rewards | None) -> bool:
+        return other is not None and all(
+            bool(((other[name] - plain[name][list(way.rows)]).abs() <= bound).all()) for name, bound in allowed.items()
+        )
+
+    company = Company(partial(asked, batch), partial(asked, way.batch), way.rows, real[0], real[1])
+    return line_of_company(subject.source, company, is_right)
 
 
 @dataclass

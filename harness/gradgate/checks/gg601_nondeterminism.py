@@ -75,10 +75,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from gradgate.checks import batches as trees
+from gradgate.checks.own_lines import named
+from gradgate.checks.parting_lines import line_of_parting_runs
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.snapshot import Difference, Snapshot, first_difference, named_parameters, take
 from gradgate.checks.updates import gradients_at_updates
-from gradgate.core.finding import Finding
+from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject
 from gradgate.subjects.global_state import GlobalState, seed_everything
@@ -92,8 +94,9 @@ MEASURED = re.compile(
     r"(?<![a-z])(s|ms|seconds?|time|elapsed|duration|speed|throughput|mib|gib|mb|gb|bytes|memory)(?![a-z])"
 )
 
+TORCH = "torch's"
 GENERATORS: Mapping[str, Callable[[int], Any]] = {
-    "torch's": torch.manual_seed,
+    TORCH: torch.manual_seed,
     "numpy's": np.random.seed,
     "Python's": random.seed,
 }
@@ -123,13 +126,23 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     findings = []
     if apart is not None:
         closer = _first_apart(runs(outputs=True), runs(outputs=True))
-        findings.append(_finding(f"two runs from seed {context.seed} differ", closer or apart))
+        finding = _finding(f"two runs from seed {context.seed} differ", closer or apart)
+        findings.append(named(finding, partial(_line, subject, runs, runs), context.seed))
     elif (apart := _first_apart(first, runs(seed_everything))) is not None:
         used = [name for name, reseed in GENERATORS.items() if _first_apart(first, runs(reseed)) is not None]
         closer = _first_apart(runs(outputs=True), runs(seed_everything, outputs=True))
-        findings.append(_finding(_depends(used, context.seed), closer or apart))
+        finding = _finding(_depends(used, context.seed), closer or apart)
+        if TORCH not in used:  # what lacks a seed is elsewhere than what draws, and torch's has one for all
+            other = partial(runs, seed_everything)
+            finding = named(finding, partial(_line, subject, runs, other), context.seed)
+        findings.append(finding)
     measured = {"runs_that_differ": len(findings), "steps": len(first) - 1}
     return Outcome(tuple(findings), measured, {"runs_that_differ": 0})
+
+
+def _line(subject: Subject, first: Callable[[], list[_Step]], second: Callable[[], list[_Step]]) -> Location | None:
+    """The line at which the second run leaves the first."""
+    return line_of_parting_runs(subject.source, first, second, lambda one, other: _first_apart(one, other) is None)
 
 
 def _run(stage: Stage, context: Context, outputs: bool) -> list[_Step]:

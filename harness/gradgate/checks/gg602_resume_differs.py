@@ -70,6 +70,7 @@ from gradgate.checks import batches as trees
 from gradgate.checks.checkpoints import OTHER_SEED
 from gradgate.checks.load_lines import line_of_resume
 from gradgate.checks.moved import drawing_of
+from gradgate.checks.newest_lines import line_of_choice
 from gradgate.checks.own_lines import Line, named
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.ranks import first_cause, together, told
@@ -132,10 +133,13 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
 
 def _line(subject: Subject, stage: Stage, context: Context) -> Line | None:
     """The line that does not save or does not bring back what differs."""
-    folder = context.folder / "line"
+    folder, newest = context.folder / "line", context.folder / "newest"
     folder.mkdir()
+    newest.mkdir()
     start = partial(stage.start, device=context.device)
-    return line_of_resume(subject.source, start, context.seed, folder, SAVE_AFTER[-1])
+    starts = partial(start, context.seed), partial(start, context.seed + OTHER_SEED)
+    found = line_of_choice(subject.source, *starts, newest, SAVE_AFTER[-1])
+    return found or line_of_resume(subject.source, start, context.seed, folder, SAVE_AFTER[-1])
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-from gradgate.checks.loop_lines import line_of_stop
+from gradgate.checks.loop_lines import line_of_evaluation, line_of_stop
 from gradgate.checks.own_lines import Line, named
 from gradgate.checks.raised import SubjectRaisedError, calling, reports_raises
 from gradgate.core.finding import Finding
@@ -76,6 +76,7 @@ PER_STAGE = True
 LIMIT, EVERY, PATIENCE = 12, 2, 2
 FIX = "let one condition decide for the whole loop, and count evaluations since the best one"
 EXPECTED = (LIMIT // EVERY, LIMIT // EVERY + 1)  # without and with one before any step
+EVALUATIONS = f"expected one every {EVERY}: {min(EXPECTED)} or {max(EXPECTED)}"
 _MANY = 2 * LIMIT  # scores; a loop that asks for more of them than this has overrun long ago
 COURSES: dict[str, tuple[float, ...]] = {
     "ever better": tuple(float(-i) for i in range(_MANY)),
@@ -105,7 +106,8 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
             courses += 1
             found += [(text, course, patience) for text in _wrong(looped, scores, patience)]
     patience = PATIENCE if all(patient is not None for _, _, patient in found) else None
-    find = partial(_line, subject, stage, [course for _, course, _ in found], patience=patience)
+    counted = all(EVALUATIONS in text for text, _, _ in found)
+    find = partial(_line, subject, stage, [course for _, course, _ in found], patience=patience, counted=counted)
     findings = [_finding(*one) for one in found]
     findings[:1] = [named(finding, find, context.seed) for finding in findings[:1]]
     findings[1:] = [replace(finding, culprit=findings[0].culprit) for finding in findings[1:]]
@@ -113,10 +115,12 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     return Outcome(tuple(findings), measured, {"courses_that_end_elsewhere": 0})
 
 
-def _line(subject: Subject, stage: Stage, wrong: Sequence[str], *, patience: int | None) -> Line | None:
+def _line(subject: Subject, stage: Stage, wrong: Sequence[str], *, patience: int | None, counted: bool) -> Line | None:
     """The line that decides wrongly, from a course that is ever better and one that is ever worse."""
     assert stage.loop is not None  # noqa: S101 - NEEDS
     loop = partial(stage.loop, patience=patience, max_steps=LIMIT, eval_every=EVERY)
+    if counted and (found := line_of_evaluation(loop, subject.source, COURSES["all equal"])) is not None:
+        return found
     return line_of_stop(loop, subject.source, COURSES["ever better"], COURSES["ever worse"], wrong, patience=patience)
 
 
@@ -132,9 +136,7 @@ def _wrong(looped: Looped, scores: Sequence[float], patience: int | None) -> lis
     if looped.steps != LIMIT:
         return [f"made {looped.steps} steps and {asked} evaluations, expected {LIMIT} steps"]
     if asked not in EXPECTED:
-        return [
-            f"made {asked} evaluations in {LIMIT} steps, expected one every {EVERY}: {min(EXPECTED)} or {max(EXPECTED)}"
-        ]
+        return [f"made {asked} evaluations in {LIMIT} steps, {EVALUATIONS}"]
     return []
 
 

@@ -51,16 +51,18 @@ Faults DC-02, DC-04, DC-07 and DC-17 of the fault catalogue.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
-from functools import partial
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import cache, partial
+from typing import Any
 
-from gradgate.checks.moved import in_words, plain_and_moved
+from gradgate.checks.moved import as_given, in_words, plain_and_moved
 from gradgate.checks.order_lines import line_of_order
 from gradgate.checks.own_lines import Line, named
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.row_lines import Row
 from gradgate.checks.row_sources import rows_of
-from gradgate.core.finding import Finding
+from gradgate.checks.sample_lines import line_of_lost, line_of_repeats, line_of_shared
+from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.capabilities import declared
 from gradgate.subjects.contract import Context, Run, Stage, Subject
@@ -73,6 +75,9 @@ ENOUGH = 8  # samples, above which two equal orders are no chance
 FIX = "draw a new permutation for each epoch, from the seed and the epoch's number; let the last batch be smaller"
 
 
+Find = Callable[[], Line | Location | None]
+
+
 @reports_raises(CODE, NAME)
 def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     """Draw three epochs and count."""
@@ -80,23 +85,28 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         run = stage.start(context.seed, device=context.device)
     epochs = _epochs(run)
     whole = set().union(*epochs)
-    messages = [message for number, epoch in enumerate(epochs, 1) for message in _uneven(number, epoch, whole)]
+    uneven = cache(partial(_line_of_repeats, subject, stage, context, whole))
+    found: list[tuple[str, Find]] = [
+        (message, uneven) for number, epoch in enumerate(epochs, 1) for message in _uneven(number, epoch, whole)
+    ]
     orders = [tuple(epoch) for epoch in epochs]
     if run.shuffles and len(whole) > ENOUGH and len(set(orders)) < EPOCHS:
-        messages.append(f"two of {EPOCHS} epochs have the same order; allowed: none")
+        same = partial(_line, subject, stage, context, repeats=False)
+        found.append((f"two of {EPOCHS} epochs have the same order; allowed: none", same))
     if "heldout" in declared(run):
         with calling("heldout()"):
-            shared = whole & set(run.heldout())
-        if shared:
-            messages.append(f"{len(shared)} held-out samples are trained on; allowed: 0")
-    if not messages:
-        messages += _never_drawn(run, stage, context)
-    findings = tuple(_with_line(message, subject, stage, context) for message in messages)
+            heldout = set(run.heldout())
+        if shared := whole & heldout:
+            text = f"{len(shared)} held-out samples are trained on; allowed: 0"
+            found.append((text, partial(_line_of_shared, subject, stage, context, whole, heldout)))
+    if not found:
+        found += _never_drawn(run, subject, stage, context)
+    findings = tuple(named(Finding(CODE, NAME, message, fix=FIX), find, context.seed) for message, find in found)
     measured = {"uneven_samples": len(findings), "samples": len(whole), "epochs": EPOCHS}
     return Outcome(findings, measured, {"uneven_samples": 0})
 
 
-def _never_drawn(run: Run, stage: Stage, context: Context) -> list[str]:
+def _never_drawn(run: Run, subject: Subject, stage: Stage, context: Context) -> list[tuple[str, Find]]:
     """Rows of the data that no batch of an epoch holds, as the run is or with a key of its options moved."""
     if not {"sources", "tokens"} <= declared(run):
         return []
@@ -108,9 +118,10 @@ def _never_drawn(run: Run, stage: Stage, context: Context) -> list[str]:
             wanted = {tuple(source)[: one.max_length] for source in one.sources()}
         with calling(f"drawing an epoch{told}"):
             drawn = _documents(one)
-        lost = 0 if drawn is None else len(wanted - drawn)
+        lost = set() if drawn is None else wanted - drawn
         if lost:
-            return [f"{lost} of {len(wanted)} rows of the data are in no batch of an epoch{told}; allowed: 0"]
+            text = f"{len(lost)} of {len(wanted)} rows of the data are in no batch of an epoch{told}; allowed: 0"
+            return [(text, partial(_line_of_lost, subject, stage, context, options, wanted, lost))]
     return []
 
 
@@ -129,29 +140,66 @@ def _documents(run: Run) -> set[Row] | None:
     return found
 
 
-def _with_line(message: str, subject: Subject, stage: Stage, context: Context) -> Finding:
-    """With the line that gives the indices; of held-out samples none is looked for."""
-    finding = Finding(CODE, NAME, message, fix=FIX)
-    if "held-out" in message or "rows of the data" in message:
-        return finding
-    return named(finding, partial(_line, message, subject, stage, context), context.seed)
-
-
-def _line(message: str, subject: Subject, stage: Stage, context: Context) -> Line | None:
+def _line(subject: Subject, stage: Stage, context: Context, *, repeats: bool) -> Line | None:
+    """The line that gives the indices of samples."""
     run = stage.start(context.seed + 1, device=context.device)  # what is cached was made of the other seed
-    return line_of_order(subject.source, run, EPOCHS, repeats="repeats" in message)
+    return line_of_order(subject.source, run, EPOCHS, repeats=repeats)
 
 
-def _epochs(run: Run) -> list[list[Hashable]]:
-    """The samples of three epochs, in order."""
+def _line_of_repeats(subject: Subject, stage: Stage, context: Context, whole: set[Hashable]) -> Line | Location | None:
+    """The line that gives the indices of samples, or whose list has samples twice."""
+
+    def is_right(drawn: tuple[Run, list[Hashable]]) -> bool:
+        return len(drawn[1]) == len(set(drawn[1])) and set(drawn[1]) == whole
+
+    found = _line(subject, stage, context, repeats=True)
+    return found or line_of_repeats(subject.source, partial(_drawn, stage, context), is_right)
+
+
+def _line_of_shared(
+    subject: Subject, stage: Stage, context: Context, whole: set[Hashable], heldout: set[Hashable]
+) -> Location | None:
+    """The line whose list has what is held out; none where either side could be the wrong one."""
+    if not (whole <= heldout or heldout <= whole):
+        return None
+
+    def is_right(drawn: tuple[Run, list[Hashable]]) -> bool:
+        trained, kept = set(drawn[1]), set(drawn[0].heldout())
+        return bool(trained and kept) and not trained & kept and trained | kept == whole | heldout
+
+    return line_of_shared(subject.source, partial(_drawn, stage, context), is_right, len(whole & heldout))
+
+
+def _line_of_lost(
+    subject: Subject, stage: Stage, context: Context, options: Mapping[str, Any], wanted: set[Row], lost: set[Row]
+) -> Location | None:
+    """The line that drops rows."""
+
+    def course() -> set[Row] | None:
+        return _documents(stage.start(context.seed, device=context.device, **as_given(options)))
+
+    def is_right(drawn: set[Row] | None) -> bool:
+        return drawn is not None and wanted <= drawn
+
+    return line_of_lost(subject.source, course, is_right, list(lost))
+
+
+def _drawn(stage: Stage, context: Context) -> tuple[Run, list[Hashable]]:
+    """A run, and the samples of its first epoch."""
+    run = stage.start(context.seed, device=context.device)
+    return run, _epochs(run, 1)[0]
+
+
+def _epochs(run: Run, count: int = EPOCHS) -> list[list[Hashable]]:
+    """The samples of so many epochs, in order."""
     batches = iter(run.batches())
     drawn: list[Hashable] = []
-    while len(drawn) < EPOCHS * run.epoch_size:
+    while len(drawn) < count * run.epoch_size:
         with calling("drawing a batch"):
             batch = next(batches)
         with calling("samples()"):
             drawn += run.samples(batch)
-    return [drawn[i * run.epoch_size : (i + 1) * run.epoch_size] for i in range(EPOCHS)]
+    return [drawn[i * run.epoch_size : (i + 1) * run.epoch_size] for i in range(count)]
 
 
 def _uneven(number: int, epoch: Sequence[Hashable], whole: set[Hashable]) -> list[str]:

@@ -201,9 +201,18 @@ def _half(file: File) -> Iterator[Finding]:
         words = {part.value for part in inside if isinstance(part, ast.Constant)}
         if len(asked) < sum(isinstance(part, ast.Name) and part.id == given for part in inside):
             continue  # handed on as a whole
-        for key in (key for key in _returned(save) if key not in words):
+        keys = list(_returned(save))
+        for key in (key for key in keys if key not in words):
             told = f"`{key}` of {node.name}.state_dict() is not read by its load_state_dict()"
-            yield _finding(file, load, f"{node.name}.load_state_dict", told)
+            yield _finding(file, _beside(key, keys, asked) or load, f"{node.name}.load_state_dict", told)
+
+
+def _beside(key: str, keys: list[str], asked: list[ast.Subscript]) -> ast.Subscript | None:
+    """Where a key belongs among those that are asked for, in the order in which they are saved: in front of the next,
+    else behind the last."""
+    at = {part.slice.value: part for part in asked if isinstance(part.slice, ast.Constant)}
+    number = keys.index(key)
+    return next((at[other] for other in (*keys[number:], *reversed(keys[:number])) if other in at), None)
 
 
 def _returned(save: ast.FunctionDef) -> Iterator[str]:

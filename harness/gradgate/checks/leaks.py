@@ -10,18 +10,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from gradgate.checks.culprits import Failing, culprit
 from gradgate.checks.naming import are_named
 from gradgate.checks.oracle_steps import masks
+from gradgate.checks.own_lines import keyword_at
 from gradgate.checks.raised import SubjectRaisedError, calling
 from gradgate.checks.randomness import seeded
 from gradgate.checks.traced import Done, Traced
 from gradgate.checks.without_dropout import without_dropout
 from gradgate.core.finding import Location
+from gradgate.core.origin import at_line
 from gradgate.subjects.contract import Batch, Run, Tokens
 
+_ATTENTION = "scaled_dot_product_attention"
 _SEEN = 1e-9  # share of an operation's largest number; what is judged has its own bound
 
 
@@ -76,8 +80,17 @@ def _first(before: list[Done], after: list[Done], changed_BS: Tensor) -> Locatio
             if ours.shape != theirs.shape:
                 return None
             if _outside(_difference(ours, theirs), changed_BS):
-                return one.place
+                return _of_mask(one)
     return None
+
+
+def _of_mask(done: Done) -> Location:
+    """The line of an operation; of attention, whose call may be long, that of what says who sees whom."""
+    if done.site.name != _ATTENTION:
+        return done.place
+    masked = any(tensor.dtype == torch.bool or key == "attn_mask" for key, tensor in done.given.items())
+    line = keyword_at((done.site.code, done.place.line), "attn_mask" if masked else "is_causal")
+    return done.place if line is None else at_line(*line)
 
 
 def _difference(ours: Tensor, theirs: Tensor) -> Tensor:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from types import CodeType, FrameType
 from typing import Any
+
+import torch
 
 from gradgate.checks.own_lines import Line, OwnLines, heads_of, is_torch
 
@@ -48,6 +50,7 @@ class LoadLines(OwnLines):
         self.buffers: list[tuple[Any, str, Line]] = []
         self.ran: dict[CodeType, list[int]] = {}
         self._last: Line | None = None
+        self._states: set[bytes] = set()  # of torch's generator, that were asked for
 
     def behind(self, line: Line) -> None:
         """Look at what the line has done."""
@@ -66,8 +69,12 @@ class LoadLines(OwnLines):
         name, given, way = frame.f_code.co_name, frame.f_locals, tuple(self.way())
         if is_torch(frame, "load_state_dict"):
             self.puts.append(Put(given.get("self"), "", way, bool(given.get("assign"))))
-        elif is_torch(frame, "set_rng_state"):
-            self.puts.append(Put("rng", "", way))
+        elif is_torch(frame, "get_rng_state"):
+            self._states.add(_bytes(torch.default_generator.get_state()))
+        elif is_torch(frame, "set_rng_state") and _bytes(given.get("new_state")) not in self._states:
+            self.puts.append(Put("rng", "", way))  # what was asked for before is only put back
+        elif is_torch(frame, "manual_seed") and any(way[-1][0] is read[-1][0] for read in self._ways()):
+            self.puts.append(Put("rng", "", way))  # where what was saved is read
         elif is_torch(frame, "state_dict"):
             self.taken.append(Put(given.get("self"), "", way))
         elif is_torch(frame, "register_buffer") and not given.get("persistent", True):
@@ -75,6 +82,10 @@ class LoadLines(OwnLines):
         elif name in _WRITERS and ("obj" in given or "tensors" in given):
             self.given.append(given.get("obj", given.get("tensors")))
             self.writing.append(way)
+
+    def _ways(self) -> Iterator[tuple[Line, ...]]:
+        """The lines that lead to what reads a key."""
+        return (way for read in self.reads.values() for way in read.ways)
 
     def leaving(self, frame: FrameType, value: Any) -> None:
         """Note what an own function gives."""
@@ -92,6 +103,10 @@ class LoadLines(OwnLines):
             owner = _value_of(base, frame)
             if owner is not None and not (frame.f_code.co_name == "__init__" and _is_self(base)):
                 self.puts.append(Put(owner, name, way))
+
+
+def _bytes(state: Any) -> bytes:
+    return bytes(state.numpy().tobytes()) if isinstance(state, torch.Tensor) else b""
 
 
 def _is_self(base: ast.expr) -> bool:

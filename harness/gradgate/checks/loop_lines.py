@@ -4,6 +4,7 @@ whose scores only get better or only worse."""
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from types import CodeType, FrameType
 from typing import Any
@@ -32,6 +33,7 @@ class LoopLines(OwnLines):
     Attributes:
         decided: for each evaluation the lines of that function, from the one that asks for it to the next step.
         loops: how often each loop's head ran.
+        tests: how often each condition was the last before an evaluation, in the innermost function that had one.
     """
 
     def __init__(self, source: Any) -> None:
@@ -40,7 +42,9 @@ class LoopLines(OwnLines):
         self.loops: dict[Line, int] = {}
         self.around: set[CodeType] = set()  # functions that run while a score is asked for
         self.inner: dict[Line, Line] = {}  # of a line that calls an own function, the last line of that
+        self.tests: Counter[Line] = Counter()
         self._asking: FrameType | None = None
+        self._tested: dict[FrameType, Line] = {}
 
     def evaluated(self) -> None:
         """A score is handed out."""
@@ -48,6 +52,8 @@ class LoopLines(OwnLines):
             self.decided.append([])
             self.around |= {frame.f_code for frame in self.frames}
             self._asking = self.frames[-1]
+            tested = next((self._tested[frame] for frame in reversed(self.frames) if frame in self._tested), None)
+            self.tests.update([] if tested is None else [tested])
 
     def behind(self, line: Line) -> None:
         """Look at what the line has done."""
@@ -57,13 +63,18 @@ class LoopLines(OwnLines):
                 lines.append(line)
         elif self._asking is not None and len(self.frames) > 1 and self.frames[-2] is self._asking:
             self.inner[self._asking.f_code, self.at[-2]] = line
-        if isinstance(statement_at(line), ast.While | ast.For):
+        statement = statement_at(line)
+        if isinstance(statement, ast.If):
+            self._tested[self.frames[-1]] = (line[0], statement.lineno)
+        if isinstance(statement, ast.While | ast.For):
+            self._tested.pop(self.frames[-1], None)
             self.loops[line] = self.loops.get(line, 0) + 1
             if self._asking is not None and self.frames[-1] is self._asking and self.decided[-1][1:]:
                 self._asking = None  # the next step begins
 
     def leaving(self, frame: FrameType, value: Any) -> None:  # noqa: ARG002
         """Note what an own function gives."""
+        self._tested.pop(frame, None)
         if frame is self._asking:
             self._asking = None
 
@@ -111,6 +122,18 @@ def line_of_stop(
     if any("NaN" in name for name in wrong) and "ever worse" not in wrong:
         return first
     return worsened[-1]
+
+
+def line_of_evaluation(course: Callable[[Sequence[float]], Any], source: Any, scores: Sequence[float]) -> Line | None:
+    """The condition behind which a loop evaluates, where it does so too often or too rarely.
+
+    Args:
+        course: runs the loop on scores.
+        source: of the subject.
+        scores: any.
+    """
+    tests = _traced(course, source, scores).tests
+    return max(reversed(tests), key=lambda line: tests[line], default=None)  # one before any step comes first
 
 
 def _traced(course: Callable[[Sequence[float]], Any], source: Any, scores: Sequence[float]) -> LoopLines:

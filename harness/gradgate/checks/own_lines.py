@@ -135,6 +135,37 @@ def arguments_of(code: CodeType) -> tuple[str, ...]:
     return code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
 
 
+def argument_at(caller: Line, code: CodeType, name: str) -> Line | None:
+    """The line of what a call gives for an argument; None where it is not written there.
+
+    Args:
+        caller: the line that calls.
+        code: of the function that is called.
+        name: of its argument.
+    """
+    arguments = arguments_of(code)
+    position = arguments.index(name) - (arguments[0] in ("self", "cls"))
+    statement = statement_at(caller)
+    for node in ast.walk(statement) if statement is not None else ():
+        if not isinstance(node, ast.Call):
+            continue
+        for keyword in node.keywords:
+            if keyword.arg == name:
+                return caller[0], keyword.value.lineno
+        called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        if code.co_name in (called, "__init__") and position < len(node.args):
+            return caller[0], node.args[position].lineno
+    return None
+
+
+def keyword_at(caller: Line, name: str) -> Line | None:
+    """The line of what a statement's calls give by a name; None where they give nothing so, or several do."""
+    statement = statement_at(caller)
+    calls = (node for node in ast.walk(statement) if isinstance(node, ast.Call)) if statement is not None else ()
+    given = [keyword.value.lineno for call in calls for keyword in call.keywords if keyword.arg == name]
+    return (caller[0], given[0]) if len(given) == 1 else None
+
+
 def is_torch(frame: FrameType, *names: str) -> bool:
     """Whether a frame is that of a function of torch with one of these names."""
     code = frame.f_code

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gradgate.checks.own_lines import arguments_of, is_torch, place, statement_at
+from gradgate.checks.own_lines import argument_at, arguments_of, is_torch, place, statement_at
 from gradgate.checks.rank_values import Point, Seen, ValueLines, plain
 from gradgate.core.finding import Location
 
@@ -156,20 +156,8 @@ class FactLines(ValueLines):
         ]
         if not handed or len(self.frames) < 2:
             return place(here)
-        caller = (self.frames[-2].f_code, self.at[-2])
-        name = handed[-1]
-        position = arguments.index(name) - (arguments[0] in ("self", "cls"))
-        outer = statement_at(caller)
-        for node in ast.walk(outer) if outer is not None else ():
-            if not isinstance(node, ast.Call):
-                continue
-            for keyword in node.keywords:
-                if keyword.arg == name:
-                    return place((caller[0], keyword.value.lineno))
-            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            if frame.f_code.co_name in (called, "__init__") and position < len(node.args):
-                return place((caller[0], node.args[position].lineno))
-        return place(here)
+        given = argument_at((self.frames[-2].f_code, self.at[-2]), frame.f_code, handed[-1])
+        return place(given or here)
 
     @contextmanager
     def watching(self) -> Iterator[None]:

@@ -68,7 +68,7 @@ class Putting(FactLines):
                 torch.default_generator.set_state(torch.frombuffer(bytearray(new), dtype=torch.uint8))
                 self._random = new
             else:
-                _put(frame, point.name, new)
+                put(frame, point.name, new)
                 self.remember(frame, point.name, new)
 
     def instead(self, change: Change, number: int, value: Any) -> Any:
@@ -83,7 +83,8 @@ class Putting(FactLines):
         return whole.clone().requires_grad_(value.requires_grad) if isinstance(whole, Tensor) else whole
 
 
-def _put(frame: FrameType, name: str, value: Any) -> None:
+def put(frame: FrameType, name: str, value: Any) -> None:
+    """Give a local of a function that runs another value."""
     root, *rest = name.split(".")
     if rest:
         owner = frame.f_locals[root]

@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import sha256
+from itertools import zip_longest
 from pathlib import Path
 from tempfile import mkdtemp
 from types import FrameType
@@ -14,12 +15,17 @@ from typing import Any
 
 from torch import Tensor
 
-from gradgate.checks.own_lines import Line, OwnLines, place, searched
+from gradgate.checks.own_lines import Line, OwnLines, is_torch, place, searched
 from gradgate.checks.ranks import Rank, together
 from gradgate.core.finding import Location
 from gradgate.core.origin import line_of_file
 
 SECONDS = 60.0  # for a trace of what ends
+_DISTRIBUTED = "distributed_c10d.py"  # of torch
+_COLLECTIVES = (
+    "all_reduce", "all_gather", "all_gather_object", "all_to_all", "barrier", "broadcast", "broadcast_object_list",
+    "gather", "gather_object", "reduce", "reduce_scatter", "scatter",
+)  # fmt: skip
 Step = tuple[str, str, int, int]  # file, function and line, and how deep it is called
 
 
@@ -31,6 +37,11 @@ class WayLines(OwnLines):
     def __init__(self, source: Path | None, file: Path) -> None:
         super().__init__(source)
         self.file = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+
+    def entering(self, frame: FrameType) -> None:
+        """Write down a collective, in the name of the line that calls it."""
+        if self.frames and is_torch(frame, *_COLLECTIVES) and Path(frame.f_code.co_filename).name == _DISTRIBUTED:
+            os.write(self.file, f"0\t{len(self.frames)}\t{frame.f_code.co_name}\t\n".encode())
 
     def _trace(self, frame: FrameType, event: str, value: Any) -> Callable[..., Any] | None:
         known = super()._trace(frame, event, value)
@@ -65,7 +76,7 @@ def line_of_parting(
     def find() -> Location | None:
         together(traced, ways)
         other = next(each.rank for each in ended if each.rank != waiting)
-        return parting(_read(ways / f"way-{waiting}"), _read(ways / f"way-{other}"))
+        return _parting(_read(ways / f"way-{waiting}"), _read(ways / f"way-{other}"))
 
     return searched(find, seed)
 
@@ -81,6 +92,30 @@ def _read(file: Path) -> list[Step]:
         number, depth, function, name = line.split("\t")
         steps.append((name, function, int(number), int(depth)))
     return steps
+
+
+def _parting(way: Sequence[Step], other: Sequence[Step]) -> Location | None:
+    """As `parting`; where both stand at one line, before the first collective that only one of them goes to."""
+    found = parting(_lines(way), _lines(other))
+    if found is not None:
+        return found
+    ours, theirs = _collectives(way), _collectives(other)
+    for number, (one, its) in enumerate(zip_longest(ours, theirs)):
+        if one is None or its is None or one[1] != its[1]:
+            more = ours[number + 1 :] if its else []
+            if its is None or (one is not None and more and more[0][1] == its[1]):
+                return parting(_lines(way[: one[0]] if one else way), _lines(other[: its[0]] if its else other))
+            return parting(_lines(other[: its[0]]), _lines(way[: one[0]] if one else way))
+    return None
+
+
+def _collectives(way: Sequence[Step]) -> list[tuple[int, Step]]:
+    """Where in a way collectives are, and the line that calls each."""
+    return [(at, way[at - 1]) for at in range(1, len(way)) if not way[at][2] and way[at - 1][2]]
+
+
+def _lines(way: Sequence[Step]) -> list[Step]:
+    return [step for step in way if step[2]]
 
 
 def parting(way: Sequence[Step], other: Sequence[Step]) -> Location | None:

@@ -146,7 +146,8 @@ def puts(files: Iterable[str], name: str) -> list[Location]:
         name: of the variable or the attribute, whoever owns it.
 
     Returns:
-        Calls of `name.append()` and the like, assignments to `name[...]` and `name += ...`, then `name = name + ...`.
+        Calls of `name.append()` and the like, assignments to `name[...]` and `name += ...`, then `name = name + ...`,
+        also where `getattr` reads it.
     """
     found: list[tuple[int, Location]] = []
     for file in files:
@@ -173,8 +174,13 @@ def _puts(node: ast.AST, name: str) -> int | None:
         if any(isinstance(target, ast.Subscript) and _ends(target.value, name) for target in node.targets):
             return 0
         to_it = any(_ends(target, name) for target in node.targets)
-        return 1 if to_it and any(_ends(part, name) for part in ast.walk(node.value)) else None
+        return 1 if to_it and any(_ends(part, name) or _is_word(part, name) for part in ast.walk(node.value)) else None
     return None
+
+
+def _is_word(node: ast.AST, name: str) -> bool:
+    """Whether a name is written as a word, as in `getattr(self, "history", [])`."""
+    return isinstance(node, ast.Constant) and node.value == name
 
 
 def _ends(node: ast.AST, name: str) -> bool:

@@ -117,8 +117,8 @@ def test_gg203_refuses_a_declaration_of_what_is_not_there(edges: Any, message: s
 @pytest.mark.parametrize(
     ("name", "function", "source"),
     [
-        ("weights-leak-to-the-value-head", "head_scores", "value_BS = value_BS * valid_BS"),
-        ("weights-not-cut", "head_scores", "value_BS = value_BS * valid_BS"),
+        ("weights-leak-to-the-value-head", "losses", "head_scores(value_BS, batch.valid_BS)"),
+        ("weights-not-cut", "losses", "head_scores(value_BS, batch.valid_BS)"),
         ("logits-cut-from-the-trunk", "logits_detached", "return heads(feature_BSD.detach())"),
         (
             "value-loss-cut-from-the-trunk",
@@ -128,7 +128,7 @@ def test_gg203_refuses_a_declaration_of_what_is_not_there(edges: Any, message: s
     ],
 )
 def test_edge_fault_names_its_line(name: str, function: str, source: str) -> None:
-    """Where a forbidden term takes the module's value up behind the allowed one; where a declared one is cut off."""
+    """Where a forbidden term's function is given the module's value; where a declared one is cut off."""
     fault = EDGE_FAULTS[name]
     subject = fault.subject()
     (finding,) = run_check(fault.code, subject, stage_of(subject, fault.stage)).findings
@@ -157,6 +157,17 @@ def test_gg203_names_the_line_that_calls_the_module_which_reads() -> None:
 
     assert finding.culprit is not None
     assert finding.culprit.source == 'value_BS = self.modules["value_head"](feature_BSD)[..., 0]'
+
+
+def test_gg203_names_no_line_where_all_terms_reach_what_none_trains() -> None:
+    """It had to be frozen, which is where it is made."""
+    subject = EDGE_FAULTS["weights-not-cut"].subject()
+    edges = {"total": ("heads", "value_head"), "wmtp_loss": ("heads",)}
+    findings = run_check("GG203", subject, replace(stage_of(subject, "tokens"), edges=edges)).findings
+    culprits = {(finding.detail["term"], finding.detail["module"]): finding.culprit for finding in findings}
+
+    assert culprits["wmtp_loss", "value_head"] is not None
+    assert (culprits["total", "trunk"], culprits["wmtp_loss", "trunk"]) == (None, None)
 
 
 def test_gg203_names_the_line_that_uses_a_parameter_without_its_module() -> None:

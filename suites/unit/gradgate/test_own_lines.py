@@ -15,7 +15,7 @@ from gradgate.checks import catalogue
 from gradgate.checks.first_fault import first_fault_only
 from gradgate.checks.isolation import isolated
 from gradgate.checks.naming import unnamed
-from gradgate.checks.own_lines import OwnLines, named, statement_at
+from gradgate.checks.own_lines import OwnLines, argument_at, keyword_at, named, statement_at
 from gradgate.core.finding import Finding, Location
 from gradgate.subjects.contract import Context, Stage, Subject
 
@@ -32,6 +32,8 @@ OF_THE_LOOP = {
     "nan-is-the-best": ("<lambda>", "is_better="),
     "never-stops": ("loop", "worse >= patience"),
     "one-step-beyond": ("loop", "while"),
+    "evaluates-every-step": ("loop", "if step % "),
+    "evaluates-at-the-end": ("loop", "if step % "),
     "with-replacement": ("order_with_replacement", "randint"),
 }
 OF_CHECKPOINTS = {
@@ -154,6 +156,22 @@ def test_no_line_is_looked_for_while_changes_are_tried() -> None:
 
     assert (tried.culprit, first.culprit) == (None, None)
     assert named(finding(), lambda: place, 0).culprit == place
+
+
+def long_call() -> None:
+    helped(
+        box={
+            "a": 1,
+        },
+    )
+
+
+def test_line_of_what_a_long_call_gives_is_that_of_the_value() -> None:
+    """By name, of a call over several lines; none where it gives nothing so."""
+    caller = (long_call.__code__, long_call.__code__.co_firstlineno + 1)
+
+    assert keyword_at(caller, "box") == argument_at(caller, helped.__code__, "box") == (caller[0], caller[1] + 1)
+    assert keyword_at(caller, "other") is None
 
 
 def test_statement_of_code_without_source_is_none() -> None:

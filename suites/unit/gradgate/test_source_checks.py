@@ -16,8 +16,8 @@ from gradgate.checks.trainer_source import files_of, paths_of, runs_in_16_bits
 from gradgate.subjects.contract import Run, Stage, Subject
 
 CODES = (
-    "GG418", "GG419", "GG422", "GG423", "GG425", "GG426", "GG427", "GG507", "GG508", "GG613", "GG614", "GG616", "GG617", "GG618",
-    "GG619",
+    "GG418", "GG419", "GG422", "GG423", "GG425", "GG426", "GG427", "GG507", "GG508", "GG613", "GG614", "GG616", "GG617",
+    "GG618", "GG619",
 )  # fmt: skip
 OTHERS = (source_checkpoints, source_evaluations, source_loops, source_objectives)
 FAULTY = FAULTS | {name: fault for module in OTHERS for name, fault in module.FAULTS.items()}
@@ -36,6 +36,19 @@ def test_a_fault_in_the_source_turns_its_own_check_red(name: str, tmp_path: Path
     assert bool(errors(red[fault.code])) is (fault.code not in WARNS)
     (finding,) = [finding for finding in red[fault.code].findings if fault.told in finding.message]
     assert finding.culprit is not None and finding.culprit.source in TRAINER.replace(fault.old, fault.new)
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [("half", 'self.mean = held["mean"]'), ("half, through a name", 'self.mean, self.count = held["mean"]')],
+)
+def test_gg613_names_the_line_beside_which_a_part_of_the_state_is_missing(name: str, line: str, tmp_path: Path) -> None:
+    """Behind what is saved before it."""
+    fault = FAULTS[name]
+    outcome = run_check("GG613", reading(tmp_path, TRAINER.replace(fault.old, fault.new)), None)
+
+    (finding,) = [finding for finding in outcome.findings if fault.told in finding.message]
+    assert finding.culprit is not None and finding.culprit.source.startswith(line)
 
 
 @pytest.mark.parametrize("name", CLEAN)

@@ -32,6 +32,7 @@ class Loop:
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
         self.losses: list[Any] = []
         self.pairs: list[Any] = []
+        self.history: list[Any] = []
         self.recent: deque[Tensor] = deque(maxlen=8)
         self.by_name: dict[str, Tensor] = {}
         self.by_step: dict[int, Tensor] = {}
@@ -69,6 +70,10 @@ def add_in_place(loop: Loop, loss: Tensor) -> None:
 
 def set_by_step(loop: Loop, loss: Tensor) -> None:
     loop.by_step[loop.steps] = loss
+
+
+def make_anew(loop: Loop, loss: Tensor) -> None:
+    loop.history = [*getattr(loop, "history", []), loss]
 
 
 def to_a_global(loop: Loop, loss: Tensor) -> None:
@@ -126,12 +131,13 @@ def watched(keep: Callable[[Loop, Tensor], None], steps: int = 5) -> list[Findin
             (add_up, "`Loop.total` (1 tensor(s)", "loop.total = loop.total + loss"),
             (add_in_place, "`Loop.total` (1 tensor(s)", "loop.total += loss"),
             (set_by_step, "`Loop.by_step` (a dict, 3 tensor(s)", "loop.by_step[loop.steps] = loss"),
+            (make_anew, "`Loop.history` (a list", 'loop.history = [*getattr(loop, "history", []), loss]'),
             (to_a_global, "the global `KEPT` (a list, 3 tensor(s)", "KEPT.append(loss)"),
             (collector(), "`collected` in the closure of collect() (a list, 3 tensor(s)", "collected.append(loss)"),
             (append_in_a_tuple, "`Loop.pairs` (a list, 3 tensor(s)", 'loop.pairs.append((loop.steps, {"loss": loss}))'),
             (append_to_a_deque, "`Loop.recent` (a deque, 3 tensor(s)", "loop.recent.append(loss)"),
         ],
-        day=6,
+        day=7,
     ),
 )
 def test_watch_names_what_keeps_graphs(keep: Any, holder: str, source: str) -> None:
