@@ -15,11 +15,12 @@ fit it is the same, and many trainers accept the difference: a warning.
 
 By reading the files of `Subject.source`, or those of the modules that the adapter imports. An evaluation is a function
 without a backward that runs under `no_grad` or `inference_mode` or puts something into `eval()`; in one with a backward
-it is a loop under `no_grad`. In a loop over data the mean of a batch is: a loss of `torch.nn.functional` or `torch.nn`
-whose reduction is the default, the `.loss` of a model's output, and, where a name there says loss, `.mean()` over
-everything or a sum that is divided by a sum or a count. The number of batches is `len` of what the loop goes over, a
-number that is 1 more in each turn, what `enumerate` gives; of a list `sum(x) / len(x)` and its `mean`. A mean that is
-multiplied, by the count of its batch, is none. Statistic: such means of means; a warning each.
+it is a loop without one that stands under `no_grad`, or holds it. In a loop over data the mean of a batch is: a loss of
+`torch.nn.functional` or `torch.nn` whose reduction is the default, the `.loss` of a model's output, and, where a name
+there says loss, `.mean()` over everything or a sum that is divided by a sum or a count. The number of batches is `len`
+of what the loop goes over, a number that is 1 more in each turn, what `enumerate` gives; of a list `sum(x) / len(x)`
+and its `mean`. A mean that is multiplied, by the count of its batch, is none. Statistic: such means of means; a warning
+each.
 
 False-alarm rate: 0 on the bundled trainer and on the documented ones.
 
@@ -109,7 +110,14 @@ def _evaluations(function: Function, nodes: list[ast.AST]) -> list[ast.For]:
     if evaluates and not any(name.endswith("backward") for name in called):
         return loops
     guarded = {id(part) for guard in guards for part in ast.walk(guard)}
-    return [loop for loop in loops if id(loop) in guarded]
+    return [loop for loop in loops if id(loop) in guarded or _only_looks(loop, guards)]
+
+
+def _only_looks(loop: ast.For, guards: list[ast.With]) -> bool:
+    """Whether a loop of a function that trains has a guard and no backward."""
+    inside = set(map(id, ast.walk(loop)))
+    trains = any(dotted(call.func).endswith("backward") for call in calls_in(loop))
+    return not trains and any(id(guard) in inside for guard in guards)
 
 
 def _takes_none(guard: ast.AST) -> bool:

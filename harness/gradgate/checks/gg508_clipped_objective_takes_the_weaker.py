@@ -77,7 +77,7 @@ STACKS = ("stack", "cat")
 ERRORS = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
 POWERS = ("square", "abs", "pow")
 CLIPS = ("clamp", "clip", "clamp_", "clip_", "clip_by_value")
-ADVANTAGE = re.compile(r"(^|[._])(adv\w*|gaes?|A|delta\w*)($|[._\[])")
+ADVANTAGE = re.compile(r"(^|[._'])(adv\w*|gaes?|A|delta\w*)($|[._\['])")
 FIX = "take the larger of the errors, the smaller of the surrogates, and the larger of negated surrogates"
 
 

@@ -71,6 +71,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gradgate.checks.best_scores import Unsaved, unsaved_scores
+from gradgate.checks.source_values import assignments_in
 from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of, functions_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -143,19 +144,11 @@ def _saved(file: File) -> Iterator[_Saved]:
             if isinstance(call, ast.Call) and dotted(call.func) in SAVES and call.args:
                 given = call.args[0]
                 if isinstance(given, ast.Name):
-                    given = next((value for name, value in _assigned(nodes) if name == given.id), given)
+                    given = next((value for name, value in assignments_in(nodes) if dotted(name) == given.id), given)
                 if isinstance(given, ast.Dict):
                     keys = zip(given.keys, given.values, strict=True)
                     entries = {str(key.value): value for key, value in keys if isinstance(key, ast.Constant)}
                     yield _Saved(file, call, function.name, entries)
-
-
-def _assigned(nodes: list[ast.AST]) -> Iterator[tuple[str, ast.expr]]:
-    for node in nodes:
-        if isinstance(node, ast.Assign):
-            yield from ((target.id, node.value) for target in node.targets if isinstance(target, ast.Name))
-        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
-            yield node.target.id, node.value
 
 
 def _entries(files: tuple[File, ...], saved: list[_Saved], loads: bool) -> Iterator[Finding]:
@@ -307,7 +300,8 @@ def _tries_again(handler: ast.ExceptHandler) -> bool:
 def _never_saved(file: File, names: set[str]) -> Iterator[Finding]:
     """Keys that a function asks of what it loaded, and that no save writes."""
     for function, _ in functions_of(file.tree):
-        held = {name for name, value in _assigned(list(ast.walk(function))) if _is_load(value)}
+        given = assignments_in(ast.walk(function))
+        held = {name.id for name, value in given if isinstance(name, ast.Name) and _is_load(value)}
         for node in ast.walk(function):
             if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
                 key = node.slice.value
