@@ -229,6 +229,7 @@ class Stage2Run(WmtpRun):
         """With what ends a row, and how long it may be."""
         super().open(trainer, at, work)
         self.end_token, self.max_length = trainer.data.tokenizer.eos_id, trainer.recipe.data.max_length
+        self.cuts = "end"
         self.coefficients = {"wmtp_loss": 1.0}
         if not trainer.uniform:
             self.coefficients["value_loss"] = trainer.recipe.critic.auxiliary_loss_coef

@@ -26,9 +26,9 @@ A run in float64 takes 6 steps, with the parameters noted before and after each 
    far that it descends is enough: each optimizer's update is minus a mixture of them.
 
 4. Where the stage declares edges, a module that a single loss term trains, and no other reaches, must not have that
-   term's gradient reversed: the cosine between the term's own gradient and the gradient that the first update used must
-   not be below -1e-6. Clipping and a positive coefficient scale and keep the direction; with a negative one the term is
-   maximised.
+   term's gradient reversed: the cosine between the term's own gradient, from the same random state, and the gradient
+   that the first update used must not be below -0.5. Clipping and a positive coefficient scale and keep the direction;
+   with a negative one the term is maximised, and the cosine -1. What is between them are other random numbers.
 
 From zero state SGD, momentum, Adam, AdamW, RMSprop, Adagrad, Lion and Muon multiply the gradient
 by a matrix without negative eigenvalues, so the cosine is at most 0: for Adam the update is -lr*sign(g), and the cosine
@@ -87,11 +87,13 @@ from gradgate.core.finding import Finding, Severity
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.capabilities import declared
 from gradgate.subjects.contract import Context, Run, Stage, Subject
+from gradgate.subjects.global_state import GlobalState
 
 CODE, NAME = "GG208", "update-does-not-follow-gradient"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = True
 STEPS = 6
+REVERSED = -0.5  # a cosine below which a gradient is another one's reverse
 FLAT = 1e-6  # a cosine up to which an update is not uphill
 ON_THE_LINE = 1e-9  # share of a change that may point off the line to another parameter, in float64
 
@@ -160,7 +162,9 @@ def _history(run: Run, edges: Mapping[str, Sequence[str]]) -> _History:
     history.held = {parameter for optimizer in run.optimizers for parameter in parameters_of(optimizer)}
     for number, batch in enumerate(islice(run.batches(), STEPS), 1):
         if number == 1 and "losses" in declared(run):
+            before = GlobalState.now()
             history.terms = _terms(run, batch, edges)
+            before.restore()  # the step draws the same dropout
         with moves_at_updates(history.names) as moves, calling(f"step {number} of {STEPS}"):
             run.step(batch)
         history.states.append(_tensors(run))
@@ -317,11 +321,11 @@ def _reversed(history: _History) -> Iterator[Finding]:
         if used is None or not bool(used.any()) or not bool(gradient.any()):
             continue
         cosine = float((used * gradient).sum() / (used.norm() * gradient.norm()))
-        if cosine < -FLAT:
+        if cosine < REVERSED:
             name = history.names[parameter]
             yield _finding(
                 f"the first update of `{name}` uses the reverse of the gradient of {term}, which alone trains it: "
-                f"their cosine is {cosine:.3g}, allowed: at least -{FLAT:.0e}",
+                f"their cosine is {cosine:.3g}, allowed: at least {REVERSED}",
                 f"add {term} to the loss with a positive sign",
                 name,
                 cosine=cosine,

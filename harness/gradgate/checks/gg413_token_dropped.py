@@ -29,8 +29,8 @@ Where the run says which token ends a row (`Run.end_token`), each row, or docume
 is trained on is then asked as of every token.
 
 Where the run says what the data have (`Run.sources`), each row, or document, must be one of them, cut at
-`Run.max_length`: so that a cut row keeps as many tokens and is given no end that it does not have. Statistic: those
-that are not; allowed: 0.
+`Run.max_length` on the side of `Run.cuts`: so that a cut row keeps as many tokens and is given no end that it does not
+have. Statistic: those that are not; allowed: 0.
 
 In any stage whose `Stage.edges` say which modules `value_loss` trains: a real token has a share in the value loss where
 its value, the module's output at its position, has a gradient; all values are moved by 1/e first, since one that equals

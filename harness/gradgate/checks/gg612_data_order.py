@@ -60,7 +60,7 @@ from gradgate.checks.order_lines import line_of_order
 from gradgate.checks.own_lines import Line, named
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.row_lines import Row
-from gradgate.checks.row_sources import rows_of
+from gradgate.checks.row_sources import cut_rows, rows_of
 from gradgate.checks.sample_lines import line_of_lost, line_of_repeats, line_of_shared
 from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Outcome
@@ -115,11 +115,12 @@ def _never_drawn(run: Run, subject: Subject, stage: Stage, context: Context) -> 
     for options, one in plain_and_moved(plain, stage, context):
         told = in_words(options)
         with calling("sources()"):
-            wanted = {tuple(source)[: one.max_length] for source in one.sources()}
+            ways = cut_rows(one, one.sources())
         with calling(f"drawing an epoch{told}"):
             drawn = _documents(one)
-        lost = set() if drawn is None else wanted - drawn
-        if lost:
+        wanted, *_ = ways
+        if drawn is not None and all(way - drawn for way in ways):
+            lost = wanted - drawn
             text = f"{len(lost)} of {len(wanted)} rows of the data are in no batch of an epoch{told}; allowed: 0"
             return [(text, partial(_line_of_lost, subject, stage, context, options, wanted, lost))]
     return []

@@ -57,17 +57,23 @@ def rows_of(tokens: Tokens) -> Iterator[tuple[int, Row]]:
     return ((b, tuple(tokens.token_BS[b, document].tolist())) for b, document in documents(tokens))
 
 
-def strays(
-    rows: Iterable[tuple[int, Sequence[int]]], sources: Iterable[Sequence[int]], longest: int | None
-) -> Iterator[Stray]:
-    """Rows that are not one of the data's, cut at the longest length.
+def cut_rows(run: Run, sources: Iterable[Sequence[int]]) -> list[set[Row]]:
+    """The rows of the data, cut as the run says: at the end, in front, or where it says nothing a set for each."""
+    rows, longest = [tuple(map(int, source)) for source in sources], run.max_length
+    ends = {row[:longest] for row in rows}
+    if longest is None or run.cuts == "end":
+        return [ends]
+    fronts = {row[-longest:] for row in rows}
+    return [fronts] if run.cuts == "front" else [ends, fronts]
+
+
+def strays(rows: Iterable[tuple[int, Sequence[int]]], whole: set[Row]) -> Iterator[Stray]:
+    """Rows that are not one of the data's.
 
     Args:
         rows: of a batch: the number b of each, or of each document's, and its tokens.
-        sources: the data's.
-        longest: tokens at which a row is cut; None: never.
+        whole: the data's, cut as those of the batch are to be.
     """
-    whole = {tuple(map(int, source))[:longest] for source in sources}
     for b, tokens in rows:
         row = tuple(map(int, tokens))
         if whole and row not in whole:
@@ -140,7 +146,8 @@ def _without_end(run: Run, batch: Batch) -> Iterator[tuple[int, int, Row]]:
 def _strays(run: Run, batch: Batch, sources: Sequence[Sequence[int]]) -> list[Stray]:
     with calling("tokens()"):
         tokens = run.tokens(batch)
-    return list(strays(rows_of(tokens), sources, run.max_length))
+    first, *others = [list(strays(rows_of(tokens), whole)) for whole in cut_rows(run, sources)]
+    return first if all(others) else []
 
 
 def _whole(run: Run, drawn: Sequence[Batch], lost: Sequence[Sequence[Stray]]) -> dict[int, list[Step]]:

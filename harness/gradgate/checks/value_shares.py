@@ -77,12 +77,14 @@ def values_of(heads: Sequence[nn.Module], valid_BS: Tensor) -> Iterator[list[Ten
     found: list[Tensor] = []
 
     def keep(_module: nn.Module, _inputs: Any, output: Any) -> Tensor | None:
-        if not isinstance(output, Tensor) or not output.requires_grad or not output.dim():
+        if not isinstance(output, Tensor) or not output.is_floating_point() or not output.dim():
             return None
         if output.numel() != valid_BS.numel() or output.shape[0] not in (len(valid_BS), valid_BS.numel()):
             return None
-        found.append(output + OFFSET)
-        return found[-1]
+        moved = output + OFFSET  # those without a graph too: old values, to which a clip holds the new ones
+        if moved.requires_grad:
+            found.append(moved)
+        return moved
 
     with ExitStack() as stack:
         for head in heads:

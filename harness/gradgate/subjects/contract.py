@@ -74,6 +74,7 @@ class Run:
             have (`{"lr": 1e-3, "weight_decay": 0.0}`), as `hyperparameters` gives it; None: not declared.
         coefficients: by what each term of `losses` enters `total`, from the configuration; None: not declared.
         max_length: tokens at which a row, or document, is cut, so that it may end without `end_token`; None: never.
+        cuts: where a longer one loses tokens, "end" or "front"; None: at either, but all of them at one.
     """
 
     modules: Mapping[str, nn.Module]
@@ -86,6 +87,7 @@ class Run:
     end_token: int | None = None
     rates: Mapping[str, Any] | None = None
     max_length: int | None = None
+    cuts: Literal["end", "front"] | None = None
     coefficients: Mapping[str, float] | None = None
 
     def batches(self) -> Iterator[Batch]:

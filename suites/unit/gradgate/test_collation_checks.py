@@ -23,6 +23,7 @@ from fixtures.collation_faults import (
     packed,
     whole,
 )
+from fixtures.mini_trainer import S
 from gradgate.checks import oracles
 from gradgate.core.errors import SubjectError
 from gradgate.subjects.contract import Stage, Subject
@@ -144,6 +145,16 @@ def test_rows_of_the_data_pass_cut_or_not() -> None:
     outcome = run_check("GG413", subject, subject.stages[0])
 
     assert (outcome.findings, outcome.measured["rows_not_in_data"]) == ((), 0)
+
+
+@pytest.mark.parametrize(("cuts", "found"), [(None, 0), ("front", 0), ("end", 1)])
+def test_rows_may_lose_their_front_where_nothing_else_is_said(cuts: Any, found: int) -> None:
+    """A prompt is cut so that its response survives; what may be cut is what the run says."""
+    subject = cut(lambda row: row[-S:])
+    stage = replace(subject.stages[0], start=type("Sided", (subject.stages[0].start,), {"cuts": cuts}))
+    outcome = run_check("GG413", Subject("sided", [stage]), stage)
+
+    assert len([each for each in outcome.findings if "are no row of the data" in each.message]) == found
 
 
 def test_rows_are_held_against_the_data_with_keys_moved_too() -> None:
