@@ -55,6 +55,7 @@ def line_of_resume(source: Any, start: Callable[[int], Run], seed: int, folder: 
         part
         for name, part in back.items()
         if name in live and part.digest != live[name].digest and again[name].digest == live[name].digest
+        if str(folder) not in part.digest  # where it was loaded from is no state
     ]
     apart += [
         Part(part.path, owner_of(part, loaded), "", None)
