@@ -2,10 +2,11 @@
 
 ## What it detects
 
-An evaluation in train mode; a module that stays in eval mode after a metric, a frozen one that a step puts back into
-train mode, dropout that is switched off for good, grad mode, autocast, default dtype, anomaly or deterministic flags
-that outlive the call, and all of that after an exception that skipped the line which would have put it back; a step
-that seeds the global generators and so draws the same numbers every time; a save that draws numbers or changes the run.
+An evaluation in train mode, or with gradients; a module that stays in eval mode after a metric, a frozen one that a
+step puts back into train mode, dropout that is switched off for good, grad mode, autocast, default dtype, anomaly or
+deterministic flags that outlive the call, and all of that after an exception that skipped the line which would have put
+it back; a step that seeds the global generators and so draws the same numbers every time; a save that draws numbers or
+changes the run.
 
 ## Why it matters
 
@@ -22,7 +23,8 @@ every parameter. Statistic: sets of changes that were left. Allowed: 0.
 A step may set modes as it likes, so what counts there is what they lead to: in the step behind it the forward of each
 module must run at least once in the mode in which it first ran in the first step. A module without anything to train
 that starts in eval mode must run in eval mode in the first step too. In `evaluate` each dropout and batch norm must run
-in eval mode at least once, whatever its probability in this run.
+in eval mode at least once, whatever its probability in this run, and no module's output may have a graph: all
+activations of a batch would be kept for a backward that never comes.
 
 Failing means, one place a run: an error raised in the forward of each module, one raised in the backward, and a NaN in
 the output of each module.
@@ -92,7 +94,14 @@ from gradgate.checks.mode_lines import (
     line_of_left_mode,
     lines_of,
 )
-from gradgate.checks.modes import Modes, drawing_modules, mode_changes, modes_in_forward, reset_generators
+from gradgate.checks.modes import (
+    Modes,
+    drawing_modules,
+    graphs_in_forward,
+    mode_changes,
+    modes_in_forward,
+    reset_generators,
+)
 from gradgate.checks.own_lines import Line, named
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.randomness import seeded
@@ -107,6 +116,7 @@ NEEDS: tuple[str, ...] = ()
 PER_STAGE = True
 SEEDS = (17, 18)  # two states of the global generators; any two
 RUNS = "in train mode while it runs"
+KEEPS = "makes a graph while it runs"
 SHOWN = 3  # changes that a message lists
 
 Call = Callable[[Run, Batch], Any]
@@ -200,8 +210,9 @@ def _look_at_calls(start: Callable[[], Run], context: Context, leaks: _Leaks) ->
         with _looking(run, "losses()", leaks):
             run.losses(second)
     if "evaluate" in declared(run):
-        with modes_in_forward(run) as seen:
+        with modes_in_forward(run) as seen, graphs_in_forward(run) as graphs:
             _look_at_reader(run, "evaluate()", run.evaluate, leaks)
+        leaks.note("evaluate()", [f"`{name}` {KEEPS}" for name in graphs])
         awake = [name for name in drawing_modules(run) if seen.get(name) and all(seen[name])]
         leaks.note("evaluate()", [f"`{name}` {RUNS}" for name in awake])
     if "save" in declared(run):

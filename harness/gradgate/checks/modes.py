@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from gradgate.checks.batches import first_difference
+from gradgate.checks.batches import first_difference, leaves
 from gradgate.checks.snapshot import named_parameters
 from gradgate.subjects.contract import Run
 from gradgate.subjects.global_state import GlobalState, seed_everything
@@ -78,6 +78,21 @@ def modes_in_forward(run: Run) -> Iterator[dict[str, list[bool]]]:
         for name, module in _modules(run):
             stack.callback(module.register_forward_pre_hook(partial(note, name)).remove)
         yield seen
+
+
+@contextmanager
+def graphs_in_forward(run: Run) -> Iterator[list[str]]:
+    """Record which of a run's modules give something with a graph in the block, once each."""
+    found: list[str] = []
+
+    def note(name: str, module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG001
+        if name not in found and any(leaf.requires_grad for _, leaf in leaves(output) if isinstance(leaf, Tensor)):
+            found.append(name)
+
+    with ExitStack() as stack:
+        for name, module in run.modules.items():
+            stack.callback(module.register_forward_hook(partial(note, name)).remove)
+        yield found
 
 
 def mode_changes(expected: Mapping[str, bool], seen: Mapping[str, Collection[bool]]) -> list[str]:

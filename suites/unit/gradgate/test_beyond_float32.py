@@ -114,6 +114,24 @@ def test_evaluation_in_train_mode_is_found_though_it_leaves_nothing_behind():
     assert outcome_of("GG606", Stage("policy", PolicyRun)).findings == ()
 
 
+class Graphing(PolicyRun):
+    """It evaluates with gradients on."""
+
+    def evaluate(self) -> Mapping[str, Any]:
+        rows = self.data.at(range(4))
+        training = self.policy.training
+        self.policy.eval()
+        self.policy(rows.token_BS)
+        self.policy.train(training)
+        return super().evaluate()
+
+
+def test_evaluation_that_makes_a_graph_is_found():
+    """The activations of each batch are kept for a backward that never comes."""
+    (finding,) = outcome_of("GG606", Stage("policy", Graphing)).findings
+    assert "makes a graph while it runs" in finding.message
+
+
 def test_metric_that_is_not_there_is_no_fault():
     """A NaN that stands for nothing was made by no operation."""
     assert outcome_of("GG301", Stage("policy", Missing)).findings == ()
