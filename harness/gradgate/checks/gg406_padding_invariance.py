@@ -59,6 +59,7 @@ from typing import Any
 
 import torch
 
+from gradgate.checks.count_lines import line_of_term
 from gradgate.checks.invariance import Probe
 from gradgate.checks.measures import fractional
 from gradgate.checks.raised import calling, reports_raises
@@ -94,7 +95,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         name=NAME,
         message=f"{worst.quantity} (size {worst.size:.6g}) changes by {worst.measured:.3g} where the batch has "
         f"{COUNTS[0]} or {COUNTS[1]} more positions of padding; allowed: {worst.allowed:.1e}",
-        culprit=probe.made_at(batch, worst.quantity, subject.source),
+        culprit=line_of_term(probe.run, batch, probe.seed, worst.term, subject.source),
         fix="divide by the number of real tokens, and keep padding out of sums, statistics and neighbours",
         detail={"quantity": worst.quantity, "distance": worst.measured, "padding": list(COUNTS)},
     )

@@ -75,12 +75,12 @@ def _first(before: list[Done], after: list[Done], changed_BS: Tensor) -> Locatio
         for ours, theirs in zip(one.outputs, other.outputs, strict=False):
             if ours.shape != theirs.shape:
                 return None
-            if _outside(_difference(ours, theirs), changed_BS):
+            if _outside(difference(ours, theirs), changed_BS):
                 return one.place
     return None
 
 
-def _difference(ours: Tensor, theirs: Tensor) -> Tensor:
+def difference(ours: Tensor, theirs: Tensor) -> Tensor:
     """Bool of their shape: where two outputs differ by more than roundoff."""
     if not ours.is_floating_point():
         return ours != theirs

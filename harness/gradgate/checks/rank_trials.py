@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradgate.checks.own_lines import put
 from gradgate.checks.rank_facts import FactLines
 from gradgate.checks.rank_values import Point
 
@@ -68,7 +67,7 @@ class Putting(FactLines):
                 torch.default_generator.set_state(torch.frombuffer(bytearray(new), dtype=torch.uint8))
                 self._random = new
             else:
-                _put(frame, point.name, new)
+                put(frame, point.name, new)
                 self.remember(frame, point.name, new)
 
     def instead(self, change: Change, number: int, value: Any) -> Any:
@@ -81,17 +80,6 @@ class Putting(FactLines):
         if change.part == "share":
             return whole[self.rank :: self.world]
         return whole.clone().requires_grad_(value.requires_grad) if isinstance(whole, Tensor) else whole
-
-
-def _put(frame: FrameType, name: str, value: Any) -> None:
-    root, *rest = name.split(".")
-    if rest:
-        owner = frame.f_locals[root]
-        object.__setattr__(owner, rest[-1], value)
-        return
-    frame.f_locals[root] = value
-    if sys.version_info < (3, 13):  # there it is written through
-        ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), ctypes.c_int(0))
 
 
 def _wrap(change: Change, instead: Callable[[Change, int, Any], Any]) -> None:
