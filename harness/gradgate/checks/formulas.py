@@ -271,11 +271,15 @@ class Ledger:
 def _line(calls: Sequence[Call], device: str, source: Path | None) -> Location | None:
     """The line at which a formula leaves its reference, from the calls on which it does.
 
-    Of its calls neither the largest, which take long, nor the smallest, in which most numbers are equal, come first.
+    Of its calls neither the largest, which take long, nor the smallest, in which most numbers are equal, come first,
+    nor, where others fail too, those with a number of 0 that takes a part of the formula away.
     """
     if not are_named():
         return None
     able = sorted((call for call in calls if call.size <= LOOKED_INTO), key=lambda call: call.size)
+    able = [
+        call for call in able if not any(type(held) is float and not held for held in call.options.values())
+    ] or able
     chosen = [able[int(share * len(able))] for share in SHARES] if able else []
     packed = all(call.options.get("document_BS") is not None for call in calls)
     failing = []
@@ -285,6 +289,10 @@ def _line(calls: Sequence[Call], device: str, source: Path | None) -> Location |
             extra = call.options.get("document_BS") if packed else None
             failing.append(Failing(partial(call, device), steps.holds, steps.steps, extra))
     return culprit(failing, source)
+
+
+def _floats(call: Call) -> list[float]:
+    return [held for held in call.options.values() if isinstance(held, float)]
 
 
 def plain(number: Any) -> Any:

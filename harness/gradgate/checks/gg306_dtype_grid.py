@@ -62,6 +62,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import islice
 from math import inf, isfinite
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -69,6 +70,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from gradgate.checks.own_lines import Line, named
+from gradgate.checks.precision_lines import line_of_autocast, line_of_backward, line_of_cast, line_of_refusal
 from gradgate.checks.raised import SubjectRaisedError, calling
 from gradgate.checks.randomness import seeded
 from gradgate.checks.snapshot import named_parameters
@@ -94,12 +97,14 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     findings, scales = [], {}
     for name, start in precisions.items():
         try:
-            fault, scales[name] = _try(name, start, stage, context)
+            fault, scales[name], line = _try(name, start, stage, context, subject.source)
         except SubjectRaisedError as raised:
-            findings.append(_finding(name, str(raised), victim=origin(raised.error)))
+            told = _finding(name, str(raised), victim=origin(raised.error))
+            find = partial(line_of_refusal, raised.error, partial(start, context.seed, device=context.device))
+            findings.append(named(told, partial(find, subject.source), context.seed))
             continue
         if fault:
-            findings.append(_finding(name, fault))
+            findings.append(named(_finding(name, fault), line, context.seed))
     measured = {"failing": len(findings), "precisions": list(precisions), "loss_scale": scales}
     return Outcome(tuple(findings), measured, {"failing": 0})
 
@@ -113,10 +118,14 @@ def _require_names(precisions: Mapping[str, Callable[..., Run]]) -> None:
             )
 
 
-def _try(name: str, start: Callable[..., Run], stage: Stage, context: Context) -> tuple[str, float | None]:
-    """What is wrong with a precision, empty where nothing is; and the ratio by which its loss is scaled."""
+def _try(
+    name: str, start: Callable[..., Run], stage: Stage, context: Context, source: Path | None
+) -> tuple[str, float | None, Callable[[], Line | None]]:
+    """What is wrong with a precision, empty where nothing is; the ratio by which its loss is scaled; what finds the
+    line."""
+    anew = partial(start, context.seed, device=context.device)
     with calling("start()"):
-        run = start(context.seed, device=context.device)
+        run = anew()
     scale: float | None = None
     for number, batch in enumerate(islice(run.batches(), STEPS), 1):
         if number == 1 and "fp16" in name:
@@ -124,13 +133,20 @@ def _try(name: str, start: Callable[..., Run], stage: Stage, context: Context) -
         else:
             with calling(f"step {number}"), _Made() as made:
                 run.step(batch)
-    if other := _undeclared(name, run, made.dtypes):
-        return other, scale
+    kept, _, cast = name.partition("+")
+    if wrong := _undeclared(DTYPES[kept], run):
+        parameter, key = wrong
+        find = partial(line_of_cast, anew, source, parameter.dtype, partial(_of_name, key=key))
+        return f"parameter `{key}` is {_short(parameter.dtype)}, declared {kept}", scale, find
+    if cast and DTYPES[cast] not in made.dtypes:
+        find = partial(line_of_autocast, anew, source, partial(_computes, dtype=DTYPES[cast]))
+        return f"no operation of a step computes in {cast}", scale, find
     if bad := _not_finite(run, batch):
-        return f"after {STEPS} steps {bad} is not finite", scale
+        return f"after {STEPS} steps {bad} is not finite", scale, lambda: None
     if scale is not None and scale < SCALED:
-        return f"the loss is not scaled: its gradient arrives times {scale:.3g}, allowed: at least {SCALED:g}", scale
-    return "", scale
+        told = f"the loss is not scaled: its gradient arrives times {scale:.3g}, allowed: at least {SCALED:g}"
+        return told, scale, partial(line_of_backward, anew, source)
+    return "", scale, lambda: None
 
 
 class _Made(TorchDispatchMode):
@@ -147,15 +163,24 @@ class _Made(TorchDispatchMode):
         return out
 
 
-def _undeclared(name: str, run: Run, computed: set[torch.dtype]) -> str:
-    """What has another dtype than the precision's name says; empty: nothing."""
-    kept, _, cast = name.partition("+")
+def _undeclared(declared: torch.dtype, run: Run) -> tuple[nn.Parameter, str] | None:
+    """The first trained parameter of another dtype than the precision's name says, with its name."""
     for parameter, key in named_parameters(run).items():
-        if parameter.requires_grad and parameter.is_floating_point() and parameter.dtype != DTYPES[kept]:
-            return f"parameter `{key}` is {_short(parameter.dtype)}, declared {kept}"
-    if cast and DTYPES[cast] not in computed:
-        return f"no operation of a step computes in {cast}"
-    return ""
+        if parameter.requires_grad and parameter.is_floating_point() and parameter.dtype != declared:
+            return parameter, key
+    return None
+
+
+def _of_name(run: Run, key: str) -> nn.Parameter:
+    return next(parameter for parameter, name in named_parameters(run).items() if name == key)
+
+
+def _computes(run: Run, dtype: torch.dtype) -> bool:
+    """Whether some operation of a step computes in a dtype."""
+    (batch,) = islice(run.batches(), 1)
+    with _Made() as made:
+        run.step(batch)
+    return dtype in made.dtypes
 
 
 def _short(dtype: torch.dtype) -> str:

@@ -67,6 +67,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradgate.checks.company_lines import Company, line_of_company, valid_of
+from gradgate.checks.count_lines import line_of_term
 from gradgate.checks.invariance import Probe
 from gradgate.checks.measures import finite
 from gradgate.checks.own_lines import named
@@ -109,7 +110,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         name=NAME,
         message=f"{worst.quantity} (size {worst.size:.6g}) changes by {worst.measured:.3g} where the batch has "
         f"{COUNTS[0]} or {COUNTS[1]} more positions of padding; allowed: {worst.allowed:.1e}",
-        culprit=probe.made_at(batch, worst.quantity, subject.source),
+        culprit=line_of_term(probe.run, batch, probe.seed, worst.term, subject.source),
         fix="divide by the number of real tokens, and keep padding out of sums, statistics and neighbours",
         detail={"quantity": worst.quantity, "distance": worst.measured, "padding": list(COUNTS)},
     )

@@ -15,7 +15,8 @@ Nothing raises; runs with other settings are just no longer comparable.
 In float64, at one point, without dropout. Statistic: the distance of loss terms and gradients in three relations.
 
 * Batch: the same batch with every row twice (`Run.select_rows`) has the same terms and gradients. The line that is
-  named is the one whose operation gave the loss term: its divisor, mostly.
+  named is the one at which the loss term is made: its divisor, mostly, and where a function that has the term's count
+  in hands takes it undivided from another, that one's.
 * Accumulation, where the run has `window`: one step on the batch as a whole, on its rows one by one, and on a short and
   a long part give the optimizer the same gradient. Clipping is kept out of the comparison: every backward starts from
   2**-30, which is exact and too small to be clipped.
@@ -72,7 +73,7 @@ Faults LW-05, LW-07, LW-10, LW-34 and OS-16 of the fault catalogue.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -82,19 +83,18 @@ import torch
 from torch import Tensor
 
 from gradgate.checks import cases, mean_shares, oracles, tolerances
+from gradgate.checks.count_lines import Asked, Shared, line_of_divisor, line_of_shares, line_of_term
 from gradgate.checks.formulas import Call, Ledger, present
-from gradgate.checks.invariance import Distance, Probe, elements, rows_of
+from gradgate.checks.invariance import Distance, Probe, rows_of
 from gradgate.checks.moved import in_words, plain_and_moved
+from gradgate.checks.own_lines import named
 from gradgate.checks.raised import SubjectRaisedError, calling, reports_raises
-from gradgate.checks.randomness import seeded
-from gradgate.checks.snapshot import named_parameters
-from gradgate.checks.updates import gradients_at_updates
+from gradgate.checks.split_batches import Split, splits_of
 from gradgate.checks.value_shares import TERM
-from gradgate.checks.without_dropout import without_dropout
 from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.capabilities import Capabilities, declared
-from gradgate.subjects.contract import Batch, Context, Functions, Run, Stage, Subject
+from gradgate.subjects.contract import Batch, Context, Functions, Stage, Subject
 
 CODE, NAME = "GG410", "loss-scale"
 NEEDS: tuple[str, ...] = ("losses", "rows")
@@ -109,14 +109,28 @@ FIX_WEIGHTS = "sum(weight * cross_entropy) / positions: no renormalisation by th
 
 @dataclass(frozen=True, slots=True)
 class _Count:
-    """What every token counts in a term, and which key was moved from its first value, in words; empty: none."""
+    """What every token counts in a term.
+
+    Args:
+        moved: which key was moved from its first value, in words; empty: none.
+        shares: what each counts.
+        again: asks for them anew, and for the term.
+    """
 
     moved: str
     shares: mean_shares.Shares
+    again: Asked
 
     @property
     def is_off(self) -> bool:
-        return not self.shares.distance <= 0.25 / len(self.shares.share_N)
+        return not mean_shares.are_alike(self.shares)
+
+    def line(self, source: Path | None) -> Location | None:
+        """The line of a wrong divisor; where tokens do not count alike, that of weights that should sum to 1."""
+        number = len(self.shares.share_N)
+        if self.shares.spread > 1 / (4 * number) and self.shares.shape:
+            return line_of_shares(self.again.asked, mean_shares.are_alike, self.shares.shape, source)
+        return line_of_divisor(partial(self.again.term, self.shares.term), number, source)
 
 
 @reports_raises(CODE, NAME)
@@ -130,24 +144,25 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     with calling("select_rows()"):
         doubled = probe.run.select_rows(batch, [*rows, *rows])
     worst = probe.furthest(batch, [doubled])
-    findings = [_doubled(worst, probe.made_at(batch, worst.quantity, subject.source))] if worst.is_beyond else []
+    counts = list(_means(subject, stage, probe, context, batch))
+    findings = [_doubled(worst, _divisor(worst, counts, probe, batch, subject.source))] if worst.is_beyond else []
     measured: dict[str, Any] = {"distance": worst.measured}
     allowed: dict[str, Any] = {"distance": worst.allowed}
     if "window" in declared(probe.run):
-        splits = _splits(probe, stage, context, batch, rows)
-        findings += [_split(cut, distance, rows) for cut, distance in splits if distance.is_beyond]
-        measured["accumulation"] = max((distance.measured for _, distance in splits), default=0.0)
-        allowed["accumulation"] = max((distance.allowed for _, distance in splits), default=0.0)
+        splits = splits_of(probe, stage, context, batch, rows)
+        beyond = [split for split in splits if split.distance.is_beyond]
+        findings += [named(_split(each, rows), partial(each.line, subject.source), context.seed) for each in beyond]
+        measured["accumulation"] = max((split.distance.measured for split in splits), default=0.0)
+        allowed["accumulation"] = max((split.distance.allowed for split in splits), default=0.0)
     else:
         measured["accumulation"] = f"not looked at: {Subject.CAPABILITIES['window']}"
-    counts = list(_means(subject, stage, probe, context, batch))
     for term in dict.fromkeys(count.shares.term for count in counts):
         of_term = [count for count in counts if count.shares.term == term]
         worst_count = max(of_term, key=lambda count: count.shares.distance * len(count.shares.share_N))
         first = next((count for count in of_term if count.is_off), None)
         measured[term], allowed[term] = worst_count.shares.distance, 0.25 / len(worst_count.shares.share_N)
         if first is not None:
-            findings.append(_miscounted(first, probe.made_at(batch, f"`{term}`", subject.source)))
+            findings.append(named(_miscounted(first), partial(first.line, subject.source), context.seed))
     if probe.run.coefficients is not None:
         findings += _summed(probe, batch, probe.run.coefficients, subject.source)
     if any(finding.severity == "error" for finding in findings) and probe.draws_beyond_dropout:
@@ -158,76 +173,46 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     return Outcome((*findings, *linear.findings), {**measured, **linear.measured}, {**allowed, **linear.allowed})
 
 
+@reports_raises(CODE, NAME)
+def check_total(subject: Subject, stage: Stage, context: Context) -> Outcome:
+    """Hold the total of a batch against its terms alone."""
+    probe = Probe(stage, context)
+    (batch,) = probe.batches(1)
+    return Outcome(tuple(_summed(probe, batch, probe.run.coefficients or {}, subject.source)))
+
+
 def _means(subject: Subject, stage: Stage, probe: Probe, context: Context, batch: Batch) -> Iterator[_Count]:
     """What every token counts in the stage's own terms, as it is and with each key of its options moved."""
     able, functions = Capabilities(subject, context.device), subject.functions
     valued = functions.value_loss is not None and TERM in (stage.edges or {}) and not able.missing(stage, ("valid",))
     weighted = functions.loss is not None and functions.weights is not None and stage.objective == "tokens"
     weighted = weighted and not able.missing(stage, ("logits",))
-    runs = plain_and_moved(probe.run, stage, context) if valued or weighted else ()
+    asks: list[Shared] = []
+    asks += [partial(mean_shares.of_values, modules=(stage.edges or {})[TERM], seed=context.seed)] if valued else []
+    asks += [partial(mean_shares.of_positions, seed=context.seed)] if weighted else []
+    runs = plain_and_moved(probe.run, stage, context) if asks else ()
     for options, run in runs:
         with suppress(SubjectRaisedError) if options else nullcontext():  # with a key moved it is GG414's
             with calling(f"drawing a batch{in_words(options)}"):
                 own = batch if run is probe.run else next(iter(run.batches()))
-            found = [mean_shares.of_values(run, own, (stage.edges or {})[TERM], context.seed)] if valued else []
-            found += [mean_shares.of_positions(run, own, context.seed)] if weighted else []
-            yield from (_Count(in_words(options), shares) for shares in found if shares is not None)
+            asks = (
+                [partial(mean_shares.of_values, modules=(stage.edges or {})[TERM], seed=context.seed)] if valued else []
+            )
+            asks += [partial(mean_shares.of_positions, seed=context.seed)] if weighted else []
+            found = [(ask, ask(run, own)) for ask in asks]
+            yield from (
+                _Count(in_words(options), shares, Asked(run, own, context.seed, ask))
+                for ask, shares in found
+                if shares is not None
+            )
 
 
-def _splits(
-    probe: Probe, stage: Stage, context: Context, batch: Batch, rows: Sequence[int]
-) -> list[tuple[list[list[int]], Distance]]:
-    """How far the gradient of one step on parts of the batch is from that on the whole, for each way to cut it."""
-    cuts = [[[row] for row in rows], [[rows[0]], list(rows[1:])]] if len(rows) > 1 else []
-    whole = _gradient(stage, context, [batch])
-    size = float(whole.norm())
-    noise = probe.noise(batch, probe(batch))["the gradient of `total`"] * SMALL
-    allowed = 2 * elements(batch) * (noise + probe.unit * size)
-    found = []
-    for cut in cuts:
-        with calling("select_rows()"):
-            parts = [probe.run.select_rows(batch, part) for part in cut]
-        distance = float((_gradient(stage, context, parts) - whole).norm())
-        found.append((cut, Distance("the gradient", distance / SMALL, allowed / SMALL, size / SMALL)))
-    return found
-
-
-def _gradient(stage: Stage, context: Context, parts: Sequence[Batch]) -> Tensor:
-    """Double[P]: what the optimizers step with in a fresh run's first step on these micro-batches."""
-    with calling("start()"):
-        run: Run = stage.start(context.seed, dtype=torch.float64, device=context.device)
-    trained = [parameter for parameter in named_parameters(run) if parameter.requires_grad]
-    with calling("window()"):
-        batch = run.window(parts)
-    with (
-        seeded(context.seed),
-        without_dropout(),
-        _small_backwards(),
-        gradients_at_updates(trained) as updates,
-        calling(f"step() on {len(parts)} micro-batches"),
-    ):
-        run.step(batch)
-    gradients = [gradient for update in updates[:1] for gradient in update.gradients.values()]
-    flat = [g.double().flatten().cpu() if g is not None else p.new_zeros(p.numel(), dtype=torch.float64).cpu()
-            for g, p in zip(gradients, trained, strict=False)]  # fmt: skip
-    return torch.cat(flat) if flat else torch.zeros(1, dtype=torch.float64)
-
-
-@contextmanager
-def _small_backwards() -> Iterator[None]:
-    """Scale what every backward starts from, where that is the loss itself, so that no gradient is clipped."""
-    original = torch.autograd.backward
-
-    def small(tensors: Any, grad_tensors: Any = None, *args: Any, **kwargs: Any) -> Any:
-        if grad_tensors is None:
-            tensors = tensors * SMALL if isinstance(tensors, Tensor) else [tensor * SMALL for tensor in tensors]
-        return original(tensors, grad_tensors, *args, **kwargs)
-
-    torch.autograd.backward = small
-    try:
-        yield
-    finally:
-        torch.autograd.backward = original
+def _divisor(
+    worst: Distance, counts: Sequence[_Count], probe: Probe, batch: Batch, source: Path | None
+) -> Location | None:
+    """Where the term of a quantity is made that changes with the batch."""
+    known = (len(count.shares.share_N) for count in counts if not count.moved and count.shares.term == worst.term)
+    return line_of_term(probe.run, batch, probe.seed, worst.term, source, next(known, None))
 
 
 def _weights(subject: Subject, context: Context) -> Ledger:
@@ -282,14 +267,13 @@ def _doubled(worst: Distance, culprit: Location | None) -> Finding:
     )
 
 
-def _miscounted(count: _Count, culprit: Location | None) -> Finding:
+def _miscounted(count: _Count) -> Finding:
     shares, number = count.shares, len(count.shares.share_N)
     return Finding(
         code=CODE,
         name=NAME,
         message=f"`{shares.term}` has {number} {shares.unit} in it and counts one of them as in a mean over "
         f"{shares.divisor:.6g}{count.moved}; allowed: {number}, to a quarter",
-        culprit=culprit,
         fix=FIX,
         detail={"counted": number, "divisor": shares.divisor},
     )
@@ -306,13 +290,13 @@ def _summed(probe: Probe, batch: Batch, coefficients: Mapping[str, float], sourc
         code=CODE,
         name=NAME,
         message=f"`total` is {terms['total']:.9g}, and {told} is {expected:.9g}; allowed: {ALLOWED:g} apart",
-        culprit=probe.made_at(batch, "`total`", source),
+        culprit=line_of_term(probe.run, batch, probe.seed, "total", source),
         fix="multiply each term once, by what the configuration says",
     )
 
 
-def _split(cut: list[list[int]], distance: Distance, rows: Sequence[int]) -> Finding:
-    sizes = [len(part) for part in cut]
+def _split(split: Split, rows: Sequence[int]) -> Finding:
+    sizes, distance = [len(part) for part in split.cut], split.distance
     return Finding(
         code=CODE,
         name=NAME,

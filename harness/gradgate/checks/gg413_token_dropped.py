@@ -123,6 +123,8 @@ class Shares:
         shared_BS: Bool[B, S].
         label_BSH: Long[B, S, H], what the tokens that are supervised give each head to predict, -100 elsewhere.
         silent: rows, or documents of rows, of which none has; with their first position.
+        every_BSH: Long[B, S, H], what all real tokens give each head to predict.
+        valid_BS: Bool[B, S].
     """
 
     token_BS: Tensor
@@ -130,6 +132,8 @@ class Shares:
     shared_BS: Tensor
     label_BSH: Tensor
     silent: tuple[tuple[int, int], ...]
+    every_BSH: Tensor
+    valid_BS: Tensor
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -142,6 +146,10 @@ class Shares:
             Step("has something to predict", predicts_BSH),
             Step("some head has something to predict", predicts_BSH.any(-1)),
             Step("labels", self.label_BSH),
+            Step("labels of all real tokens", self.every_BSH),
+            Step("real tokens", self.valid_BS),
+            Step("real tokens ahead", ahead(self.valid_BS, horizon)),
+            Step("some real token is to predict", self.every_BSH != oracles.IGNORED),
             *(Step(f"labels of head {k}", self.label_BSH[..., k]) for k in range(horizon)),
         )
 
@@ -185,10 +193,7 @@ def _again(subject: Subject, stage: Stage, context: Context, options: Mapping[st
 def _with_options(
     subject: Subject, stage: Stage, context: Context, plain: Run, drawn: Sequence[Batch]
 ) -> Iterator[Outcome]:
-    """The same where a key of the configuration is moved and makes other batches, or supervises other tokens of them.
-
-    Numbers stay those of the first.
-    """
+    """The findings where a key that is moved makes other batches, or supervises other tokens of the same."""
     for options, run in moved(stage, context):
         told = in_words(options)
         with suppress(SubjectRaisedError):  # with a key moved it is GG414's
@@ -289,7 +294,7 @@ def _beyond(run: Run, drawn: Sequence[Batch], seen: Sequence[Shares], again: Aga
         yield _make(
             message=f"{count} tokens have a share in the loss that are not to be trained on, the first at [b, t] = "
             f"[{b}, {t}]; allowed: 0",
-            culprit=line_of_places(again, _shares, _right, steps),
+            culprit=line_of_places(again, _shares, partial(_right, drawn=seen), steps),
             fix="count a prompt in tokens, with what stands in front of it",
             count=count,
             detail={"index": [b, t]},
@@ -318,12 +323,18 @@ def _shares(run: Run, batch: Batch) -> Shares | None:
 def _of(found: Targets, supervised_BS: Tensor, shared_BS: Tensor, silent: tuple[tuple[int, int], ...]) -> Shares:
     ahead_BSH = ahead(supervised_BS, found.label_BSH.shape[-1])
     label_BSH = found.label_BSH.masked_fill(~ahead_BSH, oracles.IGNORED)
-    return Shares(found.tokens.token_BS, supervised_BS, shared_BS, label_BSH, silent)
+    valid_BS = found.tokens.valid_BS.cpu().bool()
+    return Shares(found.tokens.token_BS, supervised_BS, shared_BS, label_BSH, silent, found.label_BSH, valid_BS)
 
 
-def _right(shares: Shares | None) -> bool:
-    """Whether what has a share is what is supervised."""
-    return shares is not None and torch.equal(shares.supervised_BS, shares.shared_BS)
+def _right(shares: Shares | None, drawn: Sequence[Shares]) -> bool:
+    """Whether what has a share is what is supervised, in one of the batches as they were drawn."""
+    if shares is None or not torch.equal(shares.supervised_BS, shares.shared_BS):
+        return False
+    return any(
+        torch.equal(shares.token_BS, one.token_BS) and torch.equal(shares.supervised_BS, one.supervised_BS)
+        for one in drawn
+    )
 
 
 def _drops_none(shares: Shares | ValueShares | None) -> bool:
@@ -351,7 +362,7 @@ def _dropped(seen: list[Shares], dropped: int, supervised: int, said: bool, agai
         severity="error" if said or what != SCATTERED else "warning",
         message=f"{dropped} of {supervised} supervised tokens have no share in the loss, {what}; the first is "
         f"token {int(first.token_BS[b, t])} at [b, t] = [{b}, {t}]; allowed: 0",
-        culprit=line_of_places(again, _shares, _right if said else _drops_none, steps),
+        culprit=line_of_places(again, _shares, partial(_right, drawn=seen) if said else _drops_none, steps),
         fix="let some head predict every supervised token: look at shifts, slices and masks between labels and loss",
         count=dropped,
         detail={"index": [b, t], "token_S": first.token_BS[b].tolist()},

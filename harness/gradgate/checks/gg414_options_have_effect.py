@@ -26,6 +26,11 @@ One value that the adapter does not list is tried beside them: 0 where all liste
 name where they are names. The name must be refused. The 0 may be, and it may do something of its own; what it may not
 do is what a listed value does, unless numbers near 0 do that as well: a limit that nothing reaches.
 
+The line is looked for where two listed values are alike. What the run declares of them (`hyperparameters`,
+`coefficients`, `supervised`) is held against what it does; else an argument that another stage gives the key, or that
+is called like it, is given the value, which must tell the two apart; else it is where the last number that the key
+changes ends, or its gradient.
+
 False-alarm rate: 0 for keys that act within 20 steps of the small run. A difference may also come from another random
 number that a key happens to draw: a key that does no more than that passes.
 
@@ -74,13 +79,17 @@ Faults LW-14 and LW-31 and the killer "config-effect" of the fault catalogue.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations, islice
 from typing import Any
 
 from gradgate.checks import batches as trees
 from gradgate.checks.first_fault import wanted
 from gradgate.checks.gg601_nondeterminism import MEASURED
+from gradgate.checks.option_lines import Alike, line_of_option
+from gradgate.checks.own_lines import named
 from gradgate.checks.raised import SubjectRaisedError, as_finding, calling
 from gradgate.checks.snapshot import Snapshot, first_difference, take
 from gradgate.core.errors import SubjectError
@@ -157,8 +166,11 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         for (one, ours), (other, theirs) in combinations(zip(values, seen, strict=True), 2):
             pairs += 1
             if ours.is_like(theirs) and _stay_alike(stage, context, at_start, key, (one, other)):
+                found = _finding(key, f"{one!r} and {other!r} give the same {LONGER} steps, bit for bit")
+                differ = partial(_differ, stage, context, at_start, key, (one, other))
+                pair = Alike(subject, stage, context, key, (one, other), differ)
+                findings.append(found if alike else named(found, partial(line_of_option, pair), context.seed))
                 alike = True
-                findings.append(_finding(key, f"{one!r} and {other!r} give the same {LONGER} steps, bit for bit"))
         reported += [] if alike else _only_reported(stage, context, at_start, key, dict(zip(values, seen, strict=True)))
         for odd in () if alike else _unlisted(values):
             pairs += len(values)
@@ -234,6 +246,21 @@ def _stay_alike(stage: Stage, context: Context, at_start: GlobalState, key: str,
     except SubjectRaisedError:
         return True
     return one.is_like(two)
+
+
+def _differ(
+    stage: Stage,
+    context: Context,
+    at_start: GlobalState,
+    key: str,
+    values: tuple[Any, Any],
+    around: AbstractContextManager[Any],
+) -> bool:
+    """Whether a short run with the second value, in a block, differs from one with the first."""
+    one, other = values
+    before = _observe(stage, context, at_start, key, one)
+    with around:
+        return not before.is_like(_observe(stage, context, at_start, key, other))
 
 
 def _observe(

@@ -64,6 +64,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain, islice
 from typing import Any
 
@@ -71,6 +72,8 @@ import torch
 from torch import Tensor
 
 from gradgate.checks.loss_gradient import plain_gradients
+from gradgate.checks.metric_lines import line_of_difference, line_of_wrong_number, word_of
+from gradgate.checks.own_lines import Line, named
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.randomness import seeded
 from gradgate.checks.snapshot import named_parameters
@@ -114,16 +117,42 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         return Outcome(not_applicable="a step makes several updates of one optimizer: its metrics are of many points")
     norms = [_norm(gradients.values()), *_norms_at(updates)]
     others = _beside_the_logits(stage, run)
-    findings = (*_misreported(numbers, terms, norms), *_moved(stage, context, others, numbers, terms))
+    found = [*_misreported(numbers, terms, norms), *_moved(stage, context, others, numbers, terms)]
+    find = partial(_line, subject, stage, context, others)
+    findings = tuple(named(finding, partial(find, finding.detail), context.seed) for finding in found)
     return Outcome(
         findings, {"metrics_misreported": len(findings), "metrics": len(numbers)}, {"metrics_misreported": 0}
     )
 
 
+def _line(
+    subject: Subject, stage: Stage, context: Context, others: Sequence[str], detail: Mapping[str, Any]
+) -> Line | None:
+    """The line that puts the number under the metric's name, or lets what does not belong to it in."""
+    name, reported, right = (detail[key] for key in ("metric", "reported", "expected"))
+    plain = partial(_again, stage, context, ())
+    if reported != right:
+        return line_of_wrong_number(plain, subject.source, name, reported, right)
+    other = partial(_again, stage, context, others)
+    return line_of_difference((plain, other), subject.source, name) if others else None
+
+
+def _again(stage: Stage, context: Context, others: Sequence[str]) -> Mapping[str, Any]:
+    """The metrics of a fresh run's first step, in which these modules are others."""
+    with calling("start()"):
+        run = stage.start(context.seed, dtype=torch.float64, device=context.device)
+    (batch,) = islice(run.batches(), 1)
+    with seeded(context.seed), torch.no_grad():
+        for parameter in chain.from_iterable(run.modules[name].parameters() for name in others):
+            parameter.add_(torch.randn_like(parameter) * (10 * parameter.square().mean().sqrt() + 1))
+    with seeded(context.seed), calling("step()"):
+        return run.step(batch)
+
+
 def _misreported(numbers: Numbers, terms: Numbers, norms: list[float]) -> Iterator[Finding]:
     """One finding for each metric that is not what its name says."""
     for name, number in numbers.items():
-        word = _word(name)
+        word = word_of(name)
         if word in terms and not _close(number, terms[word]) and (word != LOSS or not _any(number, terms.values())):
             yield _finding(name, number, f"the loss term `{word}` is {terms[word]:.6g}", terms[word])
         elif word in terms and word != LOSS and (other := _taken(number, word, terms)):
@@ -150,14 +179,7 @@ def _moved(
     looked_at = [name for name in numbers if _is(QUALITY, name) and not _is_a_term(name, numbers[name], terms)]
     if not looked_at or not others:
         return
-    with calling("start()"):
-        run = stage.start(context.seed, dtype=torch.float64, device=context.device)
-    (batch,) = islice(run.batches(), 1)
-    with seeded(context.seed), torch.no_grad():
-        for parameter in chain.from_iterable(run.modules[name].parameters() for name in others):
-            parameter.add_(torch.randn_like(parameter) * (10 * parameter.square().mean().sqrt() + 1))
-    with seeded(context.seed), calling("step()"):
-        metrics = run.step(batch)
+    metrics = _again(stage, context, others)
     for name in looked_at:
         if name in metrics and not _equal(float(metrics[name]), numbers[name]):
             told = f"it is {float(metrics[name]):.6g} where {others[0]} is another, whose loss is none of the logits'"
@@ -182,11 +204,7 @@ def _beside_the_logits(stage: Stage, run: Run) -> list[str]:
 
 
 def _is(pattern: re.Pattern[str], name: str) -> bool:
-    return pattern.match(_word(name)) is not None
-
-
-def _word(name: str) -> str:
-    return re.split(r"[/.]", name.lower())[-1].removeprefix("train_")
+    return pattern.match(word_of(name)) is not None
 
 
 def _is_of_total(perplexity: float, terms: Numbers) -> bool:

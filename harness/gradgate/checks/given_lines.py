@@ -13,8 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gradgate.checks.own_lines import Line, OwnLines, argument_at, arguments_of
-from gradgate.checks.rank_trials import put
+from gradgate.checks.own_lines import Line, OwnLines, argument_at, arguments_of, put
 
 TRIALS = 32
 Given = tuple[Line, CodeType, str]  # the line that calls, the function that is called, its argument

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,8 +18,6 @@ from gradgate.checks.randomness import seeded
 from gradgate.checks.snapshot import named_parameters
 from gradgate.checks.without_dropout import without_dropout
 from gradgate.core.errors import SubjectError
-from gradgate.core.finding import Location
-from gradgate.core.origin import in_stack
 from gradgate.generators import are_same, states
 from gradgate.subjects.contract import Batch, Context, Run, Stage
 
@@ -68,6 +65,11 @@ class Distance:
         """Whether it is further off than roundoff may be; NaN is."""
         return not self.measured <= self.allowed
 
+    @property
+    def term(self) -> str:
+        """The loss term that the quantity is, or is the gradient of."""
+        return self.quantity.split("`")[1]
+
 
 class Probe:
     """A run in float64 whose losses are asked for again and again, at one point and without dropout.
@@ -88,7 +90,7 @@ class Probe:
     def __init__(self, stage: Stage, context: Context, *, with_total: bool = False) -> None:
         with calling("start()"):
             self.run: Run = stage.start(context.seed, dtype=torch.float64, device=context.device)
-        self._seed, self._with_total = context.seed, with_total
+        self.seed, self._with_total = context.seed, with_total
         self._parameters: list[nn.Parameter] = [p for p in named_parameters(self.run) if p.requires_grad]
         self.draws_beyond_dropout = False
         self._first, self.unit = True, UNIT
@@ -99,7 +101,7 @@ class Probe:
 
     def __call__(self, batch: Batch) -> Evaluation:
         """Losses and gradients of a batch; the run is not changed."""
-        with seeded(self._seed), without_dropout():
+        with seeded(self.seed), without_dropout():
             before = states()
             with calling("losses()"), Casts() if self._first else nullcontext() as casts:
                 terms = self.run.losses(batch)
@@ -116,7 +118,7 @@ class Probe:
     def noise(self, batch: Batch, at: Evaluation) -> dict[str, float]:
         """How far each quantity moves where every parameter changes by one roundoff."""
         moved = dict.fromkeys(at.quantities(), 0.0)
-        for _ in perturbed(self._parameters, self._seed, 2 * self.unit):
+        for _ in perturbed(self._parameters, self.seed, 2 * self.unit):
             for name, value in self(batch).quantities().items():
                 moved[name] = max(moved[name], float((value - at.quantities()[name]).norm()))
         return moved
@@ -133,21 +135,6 @@ class Probe:
                 allowed = 2 * count * (noise[name] + self.unit * size)
                 found.append(Distance(name, float((theirs[name] - value).norm()), allowed, size))
         return max(found, key=lambda distance: (distance.is_beyond, distance.measured / (distance.allowed or 1.0)))
-
-    def made_at(self, batch: Batch, quantity: str, source: Path | None) -> Location | None:
-        """The user's line whose operation gave the loss term that a quantity is of; None: it cannot be told.
-
-        Args:
-            batch: to compute it on.
-            quantity: as `Evaluation.quantities` names it.
-            source: the subject's own folder.
-        """
-        anomaly = torch.autograd.set_detect_anomaly(True, check_nan=False)  # keeps each node's stack
-        with seeded(self._seed), without_dropout(), calling("losses()"), anomaly:
-            term = self.run.losses(batch)[quantity.split("`")[1]]
-        metadata: Any = {} if term.grad_fn is None else term.grad_fn.metadata
-        stack = "".join(reversed(metadata.get("traceback_", ())))
-        return in_stack(stack.replace(", in ", " in "), source)  # as faulthandler writes it
 
     def _gradient(self, term: Tensor) -> Tensor:
         if not term.requires_grad:

@@ -79,7 +79,7 @@ def _first(before: list[Done], after: list[Done], changed_BS: Tensor) -> Locatio
         for ours, theirs in zip(one.outputs, other.outputs, strict=False):
             if ours.shape != theirs.shape:
                 return None
-            if _outside(_difference(ours, theirs), changed_BS):
+            if _outside(difference(ours, theirs), changed_BS):
                 return _of_mask(one)
     return None
 
@@ -93,7 +93,7 @@ def _of_mask(done: Done) -> Location:
     return done.place if line is None else at_line(*line)
 
 
-def _difference(ours: Tensor, theirs: Tensor) -> Tensor:
+def difference(ours: Tensor, theirs: Tensor) -> Tensor:
     """Bool of their shape: where two outputs differ by more than roundoff."""
     if not ours.is_floating_point():
         return ours != theirs

@@ -24,11 +24,13 @@ class Shares:
         term: its name.
         share_N: Double[N], of the tokens that have any.
         unit: what counts, in the plural.
+        shape: of the weights that the shares are sums of, [B, S, H]; empty: of none.
     """
 
     term: str
     share_N: Tensor
     unit: str
+    shape: tuple[int, ...] = ()
 
     @property
     def divisor(self) -> float:
@@ -39,6 +41,16 @@ class Shares:
     def distance(self) -> float:
         """The largest |N share - 1|."""
         return float((self.share_N * len(self.share_N) - 1).abs().max())
+
+    @property
+    def spread(self) -> float:
+        """By how much of the largest share the smallest is less."""
+        return 1.0 - float(self.share_N.min() / self.share_N.max())
+
+
+def are_alike(shares: Shares | None) -> bool:
+    """Whether each of N tokens counts 1/N; a count that is one off gives 1/(N + 1)."""
+    return shares is not None and shares.distance <= 0.25 / len(shares.share_N)
 
 
 def of_values(run: Run, batch: Batch, modules: Sequence[str], seed: int) -> Shares | None:
@@ -97,4 +109,4 @@ def of_positions(run: Run, batch: Batch, seed: int) -> Shares | None:
     chance_BSH = torch.softmax(logits_BSHV.detach().double(), -1).gather(-1, label_BSH[..., None])[..., 0]
     share_BS = (-lowest_BSH.double().clamp(max=0.0) / (1 - chance_BSH)).sum(-1)
     share_N = share_BS[share_BS > 0].cpu()
-    return Shares(name, share_N, "positions") if len(share_N) else None
+    return Shares(name, share_N, "positions", tuple(label_BSH.shape)) if len(share_N) else None

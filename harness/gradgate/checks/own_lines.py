@@ -6,6 +6,7 @@ A check that has failed runs the failing piece once more under this trace, so th
 from __future__ import annotations
 
 import ast
+import ctypes
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -215,6 +216,18 @@ def value_of(frame: FrameType, name: str) -> Any:
             value = vars(value)[part]
         return value
     return None
+
+
+def put(frame: FrameType, name: str, value: Any) -> None:
+    """Give a name of a function's locals another value while it runs; `names_at` has such names."""
+    root, *rest = name.split(".")
+    if rest:
+        owner = frame.f_locals[root]
+        object.__setattr__(owner, rest[-1], value)
+        return
+    frame.f_locals[root] = value
+    if sys.version_info < (3, 13):  # there it is written through
+        ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), ctypes.c_int(0))
 
 
 @lru_cache(maxsize=4096)

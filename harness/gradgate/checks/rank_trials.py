@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradgate.checks.own_lines import put
 from gradgate.checks.rank_facts import FactLines
 from gradgate.checks.rank_values import Point
 
@@ -81,18 +80,6 @@ class Putting(FactLines):
         if change.part == "share":
             return whole[self.rank :: self.world]
         return whole.clone().requires_grad_(value.requires_grad) if isinstance(whole, Tensor) else whole
-
-
-def put(frame: FrameType, name: str, value: Any) -> None:
-    """Give a local of a function that runs another value."""
-    root, *rest = name.split(".")
-    if rest:
-        owner = frame.f_locals[root]
-        object.__setattr__(owner, rest[-1], value)
-        return
-    frame.f_locals[root] = value
-    if sys.version_info < (3, 13):  # there it is written through
-        ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), ctypes.c_int(0))
 
 
 def _wrap(change: Change, instead: Callable[[Change, int, Any], Any]) -> None:

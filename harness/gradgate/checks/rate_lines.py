@@ -189,6 +189,8 @@ def line_of_rate(
         return _of_group(trace, group, key, wanted)
     whole = _all_off(trace, run, declared, update)
     actual, wanted = float(trace.held[update][id(group)]["lr"]), float(declared[name]["lr"])
+    if whole and (line := _of_peak(trace, run, name, group, update)) is not None:
+        return line
     once = len(trace.held) > update + 1 and _is_right_at(trace, run, name, id(group), update + 1)
     return _of_rate(trace, group, update, actual, wanted, alone=not whole, once=once)
 
@@ -321,11 +323,31 @@ def _of_group(trace: RateLines, group: Group, key: str, wanted: Any) -> Line | N
         return None
     if born is None or key not in born.keys:
         return added.way[-1]
-    if isinstance(wanted, float | int) and float(wanted) not in _TRIVIAL and born.frames:
-        for depth in range(len(born.frames) - 1, -1, -1):
-            if _holds(_arguments(born.frames[depth]), float(wanted), _DEEPEST, set()):
-                return born.way[depth]
-    return born.way[-1]
+    return _handed(born, group, key, wanted) or born.way[-1]
+
+
+def _handed(born: _Born, group: Group, key: str, wanted: Any) -> Line | None:
+    """The innermost line on the way to a group whose function was given its number, or something that holds it."""
+    if not isinstance(wanted, float | int) or float(wanted) in _TRIVIAL:
+        return None
+    for depth in range(len(born.frames) - 1, -1, -1):
+        given = _arguments(born.frames[depth])
+        of_key = {name: value for name, value in given.items() if name == key or name not in group}
+        if _holds(of_key, float(wanted), _DEEPEST, set()):
+            return born.way[depth]
+    return None
+
+
+def _of_peak(trace: RateLines, run: Run, name: str, group: Group, update: int) -> Line | None:
+    """Where a group was given another peak: its rates are off by one ratio, and the right peak was in hands."""
+    born, ratios = trace.born.get(id(group)), []
+    for number in (update, update + 1):
+        held = trace.held[number].get(id(group)) if number < len(trace.held) else None
+        actual = float(held["lr"]) if held is not None else 0.0
+        ratios.append(float(run.hyperparameters(number)[name]["lr"]) / actual if actual else 0.0)
+    if born is None or not ratios[0] or not isclose(*ratios, rel_tol=1e-6):
+        return None
+    return _handed(born, group, "lr", float(group["initial_lr" if "initial_lr" in group else "lr"]) * ratios[0])
 
 
 def _arguments(frame: FrameType) -> dict[str, Any]:

@@ -49,6 +49,7 @@ class Done:
         given: tensors that it was given, by position or name, as copies.
         made: for each of these, the operation that made it; None: it came from outside.
         own: the tensors that it gave or wrote themselves.
+        taken: those that it was given.
     """
 
     site: Site
@@ -58,6 +59,7 @@ class Done:
     given: Mapping[int | str, Tensor]
     made: Mapping[int | str, Site | None]
     own: tuple[Tensor, ...] = field(repr=False)
+    taken: Mapping[int | str, Tensor] = field(repr=False)
 
     @property
     def is_from_python(self) -> bool:
@@ -136,7 +138,7 @@ class Traced(TorchFunctionMode):
         if own:
             place = at_line(frames[0].f_code, frames[0].f_lineno)
             copies = tuple(tensor.detach().clone() for tensor in own)
-            self.done.append(Done(site, number, place, copies, before, made, own))
+            self.done.append(Done(site, number, place, copies, before, made, own, given))
             given_on = () if _writes(name, args) else given.values()  # `x.to(x.dtype)` makes nothing
             self._maker |= {id(tensor): site for tensor in own if not any(tensor is held for held in given_on)}
         else:

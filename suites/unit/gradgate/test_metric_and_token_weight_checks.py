@@ -12,6 +12,7 @@ from fixtures.check_runs import errors, red, run_check
 from fixtures.metric_faults import reporting
 from fixtures.token_weight_faults import weighing
 from gradgate.checks.gg416_metric_misreported import _misreported
+from gradgate.checks.metric_lines import line_of_wrong_number
 
 NEIGHBOURS = ("GG100", "GG201", "GG205", "GG207", "GG208")
 
@@ -24,6 +25,33 @@ def test_gg416_names_a_metric_that_is_something_else(name: str) -> None:
     (found,) = errors(run_check("GG416", subject, subject.stages[0]))
     assert message in found
     assert red(subject, subject.stages[0], NEIGHBOURS) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("scaled term", '"value_loss": 0.5 * terms["value_loss"]'),
+        ("no term", '"train_loss": 3 * terms["total"]'),
+        ("perplexity of everything", ""),
+        ("the critic's in it", '"nll": terms["cross_entropy"] + 0.01'),
+        ("norm behind zero_grad", '"grad_norm": 0.0'),
+    ],
+)
+def test_gg416_names_the_line_of_a_number_that_was_right_before_or_lets_another_in(name: str, text: str) -> None:
+    """None where what the number should be is not known."""
+    subject = reporting(metric_faults.FAULTS[name][0])
+    (finding,) = run_check("GG416", subject, subject.stages[0]).findings
+    assert (text in finding.culprit.source) if finding.culprit else not text
+
+
+def summed(parts: list[float]) -> dict[str, float]:
+    value_loss = sum(parts)
+    return {"value_loss": value_loss / 3}
+
+
+def test_metric_is_not_named_behind_a_number_that_is_neither_right_nor_reported() -> None:
+    """What is added up and divided on the way may have been wrong already."""
+    assert line_of_wrong_number(lambda: summed([1.0, 2.0]), None, "value_loss", 1.0, 0.5) is None
 
 
 @pytest.mark.parametrize("name", metric_faults.SOUND)

@@ -17,6 +17,7 @@ TOLD = {
     "overflows": "in fp32+fp16 after 3 steps loss term `total` is not finite",
     "dtypes-meet": "in fp32+bf16 step 1 raised RuntimeError: ",
     "no-autocast": "in fp32+bf16 no operation of a step computes in bf16",
+    "autocast-is-off": "in fp32+bf16 no operation of a step computes in bf16",
     "half-parameters": "in fp32+bf16 parameter `trunk.",
     "infinite-update": "in fp32+bf16 after 3 steps parameter `",
 }
@@ -33,6 +34,25 @@ def test_gg306_names_the_precision_and_what_is_wrong_with_it(name: str) -> None:
     assert message.startswith(TOLD[name])
     assert outcome.measured["failing"] == 1
     assert name == "dtypes-meet" or red(subject, subject.stages[0], NEIGHBOURS) == []
+
+
+LINES = {
+    "nothing-scales-the-loss": "self.scaler.scale(total).backward()",
+    "no-autocast": "",
+    "autocast-is-off": "enabled=False",
+    "half-parameters": "module.to(DTYPES[precision])",
+}
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_gg306_names_the_line_that_keeps_a_run_from_its_precision(name: str) -> None:
+    """The first backward, the autocast that would do it if it were on, the cast; none where there is no autocast."""
+    precision, run, parts = PRECISION_FAULTS[name]
+    subject = precise(run, precision, **parts)
+
+    (finding,) = run_check("GG306", subject, subject.stages[0]).findings
+
+    assert (LINES[name] in finding.culprit.source) if finding.culprit else not LINES[name]
 
 
 @pytest.mark.parametrize("seed", rest_at_night(range(3), day=1))

@@ -111,6 +111,70 @@ def test_gg410_counts_with_a_key_of_the_configuration_moved() -> None:
     assert "counts one of them as in a mean over " in message and "with weighting = 'uniform'" in message
 
 
+def summed_squares(value_BS: Tensor, target_BS: Tensor, valid_BS: Tensor) -> Tensor:
+    return ((value_BS - target_BS).square() * valid_BS).sum()
+
+
+def forgotten(value_BS: Tensor, target_BS: Tensor, valid_BS: Tensor) -> Tensor:
+    tokens = int(valid_BS.sum())
+    return summed_squares(value_BS, target_BS, valid_BS) if tokens else value_BS.sum() * 0.0
+
+
+def over_all_heads(_: Tensor, label_BSH: Tensor) -> Tensor:
+    valid_BSH = label_BSH != -100
+    return valid_BSH / label_BSH.shape[2]
+
+
+@pytest.mark.parametrize(
+    ("stage", "parts", "line"),
+    [
+        ("value", {"value_loss": forgotten}, "return summed_squares(value_BS, target_BS, valid_BS) if tokens"),
+        ("value", {"value_loss": summed_squares}, "return ((value_BS - target_BS).square() * valid_BS).sum()"),
+        ("tokens", {"head_weights": over_all_heads}, "return valid_BSH / label_BSH.shape[2]"),
+    ],
+)
+def test_gg410_names_who_had_the_count_or_the_weights(stage: str, parts: dict[str, Any], line: str) -> None:
+    """The caller that knows the count and does not divide by it; without one the sum; weights that do not share out."""
+    subject = replace(mini_trainer.subject(**parts), functions=MEANS, source=None)
+    found = run_check("GG410", subject, stage_of(subject, stage)).findings
+    assert any(finding.culprit and finding.culprit.source.startswith(line) for finding in found)
+
+
+class Counting(MiniRun):
+    """Its update divides the squares of a window by a count."""
+
+    def step(self, batch: Any) -> Mapping[str, float]:
+        window = batch if isinstance(batch, tuple) else (batch,)
+        tokens = sum(int(micro.valid_BS.sum()) for micro in window)
+        self.optimizers[0].zero_grad()
+        for micro in window:
+            self.shared(micro, tokens).backward()
+        self.optimizers[0].step()
+        return {}
+
+    def shared(self, micro: MiniBatch, tokens: int) -> Tensor:
+        return self.of_window(micro, tokens)
+
+    def of_window(self, micro: MiniBatch, tokens: int | None = None) -> Tensor:
+        own = int(micro.valid_BS.sum())
+        return self.losses(micro)["value_loss"] * own / (own if tokens is None else tokens)
+
+
+class NotHandedOn(Counting):
+    """A micro-batch's own count stands for the window's."""
+
+    def shared(self, micro: MiniBatch, tokens: int) -> Tensor:
+        assert tokens
+        return self.of_window(micro)
+
+
+@pytest.mark.parametrize(("run", "lines"), [(Counting, []), (NotHandedOn, ["return self.of_window(micro)"] * 2)])
+def test_gg410_names_who_does_not_hand_the_count_of_the_window_on(run: type[MiniRun], lines: list[str]) -> None:
+    """Its number, put in, makes the update of micro-batches that of the whole."""
+    found = run_check("GG410", *with_run(run)).findings
+    assert [finding.culprit.source if finding.culprit else "" for finding in found] == lines
+
+
 def test_gg410_counts_the_clean_twins_terms_as_means() -> None:
     """To rounding; where nothing says that they are, they are not looked at."""
     means = replace(CLEAN, functions=MEANS)
