@@ -19,6 +19,8 @@ from gradgate.checks import oracles
 from gradgate.pasteable import expression
 
 GARBAGE = 50.0
+AT_PADDING = ", {} at padding"  # behind a batch's name
+NAN_AT_PADDING = AT_PADDING.format(float("nan"))
 TOGETHER, PACKED = "all kinds of rows", "packed documents"  # names of batches of the grid
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -72,7 +74,7 @@ class Case:
         """The same batch with `garbage` as value and reward of every padded position."""
         return dataclasses.replace(
             self,
-            name=f"{self.name}, {garbage} at padding",
+            name=f"{self.name}{AT_PADDING.format(garbage)}",
             value_BS=self.value_BS.masked_fill(~self.valid_BS, garbage),
             reward_BS=self.reward_BS.masked_fill(~self.valid_BS, garbage),
         )

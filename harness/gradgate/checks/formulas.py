@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from gradgate.checks.cases import Case
+from gradgate.checks.cases import NAN_AT_PADDING, Case
 from gradgate.checks.culprits import Failing, culprit
 from gradgate.checks.first_fault import FirstFaultError, wanted
 from gradgate.checks.naming import are_named
@@ -108,6 +108,7 @@ class Ledger:
     _found: dict[str, tuple[int, Finding]] = field(default_factory=dict)
     _failed: dict[str, list[Call]] = field(default_factory=dict)  # by formula
     _formula: dict[str, str] = field(default_factory=dict)  # symptom to formula
+    _likely: set[str] = field(default_factory=set)  # symptoms that numbers show, and not NaN at padding alone
 
     def note(
         self, symptom: str, message: str, fix: str, call: Call, *, victim: Location | None = None, **numbers: Any
@@ -139,6 +140,8 @@ class Ledger:
             size = call.size
         self._found[symptom] = (size, dataclasses.replace(known, count=count))
         self._formula[symptom] = call.name
+        if NAN_AT_PADDING not in call.case:
+            self._likely.add(symptom)
         failed = self._failed.setdefault(call.name, [])
         if not failed or failed[-1] is not call:
             failed.append(call)
@@ -252,7 +255,11 @@ class Ledger:
         share, error, bound = self._worst
         lines = {name: _line(calls, self.device, self.source) for name, calls in self._failed.items()}
         findings = tuple(
-            dataclasses.replace(finding, culprit=finding.culprit or lines[self._formula[symptom]])
+            dataclasses.replace(
+                finding,
+                culprit=finding.culprit or lines[self._formula[symptom]],
+                severity="error" if symptom in self._likely else "warning",
+            )
             for symptom, (_, finding) in self._found.items()
         )
         name, number, limit = (unit, error, bound) if unit else ("error_to_bound_ratio", max(share, 0.0), 1.0)

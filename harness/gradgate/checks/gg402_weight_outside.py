@@ -18,7 +18,7 @@ Statistic: the largest |weight| without unit at heads whose label is -100, and t
 combination of the weights (factors in [-1, 1]) at values of padding and of rows without a valid head, over the boundary
 grid and random batches, with finite garbage and with NaN at padding, for float32, bfloat16 and float16 values.
 Threshold: exactly 0, and finite everywhere else. No rounding turns an exact 0 into anything else: the false-alarm rate
-is 0.
+is 0. What NaN at padding alone shows is a warning: a mask that is multiplied in holds as long as padding has numbers.
 
 ## Example
 

@@ -18,7 +18,8 @@ Statistic: the largest |return - reference| in reward units at real tokens, over
 packed batches, gamma in {0, 0.5, 0.99, 1}, lambda in {0, 0.95, 1}, with finite garbage and with NaN at padding, for
 float32, float64, bfloat16 and float16 values and rewards. Threshold: 2 (3 n + 8) u n M with n the row's real tokens, M
 the largest |r| + 2 |v| and u the roundoff of float32 (float64 for float64); a worst case, so that the false-alarm rate
-is 0. Returns must be at least float32, and detached.
+is 0. Returns must be at least float32, and detached. What NaN at padding alone shows is a warning: a mask that is
+multiplied in holds as long as padding has numbers.
 
 Where a run has `placed`, the rewards on the tokens of 8 of its batches are held against the reference's placing of the
 rewards that its rows have in the data. Threshold: two roundings of the rewards' dtype; false-alarm rate 0, if what

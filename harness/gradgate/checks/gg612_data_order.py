@@ -16,7 +16,8 @@ three epochs of batches are drawn. Each must hold as many different samples as i
 ones. With more than 8 samples two epochs in the same order are a fault, unless the run says `shuffles = False`: by
 chance that happens once in 40,000 runs. Where the run says what the data have (`Run.sources`), an epoch must hold each
 row of them, also with a key of `Stage.options` moved: packed, for one. No held-out sample (`Run.heldout`) may be among
-them.
+them. Where rows that are not the same have one name, that of their prompt or task, each epoch must hold every name as
+often as the first, and no held-out prompt may be trained on.
 
 Statistic: samples that are repeated or missing. Allowed: 0. False-alarm rate: 0 but for that chance.
 
@@ -86,8 +87,9 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     epochs = _epochs(run)
     whole = set().union(*epochs)
     uneven = cache(partial(_line_of_repeats, subject, stage, context, whole))
+    usual = Counter(epochs[0]) if _name_groups(stage, context) else None
     found: list[tuple[str, Find]] = [
-        (message, uneven) for number, epoch in enumerate(epochs, 1) for message in _uneven(number, epoch, whole)
+        (message, uneven) for number, epoch in enumerate(epochs, 1) for message in _uneven(number, epoch, whole, usual)
     ]
     orders = [tuple(epoch) for epoch in epochs]
     if run.shuffles and len(whole) > ENOUGH and len(set(orders)) < EPOCHS:
@@ -203,8 +205,29 @@ def _epochs(run: Run, count: int = EPOCHS) -> list[list[Hashable]]:
     return [drawn[i * run.epoch_size : (i + 1) * run.epoch_size] for i in range(count)]
 
 
-def _uneven(number: int, epoch: Sequence[Hashable], whole: set[Hashable]) -> list[str]:
-    repeated = sum(count - 1 for count in Counter(epoch).values())
+def _name_groups(stage: Stage, context: Context) -> bool:
+    """Whether rows that are not the same have one name: that of their prompt, or task."""
+    run = stage.start(context.seed, device=context.device)
+    if "tokens" not in declared(run):
+        return False
+    rows: dict[Hashable, set[Row]] = {}
+    drawn = 0
+    for batch in run.batches():
+        with calling("samples()"):
+            tokens, names = run.tokens(batch), run.samples(batch)
+        found = list(rows_of(tokens))
+        if len(found) != len(names) or drawn >= run.epoch_size:
+            break
+        for name, (_, row) in zip(names, found, strict=True):
+            rows.setdefault(name, set()).add(tuple(map(int, row)))
+        drawn += len(names)
+    return any(len(several) > 1 for several in rows.values())
+
+
+def _uneven(number: int, epoch: Sequence[Hashable], whole: set[Hashable], usual: Counter[Hashable] | None) -> list[str]:
+    counts = Counter(epoch)
+    once = Counter(dict.fromkeys(counts, 1)) if usual is None else usual
+    repeated = (counts - once).total()
     missing = len(whole - set(epoch))
     if not repeated and not missing:
         return []

@@ -206,6 +206,38 @@ def test_gg612_finds_rows_of_the_data_that_no_epoch_holds(key: str, told: str) -
     assert f"1 of 9 rows of the data are in no batch of an epoch{told}; allowed: 0" in messages
 
 
+@pytest.mark.parametrize(
+    ("drawn", "heldout", "told"),
+    [
+        (range(8), [7], []),
+        (range(8), [2], ["1 held-out samples are trained on; allowed: 0"]),
+        ([2, 1, 2, 3, 4, 5, 6, 7], [7], ["epoch 2 of 8 samples repeats 1 ", "epoch 3 of 8 samples repeats 1 "]),
+    ],
+)
+def test_gg612_takes_one_name_of_several_rows_for_that_of_a_group(drawn: Any, heldout: Any, told: list[str]) -> None:
+    """Two rows a prompt: each epoch holds every prompt as often as the first one does, and none that is held out."""
+
+    class Grouped(cut().stages[0].start):  # type: ignore[misc]
+        epoch_size, shuffles = 8, False
+
+        def batches(self) -> Any:
+            whole = next(super().batches())
+            yield whole
+            while True:
+                yield self.select_rows(whole, list(drawn))
+
+        def samples(self, batch: Any) -> list[int]:
+            return [int(row[1]) // 3 for row in batch.token_BS]
+
+        def heldout(self) -> list[int]:
+            return heldout
+
+    stage = Stage("tokens", Grouped, objective="tokens")
+    messages = errors(run_check("GG612", Subject("grouped", [stage]), stage))
+
+    assert [message.partition("and lacks")[0][:30] for message in messages] == [each[:30] for each in told]
+
+
 def test_bundled_trainer_cuts_rows_and_keeps_them_those_of_its_data() -> None:
     """Its small corpus has rows that are longer than its longest length."""
     run = build_subject().stages[1].start(0)
