@@ -118,7 +118,7 @@ def _is_counted_in_batches(file: File) -> bool:
     """Whether a schedule's length is made of a `len` that nothing divides."""
     for function, _ in functions_of(file.tree):
         names = Names(function)
-        for call in (call for call in calls_in(function) if MADE.search(dotted(call.func))):
+        for call in (call for call in calls_in(function) if MADE.search(dotted(call.func).rpartition(".")[2])):
             parts = [part for given in (*call.args, *call.keywords) for part in names.parts(given)]
             counts = any(isinstance(part, ast.Call) and dotted(part.func) == "len" for part in parts)
             if counts and not any(isinstance(part, ast.FloorDiv | ast.Div) for part in parts):
