@@ -110,10 +110,7 @@ class Company:
 
 def valid_of(run: Run, batch: Batch) -> Tensor | None:
     """Bool[B, S], the real tokens of a batch; None where the run does not say."""
-    has = declared(run)
-    if "valid" in has:
-        return run.valid(batch).cpu().bool()
-    return run.tokens(batch).valid_BS.cpu().bool() if "tokens" in has else None
+    return run.valid(batch).cpu().bool() if "valid" in declared(run) else None
 
 
 def line_of_company(source: Path | None, company: Company, is_right: Callable[[Any], bool]) -> Location | None:

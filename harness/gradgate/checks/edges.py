@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gradgate.checks.raised import calling
 from gradgate.checks.randomness import seeded
@@ -34,6 +34,12 @@ class Reach:
     is_declared: bool
     largest: float
     parameter: str
+
+
+def may_be_frozen(stage: Stage, name: str, module: nn.Module) -> bool:
+    """Whether a module is in eval mode, or declared edges train others and not this one."""
+    trained = {each for modules in (stage.edges or {}).values() for each in modules}
+    return not module.training or (bool(trained) and name not in trained)
 
 
 def reaches(stage: Stage, context: Context) -> list[Reach]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradgate.checks.leaks import difference
+from gradgate.checks.leaks import are_apart
 from gradgate.checks.traced import Done, Site, Traced
 from gradgate.core.finding import Location
 
@@ -77,7 +77,7 @@ def _differs(before: Done | None, after: Done) -> bool:
         return False
     pairs = [(before.given[key], given) for key, given in after.given.items() if key in before.given]
     pairs += zip(before.outputs, after.outputs, strict=False)
-    return any(one.shape != other.shape or bool(difference(one, other).any()) for one, other in pairs)
+    return any(are_apart(one, other) for one, other in pairs)
 
 
 def _is_on_graph(done: Done) -> bool:

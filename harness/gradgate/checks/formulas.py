@@ -298,10 +298,6 @@ def _line(calls: Sequence[Call], device: str, source: Path | None) -> Location |
     return culprit(failing, source)
 
 
-def _floats(call: Call) -> list[float]:
-    return [held for held in call.options.values() if isinstance(held, float)]
-
-
 def plain(number: Any) -> Any:
     """A number as JSON can hold it: NaN and infinities as text."""
     return str(number) if isinstance(number, float) and not math.isfinite(number) else number

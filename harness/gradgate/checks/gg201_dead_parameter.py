@@ -70,6 +70,7 @@ import torch
 from torch import Tensor, nn
 
 from gradgate.checks.cut_lines import line_of_cut, line_of_numbers
+from gradgate.checks.edges import may_be_frozen
 from gradgate.checks.group_lines import line_of_group
 from gradgate.checks.lost_gradients import line_of_lost_gradient
 from gradgate.checks.mode_lines import ChangeLines
@@ -277,12 +278,11 @@ def _unheld(
     run: Run, stage: Stage, names: dict[nn.Parameter, str], alive: _Parameters, held: _Parameters
 ) -> list[Finding]:
     findings: dict[nn.Parameter, Finding] = {}
-    trained = {name for modules in (stage.edges or {}).values() for name in modules}
     for name, module in run.modules.items():
         parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         missing = [parameter for parameter in parameters if parameter not in held]
-        left = not module.training or (bool(trained) and name not in trained)
-        frozen = left and len(missing) == len(parameters) and not alive.intersection(missing)
+        unused = len(missing) == len(parameters) and not alive.intersection(missing)
+        frozen = unused and may_be_frozen(stage, name, module)
         for parameter in missing:
             findings.setdefault(parameter, _not_held(names[parameter], frozen))
     return list(findings.values())

@@ -62,13 +62,12 @@ Faults LW-08, LW-22, MB-10 and MB-26 of the fault catalogue.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -77,7 +76,7 @@ from gradgate.checks import batches
 from gradgate.checks.drawing import Fault, as_finding, can_draw, smallest
 from gradgate.checks.invariance import Distance, Probe
 from gradgate.checks.leaks import leak
-from gradgate.checks.moved import as_given, in_words, moves
+from gradgate.checks.moved import in_words, moves, runs_of
 from gradgate.checks.raised import SubjectRaisedError, calling, reports_raises
 from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Outcome
@@ -124,8 +123,9 @@ def _targets(stage: Stage, context: Context, plain: Run) -> list[Finding]:
     """A finding for the first setting under which targets at real tokens read the values at padding."""
     if "value_targets" not in declared(plain):
         return []
-    masks = [_valid(run, batch).bool() for _, run in _moved(stage, context, OF_PADDING) if (batch := _padded(run))]
-    for options, run in _moved(stage, context, OF_TARGETS):
+    padding = runs_of(stage, context, moves(stage, OF_PADDING))
+    masks = [_valid(run, batch).bool() for _, run in padding if (batch := _padded(run))]
+    for options, run in runs_of(stage, context, moves(stage, OF_TARGETS)):
         for valid_BS in masks:
             with suppress(Exception):  # with a key moved it is GG414's, without one GG502's
                 apart, size = _targets_apart(run, valid_BS, context.seed)
@@ -133,13 +133,6 @@ def _targets(stage: Stage, context: Context, plain: Run) -> list[Finding]:
                 if not apart <= allowed:
                     return [_of_targets(apart, allowed, in_words(options))]
     return []
-
-
-def _moved(stage: Stage, context: Context, words: Sequence[str]) -> Iterator[tuple[Mapping[str, Any], Run]]:
-    """A run as it is, and one for each value of each key that has one of these words in its name."""
-    for options in moves(stage, words):
-        with suppress(Exception):  # as above
-            yield options, stage.start(context.seed, dtype=torch.float64, device=context.device, **as_given(options))
 
 
 def _targets_apart(run: Run, valid_BS: Tensor, seed: int) -> tuple[float, float]:

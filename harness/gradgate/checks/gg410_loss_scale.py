@@ -195,10 +195,6 @@ def _means(subject: Subject, stage: Stage, probe: Probe, context: Context, batch
         with suppress(SubjectRaisedError) if options else nullcontext():  # with a key moved it is GG414's
             with calling(f"drawing a batch{in_words(options)}"):
                 own = batch if run is probe.run else next(iter(run.batches()))
-            asks = (
-                [partial(mean_shares.of_values, modules=(stage.edges or {})[TERM], seed=context.seed)] if valued else []
-            )
-            asks += [partial(mean_shares.of_positions, seed=context.seed)] if weighted else []
             found = [(ask, ask(run, own)) for ask in asks]
             yield from (
                 _Count(in_words(options), shares, Asked(run, own, context.seed, ask))

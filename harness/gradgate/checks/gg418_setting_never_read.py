@@ -68,6 +68,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from gradgate.checks.source_settings import SETTINGS, Setting, declared_settings, is_argument
+from gradgate.checks.source_values import assignments_in
 from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of, functions_of
 from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Outcome
@@ -146,19 +147,10 @@ def _own_reads(files: tuple[File, ...]) -> Iterator[ast.Attribute]:
 def _kept_as_named(function: Function) -> Iterator[str]:
     """The arguments that a method keeps under their own names."""
     arguments = {argument.arg for argument in ast.walk(function.args) if isinstance(argument, ast.arg)}
-    for node in ast.walk(function):
-        if isinstance(node, ast.Assign):
-            yield from (name for name in arguments if _pairs(node, f"self.{name}", name))
-
-
-def _pairs(node: ast.Assign, target: str, value: str) -> bool:
-    """Whether an assignment, of several names at once or one, gives this name this value."""
-    for one in node.targets:
-        several = isinstance(one, ast.Tuple) and isinstance(node.value, ast.Tuple)
-        pairs = zip(one.elts, node.value.elts, strict=False) if several else [(one, node.value)]  # type: ignore[attr-defined]
-        if any(dotted(left) == target and dotted(right) == value for left, right in pairs):
-            return True
-    return False
+    for target, value in assignments_in(node for node in ast.walk(function) if isinstance(node, ast.Assign)):
+        name = dotted(value)
+        if name in arguments and dotted(target) == f"self.{name}":
+            yield name
 
 
 def _unpacks(node: ast.AST) -> bool:

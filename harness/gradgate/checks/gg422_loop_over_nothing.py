@@ -64,7 +64,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
-from gradgate.checks.trainer_source import File, Function, dotted, functions_of, names_in, nodes_in, read_file_by_file
+from gradgate.checks.source_values import is_empty_list, own_nodes
+from gradgate.checks.trainer_source import File, Function, dotted, functions_of, names_in, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -99,7 +100,7 @@ class _Text:
 
 
 def _read(function: Function) -> _Text:
-    nodes = tuple(nodes_in(function.body, ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef))
+    nodes = tuple(own_nodes(function))
     asked = frozenset(name for node in nodes for test in _tests(node) for name in names_in(test))
     return _Text(nodes, asked, tuple((n, over) for n in nodes if isinstance(n, ast.For) and (over := _data(n.iter))))
 
@@ -135,7 +136,7 @@ def _divided(text: _Text) -> Iterator[tuple[ast.AST, str]]:
             continue
         inside = set(map(id, ast.walk(loop)))
         counts = (_begun(text.nodes, inside, _is_zero) & _moved(loop)) - text.asked
-        lists = (_begun(text.nodes, inside, _is_empty) & _filled(loop)) - text.asked
+        lists = (_begun(text.nodes, inside, is_empty_list) & _filled(loop)) - text.asked
         counted = counts | {f"len({name})" for name in lists}
         for node in text.nodes:
             if id(node) in inside or getattr(node, "lineno", 0) < loop.lineno:
@@ -163,10 +164,6 @@ def _begun(nodes: Iterable[ast.AST], inside: set[int], begins: Callable[[ast.exp
 
 def _is_zero(given: ast.expr) -> bool:
     return isinstance(given, ast.Constant) and given.value == 0
-
-
-def _is_empty(given: ast.expr) -> bool:
-    return isinstance(given, ast.List) and not given.elts
 
 
 def _pairs(node: ast.Assign) -> Iterator[tuple[str, ast.expr]]:

@@ -67,7 +67,7 @@ from collections.abc import Iterator
 from itertools import chain
 
 from gradgate.checks.accumulation import ENDLESS, accumulations, every, steps_in
-from gradgate.checks.source_values import Names, assignments_in, outwards, own_nodes, parents_in
+from gradgate.checks.source_values import Names, assignments_in, is_empty_list, outwards, own_nodes, parents_in
 from gradgate.checks.trainer_source import File, Function, dotted, functions_of, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -157,7 +157,7 @@ def _not_given_on(nodes: list[ast.AST], parents: dict[int, ast.AST]) -> Iterator
     """Groups that are given on when they are full, and the last one never."""
     full = [(node, group) for node in nodes if isinstance(node, ast.If) and (group := _full(node))]
     for branch, group in full:
-        begun = [value for target, value in assignments_in(nodes) if _is_empty(value) and dotted(target) == group]
+        begun = [value for target, value in assignments_in(nodes) if is_empty_list(value) and dotted(target) == group]
         taken = set(map(id, ast.walk(branch)))
         first = next((value for value in begun if id(value) not in taken), None)
         if first is None or not _gives_on(branch, group) or not _empties(branch, group, begun):
@@ -167,10 +167,6 @@ def _not_given_on(nodes: list[ast.AST], parents: dict[int, ast.AST]) -> Iterator
         loop = next((loop for loop in reversed(loops) if id(loop) not in around), None)  # the outermost of the group
         if loop is not None and _ends(loop) and _is_filled(loop, group) and not _is_read_behind(nodes, loop, group):
             yield branch, f"gives `{group}` on where it is full, and never the last one, which has fewer elements"
-
-
-def _is_empty(value: ast.expr) -> bool:
-    return isinstance(value, ast.List) and not value.elts
 
 
 def _is_read_behind(nodes: list[ast.AST], loop: ast.For | ast.While, group: str) -> bool:

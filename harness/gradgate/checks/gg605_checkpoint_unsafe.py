@@ -101,13 +101,13 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     with calling("save()"):
         run.save(saved)
     findings: list[Finding] = []
-    at_start: list[Finding] = []
-    with _watched(at_start, subject.source):
-        fresh(stage, context, context.seed)
     with _watched(findings, subject.source):
         whole = load(stage, context, saved)
-    of_data = {finding.culprit for finding in at_start}  # a corpus of its own, read where a run starts
-    findings = [finding for finding in findings if finding.culprit not in of_data]
+    if findings:
+        of_data: list[Finding] = []  # a corpus of its own, read where a run starts
+        with _watched(of_data, subject.source):
+            fresh(stage, context, context.seed)
+        findings = [finding for finding in findings if all(finding.culprit != each.culprit for each in of_data)]
     if whole.error is not None:
         with calling("load()"):
             raise whole.error

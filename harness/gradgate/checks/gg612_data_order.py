@@ -87,7 +87,8 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     epochs = _epochs(run)
     whole = set().union(*epochs)
     uneven = cache(partial(_line_of_repeats, subject, stage, context, whole))
-    usual = Counter(epochs[0]) if _name_groups(stage, context) else None
+    repeats = len(set(epochs[0])) < len(epochs[0])
+    usual = Counter(epochs[0]) if repeats and _name_groups(stage, context) else None
     found: list[tuple[str, Find]] = [
         (message, uneven) for number, epoch in enumerate(epochs, 1) for message in _uneven(number, epoch, whole, usual)
     ]

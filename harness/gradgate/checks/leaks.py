@@ -103,6 +103,11 @@ def difference(ours: Tensor, theirs: Tensor) -> Tensor:
     return differs & ~((ours - theirs).abs() <= limit)
 
 
+def are_apart(ours: Tensor, theirs: Tensor) -> bool:
+    """Whether two outputs have other shapes, or differ anywhere by more than roundoff."""
+    return ours.shape != theirs.shape or bool(difference(ours, theirs).any())
+
+
 def _outside(differs: Tensor, changed_BS: Tensor) -> bool:
     """Whether an output differs where nothing was changed, whichever of its axes the positions are."""
     if not differs.any():

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gradgate.checks.leaks import difference
+from gradgate.checks.leaks import are_apart
 from gradgate.checks.own_lines import Line, OwnLines, names_at, statement_at, value_of
 from gradgate.checks.traced import Traced
 
@@ -113,7 +113,7 @@ def _lets_in(steps: tuple[Step, Step], source: Path | None, line: Line) -> bool:
 
 
 def _moves(one: Tensor | None, other: Tensor) -> bool:
-    return one is None or one.shape != other.shape or bool(difference(one, other).any())
+    return one is None or are_apart(one, other)
 
 
 def _seen(step: Step, source: Path | None, metric: str) -> list[tuple[Line, float]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,13 +15,20 @@ def moved(stage: Stage, context: Context) -> Iterator[tuple[dict[str, Any], Run]
 
     What does not start so is left to GG414.
     """
-    for key, values in (stage.options or {}).items():
-        for value in values[1:]:
-            try:
-                run = stage.start(context.seed, dtype=torch.float64, device=context.device, options={key: value})
-            except Exception:  # noqa: S112 - GG414 tells it
-                continue
-            yield {key: value}, run
+    options = stage.options or {}
+    yield from runs_of(stage, context, ({key: value} for key, values in options.items() for value in values[1:]))
+
+
+def runs_of(
+    stage: Stage, context: Context, several: Iterable[Mapping[str, Any]]
+) -> Iterator[tuple[dict[str, Any], Run]]:
+    """A fresh run in float64 for each of several options, with them; what does not start so is left to GG414."""
+    for options in several:
+        try:
+            run = stage.start(context.seed, dtype=torch.float64, device=context.device, **as_given(options))
+        except Exception:  # noqa: S112 - GG414 tells it
+            continue
+        yield dict(options), run
 
 
 def plain_and_moved(run: Run, stage: Stage, context: Context) -> Iterator[tuple[dict[str, Any], Run]]:

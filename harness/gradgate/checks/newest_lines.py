@@ -7,20 +7,17 @@ words an older one comes behind it although its numbers are smaller, then the li
 
 from __future__ import annotations
 
-import builtins
-import io
-import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from types import FrameType
 from typing import Any
-from unittest.mock import patch
 
 from gradgate.checks.checkpoints import files_of
 from gradgate.checks.own_lines import Line, OwnLines, arguments_of
+from gradgate.checks.save_lines import files_noted
 from gradgate.subjects.contract import Run
 
 
@@ -53,25 +50,17 @@ class FileLines(OwnLines):
     @contextmanager
     def files(self) -> Iterator[None]:
         """Trace the block, and note what is removed and read."""
-        opened, unlink = builtins.open, os.unlink
-
-        def removing(path: Any, *args: Any, **options: Any) -> None:
-            line = self._chosen(path)
-            if line is not None:
-                self.removed[Path(path).resolve()] = line
-            return unlink(path, *args, **options)
-
-        def opening(file: Any, *args: Any, **options: Any) -> Any:
-            if isinstance(file, str | Path):
-                self.read.append(Path(file).resolve())
-            return opened(file, *args, **options)
-
-        with ExitStack() as stack:
-            stack.enter_context(patch.object(builtins, "open", opening))
-            stack.enter_context(patch.object(io, "open", opening))
-            stack.enter_context(patch.object(os, "unlink", removing))
-            stack.enter_context(self.on())
+        with files_noted(self._open, self._remove), self.on():
             yield
+
+    def _open(self, file: Any, _mode: str) -> None:
+        if isinstance(file, str | Path):
+            self.read.append(Path(file).resolve())
+
+    def _remove(self, path: Any) -> None:
+        line = self._chosen(path)
+        if line is not None:
+            self.removed[Path(path).resolve()] = line
 
     def _chosen(self, path: Any) -> Line | None:
         """The innermost line whose function was not given the path."""

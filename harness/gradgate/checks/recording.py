@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gradgate.checks.cases import Case, ragged
+from gradgate.checks.edges import may_be_frozen
 from gradgate.checks.isolation import isolated
 from gradgate.checks.raised import SubjectRaisedError, calling
 from gradgate.checks.updates import parameters_of
@@ -186,9 +187,8 @@ def _trained(run: Run, stage: Stage) -> list[nn.Module]:
     none names it.
     """
     held = {parameter for optimizer in run.optimizers for parameter in parameters_of(optimizer)}
-    named = {name for modules in (stage.edges or {}).values() for name in modules}
     return [
         module
         for name, module in run.modules.items()
-        if (module.training and (name in named or not stage.edges)) or held.intersection(module.parameters())
+        if not may_be_frozen(stage, name, module) or held.intersection(module.parameters())
     ]

@@ -7,7 +7,7 @@ import builtins
 import io
 import os
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -42,26 +42,38 @@ class SaveLines(OwnLines):
     @contextmanager
     def files(self) -> Iterator[None]:
         """Trace the block, and note what is opened."""
-        original, unlink = builtins.open, os.unlink
-
-        def removing(path: Any, *args: Any, **options: Any) -> None:
-            line = self.now()
-            if line is not None and isinstance(path, str | Path):
-                self.opened.append((Path(path).name, line))
-            return unlink(path, *args, **options)
-
-        def opening(file: Any, mode: str = "r", *args: Any, **options: Any) -> Any:
-            line = self.now()
-            if line is not None and isinstance(file, str | Path) and set(mode) & set("wax+"):
-                self.opened.append((Path(file).name, line))
-            return original(file, mode, *args, **options)
-
-        with ExitStack() as stack:
-            stack.enter_context(patch.object(builtins, "open", opening))
-            stack.enter_context(patch.object(io, "open", opening))
-            stack.enter_context(patch.object(os, "unlink", removing))
-            stack.enter_context(self.on())
+        with files_noted(self._open, self._note), self.on():
             yield
+
+    def _open(self, file: Any, mode: str) -> None:
+        if set(mode) & set("wax+"):
+            self._note(file)
+
+    def _note(self, file: Any) -> None:
+        line = self.now()
+        if line is not None and isinstance(file, str | Path):
+            self.opened.append((Path(file).name, line))
+
+
+@contextmanager
+def files_noted(opened: Callable[[Any, str], None], removed: Callable[[Any], None]) -> Iterator[None]:
+    """Call `opened` with what the block opens, and in which mode, `removed` with what it removes, before it does."""
+    original, unlink = builtins.open, os.unlink
+
+    def opening(file: Any, mode: str = "r", *args: Any, **options: Any) -> Any:
+        opened(file, mode)
+        return original(file, mode, *args, **options)
+
+    def removing(path: Any, *args: Any, **options: Any) -> None:
+        removed(path)
+        return unlink(path, *args, **options)
+
+    with (
+        patch.object(builtins, "open", opening),
+        patch.object(io, "open", opening),
+        patch.object(os, "unlink", removing),
+    ):
+        yield
 
 
 def line_of_write(source: Any, save: Callable[[], Any], names: Collection[str]) -> Line | None:

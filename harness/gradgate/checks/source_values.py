@@ -41,6 +41,11 @@ def assignments_in(nodes: Iterable[ast.AST]) -> Iterator[tuple[ast.expr, ast.exp
             yield node.target, node.value
 
 
+def is_empty_list(value: ast.expr) -> bool:
+    """Whether a value is `[]`."""
+    return isinstance(value, ast.List) and not value.elts
+
+
 class Names:
     """What the names of a function hold, by the order of its lines."""
 
