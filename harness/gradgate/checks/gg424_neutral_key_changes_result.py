@@ -1,9 +1,10 @@
-"""A configuration key that is to change nothing but cost changes the loss or its gradient.
+"""A configuration key that is to change nothing but cost changes the loss or its gradient, or not even the cost.
 
 ## What it detects
 
 Activation checkpointing that cuts the graph at a block, runs a block again with other dropout, or leaves a block out; a
-fused, chunked or compiled form of a loss that is not the plain one; another attention kernel with another mask.
+fused, chunked or compiled form of a loss that is not the plain one; another attention kernel with another mask. And
+recomputation that runs nothing again.
 
 ## Why it matters
 
@@ -18,6 +19,9 @@ the gradient of each parameter, is from that with the first value. Allowed: 1e-6
 gradient's norm, which is ten orders above float64's roundoff and far below what a missing part of a gradient is; where
 anything is cast to a coarser dtype, 4,096 of its unit roundoffs. The same with dropout, where a key of `Stage.options`
 gives it: what is run again has to draw the same masks.
+
+A value with which a forward and its backward do just as many operations does nothing: a finding where the key's name is
+one of recomputation (`recompute`, `checkpointing`, `remat`), which cannot be had without; a warning elsewhere.
 
 Where taking a `detach` or a `no_grad` out of the trainer's own lines brings the gradient back, its line is named; where
 dropout alone makes a difference, the line that hands a block over to be run again.
@@ -76,20 +80,23 @@ from gradgate.checks.snapshot import named_parameters
 from gradgate.core.errors import SubjectError
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
+from gradgate.gates.counters import Totals
 from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject
 
 CODE, NAME = "GG424", "neutral-key-changes-result"
 NEEDS: tuple[str, ...] = ("losses", "neutral")
 PER_STAGE = True
 RELATIVE, ROUNDOFFS = 1e-6, 4096.0
+RECOMPUTING = ("recompute", "recomputation", "checkpointing", "remat")
 
 
 @dataclass(frozen=True)
 class _Result:
-    """What a batch gives: the loss, and the gradient of each parameter by name."""
+    """What a batch gives: the loss, the gradient of each parameter by name, and how many operations that took."""
 
     loss: float
     gradients: Mapping[str, Tensor]
+    operations: int
 
     @property
     def size(self) -> float:
@@ -109,14 +116,19 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         share = max(RELATIVE, ROUNDOFFS * _unit(base, batch, context.seed))
         for moved in _moves(stage):
             tried = _Tried(stage, context, {**usual, **moved}, base, batch, plain, share)
-            told = tried.told()
-            if told is None:
+            result = tried.result()
+            if result is None:
                 strange.append(in_words(moved))
                 continue
+            told = list(_apart(plain, result, share))
             compared += 1
             differing += bool(told)
-            if told and not any(finding.detail["key"] in moved for finding in findings):
+            if any(finding.detail["key"] in moved for finding in findings):
+                continue
+            if told:
                 findings.append(_finding(told, tried, subject.source))
+            elif result.operations == plain.operations:
+                findings.append(_idle(moved, result.operations))
     if not compared:
         return Outcome(
             inconclusive=f"parameters have other names or shapes{strange[0]}" if strange else "each key has one value"
@@ -136,12 +148,15 @@ class _Tried:
     plain: _Result
     share: float
 
+    def result(self) -> _Result | None:
+        """What the batch gives; None where the two cannot be compared."""
+        run = _start(self.stage, self.context, self.options)
+        return _result(run, self.batch, self.context.seed) if _take_parameters(run, self.base) else None
+
     def told(self) -> list[str] | None:
         """What differs, in words; None where the two cannot be compared."""
-        run = _start(self.stage, self.context, self.options)
-        if not _take_parameters(run, self.base):
-            return None
-        return list(_apart(self.plain, _result(run, self.batch, self.context.seed), self.share))
+        result = self.result()
+        return None if result is None else list(_apart(self.plain, result, self.share))
 
 
 def _usual(stage: Stage) -> list[Mapping[str, Any]]:
@@ -184,14 +199,14 @@ def _unit(run: Run, batch: Batch, seed: int) -> float:
 
 def _result(run: Run, batch: Batch, seed: int) -> _Result:
     names = {parameter: name for parameter, name in named_parameters(run).items() if parameter.requires_grad}
-    with seeded(seed):
+    with seeded(seed), Totals() as counted:
         with calling("losses()"):
             terms = run.losses(batch)
         if "total" not in terms:
             raise SubjectError("losses() has no term 'total'; see GG001")
         gradients = gradients_by_backward(terms["total"], list(names))
     named = {names[parameter]: gradient.double() for parameter, gradient in gradients.items()}
-    return _Result(float(terms["total"].detach()), named)
+    return _Result(float(terms["total"].detach()), named, counted.values["op_count"])
 
 
 def _apart(one: _Result, other: _Result, share: float) -> Iterator[str]:
@@ -232,6 +247,19 @@ def _line_of_recomputation(tried: _Tried, source: Path | None) -> Line | None:
     result = _result(plain, tried.batch, tried.context.seed)
     undrawn = replace(tried, options=usual, base=plain, plain=result).told()
     return trace.found if drawn and undrawn == [] else None
+
+
+def _idle(moved: Mapping[str, Any], operations: int) -> Finding:
+    """A value with which a step is the same, to the number of its operations."""
+    (key,) = moved
+    return Finding(
+        CODE,
+        NAME,
+        f"{in_words(moved).strip()} does the {operations} operations of its first value: the key has no effect at all",
+        severity="error" if any(name in key.lower() for name in RECOMPUTING) else "warning",
+        fix="hand the key on to where the step is to run a block again, fuse or compile",
+        detail={"key": key},
+    )
 
 
 def _finding(told: list[str], tried: _Tried, source: Path | None) -> Finding:

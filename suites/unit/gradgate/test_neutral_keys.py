@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from fixtures.check_runs import errors, run_check
-from fixtures.neutral_faults import BLOCK_FAULTS, LOSS_FAULTS, Block, blocks, cut, left_out, other_masks
+from fixtures.neutral_faults import BLOCK_FAULTS, LOSS_FAULTS, Block, blocks, cut, left_out, other_masks, plainly
 from gradgate_wmtp.adapter import build_subject
 
 
@@ -29,6 +29,16 @@ def test_form_of_a_loss_that_is_another_loss_is_found(name: str) -> None:
     (message,) = errors(run_check("GG424", subject, subject.stages[0]))
 
     assert "loss = 'chunked', which is to change nothing: the loss " in message and "; allowed: " in message
+
+
+def test_recomputation_that_runs_nothing_again_is_found() -> None:
+    """A key that saves no memory; of one that does not say so by its name it is told as a warning."""
+    subject = blocks(block=plainly)
+    renamed = replace(subject.stages[0], neutral={"kernel": ("off", "on")})
+    told = [run_check("GG424", subject, stage).findings[0] for stage in (subject.stages[0], renamed)]
+
+    assert [finding.severity for finding in told] == ["error", "warning"]
+    assert "recompute = 'on' does the " in told[0].message and "no effect at all" in told[0].message
 
 
 def test_keys_that_change_nothing_pass() -> None:
