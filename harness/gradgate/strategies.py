@@ -41,7 +41,7 @@ HORIZONS = st.integers(1, 6)
 def masks(draw: st.DrawFn, *, rows: int = ROWS, longest: int = LONGEST) -> Tensor:
     """Bool[B, S]: rows that are full, padded on either side, on both, with gaps, with one real token, with none."""
     positions = draw(st.integers(1, longest))
-    named = list(cases.patterns(positions).values())
+    named = list(cases.patterns(positions, gaps=True).values())
     kinds = draw(st.lists(st.integers(0, len(named)), min_size=1, max_size=rows))
     anything_BS = (_words(draw, (len(kinds), positions)) % 2 == 0).tolist() if len(named) in kinds else []
     return torch.tensor([named[kind] if kind < len(named) else anything_BS[b] for b, kind in enumerate(kinds)])

@@ -146,6 +146,7 @@ def build_subject() -> Subject:
             value_loss=value_loss,
             returns=wmtp.gae_returns,
             place_rewards=wmtp.place_rewards,
+            gaps=True,
         ),
         corpus=corpus,
         source=Path(wmtp.__file__).parent,

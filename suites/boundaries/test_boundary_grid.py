@@ -19,7 +19,7 @@ from gradgate.checks.cases import Case
 from wmtp import gae_returns, head_weights, make_labels, place_rewards, wmtp_loss
 from wmtp.data.batches import Row, collate
 
-GRID = list(cases.boundary_grid(seed=11))
+GRID = list(cases.boundary_grid(seed=11, gaps=True))
 SETTINGS = {"discount_lambda": 0.95, "temperature": 0.7}
 DECAYS = {"gamma": 0.99, "gae_lambda": 0.95}
 NAN = math.nan

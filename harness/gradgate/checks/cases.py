@@ -115,8 +115,8 @@ def make(name: str, valid_BS: Tensor, horizon: int, seed: int, document_BS: Tens
     )
 
 
-def patterns(positions: int) -> dict[str, list[bool]]:
-    """Masks of one row by name: each kind of boundary that a row of this length can have."""
+def patterns(positions: int, *, gaps: bool) -> dict[str, list[bool]]:
+    """Masks of one row by name: each kind of boundary that a row of this length can have, padding within it or not."""
     place = range(positions)
     rows = {
         "all real": [True for _ in place],
@@ -126,9 +126,12 @@ def patterns(positions: int) -> dict[str, list[bool]]:
         "left padding": [t >= positions // 2 for t in place],
         "right padding": [t < (positions + 1) // 2 for t in place],
         "padding on both sides": [0 < t < positions - 1 for t in place],
-        "a gap": [t == 0 or t > positions // 2 for t in place],
-        "gaps": [t % 2 == 0 for t in place],
     }
+    if gaps:
+        rows |= {
+            "a gap": [t == 0 or t > positions // 2 for t in place],
+            "gaps": [t % 2 == 0 for t in place],
+        }
     distinct: dict[tuple[bool, ...], str] = {}
     for name, row in rows.items():
         distinct.setdefault(tuple(row), name)
@@ -166,11 +169,11 @@ def documents(valid_BS: Tensor, seed: int) -> Tensor:
     return torch.where(valid_BS, document_BS, garbage_BS)
 
 
-def boundary_grid(seed: int, horizons: tuple[int, ...] = (1, 2, 4)) -> Iterator[Case]:
+def boundary_grid(seed: int, horizons: tuple[int, ...] = (1, 2, 4), *, gaps: bool) -> Iterator[Case]:
     """Every length around the horizon with every kind of mask: alone, together, strided and packed."""
     for horizon in horizons:
         for positions in lengths(horizon):
-            rows = patterns(positions)
+            rows = patterns(positions, gaps=gaps)
             for name, row in rows.items():
                 yield make(f"{name}, B = 1", torch.tensor([row]), horizon, seed)
             valid_BS = torch.tensor(list(rows.values()))
@@ -180,13 +183,18 @@ def boundary_grid(seed: int, horizons: tuple[int, ...] = (1, 2, 4)) -> Iterator[
             yield make(PACKED, valid_BS, horizon, seed + 2, documents(valid_BS, seed + 2))
 
 
-def ragged(seed: int, count: int) -> Iterator[Case]:
-    """Random shapes and masks: B <= 4, S <= 9, H <= 5; every third packed, every fifth with few real tokens."""
+def ragged(seed: int, count: int, *, gaps: bool) -> Iterator[Case]:
+    """Random shapes and masks: B <= 4, S <= 9, H <= 5; every third packed, every fifth with few real tokens.
+
+    Without gaps, the real tokens of every second batch stand at the end of their rows.
+    """
     rng = torch.Generator().manual_seed(seed)
     for index in range(count):
         rows, positions, horizon = (int(torch.randint(1, most + 1, (), generator=rng)) for most in (4, 9, 5))
         share = 0.25 if index % 5 == 4 else 0.8
         valid_BS = torch.rand(rows, positions, generator=rng) < share
+        if not gaps:
+            valid_BS = valid_BS.sort(dim=1, descending=index % 2 == 0).values
         document_BS = documents(valid_BS, seed + index) if index % 3 == 2 else None
         yield make(f"random mask {index}", valid_BS, horizon, seed + index, document_BS)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from gradgate.checks.cases import NAN_AT_PADDING, Case
+from gradgate.checks.cases import NAN_AT_PADDING, Case, boundary_grid, ragged
 from gradgate.checks.culprits import Failing, culprit
 from gradgate.checks.first_fault import FirstFaultError, wanted
 from gradgate.checks.naming import are_named
@@ -42,7 +42,8 @@ class Call:
         function: the formula.
         case: which input it is, as messages name it.
         arguments: given by position; names are for reading only.
-        options: given by name; None is left out, so that a formula without packing need not know `document_BS`.
+        options: what holds for it. Given by name, but for None and for what the formula has no parameter for, so that
+            one without packing need not know `document_BS`.
     """
 
     name: str
@@ -57,13 +58,19 @@ class Call:
         def moved(held: Any) -> Any:
             return held.to(device) if isinstance(held, Tensor) else held
 
-        options = {name: moved(held) for name, held in self.options.items() if held is not None}
+        options = {name: moved(held) for name, held in self._given.items()}
         return self.function(*map(moved, self.arguments.values()), **options).cpu()
+
+    @property
+    def _given(self) -> dict[str, Any]:
+        """The options that the formula is given."""
+        named = {name: held for name, held in self.options.items() if held is not None}
+        return {name: held for name, held in named.items() if takes(self.function, name)}
 
     @property
     def is_beyond_the_formula(self) -> bool:
         """Whether it is of packed rows and the formula has no `document_BS`: a trainer that never packs."""
-        return self.options.get("document_BS") is not None and not _takes(self.function, "document_BS")
+        return self.options.get("document_BS") is not None and not takes(self.function, "document_BS")
 
     @property
     def size(self) -> int:
@@ -76,12 +83,11 @@ class Call:
             return f"{self.name}() on {self.case}: {self.size} numbers, too many to show"
         lines = [NUMBERS]
         given = []
-        for name, held in {**self.arguments, **self.options}.items():
+        for name, held in {**self.arguments, **self._given}.items():
             shown = name if isinstance(held, Tensor) else repr(held)
             if isinstance(held, Tensor):
                 lines.append(f"{name} = {expression(held.detach())}")
-            if held is not None:
-                given.append(f"{name}={shown}" if name in self.options else shown)
+            given.append(f"{name}={shown}" if name in self.options else shown)
         return "\n".join([*lines, f"{self.name}({', '.join(given)})"])
 
 
@@ -279,16 +285,20 @@ def _line(calls: Sequence[Call], device: str, source: Path | None) -> Location |
     """The line at which a formula leaves its reference, from the calls on which it does.
 
     Of its calls neither the largest, which take long, nor the smallest, in which most numbers are equal, come first,
-    nor, where others fail too, those with a number of 0 that takes a part of the formula away.
+    nor those with a number of 0 that takes a part of the formula away: these where the others show no line.
     """
     if not are_named():
         return None
     able = sorted((call for call in calls if call.size <= LOOKED_INTO), key=lambda call: call.size)
-    able = [
-        call for call in able if not any(type(held) is float and not held for held in call.options.values())
-    ] or able
-    chosen = [able[int(share * len(able))] for share in SHARES] if able else []
+    whole = [call for call in able if not any(type(held) is float and not held for held in call.options.values())]
     packed = all(call.options.get("document_BS") is not None for call in calls)
+    first = _line_of(whole, packed, device, source)
+    return first if first is not None or len(whole) == len(able) else _line_of(able, packed, device, source)
+
+
+def _line_of(calls: Sequence[Call], packed: bool, device: str, source: Path | None) -> Location | None:
+    """The line at which a formula leaves its reference, from some of these calls; packed: it does so there alone."""
+    chosen = [calls[int(share * len(calls))] for share in SHARES] if calls else []
     failing = []
     for call in {id(call): call for call in chosen}.values():
         steps = reference(call.name, call.arguments, call.options)
@@ -304,13 +314,21 @@ def plain(number: Any) -> Any:
 
 
 def weights_call(functions: Functions, case: Case, *, discount_lambda: float, temperature: Any) -> Call:
-    """The call of the subject's head weights on a case, with the reference's labels."""
+    """The call of the subject's head weights on a case, with the reference's labels.
+
+    Of weights that are not discounted the reference's are not, either.
+    """
+    weights = present(functions.weights)
     return Call(
         "weights",
-        present(functions.weights),
+        weights,
         case.describe(),
         {"value_BS": case.value_BS, "label_BSH": case.labels, "valid_BS": case.valid_BS},
-        {"discount_lambda": discount_lambda, "temperature": temperature, "document_BS": case.document_BS},
+        {
+            "discount_lambda": discount_lambda if takes(weights, "discount_lambda") else 1.0,
+            "temperature": temperature,
+            "document_BS": case.document_BS,
+        },
     )
 
 
@@ -326,19 +344,33 @@ def labels_call(functions: Functions, case: Case) -> Call:
 
 
 def returns_call(functions: Functions, case: Case, *, gamma: float, gae_lambda: float) -> Call:
-    """The call of the subject's returns on a case."""
+    """The call of the subject's returns on a case; a discount that they do not have is 1."""
+    returns = present(functions.returns)
+    discounts = {"gamma": gamma, "gae_lambda": gae_lambda}
     return Call(
         "returns",
-        present(functions.returns),
+        returns,
         case.describe(),
         {"reward_BS": case.reward_BS, "value_BS": case.value_BS, "valid_BS": case.valid_BS},
-        {"gamma": gamma, "gae_lambda": gae_lambda, "document_BS": case.document_BS},
+        {name: held if takes(returns, name) else 1.0 for name, held in discounts.items()}
+        | {"document_BS": case.document_BS},
     )
 
 
 def random_cases(context: Context) -> int:
     """How many random cases the profile pays for."""
     return RANDOM_CASES[context.profile]
+
+
+def every_case(functions: Functions, context: Context) -> Iterator[Case]:
+    """The batches at the boundaries, then random ones, as many as the profile pays for."""
+    yield from boundary_grid(context.seed, gaps=functions.gaps)
+    yield from ragged(context.seed, random_cases(context), gaps=functions.gaps)
+
+
+def other_cases(functions: Functions, context: Context, count: int) -> Iterator[Case]:
+    """Random batches other than those of `every_case`."""
+    return ragged(context.seed + 1, count, gaps=functions.gaps)
 
 
 def present(function: Callable[..., T] | None) -> Callable[..., T]:
@@ -348,7 +380,7 @@ def present(function: Callable[..., T] | None) -> Callable[..., T]:
     return function
 
 
-def _takes(function: Callable[..., Any], name: str) -> bool:
+def takes(function: Callable[..., Any], name: str) -> bool:
     """Whether a function can be given this argument by name; yes where its signature is not to be had."""
     try:
         parameters = inspect.signature(function).parameters

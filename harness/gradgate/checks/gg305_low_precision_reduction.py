@@ -86,15 +86,15 @@ def check(subject: Subject, stage: Stage | None, context: Context) -> Outcome:
     if not runs_in_16_bits(subject):
         return Outcome(not_applicable=f"{subject.name} declares no precision of 16 bits, and its source names none")
     ledger = Ledger(CODE, NAME, context.device, subject.source)
-    for case in _cases(context.seed):
+    for case in _cases(functions, context.seed):
         for dtype in tolerances.HALF:
             for judge in judges:
                 judge(ledger, functions, case.to(dtype))
     return ledger.outcome(functions_tried=len(judges))
 
 
-def _cases(seed: int) -> Iterator[cases.Case]:
-    yield from cases.ragged(seed, RANDOM)
+def _cases(functions: Functions, seed: int) -> Iterator[cases.Case]:
+    yield from cases.ragged(seed, RANDOM, gaps=functions.gaps)
     valid_BS = torch.arange(LONG) < torch.tensor([[LONG], [LONG // 2]])
     yield cases.make("long rows", valid_BS, 2, seed)
 

@@ -54,16 +54,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from itertools import chain
 
 import torch
 from torch import Tensor
 
 from gradgate.checks import cases
-from gradgate.checks.formulas import Call, Ledger, random_cases, weights_call
+from gradgate.checks.formulas import Call, Ledger, every_case, other_cases, random_cases, weights_call
 from gradgate.checks.oracles import IGNORED
 from gradgate.core.verdict import Outcome, Series
-from gradgate.subjects.contract import Context, Stage, Subject
+from gradgate.subjects.contract import Context, Functions, Stage, Subject
 
 CODE, NAME = "GG402", "weight-outside"
 NEEDS: tuple[str, ...] = ("functions.weights",)
@@ -77,7 +76,7 @@ def check(subject: Subject, stage: Stage | None, context: Context) -> Outcome:
     """Look at every weight that must be 0, and at the gradient that comes from it."""
     ledger = Ledger(CODE, NAME, context.device, subject.source)
     pictured: dict[str, tuple[cases.Case, Tensor]] = {}
-    for case in _cases(context):
+    for case in _cases(subject.functions, context):
         call = weights_call(subject.functions, case, discount_lambda=0.95, temperature=0.7)
         weight_BSH = ledger.run(call, case.labels.shape, FIX)
         if weight_BSH is not None:
@@ -85,15 +84,15 @@ def check(subject: Subject, stage: Stage | None, context: Context) -> Outcome:
             _judge_gradient(ledger, call, case, weight_BSH, context.seed)
             if case.name in (cases.TOGETHER, cases.PACKED):
                 pictured[case.name] = case, weight_BSH  # the last of a name is the longest
-    return replace(ledger.outcome("weight_outside"), series=_series(pictured))
+    return replace(ledger.outcome("weight_outside"), series=_series(pictured, gaps=subject.functions.gaps))
 
 
-def _series(pictured: Mapping[str, tuple[cases.Case, Tensor]]) -> Series:
+def _series(pictured: Mapping[str, tuple[cases.Case, Tensor]], *, gaps: bool) -> Series:
     """The weights of each kind of row, a line a head, and beside them what each place is: see `label_state`."""
     weights: dict[str, list[tuple[float, float]]] = {}
     states: dict[str, list[tuple[float, float]]] = {}
     for name, (case, weight_BSH) in pictured.items():
-        kinds = list(cases.patterns(case.valid_BS.shape[1])) if name == cases.TOGETHER else [name]
+        kinds = list(cases.patterns(case.valid_BS.shape[1], gaps=gaps)) if name == cases.TOGETHER else [name]
         for row, kind in enumerate(kinds):
             for head in range(case.horizon):
                 line = f"{kind}, head {head}"
@@ -111,13 +110,12 @@ def _points(number_S: Tensor) -> list[tuple[float, float]]:
     return [(float(at), number) for at, number in enumerate(number_S.detach().double().tolist())]
 
 
-def _cases(context: Context) -> Iterator[cases.Case]:
+def _cases(functions: Functions, context: Context) -> Iterator[cases.Case]:
     """Each batch with finite garbage at padding and with NaN, then the random ones in half precision."""
-    plain = chain(cases.boundary_grid(context.seed), cases.ragged(context.seed, random_cases(context)))
-    for case in plain:
+    for case in every_case(functions, context):
         yield case.tracked()
         yield case.with_padding(float("nan")).tracked()
-    for case in cases.ragged(context.seed + 1, random_cases(context) // 4):
+    for case in other_cases(functions, context, random_cases(context) // 4):
         yield case.to(torch.bfloat16).tracked()
         yield case.to(torch.float16).tracked()
 

@@ -54,15 +54,15 @@ Faults LW-20, LW-31 and MB-23 of the fault catalogue; Higham 2002, section 3.1, 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import chain, cycle, product
+from itertools import cycle, product
 
 import torch
 from torch import Tensor
 
 from gradgate.checks import cases, oracles, tolerances
-from gradgate.checks.formulas import Call, Ledger, random_cases, weights_call
+from gradgate.checks.formulas import Call, Ledger, every_case, other_cases, random_cases, weights_call
 from gradgate.core.verdict import Outcome
-from gradgate.subjects.contract import Context, Stage, Subject
+from gradgate.subjects.contract import Context, Functions, Stage, Subject
 
 CODE, NAME = "GG403", "weight-oracle"
 NEEDS: tuple[str, ...] = ("functions.weights",)
@@ -77,7 +77,7 @@ def check(subject: Subject, stage: Stage | None, context: Context) -> Outcome:
     """Compare weights, and their gradients, with the reference."""
     ledger = Ledger(CODE, NAME, context.device, subject.source)
     attached = False
-    for case, discount_lambda, temperature in _inputs(context):
+    for case, discount_lambda, temperature in _inputs(subject.functions, context):
         call = weights_call(subject.functions, case, discount_lambda=discount_lambda, temperature=temperature)
         weight_BSH = ledger.run(call, case.labels.shape, FIX)
         if weight_BSH is not None:
@@ -86,14 +86,12 @@ def check(subject: Subject, stage: Stage | None, context: Context) -> Outcome:
     return ledger.outcome(weights_carry_gradient=attached)
 
 
-def _inputs(context: Context) -> Iterator[tuple[cases.Case, float, float]]:
+def _inputs(functions: Functions, context: Context) -> Iterator[tuple[cases.Case, float, float]]:
     """Cases with the settings to try them under: every pair of settings meets every kind of case in turn."""
     settings = cycle(product(LAMBDAS, TEMPERATURES))
-    count = random_cases(context)
-    plain = chain(cases.boundary_grid(context.seed, horizons=(2, 4)), cases.ragged(context.seed, count))
-    for case in plain:
+    for case in every_case(functions, context):
         yield case.tracked(), *next(settings)
-    for index, case in enumerate(cases.ragged(context.seed + 1, count)):
+    for index, case in enumerate(other_cases(functions, context, random_cases(context))):
         yield case.to(cases.DTYPES[1 + index % 3]).tracked(), *next(settings)
     for discount_lambda in LAMBDAS:
         for case in cases.extreme(context.seed, discount_lambda):

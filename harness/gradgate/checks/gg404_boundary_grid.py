@@ -126,7 +126,7 @@ def check(subject: Subject, stage: Stage | None, context: Context) -> Outcome:
             f"functions=gradgate.Functions(); or {Subject.CAPABILITIES['crop']}; or {Subject.CAPABILITIES['strategy']}"
         )
     ledger = Ledger(CODE, NAME, context.device, subject.source)
-    for case in cases.boundary_grid(context.seed) if offered else ():
+    for case in cases.boundary_grid(context.seed, gaps=functions.gaps) if offered else ():
         for attempt in offered:
             attempt(ledger, functions, case)
     findings = [*(finding for found, _ in cropped for finding in found), *drawn]

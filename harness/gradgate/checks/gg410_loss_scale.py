@@ -21,7 +21,8 @@ In float64, at one point, without dropout. Statistic: the distance of loss terms
   a long part give the optimizer the same gradient. Clipping is kept out of the comparison: every backward starts from
   2**-30, which is exact and too small to be clipped.
 * Counts, where the subject has `functions.value_loss` or `functions.loss`, whose terms are means: in the stage's own
-  loss each of N values counts 1/N (half the second derivative at the value), and the weights of each of N positions sum
+  loss each of N values counts 1/N (half the second derivative at the value; of a loss that is straight far away, as
+  Huber's and the smooth L1 are, all of it, or the slope there), and the weights of each of N positions sum
   to 1/N (read out of softmax - onehot at the logits). Statistic: the largest |N share - 1|; allowed: 1/(4 N), since a
   count that is one off gives 1/(N + 1). The same with each key of `Stage.options` moved. A
   factor that the configuration knows is none of the term's: where `Run.coefficients` says it, `total` is that sum of
@@ -214,7 +215,7 @@ def _divisor(
 def _weights(subject: Subject, context: Context) -> Ledger:
     """Hold the loss with scaled weights against what a function that is linear in them must give."""
     ledger = Ledger(CODE, NAME, context.device, subject.source)
-    for case in cases.ragged(context.seed, CASES):
+    for case in cases.ragged(context.seed, CASES, gaps=subject.functions.gaps):
         valid_BSH = case.labels != oracles.IGNORED
         places = valid_BSH.any(-1).nonzero()
         if not len(places):

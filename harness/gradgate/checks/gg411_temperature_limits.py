@@ -79,7 +79,7 @@ FIX_REFUSAL = 'raise ValueError(f"temperature is {temperature!r}, expected a fin
 def check(subject: Subject, stage: Stage | None, context: Context) -> Outcome:
     """Go to both limits, then offer what must be refused."""
     ledger = Ledger(CODE, NAME, context.device, subject.source)
-    for case in cases.ragged(context.seed, random_cases(context)):
+    for case in cases.ragged(context.seed, random_cases(context), gaps=subject.functions.gaps):
         for temperature in (*COLD, *HOT, 2):
             _limit(ledger, subject.functions, case, temperature)
     refused = [_refuses(ledger, subject.functions, context, temperature) for temperature in REFUSED]
@@ -97,15 +97,16 @@ def _limit(ledger: Ledger, functions: Functions, case: cases.Case, temperature: 
     if not ledger.finite(call, weight_BSH, what=what, axes="b, t, k", fix=FIX):
         return
     if temperature in (*COLD, *HOT):
-        expected_BSH, allowed_BS1, where_BS = _expected(case, label_BSH, temperature)
+        expected_BSH, allowed_BS1, where_BS = _expected(case, call.options["discount_lambda"], temperature)
         where_BSH = where_BS[..., None].expand(weight_BSH.shape)
         ledger.compare(call, weight_BSH, expected_BSH, allowed_BS1, what=what, axes="b, t, k", where=where_BSH, fix=FIX)
 
 
-def _expected(case: cases.Case, label_BSH: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+def _expected(case: cases.Case, discount_lambda: float, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
     """The limit of every position's weights, the distance that a softmax may have from it, and where it is known."""
+    label_BSH = case.labels
     delta_BS = oracles.deltas(
-        case.value_BS, case.valid_BS, discount_lambda=DISCOUNT_LAMBDA, document_BS=case.document_BS
+        case.value_BS, case.valid_BS, discount_lambda=discount_lambda, document_BS=case.document_BS
     )
     limit_BSH = torch.zeros(label_BSH.shape, dtype=torch.float64)
     allowed_BS1 = torch.zeros(*delta_BS.shape, 1, dtype=torch.float64)

@@ -90,7 +90,7 @@ def check(subject: Subject, stage: Stage | None, context: Context) -> Outcome:
     ledger = Ledger(CODE, NAME, context.device, subject.source)
     weights: list[Tensor] = []
     smaller: list[Tensor] = []
-    for case in _cases(context):
+    for case in _cases(subject.functions, context):
         weight_BS = _one(ledger, subject.functions, case)
         if weight_BS is None or not case.name.startswith("random"):
             continue
@@ -100,14 +100,14 @@ def check(subject: Subject, stage: Stage | None, context: Context) -> Outcome:
     share = _share_on_bounds(weights)
     if share > SHARE_ON_BOUNDS and _share_on_bounds(smaller) < 1:
         message = f"{share:.0%} of the token weights are equal to the smallest or the largest one; allowed: less than "
-        case = next(_cases(context))
+        case = next(_cases(subject.functions, context))
         ledger.note("on the bounds", f"{message}{SHARE_ON_BOUNDS:.0%}", FIX, _call(subject.functions, case))
     return ledger.outcome(share_on_bounds=share)
 
 
-def _cases(context: Context) -> Iterator[cases.Case]:
+def _cases(functions: Functions, context: Context) -> Iterator[cases.Case]:
     """Batches with scores for values: random ones first, then those at the boundaries."""
-    ragged = cases.ragged(context.seed, random_cases(context))
+    ragged = cases.ragged(context.seed, random_cases(context), gaps=functions.gaps)
     yield from (dataclasses.replace(_scaled(case, SIZE), document_BS=None) for case in ragged if case.valid_BS.any())
     left = torch.tensor([[False, True, True, True], [False, False, True, True]])
     for name, valid_BS in {

@@ -60,14 +60,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from functools import partial
-from itertools import chain, cycle, islice, product
+from itertools import cycle, islice, product
 
 import torch
 from torch import Tensor
 
 from gradgate.checks import cases, oracles, tolerances
 from gradgate.checks.culprits import Failing, culprit
-from gradgate.checks.formulas import Call, Ledger, plain, random_cases, returns_call
+from gradgate.checks.formulas import Call, Ledger, every_case, other_cases, plain, random_cases, returns_call
 from gradgate.checks.naming import are_named
 from gradgate.checks.oracle_steps import placing
 from gradgate.checks.raised import calling
@@ -76,7 +76,7 @@ from gradgate.core.errors import SubjectError
 from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.capabilities import declared
-from gradgate.subjects.contract import Context, Placed, Stage, Subject
+from gradgate.subjects.contract import Context, Functions, Placed, Stage, Subject
 
 CODE, NAME = "GG501", "return-oracle"
 NEEDS: tuple[str, ...] = ()
@@ -94,7 +94,7 @@ def check(subject: Subject, stage: Stage | None, context: Context) -> Outcome:
     ledger = Ledger(CODE, NAME, context.device, subject.source)
     offers = subject.functions.returns is not None
     half = offers and runs_in_16_bits(subject)
-    for case, gamma, gae_lambda in _inputs(context) if offers else ():
+    for case, gamma, gae_lambda in _inputs(subject.functions, context) if offers else ():
         if case.value_BS.dtype in tolerances.HALF and not half:
             continue
         call = returns_call(subject.functions, case, gamma=gamma, gae_lambda=gae_lambda)
@@ -173,14 +173,13 @@ def _misplaced(placed: Placed) -> tuple[list[int], float, float, float] | None:
     return [b, t], float(got_BS[b, t]), float(want_BS[b, t]), allowed
 
 
-def _inputs(context: Context) -> Iterator[tuple[cases.Case, float, float]]:
+def _inputs(functions: Functions, context: Context) -> Iterator[tuple[cases.Case, float, float]]:
     """Cases with the discounts to try them under: every pair meets every kind of case in turn."""
     discounts = cycle(product(GAMMAS, LAMBDAS))
-    count = random_cases(context)
-    for case in chain(cases.boundary_grid(context.seed), cases.ragged(context.seed, count)):
+    for case in every_case(functions, context):
         yield case.tracked(), *next(discounts)
         yield case.with_padding(float("nan")).tracked(), *next(discounts)
-    for index, case in enumerate(cases.ragged(context.seed + 1, count)):
+    for index, case in enumerate(other_cases(functions, context, random_cases(context))):
         yield case.to(cases.DTYPES[1 + index % 3]).tracked(), *next(discounts)
 
 

@@ -79,7 +79,9 @@ def check(subject: Subject, stage: Stage | None, context: Context) -> Outcome:
     worst = dict.fromkeys(others, (0.0, 0.0, 0.0))  # share of the bound, distance, bound
     faults: dict[str, list[str]] = {other: [] for other in others}
     tried = 0
-    for case in chain(cases.boundary_grid(context.seed, (1,)), cases.ragged(context.seed, RANDOM[context.profile])):
+    gaps = subject.functions.gaps
+    grid = cases.boundary_grid(context.seed, (1,), gaps=gaps)
+    for case in chain(grid, cases.ragged(context.seed, RANDOM[context.profile], gaps=gaps)):
         if case.document_BS is not None or not case.valid_BS.any():
             continue
         tried += 1

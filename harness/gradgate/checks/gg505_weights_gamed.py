@@ -23,8 +23,9 @@ bundled trainer: 0.7 % to 1.9 % with weights that carry a graph, at most 2e-8 wi
 gradients differ by a factor and Adam takes it out. The false-alarm rate is that of some other term of `total` that
 trains the value head.
 
-The value head is `modules["value_head"]`; without it, the parameters that `value_loss` reaches, where it does not
-reach all of them.
+The value head is `modules["value_head"]`; without it, the outermost modules that return one number a position from
+which `value_loss` comes, where `Run.valid` or `Run.tokens` tells positions; else the parameters that `value_loss`
+reaches, where it does not reach all of them.
 
 ## Example
 
@@ -57,8 +58,10 @@ Fault GF-07 of the fault catalogue, measured there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +71,7 @@ from gradgate.checks.randomness import seeded
 from gradgate.checks.snapshot import named_parameters
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
+from gradgate.subjects.capabilities import declared
 from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject
 
 CODE, NAME = "GG505", "weights-gamed"
@@ -94,7 +98,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     missing = [name for name in (MAIN, VALUE, TOTAL) if name not in terms]
     if missing:
         return Outcome(not_applicable=f"losses() has no {', '.join(missing)}: no weighted loss beside a value loss")
-    head = _value_head(run, terms[VALUE])
+    head = _value_head(run, batches[0], terms[VALUE])
     if not head:
         return Outcome(
             not_applicable='which parameters are the value head is not known: name it `modules["value_head"]`'
@@ -103,15 +107,42 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     return _compare(run, batches[WARM_STEPS:], head, context.seed)
 
 
-def _value_head(run: Run, value_loss: Tensor) -> list[nn.Parameter]:
-    if "value_head" in run.modules:
-        return [parameter for parameter in run.modules["value_head"].parameters() if parameter.requires_grad]
+def _value_head(run: Run, batch: Batch, value_loss: Tensor) -> list[nn.Parameter]:
+    named = [run.modules["value_head"]] if "value_head" in run.modules else list(_returning_values(run, batch))
+    if named:
+        trained = [parameter for module in named for parameter in module.parameters() if parameter.requires_grad]
+        return list(dict.fromkeys(trained))
     trainable = [parameter for parameter in named_parameters(run) if parameter.requires_grad]
     if not value_loss.requires_grad:
         return []
     reached = torch.autograd.grad(value_loss, trainable, allow_unused=True)
     head = [parameter for parameter, grad in zip(trainable, reached, strict=True) if grad is not None]
     return head if len(head) < len(trainable) else []
+
+
+def _returning_values(run: Run, batch: Batch) -> Iterator[nn.Module]:
+    """The outermost modules from whose one number a position the value loss comes."""
+    if "valid" not in declared(run):
+        return
+    with calling("valid()"):
+        positions = run.valid(batch).numel()
+    seen: list[tuple[nn.Module, Tensor]] = []
+
+    def keep(module: nn.Module, _inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.requires_grad and output.numel() == positions:
+            seen.append((module, output))
+
+    with ExitStack() as stack:
+        for module in {each for held in run.modules.values() for each in held.modules()}:
+            stack.callback(module.register_forward_hook(keep).remove)
+        with calling("losses()"):
+            loss = run.losses(batch)[VALUE]
+    if not loss.requires_grad or not seen:
+        return
+    reached = torch.autograd.grad(loss, [output for _, output in seen], allow_unused=True)
+    making = dict.fromkeys(module for (module, _), grad in zip(seen, reached, strict=True) if grad is not None)
+    inner = {each for module in making for each in module.modules() if each is not module}
+    yield from (module for module in making if module not in inner)
 
 
 def _warm(run: Run, batches: Sequence[Batch], head: Sequence[nn.Parameter]) -> None:

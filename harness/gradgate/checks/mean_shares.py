@@ -11,9 +11,11 @@ from torch import Tensor
 from gradgate.checks.gg412_label_shift import logits_of
 from gradgate.checks.raised import calling
 from gradgate.checks.randomness import seeded
-from gradgate.checks.value_shares import TERM, values_of
+from gradgate.checks.value_shares import OFFSET, TERM, values_of
 from gradgate.checks.without_dropout import without_dropout
 from gradgate.subjects.contract import Batch, Run
+
+FAR = 1e6  # from any target
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,9 @@ def are_alike(shares: Shares | None) -> bool:
 def of_values(run: Run, batch: Batch, modules: Sequence[str], seed: int) -> Shares | None:
     """What each value counts in the value loss: half the second derivative of its squared error.
 
+    A loss that is a straight line far from its target is Huber's, which halves the square of an error, or the smooth
+    L1, whose line has the slope 1: what a value counts is read there.
+
     Args:
         run: a live run in float64.
         batch: one of its batches.
@@ -65,10 +70,32 @@ def of_values(run: Run, batch: Batch, modules: Sequence[str], seed: int) -> Shar
     Returns:
         None where no module returned the values, or the loss has no second derivative at them.
     """
+    near = _derivatives(run, batch, modules, seed, OFFSET)
+    if near is None:
+        return None
+    gradient_M, curvature_M = near
+    counts_M = (gradient_M != 0) | (curvature_M != 0)  # an error of 0 has no gradient
+    share_N = curvature_M[counts_M] / 2
+    if not len(share_N) or not bool((share_N > 0).all()):
+        return None
+    shares = Shares(TERM, share_N, "values")
+    if are_alike(shares):
+        return shares
+    slope_M, bend_M = _derivatives(run, batch, modules, seed, FAR) or near
+    if bool((bend_M[counts_M] == 0).all() and (slope_M[counts_M] != 0).all()):
+        halved, straight = Shares(TERM, 2 * share_N, "values"), Shares(TERM, slope_M[counts_M].abs(), "values")
+        return straight if are_alike(straight) else halved
+    return shares
+
+
+def _derivatives(
+    run: Run, batch: Batch, modules: Sequence[str], seed: int, offset: float
+) -> tuple[Tensor, Tensor] | None:
+    """Double[B S] twice: the first and second derivatives of the value loss by each value; None: there are none."""
     with calling("valid()"):
         valid_BS = run.valid(batch).cpu().bool()
     heads = [run.modules[name] for name in modules if name in run.modules]
-    with seeded(seed), without_dropout(), values_of(heads, valid_BS) as values, calling("losses()"):
+    with seeded(seed), without_dropout(), values_of(heads, valid_BS, offset) as values, calling("losses()"):
         loss = run.losses(batch).get(TERM)
     if loss is None or not loss.requires_grad or len(values) != 1:
         return None
@@ -76,9 +103,7 @@ def of_values(run: Run, batch: Batch, modules: Sequence[str], seed: int) -> Shar
     if gradient is None or not gradient.requires_grad:
         return None
     (curvature,) = torch.autograd.grad(gradient.sum(), values, materialize_grads=True)
-    counts_N = ((gradient.detach() != 0) | (curvature.detach() != 0)).cpu().flatten()  # an error of 0 has no gradient
-    share_N = curvature.detach().double().cpu().flatten()[counts_N] / 2
-    return Shares(TERM, share_N, "values") if len(share_N) and bool((share_N > 0).all()) else None
+    return gradient.detach().double().cpu().flatten(), curvature.detach().double().cpu().flatten()
 
 
 def of_positions(run: Run, batch: Batch, seed: int) -> Shares | None:

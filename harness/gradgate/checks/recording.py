@@ -160,7 +160,7 @@ def stage_of_formulas(subject: Subject) -> Stage | None:
 
 def call_formulas(functions: Functions, context: Context) -> None:
     """Forward and backward of what is differentiable. What raises here is for GG402 and GG404 to report."""
-    for case in islice(ragged(context.seed, CASES), CASES):
+    for case in islice(ragged(context.seed, CASES, gaps=functions.gaps), CASES):
         for output in _outputs(functions, case.tracked()):
             with suppress(Exception):
                 output().sum().backward()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gradgate.checks.raised import calling
+from gradgate.subjects.capabilities import declared
 from gradgate.subjects.contract import Batch, Run
 
 TERM = "value_loss"
@@ -23,10 +24,12 @@ class ValueShares:
     Args:
         valid_BS: Bool[B, S], True = real token.
         shared_BS: Bool[B, S], the value has a gradient.
+        first_BS: Bool[B, S], the first position of a row, or of a document where rows are packed.
     """
 
     valid_BS: Tensor
     shared_BS: Tensor
+    first_BS: Tensor
 
     @property
     def kept(self) -> Tensor:
@@ -35,12 +38,13 @@ class ValueShares:
 
     @property
     def dropped(self) -> Tensor:
-        """Bool[B, S]: real tokens without a share, behind the first of their row that has one.
+        """Bool[B, S]: real tokens without a share, behind the first of their row (document) that has one.
 
         What is in front of it is taken for a prompt, and a row without any for one that trains no value.
         """
-        begun_BS = self.kept.cumsum(1) > 0
-        return self.valid_BS & begun_BS & ~self.shared_BS
+        count_BS = self.kept.cumsum(1)
+        before_BS = (count_BS - self.kept.long()).masked_fill(~self.first_BS, 0).cummax(1).values
+        return self.valid_BS & (count_BS > before_BS) & ~self.shared_BS
 
 
 OFFSET = 0.36787944117144233  # a value that equals its return, as 0 may, has a share and no gradient
@@ -68,12 +72,25 @@ def value_shares(run: Run, batch: Batch, modules: Sequence[str]) -> ValueShares 
     reached = [gradient.reshape(valid_BS.shape).cpu() != 0 for gradient in gradients if gradient is not None]
     if not reached:
         return None
-    return ValueShares(valid_BS, torch.stack(reached).any(0))
+    return ValueShares(valid_BS, torch.stack(reached).any(0), _first(run, batch, valid_BS))
+
+
+def _first(run: Run, batch: Batch, valid_BS: Tensor) -> Tensor:
+    """Bool[B, S], where rows begin, and the documents within them."""
+    document_BS = None
+    if "tokens" in declared(run):
+        with calling("tokens()"):
+            document_BS = run.tokens(batch).document_BS
+    first_BS = torch.zeros_like(valid_BS)
+    if document_BS is not None:
+        first_BS[:, 1:] = (document_BS[:, 1:] != document_BS[:, :-1]).cpu()
+    return first_BS
 
 
 @contextmanager
-def values_of(heads: Sequence[nn.Module], valid_BS: Tensor) -> Iterator[list[Tensor]]:
-    """What the modules return inside the block that is one number a position, rows first, on the graph."""
+def values_of(heads: Sequence[nn.Module], valid_BS: Tensor, offset: float = OFFSET) -> Iterator[list[Tensor]]:
+    """What the modules return inside the block that is one number a position, rows first, on the graph: by `offset`
+    more than it is."""
     found: list[Tensor] = []
 
     def keep(_module: nn.Module, _inputs: Any, output: Any) -> Tensor | None:
@@ -81,7 +98,7 @@ def values_of(heads: Sequence[nn.Module], valid_BS: Tensor) -> Iterator[list[Ten
             return None
         if output.numel() != valid_BS.numel() or output.shape[0] not in (len(valid_BS), valid_BS.numel()):
             return None
-        moved = output + OFFSET  # those without a graph too: old values, to which a clip holds the new ones
+        moved = output + offset  # those without a graph too: old values, to which a clip holds the new ones
         if moved.requires_grad:
             found.append(moved)
         return moved

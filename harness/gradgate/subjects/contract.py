@@ -337,6 +337,10 @@ class Functions:
         value_loss: `(value_BS, return_BS, valid_BS) -> scalar`, the mean squared error over real tokens.
         token_weights: `(score_BS, valid_BS) -> weight_BS`, of a trainer that weighs tokens and not heads: as its loss
             uses them, averaging 1 over real tokens, growing with the score (an advantage, an excess loss).
+        gaps: whether masks may have padding between real tokens, as the trainer's data have or not.
+
+    A function is given by name only what it has a parameter for: one without `document_BS` gets no packed rows, and a
+    discount (`discount_lambda`, `gamma`, `gae_lambda`) that it has not is 1.
     """
 
     labels: Callable[..., Tensor] | None = None
@@ -346,6 +350,7 @@ class Functions:
     place_rewards: Callable[..., Tensor] | None = None
     value_loss: Callable[..., Tensor] | None = None
     token_weights: Callable[..., Tensor] | None = None
+    gaps: bool = False
 
 
 @dataclass(frozen=True)

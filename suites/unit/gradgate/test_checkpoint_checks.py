@@ -11,7 +11,7 @@ import pytest
 from fixtures import checkpoint_faults, mini_trainer
 from fixtures.checkpoint_faults import CHECKPOINT_FAULTS, SavingRun
 from fixtures.pytest_fixtures import rest_at_night
-from gradgate.checks import catalogue
+from gradgate.checks import catalogue, gg605_checkpoint_unsafe
 from gradgate.checks.isolation import isolated
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -71,6 +71,15 @@ def test_gg605_names_the_line_that_executes() -> None:
     assert finding.culprit is not None
     assert finding.culprit.function == "unpacked_as_code"
     assert "weights_only=False" in finding.culprit.source
+
+
+def test_gg605_warns_of_a_changed_bit_where_the_trainer_has_no_checksum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most have none; one that has it and does not compare it fails."""
+    monkeypatch.setattr(gg605_checkpoint_unsafe, "files_of", lambda _: ())
+
+    (finding,) = run_check("GG605", checkpoint_faults.subject(unpack=checkpoint_faults.unpacked_unchecked)).findings
+
+    assert (finding.severity, "with a bit changed" in finding.message) == ("warning", True)
 
 
 def test_gg605_leaves_out_files_that_a_load_does_not_read() -> None:

@@ -52,7 +52,7 @@ def test_weights_outside_hands_over_every_kind_of_row() -> None:
     """What the report draws: each weight beside what its place is; of a sound function 0 wherever there is no label."""
     series = outcome("GG402", subject_with(GOOD)).series
     weights, states = series["head_weight"], series["head_label"]
-    assert len(weights) == (len(cases.patterns(9)) + 1) * 4  # and packed documents; four heads
+    assert len(weights) == (len(cases.patterns(9, gaps=True)) + 1) * 4  # and packed documents; four heads
     assert {state for points in states.values() for _, state in points} == {-1.0, 0.0, 1.0}
     for line, points in weights.items():
         assert [at for at, _ in points] == list(range(9))
@@ -182,6 +182,46 @@ def test_weights_off_the_graph_are_judged_on_their_values(code: str) -> None:
     found = outcome(code, subject_with(Functions(weights=detached)))
     assert found.findings == ()
     assert found.measured.get("weights_carry_gradient", False) is False
+
+
+def refusing_gaps(*arguments: Tensor, **options: Any) -> Tensor:
+    """Weights of a trainer whose rows have no padding between real tokens."""
+    valid_BS = arguments[2]
+    rises_B = (valid_BS[:, 1:] & ~valid_BS[:, :-1]).sum(1) + valid_BS[:, 0]
+    if (rises_B > 1).any():
+        raise ValueError("a gap")
+    return broken_functions.weights(*arguments, **options)
+
+
+@pytest.mark.parametrize("code", ["GG401", "GG402", "GG403", "GG404", "GG411"])
+def test_masks_have_gaps_where_the_subject_says_that_they_can(code: str) -> None:
+    """A formula that no gap ever comes to is not given one."""
+    without, gapped = (subject_with(Functions(weights=refusing_gaps, gaps=gaps)) for gaps in (False, True))
+    assert outcome(code, without).findings == ()
+    assert "a gap" in outcome(code, gapped).findings[0].message
+
+
+@pytest.mark.parametrize(("discount", "codes"), [(1.0, []), (0.9, ["GG403", "GG404", "GG411"])])
+def test_weights_without_a_discount_are_held_against_none(discount: float, codes: list[str]) -> None:
+    """A parameter that the formula has not is 1 in the reference, and is not handed over."""
+
+    def undiscounted(value_BS: Tensor, label_BSH: Tensor, valid_BS: Tensor, *, temperature: float) -> Tensor:
+        given = {"discount_lambda": discount, "temperature": temperature}
+        return broken_functions.weights(value_BS, label_BSH, valid_BS, **given)
+
+    subject = subject_with(Functions(weights=undiscounted, gaps=True))
+    assert [code for code in ("GG401", "GG403", "GG404", "GG411") if outcome(code, subject).findings] == codes
+
+
+@pytest.mark.parametrize(("discount", "red"), [(1.0, False), (0.9, True)])
+def test_returns_without_discounts_are_held_against_sums(discount: float, red: bool) -> None:
+    """Rewards to go, of a trainer that has neither a gamma nor a lambda."""
+
+    def rewards_to_go(reward_BS: Tensor, value_BS: Tensor, valid_BS: Tensor, document_BS: Any = None) -> Tensor:
+        given = {"gamma": discount, "gae_lambda": 1.0, "document_BS": document_BS}
+        return broken_functions.returns(reward_BS, value_BS, valid_BS, **given)
+
+    assert bool(outcome("GG501", subject_with(Functions(returns=rewards_to_go, gaps=True))).findings) == red
 
 
 def test_missing_function_is_the_harness_own_fault() -> None:
@@ -388,7 +428,7 @@ def test_numbers_that_json_cannot_hold_become_text() -> None:
 
 def test_boundary_grid_holds_what_the_rule_promises() -> None:
     """Every length, one row alone, no real token, strided and packed tensors are among the cases."""
-    grid = list(cases.boundary_grid(0))
+    grid = list(cases.boundary_grid(0, gaps=True))
     lengths = {(case.horizon, case.token_BS.shape[1]) for case in grid}
     assert lengths >= {(4, length) for length in (1, 2, 3, 4, 5)}
     assert any(not case.valid_BS.any() for case in grid)

@@ -27,6 +27,7 @@ from fixtures.prediction_faults import (
 from fixtures.pytest_fixtures import rest_at_night
 from gradgate.checks.gg412_label_shift import Targets, _distance
 from gradgate.checks.oracles import labels
+from gradgate.checks.value_shares import ValueShares
 from gradgate.subjects.contract import Functions, Run, Stage, Subject, Tokens
 
 FAULTS = {**CAUSALITY_FAULTS, **DROPPED_FAULTS}
@@ -90,6 +91,15 @@ def test_gg413_passes_a_value_loss_over_real_tokens(value_loss: Any) -> None:
 
     assert (outcome.findings, outcome.inconclusive) == ((), "")
     assert outcome.measured["values"] > 0
+
+
+def test_gg413_takes_what_is_in_front_of_a_documents_first_value_for_its_prompt() -> None:
+    """Of every document of a packed row; behind it a token without a share is one that was dropped."""
+    valid_BS, shared_BS = torch.ones(1, 6, dtype=torch.bool), torch.tensor([[0, 1, 1, 0, 1, 0]]).bool()
+    begins_BS = torch.tensor([[0, 0, 0, 1, 0, 0]]).bool()
+
+    assert ValueShares(valid_BS, shared_BS, begins_BS).dropped.nonzero()[:, 1].tolist() == [5]
+    assert ValueShares(valid_BS, shared_BS, ~valid_BS).dropped.nonzero()[:, 1].tolist() == [3, 5]
 
 
 def test_gg413_is_inconclusive_where_no_value_is_seen() -> None:

@@ -674,6 +674,17 @@ def test_gg505_does_not_apply_without_a_value_loss() -> None:
     assert "losses() has no value_loss" in run_check("GG505", subject, stage).not_applicable
 
 
+class Under(dict[str, nn.Module]):
+    """Modules that may be asked for by a name that is not shown."""
+
+    def __init__(self, modules: Mapping[str, nn.Module], **names: str) -> None:
+        super().__init__(modules)
+        self._names = names
+
+    def __missing__(self, name: str) -> nn.Module:
+        return self[self._names[name]]
+
+
 def hidden_value_head(seed: int, parts: Parts) -> Run:
     """The same run with all modules under one name, so that the value head must be found by its gradient."""
     run = Renamed(seed, parts, {}, TERMS)
@@ -696,12 +707,36 @@ def test_gg505_finds_a_value_head_without_a_name_by_its_gradient(cut: Any, red: 
     assert (bool(errors(outcome)), outcome.not_applicable) == (red, "")
 
 
+@pytest.mark.parametrize(("cut", "red"), [(mini_faults.kept, True), (Tensor.detach, False)])
+def test_gg505_finds_a_value_head_whose_loss_trains_the_trunk_too(cut: Any, red: bool) -> None:
+    """It is what returns one number a position; the trunk stays frozen, as its gain is no game."""
+
+    class Attached(MiniRun):
+        def losses(self, batch: Any) -> Mapping[str, Tensor]:
+            terms = dict(super().losses(batch))
+            value_BS = self.modules["value_head"](self.features(batch))[..., 0]
+            target_BS = self.parts.targets(value_BS, batch.reward_B, batch.valid_BS)
+            terms["value_loss"] = mini_trainer.value_loss(value_BS, target_BS, batch.valid_BS)
+            terms["total"] = terms["wmtp_loss"] + mini_trainer.AUXILIARY * terms["value_loss"]
+            return terms
+
+    def start(seed: int, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Run:
+        run = Attached("tokens", Parts(cut_weights=cut), seed, dtype, device)
+        run.modules = {"critic" if name == "value_head" else name: module for name, module in run.modules.items()}
+        run.modules = Under(run.modules, value_head="critic")
+        return run
+
+    outcome = run_check("GG505", *with_run(start, "tokens"))
+
+    assert (bool(errors(outcome)), outcome.not_applicable) == (red, "")
+
+
 EVERYTHING: list[nn.Parameter] = []
 
 
 @pytest.mark.parametrize(
     "value_loss",
-    [lambda *_: torch.zeros(()), lambda value_BS, *_: value_BS.sum() * 0 + sum(p.sum() for p in EVERYTHING)],
+    [lambda *_: torch.zeros(()), lambda *_: sum(p.sum() for p in EVERYTHING)],
 )
 def test_gg505_does_not_apply_where_the_value_head_is_not_known(value_loss: Any) -> None:
     """value_loss reaches nothing, or everything."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from fixtures import mini_trainer
 from fixtures.check_runs import errors, red, run_check, stage_of
@@ -17,6 +19,7 @@ from fixtures.prediction_faults import COUNT_FAULTS, SCALE_FAULTS, over_the_weig
 from fixtures.pytest_fixtures import rest_at_night
 from gradgate.subjects.contract import Functions, Run, Stage, Subject
 
+COUNTED = "counts one of them as in a mean over "
 NEIGHBOURS = ("GG100", "GG405", "GG407", "GG408")
 CLEAN = replace(mini_trainer.subject(), functions=Functions(loss=mini_trainer.token_loss))
 TOKENS = stage_of(CLEAN, "tokens")
@@ -64,7 +67,7 @@ def test_gg410_finds_a_term_that_is_divided_by_another_count(name: str) -> None:
 
     messages = errors(run_check("GG410", subject, stage_of(subject, fault.stage)))
 
-    (message,) = (message for message in messages if "counts one of them as in a mean over " in message)
+    (message,) = (message for message in messages if COUNTED in message)
     assert message.startswith(f"`{term}` has ")
 
 
@@ -198,6 +201,29 @@ def test_gg410_counts_values_without_an_error() -> None:
     outcome = run_check("GG410", subject, stage_of(subject, "value"))
 
     assert errors(outcome) == [] and outcome.measured["value_loss"] < 1e-9
+
+
+def huber(value_BS: Tensor, target_BS: Tensor, valid_BS: Tensor, count: int = 0) -> Tensor:
+    error_BS = F.huber_loss(value_BS, target_BS, reduction="none", delta=100.0)
+    return (error_BS * valid_BS).sum() / (valid_BS.sum() + count)
+
+
+def smooth_l1(value_BS: Tensor, target_BS: Tensor, valid_BS: Tensor, count: int = 0) -> Tensor:
+    error_BS = F.smooth_l1_loss(value_BS, target_BS, reduction="none", beta=100.0)
+    return (error_BS * valid_BS).sum() / (valid_BS.sum() + count)
+
+
+@pytest.mark.parametrize("loss", [huber, smooth_l1])
+@pytest.mark.parametrize("count", [0, 1])
+def test_gg410_counts_values_whose_loss_is_straight_far_away(loss: Any, count: int) -> None:
+    """Huber's halves the square and the smooth L1 has the slope 1; a count that is one off is found all the same."""
+    subject = replace(mini_trainer.subject(value_loss=partial(loss, count=count)), functions=MEANS)
+
+    told = [
+        message for message in errors(run_check("GG410", subject, stage_of(subject, "value"))) if COUNTED in message
+    ]
+
+    assert len(told) == count
 
 
 @pytest.mark.parametrize("loss", [renormalised, over_the_weights_sum])
