@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import islice
 from numbers import Real
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from gradgate.checks.cases import Case, ragged
 from gradgate.checks.edges import may_be_frozen
+from gradgate.checks.formulas import weights_call
 from gradgate.checks.isolation import isolated
 from gradgate.checks.raised import SubjectRaisedError, calling
 from gradgate.checks.updates import parameters_of
@@ -159,18 +159,19 @@ def stage_of_formulas(subject: Subject) -> Stage | None:
 
 
 def call_formulas(functions: Functions, context: Context) -> None:
-    """Forward and backward of what is differentiable. What raises here is for GG402 and GG404 to report."""
+    """Forward, and backward of what has a graph. What raises here is for GG402 and GG404 to report."""
     for case in islice(ragged(context.seed, CASES, gaps=functions.gaps), CASES):
         for output in _outputs(functions, case.tracked()):
             with suppress(Exception):
-                output().sum().backward()
+                answer = output().sum()
+                if answer.requires_grad:  # weights may be made without one
+                    answer.backward()
 
 
 def _outputs(functions: Functions, case: Case) -> Iterator[Callable[[], Tensor]]:
-    given = {} if case.document_BS is None else {"document_BS": case.document_BS}
     if functions.weights is not None:
-        weights = partial(functions.weights, discount_lambda=0.95, temperature=0.7, **given)
-        yield lambda: weights(case.value_BS, case.labels, case.valid_BS).square()
+        weights = weights_call(functions, case, discount_lambda=0.95, temperature=0.7)
+        yield lambda: weights().square()
     if functions.loss is not None:
         loss = functions.loss
         logits_BSHV = torch.randn(*case.labels.shape, case.token_BS.numel()).requires_grad_()

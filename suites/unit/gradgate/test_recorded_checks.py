@@ -186,6 +186,15 @@ def test_formulas_are_recorded_though_the_run_detaches_them(code: str, weights: 
     assert run_check(code, subject, subject.stages[0]).findings == ()
 
 
+def test_weights_that_are_made_without_a_graph_are_no_cut() -> None:
+    """They are constants of the loss: nothing is to come back through them."""
+    constant = torch.no_grad()(broken_functions.weights)
+    functions = dataclasses.replace(broken_functions.good_functions(), weights=constant)
+    subject = Subject("own", [Stage("a", PlainRun)], functions=functions)
+
+    assert run_check("GG202", subject, subject.stages[0]).findings == ()
+
+
 def test_check_that_raises_takes_the_line_of_the_check_that_names_the_fault() -> None:
     """One write in place makes the formula's check raise too: both name that line, and the second says whose it is."""
     functions = dataclasses.replace(broken_functions.good_functions(), weights=zeroed)
