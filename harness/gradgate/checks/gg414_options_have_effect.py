@@ -97,7 +97,7 @@ from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject
 from gradgate.subjects.global_state import GlobalState
-from gradgate.subjects.settings import Guessed
+from gradgate.subjects.settings import Guessed, is_of_evaluation
 
 CODE, NAME = "GG414", "options-have-effect"
 NEEDS: tuple[str, ...] = ("options",)
@@ -153,6 +153,8 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     reported: list[Finding] = []
     pairs = 0
     for key, values in options.items():
+        if is_of_evaluation(key):
+            continue  # GG428's: no step shows it
         if len(values) < 2:
             raise SubjectError(f"options[{key!r}] has {len(values)} value(s): give two or more")
         try:

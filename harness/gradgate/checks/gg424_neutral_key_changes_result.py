@@ -72,7 +72,7 @@ from torch import Tensor
 from gradgate.checks.cut_lines import line_of_cut
 from gradgate.checks.invariance import Casts
 from gradgate.checks.loss_gradient import gradients_by_backward
-from gradgate.checks.moved import as_given, drawing_of, in_words
+from gradgate.checks.moved import as_given, drawing_of, in_words, take_parameters
 from gradgate.checks.own_lines import Line, OwnLines, is_torch, place, searched
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.randomness import seeded
@@ -151,7 +151,7 @@ class _Tried:
     def result(self) -> _Result | None:
         """What the batch gives; None where the two cannot be compared."""
         run = _start(self.stage, self.context, self.options)
-        return _result(run, self.batch, self.context.seed) if _take_parameters(run, self.base) else None
+        return _result(run, self.batch, self.context.seed) if take_parameters(run, self.base) else None
 
     def told(self) -> list[str] | None:
         """What differs, in words; None where the two cannot be compared."""
@@ -176,18 +176,6 @@ def _start(stage: Stage, context: Context, options: Mapping[str, Any]) -> Run:
         if any(parameter.requires_grad for parameter in module.parameters()):
             module.train()
     return run
-
-
-def _take_parameters(run: Run, base: Run) -> bool:
-    """Give a run the parameters of another; whether it has the same ones."""
-    theirs = {name: parameter for parameter, name in named_parameters(base).items()}
-    ours = {name: parameter for parameter, name in named_parameters(run).items()}
-    if {name: each.shape for name, each in ours.items()} != {name: each.shape for name, each in theirs.items()}:
-        return False
-    with torch.no_grad():
-        for name, parameter in ours.items():
-            parameter.copy_(theirs[name])
-    return True
 
 
 def _unit(run: Run, batch: Batch, seed: int) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from gradgate.checks.snapshot import named_parameters
 from gradgate.subjects.contract import Context, Run, Stage
 
 
@@ -20,12 +21,12 @@ def moved(stage: Stage, context: Context) -> Iterator[tuple[dict[str, Any], Run]
 
 
 def runs_of(
-    stage: Stage, context: Context, several: Iterable[Mapping[str, Any]]
+    stage: Stage, context: Context, several: Iterable[Mapping[str, Any]], dtype: torch.dtype = torch.float64
 ) -> Iterator[tuple[dict[str, Any], Run]]:
-    """A fresh run in float64 for each of several options, with them; what does not start so is left to GG414."""
+    """A fresh run for each of several options, with them; what does not start so is left to GG414."""
     for options in several:
         try:
-            run = stage.start(context.seed, dtype=torch.float64, device=context.device, **as_given(options))
+            run = stage.start(context.seed, dtype=dtype, device=context.device, **as_given(options))
         except Exception:  # noqa: S112 - GG414 tells it
             continue
         yield dict(options), run
@@ -43,6 +44,18 @@ def moves(stage: Stage, words: Sequence[str]) -> Iterator[Mapping[str, Any]]:
     for key, values in (stage.options or {}).items():
         if any(word in key.lower() for word in words):
             yield from ({key: value} for value in values)
+
+
+def take_parameters(run: Run, base: Run) -> bool:
+    """Give a run the parameters of another; whether it has the same ones."""
+    theirs = {name: parameter for parameter, name in named_parameters(base).items()}
+    ours = {name: parameter for parameter, name in named_parameters(run).items()}
+    if {name: each.shape for name, each in ours.items()} != {name: each.shape for name, each in theirs.items()}:
+        return False
+    with torch.no_grad():
+        for name, parameter in ours.items():
+            parameter.copy_(theirs[name])
+    return True
 
 
 def as_given(options: Mapping[str, Any]) -> dict[str, Any]:

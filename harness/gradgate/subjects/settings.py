@@ -19,6 +19,7 @@ _ELSEWHERE = re.compile(
     r"|frequency|host|id|interval|keep|length|log|logging|name|output|path|patience|pin|port|precision|prefetch|profile"
     r"|profiler|project|rank|report|resume|run|save|seed|step|tag|verbose|version|wandb|worker)s?([._]|$)"
 )
+_OF_EVALUATION = re.compile(r"(^|[._])(eval|evaluation|val|valid|validation|test)[._](\w+_)?(batch(_?size)?|bs)$")
 
 
 class Guessed(tuple[Any, ...]):
@@ -35,7 +36,7 @@ def options_of(
 
     A number goes to its half, 0 to 0.1 or 1, a switch to its opposite; names go to the others where their annotation
     is a Literal or an Enum. Keys whose words say where and how often (`log_every`, `output_dir`, `seed`, `num_workers`,
-    `max_steps`) are left to `also`.
+    `max_steps`) are left to `also`, but for the size of an evaluation's batches.
 
     Args:
         config: a mapping, dataclass, pydantic model, namespace or plain object, nested or not.
@@ -107,8 +108,13 @@ def _hints(kind: type) -> Mapping[str, Any]:
         return {}
 
 
+def is_of_evaluation(key: str) -> bool:
+    """Whether a key says how many rows a batch of an evaluation has: no step shows it, `evaluate` may."""
+    return bool(_OF_EVALUATION.search(key.lower()))
+
+
 def _acts(key: str) -> bool:
-    return not _ELSEWHERE.search(key.lower())
+    return is_of_evaluation(key) or not _ELSEWHERE.search(key.lower())
 
 
 def _moved(value: Any, hint: Any) -> tuple[Any, ...]:

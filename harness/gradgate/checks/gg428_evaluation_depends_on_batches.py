@@ -1,0 +1,182 @@
+"""An evaluation's numbers change with the number of rows that a batch has.
+
+## What it detects
+
+Means of batch means, a last batch that is dropped, rows that are left out where they do not fill a batch, positions or
+masks that go wrong where a row is padded to another one's length, statistics of a batch that are used in evaluation.
+
+## Why it matters
+
+Which checkpoint is the best, and when training stops, is decided by a number that nobody can compare with that of
+another machine, whose batches are larger.
+
+## How it decides
+
+With every key of `Stage.options` that says how many rows a batch has (`batch_size`, `eval_batch_size`,
+`per_device_eval_batch_size`) moved, fresh runs with the same parameters are evaluated. Statistic: the largest relative
+change of a number that `Run.evaluate` returns; allowed: 1e-3, which is far above the rounding of other sums in float32.
+Numbers that are counts of batches, times or rates of work by their names are left out. Where two seeds give two
+evaluations, it draws random numbers, and nothing can be said.
+
+A trainer may look at so many batches and not at so many rows: where its source limits them by their number
+(`eval_iters`, `max_eval_batches`), and where it is not known, a finding for a key that is the training's,
+too, is a warning.
+
+False-alarm rate: 0 for an evaluation that goes over all held-out rows; an answer that changes with rounding counts as
+one of them.
+
+## Example
+
+Bad:
+
+```python
+for batch in loader:
+    total += loss_of(batch).item()                 # a mean over the batch's tokens
+return {"val_loss": total / len(loader)}
+```
+
+Good:
+
+```python
+for batch in loader:
+    part, tokens = loss_sum_of(batch)
+    total, count = total + part.item(), count + tokens.item()
+return {"val_loss": total / max(count, 1)}
+```
+
+## How to fix
+
+Add up sums and counts over all held-out rows and divide once; keep the last, smaller batch; look at what padding does
+to a row.
+
+## Known limits
+
+The line is not named; GG425 reads for means of means. An evaluation whose batches are not configured is not looked at.
+
+## Sources
+
+The `loss * batch_size` of torchvision's and timm's meters; MB-22 of the fault catalogue.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from math import isfinite
+from numbers import Real
+from typing import Any
+
+import torch
+
+from gradgate.checks.moved import in_words, runs_of, take_parameters
+from gradgate.checks.raised import calling, reports_raises
+from gradgate.checks.randomness import seeded
+from gradgate.checks.trainer_source import files_of
+from gradgate.core.finding import Finding, Severity
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Context, Run, Stage, Subject
+from gradgate.subjects.settings import is_of_evaluation
+
+CODE, NAME = "GG428", "evaluation-depends-on-batches"
+NEEDS: tuple[str, ...] = ("evaluate", "options")
+PER_STAGE = True
+ALLOWED = 1e-3
+MOST_FEW = 2  # rows of a batch that need not be fewer
+BATCH = re.compile(r"(^|[._])batch(_?size)?$|batch_size|(^|[._])bs$")
+LIMIT = re.compile(r"eval_(iters|steps|batches)|max_(eval_|val_)?batches|limit_\w*batches|num_\w*batches")
+OF_WORK = re.compile(r"batch|time|second|(^|[_/.])sec|per_s|speed|throughput|memory|elapsed|steps")
+
+Numbers = Mapping[str, float]
+
+
+@reports_raises(CODE, NAME)
+def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
+    """Move each size of a batch, and evaluate."""
+    moves = list(_moves(stage))
+    if not moves:
+        return Outcome(not_applicable="no key of `options` says how many rows a batch has, such as `eval_batch_size`")
+    base = _start(stage, context)
+    plain = _numbers(base, context.seed)
+    other = _numbers(_start(stage, context), context.seed + 1)
+    if _furthest(plain, other)[0] > 0:
+        return Outcome(inconclusive="two evaluations with two seeds differ: it draws random numbers")
+    worst, compared = 0.0, 0
+    findings: list[Finding] = []
+    for options in moves:
+        run = _moved(stage, context, options)
+        if run is None or not take_parameters(run, base):
+            continue
+        compared += 1
+        moved = _numbers(run, context.seed)
+        distance, name = _furthest(plain, moved)
+        worst = max(worst, distance)
+        if distance > ALLOWED:
+            findings.append(_finding(options, name, plain[name], moved[name], distance, _severity(subject, options)))
+    if not compared:
+        return Outcome(inconclusive="with another size of batches the parameters have other names or shapes")
+    return Outcome(tuple(findings), {"relative_change": worst, "compared": compared}, {"relative_change": ALLOWED})
+
+
+def _moves(stage: Stage) -> Iterator[dict[str, Any]]:
+    """Each size of a batch moved to its other values, and to one row less, which need not divide the rows."""
+    for key, values in (stage.options or {}).items():
+        if BATCH.search(key.lower()):
+            less = [int(values[0]) - 1] if isinstance(values[0], int) and values[0] > MOST_FEW else []
+            yield from ({key: value} for value in dict.fromkeys((*values[1:], *less)))
+
+
+def _moved(stage: Stage, context: Context, options: Mapping[str, Any]) -> Run | None:
+    """A run with another size of batches; None where it does not start so, which GG414 tells."""
+    return next((run for _, run in runs_of(stage, context, [options], torch.float32)), None)
+
+
+def _start(stage: Stage, context: Context) -> Run:
+    with calling("start()"):
+        return stage.start(context.seed, device=context.device)
+
+
+def _numbers(run: Run, seed: int) -> Numbers:
+    """What an evaluation says, by name; numbers of its own work, and what is not finite, left out."""
+    with seeded(seed), calling("evaluate()"):
+        found = dict(_flat("", run.evaluate()))
+    return {name: number for name, number in found.items() if isfinite(number) and not OF_WORK.search(name.lower())}
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, float]]:
+    if isinstance(value, Mapping):
+        for key, held in value.items():
+            yield from _flat(f"{name}/{key}" if name else str(key), held)
+    elif isinstance(value, Real) or (isinstance(value, torch.Tensor) and value.numel() == 1):
+        yield name, float(value)
+
+
+def _furthest(one: Numbers, other: Numbers) -> tuple[float, str]:
+    """The largest relative change of a number that both have, and its name."""
+    changes = [
+        (abs(other[name] - number) / max(abs(number), abs(other[name]), 1e-12), name)
+        for name, number in one.items()
+        if name in other
+    ]
+    return max(changes, default=(0.0, ""))
+
+
+def _severity(subject: Subject, options: Mapping[str, Any]) -> Severity:
+    if all(map(is_of_evaluation, options)):
+        return "error"
+    files = files_of(subject)
+    limited = not files or any(LIMIT.search(line) for file in files for line in file.lines)
+    return "warning" if limited else "error"
+
+
+def _finding(
+    options: Mapping[str, Any], name: str, plain: float, moved: float, distance: float, severity: Severity
+) -> Finding:
+    return Finding(
+        CODE,
+        NAME,
+        f"evaluate() says {name} = {plain:.6g}, and {moved:.6g}{in_words(options)}: a relative change of "
+        f"{distance:.3g}; allowed: {ALLOWED:g}",
+        severity=severity,
+        fix="add up sums and counts over all held-out rows and divide once; keep the last, smaller batch",
+        detail={"metric": name, "plain": plain, "moved": moved},
+    )
