@@ -4,13 +4,12 @@
 
 A temperature that is ignored, applied twice or in the wrong place shows at its limits: towards 0 the head weights must
 become one-hot at the largest delta, towards infinity uniform over the valid heads. And a temperature that makes no
-sense (0, a negative number, NaN, infinity, a boolean) must be refused, not repaired.
+sense (0, a negative number, NaN, infinity, `False`) must be refused, not repaired.
 
 ## Why it matters
 
-A temperature that is silently replaced by a default makes a sweep over it report noise as a result; a `True` from a
-configuration file is 1.0 to Python. A tiny temperature that overflows the scores gives NaN weights in the middle
-of a run.
+A temperature that is silently replaced by a default makes a sweep over it report noise as a result. A tiny
+temperature that overflows the scores gives NaN weights in the middle of a run.
 
 ## How it decides
 
@@ -18,7 +17,7 @@ On random batches, with the deltas of the reference: at temperature 1e-3 and 1e-
 distance from one-hot, without unit, at positions whose largest delta leads by a gap g >= 0.05 value units must be
 within (H - 1) exp(-g / tau); at 1e6 the distance from 1 / valid heads within (largest - smallest delta) / (4 tau). Both
 are exact properties of the softmax; 2 (H + 6) u of float32 is added for rounding. At temperature 2 (an integer) the
-weights must be there. Each of 0, -1, NaN, infinity, True and False must raise an error whose text says "temperature".
+weights must be there. Each of 0, -1, NaN, infinity and False must raise an error whose text says "temperature".
 False-alarm rate: 0.
 
 ## Example
@@ -70,7 +69,7 @@ NEEDS: tuple[str, ...] = ("functions.weights",)
 PER_STAGE = False
 COLD, HOT = (1e-3, 1e-30), (1e6,)
 GAP = 0.05  # value units; far above float32's rounding of values around 1, and 50 times the cold temperature
-REFUSED = (0, -1, math.nan, math.inf, True, False)
+REFUSED = (0, -1, math.nan, math.inf, False)
 DISCOUNT_LAMBDA = 0.95
 FIX = "divide the deltas by the temperature, once, before the softmax; subtract the largest delta first"
 FIX_REFUSAL = 'raise ValueError(f"temperature is {temperature!r}, expected a finite number > 0")'

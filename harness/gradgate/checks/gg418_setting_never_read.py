@@ -16,7 +16,8 @@ nobody has to list them.
 
 By reading the files of `Subject.source`, or those of the modules that the adapter imports. Declared are: the arguments
 of `add_argument`; the annotated fields of classes that are called `...Config`, `...Args`, `...Settings`, `...Recipe`
-and the like; arguments with a default of functions that override nothing of a foreign class; keys of YAML files in the
+and the like; arguments with a default of functions that override nothing of a foreign class, and of methods but for
+those that another class of the same family reads in a method of that name; keys of YAML files in the
 source's folder that stand beside keys which are read. Read is a name that stands anywhere as an attribute that is
 loaded, or as a string; not `self.patience` in a class that keeps its own argument `patience` there, since whoever makes
 one has to read the setting first; where settings are passed on as a whole (`**vars(args)`, `asdict`), as an argument of
@@ -81,7 +82,10 @@ WHOLE = ("vars", "asdict", "model_dump", "__dict__", "_asdict", "to_dict", "to_c
 GUARDS = {"torch.no_grad", "torch.inference_mode", "torch.enable_grad", "staticmethod", "classmethod"}
 FIX = "pass it on to the code that it is for, or take it out"
 FEW = 3  # declared settings read off an object, below which it may be somebody else's
+EVERYBODYS = {"Module", "object", "ABC", "Protocol"}  # bases that make no family
 SHORT = 3  # letters; a shorter name is too common to tell
+
+Taken = tuple[str, str, str]  # a class of a family, a method, an argument
 
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
@@ -93,10 +97,11 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     read = _read(files, own)
     kept = read | {node.attr for node in own}
     settings = [setting for file in files for setting in declared_settings(file)]
+    families = _families(files)
     unread = [setting for setting in settings if setting.name not in read]
     findings = [
         *(_finding(setting) for setting in unread),
-        *(finding for file in files for finding in _of_functions(file, kept)),
+        *(finding for file in files for finding in _of_functions(file, kept, families)),
         *(_finding(setting) for setting in _of_yaml(subject, read)),
         *(finding for finding in _asked_in_vain(subject, files, {setting.name for setting in settings})),
     ]
@@ -184,14 +189,38 @@ def _is_handed_out(node: ast.AST, nodes: list[ast.AST]) -> bool:
     return whole and not any(isinstance(other, Function | ast.ClassDef) and other.name == called for other in nodes)
 
 
-def _of_functions(file: File, read: set[str]) -> Iterator[Finding]:
+def _families(files: tuple[File, ...]) -> set[Taken]:
+    """The arguments that methods read, for each base of their class: methods of one name take what each needs."""
+    return {
+        (base, function.name, argument.arg)
+        for file in files
+        for function, owner in functions_of(file.tree)
+        if owner is not None and function.name != "__init__"
+        for argument in (*function.args.args, *function.args.kwonlyargs)
+        if any(name.id == argument.arg for name in _loaded(function))
+        for base in _kin(owner)
+    }
+
+
+def _kin(owner: ast.ClassDef) -> set[str]:
+    """A class and its bases, those left out that are everybody's."""
+    return {owner.name, *(dotted(base).rpartition(".")[2] for base in owner.bases)} - EVERYBODYS
+
+
+def _loaded(function: Function) -> list[ast.Name]:
+    return [node for node in ast.walk(function) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)]
+
+
+def _of_functions(file: File, read: set[str], families: set[Taken]) -> Iterator[Finding]:
     local = {node.name for node in ast.walk(file.tree) if isinstance(node, ast.ClassDef)}
     for function, owner in functions_of(file.tree):
         foreign = owner is not None and any(
-            dotted(base).rpartition(".")[2] not in (*local, "Module", "object", "ABC") for base in owner.bases
+            dotted(base).rpartition(".")[2] not in (*local, *EVERYBODYS) for base in owner.bases
         )
         if not (foreign and function.name != "__init__") and not _is_stub(function):
-            yield from _arguments(file, function, read, foreign)
+            kin = set() if owner is None else _kin(owner)
+            elsewhere = {name for base, method, name in families if method == function.name and base in kin}
+            yield from _arguments(file, function, read, foreign, elsewhere)
         yield from _idle_branches(file, function)
 
 
@@ -208,9 +237,10 @@ def _returns_at_once(function: Function) -> bool:
     return len(function.body) <= 1 + isinstance(function.body[0], ast.Expr) and isinstance(last, ast.Return)
 
 
-def _arguments(file: File, function: Function, read: set[str], foreign: bool) -> Iterator[Finding]:
-    """Arguments with a default that the function does not read, or keeps where nobody reads them."""
-    loaded = [node for node in ast.walk(function) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)]
+def _arguments(file: File, function: Function, read: set[str], foreign: bool, elsewhere: set[str]) -> Iterator[Finding]:
+    """Arguments with a default that the function does not read, or keeps where nobody reads them; but for those that
+    another class of its family reads in a method of this name."""
+    loaded = _loaded(function)
     names = {node.id for node in loaded}
     kept = {
         node.value.id: target.attr
@@ -224,9 +254,9 @@ def _arguments(file: File, function: Function, read: set[str], foreign: bool) ->
         place = file.at(argument, function.name)
         if name.startswith("_") or len(name) < SHORT:
             continue
-        if name not in names:
+        if name not in names and name not in elsewhere:
             yield _finding(Setting(name, f"argument of {function.name}()", place))
-        elif name in kept and sum(node.id == name for node in loaded) == 1 and kept[name] not in read and not foreign:
+        if name in kept and sum(node.id == name for node in loaded) == 1 and kept[name] not in read and not foreign:
             yield _finding(Setting(kept[name], f"attribute that {function.name}() keeps `{name}` in", place))
 
 

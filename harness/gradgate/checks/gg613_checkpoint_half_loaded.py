@@ -83,6 +83,9 @@ PER_STAGE = False
 SAVES = ("torch.save", "save_file", "safetensors.torch.save_file")
 LOADS = ("torch.load", "load_file", "safetensors.torch.load_file")
 LOADERS = ("load_state_dict", "load_state", "from_pretrained", "resume_from_checkpoint")
+TOLD = re.compile(  # to whoever opens the file
+    r"^(config|cfg|args|hparams|hyper_?parameters|settings|stage|version|format|meta(data)?|date|time(stamp)?|git\w*|host\w*)$"
+)
 EXPECTED = ("FileNotFoundError", "ImportError", "ModuleNotFoundError")  # says that there is nothing to load
 KEEPS_STATE = re.compile(r"\b(Adam\w*|RAdam|NAdam|RMSprop|Adagrad|Adadelta|Lion|Adafactor)\(|momentum=")
 FIX = "load what is saved, in one function beside the one that saves, strictly; let errors out"
@@ -195,7 +198,7 @@ def _half(file: File) -> Iterator[Finding]:
         if len(asked) < sum(isinstance(part, ast.Name) and part.id == given for part in inside):
             continue  # handed on as a whole
         keys = list(_returned(save))
-        for key in (key for key in keys if key not in words):
+        for key in (key for key in keys if key not in words and not TOLD.search(key)):
             told = f"`{key}` of {node.name}.state_dict() is not read by its load_state_dict()"
             yield _finding(file, _beside(key, keys, asked) or load, f"{node.name}.load_state_dict", told)
 

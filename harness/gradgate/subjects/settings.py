@@ -19,6 +19,7 @@ _ELSEWHERE = re.compile(
     r"|frequency|host|id|interval|keep|length|log|logging|name|output|path|patience|pin|port|precision|prefetch|profile"
     r"|profiler|project|rank|report|resume|run|save|seed|step|tag|verbose|version|wandb|worker)s?([._]|$)"
 )
+_CEILING = re.compile(r"clip|max|limit|(^|_)cap(_|$)|bound|threshold")  # half of one may still be above all there is
 _OF_EVALUATION = re.compile(r"(^|[._])(eval|evaluation|val|valid|validation|test)[._](\w+_)?(batch(_?size)?|bs)$")
 
 
@@ -34,9 +35,10 @@ def options_of(
 ) -> dict[str, Sequence[Any]]:
     """Every key of a configuration that a short run may show, with values to move it to: for `Stage.options`.
 
-    A number goes to its half, 0 to 0.1 or 1, a switch to its opposite; names go to the others where their annotation
-    is a Literal or an Enum. Keys whose words say where and how often (`log_every`, `output_dir`, `seed`, `num_workers`,
-    `max_steps`) are left to `also`, but for the size of an evaluation's batches.
+    A number goes to its half, a ceiling (`reward_clip`, `max_norm`) to a hundredth, 0 to 0.1 or 1, a switch to its
+    opposite; names go to the others where their annotation is a Literal or an Enum. Keys whose words say where and
+    how often (`log_every`, `output_dir`, `seed`, `num_workers`, `max_steps`) are left to `also`, but for the size
+    of an evaluation's batches.
 
     Args:
         config: a mapping, dataclass, pydantic model, namespace or plain object, nested or not.
@@ -46,7 +48,7 @@ def options_of(
     Returns:
         Dotted key -> values, the configured one first.
     """
-    moved = {key: Guessed(_moved(value, hint)) for key, value, hint in _keys(config) if _acts(key)}
+    moved = {key: Guessed(_moved(key, value, hint)) for key, value, hint in _keys(config) if _acts(key)}
     found = {key: values for key, values in moved.items() if values}
     kept = {key: values for key, values in found.items() if not key.startswith(tuple(leave_out))}
     return {**(kept if leave_out else found), **also}
@@ -117,7 +119,7 @@ def _acts(key: str) -> bool:
     return is_of_evaluation(key) or not _ELSEWHERE.search(key.lower())
 
 
-def _moved(value: Any, hint: Any) -> tuple[Any, ...]:
+def _moved(key: str, value: Any, hint: Any) -> tuple[Any, ...]:
     if get_origin(hint) is Literal or isinstance(value, Enum):
         named = [*type(value)] if isinstance(value, Enum) else get_args(hint)
         return (value, *[other for other in named if other != value]) if len(named) > 1 else ()
@@ -126,5 +128,5 @@ def _moved(value: Any, hint: Any) -> tuple[Any, ...]:
     if isinstance(value, int):
         return (value, value // 2 if value > 1 else value + 1)
     if isinstance(value, float):
-        return (value, value / 2 if value else 0.1)
+        return (value, value / (100 if _CEILING.search(key.lower()) else 2) if value else 0.1)
     return ()

@@ -24,6 +24,7 @@ class Reward(Enum):
 class Optim:
     lr: float = 0.5
     weight_decay: float = 0.0
+    max_norm: float = 5.0
     kind: Literal["adamw", "sgd"] = "sgd"
     shape: str = "cosine"
 
@@ -43,9 +44,13 @@ class Recipe:
 
 
 def test_options_of_moves_numbers_switches_and_names() -> None:
-    """A half, 0.1 for 0, the opposite, the other names; where and how often are left, and what has no other value."""
+    """A half, a hundredth of a ceiling, 0.1 for 0, the opposite, the other names.
+
+    Where and how often are left, and what has no other value.
+    """
     assert options_of(Recipe()) == {
-        "optim.lr": (0.5, 0.25), "optim.weight_decay": (0.0, 0.1), "optim.kind": ("sgd", "adamw"), "horizon": (4, 2),
+        "optim.lr": (0.5, 0.25), "optim.weight_decay": (0.0, 0.1), "optim.max_norm": (5.0, 0.05),
+        "optim.kind": ("sgd", "adamw"), "horizon": (4, 2),
         "layers": (1, 2), "clip": (True, False), "reward": (Reward.rule, Reward.model),
     }  # fmt: skip
 

@@ -186,6 +186,44 @@ def test_what_a_class_keeps_of_its_own_arguments_is_no_read_of_the_setting(
     assert [finding.detail["setting"] for finding in outcome.findings] == unread
 
 
+FAMILY = """
+class Uniform(BASE):
+    def weights(self, legal, values=None, temperature=1.0):
+        total = legal.sum()
+        return legal / total
+
+class Critic(BASE):
+    def weights(self, legal, values=None, temperature=1.0):
+        scores = values / temperature
+        return scores * legal
+"""
+
+
+@pytest.mark.parametrize(("base", "unread"), [("Weighting", []), ("nn.Module", ["values", "temperature"])])
+def test_methods_of_a_family_take_what_each_of_them_needs(base: str, unread: list[str], tmp_path: Path) -> None:
+    """What one of them reads is no setting that the others leave unread; a base that is everybody's makes no family."""
+    text = f"class Weighting:\n    pass\n{FAMILY.replace('BASE', base)}"
+    outcome = run_check("GG418", reading(tmp_path, text), None)
+    assert [finding.detail["setting"] for finding in outcome.findings] == unread
+
+
+HALVES = """
+class Trainer:
+    def state_dict(self):
+        return {"step": self.step, "KEY": self.told, "model": self.model.state_dict()}
+
+    def load_state_dict(self, state):
+        self.step = state["step"]
+        self.model.load_state_dict(state["model"])
+"""
+
+
+@pytest.mark.parametrize(("key", "found"), [("config", 0), ("git_hash", 0), ("best", 1)])
+def test_what_tells_who_opens_the_file_need_not_be_loaded(key: str, found: int, tmp_path: Path) -> None:
+    """The configuration, a date; a state has to be."""
+    assert len(run_check("GG613", reading(tmp_path, HALVES.replace("KEY", key)), None).findings) == found
+
+
 def test_without_a_source_the_modules_that_the_adapter_imports_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
