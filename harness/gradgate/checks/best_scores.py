@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gradgate.checks.source_values import Names, assignments_in, own_nodes
-from gradgate.checks.trainer_source import File, Function, calls_in, dotted, functions_of
+from gradgate.checks.trainer_source import File, Function, calls_in, dotted
 
 BEST = re.compile(r"(^|_)(best|lowest|highest)(_|$)", re.IGNORECASE)
 COUNTED = re.compile(r"patience|wait|bad|stale|worse|no_improve|since|not_improved", re.IGNORECASE)
@@ -39,10 +39,10 @@ class Unsaved:
 def unsaved_scores(files: tuple[File, ...]) -> Iterator[Unsaved]:
     """The scores of trainers that load an optimizer's state, which nothing saves or finds again."""
     for file in (file for file in files if file.has("load_state_dict")):
-        resumes = {id(function): function for function, _ in functions_of(file.tree) if _loads(function)}
+        resumes = {id(function): function for function, _ in file.functions if _loads(function)}
         loaders = {function.name for function in resumes.values()}
-        owners = {id(owner) for function, owner in functions_of(file.tree) if id(function) in resumes}
-        for function, owner in functions_of(file.tree) if resumes else ():
+        owners = {id(owner) for function, owner in file.functions if id(function) in resumes}
+        for function, owner in file.functions if resumes else ():
             here = id(function) in resumes or any(dotted(call.func) in loaders for call in calls_in(function))
             for branch, deciding in _deciding(function):
                 asked = [part for part in deciding if here or (id(owner) in owners and not isinstance(part, ast.Name))]
@@ -59,7 +59,7 @@ def _loads(function: Function) -> bool:
 
 def _mapping(file: File) -> ast.Dict | None:
     """The mapping that holds an optimizer's state."""
-    for node in ast.walk(file.tree):
+    for node in file.nodes:
         if isinstance(node, ast.Dict):
             for value in map(ast.unparse, node.values):
                 if "state_dict" in value and "opt" in value.lower():
@@ -115,7 +115,7 @@ def _keeps(file: File, deciding: ast.expr, branch: ast.If) -> bool:
     """Whether a file may save what decides, or find it again: by its name, among others, or from what is not first."""
     last = _last(deciding)
     holder = ast.unparse(deciding.value) if isinstance(deciding, ast.Attribute | ast.Subscript) else ""
-    nodes, inside = list(ast.walk(file.tree)), set(map(id, ast.walk(branch)))
+    nodes, inside = file.nodes, set(map(id, ast.walk(branch)))
     entries = [
         pair for node in nodes if isinstance(node, ast.Dict) for pair in zip(node.keys, node.values, strict=True)
     ]

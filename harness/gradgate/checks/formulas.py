@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -382,11 +382,18 @@ def present(function: Callable[..., T] | None) -> Callable[..., T]:
 
 def takes(function: Callable[..., Any], name: str) -> bool:
     """Whether a function can be given this argument by name; yes where its signature is not to be had."""
+    names = _parameters(function)
+    return names is None or name in names
+
+
+@lru_cache(maxsize=32)
+def _parameters(function: Callable[..., Any]) -> Container[str] | None:
+    """What a function can be given by name; None: anything. Asked once: it takes longer than a small formula."""
     try:
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):
-        return True
-    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        return None
+    return None if any(p.kind is p.VAR_KEYWORD for p in parameters.values()) else frozenset(parameters)
 
 
 def _distances(

@@ -70,7 +70,7 @@ from ruamel.yaml.error import YAMLError
 
 from gradgate.checks.source_settings import SETTINGS, Setting, declared_settings, is_argument
 from gradgate.checks.source_values import assignments_in
-from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of, functions_of
+from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
 from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -111,7 +111,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 
 def _read(files: tuple[File, ...], own: list[ast.Attribute]) -> set[str]:
     """Every name that stands somewhere as a loaded attribute or a string, its declaration and `own` reads left out."""
-    nodes = [node for file in files for node in ast.walk(file.tree)]
+    nodes = [node for file in files for node in file.nodes]
     declaring = {id(inner) for node in nodes if is_argument(node) for inner in ast.walk(node)}
     left_out = {id(node) for node in own}
     loaded = [node for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)]
@@ -138,7 +138,7 @@ def _own_reads(files: tuple[File, ...]) -> Iterator[ast.Attribute]:
 
     Not where one may be made of settings as a whole (`**`).
     """
-    nodes = [node for file in files for node in ast.walk(file.tree)]
+    nodes = [node for file in files for node in file.nodes]
     known = {node.name for node in nodes if isinstance(node, Function | ast.ClassDef)}
     made_whole = {_called(node, known) for node in nodes if isinstance(node, ast.Call) and _unpacks(node)}
     for owner in nodes:
@@ -194,7 +194,7 @@ def _families(files: tuple[File, ...]) -> set[Taken]:
     return {
         (base, function.name, argument.arg)
         for file in files
-        for function, owner in functions_of(file.tree)
+        for function, owner in file.functions
         if owner is not None and function.name != "__init__"
         for argument in (*function.args.args, *function.args.kwonlyargs)
         if any(name.id == argument.arg for name in _loaded(function))
@@ -212,8 +212,8 @@ def _loaded(function: Function) -> list[ast.Name]:
 
 
 def _of_functions(file: File, read: set[str], families: set[Taken]) -> Iterator[Finding]:
-    local = {node.name for node in ast.walk(file.tree) if isinstance(node, ast.ClassDef)}
-    for function, owner in functions_of(file.tree):
+    local = {node.name for node in file.nodes if isinstance(node, ast.ClassDef)}
+    for function, owner in file.functions:
         foreign = owner is not None and any(
             dotted(base).rpartition(".")[2] not in (*local, *EVERYBODYS) for base in owner.bases
         )
@@ -312,7 +312,7 @@ def _unread_keys(content: Any, read: set[str]) -> Iterator[str]:
 
 def _asked_in_vain(subject: Subject, files: tuple[File, ...], declared: set[str]) -> Iterator[Finding]:
     """Settings read with a default under a name that nothing declares: the default is all that there ever is."""
-    nodes = [node for file in files for node in ast.walk(file.tree)]
+    nodes = [node for file in files for node in file.nodes]
     made = {node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)}
     made |= {node.arg for node in nodes if isinstance(node, ast.keyword | ast.arg) and node.arg}
     made |= {node.target.id for node in nodes if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)}
@@ -323,7 +323,7 @@ def _asked_in_vain(subject: Subject, files: tuple[File, ...], declared: set[str]
     known = declared | made | keys | set(_yaml_keys(subject))
     owners = Counter(dotted(node.value) for node in nodes if isinstance(node, ast.Attribute) and node.attr in declared)
     for file in files:
-        for node in ast.walk(file.tree):
+        for node in file.nodes:
             owner, name = _with_fallback(node)
             if name and name not in known and owners[owner] >= FEW:
                 yield Finding(

@@ -60,7 +60,7 @@ import re
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
-from gradgate.checks.trainer_source import NONE, File, Function, files_of, functions_of
+from gradgate.checks.trainer_source import NONE, File, Function, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -93,7 +93,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 
 def _of_file(file: File) -> Iterator[Finding]:
     seen: set[int] = set()
-    for function, _ in functions_of(file.tree):
+    for function, _ in file.functions:
         yield from (_statement(file, node, function.name) for node in _pointless(function.body, seen))
         yield from _left(file, function)
     yield from (_statement(file, node, "") for node in _pointless(file.tree.body, seen) if not _is_shown(file))

@@ -65,7 +65,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from gradgate.checks.source_values import is_empty_list, own_nodes
-from gradgate.checks.trainer_source import File, Function, dotted, functions_of, names_in, read_file_by_file
+from gradgate.checks.trainer_source import File, Function, dotted, names_in, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -106,7 +106,7 @@ def _read(function: Function) -> _Text:
 
 
 def _of_file(file: File) -> Iterator[Finding]:
-    for function, _ in functions_of(file.tree):
+    for function, _ in file.functions:
         text = _read(function)
         found = next(chain(_divided(text), _unbound(function, text)), None)
         if found is not None:

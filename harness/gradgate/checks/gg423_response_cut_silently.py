@@ -58,7 +58,7 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.trainer_source import File, Function, calls_in, dotted, functions_of, read_file_by_file
+from gradgate.checks.trainer_source import File, Function, calls_in, dotted, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -78,7 +78,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 
 
 def _of_file(file: File) -> Iterator[Finding]:
-    for function, _ in functions_of(file.tree):
+    for function, _ in file.functions:
         if not _tells(function):
             joined = _joined(function)
             yield from (_finding(file, function, node) for node in ast.walk(function) if _cuts(node, joined))

@@ -64,7 +64,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from gradgate.checks.source_values import OTHERS, Names, assignments_in, own_nodes
-from gradgate.checks.trainer_source import File, Function, calls_in, dotted, functions_of, nodes_in, read_file_by_file
+from gradgate.checks.trainer_source import File, Function, calls_in, dotted, nodes_in, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -92,7 +92,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 
 def _of_file(file: File) -> Iterator[Finding]:
     modules = set(_loss_modules(file))
-    for function, _ in functions_of(file.tree) if file.has("no_grad", "inference_mode", ".eval(") else ():
+    for function, _ in file.functions if file.has("no_grad", "inference_mode", ".eval(") else ():
         nodes = own_nodes(function)
         for loop in _evaluations(function, nodes):
             means = _Means(loop, Names(function), modules)
@@ -200,7 +200,7 @@ class _Means:
 
 def _loss_modules(file: File) -> Iterator[str]:
     """The names of losses of torch.nn that are made with the default reduction."""
-    for target, value in assignments_in(ast.walk(file.tree)):
+    for target, value in assignments_in(file.nodes):
         made = isinstance(value, ast.Call) and MODULES.search(dotted(value.func))
         if made and all(word.arg != "reduction" for word in value.keywords):  # type: ignore[attr-defined]
             yield dotted(target)

@@ -68,7 +68,7 @@ from itertools import chain
 
 from gradgate.checks.accumulation import ENDLESS, accumulations, every, steps_in
 from gradgate.checks.source_values import Names, assignments_in, is_empty_list, outwards, own_nodes, parents_in
-from gradgate.checks.trainer_source import File, Function, dotted, functions_of, read_file_by_file
+from gradgate.checks.trainer_source import File, Function, dotted, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -92,7 +92,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 
 def _of_file(file: File) -> Iterator[Finding]:
     parents: dict[int, ast.AST] = {}
-    for function, _ in functions_of(file.tree):
+    for function, _ in file.functions:
         if ON_PURPOSE.search("\n".join(file.lines[function.lineno - 1 : function.end_lineno])):
             continue
         parents = parents or parents_in(file.tree)

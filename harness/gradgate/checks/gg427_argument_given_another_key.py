@@ -56,7 +56,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gradgate.checks.source_settings import declared_settings
-from gradgate.checks.trainer_source import NONE, File, Function, calls_in, dotted, files_of, functions_of
+from gradgate.checks.trainer_source import NONE, File, Function, calls_in, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -109,7 +109,7 @@ def _parameters(files: tuple[File, ...]) -> dict[str, tuple[str, ...]]:
     """The positional arguments of the trainer's own functions, methods and classes that go by one name alone."""
     found: dict[str, list[tuple[str, ...]]] = {}
     for file in files:
-        for function, owner in functions_of(file.tree):
+        for function, owner in file.functions:
             static = any(dotted(decorator) == "staticmethod" for decorator in function.decorator_list)
             names = _positional(function)[int(owner is not None and not static) :]
             called = owner.name if owner is not None and function.name == "__init__" else function.name

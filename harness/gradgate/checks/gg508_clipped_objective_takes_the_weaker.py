@@ -64,7 +64,7 @@ import re
 from collections.abc import Iterator
 
 from gradgate.checks.source_values import Names, own_nodes
-from gradgate.checks.trainer_source import File, dotted, functions_of, names_in, read_file_by_file
+from gradgate.checks.trainer_source import File, dotted, names_in, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -87,7 +87,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 
 
 def _of_file(file: File) -> Iterator[Finding]:
-    for function, _ in functions_of(file.tree) if file.has("clamp", "clip") else ():
+    for function, _ in file.functions if file.has("clamp", "clip") else ():
         names = Names(function)
         for call in (node for node in own_nodes(function) if isinstance(node, ast.Call)):
             smaller = dotted(call.func).endswith(SMALLER)

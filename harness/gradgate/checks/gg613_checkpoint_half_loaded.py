@@ -72,7 +72,7 @@ from dataclasses import dataclass
 
 from gradgate.checks.best_scores import Unsaved, unsaved_scores
 from gradgate.checks.source_values import assignments_in
-from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of, functions_of
+from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -120,7 +120,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     files = files_of(subject)
     if not files:
         return Outcome(not_applicable=NONE)
-    calls = [(file, node) for file in files for node in ast.walk(file.tree) if isinstance(node, ast.Call)]
+    calls = [(file, node) for file in files for node in file.nodes if isinstance(node, ast.Call)]
     saves = [(file, node) for file, node in calls if dotted(node.func) in SAVES]
     loads = [node for _, node in calls if dotted(node.func) in LOADS or dotted(node.func).endswith(LOADERS)]
     saved = [entry for file in files for entry in _saved(file)]
@@ -141,7 +141,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 
 def _saved(file: File) -> Iterator[_Saved]:
     """The mappings that `torch.save` is given, where they are written down."""
-    for function, _ in functions_of(file.tree):
+    for function, _ in file.functions:
         nodes = list(ast.walk(function))
         for call in nodes:
             if isinstance(call, ast.Call) and dotted(call.func) in SAVES and call.args:
@@ -156,11 +156,11 @@ def _saved(file: File) -> Iterator[_Saved]:
 
 def _entries(files: tuple[File, ...], saved: list[_Saved], loads: bool) -> Iterator[Finding]:
     """Saved entries that nothing names elsewhere; what a function that saves and does not load writes is not read."""
-    keys = {id(key) for file in files for function, _ in functions_of(file.tree) for key in _written(function)}
+    keys = {id(key) for file in files for function, _ in file.functions for key in _written(function)}
     words = Counter(
         node.value
         for file in files
-        for node in ast.walk(file.tree)
+        for node in file.nodes
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in keys
     )
     for entry in saved:
@@ -184,7 +184,7 @@ def _written(function: Function) -> Iterator[ast.AST]:
 
 def _half(file: File) -> Iterator[Finding]:
     """Entries that a class's `state_dict` writes down and its `load_state_dict` never asks for."""
-    for node in ast.walk(file.tree):
+    for node in file.nodes:
         if not isinstance(node, ast.ClassDef):
             continue
         methods = {part.name: part for part in node.body if isinstance(part, ast.FunctionDef)}
@@ -264,7 +264,7 @@ def _of_score(lost: Unsaved) -> Finding:
 
 
 def _unstrict(file: File) -> Iterator[Finding]:
-    for node in ast.walk(file.tree):
+    for node in file.nodes:
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
             call = node.value
             lax = any(
@@ -278,7 +278,7 @@ def _unstrict(file: File) -> Iterator[Finding]:
 
 def _swallowed(file: File) -> Iterator[Finding]:
     """Handlers around saving or loading that go on."""
-    for node in ast.walk(file.tree):
+    for node in file.nodes:
         if not isinstance(node, ast.Try):
             continue
         inside = [dotted(inner.func) for part in node.body for inner in ast.walk(part) if isinstance(inner, ast.Call)]
@@ -302,7 +302,7 @@ def _tries_again(handler: ast.ExceptHandler) -> bool:
 
 def _never_saved(file: File, names: set[str]) -> Iterator[Finding]:
     """Keys that a function asks of what it loaded, and that no save writes."""
-    for function, _ in functions_of(file.tree):
+    for function, _ in file.functions:
         given = assignments_in(ast.walk(function))
         held = {name.id for name, value in given if isinstance(name, ast.Name) and _is_load(value)}
         for node in ast.walk(function):

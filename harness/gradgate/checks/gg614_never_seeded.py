@@ -61,7 +61,7 @@ import ast
 from collections.abc import Iterator
 from itertools import chain
 
-from gradgate.checks.trainer_source import NONE, File, Function, calls_in, dotted, files_of, functions_of
+from gradgate.checks.trainer_source import NONE, File, Function, calls_in, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -111,7 +111,7 @@ def _has_entry(file: File) -> bool:
         return True
     if any(dotted(node.func).endswith(COMMAND_LINE) for node in calls_in(file.tree)):
         return True
-    return any(owner is None and _trains(function) for function, owner in functions_of(file.tree))
+    return any(owner is None and _trains(function) for function, owner in file.functions)
 
 
 def _trains(function: Function) -> bool:
@@ -126,7 +126,7 @@ def _draws(file: File, of_torch: tuple[str, ...]) -> Iterator[tuple[str, File, a
     """Which generator is drawn from, and where."""
     modules = {
         alias.asname or alias.name: alias.name
-        for node in ast.walk(file.tree)
+        for node in file.nodes
         if isinstance(node, ast.Import)
         for alias in node.names
     }
@@ -156,19 +156,14 @@ def _is_true(value: ast.expr | None) -> bool:
 
 def _seeded(files: tuple[File, ...]) -> set[str]:
     """The generators that some line seeds."""
-    own = {
-        function.name for file in files for function, _ in functions_of(file.tree) if "seed" in function.name.lower()
-    }
+    own = {function.name for file in files for function, _ in file.functions if "seed" in function.name.lower()}
     called = {dotted(call.func).rpartition(".")[2] for file in files for call in calls_in(file.tree)}
     seeded: set[str] = set()
     for file in files:
-        if any(_seeds_itself(node) for node in ast.walk(file.tree)):
+        if any(_seeds_itself(node) for node in file.nodes):
             return set(GENERATORS)
         idle = {
-            id(call)
-            for function, _ in functions_of(file.tree)
-            if function.name in own - called
-            for call in calls_in(function)
+            id(call) for function, _ in file.functions if function.name in own - called for call in calls_in(function)
         }
         for call in calls_in(file.tree):
             name = dotted(call.func)

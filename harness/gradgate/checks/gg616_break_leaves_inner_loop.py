@@ -59,7 +59,7 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.trainer_source import File, Function, functions_of, names_in, nodes_in, read_file_by_file
+from gradgate.checks.trainer_source import File, Function, names_in, nodes_in, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -86,7 +86,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 
 
 def _of_file(file: File) -> Iterator[Finding]:
-    for function, _ in functions_of(file.tree):
+    for function, _ in file.functions:
         for outer in ast.walk(function):
             if isinstance(outer, ast.For | ast.While) and _is_of_epochs(outer):
                 yield from (_finding(file, function, found) for found in _stops(outer))

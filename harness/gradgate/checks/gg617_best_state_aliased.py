@@ -68,7 +68,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gradgate.checks.source_values import Names, assignments_in, outwards, own_nodes, parents_in
-from gradgate.checks.trainer_source import File, Function, calls_in, dotted, functions_of, names_in, read_file_by_file
+from gradgate.checks.trainer_source import File, Function, calls_in, dotted, names_in, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -113,9 +113,9 @@ def _of_file(file: File) -> Iterator[Finding]:
     if not file.has("state_dict()"):
         return
     parents = parents_in(file.tree)
-    loops = [node for node in ast.walk(file.tree) if isinstance(node, ast.For | ast.While)]
+    loops = [node for node in file.nodes if isinstance(node, ast.For | ast.While)]
     called = {dotted(call.func).rpartition(".")[2] for loop in loops for call in calls_in(loop)}
-    for function, owner in functions_of(file.tree):
+    for function, owner in file.functions:
         for kept in _kept(function, parents, called):
             scope = function if kept.name.isidentifier() else (owner or file.tree)
             used = None if _is_changed(scope, kept) else _used(scope, function, kept)
@@ -254,7 +254,7 @@ def _parts(node: ast.Dict | ast.Tuple | ast.List) -> list[ast.expr]:
 def _is_made_anew(file: File, kept: _Kept, called: set[str]) -> bool:
     """Whether one of the modules is another one in the next turn of the loop."""
     within: list[ast.AST] = [kept.loop] if kept.loop is not None else []
-    within += [function for function, _ in functions_of(file.tree) if function.name in called]
+    within += [function for function, _ in file.functions if function.name in called]
     given = {
         dotted(part)
         for scope in within

@@ -63,7 +63,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from gradgate.checks.source_values import Names, assignments_in, own_nodes
-from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of, functions_of
+from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -118,7 +118,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     files = files_of(subject)
     if not files:
         return Outcome(not_applicable=NONE)
-    names = {name.text: name for file in files for node in ast.walk(file.tree) for name in _named(node)}
+    names = {name.text: name for file in files for node in file.nodes for name in _named(node)}
     findings = tuple(_findings(files, list(names.values()))) if names else ()
     return Outcome(findings, {"sorts_by_name": len(findings)}, {"sorts_by_name": 0})
 
@@ -156,7 +156,7 @@ def _name(front: object, number: ast.expr, behind: object, node: ast.AST) -> Ite
 
 
 def _findings(files: tuple[File, ...], names: list[_Name]) -> Iterator[Finding]:
-    functions = [(file, function) for file in files for function, _ in functions_of(file.tree)]
+    functions = [(file, function) for file in files for function, _ in file.functions]
     counts = Counter(function.name for _, function in functions)
     lists = [file for file in files if file.has(*LISTS)]
     given: dict[str, _Sorted] = {}

@@ -68,7 +68,7 @@ from collections.abc import Iterator
 
 from gradgate.checks.accumulation import ACCUMULATES, accumulations, steps_in
 from gradgate.checks.source_values import OTHERS, Names, own_nodes
-from gradgate.checks.trainer_source import File, calls_in, dotted, functions_of, nodes_in, read_file_by_file
+from gradgate.checks.trainer_source import File, calls_in, dotted, nodes_in, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -91,7 +91,7 @@ def _of_file(file: File) -> Iterator[Finding]:
     if not file.has("sched"):
         return
     found: dict[int, tuple[ast.Call, str, str]] = {}
-    for function, _ in functions_of(file.tree):
+    for function, _ in file.functions:
         nodes, names = own_nodes(function), Names(function)
         for one in accumulations(nodes, names):
             for call in _scheduled(one.loop):
@@ -116,7 +116,7 @@ def _scheduled(loop: ast.For | ast.While) -> Iterator[ast.Call]:
 
 def _is_counted_in_batches(file: File) -> bool:
     """Whether a schedule's length is made of a `len` that nothing divides."""
-    for function, _ in functions_of(file.tree):
+    for function, _ in file.functions:
         names = Names(function)
         for call in (call for call in calls_in(function) if MADE.search(dotted(call.func).rpartition(".")[2])):
             parts = [part for given in (*call.args, *call.keywords) for part in names.parts(given)]

@@ -28,7 +28,7 @@ def is_argument(node: ast.AST) -> bool:
 
 def declared_settings(file: File) -> Iterator[Setting]:
     """The command-line arguments and the fields of configuration classes that a file declares."""
-    for node in ast.walk(file.tree):
+    for node in file.nodes:
         if isinstance(node, ast.Call) and is_argument(node):
             name = _destination(node)
             if name:

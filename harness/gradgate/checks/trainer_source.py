@@ -40,6 +40,20 @@ class File:
     tree: ast.Module
     lines: tuple[str, ...]
 
+    @functools.cached_property
+    def nodes(self) -> tuple[ast.AST, ...]:
+        """Every node of its tree, breadth first: walked once for all checks."""
+        return tuple(ast.walk(self.tree))
+
+    @functools.cached_property
+    def functions(self) -> tuple[tuple[Function, ast.ClassDef | None], ...]:
+        """Every function with the class whose method it is: methods first."""
+        classes = [node for node in self.nodes if isinstance(node, ast.ClassDef)]
+        methods = [(inner, owner) for owner in classes for inner in owner.body if isinstance(inner, Function)]
+        of_classes = {id(method) for method, _ in methods}
+        others = [node for node in self.nodes if isinstance(node, Function) and id(node) not in of_classes]
+        return (*methods, *((function, None) for function in others))
+
     def has(self, *texts: str) -> bool:
         """Whether one of these texts stands in the file: asked before its tree is walked."""
         return any(text in line for line in self.lines for text in texts)
@@ -94,15 +108,6 @@ def calls_in(tree: ast.AST) -> Iterator[ast.Call]:
 def names_in(node: ast.AST) -> set[str]:
     """The names and dotted names that an expression reads, as they are written."""
     return {ast.unparse(part) for part in ast.walk(node) if isinstance(part, ast.Name | ast.Attribute)}
-
-
-def functions_of(tree: ast.AST) -> Iterator[tuple[Function, ast.ClassDef | None]]:
-    """Every function of a file with the class whose method it is."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ClassDef):
-            yield from ((inner, node) for inner in node.body if isinstance(inner, Function))
-    methods = {id(inner) for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for inner in node.body}
-    yield from ((node, None) for node in ast.walk(tree) if isinstance(node, Function) and id(node) not in methods)
 
 
 def runs_in_16_bits(subject: Subject) -> bool:

@@ -98,6 +98,9 @@ class GlobalState:
 
 def seed_everything(seed: int) -> None:
     """Seed torch's, Python's and numpy's global generators."""
-    torch.manual_seed(seed)
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:  # torch.manual_seed keeps a stack trace for each device that may come, 5 ms and a little memory a call
+        torch.default_generator.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed)
