@@ -16,10 +16,11 @@ Four runs, one after the other: 6 steps without a break; 6 steps from the same s
 step 3 (into the second's folder behind each step before, too, as a run saves again and again: what is loaded must be
 the newest); and for each of the two checkpoints a fresh start from *another* seed, `load`, and the steps that remain.
 Statistic: values that differ, bit for bit: module state, optimizer state and settings at the save, after loading and
-after step 6; each batch that is drawn and the 32 that would come next; and the last step's metrics, those that two
-runs from one seed agree on. Allowed: 0. Where that holds and the stage declares ways to train in several processes, two
-processes do it together, each way, with the later save alone; each compares what it holds itself, and between a save
-and a load they wait for one another.
+after step 6; each batch that is drawn and the 32 that would come next; and the last step's metrics, those that two runs
+from one seed agree on. Where these agree, one more run saves behind steps 8 to 11 into one folder, across the first
+number that has a digit more: what is loaded is its last state. Allowed: 0. Where that holds and the stage declares ways
+to train in several processes, two processes do it together, each way, with the later save alone; each compares what it
+holds itself, and between a save and a load they wait for one another.
 
 False-alarm rate: 0. Two runs from one seed that differ before any save are no resume fault: inconclusive, see GG601.
 
@@ -85,6 +86,7 @@ NEEDS: tuple[str, ...] = ("save",)
 PER_STAGE = True
 STEPS = 6
 SAVE_AFTER = (1, 3)
+MANY = range(8, 12)  # numbers of steps that have one digit and two
 LOOK_AHEAD = 32  # batches drawn after the last step
 
 
@@ -114,7 +116,10 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     alone = found_apart(start, context.seed, context.folder / "alone")
     if alone.repeats:
         return Outcome(inconclusive=f"two runs from one seed differ before any save: {alone.repeats}", allowed=allowed)
-    messages, runs = list(alone.messages), 1 + len(SAVE_AFTER)
+    messages, runs = (
+        list(alone.messages or _not_newest(start, context.seed, context.folder / "many")),
+        2 + len(SAVE_AFTER),
+    )
     ways = (stage.distributed or {}) if context.device == "cpu" and not messages else {}
     for way, started in ways.items():
         messages += [
@@ -124,7 +129,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         runs += 2
     measured = {"runs_that_differ": len(messages), "runs": runs}
     findings = [_finding(message) for message in messages]
-    if alone.messages:
+    if messages and (alone.messages or not ways):
         findings = [
             named(finding, partial(_line, subject, stage, context), context.seed) for finding in findings[:1]
         ] + findings[1:]
@@ -138,7 +143,7 @@ def _line(subject: Subject, stage: Stage, context: Context) -> Line | None:
     newest.mkdir()
     start = partial(stage.start, device=context.device)
     starts = partial(start, context.seed), partial(start, context.seed + OTHER_SEED)
-    found = line_of_choice(subject.source, *starts, newest, SAVE_AFTER[-1])
+    found = line_of_choice(subject.source, *starts, newest, MANY[-1])
     return found or line_of_resume(subject.source, start, context.seed, folder, SAVE_AFTER[-1])
 
 
@@ -182,6 +187,28 @@ def found_apart(start: Callable[..., Run], seed: int, folder: Path, saves: Seque
         if apart is not None:
             messages.append(f"{done} steps + save + load + {STEPS - done} steps is not {STEPS} steps: {apart}")
     return Apart(tuple(messages))
+
+
+def _not_newest(start: Callable[..., Run], seed: int, folder: Path) -> Iterator[str]:
+    """What is loaded behind many saves into one folder, where it is not the last."""
+    run = _started(start, seed)
+    folder.mkdir(parents=True)
+    batches: Iterator[Batch] = iter(run.batches())
+    for done in range(1, MANY.stop):
+        with calling(f"step {done}"):
+            run.step(next(batches))
+        if done in MANY:
+            with calling(f"save() after {done} steps"):
+                run.save(folder)
+    last, loaded = _own(run), _started(start, seed + OTHER_SEED)
+    with calling(f"load() after {MANY[-1]} steps"):
+        loaded.load(folder)
+    change = first_difference(last, _own(loaded))
+    if change is not None:
+        yield (
+            f"behind saves after {MANY[0]} to {MANY[-1]} steps into one folder, load() brings back another than the "
+            f"last: `{change.name}`: {change.text}"
+        )
 
 
 def _together(start: Callable[..., Run], seed: int, folder: Path) -> list[str]:

@@ -982,6 +982,29 @@ def test_gg602_loads_the_newest_of_several_saves_in_one_folder() -> None:
     assert message.startswith("3 steps + save + load + 3 steps is not 6 steps: after 3 steps")
 
 
+@pytest.mark.parametrize(("number", "found"), [(int, 0), (str, 1)])
+def test_gg602_loads_the_newest_across_the_first_number_with_a_digit_more(number: Any, found: int) -> None:
+    """As text, 9 is behind 10."""
+
+    class Numbered(MiniRun):
+        def save(self, path: Path) -> None:
+            super().save(path)
+            (path / "state.pt").rename(path / f"{self.drawn}.pt")
+
+        def load(self, path: Path) -> None:
+            newest = max(path.glob("*.pt"), key=lambda file: number(file.stem))
+            newest.rename(path / "state.pt")
+            super().load(path)
+
+    subject, stage = with_run(
+        lambda seed, *, dtype=torch.float32, device: Numbered("value", Parts(), seed, dtype, device)
+    )
+
+    messages = errors(run_check("GG602", subject, stage))
+    assert len(messages) == found
+    assert all("behind saves after 8 to 11 steps into one folder, load() brings back" in told for told in messages)
+
+
 def test_gg602_finds_a_save_whose_effect_shows_only_later() -> None:
     """State that no snapshot shows: the saving run goes on otherwise."""
 
