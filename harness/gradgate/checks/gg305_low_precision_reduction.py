@@ -22,6 +22,11 @@ bounds are derived (u = 2**-24), all doubled:
 * value loss: (n + 4) u M^2, M the largest |v| + |return|;
 * returns: (3 n + 8) u n M, n real tokens of a row, M the largest |r| + 2 |v|.
 
+Where a stage has `precisions`, its own losses are watched in each of them: a loss of torch's (a log-softmax, a squared
+or Huber's error) that takes 16-bit numbers, and, outside of modules, a difference of one 16-bit number a position, as
+returns and deltas are made of. Allowed: none; a warning for a loss under the CPU's autocast, which leaves narrow what
+that of CUDA widens.
+
 False-alarm rate: 0: to widen a 16-bit number is exact, and the bounds are worst cases.
 
 ## Example
@@ -44,7 +49,8 @@ Widen to float32 (float64 stays) where the formula begins, and return what it co
 
 ## Known limits
 
-The subject's functions are looked at, not what a step does between them: GG306 runs steps in 16 bits. An error below
+Sums that a step takes by itself, and what autograd does with them, are not looked at: GG306 runs steps in 16 bits. An
+error below
 float32's worst case is not seen, so that one 16-bit rounding of a small number may pass.
 
 ## Sources
@@ -55,13 +61,16 @@ Faults PR-02 and PR-10 of the fault catalogue; Higham 2002, Accuracy and Stabili
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from gradgate.checks import cases, oracles, tolerances
 from gradgate.checks.formulas import Call, Ledger, present, returns_call, weights_call
+from gradgate.checks.half_losses import Narrow, narrow_losses
 from gradgate.checks.trainer_source import runs_in_16_bits
+from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Functions, Stage, Subject
 
@@ -80,8 +89,9 @@ def check(subject: Subject, stage: Stage | None, context: Context) -> Outcome:
     functions = subject.functions
     offered = {"loss": _loss, "weights": _weights, "returns": _returns, "value_loss": _value_loss}
     judges = [judge for name, judge in offered.items() if getattr(functions, name) is not None]
-    if not judges:
-        hints = [Subject.CAPABILITIES[f"functions.{name}"] for name in offered]
+    stages = [stage for stage in subject.stages if stage.precisions]
+    if not judges and not stages:
+        hints = [Subject.CAPABILITIES[name] for name in ("precisions", *(f"functions.{name}" for name in offered))]
         return Outcome(not_applicable=f"any of these is enough: {'; '.join(hints)}")
     if not runs_in_16_bits(subject):
         return Outcome(not_applicable=f"{subject.name} declares no precision of 16 bits, and its source names none")
@@ -90,7 +100,24 @@ def check(subject: Subject, stage: Stage | None, context: Context) -> Outcome:
         for dtype in tolerances.HALF:
             for judge in judges:
                 judge(ledger, functions, case.to(dtype))
-    return ledger.outcome(functions_tried=len(judges))
+    outcome = ledger.outcome(functions_tried=len(judges))
+    narrow = [each for stage in stages for each in narrow_losses(stage, context, subject.source)]
+    return replace(outcome, findings=(*outcome.findings, *map(_of_step, narrow)))
+
+
+def _of_step(narrow: Narrow) -> Finding:
+    """What a stage takes of 16-bit numbers; a warning where the CPU's autocast is what leaves them so."""
+    what = "a difference of values" if narrow.operation == "sub" else f"`{narrow.operation}`"
+    beside = ", which CUDA's autocast widens and the CPU's does not" if narrow.is_of_the_cpu else ""
+    return Finding(
+        CODE,
+        NAME,
+        f"stage {narrow.stage!r} in {narrow.precision} takes {what} in {str(narrow.dtype).removeprefix('torch.')}"
+        f"{beside}; allowed: float32",
+        severity="warning" if narrow.is_of_the_cpu else "error",
+        culprit=narrow.place,
+        fix=FIX,
+    )
 
 
 def _cases(functions: Functions, seed: int) -> Iterator[cases.Case]:

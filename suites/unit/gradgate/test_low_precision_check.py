@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from fixtures import broken_functions
 from fixtures.check_runs import errors, run_check
 from fixtures.formula_subjects import subject_with
+from fixtures.mini_trainer import MiniBatch, MiniRun, Parts
 from fixtures.pytest_fixtures import rest_at_night
-from gradgate.subjects.contract import Functions
+from gradgate.subjects.contract import Functions, Run, Stage, Subject
 
 GOOD = broken_functions.good_functions()
 
@@ -75,6 +81,56 @@ def test_gg305_passes_formulas_that_widen(seed: int) -> None:
 
     assert (outcome.findings, outcome.measured["functions_tried"]) == ((), 4)
     assert outcome.measured["error_to_bound_ratio"] < 1
+
+
+class Narrow(MiniRun):
+    """Values in bfloat16; its loss as a fault may have it."""
+
+    judge: ClassVar[Callable[[Tensor, Tensor], Tensor]]
+
+    def losses(self, batch: MiniBatch) -> Mapping[str, Tensor]:
+        value_BS = self.modules["value_head"](self.features(batch))[..., 0].bfloat16()
+        error_BS = type(self).judge(value_BS, self.parts.targets(value_BS, batch.reward_B, batch.valid_BS).bfloat16())
+        total = error_BS.float().masked_fill(~batch.valid_BS, 0.0).sum() / batch.valid_BS.sum()
+        return {"total": total, "value_loss": total}
+
+
+def widened(value_BS: Tensor, target_BS: Tensor) -> Tensor:
+    return (value_BS.float() - target_BS.float()).square()
+
+
+def subtracted(value_BS: Tensor, target_BS: Tensor) -> Tensor:
+    return (value_BS - target_BS).square()
+
+
+def squared_error(value_BS: Tensor, target_BS: Tensor) -> Tensor:
+    return F.mse_loss(value_BS, target_BS, reduction="none")
+
+
+@pytest.mark.parametrize(
+    ("judge", "precision", "found"),
+    [
+        (widened, "bf16", []),
+        (subtracted, "bf16", [("error", "takes a difference of values in bfloat16; allowed: float32")]),
+        (subtracted, "fp32+bf16", [("error", "takes a difference of values in bfloat16; allowed: float32")]),
+        (squared_error, "bf16", [("error", "takes `mse_loss` in bfloat16; allowed: float32")]),
+        (squared_error, "fp32+bf16", [("warning", "which CUDA's autocast widens and the CPU's does not")]),
+    ],
+)
+def test_gg305_watches_a_stage_in_16_bits(judge: Any, precision: str, found: list[tuple[str, str]]) -> None:
+    """By the line, without a formula; under the CPU's autocast a loss of torch's is a warning."""
+    run = type("Own", (Narrow,), {"judge": staticmethod(judge)})
+
+    def start(seed: int, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Run:
+        return run("value", Parts(), seed, dtype, device)
+
+    subject = Subject("narrow", [Stage("value", start, precisions={precision: start})], source=Path(__file__))
+    findings = run_check("GG305", subject, None).findings
+
+    assert [
+        (each.severity, told) for each, (_, told) in zip(findings, found, strict=True) if told in each.message
+    ] == found
+    assert all(each.culprit is not None and each.culprit.function == judge.__name__ for each in findings)
 
 
 def test_gg305_does_not_apply_without_a_formula() -> None:

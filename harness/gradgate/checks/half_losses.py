@@ -1,0 +1,111 @@
+"""Where a stage that runs in 16 bits takes its losses of 16-bit numbers, and differences of its values."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from gradgate.checks.raised import calling
+from gradgate.checks.randomness import seeded
+from gradgate.checks.tolerances import HALF
+from gradgate.core.finding import Location
+from gradgate.core.origin import at_line, is_trainers_code
+from gradgate.subjects.capabilities import declared
+from gradgate.subjects.contract import Context, Stage
+
+LOSSES = (
+    "_log_softmax", "nll_loss_forward", "nll_loss2d_forward", "mse_loss", "huber_loss", "smooth_l1_loss", "l1_loss",
+    "binary_cross_entropy", "binary_cross_entropy_with_logits",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Narrow:
+    """An operation on 16-bit numbers.
+
+    Args:
+        stage: the stage's name.
+        precision: as `Stage.precisions` names it.
+        operation: `log_softmax`, or `sub` of values.
+        dtype: what it takes.
+        place: the line that does it.
+    """
+
+    stage: str
+    precision: str
+    operation: str
+    dtype: torch.dtype
+    place: Location | None
+
+    @property
+    def is_of_the_cpu(self) -> bool:
+        """Whether it may be so on the CPU alone: CUDA's autocast widens these, that of the CPU does not."""
+        return "+" in self.precision and self.operation != "sub"
+
+
+def narrow_losses(stage: Stage, context: Context, source: Path | None) -> Iterator[Narrow]:
+    """The operations of each of a stage's precisions, each line once."""
+    for precision, start in (stage.precisions or {}).items():
+        with calling(f"start() in {precision}"):
+            run = start(context.seed, device=context.device)
+        if "losses" not in declared(run):
+            continue
+        batch = next(iter(run.batches()))
+        positions = run.valid(batch).numel() if "valid" in declared(run) else -1
+        counted, told = _modules_counted(), calling("losses()")
+        with seeded(context.seed), told, counted as depth, _Watch(source, positions, depth) as watch:
+            run.losses(batch)
+        for (operation, place), dtype in watch.seen.items():
+            yield Narrow(stage.name, precision, operation, dtype, place)
+
+
+@contextmanager
+def _modules_counted() -> Iterator[list[None]]:
+    """A list that has an entry for each module whose forward is running: what it computes inside is its own affair."""
+    running: list[None] = []
+
+    def enter(_module: nn.Module, _inputs: Any) -> None:
+        running.append(None)
+
+    def leave(_module: nn.Module, _inputs: Any, _output: Any) -> None:
+        running.pop()
+
+    with ExitStack() as stack:
+        stack.callback(nn.modules.module.register_module_forward_pre_hook(enter).remove)
+        stack.callback(nn.modules.module.register_module_forward_hook(leave, always_call=True).remove)
+        yield running
+
+
+class _Watch(TorchDispatchMode):
+    """Notes losses of 16-bit numbers, and, outside of modules, differences of one 16-bit number a position."""
+
+    def __init__(self, source: Path | None, positions: int, depth: list[None]) -> None:
+        super().__init__()
+        self.source, self.positions, self.depth = source, positions, depth
+        self.seen: dict[tuple[str, Location | None], torch.dtype] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if name in LOSSES or (name == "sub" and not self.depth):
+            given = [each for each in args if isinstance(each, Tensor)]
+            narrow = given[0].dtype in HALF if name in LOSSES else self._are_values(given)
+            if narrow:
+                self.seen.setdefault((name.removeprefix("_").removesuffix("_forward"), self._line()), given[0].dtype)
+        return func(*args, **(kwargs or {}))
+
+    def _are_values(self, given: list[Tensor]) -> bool:
+        return bool(given) and all(each.dtype in HALF for each in given) and given[0].numel() == self.positions
+
+    def _line(self) -> Location | None:
+        frame = sys._getframe(2)
+        while frame is not None and not is_trainers_code(frame.f_code.co_filename, self.source):
+            frame = frame.f_back  # type: ignore[assignment]
+        return None if frame is None else at_line(frame.f_code, frame.f_lineno)
