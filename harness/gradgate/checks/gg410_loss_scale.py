@@ -24,7 +24,9 @@ In float64, at one point, without dropout. Statistic: the distance of loss terms
   loss each of N values counts 1/N (half the second derivative at the value; of a loss that is straight far away, as
   Huber's and the smooth L1 are, all of it, or the slope there), and the weights of each of N positions sum
   to 1/N (read out of softmax - onehot at the logits). Statistic: the largest |N share - 1|; allowed: 1/(4 N), since a
-  count that is one off gives 1/(N + 1). The same with each key of `Stage.options` moved. A
+  count that is one off gives 1/(N + 1). The same with each key of `Stage.options` moved. Without these functions,
+  shares that are all 1/M for a whole number M that is neither N, nor the rows, nor a multiple or a part of N, are a
+  warning. A
   factor that the configuration knows is none of the term's: where `Run.coefficients` says it, `total` is that sum of
   the terms, to 1e-5.
 * Weights, where the subject has `functions.loss` and the stage learns tokens: the loss is linear in the weights, all of
@@ -116,14 +118,18 @@ class _Count:
         moved: which key was moved from its first value, in words; empty: none.
         shares: what each counts.
         again: asks for them anew, and for the term.
+        rows: of the batch, where nothing says that the term is a mean.
     """
 
     moved: str
     shares: mean_shares.Shares
     again: Asked
+    rows: int = 0
 
     @property
     def is_off(self) -> bool:
+        if self.rows:
+            return mean_shares.is_another_count(self.shares, self.rows)
         return not mean_shares.are_alike(self.shares)
 
     def line(self, source: Path | None) -> Location | None:
@@ -185,12 +191,20 @@ def check_total(subject: Subject, stage: Stage, context: Context) -> Outcome:
 def _means(subject: Subject, stage: Stage, probe: Probe, context: Context, batch: Batch) -> Iterator[_Count]:
     """What every token counts in the stage's own terms, as it is and with each key of its options moved."""
     able, functions = Capabilities(subject, context.device), subject.functions
-    valued = functions.value_loss is not None and TERM in (stage.edges or {}) and not able.missing(stage, ("valid",))
-    weighted = functions.loss is not None and functions.weights is not None and stage.objective == "tokens"
-    weighted = weighted and not able.missing(stage, ("logits",))
-    asks: list[Shared] = []
-    asks += [partial(mean_shares.of_values, modules=(stage.edges or {})[TERM], seed=context.seed)] if valued else []
-    asks += [partial(mean_shares.of_positions, seed=context.seed)] if weighted else []
+    valued = TERM in (stage.edges or {}) and not able.missing(stage, ("valid",))
+    weighted = stage.objective == "tokens" and not able.missing(stage, ("logits",))
+    asked: dict[Shared, bool] = {}  # and whether it is declared to be a mean
+    if valued:
+        modules = (stage.edges or {})[TERM]
+        asked[partial(mean_shares.of_values, modules=modules, seed=context.seed)] = functions.value_loss is not None
+    if weighted:
+        declares = functions.loss is not None and functions.weights is not None
+        asked[partial(mean_shares.of_positions, seed=context.seed)] = declares
+    for ask in (ask for ask, declares in asked.items() if not declares):
+        shares = ask(probe.run, batch)
+        if shares is not None:
+            yield _Count("", shares, Asked(probe.run, batch, context.seed, ask), rows_of(batch))
+    asks = [ask for ask, declares in asked.items() if declares]
     runs = plain_and_moved(probe.run, stage, context) if asks else ()
     for options, run in runs:
         with suppress(SubjectRaisedError) if options else nullcontext():  # with a key moved it is GG414's
@@ -271,6 +285,7 @@ def _miscounted(count: _Count) -> Finding:
         name=NAME,
         message=f"`{shares.term}` has {number} {shares.unit} in it and counts one of them as in a mean over "
         f"{shares.divisor:.6g}{count.moved}; allowed: {number}, to a quarter",
+        severity="warning" if count.rows else "error",
         fix=FIX,
         detail={"counted": number, "divisor": shares.divisor},
     )

@@ -16,6 +16,7 @@ from gradgate.checks.without_dropout import without_dropout
 from gradgate.subjects.contract import Batch, Run
 
 FAR = 1e6  # from any target
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,16 @@ class Shares:
 def are_alike(shares: Shares | None) -> bool:
     """Whether each of N tokens counts 1/N; a count that is one off gives 1/(N + 1)."""
     return shares is not None and shares.distance <= 0.25 / len(shares.share_N)
+
+
+def is_another_count(shares: Shares, rows: int) -> bool:
+    """Whether N tokens count 1/M each, for a whole number M that is neither N, nor the rows, nor a multiple or a part:
+    as in a mean over what some other mask counts."""
+    number, divisor = len(shares.share_N), shares.divisor
+    whole = round(divisor)
+    if shares.spread > ROUNDING or abs(divisor - whole) > ROUNDING * divisor or whole in (0, number, rows):
+        return False
+    return bool(whole % number and number % whole)
 
 
 def of_values(run: Run, batch: Batch, modules: Sequence[str], seed: int) -> Shares | None:

@@ -179,7 +179,7 @@ def test_gg410_names_who_does_not_hand_the_count_of_the_window_on(run: type[Mini
 
 
 def test_gg410_counts_the_clean_twins_terms_as_means() -> None:
-    """To rounding; where nothing says that they are, they are not looked at."""
+    """To rounding."""
     means = replace(CLEAN, functions=MEANS)
 
     outcomes = [run_check("GG410", means, stage) for stage in means.stages]
@@ -187,7 +187,6 @@ def test_gg410_counts_the_clean_twins_terms_as_means() -> None:
     assert [outcome.findings for outcome in outcomes] == [(), ()]
     assert max(outcome.measured["value_loss"] for outcome in outcomes) < 1e-12
     assert outcomes[1].measured["wmtp_loss"] < 1e-12
-    assert "wmtp_loss" not in run_check("GG410", CLEAN, TOKENS).measured
 
 
 def test_gg410_counts_values_without_an_error() -> None:
@@ -201,6 +200,29 @@ def test_gg410_counts_values_without_an_error() -> None:
     outcome = run_check("GG410", subject, stage_of(subject, "value"))
 
     assert errors(outcome) == [] and outcome.measured["value_loss"] < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("count", "found"),
+    [
+        (lambda valid_BS: valid_BS.sum(), []),
+        (lambda valid_BS: 2 * valid_BS.sum(), []),
+        (lambda valid_BS: 1.5 * len(valid_BS) + 0.1, []),
+        (lambda valid_BS: torch.tensor(len(valid_BS)), []),
+        (lambda valid_BS: valid_BS.sum() - 1, ["warning"]),
+        (lambda valid_BS: torch.tensor(valid_BS.numel()), ["warning"]),
+    ],
+)
+def test_gg410_warns_of_a_mean_over_another_count_where_no_mean_is_declared(count: Any, found: list[str]) -> None:
+    """Of a whole number that is no factor's, and not the rows'."""
+
+    def over(value_BS: Tensor, target_BS: Tensor, valid_BS: Tensor) -> Tensor:
+        return ((value_BS - target_BS).square() * valid_BS).sum() / count(valid_BS)
+
+    subject = replace(mini_trainer.subject(value_loss=over), functions=Functions())
+    findings = run_check("GG410", subject, stage_of(subject, "value")).findings
+
+    assert [each.severity for each in findings if COUNTED in each.message] == found
 
 
 def huber(value_BS: Tensor, target_BS: Tensor, valid_BS: Tensor, count: int = 0) -> Tensor:
