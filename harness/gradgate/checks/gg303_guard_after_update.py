@@ -21,6 +21,8 @@ Allowed: 0.
 * The step raises, or returns, with nothing changed: held. Where it returns, its metrics must say that it skipped: one
   of them differs from a clean step's and is not finite, or has `skip`, `nonfinite`, `overflow`, `nan` or `inf` in its
   name.
+  A clean step on the same batch behind it must then change something again: gradients that a skipped step leaves behind
+  make every later one skip.
 * The step returns with the state of a clean step on the same batch: the field plays no part in this step, no finding.
 * Anything else is a finding.
 
@@ -199,8 +201,10 @@ def _inject(subject: Subject, stage: Stage, context: Context, injection: Injecti
     after = take(run)
     change = first_difference(before, after)
     if change is None:
-        held = error is not None or _says_skipped(metrics, clean.metrics)
-        return None if held else _silent(injection, metrics)
+        if error is not None:
+            return None
+        held = _says_skipped(metrics, clean.metrics)
+        return _stuck(run, batch, injection) if held else _silent(injection, metrics)
     if error is None and first_difference(clean.state, after) is None:
         return None
     find = partial(_line, subject, stage, context, injection, error)
@@ -226,6 +230,23 @@ def _warm(stage: Stage, context: Context) -> tuple[Run, Batch]:
         with calling(f"step {number}"):
             run.step(warm)
     return run, batch
+
+
+def _stuck(run: Run, batch: Batch, injection: Injection) -> Finding | None:
+    """Whether the step behind one that was skipped is skipped, too."""
+    before = take(run)
+    try:
+        run.step(batch)
+    except (Exception, SystemExit):
+        return None  # it gives up after one, and says so
+    if first_difference(before, take(run)) is not None:
+        return None
+    return Finding(
+        CODE,
+        NAME,
+        f"{injection.value} in {injection.where} was skipped, and so is the next, clean step; allowed: a change",
+        fix="clear the gradients before every backward, also behind a step that was skipped",
+    )
 
 
 def _says_skipped(metrics: Mapping[str, float], clean: Mapping[str, float]) -> bool:

@@ -643,6 +643,31 @@ def test_gg303_ignores_a_field_that_plays_no_part() -> None:
     assert (errors(outcome), outcome.measured["injections"]) == ([], 10)
 
 
+@pytest.mark.parametrize(("always", "found"), [(True, False), (False, True)])
+def test_gg303_takes_the_next_clean_step_behind_a_skipped_one(always: bool, found: bool) -> None:
+    """Gradients that are cleared behind a step that was taken alone keep what is not finite for ever."""
+
+    class Skipping(MiniRun):
+        def step(self, batch: Any) -> Mapping[str, float]:
+            total = self.losses(batch)["total"]
+            if always:
+                self.optimizers[0].zero_grad()
+            total.backward()
+            norm = nn.utils.clip_grad_norm_(self.trained(), 1.0)
+            if norm.isfinite():
+                self.advance()
+                self.optimizers[0].zero_grad()
+            return {"total": float(total.detach()), "grad_norm": float(norm)}
+
+    subject, stage = with_run(
+        lambda seed, *, dtype=torch.float32, device="cpu": Skipping("value", Parts(), seed, dtype, device)
+    )
+
+    messages = errors(run_check("GG303", subject, stage))
+    assert bool(messages) is found
+    assert all("was skipped, and so is the next, clean step" in told for told in messages)
+
+
 # --- GG505 -----------------------------------------------------------------------------------------------------------
 
 
