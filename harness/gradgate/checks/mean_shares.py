@@ -137,7 +137,8 @@ def of_positions(run: Run, batch: Batch, seed: int) -> Shares | None:
     logits_BSHV = outputs[0]
     found = {name: torch.autograd.grad(term, logits_BSHV, retain_graph=True, allow_unused=True)[0]
              for name, term in terms.items() if term.requires_grad}  # fmt: skip
-    reached = {name: gradient for name, gradient in found.items() if gradient is not None}
+    sizes = {name: float(gradient.abs().max()) for name, gradient in found.items() if gradient is not None}
+    reached = {name: found[name] for name, size in sizes.items() if size > ROUNDING * max(sizes.values())}
     if len(reached) != 1:
         return None
     ((name, gradient_BSHV),) = reached.items()
