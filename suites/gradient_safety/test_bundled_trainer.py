@@ -7,7 +7,7 @@ import pytest
 import gradgate
 
 # Many runs, or several processes; `gradgate verify` has them.
-LONG = ("GG414", "GG602", "GG609", "GG610", "GG611")
+LONG = ("GG405", "GG410", "GG414", "GG602", "GG604", "GG609", "GG610", "GG611")
 
 
 @gradgate.parametrize(
