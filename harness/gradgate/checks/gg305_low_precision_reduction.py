@@ -50,8 +50,7 @@ Widen to float32 (float64 stays) where the formula begins, and return what it co
 ## Known limits
 
 Sums that a step takes by itself, and what autograd does with them, are not looked at: GG306 runs steps in 16 bits. An
-error below
-float32's worst case is not seen, so that one 16-bit rounding of a small number may pass.
+error below float32's worst case is not seen, so that one 16-bit rounding of a small number may pass.
 
 ## Sources
 

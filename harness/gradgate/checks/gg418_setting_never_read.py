@@ -17,11 +17,11 @@ nobody has to list them.
 By reading the files of `Subject.source`, or those of the modules that the adapter imports. Declared are: the arguments
 of `add_argument`; the annotated fields of classes that are called `...Config`, `...Args`, `...Settings`, `...Recipe`
 and the like; arguments with a default of functions that override nothing of a foreign class, and of methods but for
-those that another class of the same family reads in a method of that name; keys of YAML files in the
-source's folder that stand beside keys which are read. Read is a name that stands anywhere as an attribute that is
-loaded, or as a string; not `self.patience` in a class that keeps its own argument `patience` there, since whoever makes
-one has to read the setting first; where settings are passed on as a whole (`**vars(args)`, `asdict`), as an argument of
-a function as well. Statistic: declared settings that are not read; allowed: 0.
+those that another class of the same family reads in a method of that name; keys of YAML files in the source's folder
+that stand beside keys which are read. Read is a name that stands anywhere as an attribute that is loaded, or as a
+string; not `self.patience` in a class that keeps its own argument `patience` there, since whoever makes one has to
+read the setting first; where settings are passed on as a whole (`**vars(args)`, `asdict`), as an argument of a
+function as well. Statistic: declared settings that are not read; allowed: 0.
 
 False-alarm rate: 0 on the bundled trainer and on the documented ones. A setting that only a library reads, off an
 object that is handed to it whole, is one.

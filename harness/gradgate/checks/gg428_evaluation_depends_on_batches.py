@@ -19,8 +19,8 @@ Numbers that are counts of batches, times or rates of work by their names are le
 evaluations, it draws random numbers, and nothing can be said.
 
 A trainer may look at so many batches and not at so many rows: where its source limits them by their number
-(`eval_iters`, `max_eval_batches`), and where it is not known, a finding for a key that is the training's,
-too, is a warning.
+(`eval_iters`, `max_eval_batches`), and where it is not known, a finding for a key that is the training's, too, is a
+warning.
 
 False-alarm rate: 0 for an evaluation that goes over all held-out rows; an answer that changes with rounding counts as
 one of them.
@@ -55,7 +55,7 @@ The line is not named; GG425 reads for means of means. An evaluation whose batch
 
 ## Sources
 
-The `loss * batch_size` of torchvision's and timm's meters; MB-22 of the fault catalogue.
+The `loss * batch_size` of torchvision's and timm's meters.
 """
 
 from __future__ import annotations
