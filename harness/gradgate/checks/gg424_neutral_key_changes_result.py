@@ -20,8 +20,9 @@ gradient's norm, which is ten orders above float64's roundoff and far below what
 anything is cast to a coarser dtype, 4,096 of its unit roundoffs. The same with dropout, where a key of `Stage.options`
 gives it: what is run again has to draw the same masks.
 
-A value with which a forward and its backward do just as many operations does nothing: a finding where the key's name is
-one of recomputation (`recompute`, `checkpointing`, `remat`), which cannot be had without; a warning elsewhere.
+A value with which a forward and its backward do just as many operations, on a batch that it does not change, does
+nothing: a finding where the key's name is one of recomputation (`recompute`, `checkpointing`, `remat`), which cannot
+be had without; a warning elsewhere.
 
 Where taking a `detach` or a `no_grad` out of the trainer's own lines brings the gradient back, its line is named; where
 dropout alone makes a difference, the line that hands a block over to be run again.
@@ -69,6 +70,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradgate.checks import batches as trees
 from gradgate.checks.cut_lines import line_of_cut
 from gradgate.checks.invariance import Casts
 from gradgate.checks.loss_gradient import gradients_by_backward
@@ -127,7 +129,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
                 continue
             if told:
                 findings.append(_finding(told, tried, subject.source))
-            elif result.operations == plain.operations:
+            elif result.operations == plain.operations and tried.draws_alike():
                 findings.append(_idle(moved, result.operations))
     if not compared:
         return Outcome(
@@ -152,6 +154,11 @@ class _Tried:
         """What the batch gives; None where the two cannot be compared."""
         run = _start(self.stage, self.context, self.options)
         return _result(run, self.batch, self.context.seed) if take_parameters(run, self.base) else None
+
+    def draws_alike(self) -> bool:
+        """Whether the moved run's first batch is the plain one's: a key of the data acts there."""
+        run = _start(self.stage, self.context, self.options)
+        return trees.first_difference(self.batch, next(iter(run.batches()))) is None
 
     def told(self) -> list[str] | None:
         """What differs, in words; None where the two cannot be compared."""

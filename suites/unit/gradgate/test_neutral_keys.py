@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from torch import Tensor
 
 from fixtures.check_runs import errors, run_check
-from fixtures.neutral_faults import BLOCK_FAULTS, LOSS_FAULTS, Block, blocks, cut, left_out, other_masks, plainly
+from fixtures.neutral_faults import (
+    BLOCK_FAULTS,
+    LOSS_FAULTS,
+    Block,
+    Blocks,
+    blocks,
+    cut,
+    left_out,
+    other_masks,
+    plainly,
+)
+from gradgate.subjects.contract import Stage, Subject
 from gradgate_wmtp.adapter import build_subject
 
 
@@ -39,6 +52,20 @@ def test_recomputation_that_runs_nothing_again_is_found() -> None:
 
     assert [finding.severity for finding in told] == ["error", "warning"]
     assert "recompute = 'on' does the " in told[0].message and "no effect at all" in told[0].message
+
+
+def test_key_of_the_data_that_acts_where_batches_are_made_has_its_effect_there() -> None:
+    """The one batch on which the losses are compared shows nothing of it."""
+
+    class Shuffled(Blocks):
+        def batches(self) -> Iterator[Tensor]:
+            turned = self.options.get("order") == "turned"
+            return (batch.flip(0) if turned else batch for batch in super().batches())
+
+    subject = Subject("shuffled", [Stage("rows", Shuffled, neutral={"order": ("kept", "turned")})])
+    outcome = run_check("GG424", subject, subject.stages[0])
+
+    assert (outcome.findings, outcome.measured["compared"]) == ((), 1)
 
 
 def test_keys_that_change_nothing_pass() -> None:
