@@ -56,7 +56,7 @@ def test_a_worker_that_is_killed_is_reported_with_its_signal(fresh: Zygote, tmp_
         one.kill()
         one.send("1")
         with pytest.raises(DiedError, match="SIGKILL"):
-            one.answer(silent)
+            list(map(one.answer, [silent] * 3))  # it may have answered before it was killed
 
 
 def test_a_worker_that_crashes_is_reported_with_its_last_words(fresh: Zygote):
