@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,29 @@ def compared(**head: Any) -> dict[str, Metric]:
 def test_counts_are_the_same_from_build_to_build():
     """Tolerance 0 needs counters that do not move by themselves."""
     assert {metric.verdict for metric in compared().values()} == {"pass"}
+
+
+def test_garbage_of_others_is_not_counted():
+    """What computes when it is freed is freed before, and not while a step runs."""
+
+    class Computing:
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            torch.ones(1) + torch.ones(1)
+
+    made: list[int] = []
+    plain = make()
+
+    def step() -> None:
+        plain()
+        made.append(gc.isenabled())
+        Computing()
+
+    usual, other = count(make(), relative), count(step, relative)
+
+    assert (other.values["op_count"], set(made), gc.isenabled()) == (usual.values["op_count"], {False}, True)
 
 
 @pytest.mark.parametrize(
