@@ -250,9 +250,10 @@ def _nearness(place: Location, task: Task) -> str:
 
 
 def _contain(task: Task) -> None:
-    """Its output in a file, and an end to its memory."""
+    """Its output in a file, an end to its memory, and nothing compiled into a copy that is used once and removed."""
     import resource
 
+    sys.dont_write_bytecode = True
     descriptor = os.open(task.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
