@@ -17,11 +17,13 @@ from torch import Tensor
 
 from gradgate.checks import oracles
 from gradgate.pasteable import expression
+from gradgate.subjects.contract import Context, Functions
 
 GARBAGE = 50.0
 AT_PADDING = ", {} at padding"  # behind a batch's name
 NAN_AT_PADDING = AT_PADDING.format(float("nan"))
 TOGETHER, PACKED = "all kinds of rows", "packed documents"  # names of batches of the grid
+RANDOM = {"quick": 60, "pr": 200, "nightly": 1000}  # random batches, by profile
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -197,6 +199,22 @@ def ragged(seed: int, count: int, *, gaps: bool) -> Iterator[Case]:
             valid_BS = valid_BS.sort(dim=1, descending=index % 2 == 0).values
         document_BS = documents(valid_BS, seed + index) if index % 3 == 2 else None
         yield make(f"random mask {index}", valid_BS, horizon, seed + index, document_BS)
+
+
+def random_count(context: Context) -> int:
+    """How many random batches the profile pays for."""
+    return RANDOM[context.profile]
+
+
+def every_case(functions: Functions, context: Context) -> Iterator[Case]:
+    """The batches at the boundaries, then random ones, as many as the profile pays for."""
+    yield from boundary_grid(context.seed, gaps=functions.gaps)
+    yield from ragged(context.seed, random_count(context), gaps=functions.gaps)
+
+
+def other_cases(functions: Functions, context: Context, count: int) -> Iterator[Case]:
+    """Random batches other than those of `every_case`."""
+    return ragged(context.seed + 1, count, gaps=functions.gaps)
 
 
 def extreme(seed: int, discount_lambda: float) -> Iterator[Case]:

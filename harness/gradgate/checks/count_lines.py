@@ -24,13 +24,13 @@ from torch.overrides import TorchFunctionMode
 from gradgate.checks.culprits import Failing, culprit
 from gradgate.checks.mean_shares import Shares
 from gradgate.checks.oracle_steps import Step
-from gradgate.checks.own_lines import Line, searched
+from gradgate.checks.own_lines import Line, own_frames, searched
 from gradgate.checks.raised import calling
 from gradgate.checks.randomness import seeded
 from gradgate.checks.traced import Instead, Site, Traced
 from gradgate.checks.without_dropout import without_dropout
 from gradgate.core.finding import Location
-from gradgate.core.origin import at_line, is_trainers_code
+from gradgate.core.origin import at_line
 from gradgate.subjects.contract import Batch, Run
 
 SECONDS = 4.0  # of processor time for the weights
@@ -104,7 +104,7 @@ class Counts(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Do the operation with what it is to be given."""
         name = getattr(func, "__name__", "")
-        frames = _own(sys._getframe(1), self._source) if len(args) > 1 and name in _DIVIDES else []
+        frames = own_frames(sys._getframe(1), self._source) if len(args) > 1 and name in _DIVIDES else []
         if frames:
             site, new = Site(frames[0].f_code, frames[0].f_lasti, name), list(args)
             for place, number in enumerate(args):
@@ -220,15 +220,6 @@ def line_of_shares(
             if list(made.shape) == list(shape) and made.is_floating_point() and bool((made >= 0).all()):
                 steps.append(Step(f"shares of {len(steps)}", torch.where(total > 0, made / total, made).double()))
     return culprit([Failing(ask, holds, steps)], source, SECONDS)
-
-
-def _own(frame: FrameType | None, source: Path | None) -> list[FrameType]:
-    found = []
-    while frame is not None:
-        if is_trainers_code(frame.f_code.co_filename, source):
-            found.append(frame)
-        frame = frame.f_back
-    return found
 
 
 def _numbers(values: Sequence[Any], depth: int = 0) -> set[float]:

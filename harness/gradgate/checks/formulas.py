@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from gradgate.checks.cases import NAN_AT_PADDING, Case, boundary_grid, ragged
+from gradgate.checks.cases import NAN_AT_PADDING, Case
 from gradgate.checks.culprits import Failing, culprit
 from gradgate.checks.first_fault import FirstFaultError, wanted
 from gradgate.checks.naming import are_named
@@ -23,14 +23,13 @@ from gradgate.core.finding import Finding, Location
 from gradgate.core.origin import in_one_line, origin
 from gradgate.core.verdict import Outcome
 from gradgate.pasteable import NUMBERS, expression
-from gradgate.subjects.contract import Context, Functions
+from gradgate.subjects.contract import Functions
 
 T = TypeVar("T")
 PASTEABLE = 4000  # numbers
 _TORCHS_OWN = ("not implemented for", "Could not run")  # how torch says that it has no such kernel, by the same error
 LOOKED_INTO = 1500  # numbers given, in a call that is looked into for the line
 SHARES = (0.5, 0.8, 0.2, 0.0)  # of the failing calls by size, those that are looked into
-RANDOM_CASES = {"quick": 60, "pr": 200, "nightly": 1000}
 
 
 @dataclass(frozen=True)
@@ -65,12 +64,12 @@ class Call:
     def _given(self) -> dict[str, Any]:
         """The options that the formula is given."""
         named = {name: held for name, held in self.options.items() if held is not None}
-        return {name: held for name, held in named.items() if takes(self.function, name)}
+        return {name: held for name, held in named.items() if _takes(self.function, name)}
 
     @property
     def is_beyond_the_formula(self) -> bool:
         """Whether it is of packed rows and the formula has no `document_BS`: a trainer that never packs."""
-        return self.options.get("document_BS") is not None and not takes(self.function, "document_BS")
+        return self.options.get("document_BS") is not None and not _takes(self.function, "document_BS")
 
     @property
     def size(self) -> int:
@@ -325,7 +324,7 @@ def weights_call(functions: Functions, case: Case, *, discount_lambda: float, te
         case.describe(),
         {"value_BS": case.value_BS, "label_BSH": case.labels, "valid_BS": case.valid_BS},
         {
-            "discount_lambda": discount_lambda if takes(weights, "discount_lambda") else 1.0,
+            "discount_lambda": discount_lambda if _takes(weights, "discount_lambda") else 1.0,
             "temperature": temperature,
             "document_BS": case.document_BS,
         },
@@ -352,25 +351,9 @@ def returns_call(functions: Functions, case: Case, *, gamma: float, gae_lambda: 
         returns,
         case.describe(),
         {"reward_BS": case.reward_BS, "value_BS": case.value_BS, "valid_BS": case.valid_BS},
-        {name: held if takes(returns, name) else 1.0 for name, held in discounts.items()}
+        {name: held if _takes(returns, name) else 1.0 for name, held in discounts.items()}
         | {"document_BS": case.document_BS},
     )
-
-
-def random_cases(context: Context) -> int:
-    """How many random cases the profile pays for."""
-    return RANDOM_CASES[context.profile]
-
-
-def every_case(functions: Functions, context: Context) -> Iterator[Case]:
-    """The batches at the boundaries, then random ones, as many as the profile pays for."""
-    yield from boundary_grid(context.seed, gaps=functions.gaps)
-    yield from ragged(context.seed, random_cases(context), gaps=functions.gaps)
-
-
-def other_cases(functions: Functions, context: Context, count: int) -> Iterator[Case]:
-    """Random batches other than those of `every_case`."""
-    return ragged(context.seed + 1, count, gaps=functions.gaps)
 
 
 def present(function: Callable[..., T] | None) -> Callable[..., T]:
@@ -380,7 +363,7 @@ def present(function: Callable[..., T] | None) -> Callable[..., T]:
     return function
 
 
-def takes(function: Callable[..., Any], name: str) -> bool:
+def _takes(function: Callable[..., Any], name: str) -> bool:
     """Whether a function can be given this argument by name; yes where its signature is not to be had."""
     names = _parameters(function)
     return names is None or name in names

@@ -54,7 +54,7 @@ from itertools import chain
 from torch import Tensor, ones
 
 from gradgate.checks import cases, tolerances
-from gradgate.checks.formulas import Call, Ledger, every_case, other_cases, random_cases, weights_call
+from gradgate.checks.formulas import Call, Ledger, weights_call
 from gradgate.checks.oracles import IGNORED
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Stage, Subject
@@ -69,9 +69,9 @@ def check(subject: Subject, stage: Stage | None, context: Context) -> Outcome:
     """Sum the weights of every position with a valid head."""
     ledger = Ledger(CODE, NAME, context.device, subject.source)
     functions = subject.functions
-    other = other_cases(functions, context, random_cases(context) // 4)
+    other = cases.other_cases(functions, context, cases.random_count(context) // 4)
     converted = (case.to(dtype) for case in other for dtype in cases.DTYPES[1:])
-    for case in chain(every_case(functions, context), converted):
+    for case in chain(cases.every_case(functions, context), converted):
         call = weights_call(functions, case, discount_lambda=0.95, temperature=0.7)
         weight_BSH = ledger.run(call, case.labels.shape, FIX)
         if weight_BSH is not None:

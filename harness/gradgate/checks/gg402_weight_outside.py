@@ -59,7 +59,7 @@ import torch
 from torch import Tensor
 
 from gradgate.checks import cases
-from gradgate.checks.formulas import Call, Ledger, every_case, other_cases, random_cases, weights_call
+from gradgate.checks.formulas import Call, Ledger, weights_call
 from gradgate.checks.oracles import IGNORED
 from gradgate.core.verdict import Outcome, Series
 from gradgate.subjects.contract import Context, Functions, Stage, Subject
@@ -112,10 +112,10 @@ def _points(number_S: Tensor) -> list[tuple[float, float]]:
 
 def _cases(functions: Functions, context: Context) -> Iterator[cases.Case]:
     """Each batch with finite garbage at padding and with NaN, then the random ones in half precision."""
-    for case in every_case(functions, context):
+    for case in cases.every_case(functions, context):
         yield case.tracked()
         yield case.with_padding(float("nan")).tracked()
-    for case in other_cases(functions, context, random_cases(context) // 4):
+    for case in cases.other_cases(functions, context, cases.random_count(context) // 4):
         yield case.to(torch.bfloat16).tracked()
         yield case.to(torch.float16).tracked()
 

@@ -60,7 +60,7 @@ import torch
 from torch import Tensor
 
 from gradgate.checks import cases, oracles, tolerances
-from gradgate.checks.formulas import Call, Ledger, every_case, other_cases, random_cases, weights_call
+from gradgate.checks.formulas import Call, Ledger, weights_call
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Functions, Stage, Subject
 
@@ -89,9 +89,9 @@ def check(subject: Subject, stage: Stage | None, context: Context) -> Outcome:
 def _inputs(functions: Functions, context: Context) -> Iterator[tuple[cases.Case, float, float]]:
     """Cases with the settings to try them under: every pair of settings meets every kind of case in turn."""
     settings = cycle(product(LAMBDAS, TEMPERATURES))
-    for case in every_case(functions, context):
+    for case in cases.every_case(functions, context):
         yield case.tracked(), *next(settings)
-    for index, case in enumerate(other_cases(functions, context, random_cases(context))):
+    for index, case in enumerate(cases.other_cases(functions, context, cases.random_count(context))):
         yield case.to(cases.DTYPES[1 + index % 3]).tracked(), *next(settings)
     for discount_lambda in LAMBDAS:
         for case in cases.extreme(context.seed, discount_lambda):

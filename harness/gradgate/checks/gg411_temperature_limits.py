@@ -60,7 +60,7 @@ import torch
 from torch import Tensor
 
 from gradgate.checks import cases, oracles, tolerances
-from gradgate.checks.formulas import Ledger, random_cases, weights_call
+from gradgate.checks.formulas import Ledger, weights_call
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Functions, Stage, Subject
 
@@ -78,7 +78,7 @@ FIX_REFUSAL = 'raise ValueError(f"temperature is {temperature!r}, expected a fin
 def check(subject: Subject, stage: Stage | None, context: Context) -> Outcome:
     """Go to both limits, then offer what must be refused."""
     ledger = Ledger(CODE, NAME, context.device, subject.source)
-    for case in cases.ragged(context.seed, random_cases(context), gaps=subject.functions.gaps):
+    for case in cases.ragged(context.seed, cases.random_count(context), gaps=subject.functions.gaps):
         for temperature in (*COLD, *HOT, 2):
             _limit(ledger, subject.functions, case, temperature)
     refused = [_refuses(ledger, subject.functions, context, temperature) for temperature in REFUSED]

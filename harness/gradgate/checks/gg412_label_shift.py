@@ -61,8 +61,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradgate.checks import oracles
-from gradgate.checks.formulas import Ledger, every_case, labels_call
+from gradgate.checks import cases, oracles
+from gradgate.checks.formulas import Ledger, labels_call
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -104,7 +104,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     """Read the targets out of the step's own gradients; then ask the labels function."""
     ledger = Ledger(CODE, NAME, context.device, subject.source)
     if subject.functions.labels is not None:
-        for case in every_case(subject.functions, context):
+        for case in cases.every_case(subject.functions, context):
             call = labels_call(subject.functions, case)
             label_BSH = ledger.run(call, case.labels.shape, FIX)
             if label_BSH is not None:

@@ -71,7 +71,7 @@ import torch
 from torch import Tensor
 
 from gradgate.checks import cases, tolerances
-from gradgate.checks.formulas import Call, Ledger, present, random_cases
+from gradgate.checks.formulas import Call, Ledger, present
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Functions, Stage, Subject
 
@@ -107,7 +107,7 @@ def check(subject: Subject, stage: Stage | None, context: Context) -> Outcome:
 
 def _cases(functions: Functions, context: Context) -> Iterator[cases.Case]:
     """Batches with scores for values: random ones first, then those at the boundaries."""
-    ragged = cases.ragged(context.seed, random_cases(context), gaps=functions.gaps)
+    ragged = cases.ragged(context.seed, cases.random_count(context), gaps=functions.gaps)
     yield from (dataclasses.replace(_scaled(case, SIZE), document_BS=None) for case in ragged if case.valid_BS.any())
     left = torch.tensor([[False, True, True, True], [False, False, True, True]])
     for name, valid_BS in {

@@ -67,7 +67,7 @@ from torch import Tensor
 
 from gradgate.checks import cases, oracles, tolerances
 from gradgate.checks.culprits import Failing, culprit
-from gradgate.checks.formulas import Call, Ledger, every_case, other_cases, plain, random_cases, returns_call
+from gradgate.checks.formulas import Call, Ledger, plain, returns_call
 from gradgate.checks.naming import are_named
 from gradgate.checks.oracle_steps import placing
 from gradgate.checks.raised import calling
@@ -176,10 +176,10 @@ def _misplaced(placed: Placed) -> tuple[list[int], float, float, float] | None:
 def _inputs(functions: Functions, context: Context) -> Iterator[tuple[cases.Case, float, float]]:
     """Cases with the discounts to try them under: every pair meets every kind of case in turn."""
     discounts = cycle(product(GAMMAS, LAMBDAS))
-    for case in every_case(functions, context):
+    for case in cases.every_case(functions, context):
         yield case.tracked(), *next(discounts)
         yield case.with_padding(float("nan")).tracked(), *next(discounts)
-    for index, case in enumerate(other_cases(functions, context, random_cases(context))):
+    for index, case in enumerate(cases.other_cases(functions, context, cases.random_count(context))):
         yield case.to(cases.DTYPES[1 + index % 3]).tracked(), *next(discounts)
 
 

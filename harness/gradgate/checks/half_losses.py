@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from gradgate.checks.own_lines import own_frames
 from gradgate.checks.raised import calling
 from gradgate.checks.randomness import seeded
 from gradgate.checks.tolerances import HALF
 from gradgate.core.finding import Location
-from gradgate.core.origin import at_line, is_trainers_code
+from gradgate.core.origin import at_line
 from gradgate.subjects.capabilities import declared
 from gradgate.subjects.contract import Context, Stage
 
@@ -105,7 +106,5 @@ class _Watch(TorchDispatchMode):
         return bool(given) and all(each.dtype in HALF for each in given) and given[0].numel() == self.positions
 
     def _line(self) -> Location | None:
-        frame = sys._getframe(2)
-        while frame is not None and not is_trainers_code(frame.f_code.co_filename, self.source):
-            frame = frame.f_back  # type: ignore[assignment]
-        return None if frame is None else at_line(frame.f_code, frame.f_lineno)
+        own = own_frames(sys._getframe(2), self.source)
+        return at_line(own[0].f_code, own[0].f_lineno) if own else None

@@ -167,6 +167,16 @@ def keyword_at(caller: Line, name: str) -> Line | None:
     return (caller[0], given[0]) if len(given) == 1 else None
 
 
+def own_frames(frame: FrameType | None, source: Path | None) -> list[FrameType]:
+    """The trainer's own frames from one outwards, innermost first."""
+    found = []
+    while frame is not None:
+        if is_trainers_code(frame.f_code.co_filename, source):
+            found.append(frame)
+        frame = frame.f_back
+    return found
+
+
 def is_torch(frame: FrameType, *names: str) -> bool:
     """Whether a frame is that of a function of torch with one of these names."""
     code = frame.f_code

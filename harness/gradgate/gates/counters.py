@@ -47,7 +47,7 @@ def count(step: Callable[[], Any], relative: Callable[[str], str | None]) -> Cou
         Exception: whatever the step raises.
     """
     recorder = Recorder(relative)
-    with uncollected(), recorder:
+    with _uncollected(), recorder:
         for _ in range(WARM_UP):
             step()
         before = recorder.live_bytes()
@@ -60,7 +60,7 @@ def count(step: Callable[[], Any], relative: Callable[[str], str | None]) -> Cou
 
 
 @contextmanager
-def uncollected() -> Iterator[None]:
+def _uncollected() -> Iterator[None]:
     """No garbage is collected by itself in the block: what others left behind may compute when it is freed."""
     enabled = gc.isenabled()
     gc.collect()

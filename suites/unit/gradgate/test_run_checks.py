@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -986,8 +987,8 @@ def test_gg602_is_inconclusive_where_one_seed_gives_two_runs() -> None:
     assert "two runs from one seed differ before any save" in run_check("GG602", subject, stage).inconclusive
 
 
-def test_gg602_loads_the_newest_of_several_saves_in_one_folder() -> None:
-    """A run saves again and again; what is kept and found again must be the last."""
+def loading(choose: Callable[[Iterable[Path]], Path]) -> tuple[Subject, Stage]:
+    """A run that keeps a file for each save, and loads the one that is chosen."""
 
     class Hoarding(MiniRun):
         def save(self, path: Path) -> None:
@@ -995,37 +996,24 @@ def test_gg602_loads_the_newest_of_several_saves_in_one_folder() -> None:
             (path / "state.pt").rename(path / f"{self.drawn}.pt")
 
         def load(self, path: Path) -> None:
-            oldest = min(path.glob("*.pt"), key=lambda file: int(file.stem))
-            oldest.rename(path / "state.pt")
+            choose(path.glob("*.pt")).rename(path / "state.pt")
             super().load(path)
 
-    subject, stage = with_run(
-        lambda seed, *, dtype=torch.float32, device: Hoarding("value", Parts(), seed, dtype, device)
-    )
+    return with_run(lambda seed, *, dtype=torch.float32, device: Hoarding("value", Parts(), seed, dtype, device))
 
-    (message,) = errors(run_check("GG602", subject, stage))
+
+def test_gg602_loads_the_newest_of_several_saves_in_one_folder() -> None:
+    """A run saves again and again; what is kept and found again must be the last."""
+    (message,) = errors(run_check("GG602", *loading(partial(min, key=lambda file: int(file.stem)))))
+
     assert message.startswith("3 steps + save + load + 3 steps is not 6 steps: after 3 steps")
 
 
 @pytest.mark.parametrize(("number", "found"), [(int, 0), (str, 1)])
 def test_gg602_loads_the_newest_across_the_first_number_with_a_digit_more(number: Any, found: int) -> None:
     """As text, 9 is behind 10."""
+    messages = errors(run_check("GG602", *loading(partial(max, key=lambda file: number(file.stem)))))
 
-    class Numbered(MiniRun):
-        def save(self, path: Path) -> None:
-            super().save(path)
-            (path / "state.pt").rename(path / f"{self.drawn}.pt")
-
-        def load(self, path: Path) -> None:
-            newest = max(path.glob("*.pt"), key=lambda file: number(file.stem))
-            newest.rename(path / "state.pt")
-            super().load(path)
-
-    subject, stage = with_run(
-        lambda seed, *, dtype=torch.float32, device: Numbered("value", Parts(), seed, dtype, device)
-    )
-
-    messages = errors(run_check("GG602", subject, stage))
     assert len(messages) == found
     assert all("behind saves after 8 to 11 steps into one folder, load() brings back" in told for told in messages)
 
