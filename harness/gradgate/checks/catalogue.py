@@ -11,7 +11,7 @@ import importlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradgate.checks
 from gradgate.checks.rules import RULES
@@ -20,6 +20,9 @@ from gradgate.core.rule import FAMILIES, Rule
 from gradgate.core.verdict import Outcome
 from gradgate.scan.rules.pages import page as source_page
 from gradgate.subjects.contract import Objective
+
+if TYPE_CHECKING:
+    from gradgate.checks.switches import Again
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,7 @@ class Check:
         per_stage: False where it looks at the subject as a whole, once.
         group: checks of one group share what a process keeps, and run in one; empty: it shares nothing that is dear.
         solo: whether it measures time, and wants the machine for itself.
+        again: how it is made again where switches of the configuration are flipped; None: it is not.
     """
 
     rule: Rule
@@ -43,6 +47,7 @@ class Check:
     per_stage: bool
     group: str = ""
     solo: bool = False
+    again: Again | None = None
 
 
 def rule(code_or_name: str) -> Rule:
@@ -102,7 +107,8 @@ def load_check(entry: Rule) -> Check:
     module: Any = importlib.import_module(f"gradgate.checks.{_stem(entry)}")
     objective = getattr(module, "OBJECTIVE", None)
     group, solo = getattr(module, "GROUP", ""), getattr(module, "SOLO", False)
-    return Check(entry, module.check, tuple(module.NEEDS), objective, bool(module.PER_STAGE), group, solo)
+    again: Again | None = getattr(module, "AGAIN", None)
+    return Check(entry, module.check, tuple(module.NEEDS), objective, bool(module.PER_STAGE), group, solo, again)
 
 
 def by_family(rules: Iterable[Rule]) -> dict[str, list[Rule]]:

@@ -54,12 +54,14 @@ from __future__ import annotations
 
 from gradgate.checks.raised import reports_raises
 from gradgate.checks.recording import recorded
+from gradgate.checks.switches import Again
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Stage, Subject
 
 CODE, NAME = "GG104", "foreign-write"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = True
+AGAIN = Again()
 
 
 @reports_raises(CODE, NAME)

@@ -60,12 +60,14 @@ from __future__ import annotations
 
 from gradgate.checks.raised import reports_raises
 from gradgate.checks.recording import recorded
+from gradgate.checks.switches import Again
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Stage, Subject
 
 CODE, NAME = "GG107", "function-breaks-contract"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = True
+AGAIN = Again()
 
 
 @reports_raises(CODE, NAME)

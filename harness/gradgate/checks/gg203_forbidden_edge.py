@@ -65,6 +65,7 @@ from gradgate.checks.given_lines import line_of_given
 from gradgate.checks.own_lines import Line, place, searched
 from gradgate.checks.raised import reports_raises
 from gradgate.checks.randomness import seeded
+from gradgate.checks.switches import Again
 from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Stage, Subject
@@ -72,6 +73,7 @@ from gradgate.subjects.contract import Context, Stage, Subject
 CODE, NAME = "GG203", "forbidden-edge"
 NEEDS: tuple[str, ...] = ("losses", "edges")
 PER_STAGE = True
+AGAIN = Again("warning", edges=True)
 
 
 @reports_raises(CODE, NAME)

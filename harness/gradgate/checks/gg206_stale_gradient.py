@@ -70,6 +70,7 @@ from gradgate.checks.own_lines import Line, named
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.recording import with_guilty_line
 from gradgate.checks.snapshot import named_parameters
+from gradgate.checks.switches import Again
 from gradgate.checks.update_lines import line_of_clearing, watched_step
 from gradgate.checks.updates import Update, gradients_at_updates, parameters_of
 from gradgate.core.finding import Finding
@@ -80,6 +81,7 @@ from gradgate.subjects.global_state import GlobalState
 CODE, NAME = "GG206", "stale-gradient"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = True
+AGAIN = Again()
 STEPS = 5
 PARALLEL = 1e-6  # sine of the angle up to which one gradient is the other one scaled, as clipping leaves it in float32
 

@@ -82,6 +82,7 @@ from torch import Tensor, nn
 from gradgate.checks.moves import Move, moves_at_updates
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.snapshot import Difference, compare, named_parameters
+from gradgate.checks.switches import Again
 from gradgate.checks.updates import parameters_of
 from gradgate.core.finding import Finding, Severity
 from gradgate.core.verdict import Outcome
@@ -92,6 +93,7 @@ from gradgate.subjects.global_state import GlobalState
 CODE, NAME = "GG208", "update-does-not-follow-gradient"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = True
+AGAIN = Again()
 STEPS = 6
 REVERSED = -0.5  # a cosine below which a gradient is another one's reverse
 FLAT = 1e-6  # a cosine up to which an update is not uphill

@@ -64,6 +64,7 @@ from torch.utils._pytree import tree_leaves
 
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.recording import recorded
+from gradgate.checks.switches import Again
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Stage, Subject
@@ -72,6 +73,7 @@ from gradgate.watch import places
 CODE, NAME = "GG301", "nonfinite-forward"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = True
+AGAIN = Again()
 
 
 @reports_raises(CODE, NAME)

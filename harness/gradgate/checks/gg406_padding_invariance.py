@@ -74,6 +74,7 @@ from gradgate.checks.own_lines import named
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.randomness import seeded
 from gradgate.checks.run_parts import parts_of
+from gradgate.checks.switches import Again
 from gradgate.checks.without_dropout import without_dropout
 from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Outcome
@@ -83,6 +84,7 @@ from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject
 CODE, NAME = "GG406", "padding-invariance"
 NEEDS: tuple[str, ...] = ("losses", "pad")
 PER_STAGE = True
+AGAIN = Again()
 COUNTS = (1, 5)
 OF_METRICS = 1e-6
 NOTHING: AbstractContextManager[Any] = nullcontext()

@@ -77,6 +77,7 @@ from gradgate.checks.leaks import leak as line_of_leak
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.randomness import seeded
 from gradgate.checks.snapshot import named_parameters
+from gradgate.checks.switches import Again
 from gradgate.checks.without_dropout import without_dropout
 from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Outcome
@@ -86,6 +87,7 @@ from gradgate.subjects.outputs import are_of_heads, by_head, logits_in
 CODE, NAME = "GG409", "causality"
 NEEDS: tuple[str, ...] = ("tokens", "logits", "losses")
 PER_STAGE = True
+AGAIN = Again()
 OBJECTIVE = "tokens"
 BATCHES = 2
 DRAWN, PACKED = 40, 4  # batches that are drawn, and how many packed ones of them are looked at

@@ -19,7 +19,12 @@ In float64, at one point, without dropout. Statistic: the distance of loss terms
   in hands takes it undivided from another, that one's.
 * Accumulation, where the run has `window`: one step on the batch as a whole, on its rows one by one, and on a short and
   a long part give the optimizer the same gradient. Clipping is kept out of the comparison: every backward starts from
-  2**-30, which is exact and too small to be clipped.
+  2**-30, which is exact and too small to be clipped. Without `window`, where a key of `Stage.options` or
+  `Stage.neutral` says of how many micro-batches an update is made (`accum` is in its name, its values are whole
+  numbers): the first update with the key at 1 has the gradient of the first with the key at n, on the batch n times
+  where n steps make an update, on the batch once where the trainer cuts it. With n steps, n parts of the batch give
+  another gradient where each is divided by its own count: a warning, since a step cannot know what comes behind it. Not
+  looked at: runs in which a step without an update changes the loss of the next one.
 * Counts, where the subject has `functions.value_loss` or `functions.loss`, whose terms are means: in the stage's own
   loss each of N values counts 1/N (half the second derivative at the value; of a loss that is straight far away, as
   Huber's and the smooth L1 are, all of it, or the slope there), and the weights of each of N positions sum to 1/N
@@ -64,7 +69,7 @@ Divide each term by its own count over everything that one update sees, and by n
 ## Known limits
 
 That rows of one batch count by their tokens and not equally is not judged without `window`. Gradient accumulation that
-the run does not offer is not looked at (the measured numbers say so). A backward that does not go through
+neither the run nor a key offers is not looked at (the measured numbers say so). A backward that does not go through
 `torch.autograd.backward` may be clipped, and then only its direction is compared.
 
 ## Sources
@@ -91,11 +96,11 @@ from gradgate.checks.invariance import Distance, Probe, rows_of
 from gradgate.checks.moved import in_words, plain_and_moved
 from gradgate.checks.own_lines import named
 from gradgate.checks.raised import SubjectRaisedError, calling, reports_raises
-from gradgate.checks.split_batches import Split, splits_of
+from gradgate.checks.split_batches import NoUpdateError, Split, splits_of
 from gradgate.checks.value_shares import TERM
 from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Outcome
-from gradgate.subjects.capabilities import Capabilities, declared
+from gradgate.subjects.capabilities import Capabilities
 from gradgate.subjects.contract import Batch, Context, Functions, Stage, Subject
 
 CODE, NAME = "GG410", "loss-scale"
@@ -154,14 +159,18 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     findings = [_doubled(worst, _divisor(worst, counts, probe, batch, subject.source))] if worst.is_beyond else []
     measured: dict[str, Any] = {"distance": worst.measured}
     allowed: dict[str, Any] = {"distance": worst.allowed}
-    if "window" in declared(probe.run):
+    try:
         splits = splits_of(probe, stage, context, batch, rows)
+    except NoUpdateError as none:
+        findings.append(Finding(CODE, NAME, f"{none}; allowed: one", fix="step once the micro-batches are all there"))
+        splits = []
+    if splits is None:
+        measured["accumulation"] = f"not looked at: {Subject.CAPABILITIES['window']}"
+    else:
         beyond = [split for split in splits if split.distance.is_beyond]
         findings += [named(_split(each, rows), partial(each.line, subject.source), context.seed) for each in beyond]
         measured["accumulation"] = max((split.distance.measured for split in splits), default=0.0)
         allowed["accumulation"] = max((split.distance.allowed for split in splits), default=0.0)
-    else:
-        measured["accumulation"] = f"not looked at: {Subject.CAPABILITIES['window']}"
     for term in dict.fromkeys(count.shares.term for count in counts):
         of_term = [count for count in counts if count.shares.term == term]
         worst_count = max(of_term, key=lambda count: count.shares.distance * len(count.shares.share_N))
@@ -307,12 +316,16 @@ def _summed(probe: Probe, batch: Batch, coefficients: Mapping[str, float], sourc
 
 
 def _split(split: Split, rows: Sequence[int]) -> Finding:
+    """Whole batches that come several times, and rows that a trainer cuts itself, have to weigh alike in any design."""
     sizes, distance = [len(part) for part in split.cut], split.distance
+    is_cut = sum(sizes) == len(rows) and len(sizes) > 1
+    come = f"come in micro-batches of {sizes} rows" if is_cut else f"come {len(sizes)} times" if sizes[1:] else "come"
     return Finding(
         code=CODE,
         name=NAME,
         message=f"the gradient of one update (norm {distance.size:.6g}) changes by {distance.measured:.3g} where its "
-        f"{len(rows)} rows come in micro-batches of {sizes} rows; allowed: {distance.allowed:.1e}",
+        f"{len(rows)} rows {come}{in_words(split.settings)}; allowed: {distance.allowed:.1e}",
+        severity="warning" if split.settings and is_cut else "error",
         fix=FIX,
         detail={"rows": sizes, "distance": distance.measured},
     )

@@ -64,6 +64,7 @@ from torch import Tensor, nn
 from gradgate.checks import cases, oracles
 from gradgate.checks.formulas import Ledger, labels_call
 from gradgate.checks.raised import calling, reports_raises
+from gradgate.checks.switches import Again
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject, Tokens
@@ -72,6 +73,7 @@ from gradgate.subjects.outputs import are_of_heads, by_head, logits_in
 CODE, NAME = "GG412", "label-shift"
 NEEDS: tuple[str, ...] = ("tokens", "logits", "losses")
 PER_STAGE = True
+AGAIN = Again()
 OBJECTIVE = "tokens"
 BATCHES = 3
 FIX = "shift once: head k at position t predicts token[t+k+1], -100 where either is padding, beyond or another document"

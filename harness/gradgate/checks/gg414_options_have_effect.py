@@ -31,6 +31,10 @@ The line is looked for where two listed values are alike. What the run declares 
 is called like it, is given the value, which must tell the two apart; else it is where the last number that the key
 changes ends, or its gradient.
 
+A key that `options_of` found, and nobody listed, may belong to another choice (the threshold of a loss that is not the
+configured one): it is no finding where it acts in another stage, on what `Run.evaluate` returns, or in settings in
+which other switches are flipped.
+
 False-alarm rate: 0 for keys that act within 20 steps of the small run. A difference may also come from another random
 number that a key happens to draw: a key that does no more than that passes.
 
@@ -82,7 +86,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import combinations, islice
+from itertools import chain, combinations, islice
 from typing import Any
 
 from gradgate.checks import batches as trees
@@ -92,6 +96,7 @@ from gradgate.checks.option_lines import Alike, line_of_option
 from gradgate.checks.own_lines import named
 from gradgate.checks.raised import SubjectRaisedError, as_finding, calling
 from gradgate.checks.snapshot import Snapshot, first_difference, take
+from gradgate.checks.switches import pairwise
 from gradgate.core.errors import SubjectError
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -167,7 +172,10 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         alike = False
         for (one, ours), (other, theirs) in combinations(zip(values, seen, strict=True), 2):
             pairs += 1
-            if ours.is_like(theirs) and _stay_alike(stage, context, at_start, key, (one, other)):
+            if not ours.is_like(theirs) or not _stay_alike(stage, context, at_start, key, (one, other)):
+                continue
+            listed = not isinstance(values, Guessed)
+            if listed or not _acts_elsewhere(subject, stage, context, at_start, key, (one, other)):
                 found = _finding(key, f"{one!r} and {other!r} give the same {LONGER} steps, bit for bit")
                 differ = partial(_differ, stage, context, at_start, key, (one, other))
                 pair = Alike(subject, stage, context, key, (one, other), differ)
@@ -240,14 +248,45 @@ def _near(odd: Any, values: Iterable[Any]) -> list[Any]:
     return [near for near in (1,) if near not in values] if isinstance(odd, int) else [min(map(abs, values)) * SMALL]
 
 
-def _stay_alike(stage: Stage, context: Context, at_start: GlobalState, key: str, values: tuple[Any, Any]) -> bool:
+def _stay_alike(
+    stage: Stage, context: Context, at_start: GlobalState, key: str, values: tuple[Any, Any], steps: int = LONGER
+) -> bool:
     """Whether nothing tells two values apart in a longer run on other data; also where that does not get so far."""
     other = replace(context, seed=context.seed + 1)
     try:
-        one, two = (_observe(stage, other, at_start, key, value, LONGER) for value in values)
+        one, two = (_observe(stage, other, at_start, key, value, steps) for value in values)
     except SubjectRaisedError:
         return True
     return one.is_like(two)
+
+
+def _acts_elsewhere(
+    subject: Subject, stage: Stage, context: Context, at_start: GlobalState, key: str, values: tuple[Any, Any]
+) -> bool:
+    """Whether two values that nobody listed differ in another stage, in what an evaluation tells, or in other settings.
+
+    They may belong to another choice than the configured one.
+    """
+    others = [other for other in subject.stages if other is not stage and key in (other.options or {})]
+    flipped = (flipped.stage for flipped in pairwise(stage, context))
+    return not _evaluate_alike(stage, context, at_start, key, values) or any(
+        not _stay_alike(each, context, at_start, key, values, STEPS) for each in chain(others, flipped)
+    )
+
+
+def _evaluate_alike(stage: Stage, context: Context, at_start: GlobalState, key: str, values: tuple[Any, Any]) -> bool:
+    """Whether nothing tells two values apart in what an evaluation behind a few steps returns."""
+    told = []
+    for value in values:
+        at_start.restore()
+        try:
+            run: Run = stage.start(context.seed, device=context.device, options={key: value})
+            for batch in islice(run.batches(), STEPS):
+                run.step(batch)
+            told.append(run.evaluate())
+        except Exception:
+            return True  # without an evaluation, or one that cannot be made: steps decide
+    return trees.first_difference(*told) is None
 
 
 def _differ(

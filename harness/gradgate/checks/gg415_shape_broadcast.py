@@ -59,6 +59,7 @@ from dataclasses import replace
 
 from gradgate.checks.raised import SubjectRaisedError, calling, reports_raises
 from gradgate.checks.recording import recorded
+from gradgate.checks.switches import Again
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.capabilities import declared
@@ -68,6 +69,7 @@ from gradgate.watch.block import watch
 CODE, NAME = "GG415", "shape-broadcast"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = True
+AGAIN = Again()
 
 
 @reports_raises(CODE, NAME)

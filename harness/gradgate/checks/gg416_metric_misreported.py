@@ -69,7 +69,7 @@ from itertools import chain, islice
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gradgate.checks.loss_gradient import plain_gradients
 from gradgate.checks.metric_lines import line_of_difference, line_of_wrong_number, word_of
@@ -77,15 +77,17 @@ from gradgate.checks.own_lines import Line, named
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.randomness import seeded
 from gradgate.checks.snapshot import named_parameters
+from gradgate.checks.switches import Again
 from gradgate.checks.updates import Update, gradients_at_updates, parameters_of
 from gradgate.core.errors import SubjectError
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
-from gradgate.subjects.contract import Context, Run, Stage, Subject
+from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject
 
 CODE, NAME = "GG416", "metric-misreported"
 NEEDS: tuple[str, ...] = ("losses",)
 PER_STAGE = True
+AGAIN = Again()
 TOLERANCE = 1e-3  # a share, and of what is small the number itself: logs round
 ROUNDING = 1e-6  # of one number, computed twice in float64
 EXACT = 1e-9
@@ -100,17 +102,16 @@ Numbers = Mapping[str, float]
 @reports_raises(CODE, NAME)
 def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     """Hold the metrics of a step against the loss terms of its batch."""
-    with calling("start()"):
-        run = stage.start(context.seed, dtype=torch.float64, device=context.device)
-    parameters = [parameter for parameter in named_parameters(run) if parameter.requires_grad]
-    (batch,) = islice(run.batches(), 1)
+    run, batch = _fresh(stage, context)
     with seeded(context.seed), calling("losses()"):
         terms = {name: float(term.detach()) for name, term in run.losses(batch).items()}
     if TOTAL not in terms:
         raise SubjectError("losses() has no term 'total'; see GG001")
+    run, batch = _fresh(stage, context)
     with seeded(context.seed):
-        gradients = plain_gradients(run, batch, parameters)
-    with seeded(context.seed), gradients_at_updates(parameters) as updates, calling("step()"):
+        gradients = plain_gradients(run, batch, _trained(run))
+    run, batch = _fresh(stage, context)
+    with seeded(context.seed), gradients_at_updates(_trained(run)) as updates, calling("step()"):
         metrics = run.step(batch)
     numbers = {name: float(value) for name, value in metrics.items() if isinstance(value, int | float | Tensor)}
     if len({id(update.optimizer) for update in updates}) < len(updates):
@@ -123,6 +124,18 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     return Outcome(
         findings, {"metrics_misreported": len(findings), "metrics": len(numbers)}, {"metrics_misreported": 0}
     )
+
+
+def _fresh(stage: Stage, context: Context) -> tuple[Run, Batch]:
+    """A run and its first batch; statistics that run along are then the same for whatever is asked of it."""
+    with calling("start()"):
+        run = stage.start(context.seed, dtype=torch.float64, device=context.device)
+    (batch,) = islice(run.batches(), 1)
+    return run, batch
+
+
+def _trained(run: Run) -> list[nn.Parameter]:
+    return [parameter for parameter in named_parameters(run) if parameter.requires_grad]
 
 
 def _line(
@@ -139,9 +152,7 @@ def _line(
 
 def _again(stage: Stage, context: Context, others: Sequence[str]) -> Mapping[str, Any]:
     """The metrics of a fresh run's first step, in which these modules are others."""
-    with calling("start()"):
-        run = stage.start(context.seed, dtype=torch.float64, device=context.device)
-    (batch,) = islice(run.batches(), 1)
+    run, batch = _fresh(stage, context)
     with seeded(context.seed), torch.no_grad():
         for parameter in chain.from_iterable(run.modules[name].parameters() for name in others):
             parameter.add_(torch.randn_like(parameter) * (10 * parameter.square().mean().sqrt() + 1))

@@ -79,6 +79,7 @@ from gradgate.checks.own_lines import named
 from gradgate.checks.parting_lines import line_of_parting_runs
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.snapshot import Difference, Snapshot, first_difference, named_parameters, take
+from gradgate.checks.switches import Again
 from gradgate.checks.updates import gradients_at_updates
 from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Outcome
@@ -88,6 +89,7 @@ from gradgate.subjects.global_state import GlobalState, seed_everything
 CODE, NAME = "GG601", "nondeterminism"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = True
+AGAIN = Again()
 STEPS = {"quick": 4, "pr": 8, "nightly": 32}
 ELSEWHERE = 1_000_003  # seeds the global generators of the third run
 MEASURED = re.compile(

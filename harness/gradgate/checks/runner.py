@@ -26,6 +26,7 @@ from gradgate.checks.parallel import answers
 from gradgate.checks.raised import SubjectRaisedError, as_finding, is_raised
 from gradgate.checks.results import as_expected, as_unexpected, broken, hung, status_of, told
 from gradgate.checks.reuse import Reuse
+from gradgate.checks.switches import again
 from gradgate.checks.tally import BAD, Plan, Tally, Unit
 from gradgate.checks.time_limit import LIMITS, TimeOverError, time_limit
 from gradgate.core.comparison import Comparison
@@ -76,6 +77,7 @@ def check_trainer(
     compare: Callable[[str], Comparison] | None = None,
     jobs: int = 0,
     reuse: Reuse | None = None,
+    switches: bool = True,
     on_start: Callable[[Step], None] | None = None,
     on_result: Callable[[Result], None] | None = None,
 ) -> Verdict:
@@ -97,6 +99,7 @@ def check_trainer(
         compare: a stage's name to its comparison with a base; None: there is no base.
         jobs: processes that run checks side by side, forked from this one; 0: all run in this process.
         reuse: results of earlier runs, which stand in for those of checks that would read the same; None: all run.
+        switches: whether checks that find nothing are made again with switches of the configuration flipped.
         on_start: called before each check and stage that runs.
         on_result: called with each result, in catalogue order.
 
@@ -111,7 +114,7 @@ def check_trainer(
     context = Context(
         seed=seed, profile=as_profile(profile), device=device, baselines=baselines, compare=compare, jobs=jobs
     )
-    session = _Session(with_stages(subject, stages), context, expected or {}, command, timeout, reuse)
+    session = _Session(with_stages(subject, stages), context, expected or {}, command, timeout, reuse, switches)
     plans = [session.plan(rule) for rule in catalogue.select(select, ignore)]
     tally = Tally(plans, session.settle, on_result)
     interrupted, start = False, time.perf_counter()
@@ -140,8 +143,10 @@ class _Session:
         command: Sequence[str],
         timeout: float | None,
         reuse: Reuse | None,
+        switches: bool,
     ) -> None:
         self._reuse = reuse
+        self._switches = switches
         self._subject = subject
         self._capabilities = Capabilities(subject, context.device)
         self._context = context
@@ -299,7 +304,9 @@ class _Session:
         outcome = check.function(self._subject, stage, context)
         if not isinstance(outcome, Outcome):
             raise TypeError(f"{check.rule.code} returned a {type(outcome).__name__}, expected an Outcome")
-        return outcome
+        if check.again is None or stage is None or not self._switches:
+            return outcome
+        return again(check.function, check.again, self._subject, stage, context, outcome, self._timeout)
 
     def _reproduce(self, rule: Rule, stage: Stage | None) -> str:
         words = [*self._command, "--select", rule.code]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -12,14 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradgate.checks.accumulation import ACCUMULATES
 from gradgate.checks.count_lines import line_of_parts
-from gradgate.checks.invariance import Distance, Probe, elements
+from gradgate.checks.invariance import Distance, Probe, elements, rows_of
+from gradgate.checks.moved import in_words
 from gradgate.checks.own_lines import Line
-from gradgate.checks.raised import calling
+from gradgate.checks.raised import SubjectRaisedError, calling
 from gradgate.checks.randomness import seeded
 from gradgate.checks.snapshot import named_parameters
 from gradgate.checks.updates import gradients_at_updates
 from gradgate.checks.without_dropout import without_dropout
+from gradgate.subjects.capabilities import declared
 from gradgate.subjects.contract import Batch, Context, Run, Stage
 
 SMALL = 2.0**-30
@@ -27,15 +30,16 @@ SMALL = 2.0**-30
 
 @dataclass(frozen=True)
 class Split:
-    """A batch that is cut into micro-batches.
+    """A batch that comes to an update in micro-batches.
 
     Args:
         stage: of the runs that step on them.
         context: seed and device.
         whole: the batch.
-        parts: the micro-batches.
-        cut: the rows of each.
+        parts: the micro-batches; the batch alone where the trainer cuts it itself.
+        cut: the rows of each; the same rows again and again where each is the whole batch.
         distance: of the gradient from that of the whole.
+        settings: the key that says how many there are, with their number; empty: `Run.window` makes an update of them.
     """
 
     stage: Stage
@@ -44,52 +48,141 @@ class Split:
     parts: Sequence[Batch]
     cut: Sequence[Sequence[int]]
     distance: Distance
+    settings: Mapping[str, int]
 
     def line(self, source: Path | None) -> Line | None:
         """The line that does not hand the count of the whole on."""
-        gradient = partial(_gradient, self.stage, self.context)
+        if self.settings:
+            return None
+        gradient = partial(_of_window, self.stage, self.context)
         return line_of_parts(partial(gradient, [self.whole]), partial(gradient, self.parts), self._is_near, source)
 
     def _is_near(self, one: Tensor, other: Tensor) -> bool:
         return float((one - other).norm()) / SMALL <= self.distance.allowed
 
 
-def splits_of(probe: Probe, stage: Stage, context: Context, batch: Batch, rows: Sequence[int]) -> list[Split]:
-    """How far the gradient of one step on parts of the batch is from that on the whole, for each way to cut it."""
+class NoUpdateError(Exception):
+    """An update did not come in as many micro-batches as it was to have."""
+
+
+def splits_of(probe: Probe, stage: Stage, context: Context, batch: Batch, rows: Sequence[int]) -> list[Split] | None:
+    """How far the gradient of one step on parts of the batch is from that on the whole, for each way to cut it.
+
+    Returns:
+        None where neither `Run.window` nor a key says how an update is made of several.
+
+    Raises:
+        NoUpdateError: a key says of how many, and none comes.
+    """
+    if "window" in declared(probe.run):
+        return _in_windows(probe, stage, context, batch, rows)
+    found = next(_accumulating(stage), None)
+    if found is None:
+        return None
+    try:
+        return _in_turns(probe, stage, context, batch, *found)
+    except SubjectRaisedError:  # with a key moved, and so GG414's
+        return None
+
+
+def _in_windows(probe: Probe, stage: Stage, context: Context, batch: Batch, rows: Sequence[int]) -> list[Split]:
     cuts = [[[row] for row in rows], [[rows[0]], list(rows[1:])]] if len(rows) > 1 else []
-    whole = _gradient(stage, context, [batch])
-    size = float(whole.norm())
-    noise = probe.noise(batch, probe(batch))["the gradient of `total`"] * SMALL
-    allowed = 2 * elements(batch) * (noise + probe.unit * size)
+    whole = _of_window(stage, context, [batch])
     found = []
     for cut in cuts:
         with calling("select_rows()"):
             parts = [probe.run.select_rows(batch, part) for part in cut]
-        moved = float((_gradient(stage, context, parts) - whole).norm())
-        distance = Distance("the gradient", moved / SMALL, allowed / SMALL, size / SMALL)
-        found.append(Split(stage, context, batch, parts, cut, distance))
+        distance = _distance(probe, batch, _of_window(stage, context, parts), whole)
+        found.append(Split(stage, context, batch, parts, cut, distance, {}))
     return found
 
 
-def _gradient(stage: Stage, context: Context, parts: Sequence[Batch]) -> Tensor:
+def _in_turns(probe: Probe, stage: Stage, context: Context, batch: Batch, key: str, count: int) -> list[Split]:
+    """One update of a batch against one of as many micro-batches as a key says: the batch each time, then its parts."""
+    rows, settings = list(range(rows_of(batch))), {key: count}
+    whole, _ = _of_turns(stage, context, [batch], {key: 1})
+    again, turns = _of_turns(stage, context, [batch] * count, settings)
+    if whole is None or again is None:
+        if whole is not None:
+            raise NoUpdateError(f"no update in {count} micro-batches with {key} = {count!r}")
+        return []
+    if turns > 1 and _total(stage, context, [], batch, settings) != _total(stage, context, [batch], batch, settings):
+        return []  # a step without an update changes the next one: statistics that run along
+    cut = [rows] * turns
+    found = [Split(stage, context, batch, [batch] * turns, cut, _distance(probe, batch, again, whole), settings)]
+    if turns == count <= len(rows) and not found[0].distance.is_beyond:
+        cut = [[row] for row in rows[: count - 1]] + [rows[count - 1 :]]
+        with calling("select_rows()"):
+            parts = [probe.run.select_rows(batch, part) for part in cut]
+        split, _ = _of_turns(stage, context, parts, settings)
+        if split is not None:
+            found.append(Split(stage, context, batch, parts, cut, _distance(probe, batch, split, whole), settings))
+    return found
+
+
+def _accumulating(stage: Stage) -> Iterator[tuple[str, int]]:
+    """Keys of a stage that say of how many micro-batches an update is made, with a number of several."""
+    for key, values in {**(stage.options or {}), **(stage.neutral or {})}.items():
+        several = [value for value in values if type(value) is int and value > 1]
+        if ACCUMULATES.search(key) and all(type(value) is int for value in values) and several:
+            yield key, min(several)
+
+
+def _distance(probe: Probe, batch: Batch, gradient: Tensor, whole: Tensor) -> Distance:
+    size = float(whole.norm())
+    noise = probe.noise(batch, probe(batch))["the gradient of `total`"] * SMALL
+    allowed = 2 * elements(batch) * (noise + probe.unit * size)
+    return Distance("the gradient", float((gradient - whole).norm()) / SMALL, allowed / SMALL, size / SMALL)
+
+
+def _of_window(stage: Stage, context: Context, parts: Sequence[Batch]) -> Tensor:
     """Double[P]: what the optimizers step with in a fresh run's first step on these micro-batches."""
     with calling("start()"):
         run: Run = stage.start(context.seed, dtype=torch.float64, device=context.device)
-    trained = [parameter for parameter in named_parameters(run) if parameter.requires_grad]
     with calling("window()"):
         batch = run.window(parts)
+    gradient, _ = _stepped(run, context, [batch], f"step() on {len(parts)} micro-batches")
+    return torch.zeros(1, dtype=torch.float64) if gradient is None else gradient
+
+
+def _of_turns(
+    stage: Stage, context: Context, batches: Sequence[Batch], settings: Mapping[str, int]
+) -> tuple[Tensor | None, int]:
+    """Double[P]: what the optimizers of a fresh run first step with, and in which of its steps on these batches."""
+    with calling("start()"):
+        run: Run = stage.start(context.seed, dtype=torch.float64, device=context.device, options=dict(settings))
+    return _stepped(run, context, batches, f"step(){in_words(settings)}")
+
+
+def _total(stage: Stage, context: Context, before: Sequence[Batch], batch: Batch, settings: Mapping[str, int]) -> float:
+    """The loss of a batch in a fresh run, behind steps on others."""
+    with calling("start()"):
+        run: Run = stage.start(context.seed, dtype=torch.float64, device=context.device, options=dict(settings))
+    with seeded(context.seed), without_dropout(), calling(f"losses(){in_words(settings)}"):
+        for each in before:
+            run.step(each)
+        return float(run.losses(batch)["total"].detach())
+
+
+def _stepped(run: Run, context: Context, batches: Sequence[Batch], doing: str) -> tuple[Tensor | None, int]:
+    trained = [parameter for parameter in named_parameters(run) if parameter.requires_grad]
+    turns = 0
     with (
         seeded(context.seed),
         without_dropout(),
         _small_backwards(),
         gradients_at_updates(trained) as updates,
-        calling(f"step() on {len(parts)} micro-batches"),
+        calling(doing),
     ):
-        run.step(batch)
-    gradients = [gradient for update in updates[:1] for gradient in update.gradients.values()]
-    flat = [g.double().flatten().cpu() if g is not None else p.new_zeros(p.numel(), dtype=torch.float64).cpu()
-            for g, p in zip(gradients, trained, strict=False)]  # fmt: skip
-    return torch.cat(flat) if flat else torch.zeros(1, dtype=torch.float64)
+        for batch in batches:
+            run.step(batch)
+            turns += 1
+            if updates:
+                break
+    if not updates or not trained:
+        return None, turns
+    flat = [p.new_zeros(p.numel()) if (g := updates[0].gradients[p]) is None else g.flatten() for p in trained]
+    return torch.cat([each.double().cpu() for each in flat]), turns
 
 
 @contextmanager

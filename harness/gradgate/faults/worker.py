@@ -193,7 +193,13 @@ def _check(task: Task, subject: Subject, codes: Sequence[str], report: Report, s
 
     stored = Path(task.baselines) if task.baselines else None
     verdict = check_trainer(
-        subject, select=codes, seed=task.seed, exit_first=task.exit_first, baselines=stored, on_result=note
+        subject,
+        select=codes,
+        seed=task.seed,
+        exit_first=task.exit_first,
+        baselines=stored,
+        switches=False,  # what planting shows, it shows in the trainer as it is configured
+        on_result=note,
     )
     return next((result for result in verdict.results if result.status == "failed"), None)
 

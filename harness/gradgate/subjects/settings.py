@@ -12,14 +12,16 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from gradgate.core.errors import SubjectError, nearest
+from gradgate.subjects.named_values import named_values
 
 # Words of keys that say where and how often, not what is trained: a short run shows nothing of them.
 _ELSEWHERE = re.compile(
-    r"(^|[._])(checkpoint|comment|data|debug|description|device|dir|directory|dist|dtype|epoch|eval|every|file|folder|freq"
-    r"|frequency|host|id|interval|keep|length|log|logging|name|output|path|patience|pin|port|precision|prefetch|profile"
-    r"|profiler|project|rank|report|resume|run|save|seed|step|tag|verbose|version|wandb|worker)s?([._]|$)"
+    r"(^|[._])(cache|checkpoint|comment|data|debug|description|device|dir|directory|dist|dtype|epoch|eval|every|file|folder|freq"
+    r"|frequency|host|id|interval|keep|last|length|log|logging|name|output|path|patience|persistent|pin|port|precision|prefetch|profile"
+    r"|profiler|project|rank|report|resume|run|save|seed|step|streaming|tag|verbose|version|wandb|worker)s?([._]|$)"
 )
-_CEILING = re.compile(r"clip|max|limit|(^|_)cap(_|$)|bound|threshold")  # half of one may still be above all there is
+_DATA = re.compile(r"^(\w+\.)*data\.")  # a section of which switches say what batches look like
+_CEILING = re.compile(r"clip|max|limit|(^|_)cap(_|$)|bound|delta|threshold")  # half may be above all there is
 _OF_EVALUATION = re.compile(r"(^|[._])(eval|evaluation|val|valid|validation|test)[._](\w+_)?(batch(_?size)?|bs)$")
 
 
@@ -36,7 +38,8 @@ def options_of(
     """Every key of a configuration that a short run may show, with values to move it to: for `Stage.options`.
 
     A number goes to its half, a ceiling (`reward_clip`, `max_norm`) to a hundredth, 0 to 0.1 or 1, a switch to its
-    opposite; names go to the others where their annotation is a Literal or an Enum. Keys whose words say where and
+    opposite; names go to the others of their Literal or Enum, or to those that the trainer's imported modules hold them
+    against (`named_values`). Keys whose words say where and
     how often (`log_every`, `output_dir`, `seed`, `num_workers`, `max_steps`) are left to `also`, but for the size
     of an evaluation's batches.
 
@@ -48,7 +51,9 @@ def options_of(
     Returns:
         Dotted key -> values, the configured one first.
     """
-    moved = {key: Guessed(_moved(key, value, hint)) for key, value, hint in _keys(config) if _acts(key)}
+    acting = [(key, value, hint) for key, value, hint in _keys(config) if _acts(key, value)]
+    names = named_values(key for key, value, _ in acting if isinstance(value, str))
+    moved = {key: Guessed(_moved(key, value, hint, names.get(key, ()))) for key, value, hint in acting}
     found = {key: values for key, values in moved.items() if values}
     kept = {key: values for key, values in found.items() if not key.startswith(tuple(leave_out))}
     return {**(kept if leave_out else found), **also}
@@ -115,14 +120,17 @@ def is_of_evaluation(key: str) -> bool:
     return bool(_OF_EVALUATION.search(key.lower()))
 
 
-def _acts(key: str) -> bool:
-    return is_of_evaluation(key) or not _ELSEWHERE.search(key.lower())
+def _acts(key: str, value: Any) -> bool:
+    part = _DATA.sub("", key.lower()) if isinstance(value, bool | str | Enum) else key.lower()
+    return is_of_evaluation(key) or not _ELSEWHERE.search(part)
 
 
-def _moved(key: str, value: Any, hint: Any) -> tuple[Any, ...]:
+def _moved(key: str, value: Any, hint: Any, names: Sequence[str]) -> tuple[Any, ...]:
     if get_origin(hint) is Literal or isinstance(value, Enum):
         named = [*type(value)] if isinstance(value, Enum) else get_args(hint)
         return (value, *[other for other in named if other != value]) if len(named) > 1 else ()
+    if isinstance(value, str):
+        return (value, *[other for other in names if other != value]) if value in names and len(names) > 1 else ()
     if isinstance(value, bool):
         return (value, not value)
     if isinstance(value, int):

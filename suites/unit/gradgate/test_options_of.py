@@ -9,11 +9,15 @@ from typing import Any, Literal
 
 import pytest
 
+import fixtures.named_settings  # noqa: F401 - what is imported is the trainer
 from fixtures.check_runs import errors, run_check
 from fixtures.option_faults import optioned
 from gradgate.core.errors import SubjectError
 from gradgate.subjects.contract import Stage, Subject
+from gradgate.subjects.named_values import named_values
 from gradgate.subjects.settings import configured, options_of
+
+FORMS = ["huber", "squared"]
 
 
 class Reward(Enum):
@@ -95,3 +99,26 @@ def test_gg414_lets_a_guessed_value_be_refused() -> None:
     assert errors(run_check("GG414", Subject("guessed", [guessed]), guessed)) == []
     (message,) = errors(run_check("GG414", Subject("listed", [listed]), listed))
     assert "ValueError: too small" in message
+
+
+def test_options_of_takes_the_names_that_the_trainer_holds_a_setting_against() -> None:
+    """In comparisons, tables, registries and the functions that it is handed to; none where its own is not among."""
+    config = SimpleNamespace(
+        loss=SimpleNamespace(form="huber", reduction_of="mean", note_of="free"), estimator_of="gae", weighting_of="rho"
+    )
+
+    assert options_of(config) == {
+        "loss.form": ("huber", "squared"),
+        "loss.reduction_of": ("mean", "sum", "none"),
+        "estimator_of": ("gae", "td"),
+        "weighting_of": ("rho", "critic"),
+    }
+    assert options_of({"data": {"side_of": "left", "path": "left", "packs": False, "rows": 4}}) == {
+        "data.side_of": ("left", "right"),
+        "data.packs": (False, True),
+    }
+
+
+def test_keys_without_a_name_in_the_source_are_left_alone() -> None:
+    """As are values that are no text."""
+    assert named_values(["no_such_key_anywhere", "loss.form"]) == {"no_such_key_anywhere": [], "loss.form": FORMS}

@@ -17,7 +17,14 @@ from fixtures.check_runs import errors, red, run_check, stage_of
 from fixtures.mini_trainer import MiniBatch, MiniRun, Parts
 from fixtures.prediction_faults import COUNT_FAULTS, SCALE_FAULTS, over_the_weights_sum, renormalised
 from fixtures.pytest_fixtures import rest_at_night
+from fixtures.switch_faults import Accumulating, Cutting, Running, accumulating
 from gradgate.subjects.contract import Functions, Run, Stage, Subject
+
+
+def thirds(terms: Mapping[str, Tensor], *_: Any) -> Mapping[str, Tensor]:
+    """A third of each term, however many rows a part has."""
+    return {name: term / 3 for name, term in terms.items()}
+
 
 COUNTED = "counts one of them as in a mean over "
 NEIGHBOURS = ("GG100", "GG405", "GG407", "GG408")
@@ -325,3 +332,38 @@ def test_gg410_takes_batches_without_rows_and_with_one(rows: int, reason: str) -
     outcome = run_check("GG410", *with_run(Few))
 
     assert (errors(outcome), reason in outcome.inconclusive) == ([], True)
+
+
+@pytest.mark.parametrize(
+    ("subject", "told"),
+    [
+        (accumulating(Accumulating, share=lambda _: 1.0), "come 3 times with train.accum_steps = 3; allowed: "),
+        (accumulating(Accumulating, due=lambda run: run.every == 1), "no update in 3 micro-batches with train.accum"),
+        (accumulating(Cutting, own_share=staticmethod(lambda terms, *_: terms)), "come with train.accum_steps = 3;"),
+        (accumulating(Cutting, own_share=staticmethod(thirds)), "come with train.accum_steps = 3; allowed: "),
+    ],
+)
+def test_gg410_asks_a_key_that_says_of_how_many_parts_an_update_is(subject: Subject, told: str) -> None:
+    """Whole batches again and again, or one that the trainer cuts, give the gradient of the batch."""
+    (message,) = errors(run_check("GG410", subject, subject.stages[0]))
+
+    assert told in message
+
+
+@pytest.mark.parametrize("kind", [Cutting, Running])
+def test_gg410_passes_keys_of_accumulation_that_share_by_counts(kind: type[MiniRun]) -> None:
+    """No finding; statistics that run along from step to step are none of accumulation's."""
+    subject = accumulating(kind)
+    outcome = run_check("GG410", subject, subject.stages[0])
+
+    assert outcome.findings == ()
+    assert isinstance(outcome.measured["accumulation"], float)
+
+
+def test_gg410_warns_of_a_mean_of_means_where_the_trainer_cannot_know_the_rest() -> None:
+    """Parts that come one by one weigh alike, long or short: shown, and not judged."""
+    subject = accumulating(Accumulating)
+    (finding,) = run_check("GG410", subject, subject.stages[0]).findings
+
+    assert finding.severity == "warning"
+    assert "come in micro-batches of [1, 1, 6] rows with train.accum_steps = 3" in finding.message

@@ -1,0 +1,120 @@
+"""Names that a trainer's source holds a setting against: the values that nobody listed."""
+
+from __future__ import annotations
+
+import ast
+import site
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+
+import gradgate
+
+_INSTALLED = tuple({*site.getsitepackages(), sysconfig.get_path("stdlib"), str(Path(gradgate.__path__[0]))})
+_REGISTERS = ("register", "add")
+
+
+def named_values(keys: Iterable[str]) -> dict[str, list[str]]:
+    """The names that each key is compared with, looked up by, or registered under in the trainer's modules.
+
+    Those are the modules that are imported and lie in no installed package. `kind == "a"`, `kind in ("a", "b")`, a
+    `case`, `{"a": f, "b": g}[kind]`, `TABLE[kind]` and `REGISTRY.build(kind)` with `@REGISTRY.register("a")` count,
+    where `kind` is a name, an attribute or a quoted key that is the last part of the setting's.
+
+    Args:
+        keys: dotted, as `options_of` gives them.
+
+    Returns:
+        Key -> names, in the order of the source; none where there is none.
+    """
+    nodes = [node for file in _own_files() for node in _nodes(file)]
+    tables: dict[str, list[str]] = {}
+    for table, names in _tables(nodes):
+        tables.setdefault(table, []).extend(names)
+    found: dict[str, list[str]] = {}
+    for last, name in (pair for node in nodes for pair in _of(node, tables)):
+        found.setdefault(last, []).append(name)
+    for last, name in _handed_on(nodes, tables):
+        found.setdefault(last, []).append(name)
+    return {key: list(dict.fromkeys(found.get(key.rpartition(".")[2], ()))) for key in keys}
+
+
+def _own_files() -> list[Path]:
+    modules = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+    files = {file for file in modules if file and file.endswith(".py") and not file.startswith(_INSTALLED)}
+    return [Path(file) for file in sorted(files)]
+
+
+@lru_cache(maxsize=1024)
+def _nodes(file: Path) -> tuple[ast.AST, ...]:
+    try:
+        return tuple(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+    except (OSError, ValueError, SyntaxError):
+        return ()
+
+
+def _tables(nodes: Iterable[ast.AST]) -> Iterator[tuple[str, list[str]]]:
+    """Names of mappings and registries with words that they hold."""
+    for node in nodes:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
+            yield _last(node.targets[0]), _words(node.value.keys)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _REGISTERS:
+            yield _last(node.func.value), _words(node.args[:1])
+
+
+def _handed_on(nodes: Iterable[ast.AST], tables: Mapping[str, list[str]]) -> Iterator[tuple[str, str]]:
+    """What the functions that a setting is given to hold the parameter against."""
+    nodes = list(nodes)
+    functions = {node.name: node for node in nodes if isinstance(node, ast.FunctionDef)}
+    within = {
+        name: [pair for inner in ast.walk(function) for pair in _of(inner, tables)]
+        for name, function in functions.items()
+    }
+    for call in (node for node in nodes if isinstance(node, ast.Call)):
+        function = functions.get(_last(call.func))
+        if function is None or not within[function.name]:
+            continue
+        names = [each.arg for each in function.args.args]
+        names = names[names[:1] in (["self"], ["cls"]) :]
+        given = [*zip(call.args, names, strict=False), *((word.value, word.arg) for word in call.keywords)]
+        for asked, parameter in given:
+            last = _last(asked)
+            yield from ((last, word) for name, word in within[function.name] if last and name == parameter != last)
+
+
+def _of(node: ast.AST, tables: Mapping[str, list[str]]) -> Iterator[tuple[str, str]]:
+    """What one node holds a setting against."""
+    asked: ast.expr | None = None
+    words: list[str] = []
+    if isinstance(node, ast.Compare) and len(node.ops) == 1:
+        left, right = node.left, node.comparators[0]
+        asked, against = (right, left) if isinstance(left, ast.Constant) else (left, right)
+        words = _words(against.elts if isinstance(against, ast.Tuple | ast.List | ast.Set) else [against])
+    elif isinstance(node, ast.Match):
+        asked, words = node.subject, _words(each for case in node.cases for each in ast.walk(case.pattern))
+    elif isinstance(node, ast.Subscript):
+        asked, words = node.slice, _held(node.value, tables)
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args:
+        asked, words = node.args[0], _held(node.func.value, tables)
+    last = _last(asked)
+    yield from ((last, word) for word in words if last)
+
+
+def _held(table: ast.expr, tables: Mapping[str, list[str]]) -> list[str]:
+    return _words(table.keys) if isinstance(table, ast.Dict) else tables.get(_last(table), [])
+
+
+def _last(asked: ast.expr | None) -> str:
+    """The last part of `kind`, `config.loss.kind` and `config["loss"]["kind"]`."""
+    if isinstance(asked, ast.Name):
+        return asked.id
+    if isinstance(asked, ast.Attribute):
+        return asked.attr
+    words = _words([asked.slice]) if isinstance(asked, ast.Subscript) else []
+    return words[0] if words else ""
+
+
+def _words(nodes: Iterable[ast.AST | None]) -> list[str]:
+    return [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
