@@ -13,7 +13,8 @@ from weakref import WeakKeyDictionary
 
 from gradgate.checks.isolation import isolated
 from gradgate.checks.moved import in_words
-from gradgate.checks.raised import is_raised
+from gradgate.checks.raised import SubjectRaisedError, is_raised
+from gradgate.core.errors import SubjectError
 from gradgate.core.finding import SEVERITIES, Finding, Severity
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Run, Stage, Subject
@@ -82,8 +83,11 @@ def again(
         return outcome
 
     def found_in(flipped: Flipped) -> list[Finding]:
-        with isolated(context.seed, "switches") as folder:
-            seen = check(subject, flipped.stage, replace(context, folder=folder))
+        try:
+            with isolated(context.seed, "switches") as folder:
+                seen = check(subject, flipped.stage, replace(context, folder=folder))
+        except (SubjectError, SubjectRaisedError):  # what is declared of the stage need not be there in these settings
+            return []
         return [finding for finding in seen.findings if not is_raised(finding)]
 
     end = time.perf_counter() + SHARE * seconds

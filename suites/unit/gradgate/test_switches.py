@@ -13,8 +13,10 @@ from fixtures.mini_faults import Fault
 from fixtures.recorded_faults import RECORDED
 from fixtures.switch_faults import SWITCHES, switched
 from gradgate.checks.isolation import isolated
+from gradgate.checks.raised import SubjectRaisedError
 from gradgate.checks.runner import check_trainer
 from gradgate.checks.switches import Again, again, pairwise
+from gradgate.core.errors import SubjectError
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome, Result
 from gradgate.subjects.contract import Context, Stage, Subject
@@ -137,6 +139,18 @@ def test_edges_are_told_as_warnings_where_no_key_opens_one() -> None:
     found = [again(check, how, Subject("s", [s]), s, Context(), Outcome(), 60.0).findings for s in (opened, other)]
 
     assert [[each.severity for each in findings] for findings in found] == [[], ["warning"]]
+
+
+@pytest.mark.parametrize("error", [SubjectError("no such term"), SubjectRaisedError("step 1", ValueError("no"))])
+def test_what_cannot_be_asked_in_some_settings_is_left(error: Exception) -> None:
+    """A term that the adapter declares may not be there with another weighting."""
+
+    def check(*_: Any) -> Outcome:
+        raise error
+
+    stage = switched(COLUMNS, {}).stages[0]
+
+    assert again(check, Again(), Subject("s", [stage]), stage, Context(), Outcome(), 60.0) == Outcome()
 
 
 def settings_of(stage: Stage) -> list[Mapping[str, Any]]:
