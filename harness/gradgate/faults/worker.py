@@ -17,6 +17,7 @@ from gradgate.core.verdict import Result
 from gradgate.subjects.contract import Subject
 
 NEAR = 3  # lines
+NEAR_BY = ("exact", "near")  # a line that is named so is the fault's: nothing is left to look for
 REVERTING = 60.0  # seconds to look among what changed
 _SPARE = 10.0  # seconds, of the time for a fault, that such a search leaves
 GIBIBYTE = 1 << 30
@@ -212,7 +213,7 @@ def _locate(task: Task, subject: Subject, report: Report, failed: Result, start:
     baselines = Path(task.baselines) if task.baselines else None
     changed = hunks({task.copy / file: (task.root / file).read_text(encoding="utf-8") for file in task.changed})
     places = {"the base": changed}
-    if changed and outside(places)(failed):
+    if changed and report.notices[0].line not in NEAR_BY and outside(places)(failed):
         left = task.timeout - (time.perf_counter() - start) - _SPARE  # a kill is not lost to the search for its line
         seconds = min(left, max(REVERTING, RUNS * failed.seconds))
         guilty = by_reverts(subject, places, seed=task.seed, baselines=baselines, seconds=seconds)(failed)

@@ -67,6 +67,7 @@ main()
 """
 FAULTS = {
     "OS-01": ("GG206", "self.optimizers[0].zero_grad()", ""),
+    "OS-02": ("GG206", "self.dtype = dtype", "self.dtype, self.optimizers[0].zero_grad = dtype, lambda: None"),
     "GF-01": ("GG206", '"kept"', '"lost"'),
     "GF-02": ("GG206", "torch.Generator().manual_seed(seed)", "torch.Generator().manual_seed(seed + 1)"),
     "PF-01": ("GG206", "self.optimizers[0].zero_grad()", "import os; os._exit(7)"),
@@ -116,12 +117,15 @@ def test_run_tells_killed_from_survived_equivalent_crashed_and_broken(project: P
         "OK-01": "quiet",
         "OK-02": "alarm",
         "OS-01": "killed",
+        "OS-02": "killed",
         "PF-01": "crashed",
     }
     killed = next(outcome for outcome in tree["outcomes"] if outcome["id"] == "OS-01")
     assert killed["by"][0]["code"] == "GG206"
     assert killed["right_family"] is True
-    assert killed["change"] == "exact"  # among three innocent edits
+    assert (killed["line"], killed["change"], killed["by"][0]["change"]) == ("near", "near", "")  # and no search
+    far = next(outcome for outcome in tree["outcomes"] if outcome["id"] == "OS-02")
+    assert (far["line"], far["change"]) == ("elsewhere", "exact")  # among three innocent edits
     assert "clean edits: 2, with an alarm: 1 OK-02" in done.output
     assert (project / "tiny_trainer.py").read_text(encoding="utf-8") == TRAINER
     assert "tiny_trainer" not in sys.modules
