@@ -193,7 +193,8 @@ class Campaign:
     def _rest(self, name: str, fault: Fault, planted: Planted, red: Collection[str]) -> Task:
         """All other checks; for a clean edit those that do not train whole runs."""
         codes = tuple(code for code in _everything() if code not in {*_built(fault.codes), *red})
-        task = self._edited(name, fault, planted)
+        again = tuple(code for code in _everything() if code not in red and _is_made_again(code))
+        task = replace(self._edited(name, fault, planted), switched=again)
         if fault.clean:
             # It may cost more: what a stored count or a declared cost rightly tells is no fault.
             quick = tuple(code for code in codes if not _trains(code) and code[2] != "7")
@@ -319,6 +320,10 @@ def _everything() -> tuple[str, ...]:
     """Built codes, those that train whole runs last."""
     codes = [rule.code for rule in rules.select() if rules.is_built(rule)]
     return tuple(sorted(codes, key=lambda code: (_trains(code), code)))
+
+
+def _is_made_again(code: str) -> bool:
+    return rules.load_check(rules.rule(code)).again is not None
 
 
 def _trains(code: str) -> bool:

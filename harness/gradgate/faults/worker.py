@@ -35,6 +35,7 @@ class Task:
         log: where the process's own output goes.
         codes: checks to run.
         exit_first: stop at the first failure.
+        switched: checks to make again, with switches of the configuration flipped, where none of `codes` fails.
         seen: what to observe -> file with what that witness sees on the unedited source; the process that has no edits
             writes them.
         lines: file, first and last line of the edits.
@@ -53,6 +54,7 @@ class Task:
     log: Path
     codes: tuple[str, ...] = ()
     exit_first: bool = True
+    switched: tuple[str, ...] = ()
     seen: Mapping[str, str] = field(default_factory=dict)
     lines: tuple[tuple[str, int, int], ...] = ()
     baselines: str = ""
@@ -135,6 +137,8 @@ def examine(task: Task) -> Report:
     for witness, file in task.seen.items():
         _ask(witness, file, task, subject, report)
     failed = _check(task, subject, task.codes, report, start) if task.codes else None
+    if failed is None and task.switched:
+        failed = _check(task, subject, task.switched, report, start, switches=True)
     if failed is not None:
         _locate(task, subject, report, failed, start)
     report.seconds = report.seconds or time.perf_counter() - start
@@ -181,7 +185,9 @@ def _ask(witness: str, file: str, task: Task, subject: Subject, report: Report) 
         torch.save(seen, file)
 
 
-def _check(task: Task, subject: Subject, codes: Sequence[str], report: Report, start: float) -> Result | None:
+def _check(
+    task: Task, subject: Subject, codes: Sequence[str], report: Report, start: float, *, switches: bool = False
+) -> Result | None:
     """Run checks and note what they find; the first that failed."""
     from gradgate.checks.runner import check_trainer
 
@@ -199,7 +205,7 @@ def _check(task: Task, subject: Subject, codes: Sequence[str], report: Report, s
         seed=task.seed,
         exit_first=task.exit_first,
         baselines=stored,
-        switches=False,  # what planting shows, it shows in the trainer as it is configured
+        switches=switches,
         on_result=note,
     )
     return next((result for result in verdict.results if result.status == "failed"), None)

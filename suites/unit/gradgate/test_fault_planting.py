@@ -31,8 +31,9 @@ import gradgate
 
 
 class Loop(gradgate.Run):
-    def __init__(self, seed, *, dtype=torch.float32, device="cpu"):
+    def __init__(self, seed, *, dtype=torch.float32, device="cpu", options=None):
         torch.manual_seed(seed)
+        self.cautious = bool((options or {}).get("cautious"))
         self.modules = {"model": nn.Linear(4, 1).to(device, dtype)}
         self.optimizers = [torch.optim.SGD(self.modules["model"].parameters(), lr=0.1)]
         self.generator = torch.Generator().manual_seed(seed)
@@ -57,7 +58,8 @@ class Loop(gradgate.Run):
 
 
 def subject():
-    return gradgate.Subject(name="loop", stages=[gradgate.Stage("train", start=Loop)])
+    stage = gradgate.Stage("train", start=Loop, options={"cautious": (False, True)})
+    return gradgate.Subject(name="loop", stages=[stage])
 """
 TWO_CHECKS = """\
 from gradgate.cli import main
@@ -68,6 +70,11 @@ main()
 FAULTS = {
     "OS-01": ("GG206", "self.optimizers[0].zero_grad()", ""),
     "OS-02": ("GG206", "self.dtype = dtype", "self.dtype, self.optimizers[0].zero_grad = dtype, lambda: None"),
+    "OS-03": (
+        "GG206",
+        "self.optimizers[0].zero_grad()",
+        "self.optimizers[0].param_groups[0]['lr'] = 0.05; self.cautious or self.optimizers[0].zero_grad()",
+    ),
     "GF-01": ("GG206", '"kept"', '"lost"'),
     "GF-02": ("GG206", "torch.Generator().manual_seed(seed)", "torch.Generator().manual_seed(seed + 1)"),
     "PF-01": ("GG206", "self.optimizers[0].zero_grad()", "import os; os._exit(7)"),
@@ -118,6 +125,7 @@ def test_run_tells_killed_from_survived_equivalent_crashed_and_broken(project: P
         "OK-02": "alarm",
         "OS-01": "killed",
         "OS-02": "killed",
+        "OS-03": "killed",
         "PF-01": "crashed",
     }
     killed = next(outcome for outcome in tree["outcomes"] if outcome["id"] == "OS-01")
@@ -126,6 +134,8 @@ def test_run_tells_killed_from_survived_equivalent_crashed_and_broken(project: P
     assert (killed["line"], killed["change"], killed["by"][0]["change"]) == ("near", "near", "")  # and no search
     far = next(outcome for outcome in tree["outcomes"] if outcome["id"] == "OS-02")
     assert (far["line"], far["change"]) == ("elsewhere", "exact")  # among three innocent edits
+    behind = next(outcome for outcome in tree["outcomes"] if outcome["id"] == "OS-03")
+    assert behind["by"][0]["message"].endswith("with cautious = True")
     assert "clean edits: 2, with an alarm: 1 OK-02" in done.output
     assert (project / "tiny_trainer.py").read_text(encoding="utf-8") == TRAINER
     assert "tiny_trainer" not in sys.modules
@@ -161,7 +171,7 @@ def test_list_shows_codes_and_places(project: Path):
     """One line an entry, with the line that it changes."""
     done = gradgate("faults", "list", "--path", project, "--select", "OS")
     assert done.exit_code == 0
-    assert done.output.splitlines()[0].split()[:3] == ["OS-01", "GG206", "tiny_trainer.py:27"]
+    assert done.output.splitlines()[0].split()[:3] == ["OS-01", "GG206", "tiny_trainer.py:28"]
 
 
 def test_run_says_where_a_catalogue_could_come_from(tmp_path: Path):
