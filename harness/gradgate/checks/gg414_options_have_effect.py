@@ -102,7 +102,7 @@ from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject
 from gradgate.subjects.global_state import GlobalState
-from gradgate.subjects.settings import Guessed, is_of_evaluation
+from gradgate.subjects.settings import Guessed, is_of_accumulation, is_of_evaluation
 
 CODE, NAME = "GG414", "options-have-effect"
 NEEDS: tuple[str, ...] = ("options",)
@@ -182,7 +182,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
                 findings.append(found if alike else named(found, partial(line_of_option, pair), context.seed))
                 alike = True
         reported += [] if alike else _only_reported(stage, context, at_start, key, dict(zip(values, seen, strict=True)))
-        for odd in () if alike else _unlisted(values):
+        for odd in () if alike or is_of_accumulation(key) else _unlisted(values):
             pairs += len(values)
             findings += _taken_for_another(stage, context, at_start, key, odd, dict(zip(values, seen, strict=True)))
     measured = {"pairs_alike": len(findings), "pairs": pairs, "keys": len(options)}

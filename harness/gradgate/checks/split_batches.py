@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradgate.checks.accumulation import ACCUMULATES
 from gradgate.checks.count_lines import line_of_parts
 from gradgate.checks.invariance import Distance, Probe, elements, rows_of
 from gradgate.checks.moved import in_words
@@ -24,6 +23,7 @@ from gradgate.checks.updates import gradients_at_updates
 from gradgate.checks.without_dropout import without_dropout
 from gradgate.subjects.capabilities import declared
 from gradgate.subjects.contract import Batch, Context, Run, Stage
+from gradgate.subjects.settings import is_of_accumulation
 
 SMALL = 2.0**-30
 
@@ -124,7 +124,7 @@ def _accumulating(stage: Stage) -> Iterator[tuple[str, int]]:
     """Keys of a stage that say of how many micro-batches an update is made, with a number of several."""
     for key, values in {**(stage.options or {}), **(stage.neutral or {})}.items():
         several = [value for value in values if type(value) is int and value > 1]
-        if ACCUMULATES.search(key) and all(type(value) is int for value in values) and several:
+        if is_of_accumulation(key) and all(type(value) is int for value in values) and several:
             yield key, min(several)
 
 

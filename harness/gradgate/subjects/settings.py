@@ -22,6 +22,7 @@ _ELSEWHERE = re.compile(
 )
 _DATA = re.compile(r"^(\w+\.)*data\.")  # a section of which switches say what batches look like
 _CEILING = re.compile(r"clip|max|limit|(^|_)cap(_|$)|bound|delta|threshold")  # half may be above all there is
+_OF_ACCUMULATION = re.compile(r"accum", re.IGNORECASE)
 _OF_EVALUATION = re.compile(r"(^|[._])(eval|evaluation|val|valid|validation|test)[._](\w+_)?(batch(_?size)?|bs)$")
 
 
@@ -39,9 +40,9 @@ def options_of(
 
     A number goes to its half, a ceiling (`reward_clip`, `max_norm`) to a hundredth, 0 to 0.1 or 1, a switch to its
     opposite; names go to the others of their Literal or Enum, or to those that the trainer's imported modules hold them
-    against (`named_values`). Keys whose words say where and
-    how often (`log_every`, `output_dir`, `seed`, `num_workers`, `max_steps`) are left to `also`, but for the size
-    of an evaluation's batches.
+    against (`named_values`). Keys whose words say where and how often (`log_every`, `output_dir`, `seed`,
+    `num_workers`, `max_steps`) are left to `also`, but for the size of an evaluation's batches and the number of an
+    update's micro-batches.
 
     Args:
         config: a mapping, dataclass, pydantic model, namespace or plain object, nested or not.
@@ -120,9 +121,14 @@ def is_of_evaluation(key: str) -> bool:
     return bool(_OF_EVALUATION.search(key.lower()))
 
 
+def is_of_accumulation(key: str) -> bool:
+    """Whether a key says of how many micro-batches an update is made."""
+    return bool(_OF_ACCUMULATION.search(key))
+
+
 def _acts(key: str, value: Any) -> bool:
     part = _DATA.sub("", key.lower()) if isinstance(value, bool | str | Enum) else key.lower()
-    return is_of_evaluation(key) or not _ELSEWHERE.search(part)
+    return is_of_evaluation(key) or is_of_accumulation(key) or not _ELSEWHERE.search(part)
 
 
 def _moved(key: str, value: Any, hint: Any, names: Sequence[str]) -> tuple[Any, ...]:

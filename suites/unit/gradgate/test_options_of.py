@@ -41,6 +41,7 @@ class Recipe:
     clip: bool = True
     reward: Reward = Reward.rule
     log_every: int = 10
+    accum_steps: int = 4
     output_dir: str = "out"
     seeds: int = 3
     note: None = None
@@ -55,13 +56,13 @@ def test_options_of_moves_numbers_switches_and_names() -> None:
     assert options_of(Recipe()) == {
         "optim.lr": (0.5, 0.25), "optim.weight_decay": (0.0, 0.1), "optim.max_norm": (5.0, 0.05),
         "optim.kind": ("sgd", "adamw"), "horizon": (4, 2),
-        "layers": (1, 2), "clip": (True, False), "reward": (Reward.rule, Reward.model),
+        "layers": (1, 2), "accum_steps": (4, 2), "clip": (True, False), "reward": (Reward.rule, Reward.model),
     }  # fmt: skip
 
 
 def test_options_of_takes_what_it_is_told() -> None:
     """Sections are left out by their beginning; keys that it guesses nothing for are added."""
-    found = options_of(Recipe(), also={"log_every": (1, 2)}, leave_out=("optim.", "layers"))
+    found = options_of(Recipe(), also={"log_every": (1, 2)}, leave_out=("optim.", "layers", "accum"))
     assert list(found) == ["horizon", "clip", "reward", "log_every"]
 
 
