@@ -1,26 +1,28 @@
-"""What a step keeps inside: the local variables at its backward, for trainers that give no losses away."""
+"""What a step keeps inside: the local variables at its backwards, for trainers that give no losses away."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import reduce
+from math import isclose
+from operator import add
 from types import FrameType
 from typing import Any, ClassVar
-from unittest.mock import patch
 
 import torch
 from torch import Tensor
-from torch.optim.lr_scheduler import LRScheduler
 
 from gradgate.core.errors import SubjectError, nearest
 from gradgate.subjects.contract import Run
+from gradgate.subjects.keeping import Counts, gradients_kept, updates_withheld
 
 TOTAL = "total"
 
 
 class _ReachedError(BaseException):
-    """Leaves the step at its backward. Not an Exception, so that a trainer's own `except Exception` lets it through."""
+    """Leaves the step at its updates. Not an Exception, so that a trainer's own `except Exception` lets it through."""
 
 
 class StepLosses(Run):
@@ -29,133 +31,147 @@ class StepLosses(Run):
     Put it before the run's other bases: `class MyRun(StepLosses, TokenRows)`.
 
     Attributes:
-        terms: loss term -> the local variable of the trainer's step that holds it at a backward. `total` is what the
-            backward starts from, and is there without being named.
-        backwards: how often the step goes backward before its updates are made: 2 for an actor and a critic with a loss
-            each, the number of heads where each goes backward alone. `total` is then the sum of what they start from.
+        terms: loss term -> the local variable of the trainer's step that holds it at a backward. `total` is the sum of
+            what the backwards start from, and is there without being named.
+        backwards: how many of the step's backwards count, from its first; None: those that come before each of
+            `optimizers` has been asked to step, of an actor and a critic or of each micro-batch; of a run that names no
+            optimizers, the first.
     """
 
     terms: ClassVar[Mapping[str, str]] = {}
-    backwards: ClassVar[int] = 1
+    backwards: ClassVar[int | None] = None
 
     def losses(self, batch: Any) -> Mapping[str, Tensor]:
-        """The loss terms of a step that ends where its last backward begins."""
-        with gradients_kept(self), updates_withheld(self.optimizers if self.backwards > 1 else ()):
-            return loss_terms(at_backward(lambda: self.step(batch), self.backwards), self.terms)
-
-
-def at_backward(call: Callable[[], Any], count: int = 1) -> dict[str, Any]:
-    """Run a trainer's step up to a backward, its first, and give the local variables that it has there.
-
-    No backward runs, and nothing behind the last: no gradient, no update. What the step did before, it did.
-
-    Args:
-        call: the step, `lambda: trainer.train_step(batch)`.
-        count: of backwards to come to.
-
-    Returns:
-        Every local variable from the lines that call `backward` outwards to `call`, the innermost winning, then the
-        latest, and `total`: the tensor that the backward starts from, on its graph; of several, their sum.
-
-    Raises:
-        SubjectError: the call came to its end without as many backwards.
-    """
-    found = Backwards()
-    outermost = sys._getframe()
-
-    def reached(tensor: Tensor, frame: FrameType) -> None:
-        found.add(tensor, locals_from(frame, outermost))
-        if found.count == count:
-            raise _ReachedError
-
-    with backward_replaced(reached):
-        try:
-            call()
-        except _ReachedError:
-            return found.variables
-    many = f" {found.count} of {count}" if found.count else "out a"
-    raise SubjectError(f"the step came to its end with{many} backward: there are no losses to be had from it")
+        """The loss terms of a step that ends where its updates, or the last backward that counts, begin."""
+        with backwards_read(self, self.backwards, outermost=sys._getframe(), leaves=True) as found:
+            self.step(batch)
+        count = len(found.parts)
+        if count < (self.backwards or 1):
+            many = f" {count} of {self.backwards}" if count else "out a"
+            raise SubjectError(f"the step came to its end with{many} backward: there are no losses to be had from it")
+        return found.losses(self.terms, self.coefficients)
 
 
 class Backwards:
-    """What was there at the backwards of a step: local variables, and `total`, the sum of what they start from."""
+    """What was there at the backwards of a step.
+
+    Attributes:
+        parts: of each backward the tensor that it starts from and the local variables.
+    """
 
     def __init__(self) -> None:
-        self.variables: dict[str, Any] = {}
-        self.count = 0
+        self.parts: list[tuple[Tensor, Mapping[str, Any]]] = []
 
-    def add(self, tensor: Tensor, variables: Mapping[str, Any]) -> None:
-        """Note one more backward."""
-        before = self.variables.get(TOTAL)
-        self.variables |= {**variables, TOTAL: tensor if before is None else before + tensor}
-        self.count += 1
+    def losses(self, names: Mapping[str, str], coefficients: Mapping[str, float] | None = None) -> dict[str, Tensor]:
+        """The loss terms: `total`, the sum of what the backwards start from, and each term by its variable.
+
+        A term that has another tensor at each of several backwards is the parts' sum, where some term enters what goes
+        backward as declared (once, if nothing is); else their mean, weighted by what they count there.
+
+        Args:
+            names: loss term -> local variable.
+            coefficients: loss term -> by what it enters the total, where that is declared.
+
+        Raises:
+            SubjectError: there is no such variable, or it holds no tensor.
+        """
+        held = {term: self._held(term, variable) for term, variable in names.items()}
+        shares = {term: [_share(*each) for each in parts] for term, parts in held.items()}
+        declared = dict.fromkeys(names, 1.0) | dict(coefficients or {})
+        are_summed = any(
+            all(share is not None and isclose(share, declared[term], rel_tol=1e-5) for share in each)
+            for term, each in shares.items()
+            if len(each) > 1
+        )
+        terms = {TOTAL: reduce(add, [tensor for tensor, _ in self.parts])}
+        for term, parts in held.items():
+            weights = [1.0] * len(parts) if are_summed or len(parts) == 1 else _weights(shares[term])
+            terms[term] = reduce(add, [_times(weight, part) for weight, (_, part) in zip(weights, parts, strict=True)])
+        return terms
+
+    def _held(self, term: str, variable: str) -> list[tuple[Tensor, Tensor]]:
+        """Each tensor that the variable holds at some backward, behind what that backward starts from."""
+        found: dict[int, tuple[Tensor, Tensor]] = {}
+        for tensor, variables in self.parts:
+            value = variables.get(variable)
+            if isinstance(value, Tensor):
+                found.setdefault(id(value), (tensor, value))
+        if not found:
+            tensors = sorted({name for _, held in self.parts for name in held if isinstance(held[name], Tensor)})
+            near, known = nearest(variable, tensors), ", ".join(sorted({TOTAL, *tensors}))
+            raise SubjectError(f"{term}: no tensor {variable!r} at the step's backward{near}; there are {known}")
+        return list(found.values())
 
 
-def loss_terms(found: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Tensor]:
-    """The loss terms among local variables: `total`, and each term by the variable that holds it.
+def _share(total: Tensor, term: Tensor) -> float | None:
+    """The derivative of the total by a term; None where that is not on its graph, or no single number."""
+    if not (total.requires_grad and term.requires_grad) or total.numel() != 1 or term.numel() != 1:
+        return None
+    (gradient,) = torch.autograd.grad(total, term, retain_graph=True, allow_unused=True)
+    return None if gradient is None else float(gradient)
 
-    Args:
-        found: from `at_backward`.
-        names: loss term -> local variable.
 
-    Raises:
-        SubjectError: there is no such variable, or it holds no tensor.
-    """
-    terms: dict[str, Tensor] = {TOTAL: found[TOTAL]}
-    for term, variable in names.items():
-        if not isinstance(found.get(variable), Tensor):
-            tensors = [name for name, held in found.items() if isinstance(held, Tensor)]
-            raise SubjectError(
-                f"{term}: no tensor {variable!r} at the step's backward{nearest(variable, tensors)}; "
-                f"there are {', '.join(sorted(tensors))}"
-            )
-        terms[term] = found[variable]
-    return terms
+def _times(weight: float, tensor: Tensor) -> Tensor:
+    return tensor if weight == 1.0 else weight * tensor
+
+
+def _weights(shares: list[float | None]) -> list[float]:
+    known = [share for share in shares if share is not None]
+    whole = sum(known)
+    return (
+        [share / whole for share in known] if len(known) == len(shares) and whole else [1 / len(shares)] * len(shares)
+    )
 
 
 @contextmanager
-def updates_withheld(optimizers: Sequence[torch.optim.Optimizer], stepped: set[int] | None = None) -> Iterator[None]:
-    """Let the steps of these optimizers, and of every schedule, do nothing within the block; settings come back.
+def backwards_read(
+    run: Run, count: int | None = None, *, outermost: FrameType | None = None, leaves: bool = False
+) -> Iterator[Backwards]:
+    """Read local variables at the block's backwards; neither they, optimizers, schedules nor scalers do anything.
+
+    What the step did before its first backward, it did. Every parameter has a small gradient meanwhile.
 
     Args:
-        optimizers: the run's.
-        stepped: takes the index of each optimizer that was asked to step.
+        run: its gradients and its optimizers' settings come back behind the block.
+        count: of backwards that count; None: those that come before each optimizer has been asked to step, and the
+            first of a run without any.
+        outermost: variables are those of the lines that go backward, outwards to this frame, which is left out; the
+            innermost win.
+        leaves: whether the block ends where the last backward that counts does, or where the last optimizer is asked to
+            step; numbers that objects of the step hold are then those that they held at its first backward.
     """
-    settings = [[dict(group) for group in optimizer.param_groups] for optimizer in optimizers]
-    with ExitStack() as stack:
-        for number, optimizer in enumerate(optimizers):
-            withheld = _note(stepped if stepped is not None else set(), number)
-            stack.enter_context(patch.object(optimizer, "step", withheld))
-        for kind in _with_own_step(LRScheduler) if optimizers else ():
-            stack.enter_context(patch.object(kind, "step", lambda *_, **__: None))
+    found, asked, kept = Backwards(), set[int](), list[Counts]()
+
+    def leave_at_the_end() -> bool:
+        seen = len(found.parts)
+        is_over = bool(seen) and (seen == count if count is not None else len(asked) == len(run.optimizers))
+        if leaves and is_over:
+            raise _ReachedError
+        return is_over
+
+    def reached(tensor: Tensor, frame: FrameType) -> None:
+        if leave_at_the_end():
+            return
+        variables = locals_from(frame, outermost)
+        if leaves and not kept:
+            kept.append(Counts(variables))
+        found.parts.append((tensor, variables))
+        fill()
+        leave_at_the_end()
+
+    def asking(number: int) -> None:
+        if found.parts:
+            asked.add(number)
+        leave_at_the_end()
+
+    with gradients_kept(run) as fill, updates_withheld(run.optimizers, asking), backward_replaced(reached):
         try:
-            yield
+            yield found
+        except _ReachedError:
+            pass
         finally:
-            for optimizer, groups in zip(optimizers, settings, strict=True):
-                for group, before in zip(optimizer.param_groups, groups, strict=False):
-                    group.update(before)
-
-
-def _note(stepped: set[int], number: int) -> Callable[..., None]:
-    return lambda *_, **__: stepped.add(number)
-
-
-def _with_own_step(kind: type[LRScheduler]) -> list[type[LRScheduler]]:
-    """The class and those below it that define a `step`."""
-    lower = [own for below in kind.__subclasses__() for own in _with_own_step(below)]
-    return ([kind] if "step" in vars(kind) else []) + lower
-
-
-@contextmanager
-def gradients_kept(run: Run) -> Iterator[None]:
-    """Put the gradients of the run's parameters back behind the block, whatever it did to them."""
-    parameters = [parameter for module in run.modules.values() for parameter in module.parameters()]
-    gradients = [parameter.grad for parameter in parameters]
-    try:
-        yield
-    finally:
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
+            for counts in kept:
+                counts.put_back()
 
 
 def locals_from(frame: FrameType | None, outermost: FrameType | None = None) -> dict[str, Any]:

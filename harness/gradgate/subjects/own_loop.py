@@ -15,14 +15,7 @@ from torch import Tensor
 
 from gradgate.core.errors import SubjectError
 from gradgate.subjects.contract import Run
-from gradgate.subjects.inside import (
-    Backwards,
-    backward_replaced,
-    gradients_kept,
-    locals_from,
-    loss_terms,
-    updates_withheld,
-)
+from gradgate.subjects.inside import backwards_read, locals_from
 
 
 class OwnLoop(Run):
@@ -96,17 +89,11 @@ class OwnLoop(Run):
 
         `total` is the sum of what goes backward before each optimizer's first step.
         """
-        found, stepped = Backwards(), set[int]()
-
-        def reached(tensor: Tensor, frame: FrameType) -> None:
-            if not found.count or len(stepped) < len(self.optimizers):
-                found.add(tensor, locals_from(frame))
-
-        with gradients_kept(self), updates_withheld(self.optimizers, stepped), backward_replaced(reached):
+        with backwards_read(self) as found:
             self._go_on(batch)
-        if not found.count:
+        if not found.parts:
             raise SubjectError("the loop made a turn without a backward: there are no losses to be had from it")
-        return loss_terms(found.variables, self.terms)
+        return found.losses(self.terms, self.coefficients)
 
     def _go_on(self, given: Any) -> None:
         if self._greenlet.dead:
