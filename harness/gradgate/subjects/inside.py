@@ -5,18 +5,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import reduce
 from math import isclose
-from operator import add
+from operator import add, or_
 from types import FrameType
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from gradgate.core.errors import SubjectError, nearest
+from gradgate.core.errors import SubjectError
 from gradgate.subjects.contract import Run
 from gradgate.subjects.keeping import Counts, gradients_kept, updates_withheld
+from gradgate.subjects.places import Calls, Place, Variables, among
 
 TOTAL = "total"
 
@@ -31,8 +33,10 @@ class StepLosses(Run):
     Put it before the run's other bases: `class MyRun(StepLosses, TokenRows)`.
 
     Attributes:
-        terms: loss term -> the local variable of the trainer's step that holds it at a backward. `total` is the sum of
-            what the backwards start from, and is there without being named.
+        terms: loss term -> the local variable of the trainer's step that holds it at a backward, or a part of one
+            (`outputs.loss`, `parts["value"]`); `compute_loss:value_loss` is that of the latest call of a function that
+            has ended, `compute_loss:return[1]` what it gave back. `total` is the sum of what the backwards start from,
+            and is there without being named.
         backwards: how many of the step's backwards count, from its first; None: those that come before each of
             `optimizers` has been asked to step, of an actor and a critic or of each micro-batch; of a run that names no
             optimizers, the first.
@@ -43,64 +47,92 @@ class StepLosses(Run):
 
     def losses(self, batch: Any) -> Mapping[str, Tensor]:
         """The loss terms of a step that ends where its updates, or the last backward that counts, begin."""
-        with backwards_read(self, self.backwards, outermost=sys._getframe(), leaves=True) as found:
+        with backwards_read(self, self.terms, self.backwards, outermost=sys._getframe(), leaves=True) as found:
             self.step(batch)
         count = len(found.parts)
         if count < (self.backwards or 1):
             many = f" {count} of {self.backwards}" if count else "out a"
             raise SubjectError(f"the step came to its end with{many} backward: there are no losses to be had from it")
-        return found.losses(self.terms, self.coefficients)
+        return found.losses(self.coefficients)
+
+
+@dataclass(frozen=True, slots=True)
+class Backward:
+    """What was there at one backward.
+
+    Args:
+        start: the tensor that it starts from.
+        variables: local variables.
+        ended: function -> local variables of its latest call that has ended.
+    """
+
+    start: Tensor
+    variables: Variables
+    ended: Mapping[str, Variables]
 
 
 class Backwards:
     """What was there at the backwards of a step.
 
+    Args:
+        names: loss term -> the place that holds it.
+
     Attributes:
-        parts: of each backward the tensor that it starts from and the local variables.
+        parts: the backwards.
+        calls: of the functions that places name.
+
+    Raises:
+        SubjectError: one is no place.
     """
 
-    def __init__(self) -> None:
-        self.parts: list[tuple[Tensor, Mapping[str, Any]]] = []
+    def __init__(self, names: Mapping[str, str]) -> None:
+        self.parts: list[Backward] = []
+        self._places = {term: Place.of(name) for term, name in names.items()}
+        self.calls = Calls(self._places.values())
 
-    def losses(self, names: Mapping[str, str], coefficients: Mapping[str, float] | None = None) -> dict[str, Tensor]:
-        """The loss terms: `total`, the sum of what the backwards start from, and each term by its variable.
+    def add(self, start: Tensor, variables: Variables) -> None:
+        """Note one more backward."""
+        self.parts.append(Backward(start, {**variables, TOTAL: start}, dict(self.calls.latest)))
+
+    def losses(self, coefficients: Mapping[str, float] | None = None) -> dict[str, Tensor]:
+        """The loss terms: `total`, the sum of what the backwards start from, and each term from its place.
 
         A term that has another tensor at each of several backwards is the parts' sum, where some term enters what goes
         backward as declared (once, if nothing is); else their mean, weighted by what they count there.
 
         Args:
-            names: loss term -> local variable.
             coefficients: loss term -> by what it enters the total, where that is declared.
 
         Raises:
-            SubjectError: there is no such variable, or it holds no tensor.
+            SubjectError: a place holds no tensor.
         """
-        held = {term: self._held(term, variable) for term, variable in names.items()}
+        held = {term: self._held(term, place) for term, place in self._places.items()}
         shares = {term: [_share(*each) for each in parts] for term, parts in held.items()}
-        declared = dict.fromkeys(names, 1.0) | dict(coefficients or {})
+        declared = dict.fromkeys(held, 1.0) | dict(coefficients or {})
         are_summed = any(
             all(share is not None and isclose(share, declared[term], rel_tol=1e-5) for share in each)
             for term, each in shares.items()
             if len(each) > 1
         )
-        terms = {TOTAL: reduce(add, [tensor for tensor, _ in self.parts])}
+        terms = {TOTAL: reduce(add, [part.start for part in self.parts])}
         for term, parts in held.items():
             weights = [1.0] * len(parts) if are_summed or len(parts) == 1 else _weights(shares[term])
             terms[term] = reduce(add, [_times(weight, part) for weight, (_, part) in zip(weights, parts, strict=True)])
         return terms
 
-    def _held(self, term: str, variable: str) -> list[tuple[Tensor, Tensor]]:
-        """Each tensor that the variable holds at some backward, behind what that backward starts from."""
+    def _held(self, term: str, place: Place) -> list[tuple[Tensor, Tensor]]:
+        """Each tensor that the place holds at some backward, behind what that backward starts from."""
         found: dict[int, tuple[Tensor, Tensor]] = {}
-        for tensor, variables in self.parts:
-            value = variables.get(variable)
-            if isinstance(value, Tensor):
-                found.setdefault(id(value), (tensor, value))
-        if not found:
-            tensors = sorted({name for _, held in self.parts for name in held if isinstance(held[name], Tensor)})
-            near, known = nearest(variable, tensors), ", ".join(sorted({TOTAL, *tensors}))
-            raise SubjectError(f"{term}: no tensor {variable!r} at the step's backward{near}; there are {known}")
-        return list(found.values())
+        for part in self.parts:
+            tensor = place.tensor(part.ended.get(place.function, {}) if place.function else part.variables)
+            if tensor is not None:
+                found.setdefault(id(tensor), (part.start, tensor))
+        if found:
+            return list(found.values())
+        if place.function:
+            raise self.calls.missing(term, place)
+        variables = reduce(or_, [dict(part.variables) for part in self.parts])
+        raise SubjectError(f"{term}: no tensor {place.text!r} at the step's backward{among(place.name, variables)}")
 
 
 def _share(total: Tensor, term: Tensor) -> float | None:
@@ -125,7 +157,12 @@ def _weights(shares: list[float | None]) -> list[float]:
 
 @contextmanager
 def backwards_read(
-    run: Run, count: int | None = None, *, outermost: FrameType | None = None, leaves: bool = False
+    run: Run,
+    names: Mapping[str, str],
+    count: int | None = None,
+    *,
+    outermost: FrameType | None = None,
+    leaves: bool = False,
 ) -> Iterator[Backwards]:
     """Read local variables at the block's backwards; neither they, optimizers, schedules nor scalers do anything.
 
@@ -133,6 +170,7 @@ def backwards_read(
 
     Args:
         run: its gradients and its optimizers' settings come back behind the block.
+        names: loss term -> the place that holds it.
         count: of backwards that count; None: those that come before each optimizer has been asked to step, and the
             first of a run without any.
         outermost: variables are those of the lines that go backward, outwards to this frame, which is left out; the
@@ -140,7 +178,7 @@ def backwards_read(
         leaves: whether the block ends where the last backward that counts does, or where the last optimizer is asked to
             step; numbers that objects of the step hold are then those that they held at its first backward.
     """
-    found, asked, kept = Backwards(), set[int](), list[Counts]()
+    found, asked, kept = Backwards(names), set[int](), list[Counts]()
 
     def leave_at_the_end() -> bool:
         seen = len(found.parts)
@@ -155,7 +193,7 @@ def backwards_read(
         variables = locals_from(frame, outermost)
         if leaves and not kept:
             kept.append(Counts(variables))
-        found.parts.append((tensor, variables))
+        found.add(tensor, variables)
         fill()
         leave_at_the_end()
 
@@ -166,7 +204,8 @@ def backwards_read(
 
     with gradients_kept(run) as fill, updates_withheld(run.optimizers, asking), backward_replaced(reached):
         try:
-            yield found
+            with found.calls.on():
+                yield found
         except _ReachedError:
             pass
         finally:
