@@ -23,7 +23,7 @@ from gradgate.subjects.contract import Functions, Stage, Subject
 from gradgate.subjects.inside import StepLosses
 from gradgate.subjects.outputs import logits_in, with_logits
 from gradgate.subjects.rows import TokenRows
-from gradgate.subjects.schedule import Schedule
+from gradgate.subjects.schedule import Schedule, by_parameter, on_matrices
 from gradgate.subjects.toy_rows import toy_rows
 
 
@@ -123,6 +123,35 @@ def test_rates_are_the_hyperparameters_of_each_module(rate: Any, red: bool) -> N
     found = errors(run_check("GG607", subject, subject.stages[0]))
     assert bool(found) == red
     assert all("`critic." in message and "declared 0.2" in message for message in found)
+
+
+NOT_THE_BIAS = by_parameter(lambda name, _: 0.0 if name == "bias" else 0.1)
+TOGETHER = by_parameter(lambda _, parameter: {"lr": 0.1, "weight_decay": 0.1 if parameter.ndim > 1 else 0.0})
+
+
+@pytest.mark.parametrize(
+    "declared_of_actor",
+    [{"lr": 0.1, "weight_decay": on_matrices(0.1)}, {"lr": Schedule(0.1), "weight_decay": NOT_THE_BIAS}, TOGETHER],
+)
+@pytest.mark.parametrize("decays_all", [False, True])
+def test_rates_of_parameters_that_groups_split(declared_of_actor: Any, decays_all: bool) -> None:
+    """Decay on matrices alone passes; on the bias, too, it is told of the bias."""
+
+    class SplitRun(StepRun):
+        updates = 1
+        rates = {"actor": declared_of_actor, "critic": 0.1}  # noqa: RUF012
+
+        def __init__(self, seed: int, **given: Any) -> None:
+            super().__init__(seed, **given)
+            actor = self.trainer.actor
+            groups = [{"params": [actor.weight]}, {"params": [actor.bias], "weight_decay": 0.1 * decays_all}]
+            self.trainer.optimizers[0] = torch.optim.SGD(groups, lr=0.1, weight_decay=0.1)
+            self.trainer.schedules = [SimpleNamespace(step=lambda: None)] * 2
+
+    subject = Subject("split", [Stage("both", SplitRun)])
+    found = errors(run_check("GG607", subject, subject.stages[0]))
+    assert bool(found) == decays_all
+    assert all("`actor.bias`" in message and "weight_decay" in message for message in found)
 
 
 @pytest.mark.parametrize(
