@@ -175,14 +175,16 @@ def backwards_read(
             first of a run without any.
         outermost: variables are those of the lines that go backward, outwards to this frame, which is left out; the
             innermost win.
-        leaves: whether the block ends where the last backward that counts does, or where the last optimizer is asked to
-            step; numbers that objects of the step hold are then those that they held at its first backward.
+        leaves: whether the block ends where the last backward that counts does, where the last optimizer is asked to
+            step, or one that the run does not name; numbers that objects of the step hold are then those that they held
+            at its first backward.
     """
     found, asked, kept = Backwards(names), set[int](), list[Counts]()
+    optimizers = list(dict.fromkeys(run.optimizers))
 
     def leave_at_the_end() -> bool:
         seen = len(found.parts)
-        is_over = bool(seen) and (seen == count if count is not None else len(asked) == len(run.optimizers))
+        is_over = bool(seen) and (seen == count if count is not None else len(asked) == len(optimizers))
         if leaves and is_over:
             raise _ReachedError
         return is_over
@@ -202,7 +204,11 @@ def backwards_read(
             asked.add(number)
         leave_at_the_end()
 
-    with gradients_kept(run) as fill, updates_withheld(run.optimizers, asking), backward_replaced(reached):
+    def other() -> None:
+        if leaves and count is None and found.parts:
+            raise _ReachedError
+
+    with gradients_kept(run) as fill, updates_withheld(optimizers, asking, other), backward_replaced(reached):
         try:
             with found.calls.on():
                 yield found

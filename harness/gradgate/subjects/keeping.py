@@ -11,6 +11,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from gradgate.subjects.contract import Run
 
@@ -51,7 +52,9 @@ def _parameters(run: Run) -> list[nn.Parameter]:
 
 
 @contextmanager
-def updates_withheld(optimizers: Sequence[torch.optim.Optimizer], asked: Callable[[int], object]) -> Iterator[None]:
+def updates_withheld(
+    optimizers: Sequence[torch.optim.Optimizer], asked: Callable[[int], object], other: Callable[[], object]
+) -> Iterator[None]:
     """Let the steps of these optimizers, and of every schedule and scaler, do nothing within the block.
 
     Settings come back. A step that is given its loss as a closure calls that.
@@ -59,9 +62,11 @@ def updates_withheld(optimizers: Sequence[torch.optim.Optimizer], asked: Callabl
     Args:
         optimizers: the run's.
         asked: takes the index of each optimizer that is asked to step.
+        other: called where another one is about to.
     """
     settings = [[dict(group) for group in optimizer.param_groups] for optimizer in optimizers]
     with ExitStack() as stack:
+        stack.callback(register_optimizer_step_pre_hook(lambda *_: other()).remove)  # type: ignore[arg-type]
         for number, optimizer in enumerate(optimizers):
             stack.enter_context(patch.object(optimizer, "step", _asking(asked, number)))
         for kind in _with_own_step(LRScheduler) if optimizers else ():

@@ -90,6 +90,23 @@ def test_an_error_in_a_later_part_is_the_steps_own() -> None:
         run.losses(run.batch)
 
 
+def test_an_optimizer_that_the_run_does_not_name_makes_no_step() -> None:
+    """The step is left where one is about to; what it trains stays as it was."""
+    run = SplitRun(0)
+    run.optimizers = [torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)]
+    before = run.modules["model"].weight.detach().clone()
+    assert len(run.losses(run.batch)) == 3
+    assert torch.equal(run.modules["model"].weight, before)
+
+
+def test_an_optimizer_that_is_named_twice_is_one() -> None:
+    """The step is left at its step."""
+    run = SplitRun(0)
+    run.optimizers = [*run.optimizers, *run.optimizers]
+    run.losses(run.batch)
+    assert run.trainer.schedule.last_epoch == 0 and run.trainer.seen == 0
+
+
 def test_a_loss_inside_a_closure_is_read() -> None:
     """`optimizer.step(closure)` goes backward in the closure."""
 
