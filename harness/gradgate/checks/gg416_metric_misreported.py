@@ -13,8 +13,8 @@ critic is better.
 
 ## How it decides
 
-In float64, on one batch, from the same random state: the terms of `losses(batch)`, then the metrics of `step(batch)`.
-By the last part of its name (`train/value_loss`):
+In float64, on one batch, from the same random state: the terms of `losses(batch)`, then the metrics of `step(batch)`,
+running statistics of the data (GG407) held still. By the last part of its name (`train/value_loss`):
 
 * a metric that is called as a loss term is must be that term, and not, to 1e-9, another one that is near it;
 * `loss` must be `total`, or another of the terms;
@@ -69,19 +69,20 @@ from itertools import chain, islice
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gradgate.checks.loss_gradient import plain_gradients
 from gradgate.checks.metric_lines import line_of_difference, line_of_wrong_number, word_of
 from gradgate.checks.own_lines import Line, named
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.randomness import seeded
+from gradgate.checks.running_statistics import statistics_still
 from gradgate.checks.snapshot import named_parameters
 from gradgate.checks.updates import Update, gradients_at_updates, parameters_of
 from gradgate.core.errors import SubjectError
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
-from gradgate.subjects.contract import Context, Run, Stage, Subject
+from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject
 
 CODE, NAME = "GG416", "metric-misreported"
 NEEDS: tuple[str, ...] = ("losses",)
@@ -103,7 +104,14 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     with calling("start()"):
         run = stage.start(context.seed, dtype=torch.float64, device=context.device)
     parameters = [parameter for parameter in named_parameters(run) if parameter.requires_grad]
-    (batch,) = islice(run.batches(), 1)
+    batches = list(islice(run.batches(), 2))
+    with statistics_still(run, batches, context.seed):
+        return _judged(subject, stage, context, run, parameters, batches[0])
+
+
+def _judged(
+    subject: Subject, stage: Stage, context: Context, run: Run, parameters: Sequence[nn.Parameter], batch: Batch
+) -> Outcome:
     with seeded(context.seed), calling("losses()"):
         terms = {name: float(term.detach()) for name, term in run.losses(batch).items()}
     if TOTAL not in terms:

@@ -85,7 +85,8 @@ class Statistics:
                 stack.callback(setattr, owner, "__class__", type(owner))
                 owner.__class__ = _refusing(type(owner), kept)
             tensors = [value for part in self._parts if isinstance(value := getattr(part.owner, part.key), Tensor)]
-            stack.enter_context(_Unwritten(tensors))
+            if tensors:
+                stack.enter_context(_Unwritten(tensors))
             yield
 
 
@@ -101,12 +102,26 @@ def without_running_statistics(run: Run, batches: Sequence[Batch], seed: int, ju
         seed: of the random state.
         judge: the check.
     """
+    with statistics_still(run, batches, seed) as names:
+        outcome = judge()
+    return replace(outcome, measured={**outcome.measured, HELD: names}) if names else outcome
+
+
+@contextmanager
+def statistics_still(run: Run, batches: Sequence[Batch], seed: int) -> Iterator[str]:
+    """Hold a run's running statistics of the data still within the block; yields their names, empty where it has none.
+
+    Args:
+        run: any.
+        batches: two different ones.
+        seed: of the random state.
+    """
     statistics = running_statistics(run, batches, seed) if _remembers(run, batches, seed) else None
     if statistics is None:
-        return judge()
+        yield ""
+        return
     with statistics.still():
-        outcome = judge()
-    return replace(outcome, measured={**outcome.measured, HELD: statistics.names})
+        yield statistics.names
 
 
 def _remembers(run: Run, batches: Sequence[Batch], seed: int) -> bool:
