@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from gradgate.subjects.looping import looped
     from gradgate.subjects.own_loop import OwnLoop
     from gradgate.subjects.rows import TokenRows
-    from gradgate.subjects.schedule import Schedule
+    from gradgate.subjects.schedule import Schedule, by_parameter, on_matrices
     from gradgate.subjects.settings import configured, options_of
     from gradgate.subjects.toy_rows import toy_rows
     from gradgate.watch.block import watch
@@ -68,7 +68,7 @@ _HOMES = {
     "gradgate.subjects.looping": ("looped",),
     "gradgate.subjects.own_loop": ("OwnLoop",),
     "gradgate.subjects.rows": ("TokenRows",),
-    "gradgate.subjects.schedule": ("Schedule",),
+    "gradgate.subjects.schedule": ("Schedule", "by_parameter", "on_matrices"),
     "gradgate.subjects.settings": ("configured", "options_of"),
     "gradgate.subjects.toy_rows": ("toy_rows",),
     "gradgate.watch.block": ("watch",),
@@ -102,11 +102,13 @@ __all__ = [
     "Tokens",
     "Verdict",
     "__version__",
+    "by_parameter",
     "check_trainer",
     "configured",
     "fit_of",
     "guard",
     "looped",
+    "on_matrices",
     "options_of",
     "parametrize",
     "toy_rows",

@@ -13,8 +13,10 @@ from gradgate.checks.raised import calling
 from gradgate.checks.randomness import seeded
 from gradgate.core.errors import SubjectError, nearest
 from gradgate.subjects.contract import Batch, Context, Run, Stage
+from gradgate.subjects.inside import TOTAL
 
 BATCHES = 3
+ROUNDING = 2.0**-40  # of the total's gradient in a module: what is left in a term that is a difference of two
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +78,14 @@ def reaches_of(run: Run, batch: Batch, edges: Mapping[str, Sequence[str]]) -> li
             if not parameters:
                 continue
             largest, parameter = _largest(terms[term], parameters)
+            if largest and name not in declared and largest < ROUNDING * _largest(terms.get(TOTAL), parameters)[0]:
+                largest, parameter = 0.0, ""
             found.append(Reach(term, name, name in declared, largest, parameter))
     return found
 
 
-def _largest(term: Tensor, parameters: Mapping[str, Tensor]) -> tuple[float, str]:
-    if not term.requires_grad:
+def _largest(term: Tensor | None, parameters: Mapping[str, Tensor]) -> tuple[float, str]:
+    if term is None or not term.requires_grad:
         return 0.0, ""
     gradients = torch.autograd.grad(term, list(parameters.values()), retain_graph=True, allow_unused=True)
     sizes = {

@@ -23,7 +23,8 @@ OTHER_SEED = 1_000_003  # added to the seed of the run that held-out batches com
 class FitOf:
     """`fit` of a Stage: steps of its run, and what the modules then say on batches of another seed.
 
-    A token stage with `logits` and `tokens` is held by the unweighted cross-entropy of its first head; a stage with
+    A token stage with `logits` and `tokens` is held by the unweighted cross-entropy of its first head, over the tokens
+    that `Run.supervised` names, where there is that; a stage with
     `rewards` and a module that returns one number a position by that number against the row's reward; anything else by
     its own `total`.
 
@@ -65,7 +66,9 @@ class FitOf:
         def look() -> float:
             with evaluating(run.modules.values()):
                 if {"logits", "tokens"} <= has:
-                    losses = [_cross_entropy(run, batch) for batch in held]
+                    losses = [loss for batch in held if (loss := _cross_entropy(run, batch)) is not None]
+                    if not losses:
+                        raise SubjectError("fit_of: no held-out batch has a label; see `supervised` and `tokens`")
                     return float(torch.stack(losses).mean())
                 return float(torch.stack([run.losses(batch)["total"].detach() for batch in held]).mean())
 
@@ -97,8 +100,8 @@ def evaluating(modules: Any) -> Iterator[None]:
             module.training = mode
 
 
-def _cross_entropy(run: Run, batch: Batch) -> Tensor:
-    """Mean of the first head's, over its labels, in nats."""
+def _cross_entropy(run: Run, batch: Batch) -> Tensor | None:
+    """Mean of the first head's, in nats, over its labels, those that the run says are trained on; None: it has none."""
     seen: list[Tensor] = []
 
     def keep(_module: nn.Module, _given: Any, output: Any) -> None:
@@ -111,12 +114,23 @@ def _cross_entropy(run: Run, batch: Batch) -> Tensor:
         run.losses(batch)
     if not seen:
         raise SubjectError(f"fit_of: `{run.logits_from}` returned no logits while losses() ran")
-    logits_BSV = by_head(seen[-1])[:, :, 0]
     tokens = run.tokens(batch)
-    label_BS = oracles.labels(tokens.token_BS.cpu(), tokens.valid_BS.cpu(), 1, tokens.document_BS)[..., 0]
+    token_BS = tokens.token_BS.cpu()
+    logits_BSV = by_head(_whole(seen, len(token_BS)))[:, :, 0]
+    if "supervised" in declared(run):
+        token_BS = token_BS.masked_fill(~run.supervised(batch).cpu().bool(), oracles.IGNORED)
+    label_BS = oracles.labels(token_BS, tokens.valid_BS.cpu(), 1, tokens.document_BS)[..., 0]
+    if not bool((label_BS != oracles.IGNORED).any()):
+        return None
     return nn.functional.cross_entropy(
         logits_BSV.double().cpu().flatten(0, 1), label_BS.flatten(), ignore_index=oracles.IGNORED
     )
+
+
+def _whole(seen: Sequence[Tensor], rows: int) -> Tensor:
+    """The last of what a module returned, or the parts of the batch in a row where the step splits it."""
+    is_split = len(seen[-1]) != rows == sum(map(len, seen))
+    return torch.cat(list(seen)) if is_split else seen[-1]
 
 
 def _values_of(run: Run, held: Sequence[Batch]) -> tuple[Tensor | None, ...]:

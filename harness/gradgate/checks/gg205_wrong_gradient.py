@@ -13,6 +13,7 @@ No error, a loss that looks right, and a model that minimises something else.
 ## How it decides
 
 In float64, on one batch, at the initial parameters moved by 1 % of their size (a generic point: no exact zeros).
+Running statistics of the data (GG407) are held still.
 
 1. For each module of the run, random directions u over its trainable parameters, scaled to their size. Statistic:
    `|D-g.u|/s`, where g is the gradient of `losses(batch)["total"]` by backward, D the derivative along u by central
@@ -95,6 +96,7 @@ from gradgate.checks.loss_gradient import (
 from gradgate.checks.own_lines import Line, named
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.recording import with_guilty_line
+from gradgate.checks.running_statistics import statistics_still
 from gradgate.checks.snapshot import named_parameters
 from gradgate.checks.step_gradient import Agreement, compare_step
 from gradgate.checks.update_lines import line_of_hook, line_of_written_gradient, watched_step
@@ -171,20 +173,32 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     generator = torch.Generator().manual_seed(context.seed)
     move_to_a_generic_point(trainable, generator)
     batches = list(islice(run.batches(), 2))
+    with statistics_still(run, batches, context.seed):
+        _compare(report, run, batches, trainable, generator, context.seed)
+    report.findings = [with_guilty_line(finding, subject, stage, context, GUILTY) for finding in report.findings]
+    report.findings = [
+        named(finding, partial(_line, subject, stage, context, finding), context.seed) for finding in report.findings
+    ]
+    return report.outcome()
+
+
+def _compare(
+    report: _Report,
+    run: Run,
+    batches: Sequence[Batch],
+    trainable: Sequence[nn.Parameter],
+    generator: torch.Generator,
+    seed: int,
+) -> None:
     try:
-        gradient = LossGradient(run, batches[0], trainable, context.seed)
+        gradient = LossGradient(run, batches[0], trainable, seed)
         report.bounds = bounds_of(gradient.precision)
         for name, parameters in _groups(run):
             _compare_module(report, gradient, name, parameters, generator)
         _look_for_cut_parts(report, gradient, trainable, generator)
     except UnstableLossError as unstable:
         report.unsettled.append(str(unstable))
-    _compare_steps(report, run, batches, trainable, context.seed)
-    report.findings = [with_guilty_line(finding, subject, stage, context, GUILTY) for finding in report.findings]
-    report.findings = [
-        named(finding, partial(_line, subject, stage, context, finding), context.seed) for finding in report.findings
-    ]
-    return report.outcome()
+    _compare_steps(report, run, batches, trainable, seed)
 
 
 def _line(subject: Subject, stage: Stage, context: Context, finding: Finding) -> Line | None:

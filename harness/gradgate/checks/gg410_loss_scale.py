@@ -36,6 +36,8 @@ In float64, at one point, without dropout. Statistic: the distance of loss terms
 * Weights, where the subject has `functions.loss` and the stage learns tokens: the loss is linear in the weights, all of
   them (times 2) and those of one position (times 3).
 
+Running statistics of the data, such as a mean of rewards that each batch moves before it is used, are held still.
+
 Tolerance, derived: reordering a sum of n terms, or computing it in other blocks, is a change of each term by at most n
 u of itself (u = 2**-53). The condition is measured: the noise is the largest change of the quantity under 3 random
 changes of every parameter by 2 u. Allowed: 2 n (noise + u |quantity|), with n the number of elements of the batch's
@@ -96,6 +98,7 @@ from gradgate.checks.invariance import Distance, Probe, rows_of
 from gradgate.checks.moved import in_words, plain_and_moved
 from gradgate.checks.own_lines import named
 from gradgate.checks.raised import SubjectRaisedError, calling, reports_raises
+from gradgate.checks.running_statistics import without_running_statistics
 from gradgate.checks.split_batches import NoUpdateError, Split, splits_of
 from gradgate.checks.value_shares import TERM
 from gradgate.core.finding import Finding, Location
@@ -149,10 +152,15 @@ class _Count:
 def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     """Double the batch, cut it into micro-batches, scale the weights."""
     probe = Probe(stage, context, with_total=True)
-    (batch,) = probe.batches(1)
-    rows = list(range(rows_of(batch)))
-    if not rows:
+    batches = probe.batches(2)
+    if not rows_of(batches[0]):
         return Outcome(inconclusive="the batch has no rows")
+    judge = partial(_judged, subject, stage, context, probe, batches[0])
+    return without_running_statistics(probe.run, batches, context.seed, judge)
+
+
+def _judged(subject: Subject, stage: Stage, context: Context, probe: Probe, batch: Batch) -> Outcome:
+    rows = list(range(rows_of(batch)))
     with calling("select_rows()"):
         doubled = probe.run.select_rows(batch, [*rows, *rows])
     worst = probe.furthest(batch, [doubled])

@@ -44,7 +44,7 @@ optimizer.add_param_group({"params": value_head.parameters(), "lr": 1e-3})
 scheduler = LambdaLR(optimizer, share)
 ```
 
-In the adapter:
+In the adapter `rates`, which says the same for all parameters of a module, or
 
 ```python
 def hyperparameters(self, update):

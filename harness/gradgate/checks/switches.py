@@ -143,9 +143,9 @@ def _rows(switches: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
         for key in values:
             if key not in row:
                 row[key] = max(values[key], key=lambda value: sum(pair in left for pair in _pairs(value, row, values)))
-        covered = combinations((row[key] for key in values), 2)
-        left = dict.fromkeys(left.keys() - set(covered))
-        yield {key: switches[key][number] for key, number in row.values() if number}
+        covered = set(combinations((row[key] for key in values), 2))
+        left = {pair: None for pair in left if pair not in covered}
+        yield {key: switches[key][row[key][1]] for key in values if row[key][1]}
 
 
 def _pairs(value: Value, row: Mapping[str, Value], order: Mapping[str, Any]) -> Iterator[tuple[Value, Value]]:

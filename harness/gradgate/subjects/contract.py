@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from gradgate.subjects.schedule import ByParameter
+
 if TYPE_CHECKING:
     import torch
     from hypothesis.strategies import SearchStrategy
@@ -71,7 +73,8 @@ class Run:
         shuffles: whether each epoch is to have an order of its own.
         end_token: the token that ends each row, or document where rows are packed; None where there is no such.
         rates: name in `modules` -> its learning rate, a `gradgate.Schedule`, or all that its groups are declared to
-            have (`{"lr": 1e-3, "weight_decay": 0.0}`), as `hyperparameters` gives it; None: not declared.
+            have (`{"lr": 1e-3, "weight_decay": 0.0}`), as `hyperparameters` gives it; what its parameters do not share
+            is `gradgate.on_matrices(0.1)` or a `gradgate.by_parameter(...)`; None: not declared.
         coefficients: by what each term of `losses` enters `total`, from the configuration; None: not declared.
         max_length: tokens at which a row, or document, is cut, so that it may end without `end_token`; None: never.
         cuts: where a longer one loses tokens, "end" or "front"; None: at either, but all of them at one.
@@ -176,7 +179,7 @@ class Run:
         if self.rates is None:
             raise NotImplementedError
         return {
-            f"{module}.{name}": _at(declared, update)
+            f"{module}.{name}": _at(declared, update, name, parameter)
             for module, declared in self.rates.items()
             for name, parameter in self.modules[module].named_parameters()
             if parameter.requires_grad
@@ -199,10 +202,15 @@ class Run:
         raise NotImplementedError
 
 
-def _at(declared: Any, update: int) -> dict[str, Any]:
-    """What a module is declared to be trained with at an update."""
-    settings = declared if isinstance(declared, Mapping) else {"lr": declared}
-    return {name: value(update) if callable(value) else value for name, value in settings.items()}
+def _at(declared: Any, update: int, name: str, parameter: nn.Parameter) -> dict[str, Any]:
+    """What a module's parameter is declared to be trained with at an update."""
+
+    def own(value: Any) -> Any:
+        return value.choose(name, parameter) if isinstance(value, ByParameter) else value
+
+    found = own(declared)
+    settings = {key: own(value) for key, value in (found if isinstance(found, Mapping) else {"lr": found}).items()}
+    return {key: value(update) if callable(value) else value for key, value in settings.items()}
 
 
 @dataclass(frozen=True)

@@ -1,26 +1,30 @@
-"""What a step keeps inside: the local variables at its backward, for trainers that give no losses away."""
+"""What a step keeps inside: the local variables at its backwards, for trainers that give no losses away."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import reduce
+from math import isclose
+from operator import add, or_
 from types import FrameType
 from typing import Any, ClassVar
-from unittest.mock import patch
 
 import torch
 from torch import Tensor
-from torch.optim.lr_scheduler import LRScheduler
 
-from gradgate.core.errors import SubjectError, nearest
+from gradgate.core.errors import SubjectError
 from gradgate.subjects.contract import Run
+from gradgate.subjects.keeping import Counts, gradients_kept, updates_withheld
+from gradgate.subjects.places import Calls, Place, Variables, among
 
 TOTAL = "total"
 
 
 class _ReachedError(BaseException):
-    """Leaves the step at its backward. Not an Exception, so that a trainer's own `except Exception` lets it through."""
+    """Leaves the step at its updates. Not an Exception, so that a trainer's own `except Exception` lets it through."""
 
 
 class StepLosses(Run):
@@ -29,133 +33,190 @@ class StepLosses(Run):
     Put it before the run's other bases: `class MyRun(StepLosses, TokenRows)`.
 
     Attributes:
-        terms: loss term -> the local variable of the trainer's step that holds it at a backward. `total` is what the
-            backward starts from, and is there without being named.
-        backwards: how often the step goes backward before its updates are made: 2 for an actor and a critic with a loss
-            each, the number of heads where each goes backward alone. `total` is then the sum of what they start from.
+        terms: loss term -> the local variable of the trainer's step that holds it at a backward, or a part of one
+            (`outputs.loss`, `parts["value"]`); `compute_loss:value_loss` is that of the latest call of a function that
+            has ended, `compute_loss:return[1]` what it gave back. `total` is the sum of what the backwards start from,
+            and is there without being named.
+        backwards: how many of the step's backwards count, from its first; None: those that come before each of
+            `optimizers` has been asked to step, of an actor and a critic or of each micro-batch; of a run that names no
+            optimizers, the first.
     """
 
     terms: ClassVar[Mapping[str, str]] = {}
-    backwards: ClassVar[int] = 1
+    backwards: ClassVar[int | None] = None
 
     def losses(self, batch: Any) -> Mapping[str, Tensor]:
-        """The loss terms of a step that ends where its last backward begins."""
-        with gradients_kept(self), updates_withheld(self.optimizers if self.backwards > 1 else ()):
-            return loss_terms(at_backward(lambda: self.step(batch), self.backwards), self.terms)
+        """The loss terms of a step that ends where its updates, or the last backward that counts, begin."""
+        with backwards_read(self, self.terms, self.backwards, outermost=sys._getframe(), leaves=True) as found:
+            self.step(batch)
+        count = len(found.parts)
+        if count < (self.backwards or 1):
+            many = f" {count} of {self.backwards}" if count else "out a"
+            raise SubjectError(f"the step came to its end with{many} backward: there are no losses to be had from it")
+        return found.losses(self.coefficients)
 
 
-def at_backward(call: Callable[[], Any], count: int = 1) -> dict[str, Any]:
-    """Run a trainer's step up to a backward, its first, and give the local variables that it has there.
-
-    No backward runs, and nothing behind the last: no gradient, no update. What the step did before, it did.
+@dataclass(frozen=True, slots=True)
+class Backward:
+    """What was there at one backward.
 
     Args:
-        call: the step, `lambda: trainer.train_step(batch)`.
-        count: of backwards to come to.
-
-    Returns:
-        Every local variable from the lines that call `backward` outwards to `call`, the innermost winning, then the
-        latest, and `total`: the tensor that the backward starts from, on its graph; of several, their sum.
-
-    Raises:
-        SubjectError: the call came to its end without as many backwards.
+        start: the tensor that it starts from.
+        variables: local variables.
+        ended: function -> local variables of its latest call that has ended.
     """
-    found = Backwards()
-    outermost = sys._getframe()
 
-    def reached(tensor: Tensor, frame: FrameType) -> None:
-        found.add(tensor, locals_from(frame, outermost))
-        if found.count == count:
-            raise _ReachedError
-
-    with backward_replaced(reached):
-        try:
-            call()
-        except _ReachedError:
-            return found.variables
-    many = f" {found.count} of {count}" if found.count else "out a"
-    raise SubjectError(f"the step came to its end with{many} backward: there are no losses to be had from it")
+    start: Tensor
+    variables: Variables
+    ended: Mapping[str, Variables]
 
 
 class Backwards:
-    """What was there at the backwards of a step: local variables, and `total`, the sum of what they start from."""
-
-    def __init__(self) -> None:
-        self.variables: dict[str, Any] = {}
-        self.count = 0
-
-    def add(self, tensor: Tensor, variables: Mapping[str, Any]) -> None:
-        """Note one more backward."""
-        before = self.variables.get(TOTAL)
-        self.variables |= {**variables, TOTAL: tensor if before is None else before + tensor}
-        self.count += 1
-
-
-def loss_terms(found: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Tensor]:
-    """The loss terms among local variables: `total`, and each term by the variable that holds it.
+    """What was there at the backwards of a step.
 
     Args:
-        found: from `at_backward`.
-        names: loss term -> local variable.
+        names: loss term -> the place that holds it.
+
+    Attributes:
+        parts: the backwards.
+        calls: of the functions that places name.
 
     Raises:
-        SubjectError: there is no such variable, or it holds no tensor.
+        SubjectError: one is no place.
     """
-    terms: dict[str, Tensor] = {TOTAL: found[TOTAL]}
-    for term, variable in names.items():
-        if not isinstance(found.get(variable), Tensor):
-            tensors = [name for name, held in found.items() if isinstance(held, Tensor)]
-            raise SubjectError(
-                f"{term}: no tensor {variable!r} at the step's backward{nearest(variable, tensors)}; "
-                f"there are {', '.join(sorted(tensors))}"
-            )
-        terms[term] = found[variable]
-    return terms
+
+    def __init__(self, names: Mapping[str, str]) -> None:
+        self.parts: list[Backward] = []
+        self._places = {term: Place.of(name) for term, name in names.items()}
+        self.calls = Calls(self._places.values())
+
+    def add(self, start: Tensor, variables: Variables) -> None:
+        """Note one more backward."""
+        self.parts.append(Backward(start, {**variables, TOTAL: start}, dict(self.calls.latest)))
+
+    def losses(self, coefficients: Mapping[str, float] | None = None) -> dict[str, Tensor]:
+        """The loss terms: `total`, the sum of what the backwards start from, and each term from its place.
+
+        A term that has another tensor at each of several backwards is the parts' sum, where some term enters what goes
+        backward as declared (once, if nothing is); else their mean, weighted by what they count there.
+
+        Args:
+            coefficients: loss term -> by what it enters the total, where that is declared.
+
+        Raises:
+            SubjectError: a place holds no tensor.
+        """
+        held = {term: self._held(term, place) for term, place in self._places.items()}
+        shares = {term: [_share(*each) for each in parts] for term, parts in held.items()}
+        declared = dict.fromkeys(held, 1.0) | dict(coefficients or {})
+        are_summed = any(
+            all(share is not None and isclose(share, declared[term], rel_tol=1e-5) for share in each)
+            for term, each in shares.items()
+            if len(each) > 1
+        )
+        terms = {TOTAL: reduce(add, [part.start for part in self.parts])}
+        for term, parts in held.items():
+            weights = [1.0] * len(parts) if are_summed or len(parts) == 1 else _weights(shares[term])
+            terms[term] = reduce(add, [_times(weight, part) for weight, (_, part) in zip(weights, parts, strict=True)])
+        return terms
+
+    def _held(self, term: str, place: Place) -> list[tuple[Tensor, Tensor]]:
+        """Each tensor that the place holds at some backward, behind what that backward starts from."""
+        found: dict[int, tuple[Tensor, Tensor]] = {}
+        for part in self.parts:
+            tensor = place.tensor(part.ended.get(place.function, {}) if place.function else part.variables)
+            if tensor is not None:
+                found.setdefault(id(tensor), (part.start, tensor))
+        if found:
+            return list(found.values())
+        if place.function:
+            raise self.calls.missing(term, place)
+        variables = reduce(or_, [dict(part.variables) for part in self.parts])
+        raise SubjectError(f"{term}: no tensor {place.text!r} at the step's backward{among(place.name, variables)}")
+
+
+def _share(total: Tensor, term: Tensor) -> float | None:
+    """The derivative of the total by a term; None where that is not on its graph, or no single number."""
+    if not (total.requires_grad and term.requires_grad) or total.numel() != 1 or term.numel() != 1:
+        return None
+    (gradient,) = torch.autograd.grad(total, term, retain_graph=True, allow_unused=True)
+    return None if gradient is None else float(gradient)
+
+
+def _times(weight: float, tensor: Tensor) -> Tensor:
+    return tensor if weight == 1.0 else weight * tensor
+
+
+def _weights(shares: list[float | None]) -> list[float]:
+    known = [share for share in shares if share is not None]
+    whole = sum(known)
+    return (
+        [share / whole for share in known] if len(known) == len(shares) and whole else [1 / len(shares)] * len(shares)
+    )
 
 
 @contextmanager
-def updates_withheld(optimizers: Sequence[torch.optim.Optimizer], stepped: set[int] | None = None) -> Iterator[None]:
-    """Let the steps of these optimizers, and of every schedule, do nothing within the block; settings come back.
+def backwards_read(
+    run: Run,
+    names: Mapping[str, str],
+    count: int | None = None,
+    *,
+    outermost: FrameType | None = None,
+    leaves: bool = False,
+) -> Iterator[Backwards]:
+    """Read local variables at the block's backwards; neither they, optimizers, schedules nor scalers do anything.
+
+    What the step did before its first backward, it did. Every parameter has a small gradient meanwhile.
 
     Args:
-        optimizers: the run's.
-        stepped: takes the index of each optimizer that was asked to step.
+        run: its gradients and its optimizers' settings come back behind the block.
+        names: loss term -> the place that holds it.
+        count: of backwards that count; None: those that come before each optimizer has been asked to step, and the
+            first of a run without any.
+        outermost: variables are those of the lines that go backward, outwards to this frame, which is left out; the
+            innermost win.
+        leaves: whether the block ends where the last backward that counts does, where the last optimizer is asked to
+            step, or one that the run does not name; numbers that objects of the step hold are then those that they held
+            at its first backward.
     """
-    settings = [[dict(group) for group in optimizer.param_groups] for optimizer in optimizers]
-    with ExitStack() as stack:
-        for number, optimizer in enumerate(optimizers):
-            withheld = _note(stepped if stepped is not None else set(), number)
-            stack.enter_context(patch.object(optimizer, "step", withheld))
-        for kind in _with_own_step(LRScheduler) if optimizers else ():
-            stack.enter_context(patch.object(kind, "step", lambda *_, **__: None))
+    found, asked, kept = Backwards(names), set[int](), list[Counts]()
+    optimizers = list(dict.fromkeys(run.optimizers))
+
+    def leave_at_the_end() -> bool:
+        seen = len(found.parts)
+        is_over = bool(seen) and (seen == count if count is not None else len(asked) == len(optimizers))
+        if leaves and is_over:
+            raise _ReachedError
+        return is_over
+
+    def reached(tensor: Tensor, frame: FrameType) -> None:
+        if leave_at_the_end():
+            return
+        variables = locals_from(frame, outermost)
+        if leaves and not kept:
+            kept.append(Counts(variables))
+        found.add(tensor, variables)
+        fill()
+        leave_at_the_end()
+
+    def asking(number: int) -> None:
+        if found.parts:
+            asked.add(number)
+        leave_at_the_end()
+
+    def other() -> None:
+        if leaves and count is None and found.parts:
+            raise _ReachedError
+
+    with gradients_kept(run) as fill, updates_withheld(optimizers, asking, other), backward_replaced(reached):
         try:
-            yield
+            with found.calls.on():
+                yield found
+        except _ReachedError:
+            pass
         finally:
-            for optimizer, groups in zip(optimizers, settings, strict=True):
-                for group, before in zip(optimizer.param_groups, groups, strict=False):
-                    group.update(before)
-
-
-def _note(stepped: set[int], number: int) -> Callable[..., None]:
-    return lambda *_, **__: stepped.add(number)
-
-
-def _with_own_step(kind: type[LRScheduler]) -> list[type[LRScheduler]]:
-    """The class and those below it that define a `step`."""
-    lower = [own for below in kind.__subclasses__() for own in _with_own_step(below)]
-    return ([kind] if "step" in vars(kind) else []) + lower
-
-
-@contextmanager
-def gradients_kept(run: Run) -> Iterator[None]:
-    """Put the gradients of the run's parameters back behind the block, whatever it did to them."""
-    parameters = [parameter for module in run.modules.values() for parameter in module.parameters()]
-    gradients = [parameter.grad for parameter in parameters]
-    try:
-        yield
-    finally:
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
+            for counts in kept:
+                counts.put_back()
 
 
 def locals_from(frame: FrameType | None, outermost: FrameType | None = None) -> dict[str, Any]:

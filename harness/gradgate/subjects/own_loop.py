@@ -15,14 +15,8 @@ from torch import Tensor
 
 from gradgate.core.errors import SubjectError
 from gradgate.subjects.contract import Run
-from gradgate.subjects.inside import (
-    Backwards,
-    backward_replaced,
-    gradients_kept,
-    locals_from,
-    loss_terms,
-    updates_withheld,
-)
+from gradgate.subjects.inside import backwards_read, locals_from
+from gradgate.subjects.places import Place
 
 
 class OwnLoop(Run):
@@ -33,7 +27,8 @@ class OwnLoop(Run):
     Give the trainer a number of steps and epochs that no check comes to the end of.
 
     Attributes:
-        terms: loss term -> the local variable of the loop that holds it at the backward.
+        terms: loss term -> the local variable of the loop that holds it at the backward, or another place, as in
+            `StepLosses`.
         length: what `len(loader)` is.
     """
 
@@ -88,36 +83,34 @@ class OwnLoop(Run):
         """One turn of the trainer's loop. The metrics are the loss terms, where they are still there behind it."""
         self._go_on(batch)
         found = locals_from(self._frame)
-        held = {term: found.get(variable) for term, variable in self.terms.items()}
-        return {term: float(value.detach()) for term, value in held.items() if isinstance(value, Tensor)}
+        places = {term: Place.of(name) for term, name in self.terms.items()}
+        held = {term: place.tensor(found) for term, place in places.items() if not place.function}
+        return {term: float(value.detach()) for term, value in held.items() if value is not None}
 
     def losses(self, batch: Any) -> Mapping[str, Tensor]:
         """The loss terms of one turn whose backwards, optimizers and schedules do nothing.
 
         `total` is the sum of what goes backward before each optimizer's first step.
         """
-        found, stepped = Backwards(), set[int]()
-
-        def reached(tensor: Tensor, frame: FrameType) -> None:
-            if not found.count or len(stepped) < len(self.optimizers):
-                found.add(tensor, locals_from(frame))
-
-        with gradients_kept(self), updates_withheld(self.optimizers, stepped), backward_replaced(reached):
+        with backwards_read(self, self.terms) as found:
             self._go_on(batch)
-        if not found.count:
+        if not found.parts:
             raise SubjectError("the loop made a turn without a backward: there are no losses to be had from it")
-        return loss_terms(found.variables, self.terms)
+        return found.losses(self.coefficients)
 
     def _go_on(self, given: Any) -> None:
         if self._greenlet.dead:
             raise SubjectError("the trainer's loop has ended: give it more epochs and steps than the checks take")
+        self._profile = sys.getprofile()
         self._greenlet.switch(given)
         if self._greenlet.dead:
             raise SubjectError("the trainer's loop came to its end: give it more epochs and steps than the checks take")
 
     def _next_batch(self, frame: FrameType) -> Any:
         self._frame = frame
-        return self._greenlet.parent.switch()
+        batch = self._greenlet.parent.switch()
+        sys.setprofile(self._profile)  # each stack has its own
+        return batch
 
 
 def _first(loader: _Loader, make: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,12 +1,16 @@
-"""Schedule: a learning rate by step, as a configuration declares it. A literal formula, kept apart from any trainer."""
+"""What a configuration declares of rates: by step, as a literal formula kept apart from any trainer; by parameter."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from gradgate.core.errors import SubjectError, nearest
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Shape = Literal["constant", "linear", "cosine"]
 
@@ -58,3 +62,33 @@ class Schedule:
         progress = min(1.0, (step - self.warmup_steps) / max(1, last - self.warmup_steps))
         left = (1 + math.cos(math.pi * progress)) / 2 if self.shape == "cosine" else 1 - progress
         return self.peak * (self.final_ratio + (1 - self.final_ratio) * left)
+
+
+@dataclass(frozen=True, slots=True)
+class ByParameter:
+    """A number of a module's groups that its parameters do not share: see `by_parameter`.
+
+    Args:
+        choose: `choose(name, parameter)`, the parameter's own; `name` as the module has it.
+    """
+
+    choose: Callable[[str, nn.Parameter], Any]
+
+
+def by_parameter(choose: Callable[[str, nn.Parameter], Any]) -> ByParameter:
+    """What a module's parameters are declared to have, one by one, for `Run.rates`.
+
+    Args:
+        choose: `choose(name, parameter)` gives a number, a `Schedule` or, in a module's place, all that its group has.
+    """
+    return ByParameter(choose)
+
+
+def on_matrices(number: float, otherwise: float = 0.0) -> ByParameter:
+    """A number for matrices alone, for `Run.rates`: `{"weight_decay": gradgate.on_matrices(0.1)}`.
+
+    Args:
+        number: of parameters with two dimensions or more.
+        otherwise: of norms and biases.
+    """
+    return ByParameter(lambda _, parameter: number if parameter.ndim > 1 else otherwise)

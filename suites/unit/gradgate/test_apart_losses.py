@@ -34,7 +34,7 @@ def test_losses_of_several_backwards_update_nothing(kind: Any) -> None:
     assert all(map(torch.equal, ours, theirs))
 
 
-def test_at_backward_says_how_many_there_were() -> None:
+def test_step_losses_say_how_many_backwards_there_were() -> None:
     """A step with fewer backwards than declared is an error that counts them."""
     run = StepRun(0)
     run.backwards = 3  # type: ignore[misc]

@@ -14,16 +14,16 @@ from torch import Tensor
 from fixtures.actor_critic import BATCH, StepRun
 from fixtures.check_runs import errors, run_check
 from fixtures.documented import own_loop, two_stage
-from gradgate.checks.fit_of import fit_of
+from gradgate.checks.fit_of import OTHER_SEED, fit_of
 from gradgate.checks.gg902_stage2_decreases import judge
 from gradgate.checks.prediction import quality
 from gradgate.core.errors import SubjectError
 from gradgate.subjects.capabilities import declared
 from gradgate.subjects.contract import Functions, Stage, Subject
 from gradgate.subjects.inside import StepLosses
-from gradgate.subjects.outputs import logits_in, with_logits
+from gradgate.subjects.outputs import by_head, logits_in, with_logits
 from gradgate.subjects.rows import TokenRows
-from gradgate.subjects.schedule import Schedule
+from gradgate.subjects.schedule import Schedule, by_parameter, on_matrices
 from gradgate.subjects.toy_rows import toy_rows
 
 
@@ -91,6 +91,42 @@ def test_fit_of_gives_a_falling_unweighted_loss_and_values_that_tell_rows_apart(
     assert run.steps is not None and len(run.steps["grad_norm"]) == 96
 
 
+@pytest.mark.parametrize("kept", [None, (0, 1), (2, 8)])
+def test_fit_of_judges_supervised_tokens_alone(kept: tuple[int, int] | None) -> None:
+    """Where a prompt is left out of the loss it is left out of the held-out loss; all real tokens change nothing."""
+
+    class Supervised(TokenRun):
+        def supervised(self, batch: Any) -> Tensor:
+            valid_BS = self.valid(batch)
+            position_S = torch.arange(valid_BS.shape[1])
+            return valid_BS if kept is None else valid_BS & (position_S >= kept[0]) & (position_S < kept[1])
+
+    if kept == (0, 1):  # nothing predicts a row's first token
+        with pytest.raises(SubjectError, match="no held-out batch has a label"):
+            fit_of(Supervised, steps=8, batches=2)(0)
+        return
+    plain, found = (fit_of(run, steps=8, batches=1)(0).curve[0] for run in (TokenRun, Supervised))
+    run, batch = Supervised(0), next(Supervised(OTHER_SEED).batches())
+    logits_BSV = by_head(logits_in(run.modules["model"](batch["input_ids"])))[:, :-1, 0]  # type: ignore[arg-type]
+    trained_BS = run.supervised(batch)[:, 1:]
+    loss = torch.nn.functional.cross_entropy(logits_BSV[trained_BS].double(), batch["input_ids"][:, 1:][trained_BS])
+    assert found == pytest.approx(loss.item())
+    assert (found == plain) == (kept is None)
+
+
+def test_fit_of_joins_the_logits_of_a_batch_that_comes_in_parts() -> None:
+    """A step that calls its model once a micro-batch is judged on all of them."""
+
+    class Halved(TokenRun):
+        def losses(self, batch: Any) -> Any:
+            first, second = (self.select_rows(batch, rows) for rows in ([0, 1], range(2, len(batch["input_ids"]))))
+            super().losses(first)
+            return super().losses(second)
+
+    plain, halved = (fit_of(run, steps=8, batches=2)(0).curve[0] for run in (TokenRun, Halved))
+    assert halved == pytest.approx(plain)
+
+
 def test_fit_of_shows_a_step_that_learns_nothing() -> None:
     """The curve stays where it was."""
     run = fit_of(lambda seed, **given: TokenRun(seed, dead=True, **given), steps=8, batches=2)(0)
@@ -123,6 +159,35 @@ def test_rates_are_the_hyperparameters_of_each_module(rate: Any, red: bool) -> N
     found = errors(run_check("GG607", subject, subject.stages[0]))
     assert bool(found) == red
     assert all("`critic." in message and "declared 0.2" in message for message in found)
+
+
+NOT_THE_BIAS = by_parameter(lambda name, _: 0.0 if name == "bias" else 0.1)
+TOGETHER = by_parameter(lambda _, parameter: {"lr": 0.1, "weight_decay": 0.1 if parameter.ndim > 1 else 0.0})
+
+
+@pytest.mark.parametrize(
+    "declared_of_actor",
+    [{"lr": 0.1, "weight_decay": on_matrices(0.1)}, {"lr": Schedule(0.1), "weight_decay": NOT_THE_BIAS}, TOGETHER],
+)
+@pytest.mark.parametrize("decays_all", [False, True])
+def test_rates_of_parameters_that_groups_split(declared_of_actor: Any, decays_all: bool) -> None:
+    """Decay on matrices alone passes; on the bias, too, it is told of the bias."""
+
+    class SplitRun(StepRun):
+        updates = 1
+        rates = {"actor": declared_of_actor, "critic": 0.1}  # noqa: RUF012
+
+        def __init__(self, seed: int, **given: Any) -> None:
+            super().__init__(seed, **given)
+            actor = self.trainer.actor
+            groups = [{"params": [actor.weight]}, {"params": [actor.bias], "weight_decay": 0.1 * decays_all}]
+            self.trainer.optimizers[0] = torch.optim.SGD(groups, lr=0.1, weight_decay=0.1)
+            self.trainer.schedules = [SimpleNamespace(step=lambda: None)] * 2
+
+    subject = Subject("split", [Stage("both", SplitRun)])
+    found = errors(run_check("GG607", subject, subject.stages[0]))
+    assert bool(found) == decays_all
+    assert all("`actor.bias`" in message and "weight_decay" in message for message in found)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gradgate.core.errors import SubjectError
-from gradgate.subjects.inside import StepLosses, at_backward, loss_terms
+from gradgate.subjects.inside import StepLosses
 from gradgate.subjects.outputs import logits_in
 from gradgate.subjects.own_loop import OwnLoop
 from gradgate.subjects.rows import TokenRows
@@ -108,15 +108,23 @@ def test_step_losses_leave_backward_as_it_was():
 
 def test_step_losses_name_the_nearest_variable():
     """A variable that the step does not have is an error that tells those that there are."""
-    found = at_backward(lambda: Hidden().step(BATCH))
+
+    class Misspelt(HiddenRun):
+        terms: ClassVar[Mapping[str, str]] = {"main": "mian"}
+
     with pytest.raises(SubjectError, match=r"no tensor 'mian'.*main"):
-        loss_terms(found, {"main": "mian"})
+        Misspelt().losses(BATCH)
 
 
-def test_at_backward_refuses_a_step_without_one():
-    """A call that comes to its end has no losses."""
+def test_step_losses_refuse_a_step_without_a_backward():
+    """A step that comes to its end has no losses."""
+
+    class Looking(HiddenRun):
+        def step(self, batch: Tensor) -> Mapping[str, float]:
+            return {}
+
     with pytest.raises(SubjectError, match="without a backward"):
-        at_backward(lambda: None)
+        Looking().losses(BATCH)
 
 
 def test_own_loop_steps_are_those_of_the_loop_left_alone():

@@ -1,0 +1,232 @@
+"""Running statistics of the data, such as those that normalise rewards: found by asking the run, and held still."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from gradgate.checks.invariance import perturbed
+from gradgate.checks.raised import calling
+from gradgate.checks.randomness import seeded
+from gradgate.checks.run_parts import Part, digest, parts_of
+from gradgate.checks.snapshot import named_parameters
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Batch, Run
+
+OTHERWISE = 0.01  # share by which parameters are moved to see whether a statistic is one of theirs
+HELD = "held_still"
+
+
+@dataclass(frozen=True)
+class Moving:
+    """A number or tensor that `losses` moves.
+
+    Args:
+        name: from the run to it.
+        owner: the object that has it as an attribute.
+        key: its name there.
+        value: what it is.
+        kept: a copy.
+    """
+
+    name: str
+    owner: Any
+    key: str
+    value: Any
+    kept: Any
+
+    def put_back(self) -> None:
+        """Let it be what it was."""
+        if isinstance(self.value, Tensor):
+            with torch.no_grad():
+                self.value.copy_(self.kept)
+        if getattr(self.owner, self.key) is not self.value:
+            setattr(self.owner, self.key, self.value)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is a whole number, or holds such alone."""
+        value = torch.as_tensor(self.kept)
+        return bool((value == value.round()).all()) if value.is_floating_point() else True
+
+    def now(self) -> str:
+        """A digest of what it is now."""
+        return digest(getattr(self.owner, self.key))
+
+
+class Statistics:
+    """Running statistics of a run.
+
+    Args:
+        parts: all numbers that move on the objects that hold them.
+    """
+
+    def __init__(self, parts: Sequence[Moving]) -> None:
+        self._parts = parts
+
+    @property
+    def names(self) -> str:
+        """What they are called."""
+        return ", ".join(part.name for part in self._parts)
+
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        """Let nothing that runs in the block move them, whether it assigns them or writes into them."""
+        with ExitStack() as stack:
+            for owner in {id(part.owner): part.owner for part in self._parts}.values():
+                kept = {part.key for part in self._parts if part.owner is owner}
+                stack.callback(setattr, owner, "__class__", type(owner))
+                owner.__class__ = _refusing(type(owner), kept)
+            tensors = [value for part in self._parts if isinstance(value := getattr(part.owner, part.key), Tensor)]
+            if tensors:
+                stack.enter_context(_Unwritten(tensors))
+            yield
+
+
+def without_running_statistics(run: Run, batches: Sequence[Batch], seed: int, judge: Callable[[], Outcome]) -> Outcome:
+    """What a check finds with running statistics of the data held still, where the run has some.
+
+    A statistic that is updated by a batch before it is used makes a loss depend on all rows and on what came before.
+    That is a design.
+
+    Args:
+        run: the check's.
+        batches: the check's, and another.
+        seed: of the random state.
+        judge: the check.
+    """
+    with statistics_still(run, batches, seed) as names:
+        outcome = judge()
+    return replace(outcome, measured={**outcome.measured, HELD: names}) if names else outcome
+
+
+@contextmanager
+def statistics_still(run: Run, batches: Sequence[Batch], seed: int) -> Iterator[str]:
+    """Hold a run's running statistics of the data still within the block; yields their names, empty where it has none.
+
+    Args:
+        run: any.
+        batches: two different ones.
+        seed: of the random state.
+    """
+    statistics = running_statistics(run, batches, seed) if _remembers(run, batches, seed) else None
+    if statistics is None:
+        yield ""
+        return
+    with statistics.still():
+        yield statistics.names
+
+
+def _remembers(run: Run, batches: Sequence[Batch], seed: int) -> bool:
+    """Whether a batch has other losses behind another one."""
+    if len(batches) < 2:
+        return False
+    first, _, again = (_ask(run, batch, seed) for batch in (*batches, batches[0]))
+    return any(not torch.equal(first[name], again[name]) for name in first if name in again)
+
+
+def running_statistics(run: Run, batches: Sequence[Batch], seed: int) -> Statistics | None:
+    """The numbers that `losses` moves by the batch that it is given, whatever the parameters are; None: there are none.
+
+    With them go whole numbers on the same objects that move at other parameters as they do at these: a mean needs its
+    count. What moves with every batch alike (a decaying coefficient) or otherwise at other parameters (a norm of the
+    loss) is none.
+    """
+    moving = _moved(run, batches[0], seed)
+    if not moving or len(batches) < 2:
+        return None
+    here, there = (_behind(run, batch, seed, moving) for batch in batches[:2])
+    parameters = [parameter for parameter in named_parameters(run) if parameter.requires_grad]
+    elsewhere = [_behind(run, batches[0], seed, moving) for _ in perturbed(parameters, seed, OTHERWISE)]
+    own = [number for number in range(len(moving)) if all(each[number] == here[number] for each in elsewhere)]
+    by_data = {number for number in own if here[number] != there[number]}
+    owners = {id(moving[number].owner) for number in by_data if not moving[number].is_whole}
+    found = [
+        moving[number]
+        for number in own
+        if id(moving[number].owner) in owners and (number in by_data or moving[number].is_whole)
+    ]
+    return Statistics(found) if found else None
+
+
+def _moved(run: Run, batch: Batch, seed: int) -> list[Moving]:
+    """What a call of `losses` moves and can be held, as it is behind that."""
+    before = {name: part.digest for name, part in parts_of(run).items()}
+    _ask(run, batch, seed)
+    moved = [part for name, part in parts_of(run).items() if before.get(name, part.digest) != part.digest]
+    return [each for part in moved if (each := _moving(part)) is not None]
+
+
+def _moving(part: Part) -> Moving | None:
+    owner, key, value = part.owner, part.path[-1], part.value
+    if isinstance(owner, nn.Module):
+        prefix, _, key = key.rpartition(".")
+        owner = owner.get_submodule(prefix)
+    is_number = isinstance(value, int | float | Tensor) and not isinstance(value, bool | nn.Parameter)
+    is_attribute = getattr(owner, key, None) is value and not isinstance(owner, Optimizer | torch.Generator)
+    if not is_number or not is_attribute or not _can_refuse(owner):
+        return None
+    kept = value.detach().clone() if isinstance(value, Tensor) else value
+    return Moving(".".join(part.path), owner, key, value, kept)
+
+
+def _behind(run: Run, batch: Batch, seed: int, moving: Sequence[Moving]) -> list[str]:
+    """What each is behind one more call; then it is what it was."""
+    try:
+        _ask(run, batch, seed)
+        return [part.now() for part in moving]
+    finally:
+        for part in moving:
+            part.put_back()
+
+
+def _ask(run: Run, batch: Batch, seed: int) -> dict[str, Tensor]:
+    with seeded(seed), calling("losses()"):
+        return {name: term.detach() for name, term in run.losses(batch).items()}
+
+
+def _can_refuse(owner: Any) -> bool:
+    """Whether an object lets its class be one of ours for a while."""
+    kind = type(owner)
+    try:
+        owner.__class__ = _refusing(kind, set())
+        owner.__class__ = kind
+    except TypeError:
+        return False
+    return True
+
+
+def _refusing(kind: Any, kept: set[str]) -> type:
+    """A class like this one whose objects do not take these attributes."""
+
+    def set_attribute(owner: Any, name: str, value: Any) -> None:
+        if name not in kept:
+            kind.__setattr__(owner, name, value)
+
+    return type(kind.__name__, (kind,), {"__setattr__": set_attribute, "__module__": kind.__module__})
+
+
+class _Unwritten(TorchDispatchMode):
+    """Drops what operations write into these tensors.
+
+    Args:
+        tensors: they stay as they are.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        super().__init__()
+        self._kept = {tensor.untyped_storage().data_ptr() for tensor in tensors}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operation, unless it writes into one of them."""
+        written = args[0] if args and func._schema.is_mutable else None
+        if isinstance(written, Tensor) and written.untyped_storage().data_ptr() in self._kept:
+            return written
+        return func(*args, **(kwargs or {}))
