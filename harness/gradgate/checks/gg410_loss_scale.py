@@ -105,7 +105,7 @@ from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.capabilities import Capabilities
 from gradgate.subjects.contract import Batch, Context, Functions, Stage, Subject
-from gradgate.subjects.settings import is_of_accumulation
+from gradgate.subjects.settings import Guessed, is_of_accumulation
 
 CODE, NAME = "GG410", "loss-scale"
 NEEDS: tuple[str, ...] = ("losses", "rows")
@@ -223,7 +223,7 @@ def _means(subject: Subject, stage: Stage, probe: Probe, context: Context, batch
             yield _Count("", shares, Asked(probe.run, batch, context.seed, ask), rows_of(batch))
     asks = [ask for ask, declares in asked.items() if declares]
     runs = plain_and_moved(probe.run, stage, context) if asks else ()
-    for options, run in ((options, run) for options, run in runs if not any(map(is_of_accumulation, options))):
+    for options, run in ((options, run) for options, run in runs if _keeps_means(stage, options)):
         with suppress(SubjectRaisedError) if options else nullcontext():  # with a key moved it is GG414's
             with calling(f"drawing a batch{in_words(options)}"):
                 own = batch if run is probe.run else next(iter(run.batches()))
@@ -233,6 +233,15 @@ def _means(subject: Subject, stage: Stage, probe: Probe, context: Context, batch
                 for ask, shares in found
                 if shares is not None
             )
+
+
+def _keeps_means(stage: Stage, options: Mapping[str, Any]) -> bool:
+    """Whether terms are declared to be means with these keys, too: of the parts of an update, and of a form of the loss
+    or the weights that nobody listed, they are not."""
+    return not any(
+        is_of_accumulation(key) or (isinstance(value, str) and isinstance((stage.options or {})[key], Guessed))
+        for key, value in options.items()
+    )
 
 
 def _divisor(

@@ -96,7 +96,7 @@ from gradgate.checks.option_lines import Alike, line_of_option
 from gradgate.checks.own_lines import named
 from gradgate.checks.raised import SubjectRaisedError, as_finding, calling
 from gradgate.checks.snapshot import Snapshot, first_difference, take
-from gradgate.checks.switches import pairwise
+from gradgate.checks.switches import looked_at
 from gradgate.core.errors import SubjectError
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -160,6 +160,8 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     for key, values in options.items():
         if is_of_evaluation(key):
             continue  # GG428's: no step shows it
+        if isinstance(values, Guessed) and key in (stage.neutral or {}):
+            continue  # GG424's: it is to change nothing
         if len(values) < 2:
             raise SubjectError(f"options[{key!r}] has {len(values)} value(s): give two or more")
         try:
@@ -169,18 +171,21 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
                 continue  # it may refuse what nobody listed
             findings.append(replace(as_finding(raised, CODE, NAME), message=f"option `{key}`: {raised}"))
             continue
-        alike = False
+        alike = elsewhere = False
         for (one, ours), (other, theirs) in combinations(zip(values, seen, strict=True), 2):
             pairs += 1
             if not ours.is_like(theirs) or not _stay_alike(stage, context, at_start, key, (one, other)):
                 continue
-            listed = not isinstance(values, Guessed)
-            if listed or not _acts_elsewhere(subject, stage, context, at_start, key, (one, other)):
-                found = _finding(key, f"{one!r} and {other!r} give the same {LONGER} steps, bit for bit")
-                differ = partial(_differ, stage, context, at_start, key, (one, other))
-                pair = Alike(subject, stage, context, key, (one, other), differ)
-                findings.append(found if alike else named(found, partial(line_of_option, pair), context.seed))
-                alike = True
+            if isinstance(values, Guessed) and _acts_elsewhere(subject, stage, context, at_start, key, (one, other)):
+                elsewhere = True
+                break
+            found = _finding(key, f"{one!r} and {other!r} give the same {LONGER} steps, bit for bit")
+            differ = partial(_differ, stage, context, at_start, key, (one, other))
+            pair = Alike(subject, stage, context, key, (one, other), differ)
+            findings.append(found if alike else named(found, partial(line_of_option, pair), context.seed))
+            alike = True
+        if elsewhere:
+            continue
         reported += [] if alike else _only_reported(stage, context, at_start, key, dict(zip(values, seen, strict=True)))
         for odd in () if alike or is_of_accumulation(key) else _unlisted(values):
             pairs += len(values)
@@ -268,7 +273,7 @@ def _acts_elsewhere(
     They may belong to another choice than the configured one.
     """
     others = [other for other in subject.stages if other is not stage and key in (other.options or {})]
-    flipped = (flipped.stage for flipped in pairwise(stage, context))
+    flipped = (flipped.stage for each in (stage, *others) for flipped in looked_at(each, context))
     return not _evaluate_alike(stage, context, at_start, key, values) or any(
         not _stay_alike(each, context, at_start, key, values, STEPS) for each in chain(others, flipped)
     )

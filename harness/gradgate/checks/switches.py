@@ -93,7 +93,7 @@ def again(
     end = time.perf_counter() + SHARE * seconds
     told = set(map(_kind, outcome.findings))
     new: list[Finding] = []
-    for flipped in pairwise(stage, context)[: QUICK if context.profile == "quick" else None]:
+    for flipped in looked_at(stage, context):
         if time.perf_counter() > end:
             break
         settings = {key: value for key, value in flipped.settings.items() if not (how.edges and _OPENS.search(key))}
@@ -106,6 +106,11 @@ def again(
             fewest = _fewest(finding, settings, lambda fewer: found_in(_with(stage, fewer)), end)
             new.append(_told(*fewest, how.severity))
     return replace(outcome, findings=(*outcome.findings, *new)) if new else outcome
+
+
+def looked_at(stage: Stage, context: Context) -> list[Flipped]:
+    """Those of `pairwise` that the profile has time for."""
+    return pairwise(stage, context)[: QUICK if context.profile == "quick" else None]
 
 
 def pairwise(stage: Stage, context: Context) -> list[Flipped]:

@@ -16,7 +16,7 @@ _INSTALLED = tuple({*site.getsitepackages(), sysconfig.get_path("stdlib"), str(P
 _REGISTERS = ("register", "add")
 
 
-def named_values(keys: Iterable[str]) -> dict[str, list[str]]:
+def named_values(settings: Mapping[str, str]) -> dict[str, list[str]]:
     """The names that each key is compared with, looked up by, or registered under in the trainer's modules.
 
     Those are the modules that are imported and lie in no installed package. `kind == "a"`, `kind in ("a", "b")`, a
@@ -24,21 +24,26 @@ def named_values(keys: Iterable[str]) -> dict[str, list[str]]:
     where `kind` is a name, an attribute or a quoted key that is the last part of the setting's.
 
     Args:
-        keys: dotted, as `options_of` gives them.
+        settings: dotted key, as `options_of` gives them -> what it is set to.
 
     Returns:
         Key -> names, in the order of the source; none where there is none.
     """
     nodes = [node for file in _own_files() for node in _nodes(file)]
     tables: dict[str, list[str]] = {}
-    for table, names in _tables(nodes):
-        tables.setdefault(table, []).extend(names)
+    for table, held in _tables(nodes):
+        tables.setdefault(table, []).extend(held)
     found: dict[str, list[str]] = {}
     for last, name in (pair for node in nodes for pair in _of(node, tables)):
         found.setdefault(last, []).append(name)
     for last, name in _handed_on(nodes, tables):
         found.setdefault(last, []).append(name)
-    return {key: list(dict.fromkeys(found.get(key.rpartition(".")[2], ()))) for key in keys}
+    lists = [_words(node.elts) for node in nodes if isinstance(node, ast.Tuple | ast.List | ast.Set)]
+    names = {key: found.get(key.rpartition(".")[2], []) for key in settings}
+    for key, value in settings.items():
+        beside = [words for words in lists if value in words and set(words) & set(names[key])]
+        names[key] = list(dict.fromkeys([*names[key], *(word for words in beside for word in words)]))
+    return names
 
 
 def _own_files() -> list[Path]:

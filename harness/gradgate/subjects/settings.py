@@ -16,7 +16,7 @@ from gradgate.subjects.named_values import named_values
 
 # Words of keys that say where and how often, not what is trained: a short run shows nothing of them.
 _ELSEWHERE = re.compile(
-    r"(^|[._])(cache|checkpoint|comment|data|debug|description|device|dir|directory|dist|dtype|epoch|eval|every|file|folder|freq"
+    r"(^|[._])(cache|checkpoint|comment|data|debug|description|device|dir|directory|dist|dtype|ema|epoch|eval|every|file|folder|freq"
     r"|frequency|host|id|interval|keep|last|length|log|logging|name|output|path|patience|persistent|pin|port|precision|prefetch|profile"
     r"|profiler|project|rank|report|resume|run|save|seed|step|streaming|tag|verbose|version|wandb|worker)s?([._]|$)"
 )
@@ -53,7 +53,7 @@ def options_of(
         Dotted key -> values, the configured one first.
     """
     acting = [(key, value, hint) for key, value, hint in _keys(config) if _acts(key, value)]
-    names = named_values(key for key, value, _ in acting if isinstance(value, str))
+    names = named_values({key: value for key, value, _ in acting if isinstance(value, str)})
     moved = {key: Guessed(_moved(key, value, hint, names.get(key, ()))) for key, value, hint in acting}
     found = {key: values for key, values in moved.items() if values}
     kept = {key: values for key, values in found.items() if not key.startswith(tuple(leave_out))}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +14,8 @@ from fixtures.mini_trainer import MiniRun, Parts
 from fixtures.option_faults import OPTIONS, optioned
 from fixtures.pytest_fixtures import rest_at_night
 from gradgate.core.errors import SubjectError
-from gradgate.subjects.contract import Stage, Subject
+from gradgate.subjects.contract import Run, Stage, Subject
+from gradgate.subjects.settings import Guessed
 
 NEIGHBOURS = ("GG100", "GG208", "GG405")
 
@@ -131,3 +134,56 @@ def test_gg414_warns_of_a_key_that_only_moves_what_is_reported(bounds: bool, fou
 
     assert [finding.severity for finding in outcome.findings] == ["warning"] * found
     assert all("but for what is reported: clamped" in finding.message for finding in outcome.findings)
+
+
+def guessed_in(own: dict[str, Any], other: dict[str, Any], **declared: Any) -> Subject:
+    """Two stages with keys that nobody listed; those of `own` do nothing in the first."""
+    options = {key: Guessed(OPTIONS[key]) for key in own}
+    first, second = (optioned(dead=dead, options=options).stages[0] for dead in (*own, *other))
+    return Subject("two", [replace(first, **declared), replace(second, name="second")])
+
+
+@pytest.mark.parametrize(
+    ("other", "declared", "found"),
+    [({"nothing": ()}, {}, 0), ({"lr": ()}, {}, 1), ({"lr": ()}, {"neutral": {"lr": (0.01, 0.001)}}, 0)],
+)
+def test_gg414_takes_a_key_that_nobody_listed_for_dead_where_it_acts_nowhere(
+    other: dict[str, Any], declared: dict[str, Any], found: int
+) -> None:
+    """In no other stage either, and where it is not declared to change nothing."""
+    subject = guessed_in({"lr": ()}, other, **declared)
+
+    assert len(errors(run_check("GG414", subject, subject.stages[0]))) == found
+
+
+def test_gg414_leaves_a_key_that_acts_with_another_choice() -> None:
+    """Nobody listed the decay, which one of the optimizers has."""
+
+    def start(seed: int, *, options: Mapping[str, Any] | None = None, **given: Any) -> Run:
+        kept = {key: value for key, value in (options or {}).items() if key == "optimizer" or "optimizer" in options}
+        return stage.start(seed, options=kept, **given)
+
+    stage = optioned(options={}).stages[0]
+    options = {"weight_decay": Guessed((0.01, 0.1)), "optimizer": ("adamw", "sgd")}
+    behind = replace(stage, start=start, options=options)
+
+    assert errors(run_check("GG414", Subject("s", [behind]), behind)) == []
+
+
+def test_gg414_leaves_a_key_that_only_an_evaluation_shows() -> None:
+    """Such as an average of the weights that nothing else reads."""
+
+    class Averaging(MiniRun):
+        decay = 0.0
+
+        def evaluate(self) -> Mapping[str, Any]:
+            return {"loss": self.decay}
+
+    def start(seed: int, *, dtype: Any = torch.float32, device: str = "cpu", options: Any = None) -> Run:
+        run = Averaging("value", Parts(), seed, dtype, device)
+        run.decay = (options or {}).get("decay", 0.0)
+        return run
+
+    stage = Stage("value", start, options={"decay": Guessed((0.0, 0.1))})
+
+    assert errors(run_check("GG414", Subject("s", [stage]), stage)) == []

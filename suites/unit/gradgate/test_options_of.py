@@ -104,22 +104,24 @@ def test_gg414_lets_a_guessed_value_be_refused() -> None:
 
 def test_options_of_takes_the_names_that_the_trainer_holds_a_setting_against() -> None:
     """In comparisons, tables, registries and the functions that it is handed to; none where its own is not among."""
-    config = SimpleNamespace(
-        loss=SimpleNamespace(form="huber", reduction_of="mean", note_of="free"), estimator_of="gae", weighting_of="rho"
-    )
+    loss = SimpleNamespace(form="huber", reduction_of="mean", note_of="free")
+    config = SimpleNamespace(loss=loss, estimator_of="gae", weighting_of="rho", side_of="both")
 
     assert options_of(config) == {
         "loss.form": ("huber", "squared"),
         "loss.reduction_of": ("mean", "sum", "none"),
         "estimator_of": ("gae", "td"),
         "weighting_of": ("rho", "critic"),
+        "side_of": ("both", "left", "right"),
     }
     assert options_of({"data": {"side_of": "left", "path": "left", "packs": False, "rows": 4}}) == {
-        "data.side_of": ("left", "right"),
+        "data.side_of": ("left", "right", "both"),
         "data.packs": (False, True),
     }
 
 
 def test_keys_without_a_name_in_the_source_are_left_alone() -> None:
     """As are values that are no text."""
-    assert named_values(["no_such_key_anywhere", "loss.form"]) == {"no_such_key_anywhere": [], "loss.form": FORMS}
+    settings = {"no_such_key_anywhere": "huber", "loss.form": "huber"}
+
+    assert named_values(settings) == {"no_such_key_anywhere": [], "loss.form": FORMS}
