@@ -204,7 +204,7 @@ def _inject(subject: Subject, stage: Stage, context: Context, injection: Injecti
     if change is None:
         if error is not None:
             return None
-        held = _says_skipped(metrics, clean.metrics)
+        held = _says_skipped(metrics, clean.metrics) or metrics.keys() <= getattr(run, "terms", {}).keys()
         return _stuck(run, batch, injection) if held else _silent(injection, metrics)
     if error is None and first_difference(_but_rates(clean.state), after) is None:
         return None

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from math import nan
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -612,6 +612,62 @@ def test_gg303_passes_a_step_that_skips_and_counts_it() -> None:
 
     for stage in subject.stages:
         assert errors(run_check("GG303", subject, stage)) == []
+
+
+def of_own(kind: type[MiniRun]) -> Stage:
+    """A value stage of runs of one's own class."""
+
+    def start(seed: int, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Run:
+        return kind("value", Parts(), seed, dtype, device)
+
+    return Stage("value", start)
+
+
+def test_gg303_leaves_a_rate_that_counts_skipped_steps() -> None:
+    """It is no update of the model; whether the schedule is to go on is GG607's."""
+
+    class Counting(MiniRun):
+        made = 0
+
+        def step(self, batch: Any) -> Mapping[str, float]:
+            self.made += 1
+            for group in self.optimizers[0].param_groups:
+                group["lr"] = 0.01 / self.made
+            return mini_faults.skipped_and_counted(self, self.went_backward(batch))
+
+        def went_backward(self, batch: Any) -> Mapping[str, Any]:
+            self.optimizers[0].zero_grad()
+            terms = self.losses(batch)
+            terms["total"].backward()
+            return terms
+
+    stage = Stage(
+        "value", lambda seed, dtype=torch.float32, device="cpu": Counting("value", Parts(), seed, dtype, device)
+    )
+
+    assert errors(run_check("GG303", Subject("own", [stage]), stage)) == []
+
+
+@pytest.mark.parametrize("told", [{"value_loss"}, {"value_loss", "made"}])
+def test_gg303_asks_no_loop_that_keeps_its_metrics_to_say_that_it_skipped(told: set[str]) -> None:
+    """What an adapter reads off a loop are its loss terms; whether its log tells more is not to be seen."""
+
+    class Silent(MiniRun):
+        terms: ClassVar[Mapping[str, str]] = {"value_loss": "loss"}
+
+        def step(self, batch: Any) -> Mapping[str, float]:
+            self.optimizers[0].zero_grad()
+            total = self.losses(batch)["total"]
+            total.backward()
+            if all(p.grad.isfinite().all() for p in self.trained() if p.grad is not None):
+                self.advance()
+            return dict.fromkeys(told, 0.5)
+
+    stage = Stage(
+        "value", lambda seed, dtype=torch.float32, device="cpu": Silent("value", Parts(), seed, dtype, device)
+    )
+
+    assert bool(errors(run_check("GG303", Subject("own", [stage]), stage))) is (told != {"value_loss"})
 
 
 def test_gg303_says_where_the_nan_was_and_what_it_reached() -> None:
