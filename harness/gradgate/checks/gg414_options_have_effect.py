@@ -26,6 +26,9 @@ One value that the adapter does not list is tried beside them: 0 where all liste
 name where they are names. The name must be refused. The 0 may be, and it may do something of its own; what it may not
 do is what a listed value does, unless numbers near 0 do that as well: a limit that nothing reaches.
 
+A key that is called after a module (`freeze_trunk`, `trunk_frozen`, `train_trunk: false`) freezes all of it or nothing:
+a parameter that two steps move all the same, beside others that they no longer move, is a finding.
+
 The line is looked for where two listed values are alike. What the run declares of them (`hyperparameters`,
 `coefficients`, `supervised`) is held against what it does; else an argument that another stage gives the key, or that
 is called like it, is given the value, which must tell the two apart; else it is where the last number that the key
@@ -91,6 +94,7 @@ from typing import Any
 
 from gradgate.checks import batches as trees
 from gradgate.checks.first_fault import wanted
+from gradgate.checks.freezing import Half, frozen_by_halves
 from gradgate.checks.gg601_nondeterminism import MEASURED
 from gradgate.checks.option_lines import Alike, line_of_option
 from gradgate.checks.own_lines import named
@@ -191,6 +195,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
             pairs += len(values)
             findings += _taken_for_another(stage, context, at_start, key, odd, dict(zip(values, seen, strict=True)))
     measured = {"pairs_alike": len(findings), "pairs": pairs, "keys": len(options)}
+    findings += [_half(half) for half in frozen_by_halves(stage, context)]
     return Outcome((*findings, *reported), measured, {"pairs_alike": 0})
 
 
@@ -322,6 +327,13 @@ def _observe(
             kept = run.step(batch)
             metrics.append({name: number for name, number in kept.items() if not MEASURED.search(name.lower())})
     return Observed(tuple(drawn), tuple(metrics), take(run))
+
+
+def _half(half: Half) -> Finding:
+    more = f" and {len(half.moved) - 1} more" if half.moved[1:] else ""
+    left = f"{half.value!r} leaves `{half.moved[0]}`{more} of `{half.module}` in training"
+    told = f"{left}, and freezes {half.still} others; allowed: none"
+    return _finding(half.key, told, f"freeze all of `{half.module}`: its embedding and its last norm, too")
 
 
 def _finding(key: str, told: str, fix: str = FIX) -> Finding:

@@ -187,3 +187,33 @@ def test_gg414_leaves_a_key_that_only_an_evaluation_shows() -> None:
     stage = Stage("value", start, options={"decay": Guessed((0.0, 0.1))})
 
     assert errors(run_check("GG414", Subject("s", [stage]), stage)) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "frozen", "told"),
+    [
+        ("model.freeze_heads", (False, True), ("weight",), "True leaves `heads.0.bias` of `heads` in training, and"),
+        ("heads_frozen", (False, True), ("weight",), "True leaves `heads.0.bias` of `heads` in training"),
+        ("train_heads", (True, False), ("bias",), "False leaves `heads.0.weight` of `heads` in training"),
+        ("train_heads", (True, False), ("weight", "bias"), ""),
+        ("train_heads", (True, False), ("nothing",), ""),
+        ("train_something", (True, False), ("weight",), ""),
+    ],
+)
+def test_gg414_names_what_a_key_leaves_in_training(
+    key: str, values: tuple[bool, bool], frozen: tuple[str, ...], told: str
+) -> None:
+    """Of the module that it is called after; all or nothing is right, and what it is called after nothing may do."""
+
+    def start(seed: int, *, dtype: Any = torch.float32, device: str = "cpu", options: Any = None) -> Run:
+        run = MiniRun("tokens", Parts(), seed, dtype, device)
+        if (options or {}).get(key, values[0]) != values[0]:
+            for name, parameter in run.modules["heads"].named_parameters():
+                parameter.requires_grad_(not name.endswith(frozen))
+        return run
+
+    stage = Stage("tokens", start, options={key: values})
+    found = [each for each in errors(run_check("GG414", Subject("s", [stage]), stage)) if "in training" in each]
+
+    assert len(found) == bool(told)
+    assert all(told in message for message in found)
