@@ -24,9 +24,8 @@ class FitOf:
     """`fit` of a Stage: steps of its run, and what the modules then say on batches of another seed.
 
     A token stage with `logits` and `tokens` is held by the unweighted cross-entropy of its first head, over the tokens
-    that `Run.supervised` names, where there is that; a stage with
-    `rewards` and a module that returns one number a position by that number against the row's reward; anything else by
-    its own `total`.
+    that `Run.supervised` names, where there is that; a stage with `rewards` and a module that returns one number a
+    position by that number against the row's reward; anything else by its own `total`.
 
     Args:
         start: the stage's `start`.

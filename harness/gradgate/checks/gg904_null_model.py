@@ -15,8 +15,8 @@ Two null models, whose result is known without training anything.
 
 * *Frozen:* 12 steps, after each of which modules are put back to where they were. On the first batch, before and after,
   from the same random numbers, the loss may not fall: statistic, its relative fall in float64, over all loss terms.
-  Allowed: 1e-9, as nothing has changed but how often it was asked. Running statistics
-  of the data are held still, such as a mean of rewards that each batch moves before it is used.
+  Allowed: 1e-9, as nothing has changed but how often it was asked. Running statistics of the data are held still, such
+  as a mean of rewards that each batch moves before it is used.
 * *No information* (token stages with `logits`): the output of `logits_from` is replaced by zeros, so that every token
   is as likely as any. Weighted cross-entropy, with weights that sum to 1, is then exactly log V at every position that
   counts. Statistic: how far below log V the declared token loss is, as a share. Allowed: 1e-9, and 1e-4 more for
