@@ -76,6 +76,7 @@ from gradgate.checks.own_lines import Line, named
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.ranks import first_cause, together, told
 from gradgate.checks.snapshot import Difference, Snapshot, first_difference, take
+from gradgate.checks.switches import Again
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject
@@ -84,6 +85,7 @@ from gradgate.subjects.global_state import GlobalState
 CODE, NAME = "GG602", "resume-differs"
 NEEDS: tuple[str, ...] = ("save",)
 PER_STAGE = True
+AGAIN = Again(quick=False)
 STEPS = 6
 SAVE_AFTER = (1, 3)
 MANY = range(8, 12)  # numbers of steps that have one digit and two

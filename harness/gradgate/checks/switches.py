@@ -52,10 +52,12 @@ class Again:
         severity: of what it finds then, at most.
         edges: whether it judges which loss trains which module, so that keys whose words open or close a way for
             gradients are left as they are.
+        quick: whether also in the quick profile, or in the longer ones alone.
     """
 
     severity: Severity = "error"
     edges: bool = False
+    quick: bool = True
 
 
 _FLIPPED: WeakKeyDictionary[Stage, dict[int, list[Flipped]]] = WeakKeyDictionary()
@@ -79,6 +81,8 @@ def again(
         The outcome as it is where nothing new is found. A finding says with which settings, the fewest that show it.
     """
     if outcome.not_applicable or outcome.inconclusive or any(each.severity == "error" for each in outcome.findings):
+        return outcome
+    if context.profile == "quick" and not how.quick:
         return outcome
 
     def found_in(flipped: Flipped) -> list[Finding]:

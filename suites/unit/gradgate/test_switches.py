@@ -124,6 +124,22 @@ def test_nothing_is_flipped_when_the_time_is_over() -> None:
     assert again(never, Again(), Subject("s", [stage]), stage, Context(), plain, 0.0) is plain
 
 
+@pytest.mark.parametrize(("profile", "asked"), [("quick", False), ("pr", True)])
+def test_check_that_takes_long_is_made_again_in_longer_profiles(profile: str, asked: bool) -> None:
+    """A resume in every setting is minutes."""
+    made: list[Stage] = []
+
+    def check(_: Subject, stage: Stage, __: Context) -> Outcome:
+        made.append(stage)
+        return Outcome()
+
+    stage = switched(COLUMNS, {}).stages[0]
+    context = Context(profile=profile)  # type: ignore[arg-type]
+    again(check, Again(quick=False), Subject("s", [stage]), stage, context, Outcome(), 60.0)
+
+    assert bool(made) is asked
+
+
 def test_edges_are_told_as_warnings_where_no_key_opens_one() -> None:
     """What is declared of edges is declared of the stage as it is configured."""
 
