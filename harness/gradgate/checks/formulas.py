@@ -29,6 +29,7 @@ T = TypeVar("T")
 PASTEABLE = 4000  # numbers
 _TORCHS_OWN = ("not implemented for", "Could not run")  # how torch says that it has no such kernel, by the same error
 LOOKED_INTO = 1500  # numbers given, in a call that is looked into for the line
+KEPT = ("value_BS", "logits_BSHV", "weight_BSH")  # arguments that are a module's output, or another formula's
 SHARES = (0.5, 0.8, 0.2, 0.0)  # of the failing calls by size, those that are looked into
 
 
@@ -101,6 +102,7 @@ class Ledger:
         source: the subject's folder, for the lines that raise.
         tried: calls made so far.
         left: calls that the formula has nothing to say to: packed rows, a placement that the trainer does not have.
+        keeps: whether a formula that writes into values, logits or weights is a fault of this rule.
     """
 
     code: str
@@ -109,6 +111,7 @@ class Ledger:
     source: Path | None = None
     tried: int = 0
     left: int = 0
+    keeps: bool = False
     _worst: tuple[float, float, float] = (-1.0, 0.0, 0.0)  # share of the bound, error, bound
     _found: dict[str, tuple[int, Finding]] = field(default_factory=dict)
     _failed: dict[str, list[Call]] = field(default_factory=dict)  # by formula
@@ -161,6 +164,7 @@ class Ledger:
             self.left += 1
             return None
         self.tried += 1
+        kept = {name: call.arguments[name].detach().clone() for name in KEPT if self.keeps and name in call.arguments}
         try:
             answer = call(self.device)
         except NotImplementedError as error:
@@ -172,11 +176,29 @@ class Ledger:
         except Exception as error:  # whatever the subject's formula raises is the subject's fault, not the harness's
             self._raised(f"{call.name}()", error, call, fix)
             return None
+        for name, before in kept.items():
+            self._written(call, name, before)
         if list(answer.shape) == list(shape):
             return answer
         message = f"{call.name}() answered with the shape {list(answer.shape)}, expected {list(shape)}"
         self.note(f"{call.name}, shape", message, fix, call)
         return None
+
+    def _written(self, call: Call, name: str, before: Tensor) -> None:
+        """A finding where the call has written into an argument, which is then put back; at padding alone a warning."""
+        given, valid_BS = call.arguments[name].detach(), call.arguments.get("valid_BS")
+        changed = (given != before) & ~(given.isnan() & before.isnan())
+        if not changed.any():
+            return
+        real = changed & valid_BS if name == "value_BS" and valid_BS is not None else changed
+        at = tuple((real if real.any() else changed).nonzero()[0].tolist())
+        told = f"{call.name}() writes into its argument: {name}{list(at)} was {float(before[at]):.6g}"
+        message = f"{told} and is {float(given[at]):.6g}; allowed: no change"
+        symptom = f"{call.name}, {name} written{'' if real.any() else ' at padding'}"
+        given.copy_(before)
+        self.note(symptom, message, "write into a copy: detach() shares the numbers of what it is taken from", call)
+        if not real.any():
+            self._likely.discard(symptom)
 
     def gradient(self, call: Call, output: Tensor, leaf: Tensor, fix: str) -> Tensor | None:
         """d(output) / d(leaf), zeros where they are not connected; None, and a finding, where backward raises."""

@@ -22,6 +22,9 @@ roundoff of float32 (float64 for float64 values) and m the largest |v| + lambda 
 with the bound that follows from the weights' own. Both are worst cases, derived in `gradgate.checks.tolerances`: a
 stable implementation never crosses them. The answer must be float32, or float64 for float64 values.
 
+A formula may not write into the values that it is given, also not behind `detach`, which shares them: the model's
+output is then another for whoever reads it next. At padding alone that is a warning.
+
 ## Example
 
 Bad:
@@ -75,7 +78,7 @@ FIX_GRADIENT = "write nothing that autograd saved, and detach nothing between th
 
 def check(subject: Subject, stage: Stage | None, context: Context) -> Outcome:
     """Compare weights, and their gradients, with the reference."""
-    ledger = Ledger(CODE, NAME, context.device, subject.source)
+    ledger = Ledger(CODE, NAME, context.device, subject.source, keeps=True)
     attached = False
     for case, discount_lambda, temperature in _inputs(subject.functions, context):
         call = weights_call(subject.functions, case, discount_lambda=discount_lambda, temperature=temperature)

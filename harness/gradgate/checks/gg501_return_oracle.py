@@ -25,6 +25,9 @@ Where a run has `placed`, the rewards on the tokens of 8 of its batches are held
 rewards that its rows have in the data. Threshold: two roundings of the rewards' dtype; false-alarm rate 0, if what
 `placed` looks up is right.
 
+A formula may not write into the values that it is given, also not behind `detach`, which shares them: the model's
+output is then another for whoever reads it next. At padding alone that is a warning.
+
 ## Example
 
 Bad:
@@ -91,7 +94,7 @@ FIX = "scan each row's (document's) real tokens in reverse order in at least flo
 
 def check(subject: Subject, stage: Stage | None, context: Context) -> Outcome:
     """Compare returns with the reference under every pair of discounts, and rewards in batches with their placing."""
-    ledger = Ledger(CODE, NAME, context.device, subject.source)
+    ledger = Ledger(CODE, NAME, context.device, subject.source, keeps=True)
     offers = subject.functions.returns is not None
     half = offers and runs_in_16_bits(subject)
     for case, gamma, gae_lambda in _inputs(subject.functions, context) if offers else ():

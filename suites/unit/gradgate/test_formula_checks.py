@@ -446,3 +446,21 @@ def test_extreme_cases_have_the_deltas_they_name() -> None:
     near = next(case for case in cases.extreme(0, 0.95) if case.name == "deltas near -50")
     delta_BS = oracles.deltas(near.value_BS, near.valid_BS, discount_lambda=0.95)
     assert bool(((delta_BS[0] > -51) & (delta_BS[0] < -48)).all())
+
+
+@pytest.mark.parametrize("everywhere", [True, False])
+@pytest.mark.parametrize(("code", "name"), [("GG403", "weights"), ("GG501", "returns")])
+def test_formula_that_writes_into_the_values_it_is_given_is_named(code: str, name: str, everywhere: bool) -> None:
+    """`detach` shares them with the model's output, which is another for who reads it next; padding is a warning."""
+    formula = getattr(GOOD, name)
+
+    def writing(first: Tensor, second: Tensor, valid_BS: Tensor, **options: Any) -> Tensor:
+        answer: Tensor = formula(first, second, valid_BS, **options)
+        (first if name == "weights" else second).detach()[~valid_BS | everywhere] = 7.0
+        return answer
+
+    found = outcome(code, subject_with(Functions(**{name: writing}, gaps=True))).findings
+    written = [finding for finding in found if "writes into its argument: value_BS" in finding.message]
+
+    assert written != []
+    assert any(finding.severity == "error" for finding in written) is everywhere

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
 
-import fixtures.named_settings  # noqa: F401 - what is imported is the trainer
+from fixtures import named_settings
 from fixtures.check_runs import errors, run_check
 from fixtures.option_faults import optioned
 from gradgate.core.errors import SubjectError
+from gradgate.subjects import named_values
 from gradgate.subjects.contract import Stage, Subject
-from gradgate.subjects.named_values import named_values
 from gradgate.subjects.settings import configured, options_of
 
 FORMS = ["huber", "squared"]
+
+
+@pytest.fixture(autouse=True)
+def one_trainer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is imported is the trainer, and in a run of many tests that is much else."""
+    monkeypatch.setattr(named_values, "_own_files", lambda: [Path(named_settings.__file__)])
 
 
 class Reward(Enum):
@@ -124,4 +131,16 @@ def test_keys_without_a_name_in_the_source_are_left_alone() -> None:
     """As are values that are no text."""
     settings = {"no_such_key_anywhere": "huber", "loss.form": "huber"}
 
-    assert named_values(settings) == {"no_such_key_anywhere": [], "loss.form": FORMS}
+    assert named_values.named_values(settings) == {"no_such_key_anywhere": [], "loss.form": FORMS}
+
+
+def test_modules_that_are_imported_are_looked_through_and_installed_ones_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The trainer's, whatever it is called."""
+    monkeypatch.undo()
+    files = named_values._own_files()
+
+    assert Path(named_settings.__file__) in files
+    assert Path(pytest.__file__) not in files
+    assert Path(named_values.__file__) not in files
