@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from gradgate.checks.source_values import OTHERS, Names
 from gradgate.checks.trainer_source import dotted, nodes_in
+from gradgate.subjects.settings import is_of_accumulation
 
 STEPS = re.compile(r"opt[^.]*\.step$|opt\w*_step$|scaler\w*\.step$", re.IGNORECASE)
-ACCUMULATES = re.compile(r"accum", re.IGNORECASE)
 ENDLESS = re.compile(r"cycle|infinite|endless|forever|\bcount\(|stream", re.IGNORECASE)
 
 
@@ -58,7 +58,7 @@ def every(test: ast.expr) -> tuple[ast.expr, ast.expr] | None:
 
 def _is_now_and_then(test: ast.expr) -> bool:
     parts = test.values if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.Or) else [test]
-    return any(map(every, parts)) or bool(ACCUMULATES.search(ast.unparse(test)))
+    return any(map(every, parts)) or is_of_accumulation(ast.unparse(test))
 
 
 def _counted(test: ast.expr) -> tuple[ast.expr, ast.expr] | None:

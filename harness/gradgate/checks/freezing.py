@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 import torch
 
+from gradgate.checks.moved import runs_of
 from gradgate.subjects.contract import Context, Run, Stage
 
 STEPS = 2
@@ -36,35 +38,38 @@ class Half:
     still: int
 
 
-def frozen_by_halves(stage: Stage, context: Context) -> Iterator[Half]:
+def frozen_by_halves(stage: Stage, options: Mapping[str, Sequence[Any]], context: Context) -> Iterator[Half]:
     """Modules of which a key's name says that it freezes them, and of which some parameters move and others do not.
 
     `freeze_trunk`, `trunk_frozen` and `train_trunk` are for a module `trunk`. Parameters that the module shares with
     another one may move with that. What moves in no setting says nothing of the key.
+
+    Args:
+        stage: of the keys.
+        options: those to look at.
+        context: seed and device.
     """
-    for key, values in (stage.options or {}).items():
+    for key, values in options.items():
         last = key.rpartition(".")[2].lower()
         pattern, value = (_FREEZES, True) if _FREEZES.search(last) else (_TRAINS, False)
         module = pattern.sub("", last)
         if module == last or {True, False} - {each for each in values if isinstance(each, bool)}:
             continue
-        moved, parts = _moved(stage, context, key, value, module)
-        also, _ = _moved(stage, context, key, not value, module)
-        if moved and moved < also and parts:
+        moved, also = (_moved(stage, context, {key: setting}, module) for setting in (value, not value))
+        if moved and moved < also:
             yield Half(key, value, module, sorted(moved), len(also - moved))
 
 
-def _moved(stage: Stage, context: Context, key: str, value: bool, module: str) -> tuple[set[str], int]:
-    """The parameters of a module, its own alone, that two steps move with a key set; and how many there are."""
-    try:
-        run = stage.start(context.seed, device=context.device, options={key: value})
+def _moved(stage: Stage, context: Context, settings: Mapping[str, bool], module: str) -> set[str]:
+    """The parameters of a module, its own alone, that two steps move with these settings."""
+    for _, run in runs_of(stage, context, [settings], torch.float32):
         own = _own(run, module)
         before = {name: parameter.detach().clone() for name, parameter in own.items()}
-        for batch in islice(run.batches(), STEPS):
-            run.step(batch)
-    except Exception:  # told by the check itself
-        return set(), 0
-    return {name for name, parameter in own.items() if not torch.equal(parameter.detach(), before[name])}, len(own)
+        with suppress(Exception):  # told by the check itself
+            for batch in islice(run.batches(), STEPS):
+                run.step(batch)
+            return {name for name, parameter in own.items() if not torch.equal(parameter.detach(), before[name])}
+    return set()
 
 
 def _own(run: Run, module: str) -> dict[str, Any]:

@@ -122,7 +122,7 @@ class Injection:
 
 @dataclass(frozen=True)
 class CleanStep:
-    """What a step on the same batch does where nothing was injected: the state it leaves, and its metrics."""
+    """What a step on the same batch does where nothing was injected: the state it leaves but for rates, and metrics."""
 
     state: Snapshot
     metrics: Mapping[str, float]
@@ -149,7 +149,7 @@ def _survey(stage: Stage, context: Context) -> tuple[list[Injection], CleanStep]
     for value in (nan, inf):
         found += [_in_field(path, value) for path, _ in trees.floating_leaves(batch)]
         found += [_in_gradient(name, value) for name in dict.fromkeys(graded[:1] + graded[-1:])]
-    return found + [_in_output(name) for name in run.modules], CleanStep(take(run), metrics)
+    return found + [_in_output(name) for name in run.modules], CleanStep(_but_rates(take(run)), metrics)
 
 
 def _in_field(path: trees.Path, value: float) -> Injection:
@@ -206,7 +206,7 @@ def _inject(subject: Subject, stage: Stage, context: Context, injection: Injecti
             return None
         held = _says_skipped(metrics, clean.metrics) or metrics.keys() <= getattr(run, "terms", {}).keys()
         return _stuck(run, batch, injection) if held else _silent(injection, metrics)
-    if error is None and first_difference(_but_rates(clean.state), after) is None:
+    if error is None and first_difference(clean.state, after) is None:
         return None
     find = partial(_line, subject, stage, context, injection, error)
     return named(_updated(injection, change, error), find, context.seed)

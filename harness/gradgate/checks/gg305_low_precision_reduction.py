@@ -66,7 +66,8 @@ import torch
 from torch import Tensor
 
 from gradgate.checks import cases, oracles, tolerances
-from gradgate.checks.formulas import Call, Ledger, present, returns_call, weights_call
+from gradgate.checks.formula_calls import Call, present, returns_call, weights_call
+from gradgate.checks.formulas import Ledger
 from gradgate.checks.half_losses import Narrow, narrow_losses
 from gradgate.checks.trainer_source import runs_in_16_bits
 from gradgate.core.finding import Finding

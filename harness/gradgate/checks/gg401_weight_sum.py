@@ -54,7 +54,8 @@ from itertools import chain
 from torch import Tensor, ones
 
 from gradgate.checks import cases, tolerances
-from gradgate.checks.formulas import Call, Ledger, weights_call
+from gradgate.checks.formula_calls import Call, weights_call
+from gradgate.checks.formulas import Ledger
 from gradgate.checks.oracles import IGNORED
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Stage, Subject

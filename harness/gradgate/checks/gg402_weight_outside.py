@@ -59,7 +59,8 @@ import torch
 from torch import Tensor
 
 from gradgate.checks import cases
-from gradgate.checks.formulas import Call, Ledger, weights_call
+from gradgate.checks.formula_calls import Call, weights_call
+from gradgate.checks.formulas import Ledger
 from gradgate.checks.oracles import IGNORED
 from gradgate.core.verdict import Outcome, Series
 from gradgate.subjects.contract import Context, Functions, Stage, Subject

@@ -63,7 +63,8 @@ import torch
 from torch import Tensor
 
 from gradgate.checks import cases, oracles, tolerances
-from gradgate.checks.formulas import Call, Ledger, weights_call
+from gradgate.checks.formula_calls import Call, weights_call
+from gradgate.checks.formulas import Ledger
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Functions, Stage, Subject
 

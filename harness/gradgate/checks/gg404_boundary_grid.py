@@ -82,7 +82,8 @@ import torch
 from gradgate.checks import cases, oracles, tolerances
 from gradgate.checks.cropped import of_cropped_batches
 from gradgate.checks.drawing import Fault, as_finding, can_draw, smallest
-from gradgate.checks.formulas import Call, Ledger, labels_call, present, returns_call, weights_call
+from gradgate.checks.formula_calls import Call, labels_call, present, returns_call, weights_call
+from gradgate.checks.formulas import Ledger
 from gradgate.checks.raised import SubjectRaisedError, calling
 from gradgate.checks.randomness import seeded
 from gradgate.checks.snapshot import named_parameters

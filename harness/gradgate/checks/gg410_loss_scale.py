@@ -93,7 +93,8 @@ from torch import Tensor
 
 from gradgate.checks import cases, mean_shares, oracles, tolerances
 from gradgate.checks.count_lines import Asked, Shared, line_of_divisor, line_of_shares, line_of_term
-from gradgate.checks.formulas import Call, Ledger, present
+from gradgate.checks.formula_calls import Call, present
+from gradgate.checks.formulas import Ledger
 from gradgate.checks.invariance import Distance, Probe, rows_of
 from gradgate.checks.moved import in_words, plain_and_moved
 from gradgate.checks.own_lines import named

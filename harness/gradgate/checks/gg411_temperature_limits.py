@@ -60,7 +60,8 @@ import torch
 from torch import Tensor
 
 from gradgate.checks import cases, oracles, tolerances
-from gradgate.checks.formulas import Ledger, weights_call
+from gradgate.checks.formula_calls import weights_call
+from gradgate.checks.formulas import Ledger
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Functions, Stage, Subject
 

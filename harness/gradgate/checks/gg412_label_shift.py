@@ -62,7 +62,8 @@ import torch
 from torch import Tensor, nn
 
 from gradgate.checks import cases, oracles
-from gradgate.checks.formulas import Ledger, labels_call
+from gradgate.checks.formula_calls import labels_call
+from gradgate.checks.formulas import Ledger
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.switches import Again
 from gradgate.core.finding import Finding

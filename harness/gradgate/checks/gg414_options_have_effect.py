@@ -195,7 +195,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
             pairs += len(values)
             findings += _taken_for_another(stage, context, at_start, key, odd, dict(zip(values, seen, strict=True)))
     measured = {"pairs_alike": len(findings), "pairs": pairs, "keys": len(options)}
-    findings += [_half(half) for half in frozen_by_halves(stage, context)]
+    findings += [_half(half) for half in frozen_by_halves(stage, options, context)]
     return Outcome((*findings, *reported), measured, {"pairs_alike": 0})
 
 

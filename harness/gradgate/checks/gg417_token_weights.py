@@ -71,7 +71,8 @@ import torch
 from torch import Tensor
 
 from gradgate.checks import cases, tolerances
-from gradgate.checks.formulas import Call, Ledger, present
+from gradgate.checks.formula_calls import Call, present
+from gradgate.checks.formulas import Ledger
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Functions, Stage, Subject
 

@@ -70,7 +70,8 @@ from torch import Tensor
 
 from gradgate.checks import cases, oracles, tolerances
 from gradgate.checks.culprits import Failing, culprit
-from gradgate.checks.formulas import Call, Ledger, plain, returns_call
+from gradgate.checks.formula_calls import Call, returns_call
+from gradgate.checks.formulas import Ledger, plain
 from gradgate.checks.naming import are_named
 from gradgate.checks.oracle_steps import placing
 from gradgate.checks.raised import calling

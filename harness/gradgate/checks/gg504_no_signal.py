@@ -65,7 +65,8 @@ from torch import Tensor
 
 from gradgate.checks import oracles
 from gradgate.checks.ahead import ahead
-from gradgate.checks.formulas import Call, Ledger, plain, present
+from gradgate.checks.formula_calls import Call, present
+from gradgate.checks.formulas import Ledger, plain
 from gradgate.checks.raised import calling
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome

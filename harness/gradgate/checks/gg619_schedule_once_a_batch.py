@@ -66,12 +66,13 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.accumulation import ACCUMULATES, accumulations, steps_in
+from gradgate.checks.accumulation import accumulations, steps_in
 from gradgate.checks.source_values import OTHERS, Names, own_nodes
 from gradgate.checks.trainer_source import File, calls_in, dotted, nodes_in, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
+from gradgate.subjects.settings import is_of_accumulation
 
 CODE, NAME = "GG619", "schedule-once-a-batch"
 NEEDS: tuple[str, ...] = ()
@@ -99,7 +100,7 @@ def _of_file(file: File) -> Iterator[Finding]:
                 found.setdefault(id(call), (call, function.name, told))
         for loop in (node for node in nodes if isinstance(node, ast.For)):
             over = ast.unparse(loop.iter)
-            if (ACCUMULATES.search(over) or MICRO.search(over)) and not any(steps_in(ast.walk(loop))):
+            if (is_of_accumulation(over) or MICRO.search(over)) and not any(steps_in(ast.walk(loop))):
                 for call in _scheduled(loop):
                     told = f"for each of `{over}`, and the optimizer once for all of them"
                     found.setdefault(id(call), (call, function.name, told))

@@ -54,7 +54,7 @@ def reference(name: str, arguments: Mapping[str, Any], options: Mapping[str, Any
 
     Args:
         name: as in `Functions`.
-        arguments: as `formulas.Call` has them.
+        arguments: as `formula_calls.Call` has them.
         options: as there.
     """
     make = _MAKERS.get(name)

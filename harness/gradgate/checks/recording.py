@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from gradgate.checks.cases import Case, ragged
 from gradgate.checks.edges import may_be_frozen
-from gradgate.checks.formulas import weights_call
+from gradgate.checks.formula_calls import weights_call
 from gradgate.checks.isolation import isolated
 from gradgate.checks.raised import SubjectRaisedError, calling
 from gradgate.checks.updates import parameters_of

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from gradgate.checks.count_lines import line_of_parts
-from gradgate.checks.invariance import Distance, Probe, elements, rows_of
-from gradgate.checks.moved import in_words
+from gradgate.checks.invariance import Distance, Probe, elements
+from gradgate.checks.moved import as_given, in_words
 from gradgate.checks.own_lines import Line
 from gradgate.checks.raised import SubjectRaisedError, calling
 from gradgate.checks.randomness import seeded
@@ -80,7 +80,7 @@ def splits_of(probe: Probe, stage: Stage, context: Context, batch: Batch, rows: 
     if found is None:
         return None
     try:
-        return _in_turns(probe, stage, context, batch, *found)
+        return _in_turns(probe, stage, context, batch, rows, *found)
     except SubjectRaisedError:  # with a key moved, and so GG414's
         return None
 
@@ -97,21 +97,23 @@ def _in_windows(probe: Probe, stage: Stage, context: Context, batch: Batch, rows
     return found
 
 
-def _in_turns(probe: Probe, stage: Stage, context: Context, batch: Batch, key: str, count: int) -> list[Split]:
+def _in_turns(
+    probe: Probe, stage: Stage, context: Context, batch: Batch, rows: Sequence[int], key: str, count: int
+) -> list[Split]:
     """One update of a batch against one of as many micro-batches as a key says: the batch each time, then its parts."""
-    rows, settings = list(range(rows_of(batch))), {key: count}
+    settings = {key: count}
     whole, _ = _of_turns(stage, context, [batch], {key: 1})
-    again, turns = _of_turns(stage, context, [batch] * count, settings)
-    if whole is None or again is None:
-        if whole is not None:
-            raise NoUpdateError(f"no update in {count} micro-batches with {key} = {count!r}")
+    if whole is None:
         return []
+    again, turns = _of_turns(stage, context, [batch] * count, settings)
+    if again is None:
+        raise NoUpdateError(f"no update in {count} micro-batches with {key} = {count!r}")
     if turns > 1 and _total(stage, context, [], batch, settings) != _total(stage, context, [batch], batch, settings):
         return []  # a step without an update changes the next one: statistics that run along
     cut = [rows] * turns
     found = [Split(stage, context, batch, [batch] * turns, cut, _distance(probe, batch, again, whole), settings)]
     if turns == count <= len(rows) and not found[0].distance.is_beyond:
-        cut = [[row] for row in rows[: count - 1]] + [rows[count - 1 :]]
+        cut = [*([row] for row in rows[: count - 1]), rows[count - 1 :]]
         with calling("select_rows()"):
             parts = [probe.run.select_rows(batch, part) for part in cut]
         split, _ = _of_turns(stage, context, parts, settings)
@@ -137,27 +139,28 @@ def _distance(probe: Probe, batch: Batch, gradient: Tensor, whole: Tensor) -> Di
 
 def _of_window(stage: Stage, context: Context, parts: Sequence[Batch]) -> Tensor:
     """Double[P]: what the optimizers step with in a fresh run's first step on these micro-batches."""
-    with calling("start()"):
-        run: Run = stage.start(context.seed, dtype=torch.float64, device=context.device)
+    run = _started(stage, context, {})
     with calling("window()"):
         batch = run.window(parts)
     gradient, _ = _stepped(run, context, [batch], f"step() on {len(parts)} micro-batches")
     return torch.zeros(1, dtype=torch.float64) if gradient is None else gradient
 
 
+def _started(stage: Stage, context: Context, settings: Mapping[str, int]) -> Run:
+    with calling("start()"):
+        return stage.start(context.seed, dtype=torch.float64, device=context.device, **as_given(settings))
+
+
 def _of_turns(
     stage: Stage, context: Context, batches: Sequence[Batch], settings: Mapping[str, int]
 ) -> tuple[Tensor | None, int]:
     """Double[P]: what the optimizers of a fresh run first step with, and in which of its steps on these batches."""
-    with calling("start()"):
-        run: Run = stage.start(context.seed, dtype=torch.float64, device=context.device, options=dict(settings))
-    return _stepped(run, context, batches, f"step(){in_words(settings)}")
+    return _stepped(_started(stage, context, settings), context, batches, f"step(){in_words(settings)}")
 
 
 def _total(stage: Stage, context: Context, before: Sequence[Batch], batch: Batch, settings: Mapping[str, int]) -> float:
     """The loss of a batch in a fresh run, behind steps on others."""
-    with calling("start()"):
-        run: Run = stage.start(context.seed, dtype=torch.float64, device=context.device, options=dict(settings))
+    run = _started(stage, context, settings)
     with seeded(context.seed), without_dropout(), calling(f"losses(){in_words(settings)}"):
         for each in before:
             run.step(each)

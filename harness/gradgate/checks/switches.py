@@ -12,7 +12,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from gradgate.checks.isolation import isolated
-from gradgate.checks.moved import in_words
+from gradgate.checks.moved import as_given, in_words
 from gradgate.checks.raised import is_raised
 from gradgate.core.finding import SEVERITIES, Finding, Severity
 from gradgate.core.verdict import Outcome
@@ -60,7 +60,7 @@ class Again:
     quick: bool = True
 
 
-_FLIPPED: WeakKeyDictionary[Stage, dict[int, list[Flipped]]] = WeakKeyDictionary()
+_FLIPPED: WeakKeyDictionary[Stage, dict[tuple[int, str], list[Flipped]]] = WeakKeyDictionary()
 
 
 def again(
@@ -112,26 +112,29 @@ def again(
 
 
 def looked_at(stage: Stage, context: Context) -> list[Flipped]:
-    """Those of `pairwise` that the profile has time for."""
-    return pairwise(stage, context)[: QUICK if context.profile == "quick" else None]
+    """Those of `pairwise` that the profile has time for, tried once in a process."""
+    known = _FLIPPED.setdefault(stage, {})
+    key = (context.seed, context.profile)
+    if key not in known:
+        known[key] = list(islice(pairwise(stage, context), QUICK if context.profile == "quick" else None))
+    return known[key]
 
 
-def pairwise(stage: Stage, context: Context) -> list[Flipped]:
+def pairwise(stage: Stage, context: Context) -> Iterator[Flipped]:
     """The stage in settings in which every two values of two switches come together once at least, as far as it runs.
 
     A switch is a key of `Stage.options` or `Stage.neutral` between words, or that is on or off. Its first value is what
     it is set to otherwise. A value with which no step can be made is GG414's.
     """
-    known = _FLIPPED.setdefault(stage, {})
-    if context.seed not in known:
-        switches = {
-            key: (values[0], *(value for value in values[1:] if _runs(_with(stage, {key: value}), context)))
-            for key, values in {**(stage.neutral or {}), **(stage.options or {})}.items()
-            if all(map(_is_word, values)) and not is_of_evaluation(key)
-        }
-        rows = _rows({key: values for key, values in switches.items() if values[1:]})
-        known[context.seed] = [flipped for row in rows if (flipped := _possible(stage, row, context)).settings]
-    return known[context.seed]
+    switches = {
+        key: (values[0], *(value for value in values[1:] if _runs(_with(stage, {key: value}), context)))
+        for key, values in {**(stage.neutral or {}), **(stage.options or {})}.items()
+        if values and all(map(_is_word, values)) and not is_of_evaluation(key)
+    }
+    for row in _rows({key: values for key, values in switches.items() if values[1:]}):
+        flipped = _possible(stage, row, context)
+        if flipped.settings:
+            yield flipped
 
 
 def _rows(switches: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
@@ -189,8 +192,7 @@ def _runs(flipped: Flipped, context: Context) -> bool:
 
 def _with(stage: Stage, settings: Settings) -> Flipped:
     def start(*args: Any, options: Settings | None = None, **named: Any) -> Run:
-        given = {**settings, **(options or {})}
-        return stage.start(*args, **named, **({"options": given} if given else {}))
+        return stage.start(*args, **named, **as_given({**settings, **(options or {})}))
 
     return Flipped(dict(settings), replace(stage, start=start, options=None, neutral=None))
 

@@ -6,8 +6,9 @@ import ast
 import site
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 
 import gradgate
@@ -21,7 +22,8 @@ def named_values(settings: Mapping[str, str]) -> dict[str, list[str]]:
 
     Those are the modules that are imported and lie in no installed package. `kind == "a"`, `kind in ("a", "b")`, a
     `case`, `{"a": f, "b": g}[kind]`, `TABLE[kind]` and `REGISTRY.build(kind)` with `@REGISTRY.register("a")` count,
-    where `kind` is a name, an attribute or a quoted key that is the last part of the setting's.
+    where `kind` is a name, an attribute or a quoted key that is the last part of the setting's, or the parameter of a
+    function that is called with it. A list of words that has what it is set to beside one of these has them all.
 
     Args:
         settings: dotted key, as `options_of` gives them -> what it is set to.
@@ -29,16 +31,7 @@ def named_values(settings: Mapping[str, str]) -> dict[str, list[str]]:
     Returns:
         Key -> names, in the order of the source; none where there is none.
     """
-    nodes = [node for file in _own_files() for node in _nodes(file)]
-    tables: dict[str, list[str]] = {}
-    for table, held in _tables(nodes):
-        tables.setdefault(table, []).extend(held)
-    found: dict[str, list[str]] = {}
-    for last, name in (pair for node in nodes for pair in _of(node, tables)):
-        found.setdefault(last, []).append(name)
-    for last, name in _handed_on(nodes, tables):
-        found.setdefault(last, []).append(name)
-    lists = [_words(node.elts) for node in nodes if isinstance(node, ast.Tuple | ast.List | ast.Set)]
+    found, lists = _held_against(tuple(_own_files()))
     names = {key: found.get(key.rpartition(".")[2], []) for key in settings}
     for key, value in settings.items():
         beside = [words for words in lists if value in words and set(words) & set(names[key])]
@@ -52,12 +45,24 @@ def _own_files() -> list[Path]:
     return [Path(file) for file in sorted(files)]
 
 
-@lru_cache(maxsize=1024)
-def _nodes(file: Path) -> tuple[ast.AST, ...]:
+@lru_cache(maxsize=1)
+def _held_against(files: tuple[Path, ...]) -> tuple[Mapping[str, list[str]], list[list[str]]]:
+    """The words that each last part of a name is held against in these files, and all lists of words in them."""
+    nodes = [node for file in files for node in _nodes(file)]
+    tables: dict[str, list[str]] = {}
+    for table, held in _tables(nodes):
+        tables.setdefault(table, []).extend(held)
+    found: dict[str, list[str]] = {}
+    for last, name in chain((pair for node in nodes for pair in _of(node, tables)), _handed_on(nodes, tables)):
+        found.setdefault(last, []).append(name)
+    return found, [_words(node.elts) for node in nodes if isinstance(node, ast.Tuple | ast.List | ast.Set)]
+
+
+def _nodes(file: Path) -> list[ast.AST]:
     try:
-        return tuple(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+        return list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
     except (OSError, ValueError, SyntaxError):
-        return ()
+        return []
 
 
 def _tables(nodes: Iterable[ast.AST]) -> Iterator[tuple[str, list[str]]]:
@@ -69,9 +74,8 @@ def _tables(nodes: Iterable[ast.AST]) -> Iterator[tuple[str, list[str]]]:
             yield _last(node.func.value), _words(node.args[:1])
 
 
-def _handed_on(nodes: Iterable[ast.AST], tables: Mapping[str, list[str]]) -> Iterator[tuple[str, str]]:
+def _handed_on(nodes: Sequence[ast.AST], tables: Mapping[str, list[str]]) -> Iterator[tuple[str, str]]:
     """What the functions that a setting is given to hold the parameter against."""
-    nodes = list(nodes)
     functions = {node.name: node for node in nodes if isinstance(node, ast.FunctionDef)}
     within = {
         name: [pair for inner in ast.walk(function) for pair in _of(inner, tables)]

@@ -122,7 +122,7 @@ def is_of_evaluation(key: str) -> bool:
 
 
 def is_of_accumulation(key: str) -> bool:
-    """Whether a key says of how many micro-batches an update is made."""
+    """Whether a key, or a text of the source, says of how many micro-batches an update is made."""
     return bool(_OF_ACCUMULATION.search(key))
 
 

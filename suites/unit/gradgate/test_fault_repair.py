@@ -15,7 +15,8 @@ import torch
 import gradgate
 from gradgate.checks import formulas
 from gradgate.checks.first_fault import FirstFaultError, first_fault_only
-from gradgate.checks.formulas import Call, Ledger
+from gradgate.checks.formula_calls import Call
+from gradgate.checks.formulas import Ledger
 from gradgate.checks.runner import check_trainer
 from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Result

@@ -14,7 +14,7 @@ from torch import Tensor
 from fixtures import broken_functions, formula_subjects
 from fixtures.formula_subjects import corpus, subject_with
 from fixtures.pytest_fixtures import rest_at_night
-from gradgate.checks import cases, catalogue, formulas, oracles
+from gradgate.checks import cases, catalogue, formula_calls, formulas, oracles
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Functions, Stage, Subject
 
@@ -127,7 +127,7 @@ def test_reproduction_can_be_pasted() -> None:
 
 def test_reproduction_of_a_large_input_is_its_size() -> None:
     """Nobody pastes a whole corpus."""
-    call = formulas.Call("labels", broken_functions.labels, "the corpus", {"token_BS": torch.zeros(50, 100)})
+    call = formula_calls.Call("labels", broken_functions.labels, "the corpus", {"token_BS": torch.zeros(50, 100)})
     assert call.text() == "labels() on the corpus: 5000 numbers, too many to show"
 
 
@@ -408,7 +408,9 @@ def test_ledger_keeps_the_smallest_input_and_counts() -> None:
     """Of many failing inputs the smallest is shown, with how many there were."""
     ledger = formulas.Ledger("GG401", "weight-sum")
     for size in (4, 2, 3):
-        call = formulas.Call("weights", broken_functions.weights, f"{size} numbers", {"value_BS": torch.zeros(size)})
+        call = formula_calls.Call(
+            "weights", broken_functions.weights, f"{size} numbers", {"value_BS": torch.zeros(size)}
+        )
         ledger.note("off", f"wrong with {size}", "fix", call)
     (finding,) = ledger.outcome().findings
     assert (finding.message, finding.count) == ("wrong with 2, on 2 numbers", 3)
@@ -417,7 +419,7 @@ def test_ledger_keeps_the_smallest_input_and_counts() -> None:
 def test_ledger_compares_nothing_with_nothing() -> None:
     """An empty comparison holds."""
     ledger = formulas.Ledger("GG401", "weight-sum")
-    call = formulas.Call("weights", broken_functions.weights, "nothing", {})
+    call = formula_calls.Call("weights", broken_functions.weights, "nothing", {})
     empty = torch.zeros(0)
     assert ledger.compare(call, empty, empty, 0.0, what="weight", axes="b", fix="fix")
     assert ledger.outcome().measured["error_to_bound_ratio"] == 0.0
