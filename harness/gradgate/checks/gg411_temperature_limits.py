@@ -18,6 +18,11 @@ distance from one-hot, without unit, at positions whose largest delta leads by a
 within (H - 1) exp(-g / tau); at 1e6 the distance from 1 / valid heads within (largest - smallest delta) / (4 tau). Both
 are exact properties of the softmax; 2 (H + 6) u of float32 is added for rounding. At temperature 2 (an integer) the
 weights must be there. Each of 0, -1, NaN, infinity and False must raise an error whose text says "temperature".
+
+What the formula accepts may be refused where the configuration is read: each stage is started with the value for each
+key of its `options` whose last dotted part holds `temperature` and whose listed values are numbers. Where there is such
+a key and every start raises an error whose text says "temperature", the value counts as refused.
+
 False-alarm rate: 0.
 
 ## Example
@@ -45,7 +50,8 @@ temperature overflows.
 
 ## Known limits
 
-Gradients at extreme temperatures are not judged: at a tie they grow as 1 / tau, rightly.
+Gradients at extreme temperatures are not judged: at a tie they grow as 1 / tau, rightly. Which key is the formula's is
+not known: one of another temperature, of sampling, must refuse the value as well.
 
 ## Sources
 
@@ -55,6 +61,7 @@ Fault LW-31 of the fault catalogue; the specification of the head weights.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -62,6 +69,8 @@ from torch import Tensor
 from gradgate.checks import cases, oracles, tolerances
 from gradgate.checks.formula_calls import weights_call
 from gradgate.checks.formulas import Ledger
+from gradgate.checks.moved import as_given, in_words
+from gradgate.checks.raised import SubjectRaisedError, calling
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Functions, Stage, Subject
 
@@ -82,7 +91,7 @@ def check(subject: Subject, stage: Stage | None, context: Context) -> Outcome:
     for case in cases.ragged(context.seed, cases.random_count(context), gaps=subject.functions.gaps):
         for temperature in (*COLD, *HOT, 2):
             _limit(ledger, subject.functions, case, temperature)
-    refused = [_refuses(ledger, subject.functions, context, temperature) for temperature in REFUSED]
+    refused = [_refuses(ledger, subject, context, temperature) for temperature in REFUSED]
     return ledger.outcome(temperatures_refused=sum(refused), temperatures_offered=len(REFUSED))
 
 
@@ -127,21 +136,49 @@ def _expected(case: cases.Case, discount_lambda: float, temperature: float) -> t
     return limit_BSH, allowed_BS1, known_BS
 
 
-def _refuses(ledger: Ledger, functions: Functions, context: Context, temperature: float) -> bool:
-    """Whether a temperature that makes no sense is refused by its name."""
+def _refuses(ledger: Ledger, subject: Subject, context: Context, temperature: float) -> bool:
+    """Whether a temperature that makes no sense is refused by its name, by the formula or wherever a run starts."""
     case = cases.make("two real tokens", torch.ones(1, 2, dtype=torch.bool), 1, context.seed)
-    call = weights_call(functions, case, discount_lambda=DISCOUNT_LAMBDA, temperature=temperature)
+    call = weights_call(subject.functions, case, discount_lambda=DISCOUNT_LAMBDA, temperature=temperature)
     ledger.tried += 1
     try:
         call(context.device)
     except Exception as error:
-        if "temperature" in str(error).lower():
+        if _says_temperature(error):
             return True
         ledger.note("refusal without a name", _unnamed(temperature, error), FIX_REFUSAL, call, temperature=temperature)
         return False
-    message = f"temperature {temperature!r} was accepted, expected an error that names the temperature"
+    keys = [(each, key) for each in subject.stages for key in _temperatures(each)]
+    accepting = (pair for pair in keys if not _refuses_at_start(*pair, context, temperature))
+    stage, key = next(accepting, (None, ""))
+    if keys and stage is None:
+        return True
+    by_stage = f", and stage {stage.name} starts{in_words({key: temperature})}" if stage else ""
+    message = f"temperature {temperature!r} was accepted{by_stage}, expected an error that names the temperature"
     ledger.note(f"accepts {temperature!r}", message, FIX_REFUSAL, call, temperature=temperature)
     return False
+
+
+def _temperatures(stage: Stage) -> Iterator[str]:
+    """The keys of a stage's options that are temperatures."""
+    for key, values in (stage.options or {}).items():
+        numbers = [isinstance(value, float | int) and not isinstance(value, bool) for value in values]
+        if "temperature" in key.rpartition(".")[2].lower() and all(numbers):
+            yield key
+
+
+def _refuses_at_start(stage: Stage, key: str, context: Context, temperature: float) -> bool:
+    """Whether a stage does not start with this temperature, and says so."""
+    try:
+        with calling("start()"):
+            stage.start(context.seed, device=context.device, **as_given({key: temperature}))
+    except SubjectRaisedError as raised:
+        return _says_temperature(raised.error)
+    return False
+
+
+def _says_temperature(error: BaseException) -> bool:
+    return "temperature" in str(error).lower()
 
 
 def _unnamed(temperature: float, error: Exception) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -213,6 +214,65 @@ def test_weights_without_a_discount_are_held_against_none(discount: float, codes
 
     subject = subject_with(Functions(weights=undiscounted, gaps=True))
     assert [code for code in ("GG401", "GG404", "GG411") if outcome(code, subject).findings] == codes
+
+
+KEY = "loss.weight_temperature"
+
+
+def configured_with(accepted: tuple[Any, ...] = (), *, word: str = "temperature", **options: Any) -> Stage:
+    """A stage that refuses each temperature of `REFUSED` but these where it starts, and what no key of its is."""
+    listed = {KEY: (0.7, 0.1), "learn_temperature": (False, True), **options}
+    plain = subject_with(GOOD).stages[0]
+
+    def start(seed: int, *, options: Any = None, **named: Any) -> Any:
+        for key, value in (options or {}).items():
+            if key == KEY and not any(value is one for one in accepted):
+                raise ValueError(f"{word} is {value!r}")
+        return plain.start(seed, **named)
+
+    return replace(plain, options=listed, start=start)
+
+
+LENIENT = replace(GOOD, weights=partial(broken_functions.weights, validate=float))
+UNLISTED = replace(configured_with(), options=None)
+
+
+@pytest.mark.parametrize(
+    ("stages", "accepted"),
+    [
+        ([configured_with()], 0),
+        ([configured_with(), UNLISTED], 0),
+        ([UNLISTED], 5),
+        ([configured_with((-1, math.inf))], 2),
+        ([configured_with(word="the rate")], 5),
+        ([configured_with(), configured_with((0,))], 1),
+        ([configured_with(**{"sampling.temperature": (1.0, 0.5)})], 5),
+    ],
+)
+def test_temperature_may_be_refused_where_the_configuration_is_read(stages: list[Stage], accepted: int) -> None:
+    """By its name, by each stage and each of its temperatures; a formula that does not check again is no fault."""
+    found = outcome("GG411", replace(subject_with(LENIENT), stages=stages))
+
+    assert len(found.findings) == accepted
+    assert (found.measured["temperatures_refused"], found.measured["temperatures_offered"]) == (5 - accepted, 5)
+
+
+def test_temperature_that_a_stage_starts_with_is_told_with_its_key() -> None:
+    """Who accepts it has to be found."""
+    (finding,) = outcome("GG411", replace(subject_with(LENIENT), stages=[configured_with((0,))])).findings
+
+    told = "temperature 0 was accepted, and stage train starts with loss.weight_temperature = 0, expected an error that"
+    assert finding.message.startswith(told)
+
+
+def test_temperature_that_the_formula_refuses_starts_no_run() -> None:
+    """A start costs more than a call, and could say nothing more."""
+
+    def start(seed: int, **named: Any) -> Any:
+        raise AssertionError("started")
+
+    stage = replace(configured_with(), start=start)
+    assert outcome("GG411", replace(subject_with(GOOD), stages=[stage])).findings == ()
 
 
 @pytest.mark.parametrize(("discount", "red"), [(1.0, False), (0.9, True)])
