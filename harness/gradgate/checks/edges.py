@@ -40,8 +40,20 @@ class Reach:
 
 def may_be_frozen(stage: Stage, name: str, module: nn.Module) -> bool:
     """Whether a module is in eval mode, or declared edges train others and not this one."""
-    trained = {each for modules in (stage.edges or {}).values() for each in modules}
+    trained = _trained(stage)
     return not module.training or (bool(trained) and name not in trained)
+
+
+def untrained(stage: Stage, run: Run) -> set[nn.Parameter]:
+    """Parameters of a run's modules that are in none of those that declared edges train; none without an edge."""
+    trained = _trained(stage)
+    reached = {each for name in trained & run.modules.keys() for each in run.modules[name].parameters()}
+    there = {each for module in run.modules.values() for each in module.parameters()}
+    return there - reached if trained else set()
+
+
+def _trained(stage: Stage) -> set[str]:
+    return {each for modules in (stage.edges or {}).values() for each in modules}
 
 
 def reaches(stage: Stage, context: Context) -> list[Reach]:

@@ -20,6 +20,11 @@ of the run and that *no* optimizer holds is a finding too. A module of which no 
 gradient is taken for frozen where it is in eval mode, or where the stage declares edges and none of them trains it: a
 note, since `requires_grad_(False)` would say so.
 
+The same holds of a parameter that an optimizer does hold, where the stage declares edges and no module that one of them
+trains contains it, but another of `Run.modules` does: it is a note where its gradient is None at every update, so that
+the optimizer leaves it alone (GG208 sees to that). With a gradient of zeros momentum and weight decay would move it,
+and it is an error.
+
 A bias whose gradients are there and add up to 0 is no dead one: the loss does not change where all outputs move by the
 same amount, as that of a pair of scores does not.
 
@@ -50,7 +55,7 @@ frozen says so: `parameter.requires_grad_(False)`. What is meant to train goes t
 ## Known limits
 
 A gradient that is tiny but not zero passes. A parameter that is used once in more than 6 batches (a rare expert)
-fails.
+fails. What an undeclared loss term alone trains is taken for frozen where edges are declared.
 
 ## Sources
 
@@ -59,9 +64,9 @@ Faults GF-04, GF-05, GF-23 and GF-26 of the fault catalogue.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -70,7 +75,7 @@ import torch
 from torch import Tensor, nn
 
 from gradgate.checks.cut_lines import line_of_cut, line_of_numbers
-from gradgate.checks.edges import may_be_frozen
+from gradgate.checks.edges import may_be_frozen, untrained
 from gradgate.checks.group_lines import line_of_group
 from gradgate.checks.lost_gradients import line_of_lost_gradient
 from gradgate.checks.mode_lines import ChangeLines
@@ -80,7 +85,7 @@ from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.recording import with_guilty_line
 from gradgate.checks.snapshot import named_parameters
 from gradgate.checks.updates import gradient_of, gradients_at_updates, parameters_of
-from gradgate.core.finding import Finding, Location
+from gradgate.core.finding import Finding, Location, Severity
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.capabilities import declared
 from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject
@@ -92,7 +97,28 @@ BATCHES = 6
 TRIED = 2  # batches of a trial
 
 _Parameters = set[nn.Parameter]
-_Norms = dict[str, list[tuple[float, float]]]
+
+
+@dataclass
+class _Seen:
+    """Parameters over several batches.
+
+    Args:
+        alive: with a gradient that is not 0.
+        given: with a gradient, be it 0.
+        held: by an optimizer that stepped.
+        norms: of gradients, by name, at each update of their optimizer.
+    """
+
+    alive: _Parameters = field(default_factory=set)
+    given: _Parameters = field(default_factory=set)
+    held: _Parameters = field(default_factory=set)
+    norms: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+
+    def add(self, gradients: Mapping[nn.Parameter, Tensor | None]) -> None:
+        """Gradients of one update."""
+        self.given |= {parameter for parameter, grad in gradients.items() if grad is not None}
+        self.alive |= {parameter for parameter, grad in gradients.items() if grad is not None and bool(grad.any())}
 
 
 @reports_raises(CODE, NAME)
@@ -105,12 +131,10 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     seen = _at_updates(run, batches, names)
     if seen is None and "losses" not in declared(run):
         return Outcome(inconclusive=f"no optimizer stepped in {BATCHES} steps, and the run has no `losses` to look at")
-    alive, held, norms = seen or (*_from_losses(run, batches, names), {})
-    held |= {parameter for optimizer in run.optimizers for parameter in parameters_of(optimizer)}
-    still = [parameter for parameter in names if parameter.requires_grad and parameter in held - alive]
-    cancelled = _cancelled(run, batches[-1], still) if still else set()
-    dead = [_dead(names[parameter]) for parameter in still if parameter not in cancelled]
-    unheld = _unheld(run, stage, names, alive, held) if held else []
+    seen = seen or _from_losses(run, batches, names)
+    seen.held |= {parameter for optimizer in run.optimizers for parameter in parameters_of(optimizer)}
+    dead, resting = _still(run, stage, batches[-1], names, seen)
+    unheld = _unheld(run, stage, names, seen) if seen.held else []
     measured = {
         "dead_parameters": len(dead),
         "parameters_no_optimizer_holds": sum(finding.severity == "error" for finding in unheld),
@@ -129,8 +153,21 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     elif dead and are_named():
         names_of_dead = {finding.detail["parameter"] for finding in dead}
         findings = [*_by_trials(subject, stage, context, names_of_dead, findings[: len(dead)]), *findings[len(dead) :]]
-    series = {"gradient_norm": norms} if norms else {}
-    return Outcome(findings=tuple(findings), measured=measured, allowed=allowed, series=series)
+    series = {"gradient_norm": seen.norms} if seen.norms else {}
+    return Outcome(findings=(*findings, *resting), measured=measured, allowed=allowed, series=series)
+
+
+def _still(
+    run: Run, stage: Stage, batch: Batch, names: dict[nn.Parameter, str], seen: _Seen
+) -> tuple[list[Finding], list[Finding]]:
+    """Held parameters that stand still: the dead ones, and those that are declared to rest."""
+    still = [parameter for parameter in names if parameter.requires_grad and parameter in seen.held - seen.alive]
+    at_rest = untrained(stage, run) - seen.given
+    lacking = [parameter for parameter in still if parameter not in at_rest]
+    cancelled = _cancelled(run, batch, lacking) if lacking else set()
+    owned = {parameter for module in run.modules.values() for parameter in module.parameters()}
+    dead = [_dead(names[each], is_named=each in owned) for each in lacking if each not in cancelled]
+    return dead, [_resting(names[parameter]) for parameter in still if parameter in at_rest]
 
 
 def _by_trials(
@@ -142,7 +179,7 @@ def _by_trials(
         run = stage.start(context.seed, device=context.device)
         names = named_parameters(run)
         seen = _at_updates(run, list(islice(run.batches(), TRIED)), names)
-        return seen is not None and dead <= {names[parameter] for parameter in seen[0]}
+        return seen is not None and dead <= {names[parameter] for parameter in seen.alive}
 
     found, cuts = searched(partial(line_of_cut, subject.source, revives), context.seed) or (None, ())
     for find in (_line_of_clearing, _line_of_numbers):
@@ -194,7 +231,7 @@ def _line_of_group(subject: Subject, stage: Stage, context: Context) -> Line | N
 
     def alive(run: Run) -> _Parameters:
         seen = _at_updates(run, list(islice(run.batches(), TRIED)), named_parameters(run))
-        return seen[0] if seen else set()
+        return seen.alive if seen else set()
 
     def unheld(run: Run) -> _Parameters:
         held = {parameter for optimizer in run.optimizers for parameter in parameters_of(optimizer)}
@@ -204,26 +241,19 @@ def _line_of_group(subject: Subject, stage: Stage, context: Context) -> Line | N
     return line_of_group(subject.source, start, alive, unheld)
 
 
-def _at_updates(
-    run: Run, batches: list[Batch], names: dict[nn.Parameter, str]
-) -> tuple[_Parameters, _Parameters, _Norms] | None:
-    """Parameters with a gradient at some update, those that some stepping optimizer holds, and the norms by name."""
-    alive: _Parameters = set()
-    held: _Parameters = set()
-    norms: _Norms = {}
-    at = 0
+def _at_updates(run: Run, batches: list[Batch], names: dict[nn.Parameter, str]) -> _Seen | None:
+    """What is seen at the updates; None where there are none."""
+    seen, at = _Seen(), 0
     for number, batch in enumerate(batches, 1):
         with gradients_at_updates(names) as updates, calling(f"step {number} of {len(batches)}"):
             run.step(batch)
         for update in updates:
             at += 1
-            held |= parameters_of(update.optimizer)
-            alive |= {
-                parameter for parameter, grad in update.gradients.items() if grad is not None and bool(grad.any())
-            }
+            seen.held |= parameters_of(update.optimizer)
+            seen.add(update.gradients)
             for parameter in [own for own in names if own in parameters_of(update.optimizer)]:
-                norms.setdefault(names[parameter], []).append((float(at), _norm(update.gradients[parameter])))
-    return (alive, held, norms) if at else None
+                seen.norms.setdefault(names[parameter], []).append((float(at), _norm(update.gradients[parameter])))
+    return seen if at else None
 
 
 def _cancelled(run: Run, batch: Batch, parameters: list[nn.Parameter]) -> _Parameters:
@@ -261,56 +291,58 @@ def _norm(gradient: Tensor | None) -> float:
     return 0.0 if gradient is None else float(gradient.norm())
 
 
-def _from_losses(run: Run, batches: list[Batch], names: dict[nn.Parameter, str]) -> tuple[_Parameters, _Parameters]:
+def _from_losses(run: Run, batches: list[Batch], names: dict[nn.Parameter, str]) -> _Seen:
     """The same from `losses`, for a step that uses no torch optimizer: everything that requires grad is trained."""
-    alive: _Parameters = set()
+    seen = _Seen(held={parameter for parameter in names if parameter.requires_grad})
     for number, batch in enumerate(batches, 1):
         for parameter in names:
             parameter.grad = None
         with calling(f"losses() of batch {number}"):
             run.losses(batch)["total"].backward()
-        grads = {parameter: gradient_of(parameter) for parameter in names}
-        alive |= {parameter for parameter, grad in grads.items() if grad is not None and bool(grad.any())}
-    return alive, {parameter for parameter in names if parameter.requires_grad}
+        seen.add({parameter: gradient_of(parameter) for parameter in names})
+    return seen
 
 
-def _unheld(
-    run: Run, stage: Stage, names: dict[nn.Parameter, str], alive: _Parameters, held: _Parameters
-) -> list[Finding]:
+def _unheld(run: Run, stage: Stage, names: dict[nn.Parameter, str], seen: _Seen) -> list[Finding]:
     findings: dict[nn.Parameter, Finding] = {}
     for name, module in run.modules.items():
         parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        missing = [parameter for parameter in parameters if parameter not in held]
-        unused = len(missing) == len(parameters) and not alive.intersection(missing)
+        missing = [parameter for parameter in parameters if parameter not in seen.held]
+        unused = len(missing) == len(parameters) and not seen.alive.intersection(missing)
         frozen = unused and may_be_frozen(stage, name, module)
         for parameter in missing:
             findings.setdefault(parameter, _not_held(names[parameter], frozen))
     return list(findings.values())
 
 
-def _dead(name: str) -> Finding:
-    return Finding(
-        code=CODE,
-        name=NAME,
-        message=f"`{name}` got no gradient, or zero, in {BATCHES} of {BATCHES} steps; allowed: at most {BATCHES - 1}",
-        kind="missing_grad",
-        fix=f"find what cuts the graph between `{name}` and the loss, or freeze it: requires_grad_(False)",
-        detail={"parameter": name},
+def _dead(name: str, *, is_named: bool) -> Finding:
+    return _finding(
+        name,
+        f"`{name}` got no gradient, or zero, in {BATCHES} of {BATCHES} steps; allowed: at most {BATCHES - 1}",
+        f"find what cuts the graph between `{name}` and the loss, or freeze it: requires_grad_(False)"
+        + ("" if is_named else "; a module that is meant to rest is named in `modules` and left out of `edges`"),
+    )
+
+
+def _resting(name: str) -> Finding:
+    return _finding(
+        name,
+        f"`{name}` is held by an optimizer and has no gradient at any update: no edge trains its module, so that it is "
+        "taken for frozen",
+        f"leave `{name}` out of the optimizer, or freeze it: requires_grad_(False)",
+        "note",
     )
 
 
 def _not_held(name: str, frozen: bool) -> Finding:
-    return Finding(
-        code=CODE,
-        name=NAME,
-        message=f"`{name}` requires grad but no optimizer holds it: it never moves"
-        + (
-            " (no edge trains its module, or it is in eval mode, and it gets no gradient: taken for frozen)"
-            if frozen
-            else ""
-        ),
-        kind="missing_grad",
-        severity="note" if frozen else "error",
-        fix=f"give `{name}` to an optimizer, or freeze it: requires_grad_(False)",
-        detail={"parameter": name},
+    why = " (no edge trains its module, or it is in eval mode, and it gets no gradient: taken for frozen)"
+    return _finding(
+        name,
+        f"`{name}` requires grad but no optimizer holds it: it never moves" + (why if frozen else ""),
+        f"give `{name}` to an optimizer, or freeze it: requires_grad_(False)",
+        "note" if frozen else "error",
     )
+
+
+def _finding(name: str, message: str, fix: str, severity: Severity = "error") -> Finding:
+    return Finding(CODE, NAME, message, "missing_grad", severity, fix=fix, detail={"parameter": name})

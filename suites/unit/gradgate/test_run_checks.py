@@ -283,6 +283,68 @@ def test_gg201_takes_an_unheld_module_in_eval_mode_for_frozen(training: bool, se
         assert [finding.severity for finding in seen.findings] == [found] * 2
 
 
+def with_spare(*, named: bool = True, zero: bool = False, edges: Mapping[str, Any] | None = None) -> Outcome:
+    """GG201 of a value stage whose optimizer also holds a module that no loss reaches.
+
+    Args:
+        named: whether `modules` names it.
+        zero: whether its gradient is zero, not None.
+        edges: as the stage declares them.
+    """
+
+    def start(seed: int, **options: Any) -> Run:
+        run = stage_of(CLEAN, "value").start(seed, **options)
+        spare = nn.Linear(2, 2)
+        whole = nn.ModuleList([run.modules["value_head"], spare])
+        run.modules = {**run.modules, "spare": spare, "whole": whole} if named else run.modules
+        run.optimizers[0].param_groups[0]["params"] += list(spare.parameters())
+        if zero:
+            losses = run.losses
+            run.losses = lambda batch: {  # type: ignore[method-assign]
+                name: term + 0 * (spare.weight.sum() + spare.bias.sum()) for name, term in losses(batch).items()
+            }
+        return run
+
+    subject, stage = with_run(start)
+    declared = replace(stage, edges=edges)
+    return run_check("GG201", replace(subject, stages=[declared]), declared)
+
+
+VALUE_EDGES = {"value_loss": ("value_head",)}
+
+
+def test_gg201_takes_a_held_module_that_no_edge_trains_for_frozen_while_it_has_no_gradient() -> None:
+    """The optimizer does nothing to it."""
+    outcome = with_spare(edges=VALUE_EDGES)
+
+    assert [(finding.severity, finding.detail["parameter"]) for finding in outcome.findings] == [
+        ("note", "spare.weight"), ("note", "spare.bias"),
+    ]  # fmt: skip
+    assert outcome.measured["dead_parameters"] == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"edges": None},
+        {"edges": {"value_loss": ("value_head", "spare")}},
+        {"edges": {"value_loss": ("value_head", "whole")}},
+        {"edges": VALUE_EDGES, "zero": True},
+        {"edges": VALUE_EDGES, "named": False},
+    ],
+    ids=["no edges", "trained", "in what is trained", "zero", "in no module"],
+)
+def test_gg201_finds_a_held_module_that_rests_undeclared_or_with_a_gradient_of_zeros(options: dict[str, Any]) -> None:
+    """Momentum and weight decay move what has a gradient of zeros."""
+    outcome = with_spare(**options)
+
+    assert [finding.severity for finding in outcome.findings] == ["error"] * 2
+    assert outcome.measured["dead_parameters"] == 2
+    fixes = [finding.fix.rpartition("; ")[2] for finding in outcome.findings]
+    rest = "a module that is meant to rest is named in `modules` and left out of `edges`"
+    assert [fix == rest for fix in fixes] == [not options.get("named", True)] * 2
+
+
 @pytest.mark.parametrize(("moves", "red"), [(True, True), (False, False)])
 def test_gg606_finds_statistics_that_an_evaluation_moves(moves: bool, red: bool) -> None:
     """A running number beside modules and optimizers shows in the steps behind the evaluation."""
