@@ -46,6 +46,7 @@ class WmtpRun(Run):
     """One stage of the trainer, on a few short rows of the embedded corpus."""
 
     stage_name: ClassVar[str]
+    schedule_counts = "updates"
 
     def __init__(
         self, seed: int, *, dtype: torch.dtype = torch.float32, device: str = "cpu", precision: str = "fp32",

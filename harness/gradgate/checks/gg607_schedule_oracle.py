@@ -25,7 +25,12 @@ operations without cancellation, 16 u between the two. The cosine's 1 + cos(pi p
 tensors or written with seven digits: 8 roundings of 6e-8 each, doubled. A parameter that is
 declared and in no group is a fault of its own. A metric called `lr` or `learning_rate` must be the rate of some group
 at the update or behind it. Each way of `precisions` also takes an update, a step whose gradients are infinite, and two
-steps more: where a loss scaler skips the second, what is declared for the second update holds for the third step.
+steps more: where the trainer skips the second, what is declared for the second update holds for the third step.
+
+A schedule may count skipped steps on purpose. `Run.schedule_counts` says what moves it: `"updates"`, as above, or
+`"steps"`, skipped ones too. Where a run does not say, and each of those updates has what is declared for the number of
+its step, though not for its own, the finding is a warning.
+
 False-alarm rate: 0.
 
 ## Example
@@ -59,7 +64,8 @@ Build all groups before the scheduler, step it once an update, behind the optimi
 ## Known limits
 
 What is declared is believed: a schedule copied from the trainer's code shares its mistakes. Write it from the
-configuration. Of the declared precisions one update each is made to overflow.
+configuration. Of the declared precisions one update each is made to overflow. Of a step that makes no update and was
+not made to overflow it is not known that it skipped one: only `schedule_counts = "steps"` lets it move the schedule.
 
 ## Sources
 
@@ -70,7 +76,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -101,6 +107,7 @@ ALLOWED = 1e-6
 ALLOWED_REPORTED = 1e-3  # metrics are rounded for people
 REPORTED = ("lr", "learning_rate")
 FIX = "build all groups before the scheduler, step it once an update, and clamp its progress at 1"
+FIX_COUNT = 'step the scheduler where the optimizer steps, or set `Run.schedule_counts` to "steps"'
 
 Groups = Mapping[nn.Parameter, Mapping[str, Any]]
 
@@ -113,11 +120,15 @@ class Held:
         found: key and owner -> update, name, message and key of the first that is off.
         worst: the largest relative distance.
         updates: how many there were.
+        skipped: steps that made none.
+        follows_steps: every update had what is declared for the number of its step, skipped ones counted.
     """
 
     found: dict[tuple[str, str], tuple[int, str, str, str]] = field(default_factory=dict)
     worst: float = 0.0
     updates: int = 0
+    skipped: int = 0
+    follows_steps: bool = True
 
 
 @reports_raises(CODE, NAME)
@@ -154,16 +165,26 @@ def _step(run: Run, batch: Batch, held: Held) -> bool:
         held.found.setdefault((name, "metrics"), (held.updates, name, text, ""))
         held.worst = torch.inf
     for groups in updates:
-        with calling("hyperparameters()"):
-            declared = run.hyperparameters(held.updates)
-        _require_known(declared, names)
-        due = declared if len(run.optimizers) < 2 else _held_now(declared, groups, run.optimizers, names)
-        for name, key, distance, message in _differences(due, groups, names):
+        by_update = by_step = _off(run, groups, names, held.updates)
+        if held.skipped:
+            by_step = _off(run, groups, names, held.updates + held.skipped)
+        held.follows_steps &= all(distance <= ALLOWED for _, _, distance, _ in by_step)
+        for name, key, distance, message in by_step if run.schedule_counts == "steps" else by_update:
             held.worst = max(held.worst, distance)
             if distance > ALLOWED:
                 held.found.setdefault((key, _owner(name)), (held.updates, name, message, key))
         held.updates += 1
+    held.skipped += not updates
     return bool(updates)
+
+
+def _off(run: Run, groups: Groups, names: Mapping[nn.Parameter, str], number: int) -> list[tuple[str, str, float, str]]:
+    """How far the groups are from what is declared for this number."""
+    with calling("hyperparameters()"):
+        declared = run.hyperparameters(number)
+    _require_known(declared, names)
+    due = declared if len(run.optimizers) < 2 else _held_now(declared, groups, run.optimizers, names)
+    return list(_differences(due, groups, names))
 
 
 def _behind_a_skip(subject: Subject, way: str, start: Callable[..., Run], context: Context) -> Finding | None:
@@ -176,7 +197,7 @@ def _behind_a_skip(subject: Subject, way: str, start: Callable[..., Run], contex
         return None  # a scale that begins too large, or what was found already
     with _infinite(named_parameters(run)):
         try:
-            if _step(run, next(batches), Held()):
+            if _step(run, next(batches), held):
                 return None  # it was made all the same, which GG303 is for
         except SubjectRaisedError:
             return None  # refused: nothing scales the loss here
@@ -184,8 +205,11 @@ def _behind_a_skip(subject: Subject, way: str, start: Callable[..., Run], contex
         _step(run, batch, held)
     if not held.found:
         return None
-    update, name, message, _key = next(iter(held.found.values()))
+    update, name, message, key = next(iter(held.found.values()))
     finding = _finding(update, name, f"{message}, behind an update that was skipped ({way})")
+    if key and held.follows_steps and run.schedule_counts is None:
+        message = f"{finding.message}; all rates follow the steps, skipped ones counted, and not the updates"
+        finding = replace(finding, message=message, severity="warning", fix=FIX_COUNT)
     return named(finding, partial(_line_of_skip, subject, start, context), context.seed)
 
 

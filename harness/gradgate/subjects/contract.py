@@ -75,6 +75,8 @@ class Run:
         rates: name in `modules` -> its learning rate, a `gradgate.Schedule`, or all that its groups are declared to
             have (`{"lr": 1e-3, "weight_decay": 0.0}`), as `hyperparameters` gives it; what its parameters do not share
             is `gradgate.on_matrices(0.1)` or a `gradgate.by_parameter(...)`; None: not declared.
+        schedule_counts: what moves the schedule where a step may skip its update (a gradient is not finite), "updates"
+            alone or all "steps"; None: not declared.
         coefficients: by what each term of `losses` enters `total`, from the configuration; None: not declared.
         max_length: tokens at which a row, or document, is cut, so that it may end without `end_token`; None: never.
         cuts: where a longer one loses tokens, "end" or "front"; None: at either, but all of them at one.
@@ -89,6 +91,7 @@ class Run:
     shuffles: bool = True
     end_token: int | None = None
     rates: Mapping[str, Any] | None = None
+    schedule_counts: Literal["updates", "steps"] | None = None
     max_length: int | None = None
     cuts: Literal["end", "front"] | None = None
     coefficients: Mapping[str, float] | None = None

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import count
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from fixtures.mechanisms import PolicyRun, Rows
 from gradgate.checks import catalogue
 from gradgate.checks.isolation import isolated
 from gradgate.core.verdict import Outcome
-from gradgate.subjects.contract import Context, Stage, Subject
+from gradgate.subjects.contract import Context, Run, Stage, Subject
 from gradgate_wmtp import subject as bundled
 
 
@@ -54,6 +54,86 @@ class SchedulesSkips(PolicyRun):
         return metrics
 
 
+class Falls(PolicyRun):
+    """The rate falls from update to update, or from step to step."""
+
+    counts = "updates"
+    rates: ClassVar[Mapping[str, Any]] = {"policy": lambda update: 1e-2 / (1 + update)}  # type: ignore[misc]
+    hyperparameters = Run.hyperparameters
+    number = 0
+
+    def step(self, batch: Rows) -> Mapping[str, float]:
+        self.optimizers[0].param_groups[0]["lr"] = self.rates["policy"](self.number)
+        scale = self.scaler.get_scale()
+        metrics = super().step(batch)
+        self.number += self.counts == "steps" or self.scaler.get_scale() == scale
+        return metrics
+
+
+class FallsByStep(Falls):
+    """Steps that skip their update count."""
+
+    counts = "steps"
+
+
+class FallsTwiceBehindASkip(Falls):
+    """A skipped step counts for two."""
+
+    def step(self, batch: Rows) -> Mapping[str, float]:
+        scale = self.scaler.get_scale()
+        metrics = super().step(batch)
+        self.number += 2 * (self.scaler.get_scale() < scale)
+        return metrics
+
+
+@pytest.mark.parametrize(
+    ("run", "declared", "severities"),
+    [
+        (Falls, None, []),
+        (Falls, "updates", []),
+        (Falls, "steps", ["error"]),
+        (FallsByStep, None, ["warning"]),
+        (FallsByStep, "updates", ["error"]),
+        (FallsByStep, "steps", []),
+        (FallsTwiceBehindASkip, None, ["error"]),
+        (FallsTwiceBehindASkip, "steps", ["error"]),
+    ],
+)
+def test_schedule_counts_what_it_is_declared_to_count(run: Any, declared: str | None, severities: list[str]):
+    """Not declared, one that counts skipped steps from first to last is a warning, which says what it follows."""
+
+    class Declared(run):  # type: ignore[misc]
+        schedule_counts = declared
+
+    findings = outcome_of("GG607", half(Declared)).findings
+    assert [finding.severity for finding in findings] == severities
+    assert ["follow the steps" in finding.message for finding in findings] == [each == "warning" for each in severities]
+
+
+class SkipsPlainly(FallsByStep):
+    """In float32 its third step skips its update; the adapter's own run shows it."""
+
+    made = 0
+
+    def step(self, batch: Rows) -> Mapping[str, float]:
+        self.made += 1
+        if self.made != 3:
+            return super().step(batch)
+        self.number += 1
+        return {}
+
+
+@pytest.mark.parametrize(("declared", "severities"), [(None, ["error"]), ("updates", ["error"]), ("steps", [])])
+def test_schedule_counts_a_step_without_an_update_where_it_is_declared_to(declared: str | None, severities: list[str]):
+    """Not declared, such a step may be one of several micro-batches, which no schedule counts."""
+
+    class Declared(SkipsPlainly):
+        schedule_counts = declared
+
+    findings = outcome_of("GG607", Stage("policy", Declared)).findings
+    assert [finding.severity for finding in findings] == severities
+
+
 class NoUnscaling(PolicyRun):
     """It refuses what is infinite, and scales nothing."""
 
@@ -66,6 +146,7 @@ def test_precision_that_the_plain_run_hides_turns_its_check_red(code: str, run: 
     """The finding names the way in which it was seen."""
     (finding,) = outcome_of(code, half(run)).findings
     assert "fp32+fp16" in finding.message
+    assert finding.severity == "error"
 
 
 @pytest.mark.parametrize("code", ["GG207", "GG607"])
