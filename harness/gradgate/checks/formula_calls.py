@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Container, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from gradgate.checks.cases import Case
 from gradgate.pasteable import NUMBERS, expression
 from gradgate.subjects.contract import Functions
+from gradgate.subjects.doubles import doubles_kept
 
 T = TypeVar("T")
 PASTEABLE = 4000  # numbers
@@ -43,8 +46,11 @@ class Call:
         def moved(held: Any) -> Any:
             return held.to(device) if isinstance(held, Tensor) else held
 
+        arguments = [moved(held) for held in self.arguments.values()]
         options = {name: moved(held) for name, held in self._given.items()}
-        return self.function(*map(moved, self.arguments.values()), **options).cpu()
+        is_double = any(isinstance(held, Tensor) and held.dtype == torch.float64 for held in arguments)
+        with doubles_kept() if is_double else nullcontext():
+            return self.function(*arguments, **options).cpu()
 
     @property
     def _given(self) -> dict[str, Any]:

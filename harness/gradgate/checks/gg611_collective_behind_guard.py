@@ -13,12 +13,12 @@ the one that never came.
 ## How it decides
 
 Two processes each take 3 steps of the stage, evaluate, and save, as far as the run can, for each way that it declares.
-Statistic: processes that have not ended after 150 s, in which a healthy stage needs about one, or when for 15 s none of
-those that are left computes anything (Linux). Allowed: 0. Each is then asked for its Python stack, and killed: the
-finding has the stacks of all, and names the branch behind which one waits where the other did not go. A process
-that raises is a finding too. Behind a way that hangs no further one is tried.
+Statistic: processes that have not ended after 150 s, in which a healthy stage needs about one, or when for 5 s none of
+those that are left, nor a child of one, computes anything (Linux). Allowed: 0. Each is then asked for its Python stack,
+and killed: the finding has the stacks of all, and names the branch behind which one waits where the other did not go. A
+process that raises is a finding too. Behind a way that hangs no further one is tried.
 
-False-alarm rate: that of a machine so loaded that milliseconds take minutes, or of a step that sleeps 15 s.
+False-alarm rate: that of a machine so loaded that milliseconds take minutes, or of a step that sleeps 5 s.
 
 ## Example
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import chain
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -30,8 +31,8 @@ from gradgate.core.origin import is_own_code, line_of_file, origin
 
 WORLD = 2
 SECONDS = 150.0  # what takes milliseconds a step in one process, and a second to meet
-STILL = 15.0  # seconds in which no process that is left computes anything: each waits for another
-IDLE = 20  # ticks of 10 ms in that time, which threads that watch over a group may have
+STILL = 5.0  # seconds in which no process that is left, nor a child of one, computes: each waits for another
+IDLE = 7  # ticks of 10 ms in that time, which threads that watch over a group may have
 GRACE = 2.0  # seconds that a stack takes to be written
 
 _FRAME = re.compile(r'^\s*File "(.+)", line (\d+) in (.+)$', re.MULTILINE)
@@ -182,10 +183,10 @@ def _collect(waiting: dict[Connection, tuple[int, int]], limit: float) -> dict[i
 
 
 def _activity(processes: Sequence[int]) -> int | None:
-    """Ticks of processor time that these processes had, and children that they waited for; None where one computes now
-    or waits for a disk, or where nothing is known."""
+    """Ticks of processor time that these processes and their children had; None where one computes now or waits for a
+    disk, or where nothing is known."""
     ticks = 0
-    for process in processes:
+    for process in chain(processes, *map(_children, processes)):
         try:
             words = Path(f"/proc/{process}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
         except OSError:
@@ -194,6 +195,15 @@ def _activity(processes: Sequence[int]) -> int | None:
             return None
         ticks += sum(map(int, words[11:15]))
     return ticks
+
+
+def _children(process: int) -> list[int]:
+    """Processes that its main thread started, as loaders' workers are, and theirs."""
+    try:
+        own = [int(word) for word in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+    except OSError:
+        return []
+    return [*own, *chain.from_iterable(map(_children, own))]
 
 
 def _stacks(late: Mapping[int, int], folder: Path) -> dict[int, str]:

@@ -103,33 +103,29 @@ class Campaign:
         with tempfile.TemporaryDirectory(prefix="gradgate-faults-", ignore_cleanup_errors=True) as folder:
             self._folder = Path(folder).resolve()
             seen = self._before(faults)
-            # Most faults fall to the checks that are named for them; what those leave is shown to all the others.
-            first = [i for i, fault in enumerate(faults) if not fault.clean]
-            tasks = {i: self._first(f"first-{i}", faults[i], planted[i], seen) for i in first}
-            reports = dict(self._drive(tasks, faults, on_outcome))
-            left = [i for i, fault in enumerate(faults) if fault.clean or _goes_on(fault, reports[i])]
-            red = self._red_before(faults) if left else frozenset[str]()
-            tasks = {i: self._rest(f"rest-{i}", faults[i], planted[i], red) for i in left}
-            reports |= dict(self._drive(tasks, faults, on_outcome, reports))
+            known = {code for fault in faults for code in _built(fault.codes)}  # green on the unedited source
+            red: set[str] = set()
+            reports: dict[int, Report | Lost] = {}
+            left = list(range(len(faults)))
+            while left:
+                tasks = [self._task(f"{i}-{len(red)}", faults[i], planted[i], seen, red) for i in left]
+                untold = []
+                for number, report in self._answers(tasks, self.timeout):
+                    i = left[number]
+                    reports[i] = report
+                    shutil.rmtree(tasks[number].log.parent, ignore_errors=True)
+                    if _codes_of(report) <= known:
+                        on_outcome(_outcome(faults[i], report))
+                    else:
+                        untold.append(i)
+                asked = set[str]().union(*(_codes_of(reports[i]) for i in untold)) - known
+                red |= self._red_before(f"others-{len(known)}-{len(red)}", asked, faults)
+                known |= asked - red
+                left = [i for i in untold if _codes_of(reports[i]) & red]
+                for i in untold:
+                    if i not in left:
+                        on_outcome(_outcome(faults[i], reports[i]))
         return [_outcome(fault, reports[i]) for i, fault in enumerate(faults)]
-
-    def _drive(
-        self,
-        tasks: Mapping[int, Task],
-        faults: Sequence[Fault],
-        on_outcome: Callable[[Outcome], None],
-        earlier: Mapping[int, Report | Lost] | None = None,
-    ) -> Iterator[tuple[int, Report | Lost]]:
-        """Run tasks by their faults' numbers; what is known for good is told at once."""
-        numbers = list(tasks)
-        for key, report in self._answers([tasks[i] for i in numbers], self.timeout):
-            i = numbers[key]
-            if earlier is not None:
-                report = _joined(earlier.get(i), report)
-            shutil.rmtree(tasks[i].log.parent, ignore_errors=True)
-            if earlier is not None or not _goes_on(faults[i], report):
-                on_outcome(_outcome(faults[i], report))
-            yield i, report
 
     def _answers(self, tasks: Sequence[Task], timeout: float) -> Iterator[tuple[int, Report | Lost]]:
         """Each task in a process of its own."""
@@ -156,10 +152,9 @@ class Campaign:
                 raise GradgateError(f"the unedited source fails {notice.code}, before any fault: {notice.message}")
         return seen
 
-    def _red_before(self, faults: Sequence[Fault]) -> frozenset[str]:
-        """Further codes that fail on the unedited source: they can notice nothing."""
-        named = {code for fault in faults for code in _built(fault.codes)}
-        tasks = self._checking("others", [code for code in _everything() if code not in named], faults)
+    def _red_before(self, name: str, codes: Collection[str], faults: Sequence[Fault]) -> frozenset[str]:
+        """Those of these codes that fail on the unedited source: they can notice nothing."""
+        tasks = self._checking(name, sorted(codes), faults)
         reports = self._answers(tasks, 4 * self.timeout)
         return frozenset(notice.code for _, report in reports for notice in _sound(report).notices)
 
@@ -182,24 +177,19 @@ class Campaign:
         """Counts of the unedited source, which those of an edited one are held against."""
         return self._folder / "stored"
 
-    def _first(self, name: str, fault: Fault, planted: Planted, seen: Mapping[str, str]) -> Task:
-        """The checks that are named for a fault, and its witness."""
-        return replace(
-            self._edited(name, fault, planted),
-            codes=_built(fault.codes),
-            seen={fault.witness: seen[fault.witness]},
-        )
-
-    def _rest(self, name: str, fault: Fault, planted: Planted, red: Collection[str]) -> Task:
-        """All other checks; for a clean edit those that do not train whole runs."""
-        codes = tuple(code for code in _everything() if code not in {*_built(fault.codes), *red})
-        again = tuple(code for code in _everything() if code not in red and _is_made_again(code))
-        task = replace(self._edited(name, fault, planted), switched=again)
+    def _task(
+        self, name: str, fault: Fault, planted: Planted, seen: Mapping[str, str], red: Collection[str] = ()
+    ) -> Task:
+        """The checks that are named for a fault, and the others for what they leave; for a clean edit those that do not
+        train whole runs. `red` are left out."""
+        task = self._edited(name, fault, planted)
+        task = replace(task, switched=tuple(code for code in _everything() if code not in red and _is_made_again(code)))
+        others = tuple(code for code in _everything() if code not in {*_built(fault.codes), *red})
         if fault.clean:
             # It may cost more: what a stored count or a declared cost rightly tells is no fault.
-            quick = tuple(code for code in codes if not _trains(code) and code[2] != "7")
+            quick = tuple(code for code in others if not _trains(code) and code[2] != "7")
             return replace(task, codes=quick, exit_first=False, baselines="", locate=0.0, changed=())
-        return replace(task, codes=codes)
+        return replace(task, codes=_built(fault.codes), others=others, seen={fault.witness: seen[fault.witness]})
 
     def _edited(self, name: str, fault: Fault, planted: Planted) -> Task:
         copy = self._copy(name, sorted({_top(edit.file) for edit in fault.edits}), planted.files)
@@ -255,22 +245,8 @@ def _sound(report: Report | Lost) -> Report:
     return report
 
 
-def _goes_on(fault: Fault, report: Report | Lost) -> bool:
-    """Whether it is worth showing to further checks: nothing has noticed it, and its witness sees an effect.
-
-    A generated fault is shown to them all the same: its witness was not written for it, and they may see more.
-    """
-    if isinstance(report, Lost) or not report.built or report.notices:
-        return False
-    return not fault.codes or report.effect != ""
-
-
-def _joined(first: Report | Lost | None, rest: Report | Lost) -> Report | Lost:
-    """What the second pass found, with what the witness saw in the first."""
-    if isinstance(first, Report) and isinstance(rest, Report):
-        broken = rest.broken or first.broken
-        return replace(rest, effect=first.effect, broken=broken, seconds=first.seconds + rest.seconds)
-    return rest
+def _codes_of(report: Report | Lost) -> set[str]:
+    return set() if isinstance(report, Lost) else {notice.code for notice in report.notices}
 
 
 def _outcome(fault: Fault, report: Report | Lost) -> Outcome:

@@ -34,8 +34,9 @@ class Task:
         root: the folder that it is a copy of, second.
         log: where the process's own output goes.
         codes: checks to run.
+        others: checks for what `codes` leave, where the witness sees an effect or there are no codes.
         exit_first: stop at the first failure.
-        switched: checks to make again, with switches of the configuration flipped, where none of `codes` fails.
+        switched: checks to make again, with switches of the configuration flipped, where none of all these fails.
         seen: what to observe -> file with what that witness sees on the unedited source; the process that has no edits
             writes them.
         lines: file, first and last line of the edits.
@@ -53,6 +54,7 @@ class Task:
     root: Path
     log: Path
     codes: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
     exit_first: bool = True
     switched: tuple[str, ...] = ()
     seen: Mapping[str, str] = field(default_factory=dict)
@@ -136,13 +138,23 @@ def examine(task: Task) -> Report:
         _store(subject, Path(task.store))
     for witness, file in task.seen.items():
         _ask(witness, file, task, subject, report)
-    failed = _check(task, subject, task.codes, report, start) if task.codes else None
-    if failed is None and task.switched:
-        failed = _check(task, subject, task.switched, report, start, switches=True)
+    failed = _failed(task, subject, report, start)
     if failed is not None:
         _locate(task, subject, report, failed, start)
     report.seconds = report.seconds or time.perf_counter() - start
     return report
+
+
+def _failed(task: Task, subject: Subject, report: Report, start: float) -> Result | None:
+    """The first failure: of the checks that are named, of the others, with switches flipped."""
+    passes = [(task.codes, False), (task.others, False), (task.switched, True)]
+    if task.others and task.codes and report.effect == "":
+        del passes[1:]  # equivalent; a generated fault has no codes, and a witness that was not written for it
+    for codes, switches in passes:
+        failed = _check(task, subject, codes, report, start, switches=switches) if codes else None
+        if failed is not None:
+            return failed
+    return None
 
 
 def _store(subject: Subject, folder: Path) -> None:

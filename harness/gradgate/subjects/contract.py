@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from gradgate.subjects.schedule import ByParameter
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 Batch = Any
 Objective = Literal["value", "tokens"]
+_COMPUTES = ("step", "losses", "evaluate", "rewards", "value_targets", "placed")
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,14 @@ class Run:
     max_length: int | None = None
     cuts: Literal["end", "front"] | None = None
     coefficients: Mapping[str, float] | None = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Let what trains keep float64 in a run of float64, whatever it casts to float32."""
+        super().__init_subclass__(**options)
+        for name in _COMPUTES:
+            method = vars(cls).get(name)
+            if isinstance(method, FunctionType):
+                setattr(cls, name, _keeping_doubles(method))
 
     def batches(self) -> Iterator[Batch]:
         """Training batches in the run's own order, without an end. A batch is never changed by a step.
@@ -203,6 +214,17 @@ class Run:
     def load(self, path: Path) -> None:
         """Bring back what `save` wrote, into this fresh run. Afterwards `batches()` goes on where it was."""
         raise NotImplementedError
+
+
+def _keeping_doubles(method: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(method)
+    def keeping(run: Run, *args: Any, **options: Any) -> Any:
+        from gradgate.subjects.doubles import kept_in  # imports torch
+
+        with kept_in(getattr(run, "modules", {}).values()):
+            return method(run, *args, **options)
+
+    return keeping
 
 
 def _at(declared: Any, update: int, name: str, parameter: nn.Parameter) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from gradgate.subjects.named_values import named_values
 _ELSEWHERE = re.compile(
     r"(^|[._])(cache|checkpoint|comment|data|debug|description|device|dir|directory|dist|dtype|ema|epoch|eval|every|file|folder|freq"
     r"|frequency|host|id|interval|keep|last|length|log|logging|name|output|path|patience|persistent|pin|port|precision|prefetch|profile"
-    r"|profiler|project|rank|report|resume|run|save|seed|step|streaming|tag|verbose|version|wandb|worker)s?([._]|$)"
+    r"|profiler|project|rank|report|resume|run|save|seed|step|stop_after|stop_at|streaming|tag|verbose|version|wandb|worker)s?([._]|$)"
 )
 _DATA = re.compile(r"^(\w+\.)*data\.")  # a section of which switches say what batches look like
 _CEILING = re.compile(r"clip|max|limit|(^|_)cap(_|$)|bound|delta|threshold")  # half may be above all there is
@@ -41,8 +41,8 @@ def options_of(
     A number goes to its half, a ceiling (`reward_clip`, `max_norm`) to a hundredth, 0 to 0.1 or 1, a switch to its
     opposite; names go to the others of their Literal or Enum, or to those that the trainer's imported modules hold them
     against (`named_values`). Keys whose words say where and how often (`log_every`, `output_dir`, `seed`,
-    `num_workers`, `max_steps`) are left to `also`, but for the size of an evaluation's batches and the number of an
-    update's micro-batches.
+    `num_workers`, `max_steps`, `stop_after`) are left to `also`, but for the size of an evaluation's batches and the
+    number of an update's micro-batches.
 
     Args:
         config: a mapping, dataclass, pydantic model, namespace or plain object, nested or not.

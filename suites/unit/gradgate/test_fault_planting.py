@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,12 +17,13 @@ from click.testing import CliRunner, Result
 
 from gradgate import cli
 from gradgate.core.workers import Lost
-from gradgate.faults import planting, witness
+from gradgate.faults import planting, witness, worker
 from gradgate.faults.catalogue import Fault
 from gradgate.faults.changed import affected
 from gradgate.faults.edit import Edit
 from gradgate.faults.planting import Campaign, Outcome
-from gradgate.faults.worker import Notice, Report
+from gradgate.faults.worker import Notice, Report, Task
+from gradgate.subjects.contract import Subject
 
 TRAINER = """\
 import torch
@@ -238,37 +240,52 @@ def test_clean_edit_may_raise_nothing_of_what_was_green(project: Path):
 
 
 @pytest.mark.parametrize(
-    ("rest", "status"),
+    ("report", "status"),
     [
-        (Report(built=True, notices=[Notice("GG401", None, "off", "none")]), "killed"),
-        (Report(built=True), "broken"),
+        (Report(built=True, broken="GG403: crash", notices=[Notice("GG401", None, "off", "none")]), "killed"),
+        (Report(built=True, broken="GG403: crash", effect="a weight"), "broken"),
         (Lost("hung"), "hung"),
     ],
 )
-def test_check_that_breaks_hides_no_other(rest: Report | Lost, status: str):
-    """A fault that breaks a check named for it is shown to the others; it is `broken` where none of them notices it."""
+def test_check_that_breaks_hides_no_other(report: Report | Lost, status: str):
+    """A fault that breaks a check is killed by another one, and `broken` where none notices it."""
     fault = Fault("LW-01", "is wrong", "a team", ("GG403",), ())
-    first = Report(built=True, broken="GG403: crash", effect="a weight")
-    assert planting._goes_on(fault, first)
-    assert planting._outcome(fault, planting._joined(first, rest)).status == status
-    assert not planting._goes_on(fault, Report(broken="does not build"))
+    assert planting._outcome(fault, report).status == status
 
 
 @pytest.mark.parametrize(
-    ("codes", "effect", "goes_on"),
+    ("codes", "effect", "shown"),
     [
-        (("GG403",), "", False),
-        (("GG403",), "a weight", True),
-        (("GG403",), None, True),
-        ((), "", True),
+        (("GG403",), "", ["GG403"]),
+        (("GG403",), "a weight", ["GG403", "GG401", "GG101"]),
+        (("GG403",), None, ["GG403", "GG401", "GG101"]),
+        ((), "", ["GG401", "GG101"]),
     ],
 )
 def test_fault_without_an_effect_is_shown_to_no_further_check(
-    codes: tuple[str, ...], effect: str | None, goes_on: bool
+    monkeypatch: pytest.MonkeyPatch, codes: tuple[str, ...], effect: str | None, shown: list[str]
 ):
     """It is equivalent; a generated one goes on, since its witness was not written for it."""
-    fault = Fault("LW-01", "is wrong", "a team", codes, ())
-    assert planting._goes_on(fault, Report(built=True, effect=effect)) is goes_on
+    asked: list[str] = []
+
+    def check(_task: Task, _subject: Subject, codes: Sequence[str], *_: object, switches: bool) -> None:
+        assert switches is (codes == ("GG101",))
+        asked.extend(codes)
+
+    monkeypatch.setattr(worker, "_check", check)
+    task = Task("a:b", Path(), Path(), Path(), codes=codes, others=("GG401",), switched=("GG101",))
+    assert worker._failed(task, Subject("any", ()), Report(built=True, effect=effect), 0.0) is None
+    assert asked == shown
+
+
+@pytest.mark.nightly
+def test_check_that_was_red_before_notices_nothing(project: Path):
+    """GG206 fails on this source itself: it is left out, and the fault is shown to the others once more."""
+    broken = TRAINER.replace("        self.optimizers[0].zero_grad()\n", "")
+    (project / "tiny_trainer.py").write_text(broken, encoding="utf-8")
+    edit = Edit("tiny_trainer.py", "x.sum(1, keepdim=True)", "2 * x.sum(1, keepdim=True)")
+    [outcome] = Campaign("tiny_trainer:subject", project).run([Fault("DC-09", "w", "s", ("GG101",), (edit,))])
+    assert "GG206" not in [notice.code for notice in outcome.by]
 
 
 def test_interrupted_run_tells_what_is_known_and_leaves_nothing_behind(project: Path):

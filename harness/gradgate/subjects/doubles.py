@@ -1,0 +1,65 @@
+"""Float64 stays float64: a trainer's casts up to float32 do nothing to what a check has made finer still.
+
+`hidden.float()` in front of a value head means *float32 at least*. A run in float64, which no trainer has but a check
+asks for, would lose nine digits there, or end in a layer whose parameters have another dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import wraps
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+@contextmanager
+def doubles_kept() -> Iterator[None]:
+    """Leave float64 tensors as they are where `float`, `to`, `type` or a softmax would cast them to float32."""
+    with ExitStack() as stack:
+        for place, name, keeping in _CASTS:
+            stack.enter_context(patch.object(place, name, keeping))
+        yield
+
+
+def kept_in(modules: Iterable[nn.Module]) -> AbstractContextManager[None]:
+    """`doubles_kept` where the first parameters of one of the modules are float64, else nothing."""
+    first = (next(module.parameters(), None) for module in modules)
+    is_double = any(parameter is not None and parameter.dtype == torch.float64 for parameter in first)
+    return doubles_kept() if is_double else nullcontext()
+
+
+def _keeping(cast: Callable[..., Any]) -> Callable[..., Any]:
+    """The cast, told float64 where it is told float32 and given a float64 tensor."""
+
+    @wraps(cast)
+    def keeping(tensor: Tensor, *args: Any, **options: Any) -> Any:
+        if tensor.dtype != torch.float64:
+            return cast(tensor, *args, **options)
+        return cast(tensor, *map(_widened, args), **{name: _widened(value) for name, value in options.items()})
+
+    return keeping
+
+
+def _float(tensor: Tensor, *args: Any, **options: Any) -> Tensor:
+    return tensor if tensor.dtype == torch.float64 else _TO_FLOAT(tensor, *args, **options)
+
+
+def _widened(value: Any) -> Any:
+    return torch.float64 if value is torch.float32 else value
+
+
+_TO_FLOAT = Tensor.float
+_WITH_DTYPE = (
+    (Tensor, ("to", "type", "softmax", "log_softmax")),
+    (torch, ("softmax", "log_softmax")),
+    (functional, ("softmax", "log_softmax")),
+)
+_CASTS = (
+    (Tensor, "float", _float),
+    *((place, name, _keeping(getattr(place, name))) for place, names in _WITH_DTYPE for name in names),
+)

@@ -1,0 +1,97 @@
+"""Casts to float32 leave float64 alone: in a run of float64, and in a formula that is given float64."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gradgate import Run
+from gradgate.checks.formula_calls import Call
+from gradgate.subjects.doubles import doubles_kept
+
+
+class Upcasting(Run):
+    """A value head in front of which the trainer casts up, as for a trunk in sixteen bits."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        torch.manual_seed(0)
+        self.modules = {"trunk": nn.Linear(3, 4, dtype=dtype), "value_head": nn.Linear(4, 1, dtype=dtype)}
+        self.seen: list[torch.dtype] = []
+
+    def batches(self) -> Iterator[Tensor]:
+        while True:
+            yield torch.ones(2, 3)
+
+    def losses(self, batch: Tensor) -> Mapping[str, Tensor]:
+        hidden = self.modules["trunk"](batch.to(self.modules["trunk"].weight.dtype)).float()
+        self.seen.append(hidden.dtype)
+        return {"total": self.modules["value_head"](hidden).square().mean()}
+
+    def step(self, batch: Tensor) -> Mapping[str, float]:
+        loss = self.losses(batch)["total"]
+        loss.backward()
+        return {"loss": float(loss.detach())}
+
+
+def test_a_run_of_float64_keeps_it_through_a_cast() -> None:
+    run = Upcasting(torch.float64)
+    assert run.losses(torch.ones(2, 3))["total"].dtype == torch.float64
+    assert run.step(torch.ones(2, 3))["loss"] > 0
+    assert set(run.seen) == {torch.float64}
+
+
+def test_the_same_step_without_the_harness_ends_in_a_layer_of_another_dtype() -> None:
+    run = Upcasting(torch.float64)
+    with pytest.raises(RuntimeError, match="dtype"):
+        Upcasting.losses.__wrapped__(run, torch.ones(2, 3))  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_any_other_run_casts_as_it_does(dtype: torch.dtype) -> None:
+    run = Upcasting(dtype)
+    run.modules["value_head"].float()
+    run.losses(torch.ones(2, 3))
+    assert run.seen == [torch.float32]
+
+
+@pytest.mark.parametrize(
+    "cast",
+    [
+        lambda x: x.float(),
+        lambda x: x.to(torch.float32),
+        lambda x: x.to("cpu", dtype=torch.float32),
+        lambda x: x.type(torch.float32),
+        lambda x: torch.softmax(x, -1, dtype=torch.float32),
+        lambda x: nn.functional.softmax(x, dim=-1, dtype=torch.float32),
+        lambda x: nn.functional.log_softmax(x, dim=-1, dtype=torch.float32),
+        lambda x: x.log_softmax(-1, torch.float32),
+    ],
+)
+def test_every_way_to_say_float32_is_one_that_keeps(cast: Any) -> None:
+    with doubles_kept():
+        assert cast(torch.ones(3, dtype=torch.float64)).dtype == torch.float64
+        assert cast(torch.ones(3, dtype=torch.bfloat16)).dtype == torch.float32
+    assert cast(torch.ones(3, dtype=torch.float64)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("cast", [lambda x: x.half(), lambda x: x.to(torch.bfloat16), lambda x: x.to(torch.int64)])
+def test_casts_down_are_casts(cast: Any) -> None:
+    with doubles_kept():
+        assert cast(torch.ones(3, dtype=torch.float64)).dtype != torch.float64
+
+
+def test_a_step_that_raises_leaves_the_casts_as_they_were() -> None:
+    before = Tensor.float, torch.softmax
+    with pytest.raises(RuntimeError, match="own"), doubles_kept():
+        raise RuntimeError("own")
+    assert (Tensor.float, torch.softmax) == before
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_formula_answers_in_the_dtype_of_its_values(dtype: torch.dtype) -> None:
+    call = Call("returns", lambda value_BS: value_BS.float(), "a case", {"value_BS": torch.ones(2, 3, dtype=dtype)})
+    assert call().dtype == dtype
