@@ -91,7 +91,7 @@ def list_faults(path: Path | None, folder: Path | None, select: tuple[str, ...])
 @click.option(
     "--among",
     type=click.IntRange(0, 20),
-    default=3,
+    default=0,
     show_default=True,
     help="Innocent edits beside each fault, as in a pull request; where the check names no line, it is "
     "looked for among all places that changed. 0: the fault stands alone.",

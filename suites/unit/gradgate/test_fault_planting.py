@@ -114,7 +114,7 @@ def gradgate(*words: str | Path) -> Result:
 def test_run_tells_killed_from_survived_equivalent_crashed_and_broken(project: Path):
     """Each ending is a result of its own, the score counts them, and the exit code is 1."""
     file = project / "out.json"
-    done = gradgate("faults", "run", "--path", project, "-j", 2, "--locate", 0, "--json", file)
+    done = gradgate("faults", "run", "--path", project, "-j", 2, "--among", 3, "--json", file)
     assert done.exit_code == 1, done.output
     tree = json.loads(file.read_text(encoding="utf-8"))
     statuses = {outcome["id"]: outcome["status"] for outcome in tree["outcomes"]}
