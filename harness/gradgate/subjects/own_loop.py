@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from types import FrameType
 from typing import Any, ClassVar
 from unittest.mock import patch
@@ -17,6 +18,8 @@ from gradgate.core.errors import SubjectError
 from gradgate.subjects.contract import Run
 from gradgate.subjects.inside import backwards_read, locals_from
 from gradgate.subjects.places import Place
+
+_DEPTH = 24  # calls, of three frames of C and more each
 
 
 class OwnLoop(Run):
@@ -56,7 +59,7 @@ class OwnLoop(Run):
             SubjectError: the loop ends without asking for a batch.
         """
         self._frame: FrameType | None = None
-        self._greenlet = greenlet(loop)
+        self._greenlet = greenlet(partial(_below, _DEPTH, loop))
         loader = _Loader(self)
         with ExitStack() as stack:
             if dtype is not None:
@@ -111,6 +114,17 @@ class OwnLoop(Run):
         batch = self._greenlet.parent.switch()
         sys.setprofile(self._profile)  # each stack has its own
         return batch
+
+
+def _below(depth: int, loop: Callable[[Any], Any], loader: Any) -> Any:
+    """Call the loop so many calls of C below the end of its stack.
+
+    An error of torch's reads the addresses of up to 64 callers off the stack. Beyond the loop's own end there is what
+    its parent has put there since, and reading on can end the process.
+    """
+    if depth == 0:
+        return loop(loader)
+    return next(map(partial(_below, depth - 1, loop), (loader,)))
 
 
 def _first(loader: _Loader, make: Callable[..., Any]) -> Callable[..., Any]:

@@ -168,6 +168,17 @@ def test_own_loop_lets_the_trainers_error_through():
         run.step(BATCH)
 
 
+@pytest.mark.parametrize("depth", range(12))
+def test_error_of_torch_ends_no_process_at_whatever_depth_the_loop_began(depth: int):
+    """Its callers are read off the stack, and below those of the loop there are others than when it began."""
+
+    def below(count: int) -> LoopRun:
+        return LoopRun() if count == 0 else next(map(below, (count - 1,)))
+
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        below(depth).step(torch.ones(2, 4))
+
+
 def test_own_loop_says_when_the_loop_ends():
     """A loop with too few steps is an error that says what to give it."""
     run = LoopRun(steps=1)
