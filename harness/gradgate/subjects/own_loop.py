@@ -39,7 +39,7 @@ class OwnLoop(Run):
 
     terms: ClassVar[Mapping[str, str]] = {}
     length: ClassVar[int] = 1_000_000
-    _loader: OwnLoader | None = None
+    _own_loader: OwnLoader | None = None
 
     def begin(
         self,
@@ -69,7 +69,7 @@ class OwnLoop(Run):
             raise SubjectError("begin: `loader_in` lends the loop a loader, `loader_class` leaves it its own: give one")
         self._frame: FrameType | None = None
         self._greenlet = greenlet(loop)
-        self._loader, self._loader_class = None, loader_class
+        self._own_loader, self._own_class = None, loader_class
         loader = LentLoader(self._next_batch, self.length)
         with ExitStack() as stack:
             if dtype is not None:
@@ -88,9 +88,9 @@ class OwnLoop(Run):
     def batches(self) -> Iterator[Any]:
         """What the loader yields that the loop made, where `begin` was told its class; an adapter's own come first."""
         further = super().batches
-        if self._loader is None or getattr(further, "__func__", None) is not Run.batches:
+        if self._own_loader is None or getattr(further, "__func__", None) is not Run.batches:
             return further()
-        return self._loader.batches()
+        return self._own_loader.batches()
 
     def local(self, name: str) -> Any:
         """A local variable of the loop, or of what called it, where it stands still: its optimizer, say.
@@ -146,18 +146,18 @@ class OwnLoop(Run):
         return getcurrent() is self._greenlet
 
     def _take(self, own: Any, loader: LentLoader) -> None:
-        self._loader = OwnLoader(own, self._is_inside, loader)
+        self._own_loader = OwnLoader(own, self._is_inside, loader)
 
     def _require_loader(self) -> None:
-        if self._loader_class is not None and self._loader is None:
-            name = self._loader_class.__name__
+        if self._own_class is not None and self._own_loader is None:
+            name = self._own_class.__name__
             raise SubjectError(
                 f"the loop made no {name} while it began: let `loop` make the trainer, or whatever makes its {name}"
             )
 
     def _know_epochs(self) -> None:
-        if self._loader is not None and type(self).batches is OwnLoop.batches and not self.epoch_size:
-            self.epoch_size = self._loader.epoch_size()
+        if self._own_loader is not None and type(self).batches is OwnLoop.batches and not self.epoch_size:
+            self.epoch_size = self._own_loader.epoch_size()
 
 
 def _values_of_own(frame: FrameType | None) -> Iterator[Any]:

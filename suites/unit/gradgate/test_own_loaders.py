@@ -136,6 +136,19 @@ def test_runs_side_by_side_draw_and_step_apart() -> None:
     assert torch.equal(weights[0], weights[1]) and torch.equal(weights[0], weights[2])  # type: ignore[arg-type]
 
 
+def test_a_run_that_begins_inside_the_loop_of_another_takes_its_own_loader() -> None:
+    """Each loop's first instance is its own, in whatever order they are made."""
+    inner: list[LoaderRun] = []
+
+    class Outer(LoaderRun):
+        def __init__(self) -> None:
+            self.begin(lambda _: (inner.append(LoaderRun(start=1)), train()), loader_class=Loader)
+
+    before, outer = dict(vars(Loader)), Outer()
+    assert (firsts(inner[0], 1), firsts(outer, 1)) == ([[2.0, 3.0]], [[0.0, 1.0]])
+    assert dict(vars(Loader)) == before
+
+
 def test_batches_are_what_the_loader_yields_epoch_after_epoch() -> None:
     """`set_epoch` is called before each, and the second drawing begins as the first."""
     run = LoaderRun()
