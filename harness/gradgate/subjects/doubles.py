@@ -6,9 +6,12 @@ asks for, would lose nine digits there, or end in a layer whose parameters have 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import wraps
+from pathlib import Path
+from types import FrameType
 from typing import Any
 from unittest.mock import patch
 
@@ -19,7 +22,8 @@ from torch.nn import functional
 
 @contextmanager
 def doubles_kept() -> Iterator[None]:
-    """Leave float64 tensors as they are where `float`, `to`, `type` or a softmax would cast them to float32."""
+    """Leave float64 tensors as they are where `float`, `to`, `type` or a softmax would cast them to float32,
+    unless torch itself asks."""
     with ExitStack() as stack:
         for place, name, keeping in _CASTS:
             stack.enter_context(patch.object(place, name, keeping))
@@ -38,7 +42,7 @@ def _keeping(cast: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(cast)
     def keeping(tensor: Tensor, *args: Any, **options: Any) -> Any:
-        if tensor.dtype != torch.float64:
+        if tensor.dtype != torch.float64 or _is_torchs(sys._getframe(1)):
             return cast(tensor, *args, **options)
         return cast(tensor, *map(_widened, args), **{name: _widened(value) for name, value in options.items()})
 
@@ -46,13 +50,21 @@ def _keeping(cast: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _float(tensor: Tensor, *args: Any, **options: Any) -> Tensor:
-    return tensor if tensor.dtype == torch.float64 else _TO_FLOAT(tensor, *args, **options)
+    if tensor.dtype != torch.float64 or _is_torchs(sys._getframe(1)):
+        return _TO_FLOAT(tensor, *args, **options)
+    return tensor
+
+
+def _is_torchs(caller: FrameType) -> bool:
+    """Whether torch itself casts, as a gradient scaler does, which wants float32."""
+    return caller.f_code.co_filename.startswith(_TORCH)
 
 
 def _widened(value: Any) -> Any:
     return torch.float64 if value is torch.float32 else value
 
 
+_TORCH = str(Path(torch.__file__).parent)
 _TO_FLOAT = Tensor.float
 _WITH_DTYPE = (
     (Tensor, ("to", "type", "softmax", "log_softmax")),

@@ -194,7 +194,7 @@ def backwards_read(
             return
         variables = locals_from(frame, outermost)
         if leaves and not kept:
-            kept.append(Counts(variables))
+            kept.append(Counts(variables.values()))
         found.add(tensor, variables)
         fill()
         leave_at_the_end()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from types import ModuleType
 from typing import Any
@@ -17,6 +17,8 @@ from gradgate.subjects.contract import Run
 
 _SMALL = 2.0**-20  # of a gradient: no clipping is reached by it, and 16 bits have it
 _DEPTH = 2  # attributes of attributes of what a step names
+_LARGEST = 1000  # entries of a dictionary: one with more is a vocabulary, or rows, and no counts
+_FOREIGN = (type, ModuleType, nn.Module, Tensor, torch.optim.Optimizer, LRScheduler, Iterator)
 
 
 @contextmanager
@@ -109,27 +111,44 @@ def _with_own_step(kind: type[LRScheduler]) -> list[type[LRScheduler]]:
 
 
 class Counts:
-    """Whole and other numbers that the objects of a step hold as attributes.
+    """Whole and other numbers that the objects of a step hold as attributes, and its dictionaries by their keys.
+
+    What iterates is left out: its place is not in its numbers alone.
 
     Args:
-        variables: the step's local variables; attributes are looked at two objects deep.
+        values: of the step's local variables; attributes and entries are looked at two objects deep.
     """
 
-    def __init__(self, variables: Mapping[str, Any]) -> None:
-        self._held: dict[int, tuple[dict[str, Any], dict[str, Any]]] = {}
-        for value in variables.values():
-            self._walk(value, _DEPTH)
+    def __init__(self, values: Iterable[Any]) -> None:
+        self._held: dict[int, tuple[dict[Any, Any], dict[Any, Any]]] = {}
+        level = list(values)
+        for _ in range(_DEPTH):
+            level = [value for owner in level for held in _tables(owner) for value in self._note(held)]
 
     def put_back(self) -> None:
-        """Give each attribute the number that it had."""
+        """Give each attribute and each key the number that it had; a key that a dictionary makes when asked goes."""
         for held, before in self._held.values():
-            held.update({name: number for name, number in before.items() if name in held})
+            for name, number in before.items():
+                if name in held and held[name] is not number:
+                    held[name] = number
+            if hasattr(held, "__missing__"):
+                for name in [name for name in _numbers(held) if name not in before]:
+                    del held[name]
 
-    def _walk(self, owner: Any, depth: int) -> None:
-        is_foreign = isinstance(owner, type | ModuleType | nn.Module | Tensor | torch.optim.Optimizer | LRScheduler)
-        held = None if is_foreign else getattr(owner, "__dict__", None)
-        if not isinstance(held, dict) or id(held) in self._held or not depth:
-            return
-        self._held[id(held)] = held, {name: value for name, value in held.items() if isinstance(value, int | float)}
-        for value in held.values():
-            self._walk(value, depth - 1)
+    def _note(self, held: dict[Any, Any]) -> Iterable[Any]:
+        if id(held) in self._held:
+            return ()
+        self._held[id(held)] = held, _numbers(held)
+        return held.values()
+
+
+def _tables(owner: Any) -> list[dict[Any, Any]]:
+    """Where an object holds numbers: its attributes, and itself where it is a dictionary."""
+    if isinstance(owner, _FOREIGN):
+        return []
+    entries = owner if isinstance(owner, dict) and len(owner) <= _LARGEST else None
+    return [held for held in (entries, getattr(owner, "__dict__", None)) if isinstance(held, dict)]
+
+
+def _numbers(held: Mapping[Any, Any]) -> dict[Any, Any]:
+    return {name: value for name, value in held.items() if isinstance(value, int | float)}

@@ -11,12 +11,16 @@ from typing import Any, ClassVar
 from unittest.mock import patch
 
 import torch
-from greenlet import greenlet
+from greenlet import getcurrent, greenlet
 from torch import Tensor
 
 from gradgate.core.errors import SubjectError
+from gradgate.core.origin import is_own_code
 from gradgate.subjects.contract import Run
+from gradgate.subjects.doubles import doubles_kept
 from gradgate.subjects.inside import backwards_read, locals_from
+from gradgate.subjects.keeping import Counts
+from gradgate.subjects.loaders import LentLoader, OwnLoader, first_call, first_made
 from gradgate.subjects.places import Place
 
 _DEPTH = 24  # calls, of three frames of C and more each
@@ -24,6 +28,8 @@ _DEPTH = 24  # calls, of three frames of C and more each
 
 class OwnLoop(Run):
     """A trainer whose only way in is a method that trains to the end. Subclasses call `begin` and write `batches`.
+
+    Where `begin` is told the class of the loader that the loop makes, `batches` need not be written: that yields them.
 
     The loop runs on a stack of its own, in this thread, and stands still where it asks its loader for a batch. A step
     hands it that batch and lets it go on to where it asks for the next: what runs is the trainer's own code.
@@ -37,6 +43,7 @@ class OwnLoop(Run):
 
     terms: ClassVar[Mapping[str, str]] = {}
     length: ClassVar[int] = 1_000_000
+    _own_loader: OwnLoader | None = None
 
     def begin(
         self,
@@ -44,6 +51,7 @@ class OwnLoop(Run):
         *,
         dtype: torch.dtype | None = None,
         loader_in: Any = None,
+        loader_class: type[Any] | None = None,
         argv: Sequence[str] | None = None,
     ) -> None:
         """Start the loop and let it go to where it first asks for a batch. What is set for it holds until then.
@@ -53,23 +61,42 @@ class OwnLoop(Run):
                 `lambda loader: trainer.run({"train_dataloader": loader})`; a script's `lambda loader: train.main()`.
             dtype: what the loop builds its modules in: the default of torch meanwhile.
             loader_in: the module whose first `DataLoader(...)` is to be that loader, for a loop that makes its own.
+            loader_class: a class, of the trainer or `DataLoader`, whose first instance that the loop makes stays what
+                it is: the loop stands still where it iterates over it. `batches`, where it is not written, is what
+                that yields, `set_epoch` called before each epoch where it has that.
             argv: the command line that the loop finds, without the program's name.
 
         Raises:
-            SubjectError: the loop ends without asking for a batch.
+            SubjectError: the loop ends without asking for a batch, or makes no instance of `loader_class`.
         """
+        if loader_in is not None and loader_class is not None:
+            raise SubjectError("begin: `loader_in` lends the loop a loader, `loader_class` leaves it its own: give one")
         self._frame: FrameType | None = None
         self._greenlet = greenlet(partial(_below, _DEPTH, loop))
-        loader = _Loader(self)
+        self._own_loader, self._own_class = None, loader_class
+        loader = LentLoader(self._next_batch, self.length)
         with ExitStack() as stack:
             if dtype is not None:
                 stack.callback(torch.set_default_dtype, torch.get_default_dtype())
                 torch.set_default_dtype(dtype)
+            if dtype == torch.float64:
+                stack.enter_context(doubles_kept())
             if loader_in is not None:
-                stack.enter_context(patch.object(loader_in, "DataLoader", _first(loader, loader_in.DataLoader)))
+                stack.enter_context(patch.object(loader_in, "DataLoader", first_call(loader, loader_in.DataLoader)))
+            if loader_class is not None:
+                stack.enter_context(first_made(loader_class, self._is_inside, lambda own: self._take(own, loader)))
             if argv is not None:
                 stack.enter_context(patch.object(sys, "argv", [sys.argv[0], *argv]))
             self._go_on(loader)
+        self._require_loader()
+        self._know_epochs()
+
+    def batches(self) -> Iterator[Any]:
+        """What the loader yields that the loop made, where `begin` was told its class; an adapter's own come first."""
+        further = super().batches
+        if self._own_loader is None or getattr(further, "__func__", None) is not Run.batches:
+            return further()
+        return self._own_loader.batches()
 
     def local(self, name: str) -> Any:
         """A local variable of the loop, or of what called it, where it stands still: its optimizer, say.
@@ -93,10 +120,15 @@ class OwnLoop(Run):
     def losses(self, batch: Any) -> Mapping[str, Tensor]:
         """The loss terms of one turn whose backwards, optimizers and schedules do nothing.
 
-        `total` is the sum of what goes backward before each optimizer's first step.
+        `total` is the sum of what goes backward before each optimizer's first step. Numbers that objects and
+        dictionaries of the user's own lines hold are behind it what they were in front of the turn.
         """
-        with backwards_read(self, self.terms) as found:
-            self._go_on(batch)
+        counts = Counts(_values_of_own(self._frame))
+        try:
+            with backwards_read(self, self.terms) as found:
+                self._go_on(batch)
+        finally:
+            counts.put_back()
         if not found.parts:
             raise SubjectError("the loop made a turn without a backward: there are no losses to be had from it")
         return found.losses(self.coefficients)
@@ -107,6 +139,7 @@ class OwnLoop(Run):
         self._profile = sys.getprofile()
         self._greenlet.switch(given)
         if self._greenlet.dead:
+            self._require_loader()
             raise SubjectError("the trainer's loop came to its end: give it more epochs and steps than the checks take")
 
     def _next_batch(self, frame: FrameType) -> Any:
@@ -114,6 +147,23 @@ class OwnLoop(Run):
         batch = self._greenlet.parent.switch()
         sys.setprofile(self._profile)  # each stack has its own
         return batch
+
+    def _is_inside(self) -> bool:
+        return getcurrent() is self._greenlet
+
+    def _take(self, own: Any, loader: LentLoader) -> None:
+        self._own_loader = OwnLoader(own, self._is_inside, loader)
+
+    def _require_loader(self) -> None:
+        if self._own_class is not None and self._own_loader is None:
+            name = self._own_class.__name__
+            raise SubjectError(
+                f"the loop made no {name} while it began: let `loop` make the trainer, or whatever makes its {name}"
+            )
+
+    def _know_epochs(self) -> None:
+        if self._own_loader is not None and type(self).batches is OwnLoop.batches and not self.epoch_size:
+            self.epoch_size = self._own_loader.epoch_size()
 
 
 def _below(depth: int, loop: Callable[[Any], Any], loader: Any) -> Any:
@@ -127,23 +177,9 @@ def _below(depth: int, loop: Callable[[Any], Any], loader: Any) -> Any:
     return next(map(partial(_below, depth - 1, loop), (loader,)))
 
 
-def _first(loader: _Loader, make: Callable[..., Any]) -> Callable[..., Any]:
-    """What makes the loader at its first call, that of the training data, and then what was made before."""
-    waiting = [loader]
-    return lambda *args, **options: waiting.pop() if waiting else make(*args, **options)
-
-
-class _Loader:
-    """What the loop takes for its data: asking it for a batch stops the loop until the next step."""
-
-    def __init__(self, run: OwnLoop) -> None:
-        self._run = run
-
-    def __iter__(self) -> Iterator[Any]:
-        return self
-
-    def __next__(self) -> Any:
-        return self._run._next_batch(sys._getframe(1))
-
-    def __len__(self) -> int:
-        return self._run.length
+def _values_of_own(frame: FrameType | None) -> Iterator[Any]:
+    """What local variables of the user's own lines hold, from a frame outwards."""
+    while frame is not None:
+        if is_own_code(frame.f_code.co_filename):
+            yield from frame.f_locals.values()
+        frame = frame.f_back

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from fixtures.documented import two_stage
+from fixtures.documented import two_stage, value_script
 from gradgate import check_trainer
 from gradgate.checks import oracles
 from gradgate.core.verdict import Verdict
@@ -92,6 +92,23 @@ def test_documented_adapter_of_two_scripts_verifies_them(adapters: Path):
     assert failed(verdict) == {}
     assert {"GG203", "GG418", "GG613"} <= {result.code for result in verdict.results if result.status == "passed"}
     assert len([line for line in block("two-scripts").splitlines() if line.strip()]) <= 45
+
+
+@pytest.mark.parametrize(
+    ("shuffle", "found"), [(True, {}), (False, {"GG612": ["two of 3 epochs have the same order; allowed: none"]})]
+)
+def test_documented_adapter_of_an_own_loader_looks_at_its_order(
+    adapters: Path, monkeypatch: pytest.MonkeyPatch, shuffle: bool, found: dict[str, list[str]]
+):
+    """What the script's DataLoader yields is under test: GG612 passes it, and names one that does not shuffle."""
+    make = value_script.DataLoader
+    monkeypatch.setattr(
+        value_script, "DataLoader", lambda rows, **options: make(rows, **options | {"shuffle": shuffle})
+    )
+    verdict = verified(adapters, "own-loader", "GG100", "GG202", "GG203", "GG601", "GG612")
+
+    assert failed(verdict) == found
+    assert {result.status for result in verdict.results} <= {"passed", "failed"}
 
 
 def test_documented_adapter_finds_the_fault_that_the_page_names(adapters: Path, monkeypatch: pytest.MonkeyPatch):

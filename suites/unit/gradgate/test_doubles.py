@@ -84,6 +84,16 @@ def test_casts_down_are_casts(cast: Any) -> None:
         assert cast(torch.ones(3, dtype=torch.float64)).dtype != torch.float64
 
 
+def test_what_torch_itself_casts_is_cast() -> None:
+    """A gradient scaler takes the reciprocal of its scale in float64, and wants it in float32."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1, dtype=torch.float64))])
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    with doubles_kept():
+        scaler.scale(optimizer.param_groups[0]["params"][0].sum()).backward()
+        scaler.unscale_(optimizer)
+    assert optimizer.param_groups[0]["params"][0].grad == 1.0
+
+
 def test_a_step_that_raises_leaves_the_casts_as_they_were() -> None:
     before = Tensor.float, torch.softmax
     with pytest.raises(RuntimeError, match="own"), doubles_kept():

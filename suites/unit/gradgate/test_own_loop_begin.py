@@ -46,3 +46,22 @@ def test_begin_lends_the_loop_a_loader_a_dtype_and_a_command_line() -> None:
     run.step(next(iter(run.batches())))
     assert weight.dtype == torch.float64
     assert torch.equal(weight, start - 4.0)  # type: ignore[arg-type]
+
+
+class EarlyHead(OwnLoop):
+    """A loop that asks its value head, behind a cast up, before it takes a batch."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        def loop(loader: Any) -> None:
+            head = torch.nn.Linear(3, 1)
+            hidden = torch.ones(2, 3, dtype=dtype)
+            head(hidden.float()).sum().backward()
+            for batch in loader:
+                head(batch.float()).sum().backward()
+
+        self.begin(loop, dtype=dtype)
+
+
+def test_what_a_loop_casts_up_while_it_begins_stays_float64() -> None:
+    """The layers are float64 then, and would take nothing else."""
+    assert EarlyHead(torch.float64).local("hidden").dtype == torch.float64
