@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from gradgate.subjects.doubles import end_backwards
 from gradgate.subjects.global_state import GlobalState, seed_everything
 
 # A check's steps take milliseconds; on two loaded cores a second thread made them up to ten times slower. And one
@@ -38,4 +39,5 @@ def isolated(seed: int, label: str = "check") -> Iterator[Path]:
             torch.set_num_threads(THREADS)
             yield Path(folder)
         finally:
+            end_backwards()
             before.restore()

@@ -219,10 +219,16 @@ class Run:
 def _keeping_doubles(method: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(method)
     def keeping(run: Run, *args: Any, **options: Any) -> Any:
-        from gradgate.subjects.doubles import kept_in  # imports torch
+        from gradgate.subjects import doubles  # imports torch
 
-        with kept_in(getattr(run, "modules", {}).values()):
+        doubles.end_backwards()  # of one that raised
+        if not doubles.are_double(getattr(run, "modules", {}).values()):
             return method(run, *args, **options)
+        with doubles.doubles_kept():
+            given = method(run, *args, **options)
+        if method.__name__ == "losses":
+            doubles.keep_behind(given)
+        return given
 
     return keeping
 

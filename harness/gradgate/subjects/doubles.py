@@ -7,8 +7,8 @@ asks for, would lose nine digits there, or end in a layer whose parameters have 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import wraps
 from pathlib import Path
 from types import FrameType
@@ -30,11 +30,30 @@ def doubles_kept() -> Iterator[None]:
         yield
 
 
-def kept_in(modules: Iterable[nn.Module]) -> AbstractContextManager[None]:
-    """`doubles_kept` where the first parameters of one of the modules are float64, else nothing."""
+def are_double(modules: Iterable[nn.Module]) -> bool:
+    """Whether the first parameters of one of the modules are float64."""
     first = (next(module.parameters(), None) for module in modules)
-    is_double = any(parameter is not None and parameter.dtype == torch.float64 for parameter in first)
-    return doubles_kept() if is_double else nullcontext()
+    return any(parameter is not None and parameter.dtype == torch.float64 for parameter in first)
+
+
+def keep_behind(terms: Any) -> None:
+    """Let what a backward of these losses computes again, in checkpointed blocks, keep float64, too."""
+    for term in terms.values() if isinstance(terms, Mapping) else ():
+        if isinstance(term, Tensor) and term.requires_grad:
+            term.register_hook(_enter_backward)
+
+
+def _enter_backward(_gradient: Tensor) -> None:
+    stack = ExitStack()
+    stack.enter_context(doubles_kept())
+    _BACKWARDS.append(stack)
+    torch.autograd.Variable._execution_engine.queue_callback(end_backwards)
+
+
+def end_backwards() -> None:
+    """Leave what a backward entered; it calls this itself where it does not raise."""
+    while _BACKWARDS:
+        _BACKWARDS.pop().close()
 
 
 def _keeping(cast: Callable[..., Any]) -> Callable[..., Any]:
@@ -64,6 +83,7 @@ def _widened(value: Any) -> Any:
     return torch.float64 if value is torch.float32 else value
 
 
+_BACKWARDS: list[ExitStack] = []  # that are on, the innermost last
 _TORCH = str(Path(torch.__file__).parent)
 _TO_FLOAT = Tensor.float
 _WITH_DTYPE = (

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from gradgate import Run
 from gradgate.checks.formula_calls import Call
@@ -82,6 +83,40 @@ def test_every_way_to_say_float32_is_one_that_keeps(cast: Any) -> None:
 def test_casts_down_are_casts(cast: Any) -> None:
     with doubles_kept():
         assert cast(torch.ones(3, dtype=torch.float64)).dtype != torch.float64
+
+
+class Checkpointed(Upcasting):
+    """Its trunk's features are computed again in the backward."""
+
+    def losses(self, batch: Tensor) -> Mapping[str, Tensor]:
+        def head(features: Tensor) -> Tensor:
+            return self.modules["value_head"](features.float())
+
+        features = self.modules["trunk"](batch.to(self.modules["trunk"].weight.dtype))
+        value = checkpoint(head, features, use_reentrant=False)
+        assert isinstance(value, Tensor)
+        return {"total": value.square().mean(), "count": torch.tensor(2.0)}
+
+
+def test_what_a_backward_computes_again_is_what_the_forward_computed() -> None:
+    """Also where it is not the step that goes backward, and the casts are themselves again behind it."""
+    before = Tensor.float
+    run = Checkpointed(torch.float64)
+    run.losses(torch.ones(2, 3))["total"].backward()
+    assert run.modules["trunk"].weight.grad is not None
+    assert Tensor.float is before
+
+
+def test_a_backward_that_raises_leaves_the_casts_to_the_next_run() -> None:
+    """What it entered is left before anything else of a run is asked."""
+    before = Tensor.float
+    run = Checkpointed(torch.float64)
+    total = run.losses(torch.ones(2, 3))["total"]
+    run.modules["value_head"].weight.register_hook(lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        total.backward()
+    Upcasting(torch.float32).losses(torch.ones(2, 3))
+    assert Tensor.float is before
 
 
 def test_what_torch_itself_casts_is_cast() -> None:
