@@ -78,6 +78,7 @@ from torch.nn import functional
 from gradgate.checks import batches, snapshot
 from gradgate.checks.invariance import rows_of
 from gradgate.checks.raised import SubjectRaisedError, calling
+from gradgate.core.errors import nearest
 from gradgate.core.finding import Finding
 from gradgate.core.origin import origin
 from gradgate.core.verdict import Outcome
@@ -91,6 +92,7 @@ NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
 STEPS = 3
 SLOW_S = 1.0
+_WORDS = {"cuts": ("end", "front"), "schedule_counts": ("updates", "steps")}
 LIES = "make it true, or leave the capability out: a missing one makes checks not applicable, a wrong one breaks them"
 SETTINGS = "pass dtype and device to the tensors; put a setting that must change back in `finally`"
 SEEDED = "draw everything from generators that start() seeds with its `seed`"
@@ -211,6 +213,11 @@ def _of_pieces(start: Start) -> Iterator[Fault]:
         yield "`Run.optimizers` is no sequence of optimizers", LIES
     if run.logits_from is not None and run.logits_from not in modules:
         yield f"`logits_from` names {run.logits_from!r}, which is not in `modules` ({', '.join(modules)})", LIES
+    for attribute, words in _WORDS.items():
+        said = getattr(run, attribute)
+        if said is not None and said not in words:
+            known = " or ".join(map(repr, words))
+            yield f"`{attribute}` is {said!r}, expected {known}{nearest(str(said), words)}", LIES
 
 
 def _of_seed(start: Start) -> Iterator[Fault]:
