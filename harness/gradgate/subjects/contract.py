@@ -104,7 +104,7 @@ class Run:
         super().__init_subclass__(**options)
         for name in _COMPUTES:
             method = vars(cls).get(name)
-            if isinstance(method, FunctionType):
+            if isinstance(method, FunctionType) and method is not vars(Run)[name]:
                 setattr(cls, name, _keeping_doubles(method))
 
     def batches(self) -> Iterator[Batch]:

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from gradgate import Run
 from gradgate.checks.formula_calls import Call
+from gradgate.subjects.capabilities import declared
 from gradgate.subjects.doubles import doubles_kept
 
 
@@ -140,3 +141,13 @@ def test_a_step_that_raises_leaves_the_casts_as_they_were() -> None:
 def test_a_formula_answers_in_the_dtype_of_its_values(dtype: torch.dtype) -> None:
     call = Call("returns", lambda value_BS: value_BS.float(), "a case", {"value_BS": torch.ones(2, 3, dtype=dtype)})
     assert call().dtype == dtype
+
+
+def test_a_capability_that_a_run_takes_back_is_none() -> None:
+    """`losses = Run.losses` says that there are none, though a class above has some."""
+
+    class Without(Upcasting):
+        losses = Run.losses
+
+    assert "losses" in declared(Upcasting(torch.float64))
+    assert "losses" not in declared(Without(torch.float64))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -278,6 +279,6 @@ def test_a_change_that_ends_the_training_is_no_repair(load: Loaded):
     for gone, sound in (("loss.backward()", False), ("self.optimizer.zero_grad()", False), ("return nothing", True)):
         line = 1 + next((i for i, text in enumerate(LOOPS.splitlines()) if text.strip() == gone), 0)
         variant = operators.Variant("skip-statement", line, gone, "")
-        with exchange.exchanged(exchange.Trial(module.First.step, variant, node, path)) as done:
+        with exchange.exchanged(exchange.Trial(inspect.unwrap(module.First.step), variant, node, path)) as done:
             assert done is (not sound)
             assert asked.is_as_sound(before, 60.0) is sound

@@ -430,8 +430,9 @@ def branching(value_BS: Tensor, target_BS: Tensor, valid_BS: Tensor) -> Tensor:
 
 
 def rounded_to(dtype: torch.dtype) -> Callable[..., Tensor]:
-    """A value loss that is computed in a lower precision."""
-    return lambda value_BS, *rest: mini_trainer.value_loss(value_BS.to(dtype), *rest).double()
+    """A value loss that is computed in a lower precision, as a table of that dtype has it."""
+    table = torch.zeros((), dtype=dtype)
+    return lambda value_BS, *rest: mini_trainer.value_loss(value_BS.type_as(table), *rest).double()
 
 
 OWN = torch.Generator()
