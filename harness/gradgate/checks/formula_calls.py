@@ -48,8 +48,7 @@ class Call:
 
         arguments = [moved(held) for held in self.arguments.values()]
         options = {name: moved(held) for name, held in self._given.items()}
-        is_double = any(isinstance(held, Tensor) and held.dtype == torch.float64 for held in arguments)
-        with doubles_kept() if is_double else nullcontext():
+        with doubles_kept() if self.is_double else nullcontext():
             return self.function(*arguments, **options).cpu()
 
     @property
@@ -57,6 +56,11 @@ class Call:
         """The options that the formula is given."""
         named = {name: held for name, held in self.options.items() if held is not None}
         return {name: held for name, held in named.items() if _takes(self.function, name)}
+
+    @property
+    def is_double(self) -> bool:
+        """Whether it is given float64, as no trainer is."""
+        return any(isinstance(held, Tensor) and held.dtype == torch.float64 for held in self.arguments.values())
 
     @property
     def is_beyond_the_formula(self) -> bool:

@@ -26,6 +26,7 @@ from gradgate.core.verdict import Outcome
 _TORCHS_OWN = ("not implemented for", "Could not run")  # how torch says that it has no such kernel, by the same error
 LOOKED_INTO = 1500  # numbers given, in a call that is looked into for the line
 KEPT = ("value_BS", "logits_BSHV", "weight_BSH")  # arguments that are a module's output, or another formula's
+FLOAT32_TO_FLOAT64 = 2.0**29  # roundoff: what is off by less in float64 is not off in float32
 SHARES = (0.5, 0.8, 0.2, 0.0)  # of the failing calls by size, those that are looked into
 
 
@@ -51,15 +52,23 @@ class Ledger:
     left: int = 0
     keeps: bool = False
     _worst: tuple[float, float, float] = (-1.0, 0.0, 0.0)  # share of the bound, error, bound
-    _found: dict[str, tuple[int, Finding]] = field(default_factory=dict)
+    _found: dict[str, tuple[tuple[bool, int], Finding]] = field(default_factory=dict)  # how plainly it shows, and what
     _failed: dict[str, list[Call]] = field(default_factory=dict)  # by formula
     _formula: dict[str, str] = field(default_factory=dict)  # symptom to formula
-    _likely: set[str] = field(default_factory=set)  # symptoms that numbers show, and not NaN at padding alone
+    _likely: set[str] = field(default_factory=set)  # symptoms that show in what training can meet
 
     def note(
-        self, symptom: str, message: str, fix: str, call: Call, *, victim: Location | None = None, **numbers: Any
+        self,
+        symptom: str,
+        message: str,
+        fix: str,
+        call: Call,
+        *,
+        victim: Location | None = None,
+        likely: bool = True,
+        **numbers: Any,
     ) -> None:
-        """Record a fault; of several with one symptom the one with the smallest input stays.
+        """Record a fault; of several with one symptom the one with the smallest input stays, of likely ones first.
 
         Args:
             symptom: what kind of fault; a finding each.
@@ -67,6 +76,7 @@ class Ledger:
             fix: what to write instead.
             call: the call that shows it.
             victim: the line that raised, where one did.
+            likely: whether training can meet it; nothing likely is a warning, as what NaN at padding alone shows.
             numbers: for the finding's detail.
 
         Raises:
@@ -77,16 +87,18 @@ class Ledger:
             if "gradient" not in symptom and "backward" not in symptom:
                 first.note(call)
             raise FirstFaultError(message)
-        size, known = self._found.get(symptom, (0, None))
+        likely = likely and NAN_AT_PADDING not in call.case
+        rank = (not likely, call.size)
+        own, known = self._found.get(symptom, (rank, None))
         count = known.count + 1 if known else 1
-        if known is None or call.size < size:
+        if known is None or rank < own:
             detail = {name: plain(number) for name, number in numbers.items()} | {"reproduce": call.text()}
             message = f"{message}, on {call.case}"
             known = Finding(self.code, self.name, message, victim=victim, fix=fix, detail=detail)
-            size = call.size
-        self._found[symptom] = (size, dataclasses.replace(known, count=count))
+            own = rank
+        self._found[symptom] = (own, dataclasses.replace(known, count=count))
         self._formula[symptom] = call.name
-        if NAN_AT_PADDING not in call.case:
+        if likely:
             self._likely.add(symptom)
         failed = self._failed.setdefault(call.name, [])
         if not failed or failed[-1] is not call:
@@ -194,7 +206,8 @@ class Ledger:
         )
         numbers: dict[str, Any] = {"index": list(index), "actual": got, "expected": want}
         numbers["allowed"] = float(bound[worst])
-        self.note(what + apart, message, fix, call, **numbers)
+        rounds = call.is_double and float(share[worst]) <= FLOAT32_TO_FLOAT64
+        self.note(what + apart, message, fix, call, likely=not rounds, **numbers)
         return False
 
     def finite(

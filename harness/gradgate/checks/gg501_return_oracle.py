@@ -19,7 +19,8 @@ packed batches, gamma in {0, 0.5, 0.99, 1}, lambda in {0, 0.95, 1}, with finite 
 float32, float64, bfloat16 and float16 values and rewards. Threshold: 2 (3 n + 8) u n M with n the row's real tokens, M
 the largest |r| + 2 |v| and u the roundoff of float32 (float64 for float64); a worst case, so that the false-alarm rate
 is 0. Returns must be at least float32, and detached. What NaN at padding alone shows is a warning: a mask that is
-multiplied in holds as long as padding has numbers.
+multiplied in holds as long as padding has numbers; and so is what float64 alone shows and float32's roundoff covers,
+since no trainer runs in float64.
 
 Where a run has `placed`, the rewards on the tokens of 8 of its batches are held against the reference's placing of the
 rewards that its rows have in the data. Threshold: two roundings of the rewards' dtype; false-alarm rate 0, if what

@@ -126,6 +126,20 @@ def test_reproduction_can_be_pasted() -> None:
     assert float(weight_BSH[index]) == pytest.approx(finding.detail["actual"])
 
 
+@pytest.mark.parametrize("factor", [1.0, 1.001])
+def test_what_float64_alone_shows_and_float32_rounds_away_is_a_warning(factor: float) -> None:
+    """A discount times a mask in float32 has seven digits, which float64 beside it does not bring back."""
+
+    def narrowed(reward_BS: Tensor, value_BS: Tensor, valid_BS: Tensor, *, gamma: float, **settings: Any) -> Tensor:
+        dtype = torch.promote_types(value_BS.dtype, torch.float32)
+        short = float(torch.tensor(gamma * factor))
+        return oracles.gae_returns(reward_BS, value_BS, valid_BS, gamma=short, **settings).to(dtype)
+
+    found = outcome("GG501", Subject("narrowed", (), functions=Functions(returns=narrowed))).findings
+
+    assert {finding.severity for finding in found} == {"warning" if factor == 1.0 else "error"}
+
+
 def test_reproduction_of_a_large_input_is_its_size() -> None:
     """Nobody pastes a whole corpus."""
     call = formula_calls.Call("labels", broken_functions.labels, "the corpus", {"token_BS": torch.zeros(50, 100)})
