@@ -146,9 +146,8 @@ class Ledger:
         message = f"{told} and is {float(given[at]):.6g}; allowed: no change"
         symptom = f"{call.name}, {name} written{'' if real.any() else ' at padding'}"
         given.copy_(before)
-        self.note(symptom, message, "write into a copy: detach() shares the numbers of what it is taken from", call)
-        if not real.any():
-            self._likely.discard(symptom)
+        fix = "write into a copy: detach() shares the numbers of what it is taken from"
+        self.note(symptom, message, fix, call, likely=bool(real.any()))
 
     def gradient(self, call: Call, output: Tensor, leaf: Tensor, fix: str) -> Tensor | None:
         """d(output) / d(leaf), zeros where they are not connected; None, and a finding, where backward raises."""
