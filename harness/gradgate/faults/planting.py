@@ -108,12 +108,10 @@ class Campaign:
             reports: dict[int, Report | Lost] = {}
             left = list(range(len(faults)))
             while left:
-                tasks = [self._task(f"{i}-{len(red)}", faults[i], planted[i], seen, red) for i in left]
+                tasks = {i: self._task(f"{i}-{len(red)}", faults[i], planted[i], seen, red) for i in left}
                 untold = []
-                for number, report in self._answers(tasks, self.timeout):
-                    i = left[number]
+                for i, report in self._drive(tasks):
                     reports[i] = report
-                    shutil.rmtree(tasks[number].log.parent, ignore_errors=True)
                     if _codes_of(report) <= known:
                         on_outcome(_outcome(faults[i], report))
                     else:
@@ -126,6 +124,13 @@ class Campaign:
                     if i not in left:
                         on_outcome(_outcome(faults[i], reports[i]))
         return [_outcome(fault, reports[i]) for i, fault in enumerate(faults)]
+
+    def _drive(self, tasks: Mapping[int, Task]) -> Iterator[tuple[int, Report | Lost]]:
+        """Run tasks by their faults' numbers; the copies go as they end."""
+        numbers = list(tasks)
+        for key, report in self._answers(list(tasks.values()), self.timeout):
+            shutil.rmtree(tasks[numbers[key]].log.parent, ignore_errors=True)
+            yield numbers[key], report
 
     def _answers(self, tasks: Sequence[Task], timeout: float) -> Iterator[tuple[int, Report | Lost]]:
         """Each task in a process of its own."""
