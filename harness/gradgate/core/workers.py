@@ -11,8 +11,9 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -57,21 +58,22 @@ def usable_cores() -> int:
 
 
 def run(
-    groups: Sequence[Sequence[Item]],
+    groups: Iterable[Sequence[Item]],
     function: Callable[[Item], Answer],
     *,
     jobs: int,
-    timeout: float,
+    timeout: float | Callable[[Item], float],
     fresh: bool = False,
     on_start: Callable[[Item], None] = lambda _: None,
 ) -> Iterator[tuple[int, Answer | Lost]]:
     """Answer every item, as many at a time as there are jobs.
 
     Args:
-        groups: items that go to one worker, one after the other, because they share what is kept in a process.
+        groups: items that go to one worker, one after the other, because they share what is kept in a process. The next
+            group is asked for when there is a worker for it, so that answers can decide what is asked.
         function: item -> answer. Processes are forked where the system can, so that only answers need be pickled.
         jobs: most processes at a time.
-        timeout: seconds for each item; a worker that takes longer is killed.
+        timeout: seconds for each item, or item -> seconds; a worker that takes longer is killed.
         fresh: a new process for each group.
         on_start: called here when an item is handed out.
 
@@ -80,17 +82,18 @@ def run(
         left, no process of it remains.
     """
     interrupt.is_raised()  # from here on there are processes to end
-    numbers = iter(range(sum(map(len, groups))))
-    waiting = deque(deque((next(numbers), item) for item in group) for group in groups if group)
+    numbers, limit = count(), timeout if callable(timeout) else _Same(timeout)
+    new = (deque((next(numbers), item) for item in group) for group in groups if group)
+    left: deque[deque[tuple[int, Item]]] = deque()  # by workers that were lost
     workers: list[_Worker[Item]] = []
     with tempfile.TemporaryDirectory(prefix="gradgate-workers-", ignore_cleanup_errors=True) as folder:
         try:
-            while waiting or workers:
-                _hire(workers, waiting, jobs, lambda: _start(function, timeout, workers, Path(folder)))
+            while True:
+                _hire(workers, left, new, jobs, lambda: _start(function, limit, workers, Path(folder)))
                 if not workers:
                     return
                 for worker in [one for one in workers if one.current is None]:
-                    _hand_out(worker, timeout, on_start)
+                    _hand_out(worker, limit, on_start)
                 pause = max(0.0, min(one.deadline for one in workers) - time.monotonic())
                 wait([one.pipe for one in workers], timeout=pause)
                 for worker in list(workers):
@@ -98,7 +101,7 @@ def run(
                     if answer is None or number is None:
                         continue
                     if isinstance(answer[0], Lost):
-                        waiting.extendleft([worker.group] if worker.group else [])
+                        left.extend([worker.group] if worker.group else [])
                     if isinstance(answer[0], Lost) or (fresh and not worker.group):
                         workers.remove(worker)
                         _end(worker)
@@ -108,27 +111,43 @@ def run(
                 _end(worker)
 
 
+@dataclass(frozen=True, slots=True)
+class _Same:
+    """The same time for every item; a class, since it is sent to processes that are not forked."""
+
+    seconds: float
+
+    def __call__(self, _: Any) -> float:
+        return self.seconds
+
+
 def _hire(
     workers: list[_Worker[Item]],
-    waiting: deque[deque[tuple[int, Item]]],
+    left: deque[deque[tuple[int, Item]]],
+    new: Iterator[deque[tuple[int, Item]]],
     jobs: int,
     start: Callable[[], _Worker[Item]],
 ) -> None:
     """Give every idle worker the next group; end those for whom there is none, start more where there are more."""
+
+    def following() -> deque[tuple[int, Item]] | None:
+        return left.popleft() if left else next(new, None)
+
     for worker in [one for one in workers if one.current is None and not one.group]:
-        if waiting:
-            worker.group = waiting.popleft()
+        group = following()
+        if group:
+            worker.group = group
         else:
             workers.remove(worker)
             _end(worker)
-    while waiting and len(workers) < jobs:
+    while len(workers) < jobs and (group := following()):
         worker = start()
-        worker.group = waiting.popleft()
+        worker.group = group
         workers.append(worker)
 
 
 def _start(
-    function: Callable[[Item], Any], timeout: float, others: Sequence[_Worker[Item]], folder: Path
+    function: Callable[[Item], Any], limit: Callable[[Item], float], others: Sequence[_Worker[Item]], folder: Path
 ) -> _Worker[Item]:
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
     context: Any = multiprocessing.get_context(method)
@@ -137,7 +156,7 @@ def _start(
     foreign = [ours, *(other.pipe for other in others)] if method == "fork" else []
     # In a worker's own worker: the fork of a process with a watchdog waits for it, and its thread was not forked along.
     faulthandler.cancel_dump_traceback_later()
-    process = context.Process(target=_serve, args=(function, theirs, foreign, stacks, timeout))
+    process = context.Process(target=_serve, args=(function, theirs, foreign, stacks, limit))
     with _uninterrupted():
         process.start()
     theirs.close()
@@ -154,7 +173,9 @@ def _uninterrupted() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _serve(function: Callable[[Any], Any], pipe: Any, foreign: Sequence[Any], stacks: Path, timeout: float) -> None:
+def _serve(
+    function: Callable[[Any], Any], pipe: Any, foreign: Sequence[Any], stacks: Path, limit: Callable[[Any], float]
+) -> None:
     """The worker's main function: it leads a process group of its own, and ends when the other side does."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started it decides
@@ -170,16 +191,16 @@ def _serve(function: Callable[[Any], Any], pipe: Any, foreign: Sequence[Any], st
                 item = pipe.recv()
             except EOFError:
                 return
-            faulthandler.dump_traceback_later(timeout, file=file)
+            faulthandler.dump_traceback_later(limit(item), file=file)
             answer = function(item)
             faulthandler.cancel_dump_traceback_later()
             pipe.send(answer)
 
 
-def _hand_out(worker: _Worker[Item], timeout: float, on_start: Callable[[Item], None]) -> None:
+def _hand_out(worker: _Worker[Item], limit: Callable[[Item], float], on_start: Callable[[Item], None]) -> None:
     worker.current, item = worker.group.popleft()
     on_start(item)
-    worker.deadline = time.monotonic() + timeout + _GRACE
+    worker.deadline = time.monotonic() + limit(item) + _GRACE
     with contextlib.suppress(OSError):  # it is dead: the answer says so
         worker.pipe.send(item)
 

@@ -1,10 +1,11 @@
-"""Which faults a change can bear on: those in a file that it touches, and those for a check that it touches."""
+"""What a change can bear on: faults in a file that it touches, and for a check that it touches; clean edits alike."""
 
 from __future__ import annotations
 
 import re
 import subprocess
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from gradgate.core.errors import GradgateError
@@ -21,17 +22,27 @@ def affected(faults: Sequence[Fault], root: Path, ref: str) -> list[Fault]:
         root: a folder inside the repository; the faults' files are relative to it.
         ref: the revision.
 
+    Returns:
+        Faults in files that differ, in entries that differ, and for checks that differ. Clean edits that name, as
+        `codes`, what they are held against: one in a file that differs the checks that are named for faults there, one
+        in another file those that differ. With an entry that differs they name none, and are held against all.
+
     Raises:
         GradgateError: git knows no such revision, or the root is in no repository.
     """
-    files = _git(root, "diff", "--name-only", "--relative", ref, "--")
-    codes = {match[1].upper() for file in files if (match := _CHECK.search(file))}
+    files = set(_git(root, "diff", "--name-only", "--relative", ref, "--"))
+    checks = {match[1].upper() for file in files if (match := _CHECK.search(file))}
     entries = {Path(file).name for file in files if file.endswith(".yaml")}
-    return [
-        fault
-        for fault in faults
-        if fault.entry in entries or codes & set(fault.codes) or any(edit.file in files for edit in fault.edits)
-    ]
+    there = [fault for fault in faults if any(edit.file in files for edit in fault.edits)]
+    theirs = checks.union(*(fault.codes for fault in there))
+    chosen = []
+    for fault in faults:
+        if fault.clean and fault.entry not in entries:
+            codes = tuple(sorted(theirs if fault in there else checks))
+            chosen += [replace(fault, codes=codes)] if codes else []
+        elif fault in there or fault.entry in entries or checks & set(fault.codes):
+            chosen.append(fault)
+    return chosen
 
 
 def _git(root: Path, *words: str) -> list[str]:

@@ -8,18 +8,19 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from gradgate.checks import catalogue as rules
 from gradgate.core.errors import GradgateError
 from gradgate.core.workers import Lost, run
 from gradgate.faults.catalogue import Fault, Planted, plant
+from gradgate.faults.desk import Codes, Desk, codes_of
 from gradgate.faults.edit import EditError
 from gradgate.faults.innocent import beside
 from gradgate.faults.worker import Notice, Report, Task, work
 
 Status = Literal["killed", "survived", "equivalent", "broken", "hung", "crashed", "quiet", "alarm"]
-PARTS = 4  # of the checks of the unedited source for each job: they take from a second to a minute
+What = TypeVar("What")
 _IGNORED = shutil.ignore_patterns("__pycache__", ".*", "*.pyc")
 
 
@@ -100,101 +101,82 @@ class Campaign:
         self, faults: Sequence[Fault], planted: Sequence[Planted], on_outcome: Callable[[Outcome], None]
     ) -> list[Outcome]:
         """Faults of one subject, this campaign's target."""
+        desk, named = Desk(len(faults)), {code for fault in faults for code in _built(fault.codes)}
         with tempfile.TemporaryDirectory(prefix="gradgate-faults-", ignore_cleanup_errors=True) as folder:
             self._folder = Path(folder).resolve()
             seen = self._before(faults)
-            known = {code for fault in faults for code in _built(fault.codes)}  # green on the unedited source
-            red: set[str] = set()
-            reports: dict[int, Report | Lost] = {}
-            left = list(range(len(faults)))
-            while left:
-                tasks = {i: self._task(f"{i}-{len(red)}", faults[i], planted[i], seen, red) for i in left}
-                untold = []
-                for i, report in self._drive(tasks):
-                    reports[i] = report
-                    if _codes_of(report) <= known:
-                        on_outcome(_outcome(faults[i], report))
-                    else:
-                        untold.append(i)
-                asked = set[str]().union(*(_codes_of(reports[i]) for i in untold)) - known
-                red |= self._red_before(f"others-{len(known)}-{len(red)}", asked, faults)
-                known |= asked - red
-                left = [i for i in untold if _codes_of(reports[i]) & red]
-                for i in untold:
-                    if i not in left:
-                        on_outcome(_outcome(faults[i], reports[i]))
-        return [_outcome(fault, reports[i]) for i, fault in enumerate(faults)]
+            while desk.is_open():
+                for what, report in self._drive(lambda: self._next(desk, faults, planted, seen)):
+                    known = desk.add(what, report) if isinstance(what, int) else desk.settle(what, _red(report, named))
+                    for i in known:
+                        on_outcome(_outcome(faults[i], desk.reports[i]))
+        return [_outcome(fault, desk.reports[i]) for i, fault in enumerate(faults)]
 
-    def _drive(self, tasks: Mapping[int, Task]) -> Iterator[tuple[int, Report | Lost]]:
-        """Run tasks by their faults' numbers; the copies go as they end."""
-        numbers = list(tasks)
-        for key, report in self._answers(list(tasks.values()), self.timeout):
-            shutil.rmtree(tasks[numbers[key]].log.parent, ignore_errors=True)
-            yield numbers[key], report
+    def _next(
+        self, desk: Desk, faults: Sequence[Fault], planted: Sequence[Planted], seen: Mapping[str, str]
+    ) -> tuple[int | Codes, Task] | None:
+        what = desk.next()
+        if isinstance(what, tuple):
+            return what, self._unedited(what[0], faults, codes=what, exit_first=False)
+        return None if what is None else (what, self._task(what, faults[what], planted[what], seen, desk.red))
 
-    def _answers(self, tasks: Sequence[Task], timeout: float) -> Iterator[tuple[int, Report | Lost]]:
-        """Each task in a process of its own."""
-        return run([[task] for task in tasks], work, jobs=self.jobs, timeout=timeout, fresh=True)
+    def _drive(self, following: Callable[[], tuple[What, Task] | None]) -> Iterator[tuple[What, Report | Lost]]:
+        """Each task in a process of its own, as many at a time as there are jobs; its copy goes as it ends."""
+        handed = []
+
+        def tasks() -> Iterator[list[Task]]:
+            while (one := following()) is not None:
+                handed.append(one)
+                yield [one[1]]
+
+        for number, report in run(tasks(), work, jobs=self.jobs, timeout=_limit, fresh=True):
+            what, task = handed[number]
+            shutil.rmtree(task.log.parent, ignore_errors=True)
+            yield what, report
 
     def _before(self, faults: Sequence[Fault]) -> dict[str, str]:
-        """Drive the unedited source: what it counts, what each witness sees, and whether the named checks are green.
+        """Drive the unedited source: what it counts, and what each witness sees.
 
         Returns:
             For each witness the file with what it sees.
 
         Raises:
-            GradgateError: it does not build, or fails a check that is to notice a fault.
+            GradgateError: it does not build.
         """
-        named = sorted({code for fault in faults for code in _built(fault.codes)})
         witnesses = sorted({fault.witness for fault in faults if not fault.clean})
         seen = {witness: str(self._folder / f"seen-{number}") for number, witness in enumerate(witnesses)}
         self._stored.mkdir()
-        tasks = [self._unedited("counts", faults, store=str(self._stored))] if named else []
-        tasks += [self._unedited("witnesses", faults, seen=seen)] if seen else []
-        tasks += self._checking("named", named, faults)
-        for _, report in self._answers(tasks, 4 * self.timeout):
-            for notice in _sound(report).notices:
-                raise GradgateError(f"the unedited source fails {notice.code}, before any fault: {notice.message}")
+        if not seen:
+            return seen
+        counting = self._unedited("counts", faults, store=str(self._stored))
+        tasks = iter([("", counting), ("", self._unedited("witnesses", faults, seen=seen))])
+        for _, report in self._drive(lambda: next(tasks, None)):
+            _sound(report)
         return seen
-
-    def _red_before(self, name: str, codes: Collection[str], faults: Sequence[Fault]) -> frozenset[str]:
-        """Those of these codes that fail on the unedited source: they can notice nothing."""
-        tasks = self._checking(name, sorted(codes), faults)
-        reports = self._answers(tasks, 4 * self.timeout)
-        return frozenset(notice.code for _, report in reports for notice in _sound(report).notices)
-
-    def _checking(self, name: str, codes: Sequence[str], faults: Sequence[Fault]) -> list[Task]:
-        training = tuple(code for code in codes if _trains(code))  # together, since they look at the same fits
-        others, count = [code for code in codes if code not in training], PARTS * self.jobs
-        parts = [training, *(tuple(others[i::count]) for i in range(count))]
-        return [
-            self._unedited(f"{name}-{number}", faults, codes=part, exit_first=False)
-            for number, part in enumerate(parts)
-            if part
-        ]
 
     def _unedited(self, name: str, faults: Sequence[Fault], **what: Any) -> Task:
         copy = self._copy(f"before-{name}", sorted({_top(edit.file) for fault in faults for edit in fault.edits}), {})
-        return Task(self.target, copy, self.root, copy.parent / "log", seed=self.seed, **what)
+        timeout = 4 * self.timeout  # a check that finds nothing runs to its end
+        return Task(self.target, copy, self.root, copy.parent / "log", seed=self.seed, timeout=timeout, **what)
 
     @property
     def _stored(self) -> Path:
         """Counts of the unedited source, which those of an edited one are held against."""
         return self._folder / "stored"
 
-    def _task(
-        self, name: str, fault: Fault, planted: Planted, seen: Mapping[str, str], red: Collection[str] = ()
-    ) -> Task:
-        """The checks that are named for a fault, and the others for what they leave; for a clean edit those that do not
-        train whole runs. `red` are left out."""
-        task = self._edited(name, fault, planted)
+    def _task(self, number: int, fault: Fault, planted: Planted, seen: Mapping[str, str], red: Collection[str]) -> Task:
+        """The checks that are named for a fault, and the others for what they leave; for a clean edit those that it
+        names, or all that do not train whole runs. `red` are left out."""
+        task = self._edited(f"{number}-{len(red)}", fault, planted)
         task = replace(task, switched=tuple(code for code in _everything() if code not in red and _is_made_again(code)))
-        others = tuple(code for code in _everything() if code not in {*_built(fault.codes), *red})
+        named = tuple(code for code in _built(fault.codes) if code not in red)
+        others = tuple(code for code in _everything() if code not in {*named, *red})
         if fault.clean:
             # It may cost more: what a stored count or a declared cost rightly tells is no fault.
-            quick = tuple(code for code in others if not _trains(code) and code[2] != "7")
-            return replace(task, codes=quick, exit_first=False, baselines="", locate=0.0, changed=())
-        return replace(task, codes=_built(fault.codes), others=others, seen={fault.witness: seen[fault.witness]})
+            quick = tuple(code for code in named or others if not _trains(code) and code[2] != "7")
+            task = replace(task, codes=quick, exit_first=False, baselines="", locate=0.0, changed=())
+            return replace(task, switched=()) if named else task
+        return replace(task, codes=named, others=others, seen={fault.witness: seen[fault.witness]})
 
     def _edited(self, name: str, fault: Fault, planted: Planted) -> Task:
         copy = self._copy(name, sorted({_top(edit.file) for edit in fault.edits}), planted.files)
@@ -250,8 +232,20 @@ def _sound(report: Report | Lost) -> Report:
     return report
 
 
-def _codes_of(report: Report | Lost) -> set[str]:
-    return set() if isinstance(report, Lost) else {notice.code for notice in report.notices}
+def _red(report: Report | Lost, named: Collection[str]) -> set[str]:
+    """Codes that fail on the unedited source.
+
+    Raises:
+        GradgateError: one of them is named for a fault; or as `_sound`.
+    """
+    for notice in _sound(report).notices:
+        if notice.code in named:
+            raise GradgateError(f"the unedited source fails {notice.code}, before any fault: {notice.message}")
+    return codes_of(report)
+
+
+def _limit(task: Task) -> float:
+    return task.timeout
 
 
 def _outcome(fault: Fault, report: Report | Lost) -> Outcome:

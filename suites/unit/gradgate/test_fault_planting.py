@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from gradgate import cli
 from gradgate.core.workers import Lost
 from gradgate.faults import planting, witness, worker
-from gradgate.faults.catalogue import Fault
+from gradgate.faults.catalogue import Fault, Planted
 from gradgate.faults.changed import affected
 from gradgate.faults.edit import Edit
 from gradgate.faults.planting import Campaign, Outcome
@@ -202,6 +202,48 @@ def test_changed_takes_faults_of_changed_files_and_checks(project: Path):
     done = gradgate("faults", "run", "--path", project, "--changed", "nowhere")
     assert done.exit_code == 2
     assert "--changed: git says:" in done.output
+
+
+@pytest.mark.parametrize(
+    ("changed", "codes"),
+    [
+        ("tiny_trainer.py", {"OK-01": ("GG206",)}),
+        ("gg303_learning_rate.py", {"OK-01": ("GG303",), "OK-02": ("GG303",)}),
+        ("faults/ok.yaml", {"OK-01": (), "OK-02": ()}),
+    ],
+)
+def test_clean_edits_are_held_against_what_a_change_bears_on(
+    project: Path, changed: str, codes: dict[str, tuple[str, ...]]
+):
+    """In a file that differs, what notices the faults there; elsewhere a check that differs; a new entry, all."""
+    git(project, "init", "-q")
+    git(project, "add", ".")
+    git(project, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "-m", "all")
+    with (project / changed).open("a", encoding="utf-8") as file:
+        file.write("\n")
+    git(project, "add", ".")
+    here, there = Edit("tiny_trainer.py", "a", "b"), Edit("other.py", "a", "b")
+    faults = [
+        Fault("GF-01", "w", "s", ("GG206",), (here,)),
+        Fault("GF-02", "w", "s", ("GG101",), (there,)),
+        Fault("OK-01", "w", "s", (), (here,), entry="ok.yaml"),
+        Fault("OK-02", "w", "s", (), (there,), entry="ok.yaml"),
+    ]
+    chosen = affected(faults, project, "HEAD")
+    assert {fault.id: fault.codes for fault in chosen if fault.clean} == codes
+
+
+def test_clean_edit_that_names_checks_is_shown_to_those_alone(project: Path):
+    """Without switches, and none that trains whole runs; one that names none is shown to all of them."""
+    campaign = Campaign("tiny_trainer:subject", project)
+    campaign._folder = project / "copies"
+    edit = Edit("tiny_trainer.py", "a", "b")
+    one, every = Fault("OK-01", "w", "s", ("GG303", "GG901"), (edit,)), Fault("OK-02", "w", "s", (), (edit,))
+    tasks = [campaign._task(i, fault, Planted({}, ()), {}, ()) for i, fault in enumerate((one, every))]
+    assert [(task.codes, task.others, task.switched) for task in tasks] == [
+        (("GG303",), (), ()),
+        (("GG206", "GG303"), (), ("GG206",)),
+    ]
 
 
 def git(folder: Path, *words: str) -> None:

@@ -101,3 +101,23 @@ def test_items_are_announced_as_they_begin():
     begun: list[str] = []
     answers([["a", "b"], ["c"]], _who, on_start=begun.append, jobs=1)
     assert begun == ["a", "b", "c"]
+
+
+def test_answers_decide_what_is_asked_next():
+    """The next group is asked for when there is a worker for it, and no earlier."""
+    known: list[str] = []
+
+    def following() -> Iterator[list[str]]:
+        yield ["first"]
+        yield ["other"]
+        yield [f"after {' and '.join(known)}"]
+
+    for _, (item, _) in run(following(), _who, jobs=1, timeout=60.0, fresh=True):  # type: ignore[misc]
+        known.append(item)
+    assert known == ["first", "other", "after first and other"]
+
+
+def test_time_may_depend_on_the_item():
+    """What is known to take longer has longer."""
+    found = answers([["hang"], ["first"]], _ends, timeout=lambda item: 1.0 if item == "hang" else 60.0)
+    assert (found[0].reason, found[1]) == ("hung", "first")
