@@ -84,7 +84,7 @@ def list_faults(path: Path | None, folder: Path | None, select: tuple[str, ...])
 @_FOLDER
 @_SELECT
 @click.option(
-    "--changed", metavar="REF", help="Only faults in files, or for checks, that differ from this git revision."
+    "--changed", metavar="REF", help="Only faults in functions, or for checks, that differ from this git revision."
 )
 @click.option("-j", "--jobs", type=click.IntRange(1), help="Processes at a time; default: the cores.")
 @click.option("--timeout", type=click.FloatRange(1.0), default=480.0, show_default=True, help="Seconds for each fault.")

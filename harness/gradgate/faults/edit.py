@@ -75,7 +75,7 @@ def apply(source: str, edit: Edit) -> Edited:
         EditError: the pattern matches nothing or more than once, or the outcome is no Python.
     """
     tree = _parsed(source, edit.file)
-    scope = _scope(tree, edit.within, edit.file)
+    scope = scope_of(tree, edit.within, edit.file)
     pattern = _parsed(textwrap.dedent(edit.find).strip(), f"{edit.file}: find").body
     # An expression for an expression is found anywhere; for anything else it has to stand as a statement.
     expression = _is_expression(pattern) and _is_expression(
@@ -120,7 +120,12 @@ def _dumped(text: str) -> str | None:
         return None
 
 
-def _scope(tree: ast.Module, within: str, file: str) -> ast.AST:
+def scope_of(tree: ast.Module, within: str, file: str) -> ast.AST:
+    """The function or class of that dotted name; the tree itself where the name is empty.
+
+    Raises:
+        EditError: there is none, or more than one.
+    """
     scope: ast.AST = tree
     for name in within.split(".") if within else ():
         inside = [

@@ -193,7 +193,7 @@ def test_changed_takes_faults_of_changed_files_and_checks(project: Path):
     assert "nothing that differs from HEAD bears on a fault" in done.output
     fault = Fault("GF-01", "w", "s", ("GG206",), (Edit("tiny_trainer.py", "a", "b"),))
     assert affected([fault], project, "HEAD") == []
-    (project / "tiny_trainer.py").write_text(TRAINER + "\n", encoding="utf-8")
+    (project / "tiny_trainer.py").write_text(TRAINER + "import math\n", encoding="utf-8")
     assert affected([fault], project, "HEAD") == [fault]
     git(project, "checkout", "-q", ".")
     (project / "gg206_stale_gradient.py").write_text("", encoding="utf-8")
@@ -202,6 +202,30 @@ def test_changed_takes_faults_of_changed_files_and_checks(project: Path):
     done = gradgate("faults", "run", "--path", project, "--changed", "nowhere")
     assert done.exit_code == 2
     assert "--changed: git says:" in done.output
+
+
+@pytest.mark.parametrize(
+    ("find", "replace", "ids"),
+    [
+        ("lr=0.1", "lr=0.2", ["GF-01", "GF-03"]),
+        ("loss.backward()", "loss.backward(); self.note = 1", ["GF-02", "GF-03"]),
+        ("import gradgate\n", "import gradgate, math\n", ["GF-01", "GF-02", "GF-03", "GF-04", "GF-05"]),
+        ("def subject():", "def other():\n    pass\n\n\ndef subject():", ["GF-03"]),
+        ("    def step(", "    # a note\n    def step(", []),
+        ("import gradgate\n", "import gradgate, (\n", ["GF-01", "GF-02", "GF-03", "GF-04", "GF-05"]),
+        ("def losses(", "def lost(", ["GF-03", "GF-05"]),
+    ],
+)
+def test_changed_takes_faults_of_functions_that_differ(project: Path, find: str, replace: str, ids: list[str]):
+    """The whole file where it differs outside its functions; nothing for a comment; what does not fit is told later."""
+    git(project, "init", "-q")
+    git(project, "add", ".")
+    git(project, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "-m", "all")
+    scopes = ["Loop.__init__", "Loop.step", "", "subject", "Loop.losses"]
+    edits = [Edit("tiny_trainer.py", "a", "b", within) for within in scopes]
+    faults = [Fault(f"GF-0{i}", "w", "s", ("GG206",), (edit,)) for i, edit in enumerate(edits, start=1)]
+    (project / "tiny_trainer.py").write_text(TRAINER.replace(find, replace), encoding="utf-8")
+    assert [fault.id for fault in affected(faults, project, "HEAD")] == ids
 
 
 @pytest.mark.parametrize(
@@ -220,7 +244,7 @@ def test_clean_edits_are_held_against_what_a_change_bears_on(
     git(project, "add", ".")
     git(project, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "-m", "all")
     with (project / changed).open("a", encoding="utf-8") as file:
-        file.write("\n")
+        file.write("\nseed = 1\n")
     git(project, "add", ".")
     here, there = Edit("tiny_trainer.py", "a", "b"), Edit("other.py", "a", "b")
     faults = [
