@@ -28,8 +28,8 @@ def affected(faults: Sequence[Fault], root: Path, ref: str) -> list[Fault]:
     Returns:
         Faults in functions that differ, in entries that differ, and for checks that differ. Where a file differs
         outside its functions, all of it does; comments and layout count for nothing. Clean edits that name, as `codes`,
-        what they are held against: one in a function that differs the checks that are named for those faults, one
-        elsewhere the checks that differ. With an entry that differs they name none, and are held against all.
+        what they are held against: one in a function that differs the checks that are named first for those faults,
+        one elsewhere the checks that differ. With an entry that differs they name none, and are held against all.
 
     Raises:
         GradgateError: git knows no such revision, or the root is in no repository.
@@ -39,7 +39,7 @@ def affected(faults: Sequence[Fault], root: Path, ref: str) -> list[Fault]:
     entries = {Path(file).name for file in files if file.endswith(".yaml")}
     differing = {file: _differing(root, ref, file) for file in files & {e.file for f in faults for e in f.edits}}
     there = [fault for fault in faults if any(_is_in(edit, root, differing) for edit in fault.edits)]
-    theirs = checks.union(*(fault.codes for fault in there))
+    theirs = checks.union(*(fault.codes[:1] for fault in there))
     chosen = []
     for fault in faults:
         if fault.clean and fault.entry not in entries:

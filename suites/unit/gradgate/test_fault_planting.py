@@ -248,7 +248,7 @@ def test_clean_edits_are_held_against_what_a_change_bears_on(
     git(project, "add", ".")
     here, there = Edit("tiny_trainer.py", "a", "b"), Edit("other.py", "a", "b")
     faults = [
-        Fault("GF-01", "w", "s", ("GG206",), (here,)),
+        Fault("GF-01", "w", "s", ("GG206", "GG208"), (here,)),
         Fault("GF-02", "w", "s", ("GG101",), (there,)),
         Fault("OK-01", "w", "s", (), (here,), entry="ok.yaml"),
         Fault("OK-02", "w", "s", (), (there,), entry="ok.yaml"),
