@@ -72,20 +72,29 @@ from tempfile import mkdtemp
 from typing import Any, get_args
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 from gradgate.checks import batches, snapshot
-from gradgate.checks.invariance import rows_of
+from gradgate.checks.contract_clauses import (
+    LIES,
+    Fault,
+    Start,
+    batch_of,
+    of_batches,
+    of_double,
+    of_edges,
+    of_logits,
+    of_losses,
+    of_save,
+    of_tokens,
+)
 from gradgate.checks.raised import SubjectRaisedError, calling
 from gradgate.core.errors import nearest
 from gradgate.core.finding import Finding
 from gradgate.core.origin import origin
 from gradgate.core.verdict import Outcome
-from gradgate.subjects.capabilities import declared
-from gradgate.subjects.contract import Context, Corpus, Objective, Run, Stage, Subject, Tokens
+from gradgate.subjects.contract import Context, Corpus, Objective, Run, Stage, Subject
 from gradgate.subjects.global_state import GlobalState, seed_everything
-from gradgate.subjects.outputs import are_of_heads, logits_in
 
 CODE, NAME = "GG001", "subject-contract"
 NEEDS: tuple[str, ...] = ()
@@ -93,12 +102,9 @@ PER_STAGE = False
 STEPS = 3
 SLOW_S = 1.0
 _WORDS = {"cuts": ("end", "front"), "schedule_counts": ("updates", "steps")}
-LIES = "make it true, or leave the capability out: a missing one makes checks not applicable, a wrong one breaks them"
 SETTINGS = "pass dtype and device to the tensors; put a setting that must change back in `finally`"
 SEEDED = "draw everything from generators that start() seeds with its `seed`"
 
-Fault = tuple[str, str]  # message, fix
-Start = Callable[..., Any]  # a Run, if the subject keeps its word
 Clause = Callable[[], Iterator[Fault]]
 
 
@@ -157,12 +163,12 @@ def _of_stage(stage: Stage, context: Context, step_s: dict[str, float]) -> list[
         return _of_steps(start, lambda seconds: step_s.update({stage.name: seconds}))
 
     def saved() -> Iterator[Fault]:
-        return _of_save(start, Path(mkdtemp(dir=context.folder)))
+        return of_save(start, Path(mkdtemp(dir=context.folder)))
 
     clauses: list[Clause] = [
-        partial(clause, start) for clause in (_of_seed, _of_losses, _of_tokens, _of_batches, _of_logits, _of_double)
+        partial(clause, start) for clause in (_of_seed, of_losses, of_tokens, of_batches, of_logits, of_double)
     ]
-    clauses.append(partial(_of_edges, start, stage.edges or {}))
+    clauses.append(partial(of_edges, start, stage.edges or {}))
     faults = _faults_of(partial(_of_pieces, start))
     for clause in () if faults else (timed, *clauses, saved):  # without its pieces a run cannot be driven
         faults |= _faults_of(clause)
@@ -184,13 +190,6 @@ def _faults_of(clause: Clause) -> dict[Fault, None]:
     faults += [(f"a run left {change}", SETTINGS) for change in before.changes()]
     before.restore()
     return dict.fromkeys(faults)
-
-
-def _batch(run: Run) -> Any:
-    with calling("drawing a batch"):
-        for batch in run.batches():
-            return batch
-    return None
 
 
 def _of_pieces(start: Start) -> Iterator[Fault]:
@@ -225,7 +224,7 @@ def _of_seed(start: Start) -> Iterator[Fault]:
     for salt in (1, 2):  # whatever the global generators hold must not matter
         seed_everything(salt)
         run = start()
-        runs.append((snapshot.take(run), _batch(run)))
+        runs.append((snapshot.take(run), batch_of(run)))
     (state, batch), (other_state, other_batch) = runs
     for difference in (snapshot.first_difference(state, other_state), batches.first_difference(batch, other_batch)):
         if difference is not None:
@@ -261,140 +260,6 @@ def _of_step(difference: snapshot.Difference | None, metrics: Any) -> Iterator[F
         yield f"a step changed its batch: {difference.name}: {difference.text}", "clone before writing"
     if not isinstance(metrics, Mapping):
         yield f"step() returned a {type(metrics).__name__}", "return metrics by name, an empty dict if there are none"
-
-
-def _of_losses(start: Start) -> Iterator[Fault]:
-    run = start()
-    if "losses" not in declared(run):
-        return
-    batch, before = _batch(run), snapshot.take(run)
-    with calling("losses(batch)"):
-        losses = run.losses(batch)
-    total = losses.get("total") if isinstance(losses, Mapping) else None
-    if not isinstance(total, Tensor):
-        yield "losses(batch) has no tensor named 'total'", "return {'total': what the step minimises, ...}"
-        return
-    if total.dim() != 0 or not total.is_floating_point() or not total.requires_grad:
-        yield f"losses(batch)['total'] is {_described(total)}, expected a floating scalar on the graph", LIES
-    difference = snapshot.first_difference(before, snapshot.take(run))
-    if difference is not None:
-        yield f"losses(batch) changed {difference.name}: {difference.text}", "it must change no state but RNG"
-
-
-def _of_tokens(start: Start) -> Iterator[Fault]:
-    run = start()
-    if "tokens" not in declared(run):
-        return
-    batch = _batch(run)
-    with calling("tokens(batch)"):
-        tokens = run.tokens(batch)
-    if not isinstance(tokens, Tokens):
-        yield f"tokens(batch) returned a {type(tokens).__name__}, expected gradgate.Tokens", LIES
-        return
-    wanted = {"token_BS": torch.int64, "valid_BS": torch.bool, "document_BS": torch.int64}
-    for name, dtype in wanted.items():
-        column = getattr(tokens, name)
-        if name == "document_BS" and column is None:
-            continue
-        if not isinstance(column, Tensor) or column.dtype != dtype or column.dim() != 2:
-            yield f"tokens(batch).{name} is {_described(column)}, expected {dtype} [B, S]", LIES
-        elif column.shape != tokens.token_BS.shape:
-            yield f"tokens(batch).{name} has shape {list(column.shape)}, not that of token_BS", LIES
-
-
-def _of_batches(start: Start) -> Iterator[Fault]:
-    """`valid`, `select_rows` and `pad`, on one batch that they must leave as it is."""
-    run = start()
-    can, batch = declared(run), _batch(run)
-    with calling("copying a batch"):
-        kept = copy.deepcopy(batch)
-    valid_BS = None
-    if "valid" in can:
-        with calling("valid(batch)"):
-            valid_BS = run.valid(batch)
-        if not isinstance(valid_BS, Tensor) or valid_BS.dtype != torch.bool or valid_BS.dim() != 2:
-            yield f"valid(batch) is {_described(valid_BS)}, expected {torch.bool} [B, S]", LIES
-            return
-    if "rows" in can:
-        with calling("select_rows(batch, [0, 0])"):
-            rows = rows_of(run.select_rows(batch, [0, 0]))
-        if rows != 2:
-            yield f"select_rows(batch, [0, 0]) gave {rows} rows, expected 2", LIES
-    if "pad" in can and valid_BS is not None:
-        with calling("pad(batch, 2)"):
-            padded_BS = run.valid(run.pad(batch, 2))
-        if not any(torch.equal(padded_BS, functional.pad(valid_BS, side)) for side in ((0, 2), (2, 0))):
-            yield "pad(batch, 2) did not add two positions of padding on the right, or on the left", LIES
-    difference = batches.first_difference(kept, batch)
-    if difference is not None:
-        yield f"valid, select_rows or pad changed their batch: {difference.name}: {difference.text}", LIES
-
-
-def _of_edges(start: Start, edges: Mapping[str, Sequence[str]]) -> Iterator[Fault]:
-    run = start()
-    if not edges or "losses" not in declared(run):
-        return
-    with calling("losses(batch)"):
-        terms = run.losses(_batch(run))
-    for term, names in edges.items():
-        if term not in terms:
-            yield f"edges: losses() has no term {term!r}, only {', '.join(terms)}", LIES
-        for name in names:
-            if name not in run.modules:
-                yield f"edges[{term!r}]: no module {name!r}, only {', '.join(run.modules)}", LIES
-
-
-def _of_logits(start: Start) -> Iterator[Fault]:
-    run = start()
-    if run.logits_from is None or run.logits_from not in run.modules:
-        return
-    seen: list[Any] = []
-    handle = run.modules[run.logits_from].register_forward_hook(lambda *given: seen.append(given[-1]))
-    try:
-        batch = _batch(run)
-        with calling("step 1"):
-            run.step(batch)
-    finally:
-        handle.remove()
-    if not seen:
-        yield f"a step does not call modules[{run.logits_from!r}], which `logits_from` names", LIES
-    elif (logits := logits_in(seen[0])) is None or not are_of_heads(logits):
-        shape = f" with logits {list(logits.shape)}" if logits is not None and logits is not seen[0] else ""
-        fix = "name a module that returns them, or leave `logits_from` out"
-        told = f"modules[{run.logits_from!r}] returns {_described(seen[0])}{shape}"
-        yield f"{told}, expected logits [B, S, (H,) V]", fix
-
-
-def _of_save(start: Start, folder: Path) -> Iterator[Fault]:
-    run = start()
-    if "save" not in declared(run):
-        return
-    with calling("save(path)"):
-        run.save(folder)
-    if not any(folder.iterdir()):
-        yield "save(path) wrote nothing under `path`", LIES
-        return
-    fresh = start()
-    with calling("load(path)"):
-        fresh.load(folder)
-
-
-def _of_double(start: Start) -> Iterator[Fault]:
-    run = start(dtype=torch.float64)
-    for name, module in run.modules.items():
-        wrong = [key for key, p in module.named_parameters() if p.is_floating_point() and p.dtype != torch.float64]
-        if wrong:
-            yield f"start(dtype=torch.float64) left {name}.{wrong[0]} in another dtype", "pass `dtype` to every module"
-            return
-    batch = _batch(run)
-    with calling("step 1 in float64"):
-        run.step(batch)
-
-
-def _described(value: Any) -> str:
-    if not isinstance(value, Tensor):
-        return f"a {type(value).__name__}"
-    return f"{value.dtype} {list(value.shape)}" + ("" if value.requires_grad else " off the graph")
 
 
 def _finding(message: str, fix: str) -> Finding:
