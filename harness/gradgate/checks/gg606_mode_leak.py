@@ -22,9 +22,10 @@ every parameter. Statistic: sets of changes that were left. Allowed: 0.
 
 A step may set modes as it likes, so what counts there is what they lead to: in the step behind it the forward of each
 module must run at least once in the mode in which it first ran in the first step. A module without anything to train
-that starts in eval mode must run in eval mode in the first step too. In `evaluate` each dropout and batch norm must run
-in eval mode at least once, whatever its probability in this run, and no module's output may have a graph: all
-activations of a batch would be kept for a backward that never comes.
+that starts in eval mode must run in eval mode in the first step too. One that rests (no parameter requires grad, or no
+edge trains it and no optimizer holds it) and runs a dropout or batch norm in train mode alone is a warning: some mean
+it. In `evaluate` each dropout and batch norm must run in eval mode at least once, whatever its probability in this run,
+and no module's output may have a graph: all activations of a batch would be kept for a backward that never comes.
 
 Failing means, one place a run: an error raised in the forward of each module, one raised in the backward, and a NaN in
 the output of each module.
@@ -86,6 +87,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from gradgate.checks.edges import untrained
 from gradgate.checks.mode_lines import (
     fingerprint,
     line_of_call,
@@ -96,7 +98,9 @@ from gradgate.checks.mode_lines import (
 )
 from gradgate.checks.modes import (
     Modes,
+    awake_at_rest,
     drawing_modules,
+    frozen_in_eval,
     graphs_in_forward,
     mode_changes,
     modes_in_forward,
@@ -149,7 +153,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     """Call everything once, in order, then with errors in all places."""
     start = partial(_start, stage, context)
     leaks = _Leaks()
-    _look_at_calls(start, context, leaks)
+    awake = _look_at_calls(start, context, stage, leaks)
     _look_at_generators(start, leaks)
     _look_at_failures(start, leaks)
     _look_at_cadence(start, leaks, context.seed)
@@ -157,6 +161,8 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         named(finding, partial(_line, subject, start, finding, context), context.seed) for finding in leaks.findings()
     )
     measured = {"leaks": len(findings), "calls": leaks.looked_at}
+    if awake:
+        findings += (named(_random(awake), partial(_line_of_step, subject, start, awake), context.seed),)
     return Outcome(findings, measured, {"leaks": 0})
 
 
@@ -189,19 +195,27 @@ def _line(subject: Subject, start: Callable[[], Run], finding: Finding, context:
     return line_of_change(source, state, calls[doing], usual)
 
 
+def _line_of_step(subject: Subject, start: Callable[[], Run], names: list[str]) -> Line | None:
+    """The line of a step that calls one of these modules."""
+    run = start()
+    parts = {name: part for top, module in run.modules.items() for name, part in module.named_modules(prefix=top)}
+    return line_of_call(subject.source, [parts[name] for name in names], partial(run.step, next(iter(run.batches()))))
+
+
 def _start(stage: Stage, context: Context) -> Run:
     with calling("start()"):
         return stage.start(context.seed, device=context.device)
 
 
-def _look_at_calls(start: Callable[[], Run], context: Context, leaks: _Leaks) -> None:
-    """Two steps, `losses`, `evaluate` and `save`, one after the other on one run."""
+def _look_at_calls(start: Callable[[], Run], context: Context, stage: Stage, leaks: _Leaks) -> list[str]:
+    """Two steps, `losses`, `evaluate` and `save`, one after the other on one run; what rests, and is in train mode."""
     run = start()
     first, second = islice(run.batches(), 2)
-    asleep = _frozen_in_eval(run)
+    asleep = frozen_in_eval(run)
     with _looking(run, "step 1", leaks, modules=False), modes_in_forward(run) as seen:
         run.step(first)
     leaks.note("step 1", mode_changes(asleep, seen))
+    awake = [name for name in awake_at_rest(run, seen, untrained(stage, run)) if name not in asleep]
     expected = _first(seen)
     with _looking(run, "step 2", leaks, modules=False), modes_in_forward(run) as seen:
         run.step(second)
@@ -213,25 +227,11 @@ def _look_at_calls(start: Callable[[], Run], context: Context, leaks: _Leaks) ->
         with modes_in_forward(run) as seen, graphs_in_forward(run) as graphs:
             _look_at_reader(run, "evaluate()", run.evaluate, leaks)
         leaks.note("evaluate()", [f"`{name}` {KEEPS}" for name in graphs])
-        awake = [name for name in drawing_modules(run) if seen.get(name) and all(seen[name])]
-        leaks.note("evaluate()", [f"`{name}` {RUNS}" for name in awake])
+        drawing = [name for name in drawing_modules(run) if seen.get(name) and all(seen[name])]
+        leaks.note("evaluate()", [f"`{name}` {RUNS}" for name in drawing])
     if "save" in declared(run):
         _look_at_reader(run, "save()", partial(run.save, context.folder), leaks)
-
-
-def _frozen_in_eval(run: Run) -> dict[str, bool]:
-    """Modules without anything to train that start in eval mode, which is where they are meant to be."""
-    frozen = {
-        name: module
-        for name, module in run.modules.items()
-        if not any(parameter.requires_grad for parameter in module.parameters())
-    }
-    return {
-        key: False
-        for name, module in frozen.items()
-        for key, part in module.named_modules(prefix=name)
-        if not part.training
-    }
+    return awake
 
 
 def _first(seen: Mapping[str, list[bool]]) -> dict[str, bool]:
@@ -380,4 +380,17 @@ def _finding(doing: list[str], changes: str) -> Finding:
         fix="change modes in a context manager, or put them back in `finally`; seed generators in start() alone",
         count=len(doing),
         detail={"calls": doing},
+    )
+
+
+def _random(awake: list[str]) -> Finding:
+    more = f" and {len(awake) - SHOWN} more" if len(awake) > SHOWN else ""
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"{', '.join(f'`{name}`' for name in awake[:SHOWN])}{more} in train mode in a module that rests",
+        severity="warning",
+        fix="put what is frozen into eval mode, behind each `train()` of the whole",
+        count=len(awake),
+        detail={"modules": awake},
     )

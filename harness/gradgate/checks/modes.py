@@ -108,6 +108,42 @@ def drawing_modules(run: Run) -> list[str]:
     return [name for name, module in _modules(run) if draws(module)]
 
 
+def frozen_in_eval(run: Run) -> dict[str, bool]:
+    """Modules without anything to train that start in eval mode, which is where they are meant to be."""
+    frozen = {
+        name: module
+        for name, module in run.modules.items()
+        if not any(parameter.requires_grad for parameter in module.parameters())
+    }
+    return {
+        key: False
+        for name, module in frozen.items()
+        for key, part in module.named_modules(prefix=name)
+        if not part.training
+    }
+
+
+def awake_at_rest(run: Run, seen: Mapping[str, Collection[bool]], untrained: Collection[nn.Parameter]) -> list[str]:
+    """The modules whose mode decides what they compute, that only ran in train mode, and belong to one that rests.
+
+    Args:
+        run: whose modules.
+        seen: the modes in which each ran.
+        untrained: parameters that no declared edge trains; a module rests whose parameters are all of these and in no
+            optimizer, or need no gradient.
+    """
+    held = {each for optimizer in run.optimizers for group in optimizer.param_groups for each in group["params"]}
+    found = []
+    for top, module in run.modules.items():
+        parameters = list(module.parameters())
+        if parameters and not any(
+            each.requires_grad and (each in held or each not in untrained) for each in parameters
+        ):
+            parts = module.named_modules(prefix=top)
+            found += [name for name, part in parts if draws(part) and seen.get(name) and all(seen[name])]
+    return found
+
+
 def draws(module: object) -> bool:
     """Whether a module's mode decides what it computes."""
     return isinstance(module, _DropoutNd | _BatchNorm)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -193,6 +193,36 @@ def test_evaluation_in_train_mode_is_found_though_it_leaves_nothing_behind():
     (finding,) = outcome_of("GG606", Stage("policy", Awake)).findings
     assert "`average.dropout` in train mode while it runs" in finding.message
     assert outcome_of("GG606", Stage("policy", PolicyRun)).findings == ()
+
+
+class Noisy(PolicyRun):
+    """Its frozen scorer is in train mode from the start."""
+
+    def __init__(self, seed: int, **options: Any) -> None:
+        super().__init__(seed, **options)
+        self.scorer.train()
+
+
+class Unfrozen(Noisy):
+    """The scorer's parameters require grad, and no optimizer holds them."""
+
+    def __init__(self, seed: int, **options: Any) -> None:
+        super().__init__(seed, **options)
+        self.scorer.requires_grad_(True)
+
+
+@pytest.mark.parametrize(
+    ("run", "edges", "warned"),
+    [(Noisy, None, True), (Unfrozen, {"policy_loss": ("policy",)}, True), (Unfrozen, None, False)],
+)
+def test_module_that_rests_in_train_mode_is_a_warning_with_the_line_that_calls_it(
+    run: type, edges: Mapping[str, Sequence[str]] | None, warned: bool
+):
+    """It rests where no parameter requires grad, or no edge trains it and no optimizer holds it."""
+    findings = outcome_of("GG606", Stage("policy", run, edges=edges)).findings
+    found = [each for each in findings if each.severity == "warning"]
+    assert ["scorer" in each.message and "in a module that rests" in each.message for each in found] == [True] * warned
+    assert all(each.culprit is not None and "self.scorer(" in each.culprit.source for each in found)
 
 
 class Graphing(PolicyRun):
