@@ -110,6 +110,7 @@ from gradgate.checks.own_lines import Line, named
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.randomness import seeded
 from gradgate.checks.snapshot import Snapshot, first_difference, take
+from gradgate.checks.switches import Again
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.capabilities import declared
@@ -118,6 +119,7 @@ from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject
 CODE, NAME = "GG606", "mode-leak"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = True
+AGAIN = Again(quick=False)
 SEEDS = (17, 18)  # two states of the global generators; any two
 RUNS = "in train mode while it runs"
 KEEPS = "makes a graph while it runs"
