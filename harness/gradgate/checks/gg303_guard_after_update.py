@@ -68,22 +68,17 @@ Faults OS-19, OS-20 and PR-13 of the fault catalogue.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from math import inf, isfinite, nan
-from typing import Any
-
-import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from gradgate.checks import batches as trees
+from gradgate.checks.injections import Injection, in_field, in_gradient, in_output
 from gradgate.checks.own_lines import Line, named
 from gradgate.checks.raised import calling, first_line, reports_raises
-from gradgate.checks.snapshot import Difference, Snapshot, first_difference, named_parameters, take
+from gradgate.checks.snapshot import Difference, Snapshot, but_rates, first_difference, named_parameters, take
 from gradgate.checks.update_lines import line_of_guard, watched_step
 from gradgate.checks.updates import gradients_at_updates
 from gradgate.core.finding import Finding, Location
@@ -95,29 +90,7 @@ CODE, NAME = "GG303", "guard-after-update"
 NEEDS: tuple[str, ...] = ("optimizers",)
 PER_STAGE = True
 WARM_STEPS = 2
-RATE = re.compile(r"param_groups\[\d+\]\.(initial_)?lr$")
 SKIPPED = re.compile(r"(?<![a-z])(skip|non_?finite|overflow|nans?(?![a-z])|infs?(?![a-z]))")
-
-
-def _plainly(run: Run) -> AbstractContextManager[None]:
-    return nullcontext()
-
-
-@dataclass(frozen=True)
-class Injection:
-    """One place for a NaN or Inf.
-
-    Args:
-        where: the place, in words.
-        value: nan or inf.
-        batch: batch -> the batch to step on.
-        installed: run -> a context in which the step is taken.
-    """
-
-    where: str
-    value: float
-    batch: Callable[[Batch], Batch] = lambda batch: batch
-    installed: Callable[[Run], AbstractContextManager[None]] = _plainly
 
 
 @dataclass(frozen=True)
@@ -147,51 +120,15 @@ def _survey(stage: Stage, context: Context) -> tuple[list[Injection], CleanStep]
     graded = [names[p] for p in names if any(update.gradients[p] is not None for update in updates)]
     found = []
     for value in (nan, inf):
-        found += [_in_field(path, value) for path, _ in trees.floating_leaves(batch)]
-        found += [_in_gradient(name, value) for name in dict.fromkeys(graded[:1] + graded[-1:])]
-    return found + [_in_output(name) for name in run.modules], CleanStep(_but_rates(take(run)), metrics)
-
-
-def _in_field(path: trees.Path, value: float) -> Injection:
-    def poisoned(batch: Batch) -> Batch:
-        leaf = next(leaf for at, leaf in trees.floating_leaves(batch) if at == path)
-        return trees.replaced(batch, path, trees.filled(leaf, value))
-
-    return Injection(f"`{trees.named(path)}`", value, batch=poisoned)
-
-
-def _in_gradient(name: str, value: float) -> Injection:
-    @contextmanager
-    def hooked(run: Run) -> Iterator[None]:
-        parameter = next(p for p, known in named_parameters(run).items() if known == name)
-        handle = parameter.register_hook(lambda grad: torch.full_like(grad, value))
-        try:
-            yield
-        finally:
-            handle.remove()
-
-    return Injection(f"the gradient of `{name}`", value, installed=hooked)
-
-
-def _in_output(name: str) -> Injection:
-    def poison(module: nn.Module, args: Any, output: Any) -> Any:
-        return tree_map(lambda x: x * nan if isinstance(x, Tensor) and x.is_floating_point() else x, output)
-
-    @contextmanager
-    def hooked(run: Run) -> Iterator[None]:
-        handle = run.modules[name].register_forward_hook(poison)
-        try:
-            yield
-        finally:
-            handle.remove()
-
-    return Injection(f"the output of module `{name}`", nan, installed=hooked)
+        found += [in_field(path, value) for path, _ in trees.floating_leaves(batch)]
+        found += [in_gradient(name, value) for name in dict.fromkeys(graded[:1] + graded[-1:])]
+    return found + [in_output(name) for name in run.modules], CleanStep(but_rates(take(run)), metrics)
 
 
 def _inject(subject: Subject, stage: Stage, context: Context, injection: Injection, clean: CleanStep) -> Finding | None:
     """Take one poisoned step on a run of its own, and judge what it left behind."""
     run, batch = _warm(stage, context)
-    before = _but_rates(take(run))
+    before = but_rates(take(run))
     metrics: Mapping[str, float] = {}
     error: BaseException | None = None
     with injection.installed(run):
@@ -199,7 +136,7 @@ def _inject(subject: Subject, stage: Stage, context: Context, injection: Injecti
             metrics = run.step(injection.batch(batch))
         except (Exception, SystemExit) as raised:
             error = raised
-    after = _but_rates(take(run))
+    after = but_rates(take(run))
     change = first_difference(before, after)
     if change is None:
         if error is not None:
@@ -210,11 +147,6 @@ def _inject(subject: Subject, stage: Stage, context: Context, injection: Injecti
         return None
     find = partial(_line, subject, stage, context, injection, error)
     return named(_updated(injection, change, error), find, context.seed)
-
-
-def _but_rates(state: Snapshot) -> Snapshot:
-    """Without learning rates: whether a schedule goes on behind an update that was skipped is GG607's."""
-    return {name: value for name, value in state.items() if not RATE.search(name)}
 
 
 def _line(

@@ -16,8 +16,9 @@ The stage says which keys can be moved, and to which values (`Stage.options`; `g
 configuration, and what it guesses may be refused). For each value a fresh run is started
 with that one key moved, the same seed, and stepped 5 times. What can be observed is compared bit for bit: the batches,
 the metrics that are not about time, and parameters, optimizer state and settings at the end. What is alike is stepped
-20 times from another seed, for keys that act late or on few batches. Statistic: pairs of values of one key that nothing
-tells apart in either run; allowed: 0.
+20 times from another seed, for keys that act late or on few batches, and once with NaN in a gradient and in what each
+module returns, for keys that say what becomes of such a step. Statistic: pairs of values of one key that nothing tells
+apart in any of these; allowed: 0.
 
 Where all values of a key give the same batches, parameters and states in both runs and other metrics, a warning names
 these metrics: a bound that is in the report and not in the formula.
@@ -90,16 +91,18 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, combinations, islice
+from math import isfinite, nan
 from typing import Any
 
 from gradgate.checks import batches as trees
 from gradgate.checks.first_fault import wanted
 from gradgate.checks.freezing import Half, frozen_by_halves
 from gradgate.checks.gg601_nondeterminism import MEASURED
+from gradgate.checks.injections import Injection, in_gradient, in_output
 from gradgate.checks.option_lines import Alike, line_of_option
 from gradgate.checks.own_lines import named
 from gradgate.checks.raised import SubjectRaisedError, as_finding, calling
-from gradgate.checks.snapshot import Snapshot, first_difference, take
+from gradgate.checks.snapshot import Snapshot, but_rates, first_difference, named_parameters, take
 from gradgate.checks.switches import looked_at
 from gradgate.core.errors import SubjectError
 from gradgate.core.finding import Finding
@@ -179,6 +182,8 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         for (one, ours), (other, theirs) in combinations(zip(values, seen, strict=True), 2):
             pairs += 1
             if not ours.is_like(theirs) or not _stay_alike(stage, context, at_start, key, (one, other)):
+                continue
+            if not _break_alike(stage, context, at_start, key, (one, other)):
                 continue
             if isinstance(values, Guessed) and _acts_elsewhere(subject, stage, context, at_start, key, (one, other)):
                 elsewhere = True
@@ -270,6 +275,33 @@ def _stay_alike(
     return one.is_like(two)
 
 
+def _break_alike(stage: Stage, context: Context, at_start: GlobalState, key: str, values: tuple[Any, Any]) -> bool:
+    """Whether the same becomes of a step with NaN in a gradient, or in what a module returns.
+
+    That is: what it raises, whether it changes anything but rates, and which of its metrics are finite. No more: a NaN
+    goes through what a factor of 0 takes out of every other step.
+    """
+
+    def started(value: Any) -> Run:
+        at_start.restore()
+        return stage.start(context.seed, device=context.device, options={key: value})
+
+    def becomes(injection: Injection, value: Any) -> Any:
+        run = started(value)
+        (batch,), before = islice(run.batches(), 1), but_rates(take(run))
+        with injection.installed(run):
+            try:
+                told: Any = {name: isfinite(number) for name, number in _lasting(run.step(batch)).items()}
+            except (Exception, SystemExit) as error:
+                told = type(error)
+        return told, first_difference(before, but_rates(take(run))) is None
+
+    run = started(values[0])
+    trained = [name for parameter, name in named_parameters(run).items() if parameter.requires_grad]
+    injections = [*(in_gradient(name, nan) for name in trained[:1]), *map(in_output, run.modules)]
+    return all(becomes(each, values[0]) == becomes(each, values[1]) for each in injections)
+
+
 def _acts_elsewhere(
     subject: Subject, stage: Stage, context: Context, at_start: GlobalState, key: str, values: tuple[Any, Any]
 ) -> bool:
@@ -324,9 +356,13 @@ def _observe(
         drawn, metrics = [], []
         for batch in islice(run.batches(), steps):
             drawn.append(batch)
-            kept = run.step(batch)
-            metrics.append({name: number for name, number in kept.items() if not MEASURED.search(name.lower())})
+            metrics.append(_lasting(run.step(batch)))
     return Observed(tuple(drawn), tuple(metrics), take(run))
+
+
+def _lasting(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Metrics that are not about time."""
+    return {name: number for name, number in metrics.items() if not MEASURED.search(name.lower())}
 
 
 def _half(half: Half) -> Finding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from gradgate.watch.difference import compare as compare
 from gradgate.watch.difference import first_difference as first_difference
 
 Snapshot = Mapping[str, Any]
+_RATE = re.compile(r"param_groups\[\d+\]\.(initial_)?lr$")
 
 
 def named_parameters(run: Run) -> dict[nn.Parameter, str]:
@@ -31,6 +33,11 @@ def named_parameters(run: Run) -> dict[nn.Parameter, str]:
 def take(run: Run) -> Snapshot:
     """Copies of everything that a step may change: parameters, persistent buffers, optimizer state and settings."""
     return {name: value.detach().clone() if isinstance(value, Tensor) else value for name, value in _values(run)}
+
+
+def but_rates(state: Snapshot) -> Snapshot:
+    """Without learning rates: whether a schedule goes on behind an update that was skipped is GG607's."""
+    return {name: value for name, value in state.items() if not _RATE.search(name)}
 
 
 def _values(run: Run) -> Iterator[tuple[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -168,6 +169,30 @@ def test_gg414_leaves_a_key_that_acts_with_another_choice() -> None:
     behind = replace(stage, start=start, options=options)
 
     assert errors(run_check("GG414", Subject("s", [behind]), behind)) == []
+
+
+@pytest.mark.parametrize(("acts", "found"), [("update", 0), ("loss", 0), ("nowhere", 1)])
+def test_gg414_leaves_a_key_that_says_what_becomes_of_a_step_with_nan(acts: str, found: int) -> None:
+    """Where the update is asked, or the loss alone; one that is asked nowhere is dead."""
+
+    class Guarded(MiniRun):
+        skips = False
+
+        def step(self, batch: Any) -> Mapping[str, float]:
+            if self.skips and acts == "loss" and not self.losses(batch)["total"].isfinite():
+                return {}
+            with suppress(FloatingPointError) if self.skips and acts == "update" else nullcontext():
+                return super().step(batch)
+            return {}
+
+    def start(seed: int, *, dtype: Any = torch.float32, device: str = "cpu", options: Any = None) -> Run:
+        run = Guarded("value", Parts(), seed, dtype, device)
+        run.skips = (options or {}).get("skip_nonfinite", False)
+        return run
+
+    stage = Stage("value", start, options={"skip_nonfinite": (False, True)})
+
+    assert len(errors(run_check("GG414", Subject("s", [stage]), stage))) == found
 
 
 def test_gg414_leaves_a_key_that_only_an_evaluation_shows() -> None:
