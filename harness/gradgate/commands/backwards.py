@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import textwrap
 from collections.abc import Iterator
 from typing import Any
 
 CLIPPING = "clip_grad_norm_"
+SKIPS = re.compile(r"isfinite|isnan|isinf|skipped|scaler\.", re.IGNORECASE)
+SCHEDULE = re.compile(r"sched\w*\.step\(", re.IGNORECASE)
 
 
 def proposals(found: Any) -> Iterator[str]:
@@ -21,28 +24,30 @@ def proposals(found: Any) -> Iterator[str]:
     for name, method in methods:
         node = parsed(method)
         if node is not None and any(_is_backward(call) for call in calls_in(node)):
-            yield from _of(f"{found.__name__}.{name}".rstrip("."), node)
+            yield from _of(f"{found.__name__}.{name}".rstrip("."), node, found.__module__)
 
 
-def _of(name: str, node: ast.FunctionDef) -> Iterator[str]:
-    calls = list(calls_in(node))
+def _of(name: str, node: ast.FunctionDef, module: str) -> Iterator[str]:
+    from gradgate.commands.own_loaders import loader_class
+
     loop = loop_of(node)
     terms = ", ".join(f'"{term}": "{term}"' for term in terms_of(node))
     if loop is not None:
         yield f"`{name}` keeps its loop, over `{ast.unparse(loop.iter)}`: `class Stage(gradgate.OwnLoop)`, and in it"
         yield f"    terms = {{{terms}}}"
-        yield f"    self.begin(lambda loader: {name}(...))  # with `loader` for what it loops over"
+        if own := loader_class(module, module, node, loop.iter):
+            yield f"    self.begin(lambda _: {name}(...), loader_class={own})  # whose batches are the run's"
+        else:
+            yield f"    self.begin(lambda loader: {name}(...))  # with `loader` for what it loops over"
         for optimizer in optimizers_of(node):
             yield f'    self.optimizers = [self.local("{optimizer}")]'
     else:
         yield f"`{name}` is a step that keeps its losses: `class Stage(gradgate.StepLosses)`, and in it"
         yield f"    terms = {{{terms}}}"
-        times = sum(map(_is_backward, calls))
-        if times > 1:
-            yield f"    backwards = {times}"
-    for call in calls:
+    for call in calls_in(node):
         if last(call) == CLIPPING and len(call.args) > 1:
             yield f"    max_norm = {ast.unparse(call.args[1])}"
+    yield from (f"    {line}" for line in schedule_question(node))
 
 
 def loop_of(node: ast.FunctionDef) -> ast.For | None:
@@ -80,6 +85,14 @@ def terms_of(node: ast.FunctionDef) -> list[str]:
             of_losses = [part for part in parts if isinstance(made[name], ast.BinOp)]
             found |= dict.fromkeys(of_losses or ([name] if name in made else []))
     return list(found)
+
+
+def schedule_question(node: ast.FunctionDef) -> Iterator[str]:
+    """What to declare where a step may skip its update and moves a schedule; what is meant, no source tells."""
+    source = ast.unparse(node)
+    if SKIPS.search(source) and SCHEDULE.search(source):
+        told = "what is meant to move the schedule where a step skips its update"
+        yield f'# schedule_counts = "updates"  # or "steps": {told}'
 
 
 def optimizers_of(node: ast.FunctionDef) -> list[str]:

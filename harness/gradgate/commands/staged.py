@@ -10,7 +10,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from gradgate.commands.backwards import CLIPPING, calls_in, last, loop_of, optimizers_of, parsed, terms_of
+from gradgate.commands.backwards import (
+    CLIPPING,
+    calls_in,
+    last,
+    loop_of,
+    optimizers_of,
+    parsed,
+    schedule_question,
+    terms_of,
+)
 
 HEAD = """import torch
 
@@ -27,15 +36,15 @@ class {title}(gradgate.TokenRows, gradgate.{base}):  # without TokenRows: select
 {attributes}
     def __init__(self, seed, *, dtype=torch.float32, device="cpu", options=None):
         torch.manual_seed(seed)
-        self.seed = seed
 {build}
         self.modules = {{{modules}}}
         self.optimizers = [{optimizers}]
-{step}
+{step}{batches}'''
+BATCHES = """
     def batches(self):  # REPLACE: rows of tokens with a reward each to what your loop takes for a batch
         for rows in gradgate.toy_rows(self.seed):
             yield collate(rows)
-'''
+"""
 SUBJECT = """
 
 def subject():
@@ -90,10 +99,13 @@ def _import(target: Target) -> str:
 
 
 def _stage(numbered: tuple[int, Target]) -> tuple[str, str]:
+    from gradgate.commands.own_loaders import loader_class
+
     number, target = numbered
     node = parsed(target.function) or ast.parse(f"def {target.name.rpartition('.')[2]}(): ...").body[0]
     assert isinstance(node, ast.FunctionDef)  # noqa: S101 - `parsed` gives no other, nor does the line above
     loop, title = loop_of(node), f"Stage{number}"
+    own = loader_class(target.module, target.alias, node, loop.iter) if loop is not None else None
     modules = {name.rpartition(".")[2]: _found(name, loop is not None) for name in _modules(target, node)}
     where = ", ".join(f'"{name}": {found}' for name, found in modules.items())
     rates = ", ".join(f'"{name}": 1e-2' for name in modules)
@@ -104,6 +116,7 @@ def _stage(numbered: tuple[int, Target]) -> tuple[str, str]:
     attributes.append(
         "    # end_token, max_length = 2, 512  # the token that ends a row, and where rows are cut (GG413)\n"
     )
+    attributes += [f"    {line}\n" for line in schedule_question(node)]
     losses = [term for term in terms_of(node) if LOSS.search(term)]
     text = STAGE.format(
         title=title,
@@ -111,10 +124,11 @@ def _stage(numbered: tuple[int, Target]) -> tuple[str, str]:
         target=f"{target.module}.{target.name}",
         terms=", ".join(f'"{term}": "{term}"' for term in losses),
         attributes="".join(attributes),
-        build="\n".join(f"        {line}" for line in _build(target, node, loop)),
+        build="\n".join(f"        {line}" for line in _build(target, node, loop, own)),
         modules=where,
         optimizers=", ".join(_found(name, loop is not None) for name in optimizers),
         step="" if loop is not None else f"\n    def step(self, batch):\n        return {_call(target)}(batch)\n",
+        batches="" if own else BATCHES,
     )
     options = ", ".join(f'"{key}": {values}' for key, values in _options(target))
     name = target.alias if target.name == "main" else target.name.lower()
@@ -126,14 +140,16 @@ def _call(target: Target) -> str:
     return f"self.trainer.{method}" if target.owner else f"{target.alias}.{method}"
 
 
-def _build(target: Target, node: ast.FunctionDef, loop: ast.For | None) -> Iterator[str]:
+def _build(target: Target, node: ast.FunctionDef, loop: ast.For | None, own: str | None) -> Iterator[str]:
     """What makes the trainer and lets its loop begin."""
+    if own is None:
+        yield "self.seed = seed"
     if target.owner:
         required = ", ".join(f"{name}=..." for name in _required(target))
         yield f"self.trainer = {target.alias}.{target.owner}({required})  # REPLACE: small"
     if loop is None:
         return
-    over = ast.unparse(loop.iter)
+    over = f"`{ast.unparse(loop.iter)}`" + (", whose batches are the run's" if own else "")
     arguments = []
     for argument in node.args.args[: len(node.args.args) - len(node.args.defaults)]:
         if argument.arg == "self":
@@ -145,12 +161,13 @@ def _build(target: Target, node: ast.FunctionDef, loop: ast.For | None) -> Itera
             arguments.append(argument.arg)
     called = _call(target)
     extra = f", loader_in={target.alias}" if "loader" not in arguments and "DataLoader" in ast.unparse(node) else ""
+    extra = f", loader_class={own}" if own else extra
     if any(last(call) == "parse_args" for call in calls_in(node)) or _parses(target):
         yield f'argv = [{", ".join(_endless(target))}, "--seed", str(seed)]  # and what else your command line needs'
         yield 'argv += [word for key, value in (options or {}).items() for word in (f"--{key}", str(value))]'
         extra += ", argv=argv"
-    yield f"# The loop goes over `{over}`. What it loads from files: patches around begin() that hand out small ones."
-    yield f"self.begin(lambda loader: {called}({', '.join(arguments)}), dtype=dtype{extra})"
+    yield f"# The loop goes over {over}. What it loads from files: patches around begin() that hand out small ones."
+    yield f"self.begin(lambda {'_' if own else 'loader'}: {called}({', '.join(arguments)}), dtype=dtype{extra})"
 
 
 def _required(target: Target) -> list[str]:

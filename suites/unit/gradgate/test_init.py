@@ -121,7 +121,6 @@ def test_written_adapter_says_what_to_build(folder: Path, kind: str):
         ("somebodys_trainers:loop", "loop", "# Found loop(config)."),
         ("somebodys_trainers:Inside", "two-stage", '#     terms = {"main": "main", "extra": "extra"}'),
         ("somebodys_trainers:Inside", "two-stage", "#     max_norm = self.config.max_norm"),
-        ("somebodys_trainers:Inside", "two-stage", "#     backwards = 2"),
         ("somebodys_trainers:Inside", "two-stage", "# `Inside.pretrain` keeps its loop, over `loader`: `class Stage("),
         ("somebodys_trainers:Inside", "two-stage", '#     self.optimizers = [self.local("optim")]'),
         ("somebodys_trainers:script", "loop", "#     self.begin(lambda loader: script(...))"),
@@ -134,6 +133,7 @@ def test_init_looks_at_the_target(folder: Path, target: str, kind: str, hint: st
     text = (folder / "gradgate_adapter.py").read_text(encoding="utf-8")
     assert hint in text
     assert f"from somebodys_trainers import {target.partition(':')[2]}" in text
+    assert "backwards = " not in text  # what goes backward in front of the updates is counted without being told
     ast.parse(text)
 
 
@@ -151,7 +151,7 @@ def test_init_writes_a_stage_for_each_of_several_targets(folder: Path):
     ast.parse(text)
     for line in (
         "from fixtures.documented import value_script",
-        "self.begin(lambda loader: value_script.main(), dtype=dtype, loader_in=value_script, argv=argv)",
+        "self.begin(lambda _: value_script.main(), dtype=dtype, loader_class=torch.utils.data.DataLoader, argv=argv)",
         'self.modules = {"critic": self.local("critic")}',
         'self.optimizers = [self.local("optimizer")]',
         'gradgate.Stage("value_script", Stage1, options={"lr": (0.01, 0.005)})',
