@@ -36,9 +36,10 @@ def loader_class(module: str, alias: str, function: ast.FunctionDef, over: ast.e
     if len(kinds) > 1 or (kind := kinds.pop()) is None:
         return None
     alike = [call for call in calls_in(function) if issubclass(_class_of(call, module) or object, kind)]
-    if min(alike, key=lambda call: (call.lineno, call.col_offset)) not in made:
+    first = min(alike, key=lambda call: (call.lineno, call.col_offset))
+    if first not in made:
         return None
-    return "torch.utils.data.DataLoader" if kind is DataLoader else f"{alias}.{dotted(alike[0].func)}"
+    return "torch.utils.data.DataLoader" if kind is DataLoader else f"{alias}.{dotted(first.func)}"
 
 
 def _passed(value: ast.expr) -> ast.expr:
@@ -49,7 +50,7 @@ def _passed(value: ast.expr) -> ast.expr:
 
 def _class_of(made: ast.expr, module: str) -> type[Any] | None:
     """The class, of the trainer's own or below torch's `DataLoader`, that a call makes something to iterate over of."""
-    found: Any = sys.modules[module]
+    found: Any = sys.modules.get(module)
     for part in dotted(made.func).split(".") if isinstance(made, ast.Call) else ():
         found = getattr(found, part, None)
     if not inspect.isclass(found) or not (hasattr(found, "__iter__") or hasattr(found, "__next__")):
