@@ -26,6 +26,7 @@ from gradgate.core.origin import at_line
 from gradgate.subjects.contract import Batch, Run, Tokens
 
 _ATTENTION = "scaled_dot_product_attention"
+SECONDS = 30.0  # of processor time to put masks in; on a slow trainer the operations that differ must do
 _SEEN = 1e-9  # share of an operation's largest number; what is judged has its own bound
 
 
@@ -51,12 +52,13 @@ def leak(
         seed: of the runs.
 
     Returns:
-        The place; None where the two make other operations, no own line does, or none is asked for.
+        The place; None where the two make other operations, no own line does, or none is asked for. The masks are tried
+        for `SECONDS`, so that a check is not over its time, and what it found lost, for want of a line.
     """
     if not are_named():
         return None
     steps = masks(tokens.valid_BS.bool(), tokens.document_BS)
-    found = culprit([Failing(lambda: differs(*batches), lambda answer: answer is False, steps)], source)
+    found = culprit([Failing(lambda: differs(*batches), lambda answer: answer is False, steps)], source, SECONDS)
     before, after = (_traced(run, batch, source, seed) for batch in batches)
     return found or _first(before, after, changed_BS)
 

@@ -13,7 +13,7 @@ from fixtures import mini_trainer
 from fixtures.invariance_faults import INVARIANCE_FAULTS
 from fixtures.mini_trainer import MiniBatch, MiniRun, Parts
 from fixtures.plain_loop import CapableRun
-from gradgate.checks import catalogue
+from gradgate.checks import catalogue, leaks
 from gradgate.checks.invariance import Probe, elements, rows_of
 from gradgate.checks.isolation import isolated
 from gradgate.checks.without_dropout import without_dropout
@@ -97,6 +97,17 @@ def test_gg405_names_the_tensor_that_was_changed() -> None:
     assert (
         "`batch.token_BS` holds other numbers at padding" in errors(run_check("GG405", subject, subject.stages[0]))[0]
     )
+
+
+def test_leak_is_named_without_time_to_try_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operations that differ name it; what was found is not lost for want of a line."""
+    tried: list[float] = []
+    monkeypatch.setattr(leaks, "culprit", lambda *given: tried.append(given[2]))
+    fault = INVARIANCE_FAULTS["column-read-through-the-mask"]
+    subject = fault.subject()
+    (finding,) = run_check("GG405", subject, stage_of(subject, fault.stage)).findings
+    assert tried == [leaks.SECONDS]
+    assert finding.culprit is not None
 
 
 def test_gg405_pads_a_batch_that_has_no_padding() -> None:
