@@ -85,7 +85,7 @@ from gradgate.subjects.global_state import GlobalState
 CODE, NAME = "GG602", "resume-differs"
 NEEDS: tuple[str, ...] = ("save",)
 PER_STAGE = True
-AGAIN = Again(quick=False)
+AGAIN = Again(quick=1)
 STEPS = 6
 SAVE_AFTER = (1, 3)
 MANY = range(8, 12)  # numbers of steps that have one digit and two

@@ -57,7 +57,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,8 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     measured = {"values_missing": len(missing), "values_that_change": len(changing), "values": len(end)}
     if not changing:
         return Outcome(measured=measured, inconclusive="no value of the run changed in training")
-    findings = tuple(_finding(name) for name in missing[:10])
+    owners = groupby(missing, key=lambda name: name.partition(".state_dict()")[0])
+    findings = tuple(_finding(owner, list(names)) for owner, names in islice(owners, 10))
     return Outcome(findings, measured, {"values_missing": 0})
 
 
@@ -182,21 +183,28 @@ def _is_foreign(value: Any) -> bool:
     return type(value).__module__.partition(".")[0] in FOREIGN
 
 
-def _finding(name: str) -> Finding:
+def _finding(owner: str, names: list[str]) -> Finding:
+    what = f"`{names[0]}`{_more(names, 'values', owner)} changes in training"
     return Finding(
         code=CODE,
         name=NAME,
-        message=f"`{name}` changes in training, and after load() and one step is not what it was; allowed: none",
+        message=f"{what}, and after load() and one step is not what it was; allowed: none",
         fix="save what is named, and load it",
+        detail={"owner": owner, "values": len(names)},
     )
 
 
 def _lost(owner: str, names: list[str]) -> Finding:
-    many = f" and {len(names) - 1} more tensors of `{owner}`" if len(names) > 1 else ""
+    what = f"`{names[0]}`{_more(names, 'tensors', owner)} changed in training"
     return Finding(
         code=CODE,
         name=NAME,
-        message=f"`{names[0]}`{many} changed in training and are in none of the files that save() wrote; allowed: none",
+        message=f"{what} and are in none of the files that save() wrote; allowed: none",
         fix="save what is named, under a name of its own, and write what loads it",
         detail={"owner": owner, "tensors": len(names)},
     )
+
+
+def _more(names: list[str], kind: str, owner: str) -> str:
+    """The others of the same owner, as a number."""
+    return f" and {len(names) - 1} more {kind} of `{owner}`" if len(names) > 1 else ""

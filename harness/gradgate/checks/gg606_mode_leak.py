@@ -119,7 +119,7 @@ from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject
 CODE, NAME = "GG606", "mode-leak"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = True
-AGAIN = Again(quick=False)
+AGAIN = Again(quick=0)
 SEEDS = (17, 18)  # two states of the global generators; any two
 RUNS = "in train mode while it runs"
 KEEPS = "makes a graph while it runs"

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def narrow_losses(stage: Stage, context: Context, source: Path | None) -> Iterat
         if "losses" not in declared(run):
             continue
         batch = next(iter(run.batches()))
-        positions = run.valid(batch).numel() if "valid" in declared(run) else -1
+        positions = tuple(run.valid(batch).shape) if "valid" in declared(run) else ()
         counted, told = _modules_counted(), calling("losses()")
         with seeded(context.seed), told, counted as depth, _Watch(source, positions, depth) as watch:
             run.losses(batch)
@@ -88,9 +89,10 @@ def _modules_counted() -> Iterator[list[None]]:
 class _Watch(TorchDispatchMode):
     """Notes losses of 16-bit numbers, and, outside of modules, differences of one 16-bit number a position."""
 
-    def __init__(self, source: Path | None, positions: int, depth: list[None]) -> None:
+    def __init__(self, source: Path | None, positions: tuple[int, ...], depth: list[None]) -> None:
         super().__init__()
-        self.source, self.positions, self.depth = source, positions, depth
+        self.source, self.depth = source, depth
+        self.counts = {prod(positions), prod((*positions[:-1], positions[-1] - 1))} if positions else set()
         self.seen: dict[tuple[str, Location | None], torch.dtype] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -103,7 +105,7 @@ class _Watch(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
     def _are_values(self, given: list[Tensor]) -> bool:
-        return bool(given) and all(each.dtype in HALF for each in given) and given[0].numel() == self.positions
+        return bool(given) and all(each.dtype in HALF for each in given) and given[0].numel() in self.counts
 
     def _line(self) -> Location | None:
         own = own_frames(sys._getframe(2), self.source)

@@ -52,12 +52,12 @@ class Again:
         severity: of what it finds then, at most.
         edges: whether it judges which loss trains which module, so that keys whose words open or close a way for
             gradients are left as they are.
-        quick: whether also in the quick profile, or in the longer ones alone.
+        quick: settings that the quick profile looks at, of the first; 0: none, it is done in the longer ones alone.
     """
 
     severity: Severity = "error"
     edges: bool = False
-    quick: bool = True
+    quick: int = QUICK
 
 
 _FLIPPED: WeakKeyDictionary[Stage, dict[tuple[int, str], list[Flipped]]] = WeakKeyDictionary()
@@ -82,7 +82,8 @@ def again(
     """
     if outcome.not_applicable or outcome.inconclusive or any(each.severity == "error" for each in outcome.findings):
         return outcome
-    if context.profile == "quick" and not how.quick:
+    limit = how.quick if context.profile == "quick" else None
+    if limit == 0:
         return outcome
 
     def found_in(flipped: Flipped) -> list[Finding]:
@@ -96,7 +97,7 @@ def again(
     end = time.perf_counter() + SHARE * seconds
     told = set(map(_kind, outcome.findings))
     new: list[Finding] = []
-    for flipped in looked_at(stage, context):
+    for flipped in looked_at(stage, context)[:limit]:
         if time.perf_counter() > end:
             break
         settings = {key: value for key, value in flipped.settings.items() if not (how.edges and _OPENS.search(key))}
@@ -194,7 +195,7 @@ def _with(stage: Stage, settings: Settings) -> Flipped:
     def start(*args: Any, options: Settings | None = None, **named: Any) -> Run:
         return stage.start(*args, **named, **as_given({**settings, **(options or {})}))
 
-    return Flipped(dict(settings), replace(stage, start=start, options=None, neutral=None))
+    return Flipped(dict(settings), replace(stage, start=start, options=None, neutral=None, distributed=None))
 
 
 def _fewest(

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+from gradgate.core import interrupt
 from gradgate.core.comparison import Comparison
 from gradgate.core.errors import GradgateError
 
@@ -34,11 +35,10 @@ def against(
     if ref is None:
         yield None
         return
-    from gradgate.commands.compare import ended_by_signals
     from gradgate.compare.checkout import checked_out
     from gradgate.compare.session import Question, compare
 
-    with ended_by_signals(), checked_out(ref, here) as revision:
+    with interrupt.unwinding(), checked_out(ref, here) as revision:
         question = Question(target, revision.folder, here, f"{ref} ({revision.commit[:12]})", str(here), accept=accept)
 
         @cache

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -96,8 +93,12 @@ def compare(target: str, json_file: Path | None, **options: Any) -> None:
 
     if json_file:
         require_writable(json_file)
-    with ended_by_signals():
-        found = _compared(target, **options)
+    try:
+        with interrupt.unwinding():
+            found = _compared(target, **options)
+    finally:
+        if sys.stderr.isatty():
+            click.echo("\r\x1b[K", err=True, nl=False)
     click.echo(to_text(found), nl=False)
     if json_file:
         write_whole(json_file, dumps(found))
@@ -188,21 +189,3 @@ def _progress(text: str) -> None:
         click.echo(f"\r\x1b[K{text}", err=True, nl=False)
     elif "block" not in text:
         click.echo(text, err=True)
-
-
-@contextmanager
-def ended_by_signals() -> Iterator[None]:
-    """Let Ctrl-C and a termination unwind, so that processes and temporary checkouts are gone afterwards."""
-
-    def stop(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    interrupt.is_raised()
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        if sys.stderr.isatty():
-            click.echo("\r\x1b[K", err=True, nl=False)

@@ -163,31 +163,31 @@ def verify(
     from gradgate.checks.runner import check_trainer
     from gradgate.gates.self_checks import log_folder
 
-    interrupt.is_raised()  # from here on there are results to tell
     console = Console(highlight=False, emoji=False, markup=False)
     here = path or Path.cwd()
     spelled = spelled_out(target or target_of(here)) if base_ref else ""
     chosen = [word for words in select for word in words], [word for words in ignore for word in words]
     processes = _jobs(jobs, options["device"])
-    with against(base_ref, spelled, here, project.accept) as compare, live(console) as on_start:
-        verdict = check_trainer(
-            subject,
-            select=chosen[0],
-            ignore=chosen[1],
-            stages=stages or None,
-            expected=project.expected,
-            command=_command(target, path, base_ref),
-            baselines=project.baselines,
-            compare=compare,
-            jobs=processes,
-            reuse=Reuse(log_folder() / "results", reads, spelled_out(target or target_of(here))) if reads else None,
-            on_start=on_start,
-            **options,
-        )
-    search = LineSearch(subject, processes, options["seed"], project.baselines)
-    verdict = search.by_reverts(verdict, base_ref, locate)
-    verdict = search.by_repairs(verdict, locate)
-    verdict = _with_source(verdict, subject, chosen, stages, options)
+    with interrupt.unwinding():  # from here on there are results to tell
+        with against(base_ref, spelled, here, project.accept) as compare, live(console) as on_start:
+            verdict = check_trainer(
+                subject,
+                select=chosen[0],
+                ignore=chosen[1],
+                stages=stages or None,
+                expected=project.expected,
+                command=_command(target, path, base_ref),
+                baselines=project.baselines,
+                compare=compare,
+                jobs=processes,
+                reuse=Reuse(log_folder() / "results", reads, spelled_out(target or target_of(here))) if reads else None,
+                on_start=on_start,
+                **options,
+            )
+        search = LineSearch(subject, processes, options["seed"], project.baselines)
+        verdict = search.by_reverts(verdict, base_ref, locate)
+        verdict = search.by_repairs(verdict, locate)
+        verdict = _with_source(verdict, subject, chosen, stages, options)
     verdict = replace(verdict, environment={**verdict.environment, "root": str(_root())})
     _show(console, verdict, json_file, report_dir)
     if github:

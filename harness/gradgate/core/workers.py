@@ -179,6 +179,8 @@ def _serve(
     """The worker's main function: it leads a process group of its own, and ends when the other side does."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started it decides
+    for ending in (signal.SIGTERM, signal.SIGHUP):  # nor may it unwind as who started it does
+        signal.signal(ending, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # what it starts itself may want to hear it
     for end in foreign:
         end.close()

@@ -18,8 +18,11 @@ from gradgate.subjects.named_values import named_values
 _ELSEWHERE = re.compile(
     r"(^|[._])(cache|checkpoint|comment|data|debug|description|device|dir|directory|dist|dtype|ema|epoch|eval|every|file|folder|freq"
     r"|frequency|host|id|interval|keep|last|length|log|logging|name|output|path|patience|persistent|pin|port|precision|prefetch|profile"
-    r"|profiler|project|rank|report|resume|run|save|seed|step|stop_after|stop_at|streaming|tag|verbose|version|wandb|worker)s?([._]|$)"
+    r"|profiler|project|report|resume|run|save|seed|step|stop_after|stop_at|streaming|tag|verbose|version|wandb|worker)s?([._]|$)"
 )
+_PROCESS = re.compile(
+    r"(^|[._])((local|global|node|machine)_rank|world_size)$|^rank$"
+)  # `rank.coef`, `lora.rank` train
 _DATA = re.compile(r"^(\w+\.)*data\.")  # a section of which switches say what batches look like
 _CEILING = re.compile(r"clip|max|limit|(^|_)cap(_|$)|bound|delta|threshold")  # half may be above all there is
 _OF_ACCUMULATION = re.compile(r"accum", re.IGNORECASE)
@@ -128,7 +131,7 @@ def is_of_accumulation(key: str) -> bool:
 
 def _acts(key: str, value: Any) -> bool:
     part = _DATA.sub("", key.lower()) if isinstance(value, bool | str | Enum) else key.lower()
-    return is_of_evaluation(key) or is_of_accumulation(key) or not _ELSEWHERE.search(part)
+    return is_of_evaluation(key) or is_of_accumulation(key) or not (_ELSEWHERE.search(part) or _PROCESS.search(part))
 
 
 def _moved(key: str, value: Any, hint: Any, names: Sequence[str]) -> tuple[Any, ...]:

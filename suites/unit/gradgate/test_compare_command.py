@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,6 @@ from gradgate.cli import cli
 from gradgate.commands import compare as command
 from gradgate.compare import session
 from gradgate.compare.checkout import PREFIX, checked_out, import_roots
-from gradgate.core import interrupt
 from gradgate.core.comparison import GATE_VERDICTS, Comparison, Metric
 from gradgate.core.errors import GradgateError
 
@@ -173,16 +171,6 @@ def test_import_roots_mirror_what_the_path_names_inside_either_checkout(tmp_path
     base, head = tmp_path / "base", tmp_path / "head"
     assert import_roots(base, head, ["lib"]) == [base, base / "lib", base / "src", base / "harness"]
     assert import_roots(head, base) == [head, head / "harness"]
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_a_termination_and_ctrl_c_unwind(number: signal.Signals):
-    """So that processes and temporary checkouts are gone afterwards, also from where Ctrl-C used to end at once."""
-    interrupt.ends_at_once()
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), command.ended_by_signals():
-        os.kill(os.getpid(), number)
-    assert signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.mark.nightly

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import multiprocessing
+import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
+from fixtures.pytest_fixtures import rest_at_night
 from gradgate.core import interrupt
 
 PROBE = """
@@ -46,3 +51,48 @@ def test_ctrl_c_is_python_s_again_once_checks_run(monkeypatch):
     interrupt.ends_at_once()
     interrupt.is_raised()
     assert handlers == [print]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_termination_and_ctrl_c_unwind(number: signal.Signals):
+    """So that processes and temporary checkouts are gone afterwards, also from where Ctrl-C used to end at once."""
+    interrupt.ends_at_once()
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), interrupt.unwinding():
+        os.kill(os.getpid(), number)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_what_is_ignored_stays_ignored_and_a_fork_ends_as_usual():
+    """As under nohup; and a process that is started within has nothing to tell."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interrupt.unwinding():
+            os.kill(os.getpid(), signal.SIGHUP)
+            context = multiprocessing.get_context("fork")
+            ours, theirs = context.Pipe()
+            child = context.Process(target=lambda: (theirs.send("runs"), time.sleep(60)))
+            child.start()
+            ours.recv()
+            child.terminate()
+            child.join()
+        assert child.exitcode == -signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("jobs", rest_at_night([2, 0], day=1))
+def test_a_termination_of_verify_writes_what_is_known(tmp_path, jobs):
+    """The JSON of the checks that ended, and 130: `timeout 600 gradgate verify` loses nothing."""
+    written = tmp_path / "v.json"
+    words = ["verify", "fixtures.plain_loop:capable", "--select", "GG20,GG4", "-j", f"{jobs}", "--json", f"{written}"]
+    command = [sys.executable, "-c", "from gradgate.entrance import main; main()", *words]
+    started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in started.stderr:
+        if line.startswith("[4/"):
+            started.terminate()
+            break
+    started.communicate()
+    tree = json.loads(written.read_text())
+    assert (started.returncode, tree["interrupted"]) == (130, True)
+    assert 1 <= len(tree["results"]) < 8

@@ -103,6 +103,12 @@ def subtracted(value_BS: Tensor, target_BS: Tensor) -> Tensor:
     return (value_BS - target_BS).square()
 
 
+def with_the_one_before(value_BS: Tensor, target_BS: Tensor) -> Tensor:
+    """As a delta that is not padded: one column fewer than there are positions."""
+    delta_BS = value_BS[:, 1:] - value_BS[:, :-1]
+    return F.pad(delta_BS.float(), (0, 1)).square() + widened(value_BS, target_BS)
+
+
 def squared_error(value_BS: Tensor, target_BS: Tensor) -> Tensor:
     return F.mse_loss(value_BS, target_BS, reduction="none")
 
@@ -113,6 +119,7 @@ def squared_error(value_BS: Tensor, target_BS: Tensor) -> Tensor:
         (widened, "bf16", []),
         (subtracted, "bf16", [("error", "takes a difference of values in bfloat16; allowed: float32")]),
         (subtracted, "fp32+bf16", [("error", "takes a difference of values in bfloat16; allowed: float32")]),
+        (with_the_one_before, "bf16", [("error", "takes a difference of values in bfloat16; allowed: float32")]),
         (squared_error, "bf16", [("error", "takes `mse_loss` in bfloat16; allowed: float32")]),
         (squared_error, "fp32+bf16", [("warning", "which CUDA's autocast widens and the CPU's does not")]),
     ],

@@ -73,6 +73,14 @@ def test_options_of_takes_what_it_is_told() -> None:
     assert list(found) == ["horizon", "clip", "reward", "log_every"]
 
 
+def test_a_rank_that_is_no_process_is_moved() -> None:
+    """Of a loss or of an adapter; that of a process is the launcher's."""
+    config = {"rank": {"coef": 0.0}, "lora": {"rank": 8}, "local_rank": 1, "world_size": 2}
+
+    assert options_of(config) == {"rank.coef": (0.0, 0.1), "lora.rank": (8, 4)}
+    assert options_of({"rank": 1}) == {}
+
+
 @pytest.mark.parametrize("config", [{"a": {"b": 1.0}, "c": 2}, SimpleNamespace(a=SimpleNamespace(b=1.0), c=2)])
 def test_configured_sets_dotted_keys_in_a_copy(config: Any) -> None:
     """Mappings and objects alike; the configuration itself stays as it is."""
