@@ -2,11 +2,11 @@
 
 ## What it detects
 
-An evaluation in train mode, or with gradients; a module that stays in eval mode after a metric, a frozen one that a
-step puts back into train mode, dropout that is switched off for good, grad mode, autocast, default dtype, anomaly or
-deterministic flags that outlive the call, and all of that after an exception that skipped the line which would have put
-it back; a step that seeds the global generators and so draws the same numbers every time; a save that draws numbers or
-changes the run.
+An evaluation in train mode, or with gradients; a reference that makes a graph; a module that stays in eval mode after a
+metric, a frozen one that a step puts back into train mode, dropout that is switched off for good, grad mode, autocast,
+default dtype, anomaly or deterministic flags that outlive the call, and all of that after an exception that skipped the
+line which would have put it back; a step that seeds the global generators and so draws the same numbers every time; a
+save that draws numbers or changes the run.
 
 ## Why it matters
 
@@ -24,8 +24,10 @@ A step may set modes as it likes, so what counts there is what they lead to: in 
 module must run at least once in the mode in which it first ran in the first step. A module without anything to train
 that starts in eval mode must run in eval mode in the first step too. One that rests (no parameter requires grad, or no
 edge trains it and no optimizer holds it) and runs a dropout or batch norm in train mode alone is a warning: some mean
-it. In `evaluate` each dropout and batch norm must run in eval mode at least once, whatever its probability in this run,
-and no module's output may have a graph: all activations of a batch would be kept for a backward that never comes.
+it. So is a module that no optimizer holds, whose parameters begin a graph in the step that no backward comes to, as of
+a reference without `no_grad`: its activations are kept for nothing. In `evaluate` each dropout and batch norm must run
+in eval mode at least once, whatever its probability in this run, and no module's output may have a graph: all
+activations of a batch would be kept for a backward that never comes.
 
 Failing means, one place a run: an error raised in the forward of each module, one raised in the backward, and a NaN in
 the output of each module.
@@ -77,23 +79,22 @@ Faults GF-16, OS-25, OS-26 and DI-17 of the fault catalogue.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from math import nan
 from typing import Any
 
-from torch import Tensor, nn
-from torch.utils._pytree import tree_map
-
 from gradgate.checks.edges import untrained
+from gradgate.checks.injections import Injection, error_in_backward, error_in_forward, in_output
 from gradgate.checks.mode_lines import (
     fingerprint,
     line_of_call,
     line_of_change,
     line_of_draw,
+    line_of_graph,
     line_of_left_mode,
+    line_of_parts,
     lines_of,
 )
 from gradgate.checks.modes import (
@@ -105,6 +106,7 @@ from gradgate.checks.modes import (
     mode_changes,
     modes_in_forward,
     reset_generators,
+    unused_graphs,
 )
 from gradgate.checks.own_lines import Line, named
 from gradgate.checks.raised import calling, reports_raises
@@ -119,18 +121,14 @@ from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject
 CODE, NAME = "GG606", "mode-leak"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = True
-AGAIN = Again(quick=0)
 SEEDS = (17, 18)  # two states of the global generators; any two
 RUNS = "in train mode while it runs"
 KEEPS = "makes a graph while it runs"
+AWAKE = "in train mode in a module that rests"
+GRAPH = "makes a graph in the step that no backward comes to, and no optimizer holds it"
 SHOWN = 3  # changes that a message lists
 
 Call = Callable[[Run, Batch], Any]
-Installed = Callable[[Run], AbstractContextManager[None]]
-
-
-class InjectedError(Exception):
-    """Raised on purpose inside the subject."""
 
 
 @dataclass
@@ -150,21 +148,48 @@ class _Leaks:
         return tuple(_finding(doing, changes) for changes, doing in self.by_change.items())
 
 
+@dataclass(frozen=True)
+class _Resting:
+    """What a step shows of modules that nothing trains: those awake, and those that make a graph, by name."""
+
+    awake: list[str]
+    graphs: list[str]
+
+
 @reports_raises(CODE, NAME)
 def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     """Call everything once, in order, then with errors in all places."""
     start = partial(_start, stage, context)
     leaks = _Leaks()
-    awake = _look_at_calls(start, context, stage, leaks)
+    resting = _look_at_calls(start, context, stage, leaks)
     _look_at_generators(start, leaks)
     _look_at_failures(start, leaks)
     _look_at_cadence(start, leaks, context.seed)
+    return _outcome(subject, start, context, leaks, resting)
+
+
+def calls_alone(subject: Subject, stage: Stage, context: Context) -> Outcome:
+    """What is left where nothing fails: in other settings that is enough."""
+    start = partial(_start, stage, context)
+    leaks = _Leaks()
+    resting = _look_at_calls(start, context, stage, leaks)
+    return _outcome(subject, start, context, leaks, resting)
+
+
+AGAIN = Again(quick=1, check=calls_alone)
+
+
+def _outcome(subject: Subject, start: Callable[[], Run], context: Context, leaks: _Leaks, resting: _Resting) -> Outcome:
     findings = tuple(
         named(finding, partial(_line, subject, start, finding, context), context.seed) for finding in leaks.findings()
     )
     measured = {"leaks": len(findings), "calls": leaks.looked_at}
-    if awake:
-        findings += (named(_random(awake), partial(_line_of_step, subject, start, awake), context.seed),)
+    for names, what, fix, find in (
+        (resting.awake, AWAKE, "put what is frozen into eval mode, behind each `train()` of the whole", line_of_parts),
+        (resting.graphs, GRAPH, "call it under `torch.no_grad()`, or freeze its parameters", line_of_graph),
+    ):
+        if names:
+            findings += (named(_warning(names, what, fix), partial(find, subject.source, start, names), context.seed),)
     return Outcome(findings, measured, {"leaks": 0})
 
 
@@ -197,24 +222,17 @@ def _line(subject: Subject, start: Callable[[], Run], finding: Finding, context:
     return line_of_change(source, state, calls[doing], usual)
 
 
-def _line_of_step(subject: Subject, start: Callable[[], Run], names: list[str]) -> Line | None:
-    """The line of a step that calls one of these modules."""
-    run = start()
-    parts = {name: part for top, module in run.modules.items() for name, part in module.named_modules(prefix=top)}
-    return line_of_call(subject.source, [parts[name] for name in names], partial(run.step, next(iter(run.batches()))))
-
-
 def _start(stage: Stage, context: Context) -> Run:
     with calling("start()"):
         return stage.start(context.seed, device=context.device)
 
 
-def _look_at_calls(start: Callable[[], Run], context: Context, stage: Stage, leaks: _Leaks) -> list[str]:
-    """Two steps, `losses`, `evaluate` and `save`, one after the other on one run; what rests, and is in train mode."""
+def _look_at_calls(start: Callable[[], Run], context: Context, stage: Stage, leaks: _Leaks) -> _Resting:
+    """Two steps, `losses`, `evaluate` and `save`, one after the other on one run; what is there of modules at rest."""
     run = start()
     first, second = islice(run.batches(), 2)
     asleep = frozen_in_eval(run)
-    with _looking(run, "step 1", leaks, modules=False), modes_in_forward(run) as seen:
+    with _looking(run, "step 1", leaks, modules=False), modes_in_forward(run) as seen, unused_graphs(run) as graphs:
         run.step(first)
     leaks.note("step 1", mode_changes(asleep, seen))
     awake = [name for name in awake_at_rest(run, seen, untrained(stage, run)) if name not in asleep]
@@ -226,14 +244,14 @@ def _look_at_calls(start: Callable[[], Run], context: Context, stage: Stage, lea
         with _looking(run, "losses()", leaks):
             run.losses(second)
     if "evaluate" in declared(run):
-        with modes_in_forward(run) as seen, graphs_in_forward(run) as graphs:
+        with modes_in_forward(run) as seen, graphs_in_forward(run) as kept:
             _look_at_reader(run, "evaluate()", run.evaluate, leaks)
-        leaks.note("evaluate()", [f"`{name}` {KEEPS}" for name in graphs])
+        leaks.note("evaluate()", [f"`{name}` {KEEPS}" for name in kept])
         drawing = [name for name in drawing_modules(run) if seen.get(name) and all(seen[name])]
         leaks.note("evaluate()", [f"`{name}` {RUNS}" for name in drawing])
     if "save" in declared(run):
         _look_at_reader(run, "save()", partial(run.save, context.folder), leaks)
-    return awake
+    return _Resting(awake, list(graphs))
 
 
 def _first(seen: Mapping[str, list[bool]]) -> dict[str, bool]:
@@ -301,57 +319,29 @@ def _look_at_failures(start: Callable[[], Run], leaks: _Leaks) -> None:
     if "losses" in declared(run):
         calls["losses()"] = lambda run, batch: run.losses(batch)
     for doing, call in calls.items():
-        for where, installed in _failures(run, backward=doing == "step()"):
-            _look_at_failure(start(), f"{doing} with {where}", call, installed, leaks)
+        for what, injection in _failures(run, backward=doing == "step()"):
+            _look_at_failure(start(), f"{doing} with {what}", call, injection, leaks)
 
 
-def _look_at_failure(run: Run, doing: str, call: Call, installed: Installed, leaks: _Leaks) -> None:
+def _look_at_failure(run: Run, doing: str, call: Call, injection: Injection, leaks: _Leaks) -> None:
     """A clean step, the call that fails, and a step that shows in which modes it left the modules."""
     first, second, third = islice(run.batches(), 3)
     with calling("step 1"), modes_in_forward(run) as seen:
         run.step(first)
     expected = _first(seen)
-    with _looking(run, doing, leaks, modules=False), installed(run), suppress(Exception, SystemExit):
+    with _looking(run, doing, leaks, modules=False), injection.installed(run), suppress(Exception, SystemExit):
         call(run, second)
     with modes_in_forward(run) as seen, suppress(Exception, SystemExit):
         run.step(third)
     leaks.note(doing, mode_changes(expected, seen))
 
 
-def _failures(run: Run, *, backward: bool) -> Iterator[tuple[str, Installed]]:
+def _failures(run: Run, *, backward: bool) -> Iterator[tuple[str, Injection]]:
     for name in run.modules:
-        yield f"an error in the forward of `{name}`", partial(_in_forward, name, _raise)
-        yield f"a NaN in the output of `{name}`", partial(_in_forward, name, _poison)
+        for what, injection in (("an error", error_in_forward(name)), ("a NaN", in_output(name))):
+            yield f"{what} in {injection.where}", injection
     if backward:
-        yield "an error in the backward", _in_backward
-
-
-@contextmanager
-def _in_forward(name: str, hook: Callable[..., Any], run: Run) -> Iterator[None]:
-    handle = run.modules[name].register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@contextmanager
-def _in_backward(run: Run) -> Iterator[None]:
-    parameters = [p for module in run.modules.values() for p in module.parameters() if p.requires_grad]
-    handles = [parameter.register_hook(_raise) for parameter in parameters]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _raise(*_: Any) -> None:
-    raise InjectedError("injected by GG606")
-
-
-def _poison(module: nn.Module, args: Any, output: Any) -> Any:
-    return tree_map(lambda x: x * nan if isinstance(x, Tensor) and x.is_floating_point() else x, output)
+        yield "an error in the backward", error_in_backward()
 
 
 @contextmanager
@@ -385,14 +375,14 @@ def _finding(doing: list[str], changes: str) -> Finding:
     )
 
 
-def _random(awake: list[str]) -> Finding:
-    more = f" and {len(awake) - SHOWN} more" if len(awake) > SHOWN else ""
+def _warning(names: list[str], what: str, fix: str) -> Finding:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return Finding(
         code=CODE,
         name=NAME,
-        message=f"{', '.join(f'`{name}`' for name in awake[:SHOWN])}{more} in train mode in a module that rests",
+        message=f"{', '.join(f'`{name}`' for name in names[:SHOWN])}{more} {what}",
         severity="warning",
-        fix="put what is frozen into eval mode, behind each `train()` of the whole",
-        count=len(awake),
-        detail={"modules": awake},
+        fix=fix,
+        count=len(names),
+        detail={"modules": names},
     )

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Container
+from functools import partial
+from itertools import islice
 from types import CodeType, FrameType
 from typing import Any
 
 import torch
 from torch import nn
 
-from gradgate.checks.modes import draws
+from gradgate.checks.modes import draws, named_modules, unused_graphs
 from gradgate.checks.own_lines import Line, OwnLines, is_torch
 from gradgate.generators import states
+from gradgate.subjects.contract import Run
 
 
 class ChangeLines(OwnLines):
@@ -121,6 +124,23 @@ def line_of_call(source: Any, modules: Container[nn.Module], call: Callable[[], 
         if any(inner in modules for inner in module.modules()):
             return line
     return None
+
+
+def line_of_parts(source: Any, start: Callable[[], Run], names: Container[str]) -> Line | None:
+    """The line of a step that calls one of a run's modules."""
+    run = start()
+    parts = [part for name, part in named_modules(run) if name in names]
+    return line_of_call(source, parts, partial(run.step, next(iter(run.batches()))))
+
+
+def line_of_graph(source: Any, start: Callable[[], Run], names: Container[str]) -> Line | None:
+    """The line of a step that calls one of the modules whose graph is for nothing."""
+    run = start()
+    first, second = islice(run.batches(), 2)
+    with unused_graphs(run) as graphs:
+        run.step(first)
+    parts = [part for name, part in graphs.items() if name in names]
+    return line_of_call(source, parts, partial(run.step, second))
 
 
 def lines_of(source: Any, call: Callable[[], Any]) -> set[Line]:

@@ -41,8 +41,8 @@ class Modes:
         """Read everything."""
         return cls(
             GlobalState.now(),
-            {name: module.training for name, module in _modules(run)},
-            {name: module.p for name, module in _modules(run) if isinstance(module, _DropoutNd)},
+            {name: module.training for name, module in named_modules(run)},
+            {name: module.p for name, module in named_modules(run) if isinstance(module, _DropoutNd)},
             {name: parameter.requires_grad for parameter, name in named_parameters(run).items()},
         )
 
@@ -75,7 +75,7 @@ def modes_in_forward(run: Run) -> Iterator[dict[str, list[bool]]]:
         seen.setdefault(name, []).append(module.training)
 
     with ExitStack() as stack:
-        for name, module in _modules(run):
+        for name, module in named_modules(run):
             stack.callback(module.register_forward_pre_hook(partial(note, name)).remove)
         yield seen
 
@@ -86,13 +86,47 @@ def graphs_in_forward(run: Run) -> Iterator[list[str]]:
     found: list[str] = []
 
     def note(name: str, module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG001
-        if name not in found and any(leaf.requires_grad for _, leaf in leaves(output) if isinstance(leaf, Tensor)):
+        if name not in found and _with_graph(output):
             found.append(name)
 
     with ExitStack() as stack:
         for name, module in run.modules.items():
             stack.callback(module.register_forward_hook(partial(note, name)).remove)
         yield found
+
+
+@contextmanager
+def unused_graphs(run: Run) -> Iterator[dict[str, nn.Module]]:
+    """Record, behind the block, whose graphs are made in it for nothing: modules that no optimizer holds, by name.
+
+    Their inputs have no graph, so that it is their own parameters that begin one, and no backward comes to their
+    outputs. Modules within such a module are not repeated; one that the run does not name goes by its class.
+    """
+    held = {each for optimizer in run.optimizers for group in optimizer.param_groups for each in group["params"]}
+    made: dict[nn.Module, None] = {}
+    used: set[nn.Module] = set()
+
+    def note(module: nn.Module, args: Any, output: Any) -> None:
+        mine = list(module.parameters())
+        if not any(each.requires_grad for each in mine) or not held.isdisjoint(mine) or _with_graph(args):
+            return
+        for tensor in _with_graph(output):
+            made[module] = None
+            tensor.register_hook(lambda _: used.add(module))
+
+    found: dict[str, nn.Module] = {}
+    handle = nn.modules.module.register_module_forward_hook(note)
+    try:
+        yield found
+    finally:
+        handle.remove()
+    within = {inner for module in made for inner in module.modules() if inner is not module}
+    names = {module: name for name, module in named_modules(run)}
+    found |= {names.get(each, type(each).__qualname__): each for each in made if each not in used | within}
+
+
+def _with_graph(value: Any) -> list[Tensor]:
+    return [leaf for _, leaf in leaves(value) if isinstance(leaf, Tensor) and leaf.requires_grad]
 
 
 def mode_changes(expected: Mapping[str, bool], seen: Mapping[str, Collection[bool]]) -> list[str]:
@@ -105,7 +139,7 @@ def mode_changes(expected: Mapping[str, bool], seen: Mapping[str, Collection[boo
 
 def drawing_modules(run: Run) -> list[str]:
     """The modules whose mode decides what they compute: dropout and batch norm."""
-    return [name for name, module in _modules(run) if draws(module)]
+    return [name for name, module in named_modules(run) if draws(module)]
 
 
 def frozen_in_eval(run: Run) -> dict[str, bool]:
@@ -172,6 +206,7 @@ def _changed(before: Mapping[str, Any], after: Mapping[str, Any], shown: Callabl
     ]
 
 
-def _modules(run: Run) -> Iterator[tuple[str, nn.Module]]:
+def named_modules(run: Run) -> Iterator[tuple[str, nn.Module]]:
+    """All modules of a run, and those within them, under its names."""
     for name, module in run.modules.items():
         yield from module.named_modules(prefix=name)

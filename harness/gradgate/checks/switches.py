@@ -52,11 +52,13 @@ class Again:
         severity: of what it finds then, at most.
         edges: whether it judges which loss trains which module, so that keys whose words open or close a way for
             gradients are left as they are.
+        check: what of the check is made; None: all of it.
         quick: settings that the quick profile looks at, of the first; 0: none, it is done in the longer ones alone.
     """
 
     severity: Severity = "error"
     edges: bool = False
+    check: StageCheck | None = None
     quick: int = QUICK
 
 
@@ -89,7 +91,7 @@ def again(
     def found_in(flipped: Flipped) -> list[Finding]:
         try:
             with isolated(context.seed, "switches") as folder:
-                seen = check(subject, flipped.stage, replace(context, folder=folder))
+                seen = (how.check or check)(subject, flipped.stage, replace(context, folder=folder))
         except Exception:  # what is declared of the stage need not hold, or be there, in these settings
             return []
         return [finding for finding in seen.findings if not is_raised(finding)]

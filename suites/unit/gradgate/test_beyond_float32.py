@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -15,6 +17,7 @@ import wmtp.model
 from fixtures import mechanisms
 from fixtures.mechanisms import PolicyRun, Rows
 from gradgate.checks import catalogue
+from gradgate.checks.batches import leaves
 from gradgate.checks.isolation import isolated
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Run, Stage, Subject
@@ -223,6 +226,39 @@ def test_module_that_rests_in_train_mode_is_a_warning_with_the_line_that_calls_i
     found = [each for each in findings if each.severity == "warning"]
     assert ["scorer" in each.message and "in a module that rests" in each.message for each in found] == [True] * warned
     assert all(each.culprit is not None and "self.scorer(" in each.culprit.source for each in found)
+
+
+class Referring(PolicyRun):
+    """A reference that no optimizer holds reads each batch; its weights require grad as those of any copy."""
+
+    begun: ClassVar[Callable[[], AbstractContextManager[Any]]]
+    share = 0.0
+
+    def __init__(self, seed: int, **options: Any) -> None:
+        super().__init__(seed, **options)
+        self.reference = deepcopy(self.policy).eval()
+
+    def losses(self, batch: Rows) -> Mapping[str, torch.Tensor]:
+        with type(self).begun():
+            read = self.reference(batch.token_BS)
+        losses = super().losses(batch)
+        pull = self.share * sum(leaf.float().sum() for _, leaf in leaves(read))
+        return {**losses, "total": losses["total"] + pull} if self.share else losses
+
+
+@pytest.mark.parametrize(
+    ("begun", "share", "warned"),
+    [(nullcontext, 0.0, True), (torch.no_grad, 0.0, False), (nullcontext, 1e-6, False)],
+)
+def test_reference_that_makes_a_graph_for_nothing_is_a_warning_with_the_line_that_calls_it(
+    begun: Any, share: float, warned: bool
+):
+    """Where a backward comes to it, the graph is for something."""
+    run = type("Own", (Referring,), {"begun": staticmethod(begun), "share": share})
+    found = [each for each in outcome_of("GG606", Stage("policy", run)).findings if "makes a graph" in each.message]
+
+    assert [(each.severity, each.message.partition(" ")[0]) for each in found] == [("warning", "`Policy`")] * warned
+    assert all(each.culprit is not None and "self.reference(" in each.culprit.source for each in found)
 
 
 class Graphing(PolicyRun):

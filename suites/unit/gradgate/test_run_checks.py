@@ -1162,7 +1162,7 @@ def test_gg602_finds_a_save_whose_effect_shows_only_later() -> None:
         ("value-head-left-in-eval-mode", "step 1 left behind `value_head`: train mode -> eval mode"),
         ("frozen-trunk-in-train-mode", "step 1 left behind `trunk`: eval mode -> train mode"),
         ("seeded-in-every-step", "step() left behind torch's global generator in the same state each time"),
-        ("eval-mode-where-it-raises", "step() with a NaN in the output of `trunk` left behind `value_head`"),
+        ("eval-mode-where-it-raises", "step() with a NaN in the output of module `trunk` left behind `value_head`"),
         ("deterministic-where-it-raises", "deterministic algorithms: (False, False) -> (True, False)"),
         ("saved-in-eval-mode", "save() left behind `trunk`: train mode -> eval mode, `value_head`"),
         pytest.param(
