@@ -93,6 +93,8 @@ _ROWS = (
      "a call gives an argument another key of the configuration than the one of its name"),
     ("GG428", "evaluation-depends-on-batches", "run",
      "the numbers of an evaluation change with the number of rows that a batch has"),
+    ("GG429", "zero-taken-for-missing", "scan",
+     "an override that is 0 or False is taken for one that was not given"),
     ("GG501", "return-oracle", "run", "returns differ from a slow, literal reference"),
     ("GG502", "stages-disagree", "run", "two stages regress on different functions of the same reward"),
     ("GG503", "reward-nondeterministic", "run", "the same sequence gets two rewards"),
