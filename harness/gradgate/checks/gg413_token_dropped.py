@@ -35,7 +35,9 @@ have. Statistic: those that are not; allowed: 0.
 In any stage whose `Stage.edges` say which modules `value_loss` trains: a real token has a share in the value loss where
 its value, the module's output at its position, has a gradient; all values are moved by 1/e first, since one that equals
 its return has none. Real tokens behind the first of their row with a share
-must have one too; those in front of it are taken for a prompt. Statistic: real tokens without a share; allowed: 0.
+must have one too; those in front of it are taken for a prompt. Where `Run.supervised` says which tokens are trained on,
+and the values with a share are those one position in front of these (the value of the state in which a token is
+chosen), it is a shift that is meant. Statistic: real tokens without a share; allowed: 0.
 
 The same for runs with a key of `Stage.options` moved, where that makes other batches (rows that are packed or cut
 elsewhere) or where `Run.supervised` says otherwise of the same.

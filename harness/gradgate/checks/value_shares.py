@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradgate.checks.ahead import ahead
 from gradgate.checks.raised import calling
 from gradgate.subjects.capabilities import declared
 from gradgate.subjects.contract import Batch, Run
@@ -25,11 +26,13 @@ class ValueShares:
         valid_BS: Bool[B, S], True = real token.
         shared_BS: Bool[B, S], the value has a gradient.
         first_BS: Bool[B, S], the first position of a row, or of a document where rows are packed.
+        supervised_BS: Bool[B, S], tokens that the run says are trained on; None: it does not say.
     """
 
     valid_BS: Tensor
     shared_BS: Tensor
     first_BS: Tensor
+    supervised_BS: Tensor | None = None
 
     @property
     def kept(self) -> Tensor:
@@ -40,11 +43,22 @@ class ValueShares:
     def dropped(self) -> Tensor:
         """Bool[B, S]: real tokens without a share, behind the first of their row (document) that has one.
 
-        What is in front of it is taken for a prompt, and a row without any for one that trains no value.
+        What is in front of it is taken for a prompt, and a row without any for one that trains no value. Where each
+        supervised token has the value in front of it, that of the state in which it was chosen, none is dropped.
         """
+        if self._are_in_front():
+            return torch.zeros_like(self.valid_BS)
         count_BS = self.kept.cumsum(1)
         before_BS = (count_BS - self.kept.long()).masked_fill(~self.first_BS, 0).cummax(1).values
         return self.valid_BS & (count_BS > before_BS) & ~self.shared_BS
+
+    def _are_in_front(self) -> bool:
+        """Whether the values with a share are those in front of the supervised tokens, one position each."""
+        if self.supervised_BS is None:
+            return False
+        rows = self.supervised_BS.any(-1)
+        in_front_BS = self.valid_BS & ahead(self.supervised_BS, 1)[..., 0]
+        return bool(rows.any()) and torch.equal(self.kept[rows], in_front_BS[rows])
 
 
 OFFSET = 0.36787944117144233  # a value that equals its return, as 0 may, has a share and no gradient
@@ -72,7 +86,8 @@ def value_shares(run: Run, batch: Batch, modules: Sequence[str]) -> ValueShares 
     reached = [gradient.reshape(valid_BS.shape).cpu() != 0 for gradient in gradients if gradient is not None]
     if not reached:
         return None
-    return ValueShares(valid_BS, torch.stack(reached).any(0), _first(run, batch, valid_BS))
+    supervised_BS = run.supervised(batch).cpu().bool() if "supervised" in declared(run) else None
+    return ValueShares(valid_BS, torch.stack(reached).any(0), _first(run, batch, valid_BS), supervised_BS)
 
 
 def _first(run: Run, batch: Batch, valid_BS: Tensor) -> Tensor:

@@ -16,8 +16,8 @@ from gradgate.subjects.named_values import named_values
 
 # Words of keys that say where and how often, not what is trained: a short run shows nothing of them.
 _ELSEWHERE = re.compile(
-    r"(^|[._])(cache|checkpoint|comment|data|debug|description|device|dir|directory|dist|dtype|ema|epoch|eval|every|file|folder|freq"
-    r"|frequency|host|id|interval|keep|last|length|log|logging|name|output|path|patience|persistent|pin|port|precision|prefetch|profile"
+    r"(^|[._])(cache|checkpoint|comment|data|debug|description|device|dir|directory|dist|dtype|early|ema|epoch|eval|every|file|folder"
+    r"|freq|frequency|host|id|interval|keep|last|length|log|logging|metric|min_delta|monitor|name|output|path|patience|persistent|pin|port|precision|prefetch|profile"
     r"|profiler|project|report|resume|run|save|seed|step|stop_after|stop_at|streaming|tag|verbose|version|wandb|worker)s?([._]|$)"
 )
 _PROCESS = re.compile(

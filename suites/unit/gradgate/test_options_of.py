@@ -51,6 +51,8 @@ class Recipe:
     accum_steps: int = 4
     output_dir: str = "out"
     seeds: int = 3
+    early_stop_min_delta: float = 0.0
+    monitor: Literal["nll", "loss"] = "nll"
     note: None = None
     sizes: tuple[int, ...] = (1, 2)
 

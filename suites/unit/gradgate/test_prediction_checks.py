@@ -102,6 +102,21 @@ def test_gg413_takes_what_is_in_front_of_a_documents_first_value_for_its_prompt(
     assert ValueShares(valid_BS, shared_BS, ~valid_BS).dropped.nonzero()[:, 1].tolist() == [3, 5]
 
 
+@pytest.mark.parametrize(
+    ("supervised", "dropped"),
+    [(None, [5]), ([0, 0, 0, 1, 1, 1], []), ([0, 0, 1, 1, 1, 1], [5]), ([0, 0, 0, 0, 0, 0], [5])],
+)
+def test_gg413_passes_the_values_of_states_in_which_tokens_are_chosen(
+    supervised: list[int] | None, dropped: list[int]
+) -> None:
+    """One position in front of the supervised tokens, all of them: the last real token has none to choose then."""
+    valid_BS, shared_BS = torch.ones(1, 6, dtype=torch.bool), torch.tensor([[0, 0, 1, 1, 1, 0]]).bool()
+    supervised_BS = None if supervised is None else torch.tensor([supervised]).bool()
+    shares = ValueShares(valid_BS, shared_BS, ~valid_BS, supervised_BS)
+
+    assert shares.dropped.nonzero()[:, 1].tolist() == dropped
+
+
 def test_gg413_is_inconclusive_where_no_value_is_seen() -> None:
     """The edge names a module that returns something else."""
     edges = {**mini_trainer.EDGES, "value": {"value_loss": ("trunk",)}}
