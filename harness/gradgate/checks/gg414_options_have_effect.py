@@ -240,7 +240,7 @@ def _taken_for_another(
     """A finding where the unlisted value is accepted and does what a listed one does, or is a name and is accepted."""
     try:
         found = _observe(stage, context, at_start, key, odd)
-    except SubjectRaisedError:
+    except (SubjectRaisedError, SubjectError):  # a Schedule that the adapter makes of it knows no such name either
         return []
     text = f"{{!r}} gives the same {LONGER} steps as {{!r}}, bit for bit: it is replaced without a word"
     taken = [

@@ -16,6 +16,7 @@ from fixtures.option_faults import optioned
 from gradgate.core.errors import SubjectError
 from gradgate.subjects import named_values
 from gradgate.subjects.contract import Stage, Subject
+from gradgate.subjects.schedule import Schedule
 from gradgate.subjects.settings import configured, options_of
 
 FORMS = ["huber", "squared"]
@@ -117,6 +118,23 @@ def test_gg414_lets_a_guessed_value_be_refused() -> None:
     assert errors(run_check("GG414", Subject("guessed", [guessed]), guessed)) == []
     (message,) = errors(run_check("GG414", Subject("listed", [listed]), listed))
     assert "ValueError: too small" in message
+
+
+def test_gg414_leaves_a_misspelt_name_that_the_adapter_itself_cannot_declare() -> None:
+    """A Schedule that is made of it knows no such shape: what the trainer does with it is not asked."""
+    plain = optioned().stages[0].start
+    tried: list[str] = []
+
+    def start(seed: int, *, options: Any = None, **given: Any) -> Any:
+        shape = (options or {}).get("shape", "cosine")
+        tried.append(shape)
+        Schedule(1.0, 10, 2, shape)
+        moved = {"lr": 0.01 if shape == "cosine" else 0.02}
+        return plain(seed, options=moved, **given)
+
+    stage = Stage("value", start, options={"shape": ("cosine", "linear")})
+    assert errors(run_check("GG414", Subject("shaped", [stage]), stage)) == []
+    assert "cosine_x" in tried
 
 
 def test_options_of_takes_the_names_that_the_trainer_holds_a_setting_against() -> None:
