@@ -133,34 +133,51 @@ def _whole(seen: Sequence[Tensor], rows: int) -> Tensor:
 
 
 def _values_of(run: Run, held: Sequence[Batch]) -> tuple[Tensor | None, ...]:
-    """Predictions, targets and positions at the held-out real tokens, where a module returns one number at each."""
+    """Predictions, targets and positions at the held-out tokens whose values the loss trains, prompts left out.
+
+    None where no module returns one number at each position.
+    """
     if not {"rewards", "valid", "losses"} <= declared(run):
         return NOTHING
     columns: list[tuple[Tensor, Tensor, Tensor]] = []
     for batch in held:
         valid_BS = run.valid(batch).cpu().bool()
-        value_BS = _value(run, batch, valid_BS)
-        if value_BS is None:
+        found = _value(run, batch, valid_BS)
+        if found is None:
             return NOTHING
+        value_BS, trained_BS = found
+        valid_BS = valid_BS & trained_BS if bool((valid_BS & trained_BS).any()) else valid_BS
         reward_B = next(iter(run.rewards(batch).values())).detach().double().cpu()
         position_BS = torch.arange(valid_BS.shape[1]).expand(valid_BS.shape)
         columns.append((value_BS[valid_BS], reward_B[:, None].expand(valid_BS.shape)[valid_BS], position_BS[valid_BS]))
     return tuple(torch.cat(column) for column in zip(*columns, strict=True))
 
 
-def _value(run: Run, batch: Batch, valid_BS: Tensor) -> Tensor | None:
-    """Double[B, S], what a module of the run returned that is one number a position; None: none did."""
+def _value(run: Run, batch: Batch, valid_BS: Tensor) -> tuple[Tensor, Tensor] | None:
+    """What a module of the run returned that is one number a position, and where the loss has a gradient at it.
+
+    Returns:
+        Double[B, S] and Bool[B, S]; None: no module did.
+    """
     seen: list[Tensor] = []
 
     def keep(_module: nn.Module, _given: Any, output: Any) -> None:
         if isinstance(output, Tensor) and output.is_floating_point() and output.numel() == valid_BS.numel():
-            seen.append(output.detach().double().cpu().reshape(valid_BS.shape))
+            seen.append(output)
 
     with ExitStack() as stack, evaluating(run.modules.values()):
         for module in run.modules.values():
             stack.callback(module.register_forward_hook(keep).remove)
-        run.losses(batch)
-    return seen[-1] if seen else None
+        total = run.losses(batch)["total"]
+    if not seen:
+        return None
+    on_graph = [value for value in seen if value.requires_grad] if total.requires_grad else []
+    gradients = torch.autograd.grad(total, on_graph, allow_unused=True) if on_graph else ()
+    trained_BS = torch.zeros_like(valid_BS)
+    for gradient in gradients:
+        if gradient is not None:
+            trained_BS |= gradient.reshape(valid_BS.shape).cpu() != 0
+    return seen[-1].detach().double().cpu().reshape(valid_BS.shape), trained_BS
 
 
 def _series(numbers: list[dict[str, float]]) -> dict[str, list[float]] | None:

@@ -127,6 +127,25 @@ def test_fit_of_joins_the_logits_of_a_batch_that_comes_in_parts() -> None:
     assert halved == pytest.approx(plain)
 
 
+@pytest.mark.parametrize(("first", "judged"), [(0, 0), (2, 2), (99, 0)])
+def test_fit_of_judges_the_values_that_the_loss_trains(first: int, judged: int) -> None:
+    """A prompt says nothing of its row's reward; where no value is trained all are judged."""
+
+    class Behind(TokenRun):
+        logits_from = None
+
+        def losses(self, batch: Any) -> dict[str, Tensor]:
+            valid_BS = self.valid(batch)
+            value_BS = self.modules["critic"](torch.ones(*valid_BS.shape, own_loop.WIDTH))[..., 0]
+            kept_BS = valid_BS & (torch.arange(valid_BS.shape[1]) >= first)
+            return {"total": (value_BS - batch["reward"][:, None])[kept_BS].square().sum()}
+
+    fit = fit_of(Behind, steps=8, batches=2)(0)
+    assert fit.position_N is not None and fit.prediction_N is not None
+    assert int(fit.position_N.min()) == judged
+    assert len(fit.position_N) == len(fit.prediction_N)
+
+
 def test_fit_of_shows_a_step_that_learns_nothing() -> None:
     """The curve stays where it was."""
     run = fit_of(lambda seed, **given: TokenRun(seed, dead=True, **given), steps=8, batches=2)(0)
