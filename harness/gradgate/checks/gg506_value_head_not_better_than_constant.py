@@ -63,7 +63,7 @@ Issue "The trainer and the house", the row on Stage 1; Mann and Whitney 1947, An
 
 from __future__ import annotations
 
-from math import isfinite
+from math import isfinite, isnan
 
 from gradgate.checks.fits import fit
 from gradgate.checks.prediction import Quality, quality
@@ -129,12 +129,13 @@ def _one_kind(rows: int, found: Quality) -> Finding:
 
 
 def _finding(found: Quality) -> Finding:
+    area = "" if isnan(found.auc) else f"; AUC {found.auc:.2f}"
     return Finding(
         code=CODE,
         name=NAME,
         message=f"held-out squared error {found.mse:.4g} is {found.ratio:.3f} of the best constant's "
         f"{found.constant_mse:.4g}; allowed: below {ALLOWED} ({found.values} values; by position alone "
-        f"{found.position_mse:.4g}; AUC {found.auc:.2f})",
+        f"{found.position_mse:.4g}{area})",
         fix="look at the value head's gradients (GG201), its targets, its learning rate, and whether its features vary",
         detail=found.measured(),
     )

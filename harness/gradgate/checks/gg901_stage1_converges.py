@@ -105,7 +105,8 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
 
 def _told(tried: dict[int, bool], ratios: dict[int, float], epochs: dict[int, int | None]) -> str:
     bad = [seed for seed, good in tried.items() if not good]
-    each = "; ".join(f"seed {seed}: {ratios[seed]:.3f} after {epochs[seed] or '?'} epochs" for seed in bad)
+    after = {seed: f" after {number} epochs" if number else "" for seed, number in epochs.items()}
+    each = "; ".join(f"seed {seed}: {ratios[seed]:.3f}{after[seed]}" for seed in bad)
     return f"{len(bad)} of {len(tried)} seeds miss the bar ({each})"
 
 

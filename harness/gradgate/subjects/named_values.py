@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import site
 import sys
 import sysconfig
@@ -15,28 +16,46 @@ import gradgate
 
 _INSTALLED = tuple({*site.getsitepackages(), sysconfig.get_path("stdlib"), str(Path(gradgate.__path__[0]))})
 _REGISTERS = ("register", "add")
+_COMMENTED = re.compile(r"^\s*(\w+)\s*(?::[^#\n]*)?=[^#\n]*#([^\n]*\|[^\n]*)$", re.MULTILINE)
+_CONFIGURATIONS = ("cfg", "config", "conf", "args", "hparams", "settings")
 
 
-def named_values(settings: Mapping[str, str]) -> dict[str, list[str]]:
+def named_values(settings: Mapping[str, str], adapter: str = "") -> dict[str, list[str]]:
     """The names that each key is compared with, looked up by, or registered under in the trainer's modules.
 
     Those are the modules that are imported and lie in no installed package. `kind == "a"`, `kind in ("a", "b")`, a
     `case`, `{"a": f, "b": g}[kind]`, `TABLE[kind]` and `REGISTRY.build(kind)` with `@REGISTRY.register("a")` count,
     where `kind` is a name, an attribute or a quoted key that is the last part of the setting's, or the parameter of a
-    function that is called with it. A list of words that has what it is set to beside one of these has them all.
+    function that is called with it; so does, alone, a comment beside it, `kind: str = "a" # a | b`. A list of words
+    that has what it is set to beside one of these has them all. What a key is set to need not be among them, as where
+    it is what an `else` does: then names count that an attribute or entry of its section, or of a configuration, is
+    compared with.
 
     Args:
         settings: dotted key, as `options_of` gives them -> what it is set to.
+        adapter: a file whose words are not the trainer's.
 
     Returns:
         Key -> names, in the order of the source; none where there is none.
     """
-    found, lists = _held_against(tuple(_own_files()))
-    names = {key: found.get(key.rpartition(".")[2], []) for key in settings}
-    for key, value in settings.items():
-        beside = [words for words in lists if value in words and set(words) & set(names[key])]
-        names[key] = list(dict.fromkeys([*names[key], *(word for words in beside for word in words)]))
-    return names
+    files = tuple(file for file in _own_files() if str(file) != adapter)
+    return {key: list(dict.fromkeys(_names_of(key, value, files))) for key, value in settings.items()}
+
+
+def _names_of(key: str, value: str, files: tuple[Path, ...]) -> list[str]:
+    """Those of one key; where a comment lists them, no others."""
+    found, lists, comments = _held_against(files)
+    section, _, last = f".{key}".rpartition(".")
+    listed = next((words for words in comments.get(last, []) if value in words), [])
+    if listed:
+        return listed
+    names = found.get(last, [])
+    if value not in names:
+        owners = {*_CONFIGURATIONS, section.rpartition(".")[2]}
+        others = [word for owner in owners for word in found.get(f"{owner}.{last}", [])]
+        names = [value, *(word for word in names if word in others)] if others else names
+    beside = [words for words in lists if value in words and set(words) & set(names)]
+    return [*names, *chain.from_iterable(beside)]
 
 
 def _own_files() -> list[Path]:
@@ -46,8 +65,10 @@ def _own_files() -> list[Path]:
 
 
 @lru_cache(maxsize=1)
-def _held_against(files: tuple[Path, ...]) -> tuple[Mapping[str, list[str]], list[list[str]]]:
-    """The words that each last part of a name is held against in these files, and all lists of words in them."""
+def _held_against(
+    files: tuple[Path, ...],
+) -> tuple[Mapping[str, list[str]], list[list[str]], Mapping[str, list[list[str]]]]:
+    """The words that each last part of a name is held against in these files, all lists of words, and comments."""
     nodes = [node for file in files for node in _nodes(file)]
     tables: dict[str, list[str]] = {}
     for table, held in _tables(nodes):
@@ -55,14 +76,30 @@ def _held_against(files: tuple[Path, ...]) -> tuple[Mapping[str, list[str]], lis
     found: dict[str, list[str]] = {}
     for last, name in chain((pair for node in nodes for pair in _of(node, tables)), _handed_on(nodes, tables)):
         found.setdefault(last, []).append(name)
-    return found, [_words(node.elts) for node in nodes if isinstance(node, ast.Tuple | ast.List | ast.Set)]
+    comments: dict[str, list[list[str]]] = {}
+    for name, words in chain.from_iterable(map(_commented, files)):
+        comments.setdefault(name, []).append(words)
+    return found, [_words(node.elts) for node in nodes if isinstance(node, ast.Tuple | ast.List | ast.Set)], comments
 
 
 def _nodes(file: Path) -> list[ast.AST]:
     try:
-        return list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
-    except (OSError, ValueError, SyntaxError):
+        return list(ast.walk(ast.parse(_text(file))))
+    except (ValueError, SyntaxError):
         return []
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return ""
+
+
+def _commented(file: Path) -> Iterator[tuple[str, list[str]]]:
+    """Words between bars in the comment of a line that sets a name."""
+    for name, comment in _COMMENTED.findall(_text(file)):
+        yield name, [part.split()[0].strip("\"'`,.") for part in comment.split("|") if part.strip()]
 
 
 def _tables(nodes: Iterable[ast.AST]) -> Iterator[tuple[str, list[str]]]:
@@ -109,6 +146,8 @@ def _of(node: ast.AST, tables: Mapping[str, list[str]]) -> Iterator[tuple[str, s
         asked, words = node.args[0], _held(node.func.value, tables)
     last = _last(asked)
     yield from ((last, word) for word in words if last)
+    if isinstance(asked, ast.Attribute | ast.Subscript) and last and (owner := _last(asked.value)):
+        yield from ((f"{owner}.{last}", word) for word in words)
 
 
 def _held(table: ast.expr, tables: Mapping[str, list[str]]) -> list[str]:

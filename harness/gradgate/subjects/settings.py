@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import re
+import sys
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
@@ -56,7 +57,8 @@ def options_of(
         Dotted key -> values, the configured one first.
     """
     acting = [(key, value, hint) for key, value, hint in _keys(config) if _acts(key, value)]
-    names = named_values({key: value for key, value, _ in acting if isinstance(value, str)})
+    texts = {key: value for key, value, _ in acting if isinstance(value, str)}
+    names = named_values(texts, adapter=sys._getframe(1).f_code.co_filename)
     moved = {key: Guessed(_moved(key, value, hint, names.get(key, ()))) for key, value, hint in acting}
     found = {key: values for key, values in moved.items() if values}
     kept = {key: values for key, values in found.items() if not key.startswith(tuple(leave_out))}

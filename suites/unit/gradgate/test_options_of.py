@@ -138,13 +138,14 @@ def test_gg414_leaves_a_misspelt_name_that_the_adapter_itself_cannot_declare() -
 
 
 def test_options_of_takes_the_names_that_the_trainer_holds_a_setting_against() -> None:
-    """In comparisons, tables, registries and the functions that it is handed to; none where its own is not among."""
+    """In comparisons, tables, registries and the functions that it is handed to."""
     loss = SimpleNamespace(form="huber", reduction_of="mean", note_of="free")
     config = SimpleNamespace(loss=loss, estimator_of="gae", weighting_of="rho", side_of="both")
 
     assert options_of(config) == {
         "loss.form": ("huber", "squared"),
         "loss.reduction_of": ("mean", "sum", "none"),
+        "loss.note_of": ("free", "other"),
         "estimator_of": ("gae", "td"),
         "weighting_of": ("rho", "critic"),
         "side_of": ("both", "left", "right"),
@@ -153,6 +154,32 @@ def test_options_of_takes_the_names_that_the_trainer_holds_a_setting_against() -
         "data.side_of": ("left", "right", "both"),
         "data.packs": (False, True),
     }
+
+
+def test_a_name_that_an_else_stands_for_has_the_others_of_its_own_key() -> None:
+    """Of a section or a configuration; what other keys of that name are compared with are no names of it."""
+    assert options_of({"data": {"order_of": "shuffled", "loss_of": "hard"}, "order_of": "shuffled"}) == {
+        "data.order_of": ("shuffled", "longest_first"),
+        "data.loss_of": ("hard", "soft"),
+    }
+
+
+def test_a_comment_lists_the_names_of_a_setting() -> None:
+    """Between bars; what it says of one is none."""
+    assert options_of({"packing_of": "none", "PACKING_OF": "none"}) == {"PACKING_OF": ("none", "greedy", "best")}
+
+
+def test_words_of_the_adapter_are_not_the_trainers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it compares or lists was written for this check, or for another key."""
+    monkeypatch.setattr(named_values, "_own_files", lambda: [Path(named_settings.__file__), Path(__file__)])
+
+    assert options_of({"kind_of_adapter": "one"}) == {}
+    assert named_values.named_values({"kind_of_adapter": "one"})["kind_of_adapter"] == ["one", "other"]
+
+
+def is_other(kind_of_adapter: str) -> bool:
+    """A word of the adapter's: here of this file."""
+    return kind_of_adapter in ("one", "other")
 
 
 def test_keys_without_a_name_in_the_source_are_left_alone() -> None:
