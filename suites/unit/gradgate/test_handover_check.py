@@ -80,6 +80,20 @@ def same(before: gradgate.Run, _folder: Path) -> gradgate.Run:
     return run
 
 
+def averaged(before: gradgate.Run, folder: Path) -> gradgate.Run:
+    """An average of what was learnt, which the adapter has put into the stage before."""
+    with torch.no_grad():
+        for parameter in before.modules["critic"].parameters():
+            parameter.mul_(0.5)
+    return hand(before, folder)
+
+
+def wiped(before: gradgate.Run, _folder: Path) -> gradgate.Run:
+    """The module itself, and anew."""
+    before.modules["critic"].reset_parameters()  # type: ignore[operator]
+    return same(before, _folder)
+
+
 def broken(_before: gradgate.Run, _folder: Path) -> gradgate.Run:
     raise FileNotFoundError("critic.pt")
 
@@ -92,9 +106,9 @@ def result(start, earlier=Line, stage: str = "second") -> gradgate.Result:
     return result
 
 
-@pytest.mark.parametrize("start", [hand, same])
+@pytest.mark.parametrize("start", [hand, same, averaged])
 def test_stage_that_starts_from_what_was_learnt_passes(start):
-    """Through a file or as the module itself, what the stage before learnt is what this one starts from."""
+    """Through a file, as the module itself or as an average: this stage starts from what the one before has learnt."""
     assert result(start).status == "passed"
 
 
@@ -102,6 +116,7 @@ def test_stage_that_starts_from_what_was_learnt_passes(start):
     ("start", "told"),
     [
         (forget, "2 of 2 tensors of `critic` are not those"),
+        (wiped, "tensors of `critic` are not those"),
         (half, "1 of 2 tensors of `critic` are not those that the stage before left, `bias` first"),
         (fitting, "`critic.weight` was handed over with shape [2, 3] and left out"),
     ],
