@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from gradgate.checks.source_values import OTHERS, Names
@@ -41,6 +41,19 @@ def accumulations(nodes: Iterable[ast.AST], names: Names) -> Iterator[Accumulati
             test = names.held(branch.test)
             if steps & taken and not backward & taken and _is_now_and_then(test):
                 yield Accumulation(loop, branch, test)
+
+
+def parts_of_updates(nodes: Sequence[ast.AST]) -> set[str]:
+    """What the loops are over that run a backward at each turn and leave the optimizer's step to what follows."""
+    if not any(steps_in(nodes)):
+        return set()
+    loops = [node for node in nodes if isinstance(node, ast.For)]
+    inside = {id(loop): list(nodes_in(loop.body, *OTHERS)) for loop in loops}
+    return {
+        ast.unparse(loop.iter)
+        for loop in loops
+        if any(map(_is_backward, inside[id(loop)])) and not any(steps_in(inside[id(loop)]))
+    }
 
 
 def steps_in(nodes: Iterable[ast.AST]) -> Iterator[ast.Call]:

@@ -60,11 +60,9 @@ from __future__ import annotations
 from functools import partial
 from itertools import combinations
 
-import torch
-from torch import Tensor
-
-from gradgate.checks.invariance import Distance, Probe, elements, rows_of
-from gradgate.checks.raised import calling, reports_raises
+from gradgate.checks.invariance import Probe, rows_of
+from gradgate.checks.raised import reports_raises
+from gradgate.checks.row_coupling import PAIRS, of_pair
 from gradgate.checks.running_statistics import without_running_statistics
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -73,7 +71,6 @@ from gradgate.subjects.contract import Batch, Context, Stage, Subject
 CODE, NAME = "GG407", "batch-independence"
 NEEDS: tuple[str, ...] = ("losses", "rows")
 PER_STAGE = True
-PAIRS = 3
 
 
 @reports_raises(CODE, NAME)
@@ -87,7 +84,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
 
 def _judged(probe: Probe, batch: Batch) -> Outcome:
     pairs = list(combinations(range(min(rows_of(batch), PAIRS)), 2))
-    found = [(pair, distance) for pair in pairs for distance in _of_pair(probe, batch, pair)]
+    found = [(pair, distance) for pair in pairs for distance in of_pair(probe, batch, pair)]
     if not found:
         return Outcome(inconclusive="no two rows of the batch have a gradient to combine")
     pair, worst = max(found, key=lambda each: (each[1].is_beyond, each[1].measured / (each[1].allowed or 1.0)))
@@ -105,27 +102,3 @@ def _judged(probe: Probe, batch: Batch) -> Outcome:
         detail={"quantity": worst.quantity, "rows": list(pair), "rest": worst.measured},
     )
     return Outcome((finding,), measured, allowed)
-
-
-def _of_pair(probe: Probe, batch: Batch, pair: tuple[int, int]) -> list[Distance]:
-    with calling("select_rows()"):
-        first, second, both = (probe.run.select_rows(batch, rows) for rows in ([pair[0]], [pair[1]], list(pair)))
-    ours, theirs, together = probe(first), probe(second), probe(both)
-    noise, count = probe.noise(both, together), elements(both)
-    found = []
-    for name, gradient in together.gradients.items():
-        alone = torch.stack([ours.gradients[name], theirs.gradients[name]], 1)
-        if not bool(alone.any()) and not bool(gradient.any()):
-            continue
-        rest, weight = _rest(alone, gradient)
-        label = f"the gradient of `{name}`"
-        size = float(gradient.norm())
-        allowed = 2 * count * (1 + weight) * (noise[label] + probe.unit * max(size, float(alone.norm())))
-        found.append(Distance(label, rest, allowed, size))
-    return found
-
-
-def _rest(alone: Tensor, gradient: Tensor) -> tuple[float, float]:
-    """What least squares leave of a gradient [P] against two columns [P, 2], and the sum of the weights' magnitudes."""
-    weight = torch.linalg.lstsq(alone, gradient[:, None], driver="gelsd").solution
-    return float((gradient - (alone @ weight)[:, 0]).norm()), float(weight.abs().sum())

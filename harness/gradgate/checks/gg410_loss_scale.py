@@ -19,12 +19,13 @@ In float64, at one point, without dropout. Statistic: the distance of loss terms
   in hands takes it undivided from another, that one's.
 * Accumulation, where the run has `window`: one step on the batch as a whole, on its rows one by one, and on a short and
   a long part give the optimizer the same gradient. Clipping is kept out of the comparison: every backward starts from
-  2**-30, which is exact and too small to be clipped. Without `window`, where a key of `Stage.options` or
-  `Stage.neutral` says of how many micro-batches an update is made (`accum` is in its name, its values are whole
-  numbers): the first update with the key at 1 has the gradient of the first with the key at n, on the batch n times
-  where n steps make an update, on the batch once where the trainer cuts it. With n steps, n parts of the batch give
-  another gradient where each is divided by its own count: a warning, since a step cannot know what comes behind it. Not
-  looked at: runs in which a step without an update changes the loss of the next one.
+  2**-30, which is exact and too small to be clipped. Where the rows are not independent (GG407: whitening over the
+  batch, pairs), the parts are a warning, and the batch twice must have the gradient of the batch. Without `window`,
+  where a key of `Stage.options` or `Stage.neutral` says of how many micro-batches an update is made (`accum` is in its
+  name, its values are whole numbers): the first update with the key at 1 has the gradient of the first with the key at
+  n, on the batch n times where n steps make an update, on the batch once where the trainer cuts it. With n steps, n
+  parts of the batch give another gradient where each is divided by its own count: a warning, since a step cannot know
+  what comes behind it. Not looked at: runs in which a step without an update changes the loss of the next one.
 * Counts, where the subject has `functions.value_loss` or `functions.loss`, whose terms are means: in the stage's own
   loss each of N values counts 1/N (half the second derivative at the value; of a loss that is straight far away, as
   Huber's and the smooth L1 are, all of it, or the slope there), and the weights of each of N positions sum to 1/N
@@ -99,8 +100,9 @@ from gradgate.checks.invariance import Distance, Probe, rows_of
 from gradgate.checks.moved import in_words, plain_and_moved
 from gradgate.checks.own_lines import named
 from gradgate.checks.raised import SubjectRaisedError, calling, reports_raises
+from gradgate.checks.row_coupling import are_coupled
 from gradgate.checks.running_statistics import without_running_statistics
-from gradgate.checks.split_batches import NoUpdateError, Split, splits_of
+from gradgate.checks.split_batches import NoUpdateError, Split, come_twice, splits_of
 from gradgate.checks.value_shares import TERM
 from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Outcome
@@ -178,7 +180,11 @@ def _judged(subject: Subject, stage: Stage, context: Context, probe: Probe, batc
         measured["accumulation"] = f"not looked at: {Subject.CAPABILITIES['window']}"
     else:
         beyond = [split for split in splits if split.distance.is_beyond]
-        findings += [named(_split(each, rows), partial(each.line, subject.source), context.seed) for each in beyond]
+        coupled = bool(beyond) and not beyond[0].settings and are_coupled(probe, batch)
+        for each in [*([come_twice(probe, stage, context, batch, rows)] if coupled else []), *beyond]:
+            if each.distance.is_beyond:
+                line = partial((beyond[0] if coupled else each).line, subject.source)
+                findings.append(named(_split(each, rows, coupled=coupled), line, context.seed))
         measured["accumulation"] = max((split.distance.measured for split in splits), default=0.0)
         allowed["accumulation"] = max((split.distance.allowed for split in splits), default=0.0)
     for term in dict.fromkeys(count.shares.term for count in counts):
@@ -334,8 +340,11 @@ def _summed(probe: Probe, batch: Batch, coefficients: Mapping[str, float], sourc
     )
 
 
-def _split(split: Split, rows: Sequence[int]) -> Finding:
-    """Whole batches that come several times, and rows that a trainer cuts itself, have to weigh alike in any design."""
+def _split(split: Split, rows: Sequence[int], *, coupled: bool) -> Finding:
+    """Whole batches that come several times, and rows that a trainer cuts itself, have to weigh alike in any design.
+
+    Parts of a batch need not where its rows are weighed against each other, or where a key alone makes updates of them.
+    """
     sizes, distance = [len(part) for part in split.cut], split.distance
     is_cut = sum(sizes) == len(rows) and len(sizes) > 1
     come = f"come in micro-batches of {sizes} rows" if is_cut else f"come {len(sizes)} times" if sizes[1:] else "come"
@@ -343,8 +352,9 @@ def _split(split: Split, rows: Sequence[int]) -> Finding:
         code=CODE,
         name=NAME,
         message=f"the gradient of one update (norm {distance.size:.6g}) changes by {distance.measured:.3g} where its "
-        f"{len(rows)} rows {come}{in_words(split.settings)}; allowed: {distance.allowed:.1e}",
-        severity="warning" if split.settings and is_cut else "error",
+        f"{len(rows)} rows {come}{in_words(split.settings)}{', and they are not independent (GG407)' * coupled}; "
+        f"allowed: {distance.allowed:.1e}",
+        severity="warning" if is_cut and (split.settings or coupled) else "error",
         fix=FIX,
         detail={"rows": sizes, "distance": distance.measured},
     )

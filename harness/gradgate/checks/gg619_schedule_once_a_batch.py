@@ -18,7 +18,8 @@ By reading the files of `Subject.source`, or those of the modules that the adapt
 
 * in a loop that runs a backward at each turn, and steps an optimizer only where a condition holds once in so many turns
   (`%`) or names accumulation;
-* in a loop over what is called after accumulation or micro-batches, in which no optimizer steps.
+* in a loop over what is called after accumulation or micro-batches, or over what another loop of the function runs a
+  backward for, in which no optimizer steps.
 
 Where a schedule in the same file is given a length that is made of a `len` and divided by nothing, it is taken for one
 that is meant to be counted in batches. Statistic: such steps; allowed: 0.
@@ -66,7 +67,7 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.accumulation import accumulations, steps_in
+from gradgate.checks.accumulation import accumulations, parts_of_updates, steps_in
 from gradgate.checks.source_values import OTHERS, Names, own_nodes
 from gradgate.checks.trainer_source import File, calls_in, dotted, nodes_in, read_file_by_file
 from gradgate.core.finding import Finding
@@ -98,9 +99,10 @@ def _of_file(file: File) -> Iterator[Finding]:
             for call in _scheduled(one.loop):
                 told = f"and the optimizer only where `{ast.unparse(one.branch.test)}`"
                 found.setdefault(id(call), (call, function.name, told))
+        parts = parts_of_updates(nodes)
         for loop in (node for node in nodes if isinstance(node, ast.For)):
             over = ast.unparse(loop.iter)
-            if (is_of_accumulation(over) or MICRO.search(over)) and not any(steps_in(ast.walk(loop))):
+            if (over in parts or is_of_accumulation(over) or MICRO.search(over)) and not any(steps_in(ast.walk(loop))):
                 for call in _scheduled(loop):
                     told = f"for each of `{over}`, and the optimizer once for all of them"
                     found.setdefault(id(call), (call, function.name, told))

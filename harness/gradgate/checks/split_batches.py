@@ -97,6 +97,16 @@ def _in_windows(probe: Probe, stage: Stage, context: Context, batch: Batch, rows
     return found
 
 
+def come_twice(probe: Probe, stage: Stage, context: Context, batch: Batch, rows: Sequence[int]) -> Split:
+    """How far the gradient of one step on the batch twice is from that on it once, where `Run.window` makes an update.
+
+    What weighs the rows of a micro-batch against each other gives the same for each, so that their count alone counts.
+    """
+    once, twice = (_of_window(stage, context, [batch] * times) for times in (1, 2))
+    distance = _distance(probe, batch, twice, once)
+    return Split(stage, context, batch, [batch, batch], [rows, rows], distance, {})
+
+
 def _in_turns(
     probe: Probe, stage: Stage, context: Context, batch: Batch, rows: Sequence[int], key: str, count: int
 ) -> list[Split]:

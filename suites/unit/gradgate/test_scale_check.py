@@ -185,6 +185,34 @@ def test_gg410_names_who_does_not_hand_the_count_of_the_window_on(run: type[Mini
     assert [finding.culprit.source if finding.culprit else "" for finding in found] == lines
 
 
+class Whitening(Counting):
+    """What a value counts depends on the others of its micro-batch."""
+
+    def losses(self, batch: MiniBatch) -> Mapping[str, Tensor]:
+        value_N = self.modules["value_head"](self.features(batch))[..., 0][batch.valid_BS]
+        loss = (value_N - value_N.mean()).square().mean()
+        return {"total": loss, "value_loss": loss}
+
+
+class WhiteningApart(Whitening, NotHandedOn):
+    """And is divided by its own count."""
+
+
+@pytest.mark.parametrize(
+    ("run", "told"),
+    [(Whitening, ["warning", "warning"]), (WhiteningApart, ["error", "warning", "warning"])],
+)
+def test_gg410_warns_of_parts_whose_rows_are_not_independent_and_holds_whole_ones(
+    run: type[MiniRun], told: list[str]
+) -> None:
+    """A micro-batch that comes twice weighs its rows against each other as it does alone: the counts are left."""
+    found = [each for each in run_check("GG410", *with_run(run)).findings if "one update" in each.message]
+
+    assert [each.severity for each in found] == told
+    assert all("not independent (GG407)" in each.message for each in found)
+    assert ("come 2 times" in found[0].message) is (told[0] == "error")
+
+
 def test_gg410_counts_the_clean_twins_terms_as_means() -> None:
     """To rounding."""
     means = replace(CLEAN, functions=MEANS)
