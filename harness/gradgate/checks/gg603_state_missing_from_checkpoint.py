@@ -56,6 +56,7 @@ Faults CR-01 to CR-07 of the fault catalogue.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator, Mapping
 from itertools import groupby, islice
 from pathlib import Path
@@ -78,6 +79,7 @@ CODE, NAME = "GG603", "state-missing-from-checkpoint"
 NEEDS: tuple[str, ...] = ("saved",)
 PER_STAGE = True
 SAVE_AFTER, STEPS = 3, 4
+_WITHIN = re.compile(r"(\.state_dict\(\).*|\[[^\[\]]*\])$")  # what of a name is behind that of its owner
 DEPTH = 8  # of nested objects; nobody keeps a counter deeper
 Inventory = dict[str, str]
 
@@ -99,7 +101,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     measured = {"values_missing": len(missing), "values_that_change": len(changing), "values": len(end)}
     if not changing:
         return Outcome(measured=measured, inconclusive="no value of the run changed in training")
-    owners = groupby(missing, key=lambda name: name.partition(".state_dict()")[0])
+    owners = groupby(missing, key=lambda name: _WITHIN.sub("", name))
     findings = tuple(_finding(owner, list(names)) for owner, names in islice(owners, 10))
     return Outcome(findings, measured, {"values_missing": 0})
 

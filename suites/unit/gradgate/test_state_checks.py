@@ -50,10 +50,27 @@ def remembering(run: MiniRun, terms: Mapping[str, Tensor]) -> Mapping[str, float
     return mini_trainer.update(run, terms)
 
 
+def keeping(run: MiniRun, terms: Mapping[str, Tensor]) -> Mapping[str, float]:
+    """An update that keeps a number of each step in a mapping."""
+    run.kept = {**getattr(run, "kept", {}), run.drawn: 1.0}  # type: ignore[attr-defined]
+    return mini_trainer.update(run, terms)
+
+
+@pytest.mark.parametrize(
+    ("parts", "owner"),
+    [({"update": keeping}, "run.kept"), ({"saved": without("optimizer")}, "run.optimizers[0]")],
+)
+def test_each_owner_of_what_is_not_saved_is_told_once(parts: dict[str, Any], owner: str) -> None:
+    """A mapping or an optimizer is one finding, with the number of its values."""
+    findings = run_check("GG603", mini_trainer.subject(**parts)).findings
+
+    assert [each.detail["values"] > 1 for each in findings if each.detail["owner"] == owner] == [True]
+
+
 @pytest.mark.parametrize(
     ("parts", "named"),
     [
-        ({"saved": without("scheduler")}, "run.scheduler.state_dict()['last_epoch']"),
+        ({"saved": without("scheduler")}, "run.scheduler.state_dict()["),
         ({"saved": without("drawn")}, "run.drawn"),
         ({"saved": without("left")}, "run.left["),
         ({"update": counting}, "run.seen"),
