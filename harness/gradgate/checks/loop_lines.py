@@ -32,6 +32,7 @@ class LoopLines(OwnLines):
 
     Attributes:
         decided: for each evaluation the lines of that function, from the one that asks for it to the next step.
+        handed_on: for each evaluation the lines of the functions that the line which asks for it calls behind it.
         loops: how often each loop's head ran.
         tests: how often each condition was the last before an evaluation, in the innermost function that had one.
     """
@@ -39,17 +40,21 @@ class LoopLines(OwnLines):
     def __init__(self, source: Any) -> None:
         super().__init__(source)
         self.decided: list[list[Line]] = []
+        self.handed_on: list[list[Line]] = []
         self.loops: dict[Line, int] = {}
         self.around: set[CodeType] = set()  # functions that run while a score is asked for
         self.inner: dict[Line, Line] = {}  # of a line that calls an own function, the last line of that
         self.tests: Counter[Line] = Counter()
         self._asking: FrameType | None = None
+        self._asked_at = 0
         self._tested: dict[FrameType, Line] = {}
 
     def evaluated(self) -> None:
         """A score is handed out."""
         if self.frames:
             self.decided.append([])
+            self.handed_on.append([])
+            self._asked_at = self.at[-1]
             self.around |= {frame.f_code for frame in self.frames}
             self._asking = self.frames[-1]
             tested = next((self._tested[frame] for frame in reversed(self.frames) if frame in self._tested), None)
@@ -63,6 +68,8 @@ class LoopLines(OwnLines):
                 lines.append(line)
         elif self._asking is not None and len(self.frames) > 1 and self.frames[-2] is self._asking:
             self.inner[self._asking.f_code, self.at[-2]] = line
+            if self.at[-2] == self._asked_at:
+                self.handed_on[-1].append(line)
         statement = statement_at(line)
         if isinstance(statement, ast.If):
             self._tested[self.frames[-1]] = (line[0], statement.lineno)
@@ -77,6 +84,12 @@ class LoopLines(OwnLines):
         self._tested.pop(frame, None)
         if frame is self._asking:
             self._asking = None
+
+    def decisions(self) -> list[list[Line]]:
+        """The lines that decide, behind each evaluation: of the function that a score is handed on to, if it does."""
+        comparing = {line[0] for lines in self.handed_on for line in lines if _compares(line)}
+        handed_on = [[line for line in lines if line[0] in comparing] for lines in self.handed_on]
+        return handed_on if comparing else self.decided
 
 
 def line_of_stop(
@@ -147,7 +160,7 @@ def _traced(course: Callable[[Sequence[float]], Any], source: Any, scores: Seque
 
 def _fired(trace: LoopLines, patience: int) -> bool:
     """Whether the evaluation that ends the run decides something that the one before it did not."""
-    decided = trace.decided
+    decided = trace.decisions()
     return len(decided) > patience and not set(decided[patience]) <= {
         one for each in decided[:patience] for one in each
     }
@@ -159,7 +172,7 @@ def _compares(line: Line) -> bool:
 
 def _typical(trace: LoopLines) -> list[Line]:
     """What is decided behind the second evaluation: behind the first one any score is the best."""
-    decided = trace.decided[1] if len(trace.decided) > 1 else []
+    decided = next(iter(trace.decisions()[1:]), [])
     code: CodeType | None = decided[0][0] if decided else None
     lines = [line for line in dict.fromkeys(decided) if line[0] is code]
     return [line for line in lines if not isinstance(statement_at(line), ast.While | ast.For)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -61,6 +62,53 @@ def test_looped_lets_gg608_judge_a_loop_as_it_is(inner: bool, red: bool) -> None
     """A break out of the epoch alone is found; the evaluation is the trainer's own again behind it."""
     assert bool(errors(run_check("GG608", Subject("stopping", [stage(inner)]), stage(inner)))) == red
     assert Stopping(None, 1, 1).evaluate()["eval_loss"] != 7.0
+
+
+class Tracking(Stopping):
+    """It hands the score on to a method, behind which it asks something else."""
+
+    best, worse = math.inf, 0
+    ends = False
+
+    def fit(self, loader: list[int], epochs: int = 9) -> None:
+        step = 0
+        for _ in range(epochs):
+            for _ in loader:
+                if self.ends or step == self.max_steps:
+                    return
+                self.optimizer.step()
+                step += 1
+                self.after(step)
+
+    def after(self, step: int) -> None:
+        if step % self.eval_every == 0:
+            self.track(self.evaluate())
+        if step % 100 == 0 and self.patience != 0:
+            self.best = self.best + 0.0
+
+    def track(self, metrics: dict[str, float]) -> None:
+        if metrics["eval_loss"] > self.best or self.best == math.inf:
+            self.best, self.worse = metrics["eval_loss"], 0
+        else:
+            self.worse += 1
+            if self.patience and self.worse >= self.patience:
+                self.ends = True
+
+
+def test_gg608_names_the_line_of_the_function_that_a_score_is_handed_on_to() -> None:
+    """Not the next question of the one that asked for it."""
+
+    def loop(scores: Any, *, patience: int | None, max_steps: int, eval_every: int) -> Looped:
+        trainer = Tracking(patience, max_steps, eval_every, inner=False)
+        return looped(
+            lambda: trainer.fit([1] * 5), trainer, "evaluate", scores, told=lambda score: {"eval_loss": score}
+        )
+
+    tracking = Stage("train", lambda seed, **_: None, loop=loop)  # type: ignore[arg-type,return-value]
+    findings = run_check("GG608", Subject("tracking", [tracking], source=Path(__file__).parent), tracking).findings
+    assert {each.culprit.source for each in findings if each.culprit} == {
+        'if metrics["eval_loss"] > self.best or self.best == math.inf:'
+    }
 
 
 def test_looped_counts_steps_and_evaluations() -> None:
