@@ -17,15 +17,16 @@ first evaluation is the best, and a worse model overwrites the best checkpoint.
 ## How it decides
 
 By reading the files of `Subject.source`, or those of the modules that the adapter imports. Saved entries are the keys
-of the mapping that `torch.save` is given, written down there or in a variable of the same function. One is loaded
-where its name stands as a string anywhere else. Where a function keeps what `torch.load` returns in a variable, the
-keys that it is asked for must be saved somewhere (looked at only where every saved mapping is written down, and not
-for keys asked for with `get` or `in`). In a class with both, an entry that `state_dict` returns must be asked for in
-`load_state_dict`, unless that hands the whole on. A best score is what is called so, is compared by `<` or `>` and
-assigned in the branch, which saves or sets a count of patience back; it is kept where its name stands as a string, a
-save is given it or what holds it, or it is ever assigned from anything but a number that is written down. It is looked
-for where an optimizer's state is loaded in the same class or by functions beside it; a local variable only in a
-function that loads, or calls one that does. Statistic: entries and places; allowed: 0.
+of the mapping that `torch.save` is given, written down there or in a variable of the same function. One is loaded where
+its name stands as a string anywhere else. Where a function keeps what `torch.load` returns in a variable, the keys that
+it is asked for must be saved somewhere (looked at only where every saved mapping is written down, and not for keys
+asked for with `get` or `in`). In a class with both, an entry that `state_dict` returns must be asked for in
+`load_state_dict`, unless that hands the whole on; without such a method, an attribute that it returns and that other
+methods assign, by the one that asks for most of the others. A best score is what is called so, is compared by `<` or
+`>` and assigned in the branch, which saves or sets a count of patience back; it is kept where its name stands as a
+string, a save is given it or what holds it, or it is ever assigned from anything but a number that is written down. It
+is looked for where an optimizer's state is loaded in the same class or by functions beside it; a local variable only in
+a function that loads, or calls one that does. Statistic: entries and places; allowed: 0.
 
 False-alarm rate: 0 on the bundled trainer and on the documented ones. A trainer whose files other programs read is one.
 
@@ -82,6 +83,7 @@ NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
 SAVES = ("torch.save", "save_file", "safetensors.torch.save_file")
 LOADS = ("torch.load", "load_file", "safetensors.torch.load_file")
+MOST = 0.5  # of the entries that a class writes down, which a method asks for that brings them back
 LOADERS = ("load_state_dict", "load_state", "from_pretrained", "resume_from_checkpoint")
 TOLD = re.compile(  # to whoever opens the file
     r"^(config|cfg|args|hparams|hyper_?parameters|settings|stage|version|format|meta(data)?|date|time(stamp)?|git\w*|host\w*)$"
@@ -189,6 +191,8 @@ def _half(file: File) -> Iterator[Finding]:
             continue
         methods = {part.name: part for part in node.body if isinstance(part, ast.FunctionDef)}
         save, load = methods.get("state_dict"), methods.get("load_state_dict")
+        if save is not None and load is None:
+            yield from _not_brought_back(file, node, methods, save)
         if save is None or load is None or len(load.args.args) < 2:
             continue
         given = load.args.args[1].arg
@@ -201,6 +205,35 @@ def _half(file: File) -> Iterator[Finding]:
         for key in (key for key in keys if key not in words and not TOLD.search(key)):
             told = f"`{key}` of {node.name}.state_dict() is not read by its load_state_dict()"
             yield _finding(file, _beside(key, keys, asked) or load, f"{node.name}.load_state_dict", told)
+
+
+def _not_brought_back(
+    file: File, owner: ast.ClassDef, methods: dict[str, ast.FunctionDef], save: ast.FunctionDef
+) -> Iterator[Finding]:
+    """Attributes that change and that `state_dict` writes down, where another method brings most entries back."""
+    keys, once = list(_returned(save)), _written_once(file)
+    dicts = [node for node in ast.walk(save) if isinstance(node, ast.Dict)]
+    held = {_text(key): dotted(value) for node in dicts for key, value in zip(node.keys, node.values, strict=True)}
+    for load in (one for name, one in methods.items() if name != "__init__" and one is not save):
+        asked = [part for part in ast.walk(load) if isinstance(part, ast.Subscript) and _text(part.slice) in keys]
+        names = {part.attr for part in ast.walk(load) if isinstance(part, ast.Attribute)}
+        if len(asked) < MOST * len(keys) or names.isdisjoint(LOADERS):
+            continue
+        others = [one for name, one in methods.items() if name != "__init__" and one is not load]
+        changing = {dotted(target) for one in others for target, _ in assignments_in(ast.walk(one))} - {""}
+        for key in (key for key in keys if key in once and held[key] in changing):
+            told = f"`{key}` of {owner.name}.state_dict() changes in training and is not read by {load.name}()"
+            yield _finding(file, _beside(key, keys, asked) or load, f"{owner.name}.{load.name}", told)
+
+
+def _written_once(file: File) -> set[str]:
+    """The texts that stand in one place of a file."""
+    times = Counter(part.value for part in file.nodes if isinstance(part, ast.Constant) and isinstance(part.value, str))
+    return {text for text, number in times.items() if number == 1}
+
+
+def _text(node: ast.expr | None) -> str:
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
 
 
 def _beside(key: str, keys: list[str], asked: list[ast.Subscript]) -> ast.Subscript | None:
