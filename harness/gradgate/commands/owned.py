@@ -23,6 +23,7 @@ EVALUATES = ("evaluate", "evaluation", "validate", "eval", "run_evaluation", "ru
 SAVES = ("save_checkpoint", "save", "_save_checkpoint", "save_state", "checkpoint")
 LOADS = ("load_checkpoint", "load", "_load_checkpoint", "load_state", "resume", "resume_from", "restore")
 LOADERS = ("train_loader", "train_dataloader", "loader", "dataloader", "data_loader", "train_dl", "train_data")
+_DRAWS = re.compile(r"sampler|loader|data|generator|_set$")
 _WINDOW = re.compile(r"^(typing\.)?(list|sequence|iterable|tuple)\b", re.IGNORECASE)
 _MAPPING = re.compile(r"dict|mapping", re.IGNORECASE)
 
@@ -89,12 +90,32 @@ class Owned:
             inner = caller
         return lines
 
+    def seeded(self) -> list[str]:
+        """Lines that give what draws the batches by the run's seed one of its own: `load` is into a run of another."""
+        found = []
+        for name, value in stored_in(self._every()):
+            if not isinstance(value, ast.Call) or not _DRAWS.search(name):
+                continue
+            given = map(ast.unparse, [*value.args, *(word.value for word in value.keywords)])
+            if any(text.endswith("seed") for text in given):
+                kind = self._globals().get(ast.unparse(value.func))
+                begins = Methods(kind).nodes.get("__init__", []) if inspect.isclass(kind) else []
+                line = f"self.trainer.{name}.seed = 0  # the data's own: `load` is into a run of another seed (GG602)"
+                asked = f"# REPLACE: give self.trainer.{name} a seed of its own, for `load` to go on (GG602)"
+                found.append(line if "seed" in dict(stored_in(begins)) else asked)
+        return found
+
+    def _globals(self) -> dict[str, Any]:
+        """What names mean in the modules of the class's methods."""
+        modules = [self.methods.globals_of(each)[1] for each in self.methods.nodes]
+        return {name: value for known in modules for name, value in known.items()}
+
     def modules(self) -> dict[str, bool]:
         """Attributes that are modules -> whether they may be None."""
         every = self._every()
         held = (ast.unparse(each) for node in every for each in receivers_in(node, *HELD, "requires_grad_"))
         found = {name.removeprefix("self.") for name in held if name.startswith("self.")}
-        known = {name: value for each in self.methods.nodes for name, value in self.methods.globals_of(each)[1].items()}
+        known = self._globals()
         stored = list(stored_in(every))
         found |= {name for name, value in stored if value is not None and _is_module(value, known)}
         nones = {name for name, value in stored if isinstance(value, ast.Constant) and value.value is None}

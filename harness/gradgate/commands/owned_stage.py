@@ -35,7 +35,7 @@ def owned_part(number: int, target: Target, methods: Methods) -> Part:
     moved = [f"{text}.to(device, dtype)" for text in held.values() if text.startswith("self.trainer.")]
     own = loader_class(target.module, target.alias, owned.node, loop.iter) if loop is not None else None
     batches = owned.batches_text() if loop is None else _own_batches(owned, loop, own)
-    build = [*made.lines, *moved, *owned.prepared(), *_beginning(owned, loop, own)]
+    build = [*made.lines, *moved, *owned.seeded(), *owned.prepared(), *_beginning(owned, loop, own)]
     if batches == BATCHES:
         build.insert(0, "self.seed = seed")
     text = STAGE.format(

@@ -45,8 +45,14 @@ from torch import nn
 from settings_of import Config
 
 
+class Order:
+    def __init__(self, seed):
+        self.seed = seed
+
+
 class Base:
     def __init__(self, cfg: Config):
+        self.sampler = Order(cfg.seed)
         self.cfg = cfg
         self.vocabulary = len(Path(cfg.rows_path).read_text())
         self.model = nn.Sequential(nn.Embedding(self.vocabulary, cfg.width), nn.Linear(cfg.width, 1))
@@ -74,7 +80,7 @@ class Base:
 
     def windows(self, skip):
         for number in range(skip, 1000):
-            generator, parts = torch.Generator().manual_seed(number), []
+            generator, parts = torch.Generator().manual_seed(number + self.sampler.seed), []
             for _ in range(self.cfg.optim.accum_steps):
                 token_BS = torch.randint(0, self.vocabulary, (4, 6), generator=generator)
                 parts.append({"input_ids": token_BS, "attention_mask": torch.ones_like(token_BS)})
@@ -238,6 +244,7 @@ def test_written_adapter_of_a_class_runs_as_it_is(written: Callable[..., str], t
         "self.trainer.optimizer = base_of.torch.optim.AdamW(self.trainer.model.parameters(), lr=",
         "# REPLACE: your loop has `if self.cfg.out_dir:` here; what of it a run needs",
         "# REPLACE: self.trainer.teacher is None at first; add it to modules where it is there",
+        "self.trainer.sampler.seed = 0  # the data's own",
         'self.modules = {"model": self.trainer.model}',
         "self.optimizers = [self.trainer.optimizer]",
         "self.max_norm = self.trainer.cfg.optim.clip or None",
