@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 CLIPPING = "clip_grad_norm_"
+HELD = ("parameters", "train", "named_parameters")  # what modules are asked for
 SKIPS = re.compile(r"isfinite|isnan|isinf|skipped|scaler\.", re.IGNORECASE)
 SCHEDULE = re.compile(r"sched\w*\.step\(", re.IGNORECASE)
 
@@ -68,8 +69,13 @@ def parsed(method: Any) -> ast.FunctionDef | None:
     return tree.body[0] if isinstance(tree.body[0], ast.FunctionDef) else None
 
 
-def terms_of(node: ast.FunctionDef) -> list[str]:
-    """The local variables that what goes backward is made of; of one that is made of nothing with a name, itself."""
+def terms_of(node: ast.FunctionDef, returned: int | None = -1) -> list[str]:
+    """The local variables that what goes backward is made of; of one that is made of nothing with a name, itself.
+
+    Args:
+        node: a function.
+        returned: -1: what goes backward; else what it gives back instead: the part of a tuple, None: the whole.
+    """
     made = {
         target.id: assigned.value
         for assigned in ast.walk(node)
@@ -78,13 +84,24 @@ def terms_of(node: ast.FunctionDef) -> list[str]:
         for target in (place.elts if isinstance(place, ast.Tuple) else [place])
         if isinstance(target, ast.Name)
     }
+    backwards = (call for call in calls_in(node) if _is_backward(call))
+    starts: Iterator[ast.AST] = backwards if returned == -1 else _returned(node, returned)
     found: dict[str, None] = {}
-    for call in filter(_is_backward, calls_in(node)):
-        for name in _names(call):
-            parts = [part for part in _names(made[name]) if part in made and part != name] if name in made else []
+    for start in starts:
+        for name in names_of(start):
+            parts = [part for part in names_of(made[name]) if part in made and part != name] if name in made else []
             of_losses = [part for part in parts if isinstance(made[name], ast.BinOp)]
             found |= dict.fromkeys(of_losses or ([name] if name in made else []))
     return list(found)
+
+
+def _returned(node: ast.FunctionDef, number: int | None) -> Iterator[ast.expr]:
+    for part in ast.walk(node):
+        value = part.value if isinstance(part, ast.Return) else None
+        if isinstance(value, ast.Tuple) and number is not None and number < len(value.elts):
+            yield value.elts[number]
+        elif value is not None and number is None:
+            yield value.elts[0] if isinstance(value, ast.Tuple) else value
 
 
 def schedule_question(node: ast.FunctionDef) -> Iterator[str]:
@@ -105,6 +122,13 @@ def optimizers_of(node: ast.FunctionDef) -> list[str]:
     return sorted({name for name in names if name in made and "sched" not in name.lower()})
 
 
+def begun(loop: ast.For, call: str, own: str | None, extra: str = "") -> Iterator[str]:
+    """The lines that let a loop begin: a comment on what it goes over, then `begin`."""
+    over = f"`{ast.unparse(loop.iter)}`" + (", whose batches are the run's" if own else "")
+    yield f"# The loop goes over {over}. What it loads from files: patches around begin() that hand out small ones."
+    yield f"self.begin(lambda {'_' if own else 'loader'}: {call}, dtype=dtype{extra})"
+
+
 def calls_in(node: ast.AST) -> Iterator[ast.Call]:
     """Every call below a node."""
     return (inner for inner in ast.walk(node) if isinstance(inner, ast.Call))
@@ -114,10 +138,18 @@ def _is_backward(call: ast.Call) -> bool:
     return last(call) == "backward"
 
 
+def receivers_in(node: ast.AST, *methods: str) -> Iterator[ast.expr]:
+    """What these methods are called on, below a node."""
+    for call in calls_in(node):
+        if isinstance(call.func, ast.Attribute) and call.func.attr in methods:
+            yield call.func.value
+
+
 def last(call: ast.Call) -> str:
     """The method's name of a call."""
     return call.func.attr if isinstance(call.func, ast.Attribute) else ""
 
 
-def _names(node: ast.AST) -> list[str]:
+def names_of(node: ast.AST) -> list[str]:
+    """The plain names below a node."""
     return [inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)]

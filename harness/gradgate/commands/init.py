@@ -12,14 +12,16 @@ from typing import Any
 import click
 
 from gradgate.commands.backwards import proposals
-from gradgate.commands.staged import Target, text_of
+from gradgate.commands.methods import STEPS
+from gradgate.commands.stage_text import Target
+from gradgate.commands.staged import resolved, text_of
 from gradgate.core.errors import GradgateError, TargetError, nearest
 from gradgate.core.origin import in_one_line
 
 KINDS = ("loop", "two-stage", "hugging-face", "lightning")
 # What a trainer's own names say of what they do, by what of the adapter they are for.
 HINTS = {
-    "step": ("train_step", "training_step", "step", "train_batch", "update", "optimize", "fit_batch"),
+    "step": STEPS,
     "losses": ("losses", "loss", "compute_loss", "loss_fn", "criterion"),
     "batches": ("train_dataloader", "get_train_dataloader", "dataloader", "train_loader", "batches", "draw", "data"),
     "save": ("save", "save_checkpoint", "_save_checkpoint", "state_dict"),
@@ -28,11 +30,13 @@ HINTS = {
 }
 HEAD = '''"""Adapter for `gradgate verify {module}:subject --path {folder}`: a first one, to fill in.
 
-It runs as it is, on a stand-in. Put your trainer where REPLACE stands, run it again, and add what the report asks for;
+{state} and add what the report asks for;
 docs/adapters.md has complete ones.
 """
 
 '''
+STAND_IN = "It runs as it is, on a stand-in. Put your trainer where REPLACE stands, run it again,"
+READ = "It is as your source tells. Write what each REPLACE and `...` stands for, run it,"
 LOOP = '''import torch
 from torch import nn
 
@@ -142,8 +146,8 @@ def init(targets: tuple[str, ...], kind: str | None, output: Path, path: Path | 
     """Write a first adapter for a trainer, to fill in.
 
     TARGET is `package.module:Name` of your trainer's class or function; it is imported and looked at, not run. Without
-    it the adapter is for a plain loop, or for --kind. Several are one stage each, in order: the functions or methods
-    that train, `package.train_value:main`, `package.trainer:Trainer.fit`.
+    it the adapter is for a plain loop, or for --kind. Several are one stage each, in order: the functions, classes or
+    methods that train, `package.train_value:main`, `package.trainer:Trainer.fit`. Of a class its own step is run.
 
     \b
       gradgate init
@@ -160,10 +164,10 @@ def init(targets: tuple[str, ...], kind: str | None, output: Path, path: Path | 
         raise GradgateError(f"--output {output}: expected a name that ends in .py")
     require_writable(output)
     loaded = [_load(target, path) for target in targets]
-    if len(targets) > 1:
-        parts = [target.partition(":") for target in targets]
-        stages = [Target(module, name, found) for (module, _, name), found in zip(parts, loaded, strict=True)]
-        kind, text = "staged", HEAD.format(module=output.stem, folder=output.parent) + text_of(stages, output.stem)
+    parts = [target.partition(":") for target in targets]
+    stages = [Target(module, name, found) for (module, _, name), found in zip(parts, loaded, strict=True)]
+    if len(targets) > 1 or (kind is None and any(map(_trains_itself, stages))):
+        kind, text = "staged", _head(output, READ) + text_of(stages, output.stem)
     else:
         target, found = (targets[0], loaded[0]) if targets else (None, None)
         kind = kind or _kind_of(found)
@@ -192,6 +196,12 @@ def _load(target: str, path: Path | None) -> Any:
     return found
 
 
+def _trains_itself(target: Target) -> bool:
+    """Whether a target is a class that trains in a method of its own, or such a method."""
+    is_someones = inspect.isclass(target.function) and _kind_of(target.function) in ("hugging-face", "lightning")
+    return not is_someones and any(each.owner for each in resolved(target))
+
+
 def _kind_of(found: Any) -> str:
     bases = inspect.getmro(found) if inspect.isclass(found) else ()
     names = {f"{base.__module__.partition('.')[0]}.{base.__name__}" for base in bases}
@@ -208,14 +218,17 @@ def _text(target: str | None, found: Any, kind: str, output: Path) -> str:
     if target:
         module, _, name = target.partition(":")
         imports = f"from {module} import {name.partition('.')[0]}  # noqa: F401\n"
-    head = HEAD.format(module=output.stem, folder=output.parent)
-    return head + TEMPLATES[kind].format(
+    return _head(output, STAND_IN) + TEMPLATES[kind].format(
         imports=imports,
         found="".join(f"    # {line}\n" for line in _hints(found)) or "",
         more="\n".join(_missing(kind)),
         name=output.stem,
         stages=STAGES.get(kind, 'gradgate.Stage("train", TrainRun)'),
     )
+
+
+def _head(output: Path, state: str) -> str:
+    return HEAD.format(module=output.stem, folder=output.parent, state=state)
 
 
 def _hints(found: Any) -> Iterator[str]:

@@ -25,8 +25,8 @@ def loader_class(module: str, alias: str, function: ast.FunctionDef, over: ast.e
         function: what is to make the loader.
         over: what its loop goes over.
     """
-    nodes, name = list(ast.walk(function)), ast.unparse(over := _passed(over))
-    made = [_passed(value) for target, value in assignments_in(nodes) if ast.unparse(target) == name] or [over]
+    nodes, name = list(ast.walk(function)), ast.unparse(over := passed(over))
+    made = [passed(value) for target, value in assignments_in(nodes) if ast.unparse(target) == name] or [over]
     stores = [node for node in nodes if isinstance(getattr(node, "ctx", None), ast.Store) and ast.unparse(node) == name]
     if len(stores) > len(made) or name in [node.arg for node in nodes if isinstance(node, ast.arg)]:
         return None  # it is given, or something else comes in its place
@@ -42,7 +42,8 @@ def loader_class(module: str, alias: str, function: ast.FunctionDef, over: ast.e
     return "torch.utils.data.DataLoader" if kind is DataLoader else f"{alias}.{dotted(first.func)}"
 
 
-def _passed(value: ast.expr) -> ast.expr:
+def passed(value: ast.expr) -> ast.expr:
+    """What is iterated over, without `enumerate` and the like around it."""
     while isinstance(value, ast.Call) and dotted(value.func).rpartition(".")[2] in PASSING and value.args:
         value = value.args[0]
     return value

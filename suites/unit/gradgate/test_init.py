@@ -119,10 +119,6 @@ def test_written_adapter_says_what_to_build(folder: Path, kind: str):
         ("somebodys_trainers:Trainer", "loop", "# Found Trainer(config, seed=0)."),
         ("somebodys_trainers:TwoPhases", "two-stage", "# For `save`: TwoPhases.save_checkpoint()."),
         ("somebodys_trainers:loop", "loop", "# Found loop(config)."),
-        ("somebodys_trainers:Inside", "two-stage", '#     terms = {"main": "main", "extra": "extra"}'),
-        ("somebodys_trainers:Inside", "two-stage", "#     max_norm = self.config.max_norm"),
-        ("somebodys_trainers:Inside", "two-stage", "# `Inside.pretrain` keeps its loop, over `loader`: `class Stage("),
-        ("somebodys_trainers:Inside", "two-stage", '#     self.optimizers = [self.local("optim")]'),
         ("somebodys_trainers:script", "loop", "#     self.begin(lambda loader: script(...))"),
     ],
 )
@@ -158,9 +154,10 @@ def test_init_writes_a_stage_for_each_of_several_targets(folder: Path):
         "self.trainer = somebodys_trainers.Inside()  # REPLACE: small",
         "self.begin(lambda loader: self.trainer.pretrain(loader), dtype=dtype)",
         'terms = {"actor_loss": "actor_loss", "critic_loss": "critic_loss"}',
-        "return self.trainer.update(batch)",
+        "metrics = self.trainer.update(batch)",
         "config = ...  # REPLACE: small",
-        "self.trainer = somebodys_trainers.Stepping(model=...)  # REPLACE: small",
+        "model = ...  # REPLACE: what Stepping takes for it, small",
+        "self.trainer = somebodys_trainers.Stepping(model=model)",
         'self.modules = {"policy": ...}',
         "self.optimizers = [self.trainer.optim]",
     ):
