@@ -24,10 +24,11 @@ A step may set modes as it likes, so what counts there is what they lead to: in 
 module must run at least once in the mode in which it first ran in the first step. A module without anything to train
 that starts in eval mode must run in eval mode in the first step too. One that rests (no parameter requires grad, or no
 edge trains it and no optimizer holds it) and runs a dropout or batch norm in train mode alone is a warning: some mean
-it. So is a module that no optimizer holds, whose parameters begin a graph in the step that no backward comes to, as of
-a reference without `no_grad`: its activations are kept for nothing. In `evaluate` each dropout and batch norm must run
-in eval mode at least once, whatever its probability in this run, and no module's output may have a graph: all
-activations of a batch would be kept for a backward that never comes.
+it. So is a model that the run does not name and no optimizer holds, as a reference, with such a layer in train mode;
+and a module that no optimizer holds, whose parameters begin a graph in the step that no backward comes to, as of a
+reference without `no_grad`: its activations are kept for nothing. In `evaluate` each dropout and batch norm must run in
+eval mode at least once, whatever its probability in this run, and no module's output may have a graph: all activations
+of a batch would be kept for a backward that never comes.
 
 Failing means, one place a run: an error raised in the forward of each module, one raised in the backward, and a NaN in
 the output of each module.
@@ -80,9 +81,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import islice, starmap
 from typing import Any
 
 from gradgate.checks.edges import untrained
@@ -95,10 +96,13 @@ from gradgate.checks.mode_lines import (
     line_of_graph,
     line_of_left_mode,
     line_of_parts,
+    line_of_stranger,
     lines_of,
 )
 from gradgate.checks.modes import (
+    Leaks,
     Modes,
+    at_rest,
     awake_at_rest,
     drawing_modules,
     frozen_in_eval,
@@ -106,7 +110,6 @@ from gradgate.checks.modes import (
     mode_changes,
     modes_in_forward,
     reset_generators,
-    unused_graphs,
 )
 from gradgate.checks.own_lines import Line, named
 from gradgate.checks.raised import calling, reports_raises
@@ -125,34 +128,19 @@ SEEDS = (17, 18)  # two states of the global generators; any two
 RUNS = "in train mode while it runs"
 KEEPS = "makes a graph while it runs"
 AWAKE = "in train mode in a module that rests"
+STRANGER = "runs dropout or batch norm in train mode, and no optimizer holds it"
 GRAPH = "makes a graph in the step that no backward comes to, and no optimizer holds it"
 SHOWN = 3  # changes that a message lists
 
 Call = Callable[[Run, Batch], Any]
 
 
-@dataclass
-class _Leaks:
-    """What was left changed: by what, once for each set of changes."""
-
-    looked_at: int = 0
-    by_change: dict[str, list[str]] = field(default_factory=dict)
-
-    def note(self, doing: str, changes: list[str]) -> None:
-        self.looked_at += 1
-        if changes:
-            more = f" and {len(changes) - SHOWN} more" if len(changes) > SHOWN else ""
-            self.by_change.setdefault(", ".join(changes[:SHOWN]) + more, []).append(doing)
-
-    def findings(self) -> tuple[Finding, ...]:
-        return tuple(_finding(doing, changes) for changes, doing in self.by_change.items())
-
-
 @dataclass(frozen=True)
 class _Resting:
-    """What a step shows of modules that nothing trains: those awake, and those that make a graph, by name."""
+    """What a step shows of modules that nothing trains: those awake, of the run and others, and those with a graph."""
 
     awake: list[str]
+    strangers: list[str]
     graphs: list[str]
 
 
@@ -160,7 +148,7 @@ class _Resting:
 def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     """Call everything once, in order, then with errors in all places."""
     start = partial(_start, stage, context)
-    leaks = _Leaks()
+    leaks = Leaks()
     resting = _look_at_calls(start, context, stage, leaks)
     _look_at_generators(start, leaks)
     _look_at_failures(start, leaks)
@@ -171,7 +159,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
 def calls_alone(subject: Subject, stage: Stage, context: Context) -> Outcome:
     """What is left where nothing fails: in other settings that is enough."""
     start = partial(_start, stage, context)
-    leaks = _Leaks()
+    leaks = Leaks()
     resting = _look_at_calls(start, context, stage, leaks)
     return _outcome(subject, start, context, leaks, resting)
 
@@ -179,13 +167,15 @@ def calls_alone(subject: Subject, stage: Stage, context: Context) -> Outcome:
 AGAIN = Again(quick=1, check=calls_alone)
 
 
-def _outcome(subject: Subject, start: Callable[[], Run], context: Context, leaks: _Leaks, resting: _Resting) -> Outcome:
+def _outcome(subject: Subject, start: Callable[[], Run], context: Context, leaks: Leaks, resting: _Resting) -> Outcome:
     findings = tuple(
-        named(finding, partial(_line, subject, start, finding, context), context.seed) for finding in leaks.findings()
+        named(finding, partial(_line, subject, start, finding, context), context.seed)
+        for finding in starmap(_finding, leaks.by_change.items())
     )
     measured = {"leaks": len(findings), "calls": leaks.looked_at}
     for names, what, fix, find in (
         (resting.awake, AWAKE, "put what is frozen into eval mode, behind each `train()` of the whole", line_of_parts),
+        (resting.strangers, STRANGER, "put it into eval mode where it is made", line_of_stranger),
         (resting.graphs, GRAPH, "call it under `torch.no_grad()`, or freeze its parameters", line_of_graph),
     ):
         if names:
@@ -227,12 +217,12 @@ def _start(stage: Stage, context: Context) -> Run:
         return stage.start(context.seed, device=context.device)
 
 
-def _look_at_calls(start: Callable[[], Run], context: Context, stage: Stage, leaks: _Leaks) -> _Resting:
+def _look_at_calls(start: Callable[[], Run], context: Context, stage: Stage, leaks: Leaks) -> _Resting:
     """Two steps, `losses`, `evaluate` and `save`, one after the other on one run; what is there of modules at rest."""
     run = start()
     first, second = islice(run.batches(), 2)
     asleep = frozen_in_eval(run)
-    with _looking(run, "step 1", leaks, modules=False), modes_in_forward(run) as seen, unused_graphs(run) as graphs:
+    with _looking(run, "step 1", leaks, modules=False), modes_in_forward(run) as seen, at_rest(run) as rest:
         run.step(first)
     leaks.note("step 1", mode_changes(asleep, seen))
     awake = [name for name in awake_at_rest(run, seen, untrained(stage, run)) if name not in asleep]
@@ -251,14 +241,14 @@ def _look_at_calls(start: Callable[[], Run], context: Context, stage: Stage, lea
         leaks.note("evaluate()", [f"`{name}` {RUNS}" for name in drawing])
     if "save" in declared(run):
         _look_at_reader(run, "save()", partial(run.save, context.folder), leaks)
-    return _Resting(awake, list(graphs))
+    return _Resting(awake, list(rest.strangers), list(rest.graphs))
 
 
 def _first(seen: Mapping[str, list[bool]]) -> dict[str, bool]:
     return {name: modes[0] for name, modes in seen.items()}
 
 
-def _look_at_reader(run: Run, doing: str, call: Callable[[], Any], leaks: _Leaks) -> None:
+def _look_at_reader(run: Run, doing: str, call: Callable[[], Any], leaks: Leaks) -> None:
     """A call that is to leave the run's state and the generators as they are, bit for bit."""
     state, modes = take(run), Modes.now(run)
     with _looking(run, doing, leaks, back=False):
@@ -269,7 +259,7 @@ def _look_at_reader(run: Run, doing: str, call: Callable[[], Any], leaks: _Leaks
     modes.process.restore()
 
 
-def _look_at_cadence(start: Callable[[], Run], leaks: _Leaks, seed: int) -> None:
+def _look_at_cadence(start: Callable[[], Run], leaks: Leaks, seed: int) -> None:
     """Whether two steps behind an evaluation are the steps that come without one; what it is known to leave aside."""
     told = [changes for changes, doing in leaks.by_change.items() if "evaluate()" in doing]
     if "evaluate" not in declared(start()) or not all("generator" in changes or RUNS in changes for changes in told):
@@ -299,7 +289,7 @@ def _behind(start: Callable[[], Run], seed: int, *, evaluates: bool) -> Snapshot
         return take(run)
 
 
-def _look_at_generators(start: Callable[[], Run], leaks: _Leaks) -> None:
+def _look_at_generators(start: Callable[[], Run], leaks: Leaks) -> None:
     run = start()
     (batch,) = islice(run.batches(), 1)
     before = Modes.now(run).process
@@ -312,7 +302,7 @@ def _look_at_generators(start: Callable[[], Run], leaks: _Leaks) -> None:
     before.restore()
 
 
-def _look_at_failures(start: Callable[[], Run], leaks: _Leaks) -> None:
+def _look_at_failures(start: Callable[[], Run], leaks: Leaks) -> None:
     """One failure a run, behind a clean step."""
     run = start()
     calls: dict[str, Call] = {"step()": lambda run, batch: run.step(batch)}
@@ -323,7 +313,7 @@ def _look_at_failures(start: Callable[[], Run], leaks: _Leaks) -> None:
             _look_at_failure(start(), f"{doing} with {what}", call, injection, leaks)
 
 
-def _look_at_failure(run: Run, doing: str, call: Call, injection: Injection, leaks: _Leaks) -> None:
+def _look_at_failure(run: Run, doing: str, call: Call, injection: Injection, leaks: Leaks) -> None:
     """A clean step, the call that fails, and a step that shows in which modes it left the modules."""
     first, second, third = islice(run.batches(), 3)
     with calling("step 1"), modes_in_forward(run) as seen:
@@ -345,7 +335,7 @@ def _failures(run: Run, *, backward: bool) -> Iterator[tuple[str, Injection]]:
 
 
 @contextmanager
-def _looking(run: Run, doing: str, leaks: _Leaks, *, modules: bool = True, back: bool = True) -> Iterator[None]:
+def _looking(run: Run, doing: str, leaks: Leaks, *, modules: bool = True, back: bool = True) -> Iterator[None]:
     """Note what a call of the subject leaves changed, and put the process's settings back.
 
     Args:
@@ -363,7 +353,7 @@ def _looking(run: Run, doing: str, leaks: _Leaks, *, modules: bool = True, back:
         before.process.restore()
 
 
-def _finding(doing: list[str], changes: str) -> Finding:
+def _finding(changes: str, doing: list[str]) -> Finding:
     others = f" (and in {len(doing) - 1} more places)" if len(doing) > 1 else ""
     return Finding(
         code=CODE,

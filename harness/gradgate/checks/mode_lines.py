@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Container
+from collections.abc import Callable, Collection, Container, Iterable
 from functools import partial
 from itertools import islice
 from types import CodeType, FrameType
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gradgate.checks.modes import draws, named_modules, unused_graphs
+from gradgate.checks.modes import AtRest, at_rest, draws, named_modules
 from gradgate.checks.own_lines import Line, OwnLines, is_torch
 from gradgate.generators import states
 from gradgate.subjects.contract import Run
@@ -133,14 +133,22 @@ def line_of_parts(source: Any, start: Callable[[], Run], names: Container[str]) 
     return line_of_call(source, parts, partial(run.step, next(iter(run.batches()))))
 
 
-def line_of_graph(source: Any, start: Callable[[], Run], names: Container[str]) -> Line | None:
+def line_of_stranger(source: Any, start: Callable[[], Run], names: Iterable[str]) -> Line | None:
+    """The line of a step that calls a model of which the run knows nothing."""
+    return _line_of_recorded(source, start, lambda rest: [rest.strangers[name] for name in names])
+
+
+def line_of_graph(source: Any, start: Callable[[], Run], names: Iterable[str]) -> Line | None:
     """The line of a step that calls one of the modules whose graph is for nothing."""
+    return _line_of_recorded(source, start, lambda rest: [rest.graphs[name] for name in names])
+
+
+def _line_of_recorded(source: Any, start: Callable[[], Run], parts: Callable[[AtRest], list[nn.Module]]) -> Line | None:
     run = start()
     first, second = islice(run.batches(), 2)
-    with unused_graphs(run) as graphs:
+    with at_rest(run) as rest:
         run.step(first)
-    parts = [part for name, part in graphs.items() if name in names]
-    return line_of_call(source, parts, partial(run.step, second))
+    return line_of_call(source, parts(rest), partial(run.step, second))
 
 
 def lines_of(source: Any, call: Callable[[], Any]) -> set[Line]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from gradgate.checks.snapshot import named_parameters
 from gradgate.subjects.contract import Run
 from gradgate.subjects.global_state import GlobalState, seed_everything
 
+SHOWN = 3  # changes that a message lists
 GENERATORS = ("torch's", "CUDA's", "Python's", "numpy's")  # in the order of `GlobalState.rng`
 
 
@@ -66,6 +67,21 @@ class Modes:
         return _apart(self.process.rng, GlobalState.now().rng, equal=False)
 
 
+@dataclass
+class Leaks:
+    """What was left changed: by what, once for each set of changes."""
+
+    looked_at: int = 0
+    by_change: dict[str, list[str]] = field(default_factory=dict)
+
+    def note(self, doing: str, changes: list[str]) -> None:
+        """Add what a call has changed, if anything."""
+        self.looked_at += 1
+        if changes:
+            more = f" and {len(changes) - SHOWN} more" if len(changes) > SHOWN else ""
+            self.by_change.setdefault(", ".join(changes[:SHOWN]) + more, []).append(doing)
+
+
 @contextmanager
 def modes_in_forward(run: Run) -> Iterator[dict[str, list[bool]]]:
     """Record in which modes each module's forward runs in the block, in order; modules that do not run are left out."""
@@ -95,8 +111,28 @@ def graphs_in_forward(run: Run) -> Iterator[list[str]]:
         yield found
 
 
+@dataclass(frozen=True)
+class AtRest:
+    """Modules that nothing trains, in a block.
+
+    Args:
+        strangers: models that the run does not name, with a layer that draws in train mode, by class.
+        graphs: modules that begin a graph to which no backward comes, by name or class.
+    """
+
+    strangers: Mapping[str, nn.Module]
+    graphs: Mapping[str, nn.Module]
+
+
 @contextmanager
-def unused_graphs(run: Run) -> Iterator[dict[str, nn.Module]]:
+def at_rest(run: Run) -> Iterator[AtRest]:
+    """Record them, behind the block."""
+    with _awake_strangers(run) as strangers, _unused_graphs(run) as graphs:
+        yield AtRest(strangers, graphs)
+
+
+@contextmanager
+def _unused_graphs(run: Run) -> Iterator[dict[str, nn.Module]]:
     """Record, behind the block, whose graphs are made in it for nothing: modules that no optimizer holds, by name.
 
     Their inputs have no graph, so that it is their own parameters that begin one, and no backward comes to their
@@ -123,6 +159,32 @@ def unused_graphs(run: Run) -> Iterator[dict[str, nn.Module]]:
     within = {inner for module in made for inner in module.modules() if inner is not module}
     names = {module: name for name, module in named_modules(run)}
     found |= {names.get(each, type(each).__qualname__): each for each in made if each not in used | within}
+
+
+@contextmanager
+def _awake_strangers(run: Run) -> Iterator[dict[str, nn.Module]]:
+    """Record the models that the run does not name, that no optimizer holds and whose mode decides what they compute,
+    where they run in train mode: by their class."""
+    held = {each for optimizer in run.optimizers for group in optimizer.param_groups for each in group["params"]}
+    known = {id(module) for _, module in named_modules(run)}
+    running: list[nn.Module] = []
+    found: dict[str, nn.Module] = {}
+
+    def enter(module: nn.Module, _args: Any) -> None:
+        running.append(module)
+        top = running[0]
+        if draws(module) and module.training and not known & set(map(id, top.modules())):
+            mine = list(top.parameters())
+            if mine and held.isdisjoint(mine):
+                found.setdefault(type(top).__qualname__, top)
+
+    def leave(_module: nn.Module, _args: Any, _output: Any) -> None:
+        running.pop()
+
+    with ExitStack() as stack:
+        stack.callback(nn.modules.module.register_module_forward_pre_hook(enter).remove)
+        stack.callback(nn.modules.module.register_module_forward_hook(leave, always_call=True).remove)
+        yield found
 
 
 def _with_graph(value: Any) -> list[Tensor]:

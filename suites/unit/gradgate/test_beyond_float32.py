@@ -261,6 +261,24 @@ def test_reference_that_makes_a_graph_for_nothing_is_a_warning_with_the_line_tha
     assert all(each.culprit is not None and "self.reference(" in each.culprit.source for each in found)
 
 
+@pytest.mark.parametrize(("training", "warned"), [(True, True), (False, False)])
+def test_reference_that_draws_is_a_warning_with_the_line_that_calls_it(training: bool, warned: bool):
+    """The run does not name it, and no optimizer holds it."""
+
+    class Drawing(Referring):
+        begun = staticmethod(torch.no_grad)
+
+        def __init__(self, seed: int, **options: Any) -> None:
+            super().__init__(seed, **options)
+            self.reference.train(training)
+
+    found = [each for each in outcome_of("GG606", Stage("policy", Drawing)).findings if "dropout" in each.message]
+    assert [each.message.partition(" in train mode")[0] for each in found] == [
+        "`Policy` runs dropout or batch norm"
+    ] * warned
+    assert all(each.culprit is not None and "self.reference(" in each.culprit.source for each in found)
+
+
 class Graphing(PolicyRun):
     """It evaluates with gradients on."""
 
