@@ -196,9 +196,9 @@ def _scale(run: Run, batch: Batch, seed: int, plain_start: Callable[[], Run]) ->
         seed: of the random state.
         plain_start: starts the run without them: where `losses` are read inside the step, `total` is scaled already.
     """
-    trained = [parameter for parameter in named_parameters(run) if parameter.requires_grad]
     with seeded(seed), calling("losses()"):
         total = run.losses(batch)["total"]
+        trained = [each for each in named_parameters(run) if each.requires_grad]  # a step may have frozen some
         wanted = torch.autograd.grad(total, trained, allow_unused=True)
     with seeded(seed), _first_gradients(trained) as first, calling("step 1"):
         run.step(batch)

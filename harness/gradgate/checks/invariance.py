@@ -137,14 +137,15 @@ class Probe:
         return max(found, key=lambda distance: (distance.is_beyond, distance.measured / (distance.allowed or 1.0)))
 
     def _gradient(self, term: Tensor) -> Tensor:
-        if not term.requires_grad:
+        open_ = [parameter for parameter in self._parameters if parameter.requires_grad]  # a step may freeze some
+        if not term.requires_grad or not open_:
             return torch.zeros(1, dtype=torch.float64)
-        gradients = torch.autograd.grad(term, self._parameters, retain_graph=True, allow_unused=True)
+        found = dict(zip(open_, torch.autograd.grad(term, open_, retain_graph=True, allow_unused=True), strict=True))
         parts = [
-            (torch.zeros_like(parameter) if gradient is None else gradient).detach().double().flatten().cpu()
-            for parameter, gradient in zip(self._parameters, gradients, strict=True)
+            (torch.zeros_like(parameter) if (gradient := found.get(parameter)) is None else gradient).detach()
+            for parameter in self._parameters
         ]
-        return torch.cat(parts)
+        return torch.cat([part.double().flatten().cpu() for part in parts])
 
 
 class Casts(TorchDispatchMode):

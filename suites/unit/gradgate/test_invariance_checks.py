@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -203,6 +204,26 @@ def test_probe_leaves_the_parameters_as_they_were() -> None:
 
     assert all(map(torch.equal, before, probe.run.modules["value_head"].parameters()))
     assert all(value < 1e-12 for value in noise.values()) and noise["the gradient of `value_loss`"] > 0
+
+
+class Freezing(MiniRun):
+    """Its first steps leave the trunk alone, and say so when they begin."""
+
+    def losses(self, batch: MiniBatch) -> Mapping[str, torch.Tensor]:
+        self.modules["trunk"].requires_grad_(False)
+        return super().losses(batch)
+
+
+@pytest.mark.parametrize("code", ["GG405", "GG406", "GG407", "GG408", "GG410"])
+def test_module_that_a_step_freezes_has_a_gradient_of_zero(code: str) -> None:
+    """It required grad when the run was started."""
+
+    def start(seed: int, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Run:
+        return Freezing("tokens", Parts(), seed, dtype, device)
+
+    stage = Stage("tokens", start, objective="tokens", edges=mini_trainer.EDGES["tokens"])
+    outcome = run_check(code, Subject("freezing", [stage]), stage)
+    assert (outcome.findings, outcome.inconclusive) == ((), "")
 
 
 class Rounding(MiniRun):
