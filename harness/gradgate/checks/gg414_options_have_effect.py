@@ -37,7 +37,7 @@ changes ends, or its gradient.
 
 A key that `options_of` found, and nobody listed, may belong to another choice (the threshold of a loss that is not the
 configured one): it is no finding where it acts in another stage, on what `Run.evaluate` returns, or in settings in
-which other switches are flipped.
+which other switches are flipped, or numbers of its section on that are 0 (the coefficient of a term that is off).
 
 False-alarm rate: 0 for keys that act within 20 steps of the small run. A difference may also come from another random
 number that a key happens to draw: a key that does no more than that passes.
@@ -103,7 +103,7 @@ from gradgate.checks.option_lines import Alike, line_of_option
 from gradgate.checks.own_lines import named
 from gradgate.checks.raised import SubjectRaisedError, as_finding, calling
 from gradgate.checks.snapshot import Snapshot, but_rates, first_difference, named_parameters, take
-from gradgate.checks.switches import looked_at
+from gradgate.checks.switches import in_settings, looked_at
 from gradgate.core.errors import SubjectError
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -310,10 +310,23 @@ def _acts_elsewhere(
     They may belong to another choice than the configured one.
     """
     others = [other for other in subject.stages if other is not stage and key in (other.options or {})]
-    flipped = (flipped.stage for each in (stage, *others) for flipped in looked_at(each, context))
+    flipped = [flipped.stage for each in (stage, *others) for flipped in looked_at(each, context)]
+    if on := _zeros_beside(stage, key):
+        flipped += [in_settings(each, on).stage for each in (stage, *flipped)]
     return not _evaluate_alike(stage, context, at_start, key, values) or any(
         not _stay_alike(each, context, at_start, key, values, STEPS) for each in chain(others, flipped)
     )
+
+
+def _zeros_beside(stage: Stage, key: str) -> dict[str, Any]:
+    """The numbers of a key's section that are 0, with their next value: coefficients of what is off."""
+    section = key.rpartition(".")[0]
+    numbers = {
+        other: values
+        for other, values in (stage.options or {}).items()
+        if section and other.rpartition(".")[0] == section and type(values[0]) in (int, float)
+    }
+    return {other: values[1] for other, values in numbers.items() if other != key and values[0] == 0}
 
 
 def _evaluate_alike(stage: Stage, context: Context, at_start: GlobalState, key: str, values: tuple[Any, Any]) -> bool:

@@ -104,12 +104,12 @@ def again(
             break
         settings = {key: value for key, value in flipped.settings.items() if not (how.edges and _OPENS.search(key))}
         if settings != flipped.settings:
-            flipped = _with(stage, settings)
+            flipped = in_settings(stage, settings)
         for finding in found_in(flipped) if settings else ():
             if _kind(finding) in told:
                 continue
             told.add(_kind(finding))
-            fewest = _fewest(finding, settings, lambda fewer: found_in(_with(stage, fewer)), end)
+            fewest = _fewest(finding, settings, lambda fewer: found_in(in_settings(stage, fewer)), end)
             new.append(_told(*fewest, how.severity))
     return replace(outcome, findings=(*outcome.findings, *new)) if new else outcome
 
@@ -130,7 +130,7 @@ def pairwise(stage: Stage, context: Context) -> Iterator[Flipped]:
     it is set to otherwise. A value with which no step can be made is GG414's.
     """
     switches = {
-        key: (values[0], *(value for value in values[1:] if _runs(_with(stage, {key: value}), context)))
+        key: (values[0], *(value for value in values[1:] if _runs(in_settings(stage, {key: value}), context)))
         for key, values in {**(stage.neutral or {}), **(stage.options or {})}.items()
         if values and all(map(_is_word, values)) and not is_of_evaluation(key)
     }
@@ -172,14 +172,14 @@ def _pairs(value: Value, row: Mapping[str, Value], order: Mapping[str, Any]) -> 
 def _possible(stage: Stage, row: Settings, context: Context) -> Flipped:
     """The stage in these settings, or as many of them as it runs in together."""
     settings: dict[str, Any] = {}
-    flipped = _with(stage, row)
+    flipped = in_settings(stage, row)
     if _runs(flipped, context):
         return flipped
     for key, value in row.items():
-        more = _with(stage, {**settings, key: value})
+        more = in_settings(stage, {**settings, key: value})
         if _runs(more, context):
             settings, flipped = dict(more.settings), more
-    return flipped if settings else _with(stage, {})
+    return flipped if settings else in_settings(stage, {})
 
 
 def _runs(flipped: Flipped, context: Context) -> bool:
@@ -193,7 +193,9 @@ def _runs(flipped: Flipped, context: Context) -> bool:
     return True
 
 
-def _with(stage: Stage, settings: Settings) -> Flipped:
+def in_settings(stage: Stage, settings: Settings) -> Flipped:
+    """The stage as it starts with these settings."""
+
     def start(*args: Any, options: Settings | None = None, **named: Any) -> Run:
         return stage.start(*args, **named, **as_given({**settings, **(options or {})}))
 

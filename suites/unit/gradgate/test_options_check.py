@@ -171,6 +171,22 @@ def test_gg414_leaves_a_key_that_acts_with_another_choice() -> None:
     assert errors(run_check("GG414", Subject("s", [behind]), behind)) == []
 
 
+@pytest.mark.parametrize(("section", "found"), [("rank", 0), ("other", 1)])
+def test_gg414_leaves_a_key_of_a_term_whose_coefficient_is_zero(section: str, found: int) -> None:
+    """Where it acts with the zeros of its own section on; those of another say nothing of it."""
+    plain = optioned(options={}).stages[0].start
+
+    def start(seed: int, *, options: Mapping[str, Any] | None = None, **given: Any) -> Run:
+        held = {"rank.scale": 1.0, f"{section}.coef": 0.0, **(options or {})}
+        lr = 0.01 + held["rank.scale"] * held[f"{section}.coef"] / 100
+        return plain(seed, options={"lr": lr}, **given)
+
+    options = {"rank.scale": Guessed((1.0, 0.5)), f"{section}.coef": Guessed((0.0, 0.1))}
+    stage = replace(optioned(options={}).stages[0], start=start, options=options)
+
+    assert len(errors(run_check("GG414", Subject("s", [stage]), stage))) == found
+
+
 @pytest.mark.parametrize(("acts", "found"), [("update", 0), ("loss", 0), ("nowhere", 1)])
 def test_gg414_leaves_a_key_that_says_what_becomes_of_a_step_with_nan(acts: str, found: int) -> None:
     """Where the update is asked, or the loss alone; one that is asked nowhere is dead."""
