@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from gradgate.checks.modes import running_modules
 from gradgate.checks.own_lines import own_frames
 from gradgate.checks.raised import calling
 from gradgate.checks.randomness import seeded
@@ -62,42 +62,25 @@ def narrow_losses(stage: Stage, context: Context, source: Path | None) -> Iterat
             continue
         batch = next(iter(run.batches()))
         positions = tuple(run.valid(batch).shape) if "valid" in declared(run) else ()
-        counted, told = _modules_counted(), calling("losses()")
-        with seeded(context.seed), told, counted as depth, _Watch(source, positions, depth) as watch:
+        counted, told = running_modules(), calling("losses()")
+        with seeded(context.seed), told, counted as running, _Watch(source, positions, running) as watch:
             run.losses(batch)
         for (operation, place), dtype in watch.seen.items():
             yield Narrow(stage.name, precision, operation, dtype, place)
 
 
-@contextmanager
-def _modules_counted() -> Iterator[list[None]]:
-    """A list that has an entry for each module whose forward is running: what it computes inside is its own affair."""
-    running: list[None] = []
-
-    def enter(_module: nn.Module, _inputs: Any) -> None:
-        running.append(None)
-
-    def leave(_module: nn.Module, _inputs: Any, _output: Any) -> None:
-        running.pop()
-
-    with ExitStack() as stack:
-        stack.callback(nn.modules.module.register_module_forward_pre_hook(enter).remove)
-        stack.callback(nn.modules.module.register_module_forward_hook(leave, always_call=True).remove)
-        yield running
-
-
 class _Watch(TorchDispatchMode):
     """Notes losses of 16-bit numbers, and, outside of modules, differences of one 16-bit number a position."""
 
-    def __init__(self, source: Path | None, positions: tuple[int, ...], depth: list[None]) -> None:
+    def __init__(self, source: Path | None, positions: tuple[int, ...], running: list[nn.Module]) -> None:
         super().__init__()
-        self.source, self.depth = source, depth
+        self.source, self.running = source, running
         self.counts = {prod(positions), prod((*positions[:-1], positions[-1] - 1))} if positions else set()
         self.seen: dict[tuple[str, Location | None], torch.dtype] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
-        if name in LOSSES or (name == "sub" and not self.depth):
+        if name in LOSSES or (name == "sub" and not self.running):
             given = [each for each in args if isinstance(each, Tensor)]
             narrow = given[0].dtype in HALF if name in LOSSES else self._are_values(given)
             if narrow:

@@ -167,24 +167,39 @@ def _awake_strangers(run: Run) -> Iterator[dict[str, nn.Module]]:
     where they run in train mode: by their class."""
     held = {each for optimizer in run.optimizers for group in optimizer.param_groups for each in group["params"]}
     known = {id(module) for _, module in named_modules(run)}
-    running: list[nn.Module] = []
     found: dict[str, nn.Module] = {}
 
-    def enter(module: nn.Module, _args: Any) -> None:
-        running.append(module)
-        top = running[0]
+    def note(running: list[nn.Module]) -> None:
+        top, module = running[0], running[-1]
         if draws(module) and module.training and not known & set(map(id, top.modules())):
             mine = list(top.parameters())
             if mine and held.isdisjoint(mine):
                 found.setdefault(type(top).__qualname__, top)
 
-    def leave(_module: nn.Module, _args: Any, _output: Any) -> None:
+    with running_modules(note):
+        yield found
+
+
+@contextmanager
+def running_modules(note: Callable[[list[nn.Module]], None] = lambda _: None) -> Iterator[list[nn.Module]]:
+    """The modules whose forward is running, outermost first, at any time of the block.
+
+    Args:
+        note: is given them whenever one begins.
+    """
+    running: list[nn.Module] = []
+
+    def enter(module: nn.Module, _inputs: Any) -> None:
+        running.append(module)
+        note(running)
+
+    def leave(_module: nn.Module, _inputs: Any, _output: Any) -> None:
         running.pop()
 
     with ExitStack() as stack:
         stack.callback(nn.modules.module.register_module_forward_pre_hook(enter).remove)
         stack.callback(nn.modules.module.register_module_forward_hook(leave, always_call=True).remove)
-        yield found
+        yield running
 
 
 def _with_graph(value: Any) -> list[Tensor]:
