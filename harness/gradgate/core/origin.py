@@ -14,6 +14,7 @@ from gradgate.core.finding import Location
 
 _GRADGATE = Path(__file__).resolve().parents[1]
 _INSTALLED = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib", "scripts"))
+_ADAPTERS: set[str] = set()
 _FRAME = re.compile(r'^  File "(.+)", line (\d+) in (.+)$', re.MULTILINE)
 
 
@@ -74,9 +75,17 @@ def is_own_code(file: str, source: Path | None = None) -> bool:
     return not any(path.is_relative_to(folder) for folder in (_GRADGATE, *_INSTALLED))
 
 
+def leave_out(file: str) -> None:
+    """Take a file for no trainer's code from here on: an adapter that lies in the trainer's folder."""
+    _ADAPTERS.add(file)
+    is_trainers_code.cache_clear()
+
+
 @lru_cache(maxsize=4096)
 def is_trainers_code(file: str, source: Path | None) -> bool:
     """Whether a file is the trainer's: the user's own, and not the adapter where the trainer's folder is known."""
+    if source is not None and file in _ADAPTERS:
+        return False
     return is_own_code(file, source) and (source is None or Path(file).resolve().is_relative_to(source.resolve()))
 
 

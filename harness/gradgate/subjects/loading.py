@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gradgate.core.errors import TargetError, nearest
-from gradgate.core.origin import in_one_line
+from gradgate.core.origin import in_one_line, leave_out
 from gradgate.core.project import find_project
 from gradgate.subjects.contract import Subject
 
@@ -44,10 +44,22 @@ def load_target(target: str | None = None, path: Path | None = None) -> Subject:
 
     before = GlobalState.now()
     try:
-        subject = _build(_factory(spec), spec)
+        factory = _factory(spec)
+        subject = _build(factory, spec)
+        _leave_out_adapter(factory, subject.source)
         return replace(subject, import_effects=tuple(before.changes()))
     finally:
         before.restore()
+
+
+def _leave_out_adapter(factory: Callable[[], Any], source: Path | None) -> None:
+    """Let no line of the adapter be named as the trainer's, unless it trains itself."""
+    try:
+        file, text = inspect.getsourcefile(factory), inspect.getsource(inspect.getmodule(factory) or factory)
+    except (OSError, TypeError):
+        return
+    if file is not None and source is not None and ".backward(" not in text:
+        leave_out(file)
 
 
 def target_of(start: Path) -> str:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from gradgate.core.errors import GradgateError, TargetError
+from gradgate.core.origin import is_trainers_code
 from gradgate.subjects import loading
 from gradgate.subjects.loading import load_target
 
@@ -204,3 +205,17 @@ def test_import_effects_are_recorded_and_undone(project: Path):
 def test_target_error_is_an_error_of_use():
     """The command line turns it into exit code 2."""
     assert issubclass(TargetError, GradgateError)
+
+
+@pytest.mark.parametrize(("text", "trains"), [("", False), ("\ndef step(loss):\n    loss.backward()\n", True)])
+def test_no_line_of_an_adapter_beside_the_trainer_is_the_trainers(project: Path, text: str, trains: bool) -> None:
+    """Where the trainer's folder is known; an adapter that goes backward itself is its own trainer."""
+    folder = project / "somebody"
+    sourced = ADAPTER.format(name="beside").replace("[])", "[], source=SOURCE)", 1)
+    (folder / "beside.py").write_text(f"SOURCE = {str(folder)!r}{sourced}{text}")
+    (folder / "trainer.py").write_text("")
+    load_target("somebody.beside:subject")
+
+    assert is_trainers_code(str(folder / "trainer.py"), folder)
+    assert is_trainers_code(str(folder / "beside.py"), folder) is trains
+    assert is_trainers_code(str(folder / "beside.py"), None)
