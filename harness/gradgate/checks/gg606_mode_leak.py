@@ -202,7 +202,7 @@ def _line(subject: Subject, start: Callable[[], Run], finding: Finding, context:
         return line_of_draw(source, calls[doing])
     if "while it runs" in finding.message:
         awake = [module for top in run.modules.values() for module in top.modules() if not list(module.children())]
-        return line_of_call(source, awake, calls[doing])
+        return line_of_call(source, awake, calls[doing], outermost=True)
     modules = [module for top in run.modules.values() for module in top.modules()]
     if "eval mode" in finding.message or "train mode" in finding.message:
         find = line_of_left_mode if doing == "evaluate()" else line_of_change

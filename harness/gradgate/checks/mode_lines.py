@@ -29,7 +29,7 @@ class ChangeLines(OwnLines):
         asked: the functions that read the state of torch's generator.
         put: whether it was put back.
         last: of each function the line that ran last.
-        calls: the lines that call a module from outside of any, and the module.
+        calls: the lines that call a module from outside of any, the first of the outermost function, and the module.
     """
 
     def __init__(self, source: Any, read: Callable[[], Any]) -> None:
@@ -39,7 +39,7 @@ class ChangeLines(OwnLines):
         self.asked: list[CodeType] = []
         self.put = False
         self.last: dict[CodeType, Line] = {}
-        self.calls: list[tuple[Line, nn.Module]] = []
+        self.calls: list[tuple[Line, Line, nn.Module]] = []
         self.ran: set[Line] = set()
         self._value: Any = None
 
@@ -60,7 +60,8 @@ class ChangeLines(OwnLines):
         if is_torch(frame, "_call_impl") and self.frames and frame.f_back and frame.f_back.f_back:
             module = frame.f_locals.get("self")
             if isinstance(module, nn.Module) and self.is_own(frame.f_back.f_back.f_code):
-                self.calls.append(((self.frames[-1].f_code, self.at[-1]), module))
+                line = self.frames[-1].f_code, self.at[-1]
+                self.calls.append((line, _beginning(self.frames[0].f_code), module))
 
     def during(self, call: Callable[[], Any]) -> None:
         """Trace a call; what it raises ends it."""
@@ -70,6 +71,12 @@ class ChangeLines(OwnLines):
                 call()
             except (Exception, SystemExit):
                 return
+
+
+def _beginning(code: CodeType) -> Line:
+    """The first line of a function's body."""
+    lines = [line for *_, line in code.co_lines() if line is not None and line > code.co_firstlineno]
+    return code, min(lines, default=code.co_firstlineno)
 
 
 def random_state() -> bytes:
@@ -116,13 +123,23 @@ def line_of_left_mode(source: Any, read: Callable[[], Any], call: Callable[[], A
     return trace.last.get(way[-1][0], way[-1])
 
 
-def line_of_call(source: Any, modules: Container[nn.Module], call: Callable[[], Any]) -> Line | None:
-    """The line that calls a module, or one that holds it, from outside of any."""
+def line_of_call(
+    source: Any, modules: Container[nn.Module], call: Callable[[], Any], *, outermost: bool = False
+) -> Line | None:
+    """The line that calls a module, or one that holds it, from outside of any.
+
+    Args:
+        source: of the subject.
+        modules: any of these.
+        call: in which it is called.
+        outermost: where another function of the trainer's has called that one's, the beginning of the first: the
+            place of what is missing for all that is called in it.
+    """
     trace = ChangeLines(source, lambda: None)
     trace.during(call)
-    for line, module in trace.calls:
+    for line, beginning, module in trace.calls:
         if any(inner in modules for inner in module.modules()):
-            return line
+            return beginning if outermost and source is not None and beginning[0] is not line[0] else line
     return None
 
 

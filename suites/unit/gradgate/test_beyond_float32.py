@@ -8,6 +8,7 @@ from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from itertools import count
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -277,6 +278,32 @@ def test_reference_that_draws_is_a_warning_with_the_line_that_calls_it(training:
         "`Policy` runs dropout or batch norm"
     ] * warned
     assert all(each.culprit is not None and "self.reference(" in each.culprit.source for each in found)
+
+
+class Nested(PolicyRun):
+    """Its evaluation calls a function that calls the model, in train mode."""
+
+    def evaluate(self) -> Mapping[str, Any]:
+        rows = self.data.at(range(2))
+        with torch.no_grad():
+            return {"value": float(self.read(rows))}
+
+    def read(self, rows: Rows) -> torch.Tensor:
+        _, value_BS = self.average(rows.token_BS)
+        return value_BS.mean()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("source", "line"), [(None, "_, value_BS = self.average("), (Path(__file__).parent, "rows = self.data.at")]
+)
+def test_evaluation_in_train_mode_is_named_where_it_begins(source: Path | None, line: str):
+    """What is missing is missing for all that it calls; without the trainer's folder an adapter may be what begins."""
+    stage = Stage("policy", Nested)
+    with isolated(0) as folder:
+        check = catalogue.load_check(catalogue.rule("GG606")).function
+        findings = check(Subject("one", [stage], source=source), stage, Context(folder=folder)).findings
+    (finding,) = [each for each in findings if "while it runs" in each.message]
+    assert finding.culprit is not None and finding.culprit.source.startswith(line)
 
 
 class Graphing(PolicyRun):
