@@ -8,8 +8,8 @@ Overrides of the command line that are put into the configuration only where the
 
 ## Why it matters
 
-`dropout=0`, `ema.enabled=false` and `weight_decay=0` are the most frequent overrides there are: what is switched off
-for a comparison stays on, nothing says so, and the comparison shows no difference.
+`dropout=0`, `ema.enabled=false` and `weight_decay=0` are what an ablation is made of: what was switched off stays on,
+nothing says so, and the comparison shows no difference.
 
 ## How it decides
 
@@ -54,7 +54,7 @@ looked at.
 
 ## Sources
 
-The Python tutorial and PEP 8 ("beware of writing `if x` when you really mean `if x is not None`").
+PEP 8, programming recommendations, on `if x` where `if x is not None` is meant.
 """
 
 from __future__ import annotations
