@@ -40,7 +40,9 @@ def line_of_resume(source: Any, start: Callable[[int], Run], seed: int, folder: 
     """
     building, saving, loading = LoadLines(source), LoadLines(source), LoadLines(source)
     saved = stepped(start(seed), steps)
-    again = parts_of(stepped(start(seed), steps))
+    begun = start(seed)
+    before = parts_of(begun)
+    again = parts_of(stepped(begun, steps))
     random = GlobalState.now().rng
     live = parts_of(saved)
     with saving.on():
@@ -62,24 +64,36 @@ def line_of_resume(source: Any, start: Callable[[int], Run], seed: int, folder: 
         for name, part in live.items()
         if name not in back and name in again and isinstance(part.value, Tensor)
     ]
+    draws_on = torch.equal(random[0], random_now[0])
     if not apart:
         assigned = [put for put in loading.puts if put.assign]
         if assigned:
             return assigned[-1].way[-1]
-        if not torch.equal(random[0], random_now[0]):
-            return _of_random(saving, loading, random[0])
-        return None
-    keys = {key for content in saving.given for key, *_ in _keys(content)}
-    part = min(apart, key=lambda one: _rank(one, loading, keys))
+        return None if draws_on else _of_random(saving, loading, random[0])
+    if not draws_on and not any(isinstance(part.owner, nn.Module | Optimizer) for part in apart):
+        found = _of_random(saving, loading, random[0])  # what else differs may be numbers that every step makes anew
+        if found is not None:
+            return found
+    keys: dict[str, set[str]] = {}
+    for key, value, _ in (each for content in saving.given for each in _keys(content)):
+        keys.setdefault(key, set()).add("" if isinstance(value, Mapping | list | tuple) else digest(value))
+    still = {name for name, part in live.items() if name in before and before[name].digest == part.digest}
+
+    def order(part: Part) -> tuple[int, bool, int]:
+        name = ".".join(part.path)
+        first, last = _rank(part, loading, keys, live[name].digest)
+        return first, name in still and not isinstance(part.value, Tensor), last
+
+    part = min(apart, key=order)
     if part.fleeting:
         return next((line for owner, name, line in building.buffers if name == part.path[-1].rpartition(".")[2]), None)
     paths = {id(one.owner): one.path for one in reversed(back.values())}
     return _of_part(part, live[".".join(part.path)], saving, loading, paths)
 
 
-def _rank(part: Part, loading: LoadLines, keys: set[str]) -> tuple[int, int]:
-    """First what has a name of its own in what was saved and is not written, then tensors of modules and optimizers."""
-    if part.path[-1] in keys and not any(_writes(put, part) for put in loading.puts):
+def _rank(part: Part, loading: LoadLines, keys: Mapping[str, set[str]], value: str) -> tuple[int, int]:
+    """First what is saved under a name of its own and is not written, then tensors of modules and optimizers."""
+    if value in keys.get(part.path[-1], ()) and not any(_writes(put, part) for put in loading.puts):
         return 0, len(part.path)
     writers = [number for number, put in enumerate(loading.puts) if _writes(put, part)]
     if writers and (part.path[-1] in keys or isinstance(part.owner, nn.Module | Optimizer)):
