@@ -239,15 +239,12 @@ def _of_values(run: Run, drawn: Sequence[Batch], modules: Sequence[str], again: 
         return Outcome((), measured, allowed)
     first = next(shares for shares in seen if shares.dropped.any())
     b, t = first.dropped.nonzero()[0].tolist()
-    steps = {
-        n: [Step("real tokens", found.valid_BS)]
-        for n, found in enumerate(asked)
-        if found is not None and found.dropped.any()
-    }
+    steps = {n: [Step("real tokens", each.valid_BS)] for n, each in enumerate(asked) if each and each.dropped.any()}
+    shares_of = partial(value_shares, modules=modules, states=False)
     finding = _make(
         message=f"{dropped} of {real} real tokens have no share in the value loss, {_where(seen)}; the first is at "
         f"[b, t] = [{b}, {t}]; allowed: 0",
-        culprit=line_of_places(again, partial(value_shares, modules=modules), _drops_none, steps, handed=True),
+        culprit=line_of_places(again, shares_of, _drops_none, steps, handed=True),
         fix="average the squared error over the real tokens, by the mask: not over the positions that have a label",
         count=dropped,
         detail={"index": [b, t]},

@@ -21,7 +21,7 @@ def are_coupled(probe: Probe, batch: Batch) -> bool:
 
 
 def of_pair(probe: Probe, batch: Batch, pair: tuple[int, int]) -> list[Distance]:
-    """How far each term's gradient on two rows is from any combination of those on each alone; `total` is no term."""
+    """How far each term's gradient on two rows is from any combination of those on each alone; a sum is no term."""
     with calling("select_rows()"):
         first, second, both = (probe.run.select_rows(batch, rows) for rows in ([pair[0]], [pair[1]], list(pair)))
     ours, theirs, together = probe(first), probe(second), probe(both)
@@ -29,7 +29,8 @@ def of_pair(probe: Probe, batch: Batch, pair: tuple[int, int]) -> list[Distance]
     found = []
     for name, gradient in together.gradients.items():
         alone = torch.stack([ours.gradients[name], theirs.gradients[name]], 1)
-        if name == "total" or not (bool(alone.any()) or bool(gradient.any())):
+        is_sum = name == "total" and len(together.gradients) > 1
+        if is_sum or not (bool(alone.any()) or bool(gradient.any())):
             continue
         rest, weight = _rest(alone, gradient)
         label = f"the gradient of `{name}`"

@@ -64,13 +64,14 @@ class ValueShares:
 OFFSET = 0.36787944117144233  # a value that equals its return, as 0 may, has a share and no gradient
 
 
-def value_shares(run: Run, batch: Batch, modules: Sequence[str]) -> ValueShares | None:
+def value_shares(run: Run, batch: Batch, modules: Sequence[str], *, states: bool = True) -> ValueShares | None:
     """Where `value_loss` has a gradient at the values of a batch.
 
     Args:
         run: a live run in float64.
         batch: one of its batches.
         modules: names of those that the term trains; one that returns a number for each position is the value head.
+        states: whether values one position in front of the supervised tokens may be meant.
 
     Returns:
         None where none does, or the loss does not come from what it returned.
@@ -86,7 +87,7 @@ def value_shares(run: Run, batch: Batch, modules: Sequence[str]) -> ValueShares 
     reached = [gradient.reshape(valid_BS.shape).cpu() != 0 for gradient in gradients if gradient is not None]
     if not reached:
         return None
-    supervised_BS = run.supervised(batch).cpu().bool() if "supervised" in declared(run) else None
+    supervised_BS = run.supervised(batch).cpu().bool() if states and "supervised" in declared(run) else None
     return ValueShares(valid_BS, torch.stack(reached).any(0), _first(run, batch, valid_BS), supervised_BS)
 
 

@@ -53,13 +53,18 @@ def load_target(target: str | None = None, path: Path | None = None) -> Subject:
 
 
 def _leave_out_adapter(factory: Callable[[], Any], source: Path | None) -> None:
-    """Let no line of the adapter be named as the trainer's, unless it trains itself."""
+    """Let no line of the adapter be named as the trainer's, where it has imported that from the folder beside it."""
     try:
-        file, text = inspect.getsourcefile(factory), inspect.getsource(inspect.getmodule(factory) or factory)
-    except (OSError, TypeError):
+        adapter = inspect.getsourcefile(factory)
+    except TypeError:
         return
-    if file is not None and source is not None and ".backward(" not in text:
-        leave_out(file)
+    if adapter is None or source is None:
+        return
+    files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+    others = (Path(file).resolve() for file in files if file and file != adapter)
+    folder = Path(source).resolve()
+    if any(other.is_relative_to(folder) and other.name != "__init__.py" for other in others):
+        leave_out(adapter)
 
 
 def target_of(start: Path) -> str:
