@@ -84,7 +84,7 @@ from gradgate.checks.own_lines import Line, place, searched
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.recording import with_guilty_line
 from gradgate.checks.snapshot import named_parameters
-from gradgate.checks.updates import gradient_of, gradients_at_updates, parameters_of
+from gradgate.checks.updates import gradient_of, gradients_at_updates, held_by, parameters_of
 from gradgate.core.finding import Finding, Location, Severity
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.capabilities import declared
@@ -132,7 +132,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     if seen is None and "losses" not in declared(run):
         return Outcome(inconclusive=f"no optimizer stepped in {BATCHES} steps, and the run has no `losses` to look at")
     seen = seen or _from_losses(run, batches, names)
-    seen.held |= {parameter for optimizer in run.optimizers for parameter in parameters_of(optimizer)}
+    seen.held |= held_by(run.optimizers)
     dead, resting = _still(run, stage, batches[-1], names, seen)
     unheld = _unheld(run, stage, names, seen) if seen.held else []
     measured = {
@@ -234,7 +234,7 @@ def _line_of_group(subject: Subject, stage: Stage, context: Context) -> Line | N
         return seen.alive if seen else set()
 
     def unheld(run: Run) -> _Parameters:
-        held = {parameter for optimizer in run.optimizers for parameter in parameters_of(optimizer)}
+        held = held_by(run.optimizers)
         return {parameter for parameter in named_parameters(run) if parameter.requires_grad} - held
 
     start = partial(stage.start, context.seed, device=context.device)

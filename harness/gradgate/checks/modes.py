@@ -14,6 +14,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from gradgate.checks.batches import first_difference, leaves
 from gradgate.checks.snapshot import named_parameters
+from gradgate.checks.updates import held_by
 from gradgate.subjects.contract import Run
 from gradgate.subjects.global_state import GlobalState, seed_everything
 
@@ -138,7 +139,7 @@ def _unused_graphs(run: Run) -> Iterator[dict[str, nn.Module]]:
     Their inputs have no graph, so that it is their own parameters that begin one, and no backward comes to their
     outputs. Modules within such a module are not repeated; one that the run does not name goes by its class.
     """
-    held = {each for optimizer in run.optimizers for group in optimizer.param_groups for each in group["params"]}
+    held = held_by(run.optimizers)
     made: dict[nn.Module, None] = {}
     used: set[nn.Module] = set()
 
@@ -165,7 +166,7 @@ def _unused_graphs(run: Run) -> Iterator[dict[str, nn.Module]]:
 def _awake_strangers(run: Run) -> Iterator[dict[str, nn.Module]]:
     """Record the models that the run does not name, that no optimizer holds and whose mode decides what they compute,
     where they run in train mode: by their class."""
-    held = {each for optimizer in run.optimizers for group in optimizer.param_groups for each in group["params"]}
+    held = held_by(run.optimizers)
     known = {id(module) for _, module in named_modules(run)}
     found: dict[str, nn.Module] = {}
 
@@ -243,7 +244,7 @@ def awake_at_rest(run: Run, seen: Mapping[str, Collection[bool]], untrained: Col
         untrained: parameters that no declared edge trains; a module rests whose parameters are all of these and in no
             optimizer, or need no gradient.
     """
-    held = {each for optimizer in run.optimizers for group in optimizer.param_groups for each in group["params"]}
+    held = held_by(run.optimizers)
     found = []
     for top, module in run.modules.items():
         parameters = list(module.parameters())

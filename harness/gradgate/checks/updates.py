@@ -63,6 +63,11 @@ def parameters_of(optimizer: torch.optim.Optimizer) -> set[nn.Parameter]:
     return {parameter for group in optimizer.param_groups for parameter in group["params"]}
 
 
+def held_by(optimizers: Iterable[torch.optim.Optimizer]) -> set[nn.Parameter]:
+    """The parameters that any of several optimizers holds."""
+    return {parameter for optimizer in optimizers for parameter in parameters_of(optimizer)}
+
+
 def gradient_of(parameter: nn.Parameter) -> Tensor | None:
     """A dense copy of a parameter's gradient, or None."""
     if parameter.grad is None:

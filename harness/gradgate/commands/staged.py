@@ -22,6 +22,7 @@ from gradgate.commands.backwards import (
     names_of,
     optimizers_of,
     parsed,
+    receivers_in,
     schedule_question,
     terms_of,
 )
@@ -170,11 +171,7 @@ def _build(target: Target, node: ast.FunctionDef, loop: ast.For | None, own: str
 
 def _modules(node: ast.FunctionDef) -> list[str]:
     """What has its parameters trained, by the names that the function has for it."""
-    found = [
-        ast.unparse(call.func.value)
-        for call in calls_in(node)
-        if last(call) in HELD and isinstance(call.func, ast.Attribute)
-    ]
+    found = map(ast.unparse, receivers_in(node, *HELD))
     return [name for name in dict.fromkeys(found) if name.replace(".", "").isidentifier()]
 
 
