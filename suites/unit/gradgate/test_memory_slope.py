@@ -16,6 +16,8 @@ from fixtures.pytest_fixtures import rest_at_night
 from gradgate.checks.gg802_memory_slope import highest
 from gradgate.gates.growth import rising
 
+pytestmark = pytest.mark.usefixtures("nothing_set_aside")
+
 
 @pytest.mark.parametrize("after", rest_at_night(GROWING, day=2))
 def test_memory_slope_names_line_and_holder(after: Callable[..., Any]) -> None:

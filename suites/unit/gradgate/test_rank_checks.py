@@ -23,6 +23,8 @@ from gradgate.checks.ranks import Rank, together, told
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Run, Stage, Subject
 
+pytestmark = pytest.mark.usefixtures("nothing_set_aside")
+
 CODES = ("GG602", "GG609", "GG610", "GG611")
 HANG = 3.0  # instead of a minute: a healthy twin needs none of it, since a process that has ended is not waited for
 

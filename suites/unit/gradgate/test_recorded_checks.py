@@ -37,7 +37,10 @@ CODES = (
 NEIGHBOURS = ("GG100", "GG201", "GG205", "GG206", "GG208", "GG601")
 LOUD = ("bias-written-in-place",)  # PyTorch's own error leaves the step: whatever drives a step meets it too
 CLEAN = mini_trainer.subject()
-pytestmark = pytest.mark.filterwarnings("ignore:Using a target size")  # PyTorch sees one of the faults itself
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Using a target size"),  # PyTorch sees one of the faults itself
+    pytest.mark.usefixtures("nothing_set_aside"),
+]
 
 
 @pytest.fixture(autouse=True)

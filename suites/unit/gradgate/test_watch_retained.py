@@ -15,6 +15,8 @@ import gradgate
 from fixtures.pytest_fixtures import rest_at_night
 from gradgate.core.finding import Finding
 
+pytestmark = pytest.mark.usefixtures("nothing_set_aside")
+
 KEPT: list[Tensor] = []
 
 
