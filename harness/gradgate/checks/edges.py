@@ -29,6 +29,7 @@ class Reach:
         is_declared: the stage says that the term trains it.
         largest: the largest magnitude of any gradient in it; NaN counts as infinite.
         parameter: where that is; empty where nothing is reached.
+        is_frozen: no parameter of the module requires grad.
     """
 
     term: str
@@ -36,6 +37,7 @@ class Reach:
     is_declared: bool
     largest: float
     parameter: str
+    is_frozen: bool = False
 
 
 def may_be_frozen(stage: Stage, name: str, module: nn.Module) -> bool:
@@ -57,7 +59,8 @@ def _trained(stage: Stage) -> set[str]:
 
 
 def reaches(stage: Stage, context: Context) -> list[Reach]:
-    """Each term that the stage declares against each module of its run that requires grad, over 3 batches, in float64.
+    """Each term that the stage declares against each module of its run that requires grad, or is to be trained by it,
+    over 3 batches, in float64.
 
     Raises:
         SubjectError: the declaration names a term or a module that there is not.
@@ -88,6 +91,8 @@ def reaches_of(run: Run, batch: Batch, edges: Mapping[str, Sequence[str]]) -> li
         for name, module in run.modules.items():
             parameters = {key: p for key, p in module.named_parameters() if p.requires_grad}
             if not parameters:
+                if name in declared and any(True for _ in module.parameters()):
+                    found.append(Reach(term, name, is_declared=True, largest=0.0, parameter="", is_frozen=True))
                 continue
             largest, parameter = _largest(terms[term], parameters)
             if largest and name not in declared and largest < ROUNDING * _largest(terms.get(TOTAL), parameters)[0]:

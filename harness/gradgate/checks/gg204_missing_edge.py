@@ -2,7 +2,8 @@
 
 ## What it detects
 
-A `detach` too many, a term that became a number, a head whose loss goes around the part that it was meant to train.
+A `detach` too many, a term that became a number, a head whose loss goes around the part that it was meant to train, a
+module that is frozen by mistake: a norm that is in no list of what a stage trains.
 
 ## Why it matters
 
@@ -14,7 +15,8 @@ The stage declares for a loss term which modules it trains. In float64, on 3 bat
 is taken with respect to each module of the run. Statistic: declared pairs whose gradient is zero, or missing, in every
 element of every batch. Allowed: 0. The finding carries the line at which a value lost its history and then met the
 term, what the module gave before others, in one recorded forward; where there is none, the line that the recorder
-blames in the stage's five steps.
+blames in the stage's five steps. A declared module of which no parameter requires grad is a finding as it is, with the
+line that froze it.
 
 False-alarm rate: 0, if the declaration is right and the term is not zero on all 3 batches.
 
@@ -39,8 +41,7 @@ the declaration.
 
 ## Known limits
 
-A gradient that reaches a part of the module alone passes; GG201 looks at single parameters. Frozen modules cannot be
-declared reached.
+A gradient that reaches a part of the module alone passes; GG201 looks at single parameters.
 
 ## Sources
 
@@ -50,9 +51,12 @@ Faults GF-04, GF-17 and GF-20 of the fault catalogue.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from gradgate.checks.crossings import forward_of
 from gradgate.checks.edges import BATCHES, Reach, reaches
+from gradgate.checks.freeze_lines import line_of_freeze
+from gradgate.checks.own_lines import named
 from gradgate.checks.raised import reports_raises
 from gradgate.checks.recording import with_guilty_line
 from gradgate.core.finding import Finding
@@ -69,9 +73,20 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     """Look for declared edges without a gradient."""
     found = [reach for reach in reaches(stage, context) if reach.is_declared]
     missing = [reach for reach in found if not reach.largest]
-    forward = forward_of(stage, context) if missing else None
-    findings = []
+    forward = forward_of(stage, context) if any(not reach.is_frozen for reach in missing) else None
+    frozen = {
+        reach.module: [other.term for other in missing if other.module == reach.module]
+        for reach in missing
+        if reach.is_frozen
+    }
+    start = partial(stage.start, context.seed, device=context.device)
+    findings = [
+        named(_frozen(module, terms), partial(line_of_freeze, subject.source, start, module), context.seed)
+        for module, terms in frozen.items()
+    ]
     for reach in missing:
+        if reach.is_frozen:
+            continue
         finding, lines = _finding(reach), forward.cuts(reach.term, reach.module) if forward else []
         if lines:
             finding = replace(finding, culprit=lines[0], detail={**finding.detail, "lines": list(map(str, lines))})
@@ -91,4 +106,16 @@ def _finding(reach: Reach) -> Finding:
         kind="graph_cut",
         fix=f"find what cuts the graph between `{reach.module}` and `{reach.term}`, or take the edge out of `edges`",
         detail={"term": reach.term, "module": reach.module},
+    )
+
+
+def _frozen(module: str, terms: list[str]) -> Finding:
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"`{module}` is frozen: none of its parameters requires grad, though the stage declares it "
+        f"to be trained by {' and '.join(f'`{term}`' for term in terms)}; allowed: one at least",
+        kind="graph_cut",
+        fix=f"leave `{module}` out of what is frozen, or take it out of `edges`",
+        detail={"terms": terms, "module": module},
     )

@@ -73,6 +73,7 @@ NEEDS: tuple[str, ...] = ("functions.weights",)
 PER_STAGE = False
 LAMBDAS = (0.95, 0.0, 0.5, 1.0)
 TEMPERATURES = (0.7, 0.1, 5.0)
+SUM = 0.1  # of weights that can be divided by it
 FIX = "compare delta first (v[t] - lambda * v[previous real token of the document]), then softmax(delta[t+k+1] / tau)"
 FIX_GRADIENT = "write nothing that autograd saved, and detach nothing between the values and the weights"
 
@@ -108,7 +109,7 @@ def _judge(ledger: Ledger, call: Call, case: cases.Case, weight_BSH: Tensor, see
     label_BSH, options = case.labels, call.options
     expected_BSH = oracles.head_weights(value_BS, label_BSH, case.valid_BS, **options)
     allowed_BS1 = tolerances.head_weight(case.value_BS, case.valid_BS, case.horizon, **options)
-    agree = ledger.compare(call, weight_BSH, expected_BSH, allowed_BS1, what="head weight", axes="b, t, k", fix=FIX)
+    agree = _agrees(ledger, call, weight_BSH, expected_BSH, allowed_BS1)
     dtype = tolerances.working_dtype(case.value_BS.dtype)
     if weight_BSH.dtype != dtype:
         message = f"head weights of {case.value_BS.dtype} values are {weight_BSH.dtype}, expected {dtype}"
@@ -119,6 +120,28 @@ def _judge(ledger: Ledger, call: Call, case: cases.Case, weight_BSH: Tensor, see
         if expected_BSH.requires_grad:
             expected_BS = torch.autograd.grad((direction_BSH * expected_BSH).sum(), value_BS)[0]
         _judge_gradient(ledger, call, case, (direction_BSH * weight_BSH).sum(), expected_BS, float(allowed_BS1.max()))
+
+
+def _agrees(ledger: Ledger, call: Call, weight_BSH: Tensor, expected_BSH: Tensor, allowed_BS1: Tensor) -> bool:
+    """Hold weights against the reference: where their sum is wrong, first what they are of it.
+
+    A wrong sum is GG401's; what is wrong behind it, and would be wrong without it, is another fault.
+    """
+    valid_BSH = expected_BSH.detach() > 0
+    sum_BS1 = (weight_BSH.detach().double() * valid_BSH).sum(-1, keepdim=True)
+    summed_BS1 = valid_BSH.any(-1, keepdim=True) & (sum_BS1 > SUM) & ((sum_BS1 - 1).abs() > allowed_BS1)
+    if summed_BS1.any() and not ledger.compare(
+        call,
+        weight_BSH.double() / sum_BS1.clamp(min=SUM),
+        expected_BSH,
+        2 * allowed_BS1 / SUM,
+        what="head weight, divided by its position's sum,",
+        axes="b, t, k",
+        where=(summed_BS1 & valid_BSH).expand_as(weight_BSH),
+        fix=FIX,
+    ):
+        return False
+    return ledger.compare(call, weight_BSH, expected_BSH, allowed_BS1, what="head weight", axes="b, t, k", fix=FIX)
 
 
 def _judge_gradient(

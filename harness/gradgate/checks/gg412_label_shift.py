@@ -62,7 +62,7 @@ import torch
 from torch import Tensor, nn
 
 from gradgate.checks import cases, oracles
-from gradgate.checks.formula_calls import labels_call
+from gradgate.checks.formula_calls import Call, labels_call
 from gradgate.checks.formulas import Ledger
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.switches import Again
@@ -111,11 +111,36 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
             call = labels_call(subject.functions, case)
             label_BSH = ledger.run(call, case.labels.shape, FIX)
             if label_BSH is not None:
-                ledger.compare(call, label_BSH, case.labels, 0.0, what="label", axes="b, t, k", fix=FIX)
+                _compare(ledger, call, case, label_BSH)
     with calling("starting the stage"):
         run = stage.start(context.seed, dtype=torch.float64, device=context.device)
     seen = [found for batch in islice(run.batches(), BATCHES) if (found := targets(run, batch)) is not None]
     return _judge(ledger, seen)
+
+
+def _compare(ledger: Ledger, call: Call, case: cases.Case, label_BSH: Tensor) -> None:
+    """Labels against the reference; where all tokens are right, each reason for having none is a fault of its own."""
+    own_BSH = case.labels != oracles.IGNORED
+    if not ledger.compare(call, label_BSH, case.labels, 0.0, what="label", axes="b, t, k", where=own_BSH, fix=FIX):
+        return
+    for reason, none_BSH in _without_token(case).items():
+        what = f"label {reason}"
+        ledger.compare(call, label_BSH, case.labels, 0.0, what=what, axes="b, t, k", where=none_BSH, fix=FIX)
+
+
+def _without_token(case: cases.Case) -> dict[str, Tensor]:
+    """Bool[B, S, H] by reason: where there is no token to predict."""
+    valid_BS, document_BS = case.valid_BS, case.document_BS
+    positions = valid_BS.shape[1]
+    ahead_SH = torch.arange(positions)[:, None] + torch.arange(1, case.horizon + 1)
+    beyond_BSH = (ahead_SH >= positions).expand(*valid_BS.shape[:1], -1, -1)
+    target_SH = ahead_SH.clamp(max=positions - 1)
+    padding_BSH = ~beyond_BSH & ~(valid_BS[..., None] & valid_BS[:, target_SH])
+    found = {"beyond the row": beyond_BSH, "at padding or for it": padding_BSH}
+    if document_BS is not None:
+        apart_BSH = document_BS[..., None] != document_BS[:, target_SH]
+        found["in another document"] = ~beyond_BSH & ~padding_BSH & apart_BSH
+    return found
 
 
 def targets(run: Run, batch: Batch) -> Targets | None:

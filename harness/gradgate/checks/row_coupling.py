@@ -30,7 +30,8 @@ def of_pair(probe: Probe, batch: Batch, pair: tuple[int, int]) -> list[Distance]
     for name, gradient in together.gradients.items():
         alone = torch.stack([ours.gradients[name], theirs.gradients[name]], 1)
         is_sum = name == "total" and len(together.gradients) > 1
-        if is_sum or not (bool(alone.any()) or bool(gradient.any())):
+        whole = bool(alone.isfinite().all()) and bool(gradient.isfinite().all())
+        if is_sum or not whole or not (bool(alone.any()) or bool(gradient.any())):
             continue
         rest, weight = _rest(alone, gradient)
         label = f"the gradient of `{name}`"

@@ -83,8 +83,8 @@ def leave_out(file: str) -> None:
 
 @lru_cache(maxsize=4096)
 def is_trainers_code(file: str, source: Path | None) -> bool:
-    """Whether a file is the trainer's: the user's own, and not the adapter where the trainer's folder is known."""
-    if source is not None and file in _ADAPTERS:
+    """Whether a file is the trainer's: the user's own, and not an adapter that lies beside it."""
+    if file in _ADAPTERS:
         return False
     return is_own_code(file, source) and (source is None or Path(file).resolve().is_relative_to(source.resolve()))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -20,6 +21,7 @@ from gradgate.subjects.contract import Subject
 
 GROUP = "gradgate.subjects"
 FORM = "package.module:factory"
+_TRAINS = re.compile(r"\.backward\(|\(nn\.Module\)|\(torch\.nn\.Module\)")
 
 
 def load_target(target: str | None = None, path: Path | None = None) -> Subject:
@@ -53,16 +55,19 @@ def load_target(target: str | None = None, path: Path | None = None) -> Subject:
 
 
 def _leave_out_adapter(factory: Callable[[], Any], source: Path | None) -> None:
-    """Let no line of the adapter be named as the trainer's, where it has imported that from the folder beside it."""
+    """Let no line of the adapter be named as the trainer's, where it has imported that from the folder beside it.
+
+    A file that has a module or goes backward itself is the trainer's, too.
+    """
     try:
-        adapter = inspect.getsourcefile(factory)
-    except TypeError:
+        adapter, text = inspect.getsourcefile(factory), inspect.getsource(inspect.getmodule(factory) or factory)
+    except (OSError, TypeError):
         return
-    if adapter is None or source is None:
+    if adapter is None or _TRAINS.search(text):
         return
     files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
     others = (Path(file).resolve() for file in files if file and file != adapter)
-    folder = Path(source).resolve()
+    folder = Path(source or Path(adapter).parent).resolve()
     if any(other.is_relative_to(folder) and other.name != "__init__.py" for other in others):
         leave_out(adapter)
 

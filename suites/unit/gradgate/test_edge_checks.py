@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from fixtures import mini_trainer
 from fixtures.edge_faults import EDGE_FAULTS
@@ -187,6 +189,50 @@ def test_gg203_names_the_line_that_uses_a_parameter_without_its_module() -> None
 
     assert finding.culprit is not None
     assert "table_VD.mean()" in finding.culprit.source
+
+
+def by_attribute(module: nn.Module) -> None:
+    for parameter in module.parameters():
+        parameter.requires_grad = False
+
+
+def by_module(module: nn.Module) -> None:
+    module.requires_grad_(False)
+
+
+def by_name(module: nn.Module) -> None:
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name.startswith("head"))
+
+
+class Frozen(mini_trainer.MiniRun):
+    """The token stage with its trunk frozen in one of these ways."""
+
+    def __init__(self, seed: int, *, freeze: Callable[[nn.Module], None], dtype: Any = torch.float32, **_: Any) -> None:
+        super().__init__("tokens", mini_trainer.Parts(), seed, dtype, "cpu")
+        freeze(self.modules["trunk"])
+
+
+@pytest.mark.parametrize(
+    ("freeze", "source"),
+    [
+        (by_attribute, "parameter.requires_grad = False"),
+        (by_module, "module.requires_grad_(False)"),
+        (by_name, 'parameter.requires_grad_(name.startswith("head"))'),
+    ],
+)
+def test_gg204_finds_a_declared_module_that_is_frozen(freeze: Callable[[nn.Module], None], source: str) -> None:
+    """Once for all terms that are to train it, with the line; one that no term is to train may rest."""
+    start, terms = partial(Frozen, freeze=freeze), {"wmtp_loss": ("heads",), "value_loss": ("value_head",)}
+    stage = Stage("own", start, edges={term: (*modules, "trunk") for term, modules in terms.items()})
+    resting = Stage("own", start, edges=terms)
+    (finding,) = run_check("GG204", Subject("own", [stage]), stage).findings
+
+    assert "`trunk` is frozen" in finding.message
+    assert "to be trained by `wmtp_loss` and `value_loss`; allowed: " in finding.message
+    assert finding.culprit is not None
+    assert finding.culprit.source == source
+    assert not run_check("GG204", Subject("own", [resting]), resting).findings
 
 
 def test_gg204_takes_a_term_off_the_graph_for_one_that_trains_nothing() -> None:

@@ -341,6 +341,35 @@ def test_label_shift_finds_a_target_in_another_document() -> None:
     assert "another document" in found.findings[0].message
 
 
+def test_labels_that_are_wrong_for_two_reasons_are_two_findings() -> None:
+    """A roll that wraps around, and documents that are not kept apart; one alone is one."""
+
+    def across(token_BS: Tensor, valid_BS: Tensor, horizon: int, document_BS: Tensor | None = None) -> Tensor:
+        return broken_functions.labels_wrapped(token_BS, valid_BS, horizon)
+
+    def reasons(labels: Any) -> set[str]:
+        found = outcome("GG412", subject_with(Functions(labels=labels, gaps=True)))
+        return {finding.message.partition(" at [")[0] for finding in found.findings}
+
+    assert reasons(across) == {"label beyond the row", "label in another document"}
+    assert reasons(broken_functions.labels_across_documents) == {"label in another document"}
+
+
+def test_weights_that_are_wrong_beside_their_sum_are_a_finding_of_their_own() -> None:
+    """Heads in a wrong place whose mass is cut off behind the softmax; what is cut off alone is one finding."""
+
+    def shifted(delta_BSH: Tensor, legal_BSH: Tensor, temperature: float) -> Tensor:
+        return broken_functions.masked_behind(delta_BSH.roll(1, 2), legal_BSH, temperature)
+
+    def told(normalise: Any) -> set[str]:
+        weights = partial(broken_functions.weights, normalise=normalise)
+        found = outcome("GG403", subject_with(Functions(weights=weights, gaps=True)))
+        return {finding.message.partition(" at [")[0] for finding in found.findings}
+
+    assert "head weight, divided by its position's sum," in told(shifted)
+    assert told(broken_functions.masked_behind) == {"head weight"}
+
+
 def test_label_shift_finds_a_head_that_is_never_trained() -> None:
     """A zero gradient may be a prompt or an underflow, but not everywhere."""
     found = outcome("GG412", subject_with(Functions(), mute=(1,)))

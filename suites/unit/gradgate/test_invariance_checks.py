@@ -226,6 +226,22 @@ def test_module_that_a_step_freezes_has_a_gradient_of_zero(code: str) -> None:
     assert (outcome.findings, outcome.inconclusive) == ((), "")
 
 
+class Lone(MiniRun):
+    """A row alone has no spread to be divided by."""
+
+    def losses(self, batch: MiniBatch) -> Mapping[str, torch.Tensor]:
+        rows = len(batch.token_BS)
+        return {name: term * (torch.nan if rows == 1 else 1.0) for name, term in super().losses(batch).items()}
+
+
+def test_row_whose_loss_is_nan_alone_is_combined_with_none() -> None:
+    """GG404 finds the NaN; least squares of NaN are no answer."""
+    outcome = run_check("GG407", *with_run(Lone))
+
+    assert outcome.findings == ()
+    assert "no two rows" in outcome.inconclusive
+
+
 class Rounding(MiniRun):
     """Its features pass through float32, whatever the run's dtype, as norms of many models do."""
 

@@ -207,15 +207,24 @@ def test_target_error_is_an_error_of_use():
     assert issubclass(TargetError, GradgateError)
 
 
-@pytest.mark.parametrize(("text", "is_alone"), [("from somebody import trainer", False), ("", True)])
-def test_no_line_of_an_adapter_beside_the_trainer_is_the_trainers(project: Path, text: str, is_alone: bool) -> None:
-    """Where the trainer's folder is known; an adapter that has imported nothing from it is the trainer itself."""
+@pytest.mark.parametrize("is_known", [True, False])
+@pytest.mark.parametrize(
+    ("text", "is_alone"),
+    [
+        ("from somebody import trainer", False),
+        ("", True),
+        ("from somebody import trainer\ndef step(loss): loss.backward()", True),
+    ],
+)
+def test_no_line_of_an_adapter_beside_the_trainer_is_the_trainers(
+    project: Path, text: str, is_alone: bool, is_known: bool
+) -> None:
+    """With the trainer's folder named or not. An adapter that imports nothing from it, or trains, is the trainer."""
     folder = project / "somebody"
     sourced = ADAPTER.format(name="beside").replace("[])", "[], source=SOURCE)", 1)
-    (folder / "beside.py").write_text(f"{text}\nSOURCE = {str(folder)!r}{sourced}")
+    (folder / "beside.py").write_text(f"{text}\nSOURCE = {str(folder) if is_known else None!r}{sourced}")
     (folder / "trainer.py").write_text("")
     load_target("somebody.beside:subject")
 
     assert is_trainers_code(str(folder / "trainer.py"), folder)
-    assert is_trainers_code(str(folder / "beside.py"), folder) is is_alone
-    assert is_trainers_code(str(folder / "beside.py"), None)
+    assert is_trainers_code(str(folder / "beside.py"), folder if is_known else None) is is_alone
