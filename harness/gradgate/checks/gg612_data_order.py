@@ -3,7 +3,8 @@
 ## What it detects
 
 A sampler that draws with replacement, fills the last batch with rows that came before, drops it, or walks every epoch
-in the same order; training rows that are among the held-out ones; a step that writes into a sample that is kept.
+in the same order; training rows that are among the held-out ones, of this stage or of another that splits the same data
+by another seed; a step that writes into a sample that is kept.
 
 ## Why it matters
 
@@ -16,8 +17,9 @@ three epochs of batches are drawn. Each must hold as many different samples as i
 ones. With more than 8 samples two epochs in the same order are a fault, unless the run says `shuffles = False`: by
 chance that happens once in 40,000 runs. Where the run says what the data have (`Run.sources`), an epoch must hold each
 row of them, also with a key of `Stage.options` moved: packed, for one. No held-out sample (`Run.heldout`) may be among
-them. Where rows that are not the same have one name, that of their prompt or task, each epoch must hold every name as
-often as the first, and no held-out prompt may be trained on.
+them, nor one that another stage holds out, where names that both stages draw are those of the same rows. Where rows
+that are not the same have one name, that of their prompt or task, each epoch must hold every name as often as the
+first, and no held-out prompt may be trained on.
 
 Statistic: samples that are repeated or missing. Allowed: 0. False-alarm rate: 0 but for that chance.
 
@@ -52,7 +54,7 @@ Faults DC-02, DC-04, DC-07 and DC-17 of the fault catalogue.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -102,11 +104,35 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         if shared := whole & heldout:
             text = f"{len(shared)} held-out samples are trained on; allowed: 0"
             found.append((text, partial(_line_of_shared, subject, stage, context, whole, heldout)))
+    found += _held_out_elsewhere(subject, stage, context, whole)
     if not found:
         found += _never_drawn(run, subject, stage, context)
     findings = tuple(named(Finding(CODE, NAME, message, fix=FIX), find, context.seed) for message, find in found)
     measured = {"uneven_samples": len(findings), "samples": len(whole), "epochs": EPOCHS}
     return Outcome(findings, measured, {"uneven_samples": 0})
+
+
+def _held_out_elsewhere(
+    subject: Subject, stage: Stage, context: Context, whole: set[Hashable]
+) -> Iterator[tuple[str, Find]]:
+    """Samples that another stage evaluates on, where a name is the same row in both."""
+    for other in subject.stages:
+        if other is stage:
+            continue
+        with calling(f"start() of {other.name!r}"):
+            run = other.start(context.seed, device=context.device)
+        if not {"samples", "heldout"} <= declared(run):
+            continue
+        with calling(f"heldout() of {other.name!r}"):
+            shared = whole & set(run.heldout())
+        if shared and _names_agree(_rows_by_name(stage, context), _rows_by_name(other, context)):
+            yield f"{len(shared)} samples that stage {other.name!r} holds out are trained on; allowed: 0", lambda: None
+
+
+def _names_agree(ours: Mapping[Hashable, set[Row]], theirs: Mapping[Hashable, set[Row]]) -> bool:
+    """Whether names that two stages have in common stand for the same rows in both, and there are some."""
+    common = ours.keys() & theirs.keys()
+    return bool(common) and all(ours[name] & theirs[name] for name in common)
 
 
 def _never_drawn(run: Run, subject: Subject, stage: Stage, context: Context) -> list[tuple[str, Find]]:
@@ -208,9 +234,14 @@ def _epochs(run: Run, count: int = EPOCHS) -> list[list[Hashable]]:
 
 def _name_groups(stage: Stage, context: Context) -> bool:
     """Whether rows that are not the same have one name: that of their prompt, or task."""
+    return any(len(several) > 1 for several in _rows_by_name(stage, context).values())
+
+
+def _rows_by_name(stage: Stage, context: Context) -> dict[Hashable, set[Row]]:
+    """The rows of an epoch by the names of their samples; empty where the run has no `tokens`."""
     run = stage.start(context.seed, device=context.device)
     if "tokens" not in declared(run):
-        return False
+        return {}
     rows: dict[Hashable, set[Row]] = {}
     drawn = 0
     for batch in run.batches():
@@ -222,7 +253,7 @@ def _name_groups(stage: Stage, context: Context) -> bool:
         for name, (_, row) in zip(names, found, strict=True):
             rows.setdefault(name, set()).add(tuple(map(int, row)))
         drawn += len(names)
-    return any(len(several) > 1 for several in rows.values())
+    return rows
 
 
 def _uneven(number: int, epoch: Sequence[Hashable], whole: set[Hashable], usual: Counter[Hashable] | None) -> list[str]:

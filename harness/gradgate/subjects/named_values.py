@@ -15,6 +15,7 @@ from pathlib import Path
 import gradgate
 
 _INSTALLED = tuple({*site.getsitepackages(), sysconfig.get_path("stdlib"), str(Path(gradgate.__path__[0]))})
+_LISTS = ast.Tuple | ast.List | ast.Set
 _REGISTERS = ("register", "add")
 _COMMENTED = re.compile(r"^\s*(\w+)\s*(?::[^#\n]*)?=[^#\n]*#([^\n]*\|[^\n]*)$", re.MULTILINE)
 _CONFIGURATIONS = ("cfg", "config", "conf", "args", "hparams", "settings")
@@ -26,10 +27,11 @@ def named_values(settings: Mapping[str, str], adapter: str = "") -> dict[str, li
     Those are the modules that are imported and lie in no installed package. `kind == "a"`, `kind in ("a", "b")`, a
     `case`, `{"a": f, "b": g}[kind]`, `TABLE[kind]` and `REGISTRY.build(kind)` with `@REGISTRY.register("a")` count,
     where `kind` is a name, an attribute or a quoted key that is the last part of the setting's, or the parameter of a
-    function that is called with it; so does, alone, a comment beside it, `kind: str = "a" # a | b`. A list of words
-    that has what it is set to beside one of these has them all. What a key is set to need not be among them, as where
-    it is what an `else` does: then names count that an attribute or entry of its section, or of a configuration, is
-    compared with.
+    function that is called with it; so does, alone, what says that it is all of them: a comment beside it,
+    `kind: str = "a" # a | b`, the `choices` of a command-line argument, an entry `{"kind": ("a", "b")}`. A list of
+    words that has what it is set to beside another of these has them all. What a key is set to need not be among
+    them, as where it is what an `else` does: then names count that an attribute or entry of its section, or of a
+    configuration, is compared with.
 
     Args:
         settings: dotted key, as `options_of` gives them -> what it is set to.
@@ -43,10 +45,10 @@ def named_values(settings: Mapping[str, str], adapter: str = "") -> dict[str, li
 
 
 def _names_of(key: str, value: str, files: tuple[Path, ...]) -> list[str]:
-    """Those of one key; where a comment lists them, no others."""
-    found, lists, comments = _held_against(files)
+    """Those of one key; where a comment, or what declares its choices, lists them, no others."""
+    found, lists, declared = _held_against(files)
     section, _, last = f".{key}".rpartition(".")
-    listed = next((words for words in comments.get(last, []) if value in words), [])
+    listed = next((words for words in declared.get(last, []) if value in words and len(words) > 1), [])
     if listed:
         return listed
     names = found.get(last, [])
@@ -54,7 +56,7 @@ def _names_of(key: str, value: str, files: tuple[Path, ...]) -> list[str]:
         owners = {*_CONFIGURATIONS, section.rpartition(".")[2]}
         others = [word for owner in owners for word in found.get(f"{owner}.{last}", [])]
         names = [value, *(word for word in names if word in others)] if others else names
-    beside = [words for words in lists if value in words and set(words) & set(names)]
+    beside = [words for words in lists if value in words and set(words) & (set(names) - {value})]
     return [*names, *chain.from_iterable(beside)]
 
 
@@ -68,7 +70,7 @@ def _own_files() -> list[Path]:
 def _held_against(
     files: tuple[Path, ...],
 ) -> tuple[Mapping[str, list[str]], list[list[str]], Mapping[str, list[list[str]]]]:
-    """The words that each last part of a name is held against in these files, all lists of words, and comments."""
+    """The words that each last part of a name is held against in these files, all lists of words, and choices."""
     nodes = [node for file in files for node in _nodes(file)]
     tables: dict[str, list[str]] = {}
     for table, held in _tables(nodes):
@@ -76,10 +78,10 @@ def _held_against(
     found: dict[str, list[str]] = {}
     for last, name in chain((pair for node in nodes for pair in _of(node, tables)), _handed_on(nodes, tables)):
         found.setdefault(last, []).append(name)
-    comments: dict[str, list[list[str]]] = {}
-    for name, words in chain.from_iterable(map(_commented, files)):
-        comments.setdefault(name, []).append(words)
-    return found, [_words(node.elts) for node in nodes if isinstance(node, ast.Tuple | ast.List | ast.Set)], comments
+    declared: dict[str, list[list[str]]] = {}
+    for name, words in chain(chain.from_iterable(map(_commented, files)), chain.from_iterable(map(_choices, nodes))):
+        declared.setdefault(name, []).append(words)
+    return found, [_words(node.elts) for node in nodes if isinstance(node, _LISTS)], declared
 
 
 def _nodes(file: Path) -> list[ast.AST]:
@@ -102,11 +104,24 @@ def _commented(file: Path) -> Iterator[tuple[str, list[str]]]:
         yield name, [part.split()[0].strip("\"'`,.") for part in comment.split("|") if part.strip()]
 
 
+def _choices(node: ast.AST) -> Iterator[tuple[str, list[str]]]:
+    """What a command-line argument may be, and words under a key of a mapping, where there is nothing but words."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "add_argument":
+        given = {word.arg: word.value for word in node.keywords}
+        flags = _words([given["dest"]] if "dest" in given else node.args)
+        if flags and isinstance(choices := given.get("choices"), _LISTS):
+            yield max(flags, key=len).lstrip("-").replace("-", "_"), _words(choices.elts)
+    elif isinstance(node, ast.Dict):
+        for key, value in zip(node.keys, node.values, strict=True):
+            if isinstance(value, _LISTS) and len(words := _words(value.elts)) == len(value.elts):
+                yield from ((name, words) for name in _words([key]))
+
+
 def _tables(nodes: Iterable[ast.AST]) -> Iterator[tuple[str, list[str]]]:
-    """Names of mappings and registries with words that they hold."""
+    """Names of mappings, lists and registries with words that they hold."""
     for node in nodes:
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
-            yield _last(node.targets[0]), _words(node.value.keys)
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict | ast.Tuple | ast.List | ast.Set):
+            yield _last(node.targets[0]), _words(_within(node.value))
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _REGISTERS:
             yield _last(node.func.value), _words(node.args[:1])
 
@@ -137,7 +152,7 @@ def _of(node: ast.AST, tables: Mapping[str, list[str]]) -> Iterator[tuple[str, s
     if isinstance(node, ast.Compare) and len(node.ops) == 1:
         left, right = node.left, node.comparators[0]
         asked, against = (right, left) if isinstance(left, ast.Constant) else (left, right)
-        words = _words(against.elts if isinstance(against, ast.Tuple | ast.List | ast.Set) else [against])
+        words = _held(against, tables) if isinstance(node.ops[0], ast.In | ast.NotIn) else _words([against])
     elif isinstance(node, ast.Match):
         asked, words = node.subject, _words(each for case in node.cases for each in ast.walk(case.pattern))
     elif isinstance(node, ast.Subscript):
@@ -151,7 +166,12 @@ def _of(node: ast.AST, tables: Mapping[str, list[str]]) -> Iterator[tuple[str, s
 
 
 def _held(table: ast.expr, tables: Mapping[str, list[str]]) -> list[str]:
-    return _words(table.keys) if isinstance(table, ast.Dict) else tables.get(_last(table), [])
+    return _words(_within(table)) or tables.get(_last(table), [])
+
+
+def _within(table: ast.expr) -> Sequence[ast.expr | None]:
+    """The keys of a mapping, the elements of a list."""
+    return table.keys if isinstance(table, ast.Dict) else table.elts if isinstance(table, _LISTS) else ()
 
 
 def _last(asked: ast.expr | None) -> str:

@@ -238,6 +238,47 @@ def test_gg612_takes_one_name_of_several_rows_for_that_of_a_group(drawn: Any, he
     assert [message.partition("and lacks")[0][:30] for message in messages] == [each[:30] for each in told]
 
 
+@pytest.mark.parametrize(
+    ("heldout", "offset", "told"),
+    [
+        ([7], 0, ["1 samples that stage 'second' holds out are trained on; allowed: 0"]),
+        ([8], 0, []),
+        ([7], 1, []),  # what is called 7 is another row there
+    ],
+)
+def test_gg612_finds_what_another_stage_holds_out(heldout: list[int], offset: int, told: list[str]) -> None:
+    """A split by the seed of each stage: rows that one evaluates on are those that the other learns."""
+
+    class Numbered(cut().stages[0].start):  # type: ignore[misc]
+        epoch_size, shuffles, first = 8, False, 0
+
+        def batches(self) -> Any:
+            whole = next(super().batches())
+            while True:
+                yield self.select_rows(whole, list(range(8)))
+
+        def samples(self, batch: Any) -> list[int]:
+            return [self.first + number for number in range(len(batch.token_BS))]
+
+    class Second(Numbered):
+        first = offset
+
+        def heldout(self) -> list[int]:
+            return heldout
+
+        def batches(self) -> Any:
+            while True:
+                yield self.select_rows(next(super().batches()), list(range(7)))
+
+        epoch_size = 7
+
+    first, second = (
+        Stage(name, run, objective="tokens") for name, run in {"first": Numbered, "second": Second}.items()
+    )
+
+    assert errors(run_check("GG612", Subject("apart", [first, second]), first)) == told
+
+
 def test_bundled_trainer_cuts_rows_and_keeps_them_those_of_its_data() -> None:
     """Its small corpus has rows that are longer than its longest length."""
     run = build_subject().stages[1].start(0)
