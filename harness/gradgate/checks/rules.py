@@ -95,6 +95,8 @@ _ROWS = (
      "the numbers of an evaluation change with the number of rows that a batch has"),
     ("GG429", "zero-taken-for-missing", "scan",
      "an override that is 0 or False is taken for one that was not given"),
+    ("GG430", "name-never-given", "scan",
+     "a setting is held against names of which it may have none"),
     ("GG501", "return-oracle", "run", "returns differ from a slow, literal reference"),
     ("GG502", "stages-disagree", "run", "two stages regress on different functions of the same reward"),
     ("GG503", "reward-nondeterministic", "run", "the same sequence gets two rewards"),

@@ -73,13 +73,13 @@ def _held_against(
     """The words that each last part of a name is held against in these files, all lists of words, and choices."""
     nodes = [node for file in files for node in _nodes(file)]
     tables: dict[str, list[str]] = {}
-    for table, held in _tables(nodes):
+    for table, held in tables_in(nodes):
         tables.setdefault(table, []).extend(held)
     found: dict[str, list[str]] = {}
     for last, name in chain((pair for node in nodes for pair in _of(node, tables)), _handed_on(nodes, tables)):
         found.setdefault(last, []).append(name)
     declared: dict[str, list[list[str]]] = {}
-    for name, words in chain(chain.from_iterable(map(_commented, files)), chain.from_iterable(map(_choices, nodes))):
+    for name, words in chain(chain.from_iterable(map(_commented, files)), chain.from_iterable(map(choices_in, nodes))):
         declared.setdefault(name, []).append(words)
     return found, [_words(node.elts) for node in nodes if isinstance(node, _LISTS)], declared
 
@@ -104,7 +104,7 @@ def _commented(file: Path) -> Iterator[tuple[str, list[str]]]:
         yield name, [part.split()[0].strip("\"'`,.") for part in comment.split("|") if part.strip()]
 
 
-def _choices(node: ast.AST) -> Iterator[tuple[str, list[str]]]:
+def choices_in(node: ast.AST) -> Iterator[tuple[str, list[str]]]:
     """What a command-line argument may be, and words under a key of a mapping, where there is nothing but words."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "add_argument":
         given = {word.arg: word.value for word in node.keywords}
@@ -117,13 +117,13 @@ def _choices(node: ast.AST) -> Iterator[tuple[str, list[str]]]:
                 yield from ((name, words) for name in _words([key]))
 
 
-def _tables(nodes: Iterable[ast.AST]) -> Iterator[tuple[str, list[str]]]:
+def tables_in(nodes: Iterable[ast.AST]) -> Iterator[tuple[str, list[str]]]:
     """Names of mappings, lists and registries with words that they hold."""
     for node in nodes:
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict | ast.Tuple | ast.List | ast.Set):
-            yield _last(node.targets[0]), _words(_within(node.value))
+            yield last_part(node.targets[0]), _words(_within(node.value))
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _REGISTERS:
-            yield _last(node.func.value), _words(node.args[:1])
+            yield last_part(node.func.value), _words(node.args[:1])
 
 
 def _handed_on(nodes: Sequence[ast.AST], tables: Mapping[str, list[str]]) -> Iterator[tuple[str, str]]:
@@ -134,39 +134,43 @@ def _handed_on(nodes: Sequence[ast.AST], tables: Mapping[str, list[str]]) -> Ite
         for name, function in functions.items()
     }
     for call in (node for node in nodes if isinstance(node, ast.Call)):
-        function = functions.get(_last(call.func))
+        function = functions.get(last_part(call.func))
         if function is None or not within[function.name]:
             continue
         names = [each.arg for each in function.args.args]
         names = names[names[:1] in (["self"], ["cls"]) :]
         given = [*zip(call.args, names, strict=False), *((word.value, word.arg) for word in call.keywords)]
         for asked, parameter in given:
-            last = _last(asked)
+            last = last_part(asked)
             yield from ((last, word) for name, word in within[function.name] if last and name == parameter != last)
 
 
 def _of(node: ast.AST, tables: Mapping[str, list[str]]) -> Iterator[tuple[str, str]]:
     """What one node holds a setting against."""
-    asked: ast.expr | None = None
-    words: list[str] = []
-    if isinstance(node, ast.Compare) and len(node.ops) == 1:
-        left, right = node.left, node.comparators[0]
-        asked, against = (right, left) if isinstance(left, ast.Constant) else (left, right)
-        words = _held(against, tables) if isinstance(node.ops[0], ast.In | ast.NotIn) else _words([against])
-    elif isinstance(node, ast.Match):
-        asked, words = node.subject, _words(each for case in node.cases for each in ast.walk(case.pattern))
-    elif isinstance(node, ast.Subscript):
-        asked, words = node.slice, _held(node.value, tables)
-    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args:
-        asked, words = node.args[0], _held(node.func.value, tables)
-    last = _last(asked)
+    asked, words = asked_in(node, tables)
+    last = last_part(asked)
     yield from ((last, word) for word in words if last)
-    if isinstance(asked, ast.Attribute | ast.Subscript) and last and (owner := _last(asked.value)):
+    if isinstance(asked, ast.Attribute | ast.Subscript) and last and (owner := last_part(asked.value)):
         yield from ((f"{owner}.{last}", word) for word in words)
 
 
+def asked_in(node: ast.AST, tables: Mapping[str, list[str]]) -> tuple[ast.expr | None, list[str]]:
+    """What a comparison, a `match` or a look-up asks for, and the words that it holds that against."""
+    if isinstance(node, ast.Compare) and len(node.ops) == 1:
+        left, right = node.left, node.comparators[0]
+        asked, against = (right, left) if isinstance(left, ast.Constant) else (left, right)
+        return asked, _held(against, tables) if isinstance(node.ops[0], ast.In | ast.NotIn) else _words([against])
+    if isinstance(node, ast.Match):
+        return node.subject, _words(each for case in node.cases for each in ast.walk(case.pattern))
+    if isinstance(node, ast.Subscript):
+        return node.slice, _held(node.value, tables)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args:
+        return node.args[0], _held(node.func.value, tables)
+    return None, []
+
+
 def _held(table: ast.expr, tables: Mapping[str, list[str]]) -> list[str]:
-    return _words(_within(table)) or tables.get(_last(table), [])
+    return _words(_within(table)) or tables.get(last_part(table), [])
 
 
 def _within(table: ast.expr) -> Sequence[ast.expr | None]:
@@ -174,7 +178,7 @@ def _within(table: ast.expr) -> Sequence[ast.expr | None]:
     return table.keys if isinstance(table, ast.Dict) else table.elts if isinstance(table, _LISTS) else ()
 
 
-def _last(asked: ast.expr | None) -> str:
+def last_part(asked: ast.expr | None) -> str:
     """The last part of `kind`, `config.loss.kind` and `config["loss"]["kind"]`."""
     if isinstance(asked, ast.Name):
         return asked.id
