@@ -52,8 +52,10 @@ A configuration fault of a trainer that was read for the catalogue.
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import chain
+from pathlib import Path
 
 from gradgate.checks.source_settings import SETTINGS
 from gradgate.checks.source_values import Names, own_nodes
@@ -77,10 +79,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     if not files:
         return Outcome(not_applicable=NONE)
     declared = _declared(files)
-    tables: dict[str, list[str]] = {}
-    for file in files:
-        for name, words in tables_in(file.nodes):
-            tables.setdefault(name, []).extend(words)
+    tables = _tables(files)
     calls: _Calls = {}
     for call in chain.from_iterable(calls_in(file.tree) for file in files):
         calls.setdefault(dotted(call.func).rpartition(".")[2], []).append(call)
@@ -88,11 +87,25 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
         _finding(file, function, key, place, words, declared[key])
         for file in files
         for function, _ in file.functions
-        for key, (place, words) in _held_against(function, tables, calls, declared).items()
+        for key, (place, words) in _held_against(function, tables[file.path], calls, declared).items()
         if not words & declared[key]
     ]
     measured = {"names_never_given": len(found), "settings": len(declared), "files": len(files)}
     return Outcome(tuple(found), measured, {"names_never_given": 0})
+
+
+def _tables(files: tuple[File, ...]) -> dict[Path, dict[str, list[str]]]:
+    """The tables that the names of each file stand for: its own, and constants that one file alone has."""
+    own: dict[Path, dict[str, list[str]]] = {}
+    for file in files:
+        tables = own.setdefault(file.path, {})
+        for name, words in tables_in(file.nodes):
+            tables.setdefault(name, []).extend(words)
+    times = Counter(chain.from_iterable(own.values()))
+    shared = {
+        name: words for tables in own.values() for name, words in tables.items() if name.isupper() and times[name] == 1
+    }
+    return {path: {**shared, **tables} for path, tables in own.items()}
 
 
 def _declared(files: tuple[File, ...]) -> dict[str, set[str]]:
