@@ -3,7 +3,8 @@
 ## What it detects
 
 `if (i + 1) % n == 0: optimizer.step()` in a loop over data, where nothing steps behind the loop; a group of batches
-that is given on when it is full, where nothing gives on the last one.
+that is given on when it is full, where nothing gives on the last one; a packer that puts a row away when the next
+document does not fit, and never the last row.
 
 ## Why it matters
 
@@ -17,8 +18,9 @@ By reading the files of `Subject.source`, or those of the modules that the adapt
 
 * a loop over an `enumerate` runs a backward at each turn, and steps in a branch that holds once in so many turns by the
   number that `enumerate` gives; nothing else in the function steps, and the condition has no `or`;
-* in a loop elements are appended to a list that begins empty in front of it; where its `len` reaches a size it is
-  yielded, or handed to what is called after a step or an update, and emptied; nothing reads it behind the loop.
+* in a loop elements are appended to a list that begins empty in front of it; in a branch, as where its `len` reaches a
+  size, it is yielded, put into another list, or handed to what is called after a step or an update, and emptied;
+  nothing reads it behind the loop.
 
 A number that is counted on over epochs, a loop without an end (`while True`, `cycle`), one that is in no other and has
 a `break`, and a function that says somewhere in its text that it drops what is left (`drop_last`, `remainder`,
@@ -155,7 +157,7 @@ def _clears(node: ast.AST) -> bool:
 
 def _not_given_on(nodes: list[ast.AST], parents: dict[int, ast.AST]) -> Iterator[tuple[ast.AST, str]]:
     """Groups that are given on when they are full, and the last one never."""
-    full = [(node, group) for node in nodes if isinstance(node, ast.If) and (group := _full(node))]
+    full = [(node, group) for node in nodes if isinstance(node, ast.If) and (group := _full(node) or _put_away(node))]
     for branch, group in full:
         begun = [value for target, value in assignments_in(nodes) if is_empty_list(value) and dotted(target) == group]
         taken = set(map(id, ast.walk(branch)))
@@ -184,10 +186,18 @@ def _full(branch: ast.If) -> str:
     return dotted(asked.args[0]) if isinstance(asked, ast.Call) and dotted(asked.func) == "len" else ""
 
 
+def _put_away(branch: ast.If) -> str:
+    """The list that a branch puts into another one."""
+    calls = (node for node in ast.walk(branch) if isinstance(node, ast.Call) and len(node.args) == 1)
+    given = (call.args[0] for call in calls if dotted(call.func).endswith(".append"))
+    return next((name.id for name in given if isinstance(name, ast.Name)), "")
+
+
 def _gives_on(branch: ast.AST, group: str) -> bool:
     for node in ast.walk(branch):
         trains = isinstance(node, ast.Call) and UPDATES.search(name := dotted(node.func)) and not SHOWS.search(name)
-        if (trains or isinstance(node, ast.Yield)) and any(_reads(part, group) for part in ast.walk(node)):
+        puts = isinstance(node, ast.Call) and dotted(node.func).endswith(".append")
+        if (trains or puts or isinstance(node, ast.Yield)) and any(_reads(part, group) for part in ast.walk(node)):
             return True
     return False
 

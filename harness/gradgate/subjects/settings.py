@@ -19,7 +19,7 @@ from gradgate.subjects.named_values import named_values
 _ELSEWHERE = re.compile(
     r"(^|[._])(cache|checkpoint|comment|data|debug|description|device|dir|directory|dist|dtype|early|ema|epoch|eval|every|file|folder"
     r"|freq|frequency|host|id|interval|keep|last|length|log|logging|metric|min_delta|monitor|name|output|path|patience|persistent|pin|port|precision|prefetch|profile"
-    r"|profiler|project|report|resume|run|save|seed|step|stop_after|stop_at|streaming|tag|verbose|version|wandb|worker)s?([._]|$)"
+    r"|profiler|project|report|resume|run|save|seed|step|stop_after|stop_at|streaming|tag|thread|verbose|version|wandb|worker)s?([._]|$)"
 )
 _PROCESS = re.compile(
     r"(^|[._])((local|global|node|machine)_rank|world_size)$|^rank$"

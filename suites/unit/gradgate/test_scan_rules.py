@@ -58,6 +58,9 @@ CHECKS = {
     "GG427",
     "GG429",
     "GG430",
+    "GG431",
+    "GG432",
+    "GG433",
     "GG507",
     "GG508",
     "GG613",
@@ -66,6 +69,7 @@ CHECKS = {
     "GG617",
     "GG618",
     "GG619",
+    "GG620",
 }  # they read the source, as checks
 
 

@@ -14,6 +14,7 @@ from fixtures import (
     source_names,
     source_objectives,
     source_overrides,
+    source_rests,
 )
 from fixtures.check_runs import errors, run_check
 from fixtures.documented import own_loop
@@ -23,10 +24,18 @@ from gradgate.checks.trainer_source import files_of, paths_of, runs_in_16_bits
 from gradgate.subjects.contract import Run, Stage, Subject
 
 CODES = (
-    "GG418", "GG419", "GG422", "GG423", "GG425", "GG426", "GG427", "GG429", "GG430", "GG507", "GG508", "GG613", "GG614",
-    "GG616", "GG617", "GG618", "GG619",
+    "GG418", "GG419", "GG422", "GG423", "GG425", "GG426", "GG427", "GG429", "GG430", "GG431", "GG432", "GG433",
+    "GG507", "GG508", "GG613", "GG614", "GG616", "GG617", "GG618", "GG619", "GG620",
 )  # fmt: skip
-OTHERS = (source_checkpoints, source_evaluations, source_loops, source_names, source_objectives, source_overrides)
+OTHERS = (
+    source_checkpoints,
+    source_evaluations,
+    source_loops,
+    source_names,
+    source_objectives,
+    source_overrides,
+    source_rests,
+)
 FAULTY = FAULTS | {name: fault for module in OTHERS for name, fault in module.FAULTS.items()}
 CLEAN = SOUND_EDITS | {"clean": ("", "")} | {name: edit for module in OTHERS for name, edit in module.SOUND.items()}
 WARNS = ("GG425",)

@@ -1,0 +1,123 @@
+"""A configuration takes keys that it does not know, and says nothing.
+
+## What it detects
+
+A pydantic model of settings without `extra="forbid"`: what it does not know is left out. A dictionary that is cut down
+to the known fields on its way into a configuration class.
+
+## Why it matters
+
+`learning_rate: 3` where the field is `lr` trains with the default, and the run's name says otherwise.
+
+## How it decides
+
+The trainer's source is read (`Subject.source`, or the modules that the adapter imports). A class that derives from
+pydantic's `BaseModel`, and that is called after settings or has a class derived from it that is, must set `extra`. A
+call of a configuration class is given no dictionary that a comprehension has cut down to known keys, in a function that
+raises nothing. Statistic: such places. Allowed: 0.
+
+False-alarm rate: 0 where configurations are to refuse what they do not know, as a misspelt key always is.
+
+## Example
+
+Bad:
+
+```python
+class OptimConfig(BaseModel):
+    lr: float = 1e-3
+```
+
+Good:
+
+```python
+class OptimConfig(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    lr: float = 1e-3
+```
+
+## How to fix
+
+Refuse unknown keys, and name the nearest one that is known.
+
+## Known limits
+
+Configurations that are read key by key from a dictionary are not looked at, nor is `extra` of a class that another file
+defines.
+
+## Sources
+
+A configuration fault of a trainer that was read for the catalogue.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+
+from gradgate.checks.source_settings import SETTINGS
+from gradgate.checks.source_values import Names, own_nodes
+from gradgate.checks.trainer_source import File, dotted, read_file_by_file
+from gradgate.core.finding import Finding
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Context, Subject
+
+CODE, NAME = "GG431", "unknown-key-ignored"
+NEEDS: tuple[str, ...] = ()
+PER_STAGE = False
+FIX = 'refuse keys that are not known: `model_config = ConfigDict(extra="forbid")`, or an error that names them'
+
+
+def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
+    """Look for configurations that drop what they do not know."""
+    return read_file_by_file(subject, _found, "keys_ignored")
+
+
+def _found(file: File) -> Iterator[Finding]:
+    classes = [node for node in file.nodes if isinstance(node, ast.ClassDef)]
+    for node in classes:
+        derived = [other.name for other in classes if node.name in map(dotted, other.bases)]
+        is_settings = any(name.lower().endswith(SETTINGS) for name in (node.name, *derived))
+        if is_settings and any(dotted(base).endswith("BaseModel") for base in node.bases) and not _sets_extra(node):
+            yield _finding(file, node, node.name, f"{node.name} leaves out keys that it does not know")
+    for function, owner in file.functions:
+        nodes = own_nodes(function)
+        if any(isinstance(node, ast.Raise) for node in nodes):
+            continue
+        names = Names(function)
+        for call in (node for node in nodes if isinstance(node, ast.Call)):
+            made = owner.name if dotted(call.func) == "cls" and owner is not None else dotted(call.func)
+            given = [names.held(word.value) for word in call.keywords if word.arg is None]
+            if made.lower().endswith(SETTINGS) and any(map(_is_cut_down, given)):
+                yield _finding(file, call, function.name, f"{function.name}() cuts what {made} does not know")
+
+
+def _sets_extra(node: ast.ClassDef) -> bool:
+    """Whether a model says what becomes of other keys."""
+    words = [word.arg for word in node.keywords]
+    for part in ast.walk(node):
+        if isinstance(part, ast.Call):
+            words += [word.arg for word in part.keywords if dotted(part.func).endswith(("ConfigDict", "dict"))]
+        elif isinstance(part, ast.Assign | ast.AnnAssign):
+            words += map(dotted, part.targets if isinstance(part, ast.Assign) else [part.target])
+        elif isinstance(part, ast.Dict):
+            words += [key.value for key in part.keys if isinstance(key, ast.Constant) and isinstance(key.value, str)]
+    return "extra" in words
+
+
+def _is_cut_down(value: ast.expr) -> bool:
+    """Whether a dictionary is made of those items of another whose keys are known."""
+    if not isinstance(value, ast.DictComp) or not value.generators[0].ifs:
+        return False
+    part = value.generators[0]
+    is_kept = isinstance(part.iter, ast.Call) and dotted(part.iter.func).endswith(".items")
+    key = dotted(value.key)
+    return is_kept and any(
+        isinstance(test, ast.Compare) and isinstance(test.ops[0], ast.In) and dotted(test.left) == key
+        for test in part.ifs
+    )
+
+
+def _finding(file: File, node: ast.AST, function: str, told: str) -> Finding:
+    return Finding(
+        CODE, NAME, f"{told}: a misspelt one is the default; allowed: none", culprit=file.at(node, function), fix=FIX
+    )

@@ -1,0 +1,136 @@
+"""An override of one key replaces its whole section.
+
+## What it detects
+
+`--set optim.lr=0.01` that is read into `{"optim": {"lr": 0.01}}` and merged with `{**content, **overrides}`, `update`
+or `|`: all other keys of `optim` are gone, and their defaults are trained with.
+
+## Why it matters
+
+A sweep over the rate changes weight decay and warm-up as well, and no error says so.
+
+## How it decides
+
+The trainer's source is read (`Subject.source`, or the modules that the adapter imports). Where a function splits keys
+at their dots and nests dictionaries (`.split(".")`, `setdefault(part, {})`), what is called after overrides must not be
+merged into another mapping at its top level alone. Statistic: such merges, outside of functions that call themselves.
+Allowed: 0.
+
+False-alarm rate: 0 where what is merged is what was nested.
+
+## Example
+
+Bad:
+
+```python
+content = {**content, **parse_overrides(pairs)}
+```
+
+Good:
+
+```python
+def merged(content, overrides):
+    for key, value in overrides.items():
+        content[key] = merged(content.get(key, {}), value) if isinstance(value, dict) else value
+    return content
+```
+
+## How to fix
+
+Merge section by section, or set each dotted key in the configuration itself.
+
+## Known limits
+
+Overrides are known by their name.
+
+## Sources
+
+A configuration fault of a trainer that was read for the catalogue.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+
+from gradgate.checks.source_values import own_nodes
+from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
+from gradgate.core.finding import Finding
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Context, Subject
+
+CODE, NAME = "GG432", "override-replaces-section"
+NEEDS: tuple[str, ...] = ()
+PER_STAGE = False
+OVERRIDES = re.compile(r"overrid|overwrit|dotlist|cli", re.IGNORECASE)
+
+
+def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
+    """Look for merges of nested overrides at the top level alone."""
+    files = files_of(subject)
+    if not files:
+        return Outcome(not_applicable=NONE)
+    functions = [(file, function, own_nodes(function)) for file in files for function, _ in file.functions]
+    nests = any(map(_nests, (nodes for *_, nodes in functions)))
+    found = [
+        _finding(file, function, node)
+        for file, function, nodes in functions
+        for node in (_merges(nodes) if nests and not _calls_itself(function, nodes) else ())
+    ]
+    return Outcome(tuple(found), {"sections_replaced": len(found)}, {"sections_replaced": 0})
+
+
+def _nests(nodes: list[ast.AST]) -> bool:
+    """Whether a function splits dotted keys and nests what stands under them."""
+    calls = [node for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
+    splits = any(
+        call.func.attr in ("split", "rsplit", "partition", "rpartition")
+        and any(isinstance(given, ast.Constant) and given.value == "." for given in call.args)
+        for call in calls
+        if isinstance(call.func, ast.Attribute)
+    )
+    fills = any(
+        isinstance(call.func, ast.Attribute) and call.func.attr == "setdefault" and isinstance(call.args[-1], ast.Dict)
+        for call in calls
+        if call.args
+    )
+    makes = any(isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict) and _is_entry(node) for node in nodes)
+    return splits and (fills or makes)
+
+
+def _is_entry(node: ast.Assign) -> bool:
+    return any(isinstance(target, ast.Subscript) for target in node.targets)
+
+
+def _merges(nodes: list[ast.AST]) -> Iterator[ast.expr]:
+    """Mappings that overrides are put into at the top level."""
+    for node in nodes:
+        if isinstance(node, ast.Dict):
+            parts = [value for key, value in zip(node.keys, node.values, strict=True) if key is None]
+            if len(parts) > 1 and _are_overrides(parts[-1]):
+                yield node
+        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+            yield from [node] if _are_overrides(node.right) else []
+        elif isinstance(node, ast.Call) and dotted(node.func).endswith(".update"):
+            yield from [node] if any(map(_are_overrides, node.args[:1])) else []
+
+
+def _are_overrides(node: ast.expr) -> bool:
+    called = node.func if isinstance(node, ast.Call) else node
+    return bool(OVERRIDES.search(dotted(called).rpartition(".")[2]))
+
+
+def _calls_itself(function: Function, nodes: list[ast.AST]) -> bool:
+    return any(isinstance(node, ast.Call) and dotted(node.func).endswith(function.name) for node in nodes)
+
+
+def _finding(file: File, function: Function, node: ast.expr) -> Finding:
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"{function.name}() merges nested overrides by `{ast.unparse(node)}`: a section of which one key is "
+        "given loses all others; allowed: none",
+        culprit=file.at(node, function.name),
+        fix="merge section by section",
+    )

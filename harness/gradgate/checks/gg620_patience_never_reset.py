@@ -1,0 +1,119 @@
+"""A count of evaluations without improvement is not put back when one improves.
+
+## What it detects
+
+`stale += 1` where a score is no better, a stop at `stale >= patience`, and a new best that leaves `stale` as it is.
+
+## Why it matters
+
+Early stopping then counts all evaluations that were ever worse than the best before them: a run whose score is noisy,
+and still falls, is stopped.
+
+## How it decides
+
+The trainer's source is read (`Subject.source`, or the modules that the adapter imports). Where a function keeps a best
+score and counts up a name that speaks of waiting, that name must also be set in the same function; for a local name, in
+the same loop. Statistic: counts that are not. Allowed: 0. GG608 drives the loop itself, where the stage has one.
+
+False-alarm rate: 0 where the count is of evaluations in a row.
+
+## Example
+
+Bad:
+
+```python
+if score < self.best:
+    self.best = score
+else:
+    self.stale += 1
+```
+
+Good:
+
+```python
+if score < self.best:
+    self.best, self.stale = score, 0
+else:
+    self.stale += 1
+```
+
+## How to fix
+
+Set the count to 0 where there is a new best.
+
+## Known limits
+
+Counts are known by their names, and so is the best.
+
+## Sources
+
+A convergence fault of a trainer that was read for the catalogue.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+
+from gradgate.checks.source_values import own_nodes
+from gradgate.checks.trainer_source import File, Function, dotted, read_file_by_file
+from gradgate.core.finding import Finding
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Context, Subject
+
+CODE, NAME = "GG620", "patience-never-reset"
+NEEDS: tuple[str, ...] = ()
+PER_STAGE = False
+WAITS = re.compile(r"stale|bad|worse|wait|no_?improv|without|since|patience|plateau|stagna|strike", re.IGNORECASE)
+BEST = re.compile(r"best|lowest|highest", re.IGNORECASE)
+
+
+def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
+    """Look for counts that only ever grow."""
+    return read_file_by_file(subject, _found, "counts_never_reset")
+
+
+def _found(file: File) -> Iterator[Finding]:
+    compared = {
+        dotted(side).rpartition(".")[2]
+        for node in file.nodes
+        if isinstance(node, ast.Compare)
+        for side in (node.left, *node.comparators)
+    }
+    for function, _ in file.functions:
+        nodes = own_nodes(function)
+        if not any(BEST.search(name) for name in _set_in(nodes)):
+            continue
+        loops = [node for node in nodes if isinstance(node, ast.For | ast.AsyncFor | ast.While)]
+        for node in nodes:
+            if isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Add):
+                name = dotted(node.target)
+                last = name.rpartition(".")[2]
+                around = [loop for loop in loops if loop.lineno < node.lineno <= (loop.end_lineno or 0)]
+                scope = list(ast.walk(around[0])) if around and "." not in name else nodes
+                if WAITS.search(last) and last in compared and name not in _set_in(scope):
+                    yield _finding(file, function, node, name)
+
+
+def _set_in(nodes: list[ast.AST]) -> set[str]:
+    """The names that are set, also as parts of a tuple."""
+    found = set[str]()
+    for node in nodes:
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
+        for target in targets:
+            found |= {dotted(part) for part in (target.elts if isinstance(target, ast.Tuple) else [target])}
+    return found
+
+
+def _finding(file: File, function: Function, node: ast.AugAssign, name: str) -> Finding:
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"{function.name}() counts `{name}` up, and leaves it so where there is a new best; allowed: 0 there",
+        culprit=file.at(node, function.name),
+        fix=f"`{name} = 0` where the best is set",
+        detail={"count": name},
+    )
