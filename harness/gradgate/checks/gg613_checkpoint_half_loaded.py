@@ -86,7 +86,7 @@ LOADS = ("torch.load", "load_file", "safetensors.torch.load_file")
 MOST = 0.5  # of the entries that a class writes down, which a method asks for that brings them back
 LOADERS = ("load_state_dict", "load_state", "from_pretrained", "resume_from_checkpoint")
 TOLD = re.compile(  # to whoever opens the file
-    r"^(config|cfg|args|hparams|hyper_?parameters|settings|stage|version|format|meta(data)?|date|time(stamp)?|git\w*|host\w*)$"
+    r"^(config|cfg|recipe|monitor|args|hparams|hyper_?parameters|settings|stage|version|format|meta(data)?|date|time(stamp)?|git\w*|host\w*)$"
 )
 EXPECTED = ("FileNotFoundError", "ImportError", "ModuleNotFoundError")  # says that there is nothing to load
 KEEPS_STATE = re.compile(r"\b(Adam\w*|RAdam|NAdam|RMSprop|Adagrad|Adadelta|Lion|Adafactor)\(|momentum=")
@@ -199,12 +199,21 @@ def _half(file: File) -> Iterator[Finding]:
         inside = list(ast.walk(load))
         asked = [part for part in inside if isinstance(part, ast.Subscript) and dotted(part.value) == given]
         words = {part.value for part in inside if isinstance(part, ast.Constant)}
-        if len(asked) < sum(isinstance(part, ast.Name) and part.id == given for part in inside):
+        if len(asked) + sum(_asks(part, given) for part in inside) < sum(
+            isinstance(part, ast.Name) and part.id == given for part in inside
+        ):
             continue  # handed on as a whole
         keys = list(_returned(save))
         for key in (key for key in keys if key not in words and not TOLD.search(key)):
             told = f"`{key}` of {node.name}.state_dict() is not read by its load_state_dict()"
             yield _finding(file, _beside(key, keys, asked) or load, f"{node.name}.load_state_dict", told)
+
+
+def _asks(node: ast.AST, given: str) -> bool:
+    """Whether a mapping is asked for a key: `"step" in state`, `state.get("step")`."""
+    if isinstance(node, ast.Compare):
+        return isinstance(node.ops[0], ast.In | ast.NotIn) and dotted(node.comparators[0]) == given
+    return isinstance(node, ast.Call) and dotted(node.func) in (f"{given}.get", f"{given}.pop")
 
 
 def _not_brought_back(

@@ -114,13 +114,29 @@ def _of_file(file: File) -> Iterator[Finding]:
         return
     parents = parents_in(file.tree)
     loops = [node for node in file.nodes if isinstance(node, ast.For | ast.While)]
-    called = {dotted(call.func).rpartition(".")[2] for loop in loops for call in calls_in(loop)}
+    called = _called(file, loops)
     for function, owner in file.functions:
         for kept in _kept(function, parents, called):
             scope = function if kept.name.isidentifier() else (owner or file.tree)
             used = None if _is_changed(scope, kept) else _used(scope, function, kept)
+            if used is None and owner is not None and not _is_changed(owner, kept):
+                used = _used_at_the_end(owner, function, kept, called)
             if used is not None and not _is_made_anew(file, kept, called):
                 yield _finding(file, function, kept, used)
+
+
+def _called(file: File, loops: list[ast.For | ast.While]) -> set[str]:
+    """The functions that are called in loops, and by those."""
+    calls = {function.name: _names_of_calls(function) for function, _ in file.functions}
+    found, new = set[str](), set[str]().union(*map(_names_of_calls, loops))
+    while new - found:
+        found |= new
+        new = set[str]().union(*(calls.get(name, ()) for name in new))
+    return found
+
+
+def _names_of_calls(node: ast.AST) -> set[str]:
+    return {dotted(call.func).rpartition(".")[2] for call in calls_in(node)}
 
 
 def _kept(function: Function, parents: dict[int, ast.AST], called: set[str]) -> Iterator[_Kept]:
@@ -230,6 +246,19 @@ def _used(scope: ast.AST, function: Function, kept: _Kept) -> str | None:
             and any(_holds(a, kept.name) for a in node.args)
         ):
             return "is written"
+    return None
+
+
+def _used_at_the_end(owner: ast.ClassDef, function: Function, kept: _Kept, called: set[str]) -> str | None:
+    """What another method, that no loop calls, does with a best state that is kept as an attribute."""
+    if not (kept.name.startswith("self.") and (kept.compared or BETTER.search(kept.name))):
+        return None
+    at_once = _names_of_calls(function)
+    for method in owner.body:
+        ends = isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef) and method.name not in called | at_once
+        for call in calls_in(method) if ends and method is not function else ():
+            if SAVES.search(dotted(call.func)) and any(_holds(given, kept.name) for given in call.args):
+                return "is written"
     return None
 
 
