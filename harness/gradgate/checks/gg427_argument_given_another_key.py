@@ -55,7 +55,7 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gradgate.checks.source_settings import declared_settings
+from gradgate.checks.source_settings import SETTINGS, declared_settings
 from gradgate.checks.trainer_source import NONE, File, Function, calls_in, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -101,7 +101,8 @@ def _given(files: tuple[File, ...], keys: set[str]) -> Iterator[_Given]:
             named += [(word.arg, word.value) for word in call.keywords if word.arg and name in parameters]
             starred = any(isinstance(value, ast.Starred) for value in call.args)
             for argument, value in () if starred else named:
-                if argument in keys and isinstance(value, ast.Attribute) and value.attr in keys:
+                is_whole = argument in SETTINGS  # a section, whatever the file's own argument is called
+                if argument in keys and not is_whole and isinstance(value, ast.Attribute) and value.attr in keys:
                     yield _Given(file, call, name, argument, value.attr)
 
 

@@ -14,8 +14,9 @@ The loss falls all the same, more slowly or less far. Nothing else shows it.
 ## How it decides
 
 The run says what each parameter should be trained with at each update (`Run.hyperparameters`), from the configuration.
-It is stepped through its whole schedule and 3 updates beyond (`Run.updates`, at most 200 in all), and at each
-`Optimizer.step` the group of each parameter is read, just before it is used.
+It is stepped through its whole schedule and 3 updates beyond (`Run.updates`, at most 200 in all), without that 20
+updates behind its longest warm-up, and at each `Optimizer.step` the group of each parameter is read, just before it is
+used.
 
 Statistic: the largest relative distance between a declared number and the group's. Allowed: 1e-6, derived. Reference
 (`gradgate.Schedule`) and trainer compute in float64, u = 1.1e-16: warm-up, constant and linear shapes take at most 8
@@ -95,6 +96,7 @@ from gradgate.core.errors import SubjectError, nearest
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject
+from gradgate.subjects.schedule import Schedule
 
 CODE, NAME = "GG607", "schedule-oracle"
 NEEDS: tuple[str, ...] = ("hyperparameters",)
@@ -136,7 +138,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     """Step through the schedule and beyond, and compare every group at every update; then behind a skipped update."""
     with calling("start()"):
         run = stage.start(context.seed, device=context.device)
-    length = min(MOST, WITHOUT_END if run.updates is None else run.updates + BEYOND)
+    length = min(MOST, behind_warm_up(run) if run.updates is None else run.updates + BEYOND)
     held = Held()
     for batch in islice(run.batches(), length):
         try:
@@ -154,6 +156,13 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     findings += [finding for finding in skipped if finding is not None]
     measured = {"relative_distance": held.worst, "updates": held.updates}
     return Outcome(tuple(findings), measured, {"relative_distance": ALLOWED})
+
+
+def behind_warm_up(run: Run) -> int:
+    """Updates of a run that does not say how many it has: as many behind the longest warm-up of its rates."""
+    entries = (run.rates or {}).values()
+    rates = (value for entry in entries for value in (entry.values() if isinstance(entry, Mapping) else [entry]))
+    return WITHOUT_END + max((rate.warmup_steps for rate in rates if isinstance(rate, Schedule)), default=0)
 
 
 def _step(run: Run, batch: Batch, held: Held) -> bool:

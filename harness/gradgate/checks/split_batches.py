@@ -126,7 +126,15 @@ def _in_turns(
         cut = [*([row] for row in rows[: count - 1]), rows[count - 1 :]]
         with calling("select_rows()"):
             parts = [probe.run.select_rows(batch, part) for part in cut]
-        split, _ = _of_turns(stage, context, parts, settings)
+        try:
+            split, _ = _of_turns(stage, context, parts, settings)
+        except SubjectRaisedError:  # at a row alone, which is GG404's
+            if len(rows) < 2 * count:
+                raise
+            cut = [*(rows[2 * part : 2 * part + 2] for part in range(count - 1)), rows[2 * count - 2 :]]
+            with calling("select_rows()"):
+                parts = [probe.run.select_rows(batch, part) for part in cut]
+            split, _ = _of_turns(stage, context, parts, settings)
         if split is not None:
             found.append(Split(stage, context, batch, parts, cut, _distance(probe, batch, split, whole), settings))
     return found

@@ -46,12 +46,13 @@ def named_values(settings: Mapping[str, str], adapter: str = "") -> dict[str, li
 
 def _names_of(key: str, value: str, files: tuple[Path, ...]) -> list[str]:
     """Those of one key; where a comment, or what declares its choices, lists them, no others."""
-    found, lists, declared = _held_against(files)
+    found, tables, lists, declared = _held_against(files)
     section, _, last = f".{key}".rpartition(".")
     listed = next((words for words in declared.get(last, []) if value in words and len(words) > 1), [])
     if listed:
         return listed
-    names = found.get(last, [])
+    own = [words for words in tables.get(last, []) if value in words]  # another setting of that name has others
+    names = [*chain.from_iterable(own)] or found.get(last, [])
     if value not in names:
         owners = {*_CONFIGURATIONS, section.rpartition(".")[2]}
         others = [word for owner in owners for word in found.get(f"{owner}.{last}", [])]
@@ -69,8 +70,9 @@ def _own_files() -> list[Path]:
 @lru_cache(maxsize=1)
 def _held_against(
     files: tuple[Path, ...],
-) -> tuple[Mapping[str, list[str]], list[list[str]], Mapping[str, list[list[str]]]]:
-    """The words that each last part of a name is held against in these files, all lists of words, and choices."""
+) -> tuple[Mapping[str, list[str]], Mapping[str, list[list[str]]], list[list[str]], Mapping[str, list[list[str]]]]:
+    """What each last part of a name is held against in these files: words, and lists that it is looked up in; all lists
+    of words; and choices."""
     nodes = [node for file in files for node in _nodes(file)]
     tables: dict[str, list[str]] = {}
     for table, held in tables_in(nodes):
@@ -78,10 +80,15 @@ def _held_against(
     found: dict[str, list[str]] = {}
     for last, name in chain((pair for node in nodes for pair in _of(node, tables)), _handed_on(nodes, tables)):
         found.setdefault(last, []).append(name)
+    looked_up: dict[str, list[list[str]]] = {}
+    for asked, words in (asked_in(node, tables) for node in nodes):
+        if len(words) > 1 and (last := last_part(asked)):
+            looked_up.setdefault(last, []).append(words)
     declared: dict[str, list[list[str]]] = {}
     for name, words in chain(chain.from_iterable(map(_commented, files)), chain.from_iterable(map(choices_in, nodes))):
         declared.setdefault(name, []).append(words)
-    return found, [_words(node.elts) for node in nodes if isinstance(node, _LISTS)], declared
+    lists = [_words(node.elts) for node in nodes if isinstance(node, _LISTS)]
+    return found, looked_up, lists, declared
 
 
 def _nodes(file: Path) -> list[ast.AST]:

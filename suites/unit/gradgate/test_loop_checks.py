@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+import gradgate
 from fixtures import loop_faults
 from fixtures.loop_faults import LOOP_FAULTS, LoopRun
 from gradgate.checks import catalogue
+from gradgate.checks.gg607_schedule_oracle import behind_warm_up
 from gradgate.checks.isolation import isolated
 from gradgate.core.errors import SubjectError
 from gradgate.core.verdict import Outcome
@@ -109,3 +112,11 @@ def test_gg612_allows_one_order_where_nothing_is_to_be_shuffled() -> None:
     pieces = LOOP_FAULTS["same-order"][1]
 
     assert messages(run_check("GG612", Subject("in order", [Stage("train", partial(InOrder, pieces=pieces))]))) == []
+
+
+def test_gg607_looks_behind_the_warm_up_of_a_run_that_does_not_say_how_long_it_is() -> None:
+    """Where the form of a schedule begins."""
+    rates = {"trunk": {"lr": gradgate.Schedule(1.0, 1000, 30, "cosine"), "weight_decay": 0.0}, "head": 1e-3}
+
+    assert behind_warm_up(SimpleNamespace(rates=rates)) == 50
+    assert behind_warm_up(SimpleNamespace(rates=None)) == 20

@@ -104,6 +104,22 @@ def test_configured_names_the_nearest_key() -> None:
         configured(Recipe(), {"optim.lrr": 0.1})
 
 
+def test_options_of_takes_what_declares_all_values() -> None:
+    """`choices` of a command-line argument, and words under the key's name; the commands of a program are none."""
+    assert options_of({"mode_of": "deep", "scale_of": "flat"}) == {
+        "mode_of": ("deep", "plain"),
+        "scale_of": ("flat", "steep"),
+    }
+
+
+def test_options_of_tells_settings_of_one_name_by_what_they_are_looked_up_in() -> None:
+    """Two registries, and a section each."""
+    assert options_of({"weights": {"method_of": "rho"}, "rewards": {"method_of": "graded"}}) == {
+        "weights.method_of": ("rho", "critic"),
+        "rewards.method_of": ("graded", "verifier"),
+    }
+
+
 def test_gg414_lets_a_guessed_value_be_refused() -> None:
     """A listed one that raises is a finding."""
     config = {"lr": 0.01, "optimizer": "sgd"}

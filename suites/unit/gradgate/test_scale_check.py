@@ -395,3 +395,20 @@ def test_gg410_warns_of_a_mean_of_means_where_the_trainer_cannot_know_the_rest()
 
     assert finding.severity == "warning"
     assert "come in micro-batches of [1, 1, 6] rows with train.accum_steps = 3" in finding.message
+
+
+class Wide(Accumulating):
+    """A row alone has no dimension of its own."""
+
+    def losses(self, batch: MiniBatch) -> Mapping[str, Tensor]:
+        if len(batch.token_BS) == 1:
+            raise IndexError("too many indices")
+        return super().losses(batch)
+
+
+def test_gg410_cuts_parts_of_two_rows_where_a_row_alone_breaks_the_step() -> None:
+    """That is GG404's, and hides no count of micro-batches."""
+    subject = accumulating(Wide)
+    (finding,) = run_check("GG410", subject, subject.stages[0]).findings
+
+    assert "come in micro-batches of [2, 2, 4] rows with train.accum_steps = 3" in finding.message

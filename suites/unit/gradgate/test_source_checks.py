@@ -159,6 +159,33 @@ def test_an_argument_is_given_the_key_of_its_name(call: str, found: list[str], t
     assert all(each.culprit is not None and call in each.culprit.source for each in outcome.findings)
 
 
+def test_a_section_is_given_for_an_argument_that_is_called_after_the_whole(tmp_path: Path) -> None:
+    """`recipe` is the file of the command line, too, and each part of a trainer calls its section so."""
+    text = """
+import argparse
+from dataclasses import dataclass
+
+@dataclass
+class LossRecipe:
+    weighting: str = "critic"
+
+def parse():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--recipe")
+    return parser.parse_args()
+
+def read(recipe):
+    return recipe
+
+def scorer(recipe):
+    return recipe
+
+def main(config):
+    return read(parse().recipe), read(config.recipe), scorer(config.weighting)
+"""
+    assert run_check("GG427", reading(tmp_path, text), None).findings == ()
+
+
 STOPPING = """
 from dataclasses import dataclass
 import torch
