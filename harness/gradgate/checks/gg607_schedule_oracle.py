@@ -28,6 +28,9 @@ declared and in no group is a fault of its own. A metric called `lr` or `learnin
 at the update or behind it. Each way of `precisions` also takes an update, a step whose gradients are infinite, and two
 steps more: where the trainer skips the second, what is declared for the second update holds for the third step.
 
+Where a key of `Stage.options` says of how many micro-batches an update is made (`accum` is in its name), and what is
+declared goes by it, the same is looked at with several.
+
 A schedule may count skipped steps on purpose. `Run.schedule_counts` says what moves it: `"updates"`, as above, or
 `"steps"`, skipped ones too. Where a run does not say, and each of those updates has what is declared for the number of
 its step, though not for its own, the finding is a warning.
@@ -91,6 +94,7 @@ from gradgate.checks.own_lines import Line, named
 from gradgate.checks.raised import SubjectRaisedError, as_finding, calling, reports_raises
 from gradgate.checks.rate_lines import line_behind_skip, line_of_rate, line_of_refusal
 from gradgate.checks.snapshot import named_parameters
+from gradgate.checks.split_batches import accumulating
 from gradgate.checks.updates import is_skipped, parameters_of
 from gradgate.core.errors import SubjectError, nearest
 from gradgate.core.finding import Finding
@@ -138,7 +142,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     """Step through the schedule and beyond, and compare every group at every update; then behind a skipped update."""
     with calling("start()"):
         run = stage.start(context.seed, device=context.device)
-    length = min(MOST, behind_warm_up(run) if run.updates is None else run.updates + BEYOND)
+    length = _length(run)
     held = Held()
     for batch in islice(run.batches(), length):
         try:
@@ -154,8 +158,14 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     findings = [_with_line(_finding(*off), subject, stage, context, off[3]) for off in held.found.values()]
     skipped = [_behind_a_skip(subject, way, start, context) for way, start in (stage.precisions or {}).items()]
     findings += [finding for finding in skipped if finding is not None]
+    findings += _accumulated(stage, context, run, held)
     measured = {"relative_distance": held.worst, "updates": held.updates}
     return Outcome(tuple(findings), measured, {"relative_distance": ALLOWED})
+
+
+def _length(run: Run) -> int:
+    """Updates that are looked at."""
+    return min(MOST, behind_warm_up(run) if run.updates is None else run.updates + BEYOND)
 
 
 def behind_warm_up(run: Run) -> int:
@@ -163,6 +173,31 @@ def behind_warm_up(run: Run) -> int:
     entries = (run.rates or {}).values()
     rates = (value for entry in entries for value in (entry.values() if isinstance(entry, Mapping) else [entry]))
     return WITHOUT_END + max((rate.warmup_steps for rate in rates if isinstance(rate, Schedule)), default=0)
+
+
+def _accumulated(stage: Stage, context: Context, plain: Run, known: Held) -> list[Finding]:
+    """What else is off where an update is made of several micro-batches, if what is declared goes by their number."""
+    for key, count in accumulating(stage):
+        held = Held()
+        try:
+            with calling(f"start() with {key} = {count}"):
+                run = stage.start(context.seed, device=context.device, options={key: count})
+            length = _length(run)
+            if all(run.hyperparameters(number) == plain.hyperparameters(number) for number in range(length)):
+                return []
+            for batch in islice(run.batches(), length * count):
+                _step(run, batch, held)
+                held.skipped = 0  # a micro-batch is no step that is skipped
+                if held.updates == length:
+                    break
+        except SubjectRaisedError:  # with a key moved, and so GG414's
+            return []
+        return [
+            _finding(update, name, f"{message}, with {key} = {count}")
+            for found, (update, name, message, _) in held.found.items()
+            if found not in known.found
+        ]
+    return []
 
 
 def _step(run: Run, batch: Batch, held: Held) -> bool:

@@ -76,7 +76,7 @@ def splits_of(probe: Probe, stage: Stage, context: Context, batch: Batch, rows: 
     """
     if "window" in declared(probe.run):
         return _in_windows(probe, stage, context, batch, rows)
-    found = next(_accumulating(stage), None)
+    found = next(accumulating(stage), None)
     if found is None:
         return None
     try:
@@ -140,7 +140,7 @@ def _in_turns(
     return found
 
 
-def _accumulating(stage: Stage) -> Iterator[tuple[str, int]]:
+def accumulating(stage: Stage) -> Iterator[tuple[str, int]]:
     """Keys of a stage that say of how many micro-batches an update is made, with a number of several."""
     for key, values in {**(stage.options or {}), **(stage.neutral or {})}.items():
         several = [value for value in values if type(value) is int and value > 1]

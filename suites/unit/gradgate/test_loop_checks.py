@@ -7,6 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 import gradgate
 from fixtures import loop_faults
@@ -16,7 +18,7 @@ from gradgate.checks.gg607_schedule_oracle import behind_warm_up
 from gradgate.checks.isolation import isolated
 from gradgate.core.errors import SubjectError
 from gradgate.core.verdict import Outcome
-from gradgate.subjects.contract import Context, Looped, Stage, Subject
+from gradgate.subjects.contract import Context, Looped, Run, Stage, Subject
 
 CODES = ("GG607", "GG608", "GG612")
 
@@ -120,3 +122,49 @@ def test_gg607_looks_behind_the_warm_up_of_a_run_that_does_not_say_how_long_it_i
 
     assert behind_warm_up(SimpleNamespace(rates=rates)) == 50
     assert behind_warm_up(SimpleNamespace(rates=None)) == 20
+
+
+class Windows(Run):
+    """40 micro-batches, as many of them an update as a key says; its schedule goes by `length` of both."""
+
+    def __init__(self, seed: int, *, length: Any, options: Any = None, dtype: Any = torch.float32, **_: Any) -> None:
+        torch.manual_seed(seed)
+        self.every, self.turns = (options or {}).get("train.accum", 1), 0
+        self.modules = {"net": nn.Linear(2, 1).to(dtype)}
+        self.optimizers = [torch.optim.SGD(self.modules["net"].parameters(), lr=0.1)]
+        real, wanted = (
+            gradgate.Schedule(0.1, total, 4, "linear") for total in (length(40, self.every), 40 // self.every)
+        )
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizers[0], lambda step: real(step) / 0.1)
+        self.rates = {"net": {"lr": wanted}}
+
+    def batches(self) -> Any:
+        return iter(torch.ones(200, 3, 2, dtype=self.modules["net"].weight.dtype))
+
+    def step(self, batch: Any) -> dict[str, float]:
+        loss = self.modules["net"](batch).square().mean()
+        (loss / self.every).backward()
+        self.turns += 1
+        if self.turns % self.every == 0:
+            self.optimizers[0].step()
+            self.optimizers[0].zero_grad()
+            self.scheduler.step()
+        return {"loss": loss.item()}
+
+
+@pytest.mark.parametrize(
+    ("length", "told"),
+    [
+        (lambda turns, every: turns // every, []),
+        (
+            lambda turns, _: turns,
+            ["at update 6 `net.weight` has lr 0.0971429, declared 0.0933333"],
+        ),  # 1 - 1 / 35, 1 - 1 / 15
+    ],
+)
+def test_gg607_holds_a_schedule_against_one_of_updates_of_several_parts(length: Any, told: list[str]) -> None:
+    """One that goes by the number of micro-batches ends half-way; with one an update it is right."""
+    stage = Stage("own", partial(Windows, length=length), options={"train.accum": (1, 2)})
+    found = messages(run_check("GG607", Subject("own", [stage])))
+
+    assert [message.partition(", with train.accum = 2;")[0] for message in found] == told
