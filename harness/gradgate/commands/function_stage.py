@@ -113,7 +113,8 @@ class FunctionStage:
         name = self.target.alias if self.target.name == "main" else self.target.name.lower()
         if self.given.made.config:
             options = ", options=gradgate.options_of(CONFIG)"
-            return f'{EDGES}            gradgate.Stage("{name}", {self.title}{options}),'
+            told = " " * 12 + "# options_of(CONFIG, leave_out=(...)) for the keys that are the other stage's\n"
+            return f'{EDGES}{told}            gradgate.Stage("{name}", {self.title}{options}),'
         options = ", ".join(f'"{key}": {values}' for key, values in _options(self.target)) if self.has_argv else ""
         given = f", options={{{options}}}" if self.has_argv else ""
         return f'            gradgate.Stage("{name}", {self.title}{given}),'

@@ -15,12 +15,13 @@ from gradgate.commands.backwards import calls_in, names_of, parsed
 from gradgate.commands.command_line import declared_arguments, is_parser, namespace_text, words_of
 from gradgate.commands.construction import CONFIG, Construction, keys_of, loaded, moved, root_of
 from gradgate.commands.methods import is_of_the_trainer
-from gradgate.commands.rewriting import Rewriter, alias_of, double_quoted
+from gradgate.commands.rewriting import Rewriter, alias_of, double_quoted, import_of
 
 ENDLESS = re.compile(
     r"((?!warmup|eval|save|log)\w+_)?epochs|(max_|num_|total_|train_|n_)?(steps|iters|iterations)|\w*patience"
 )
 _DATA = re.compile(r"(^|_)(path|file)$")
+_REFUSES = re.compile(r"^_?(validate|check|verify)")
 _HOPS = 3  # names that stand for one another
 
 
@@ -88,12 +89,39 @@ class Caller:
         kind = found if inspect.isclass(found) else _given_back(found, index)
         return list(keys_of(kind)) if kind is not None and is_of_the_trainer(kind) else []
 
+    def validations(self, config: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """Calls by which the function that gives configurations refuses some, and the module to call them in."""
+        places = {name: self._source(self.arguments[name]) for name in config if name in self.arguments}
+        calls = {ast.unparse(value): value for value, _ in places.values() if isinstance(value, ast.Call)}
+        for text, call in calls.items():
+            function: Any = self.names.get(ast.unparse(call.func))
+            node = parsed(function)
+            returned = [part.value for part in ast.walk(node) if isinstance(part, ast.Return)] if node else []
+            if node is None or not returned or returned[-1] is None:
+                continue
+            parts = list(map(ast.unparse, getattr(returned[-1], "elts", [returned[-1]])))
+            named = {parts[index or 0]: name for name, (value, index) in places.items() if ast.unparse(value) == text}
+            for each in node.body:
+                written = _refusing(each, named, function.__globals__)
+                if written is not None and alias_of(function.__module__) not in config:
+                    yield f"{alias_of(function.__module__)}.{written}", function.__module__
+
     def _source(self, given: ast.expr) -> tuple[ast.expr, int | None]:
         index = None
         for _ in range(_HOPS):
             if isinstance(given, ast.Name) and given.id in self.made:
                 given, index = self.made[given.id]
         return given, index
+
+
+def _refusing(node: ast.stmt, named: dict[str, str], known: dict[str, Any]) -> str | None:
+    """The call of a function that looks at configurations alone and gives nothing back, as the adapter names these."""
+    call = node.value if isinstance(node, ast.Expr) else None
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.keywords:
+        return None
+    given = list(map(ast.unparse, call.args))
+    is_one = _REFUSES.search(call.func.id) and call.func.id in known and given and set(given) <= set(named)
+    return f"{call.func.id}({', '.join(named[each] for each in given)})" if is_one else None
 
 
 class _Inlined(ast.NodeTransformer):
@@ -185,8 +213,11 @@ def _configure(given: Given, caller: Caller, texts: dict[str, str | None], defau
     made.constants += [constants, f"SMALL = {{{text}}}  # REPLACE: what makes a step take milliseconds"]
     started = [f'"{key}": {value}' for key, value in settings.items() if key not in small]
     made.lines += ["settings = {", *(f"    {each}," for each in ("**SMALL", *started, "**(options or {})")), "}"]
-    made.lines.append("config = gradgate.configured(CONFIG, settings)")
-    made.lines += [f'{each} = config["{each}"]' for each in given.config]
+    made.lines.append("configured = gradgate.configured(CONFIG, settings)")
+    made.lines += [f'{each} = configured["{each}"]' for each in given.config]
+    for text, module in caller.validations(given.config):
+        made.lines.append(text)
+        made.imports.append(import_of(module))
 
 
 PARSED = """

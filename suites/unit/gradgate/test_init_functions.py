@@ -47,7 +47,13 @@ class Recipe:
 def load(args):
     cfg = Config()
     recipe = Recipe(mode=Path(args.recipe).read_text().strip())
+    validate(recipe, cfg)
     return cfg, recipe
+
+
+def validate(known, cfg):
+    if known.mode not in ("critic", "uniform"):
+        raise ValueError(known.mode)
 """
 TRAIN = """
 import argparse
@@ -325,6 +331,8 @@ def test_draft_for_functions_of_configurations_runs_as_it_is(folder: Path):
     assert set(main.losses(next(main.batches()))) == {"total", "value_loss", "wmtp_loss"}
     other = module.Stage2(0, options={"recipe.mode": "uniform"})
     assert set(other.losses(next(other.batches()))) == {"total", "wmtp_loss"}
+    with pytest.raises(ValueError, match="unifrom"):
+        module.Stage2(0, options={"recipe.mode": "unifrom"})
     assert critic.modules["value"].in_features == 16 and critic.max_norm == 1.0
     assert not (folder / "data").exists() and not (folder / "runs").exists()
 
