@@ -100,30 +100,30 @@ def _hints(holder: Any) -> dict[str, Any]:
 
 def _configure(made: Construction, module: str, name: str, kind: type[Any] | None) -> None:
     """A CONFIG, and the copy of it that a run is started with."""
-    root = _root(module)
-    keys = dict(_keys(kind)) if kind is not None else {}
-    moved = dict(_moved(keys, root))
+    root = root_of(module)
+    keys = dict(keys_of(kind)) if kind is not None else {}
+    settings = dict(moved(keys, root))
     if kind is None:
         made.constants.append(f"CONFIG = ...  # REPLACE: a small `{name}`, as your script makes it for the trainer")
     else:
-        made.constants.append(f"CONFIG = {_loaded(made, kind, root)}")
-    if any("ROOT" in text for text in (*made.constants, *moved.values())):
+        made.constants.append(f"CONFIG = {loaded(made, kind, root)}")
+    if any("ROOT" in text for text in (*made.constants, *settings.values())):
         made.imports.append("from pathlib import Path")
         up = module.count(".")
         made.constants.insert(0, f"ROOT = Path({alias_of(module)}.__file__).resolve().parents[{up}]")
-    if any("mkdtemp" in value for value in moved.values()):
+    if any("mkdtemp" in value for value in settings.values()):
         made.imports.append("from tempfile import mkdtemp")
-    small = {key: value for key, value in moved.items() if value.isdigit()}
+    small = {key: value for key, value in settings.items() if value.isdigit()}
     if kind is not None:
         text = "".join(f'\n    "{key}": {value},' for key, value in small.items()) + "\n" * bool(small)
         made.constants.append(f"SMALL = {{{text}}}  # REPLACE: what makes a step take milliseconds")
-    started = [f'"{key}": {value}' for key, value in moved.items() if key not in small]
+    started = [f'"{key}": {value}' for key, value in settings.items() if key not in small]
     entries = [*(["**SMALL"] if kind is not None else []), *started, "**(options or {})"]
     made.lines += ["settings = {", *(f"    {each}," for each in entries), "}"]
     made.lines.append("self.config = gradgate.configured(CONFIG, settings)")
 
 
-def _loaded(made: Construction, kind: type[Any], root: Path | None) -> str:
+def loaded(made: Construction, kind: type[Any], root: Path | None) -> str:
     """The call that gives a configuration: of a function or a classmethod that gives one, else of the class."""
     there = sys.modules[kind.__module__]
     functions = [found for found in vars(there).values() if inspect.isfunction(found) and _gives(found, kind)]
@@ -153,7 +153,7 @@ def _arguments(function: Any, root: Path | None) -> str:
     return ", ".join(found)
 
 
-def _root(module: str) -> Path | None:
+def root_of(module: str) -> Path | None:
     """The folder that a module is imported from."""
     file = getattr(sys.modules[module], "__file__", None)
     return Path(file).resolve().parents[module.count(".")] if file else None
@@ -169,18 +169,18 @@ def _config_file(root: Path | None) -> str:
     return ""
 
 
-def _keys(kind: type[Any], before: str = "") -> Iterator[tuple[str, Any]]:
+def keys_of(kind: type[Any], before: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted key -> default of what a configuration's classes declare; of one without a default None."""
     fields = {each.name: each.default for each in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else {}
     for name, annotation in _hints(kind).items():
         if inspect.isclass(annotation) and annotation is not kind and is_of_the_trainer(annotation):
-            yield from _keys(annotation, f"{before}{name}.")
+            yield from keys_of(annotation, f"{before}{name}.")
         else:
             default = fields.get(name, getattr(kind, name, None))
             yield before + name, default if isinstance(default, bool | int | float | str) else None
 
 
-def _moved(keys: dict[str, Any], root: Path | None) -> Iterator[tuple[str, str]]:
+def moved(keys: dict[str, Any], root: Path | None) -> Iterator[tuple[str, str]]:
     """What each key that a small run is started with is set to, as text."""
     for key, default in keys.items():
         word = key.rpartition(".")[2]

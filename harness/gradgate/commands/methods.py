@@ -144,8 +144,8 @@ class Drive:
     call: ast.Call
 
 
-def is_of_the_trainer(kind: type[Any]) -> bool:
-    """Whether a class is written by the trainer's people, not installed."""
+def is_of_the_trainer(kind: Any) -> bool:
+    """Whether a class, or a function, is written by the trainer's people, not installed."""
     file = getattr(sys.modules.get(kind.__module__), "__file__", None)
     return file is not None and is_own_code(file)
 

@@ -11,10 +11,11 @@ from gradgate.commands.methods import Methods
 from gradgate.commands.own_loaders import loader_class, passed
 from gradgate.commands.owned import Owned, method_text, required
 from gradgate.commands.rewriting import import_of
-from gradgate.commands.stage_text import BATCHES, STAGE, Part, Target
+from gradgate.commands.stage_text import BATCHES, BY_TOKENS, OWN_ROWS, STAGE, Part, Target
 
 _COUNTED = ("epoch", "step", "iteration")
 RATES = "    # rates = {{{}}}  # REPLACE: what each module is configured to be trained with (GG607)\n"
+EDGES = " " * 12 + '# REPLACE: and objective="value" or "tokens", edges={term: ("module", ...)}\n'
 ROWS = "    # end_token, max_length = 2, 512  # the token that ends a row, and where rows are cut (GG413)\n"
 
 
@@ -40,6 +41,8 @@ def owned_part(number: int, target: Target, methods: Methods) -> Part:
         build.insert(0, "self.seed = seed")
     text = STAGE.format(
         title=f"Stage{number}",
+        rows=BY_TOKENS,
+        note=OWN_ROWS,
         base="OwnLoop" if loop is not None else "StepLosses",
         target=f"{target.module}.{target.name}",
         terms=", ".join(f'"{term}": "{place}"' for term, place in owned.terms().items()),
@@ -55,8 +58,7 @@ def owned_part(number: int, target: Target, methods: Methods) -> Part:
         more=owned.more_text(),
     )
     options = ", options=gradgate.options_of(CONFIG)" if made.config else ""
-    told = " " * 12 + '# REPLACE: and objective="value" or "tokens", edges={term: ("module", ...)}\n'
-    stage = f'{told}            gradgate.Stage("{target.name.lower()}", Stage{number}{options}),'
+    stage = f'{EDGES}            gradgate.Stage("{target.name.lower()}", Stage{number}{options}),'
     paths = [line for line in made.imports if line.startswith(("from pathlib", "from tempfile"))]
     imports = [line for line in made.imports if line not in paths]
     return Part(text, stage, tuple(paths), (*imports, import_of(target.module), *owned.imports), tuple(made.constants))

@@ -84,6 +84,11 @@ def alias_of(module: str) -> str:
     return module.rpartition(".")[2]
 
 
+def double_quoted(text: str) -> str:
+    """The text of an expression with quotes as the adapter's other lines have them, where none stand in them."""
+    return text if '"' in text or "\\" in text else text.replace("'", '"')
+
+
 def import_of(module: str) -> str:
     """The line that imports it by that name."""
     package = module.rpartition(".")[0]

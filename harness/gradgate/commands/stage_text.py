@@ -10,7 +10,7 @@ from gradgate.commands.rewriting import alias_of
 
 STAGE = '''
 
-class {title}(gradgate.TokenRows, gradgate.{base}):  # without TokenRows: select_rows, tokens, pad of your own
+class {title}({rows}gradgate.{base}):{note}
     """{target}"""
 
     # Call a critic's loss value_loss, that of weighted heads wmtp_loss: the name, then where it is.
@@ -22,6 +22,8 @@ class {title}(gradgate.TokenRows, gradgate.{base}):  # without TokenRows: select
         self.modules = {{{modules}}}
         self.optimizers = [{optimizers}]
 {behind}{step}{batches}{more}'''
+BY_TOKENS = "gradgate.TokenRows, "
+OWN_ROWS = "  # without TokenRows: select_rows, tokens, pad of your own"
 BATCHES = """
     def batches(self):  # REPLACE: rows of tokens with a reward each to what your loop takes for a batch
         for rows in gradgate.toy_rows(self.seed):

@@ -36,7 +36,7 @@ class StepLosses(Run):
         terms: loss term -> the local variable of the trainer's step that holds it at a backward, or a part of one
             (`outputs.loss`, `parts["value"]`); `compute_loss:value_loss` is that of the latest call of a function that
             has ended, `compute_loss:return[1]` what it gave back. `total` is the sum of what the backwards start from,
-            and is there without being named.
+            and is there without being named. One whose variable has no value in a setting is left out there.
         backwards: how many of the step's backwards count, from its first; None: those that come before each of
             `optimizers` has been asked to step, of an actor and a critic or of each micro-batch; of a run that names no
             optimizers, the first.
@@ -64,11 +64,17 @@ class Backward:
         start: the tensor that it starts from.
         variables: local variables.
         ended: function -> local variables of its latest call that has ended.
+        assigned: names of the local variables of the lines that ran, those without a value too.
     """
 
     start: Tensor
     variables: Variables
     ended: Mapping[str, Variables]
+    assigned: frozenset[str] = frozenset()
+
+    def is_without(self, place: Place) -> bool:
+        """Whether a place is a local variable that this setting of the trainer gives no value, or None."""
+        return not place.function and place.name in self.assigned and self.variables.get(place.name) is None
 
 
 class Backwards:
@@ -90,15 +96,16 @@ class Backwards:
         self._places = {term: Place.of(name) for term, name in names.items()}
         self.calls = Calls(self._places.values())
 
-    def add(self, start: Tensor, variables: Variables) -> None:
+    def add(self, start: Tensor, variables: Variables, assigned: frozenset[str] = frozenset()) -> None:
         """Note one more backward."""
-        self.parts.append(Backward(start, {**variables, TOTAL: start}, dict(self.calls.latest)))
+        self.parts.append(Backward(start, {**variables, TOTAL: start}, dict(self.calls.latest), assigned))
 
     def losses(self, coefficients: Mapping[str, float] | None = None) -> dict[str, Tensor]:
         """The loss terms: `total`, the sum of what the backwards start from, and each term from its place.
 
-        A term that has another tensor at each of several backwards is the parts' sum, where some term enters what goes
-        backward as declared (once, if nothing is); else their mean, weighted by what they count there.
+        A term whose local variable has no value at any of them is left out: there are settings without it. One that
+        has another tensor at each of several backwards is the parts' sum, where some term enters what goes backward as
+        declared (once, if nothing is); else their mean, weighted by what they count there.
 
         Args:
             coefficients: loss term -> by what it enters the total, where that is declared.
@@ -106,7 +113,8 @@ class Backwards:
         Raises:
             SubjectError: a place holds no tensor.
         """
-        held = {term: self._held(term, place) for term, place in self._places.items()}
+        every = {term: self._held(term, place) for term, place in self._places.items()}
+        held = {term: parts for term, parts in every.items() if parts}
         shares = {term: [_share(*each) for each in parts] for term, parts in held.items()}
         declared = dict.fromkeys(held, 1.0) | dict(coefficients or {})
         are_summed = any(
@@ -121,7 +129,7 @@ class Backwards:
         return terms
 
     def _held(self, term: str, place: Place) -> list[tuple[Tensor, Tensor]]:
-        """Each tensor that the place holds at some backward, behind what that backward starts from."""
+        """Each tensor that the place holds at some backward, behind what that backward starts from; none: left out."""
         found: dict[int, tuple[Tensor, Tensor]] = {}
         for part in self.parts:
             tensor = place.tensor(part.ended.get(place.function, {}) if place.function else part.variables)
@@ -129,6 +137,8 @@ class Backwards:
                 found.setdefault(id(tensor), (part.start, tensor))
         if found:
             return list(found.values())
+        if all(part.is_without(place) for part in self.parts):
+            return []
         if place.function:
             raise self.calls.missing(term, place)
         variables = reduce(or_, [dict(part.variables) for part in self.parts])
@@ -195,7 +205,7 @@ def backwards_read(
         variables = locals_from(frame, outermost)
         if leaves and not kept:
             kept.append(Counts(variables.values()))
-        found.add(tensor, variables)
+        found.add(tensor, variables, assigned_from(frame, outermost))
         fill()
         leave_at_the_end()
 
@@ -224,6 +234,15 @@ def locals_from(frame: FrameType | None, outermost: FrameType | None = None) -> 
     found: dict[str, Any] = {}
     while frame is not None and frame is not outermost:
         found = {**frame.f_locals, **found}
+        frame = frame.f_back
+    return found
+
+
+def assigned_from(frame: FrameType | None, outermost: FrameType | None = None) -> frozenset[str]:
+    """The names of what `locals_from` looks at, of what has no value yet, too."""
+    found = frozenset[str]()
+    while frame is not None and frame is not outermost:
+        found |= {*frame.f_code.co_varnames, *frame.f_code.co_cellvars}
         frame = frame.f_back
     return found
 

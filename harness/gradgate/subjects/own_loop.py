@@ -37,7 +37,7 @@ class OwnLoop(Run):
 
     Attributes:
         terms: loss term -> the local variable of the loop that holds it at the backward, or another place, as in
-            `StepLosses`.
+            `StepLosses`; one whose variable has no value in a setting is left out there.
         length: what `len(loader)` is.
     """
 
@@ -51,6 +51,7 @@ class OwnLoop(Run):
         *,
         dtype: torch.dtype | None = None,
         loader_in: Any = None,
+        made_by: str = "DataLoader",
         loader_class: type[Any] | None = None,
         argv: Sequence[str] | None = None,
     ) -> None:
@@ -61,6 +62,8 @@ class OwnLoop(Run):
                 `lambda loader: trainer.run({"train_dataloader": loader})`; a script's `lambda loader: train.main()`.
             dtype: what the loop builds its modules in: the default of torch meanwhile.
             loader_in: the module whose first `DataLoader(...)` is to be that loader, for a loop that makes its own.
+            made_by: what is called there for it, where that is something else: the function that the loop calls for
+                the batches of an epoch, by the name that its module has for it.
             loader_class: a class, of the trainer or `DataLoader`, whose first instance that the loop makes stays what
                 it is: the loop stands still where it iterates over it. `batches`, where it is not written, is what
                 that yields, `set_epoch` called before each epoch where it has that.
@@ -82,7 +85,8 @@ class OwnLoop(Run):
             if dtype == torch.float64:
                 stack.enter_context(doubles_kept())
             if loader_in is not None:
-                stack.enter_context(patch.object(loader_in, "DataLoader", first_call(loader, loader_in.DataLoader)))
+                make = first_call(loader, getattr(loader_in, made_by))
+                stack.enter_context(patch.object(loader_in, made_by, make))
             if loader_class is not None:
                 stack.enter_context(first_made(loader_class, self._is_inside, lambda own: self._take(own, loader)))
             if argv is not None:

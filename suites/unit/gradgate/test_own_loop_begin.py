@@ -48,6 +48,33 @@ def test_begin_lends_the_loop_a_loader_a_dtype_and_a_command_line() -> None:
     assert torch.equal(weight, start - 4.0)  # type: ignore[arg-type]
 
 
+class Epochs(OwnLoop):
+    """A loop that asks a function of its module for each epoch's batches, and evaluates with the same."""
+
+    def __init__(self, module: Any) -> None:
+        def loop() -> None:
+            layer = torch.nn.Linear(1, 1)
+            for epoch in range(3):
+                for batch in module.batches_of(epoch):
+                    (layer(batch).sum() * sum(module.batches_of(7))).backward()
+
+        self.begin(lambda _: loop(), loader_in=module, made_by="batches_of")
+
+
+def test_function_that_is_asked_for_an_epoch_gives_the_lent_loader_once() -> None:
+    """The epoch has no end; other calls of the function, also those behind `begin`, are its own."""
+    module = ModuleType("script")
+    module.batches_of = own = lambda epoch: [epoch]  # type: ignore[attr-defined]
+    run = Epochs(module)
+    assert module.batches_of is own  # type: ignore[attr-defined]
+    run.modules = {"layer": run.local("layer")}
+    for _ in range(5):
+        run.step(torch.ones(1, 1))
+        assert run.local("epoch") == 0
+    weight = run.local("layer").weight
+    assert weight.grad.item() == 35.0
+
+
 class EarlyHead(OwnLoop):
     """A loop that asks its value head, behind a cast up, before it takes a batch."""
 

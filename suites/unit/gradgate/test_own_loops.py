@@ -235,3 +235,75 @@ def test_logits_are_not_guessed():
     """What is not first in a tuple, and a mapping without them, has none."""
     assert logits_in((None, BATCH)) is None
     assert logits_in({"hidden": BATCH}) is None
+
+
+class Modes:
+    """A trainer with a term that one of its modes alone has."""
+
+    def __init__(self, mode: str) -> None:
+        torch.manual_seed(0)
+        self.mode, self.model = mode, nn.Linear(3, 1)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
+
+    def step(self, batch: Tensor) -> None:
+        extra = None
+        main = loss = self.model(batch).square().mean()
+        if self.mode == "both":
+            extra = aux = self.model(batch).mean()
+            loss = main + aux + 0 * extra
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+
+    def run(self, loader: Any) -> None:
+        model, optimizer = self.model, self.optimizer
+        for batch in loader:
+            loss = model(batch).square().mean()
+            if self.mode == "both":
+                aux = extra = model(batch).mean()
+                loss = loss + aux + 0 * extra
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+
+def of_mode(kind: str, mode: str, name: str) -> Any:
+    """A run of it, with a term of this name."""
+
+    class Looped(OwnLoop):
+        terms: ClassVar[Mapping[str, str]] = {"value_loss": name}
+
+        def __init__(self) -> None:
+            trainer = Modes(mode)
+            self.begin(trainer.run)
+            self.modules, self.optimizers = {"model": trainer.model}, [trainer.optimizer]
+
+    class Stepped(StepLosses):
+        terms: ClassVar[Mapping[str, str]] = {"value_loss": name}
+
+        def __init__(self) -> None:
+            self.trainer = Modes(mode)
+            self.modules, self.optimizers = {"model": self.trainer.model}, [self.trainer.optimizer]
+
+        def step(self, batch: Tensor) -> Mapping[str, float]:
+            self.trainer.step(batch)
+            return {}
+
+    return Looped() if kind == "loop" else Stepped()
+
+
+@pytest.mark.parametrize("kind", ["loop", "step"])
+@pytest.mark.parametrize("name", ["aux", "extra"])
+def test_term_is_left_out_where_its_variable_has_no_value(kind: str, name: str):
+    """It is there in the mode that has it; in the other nothing, or None, is bound."""
+    assert set(of_mode(kind, "both", name).losses(BATCH)) == {"total", "value_loss"}
+    assert set(of_mode(kind, "main", name).losses(BATCH)) == {"total"}
+
+
+@pytest.mark.parametrize("kind", ["loop", "step"])
+def test_term_that_no_line_assigns_is_refused_in_every_mode(kind: str):
+    """A misspelt variable, or one that holds something else than a tensor."""
+    for mode in ("both", "main"):
+        for name in ("auks", "batch.nothing"):
+            with pytest.raises(SubjectError, match=rf"no tensor '{name}'"):
+                of_mode(kind, mode, name).losses(BATCH)
