@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from fixtures import source_checkpoints, source_evaluations, source_loops, source_objectives, source_overrides
+from fixtures import (
+    source_checkpoints,
+    source_evaluations,
+    source_loops,
+    source_objectives,
+    source_overrides,
+    source_stops,
+)
 from fixtures.check_runs import errors, run_check
 from fixtures.documented import own_loop
 from fixtures.metric_faults import SOUND, reporting
@@ -19,7 +26,7 @@ CODES = (
     "GG418", "GG419", "GG422", "GG423", "GG425", "GG426", "GG427", "GG429", "GG507", "GG508", "GG613", "GG614", "GG616",
     "GG617", "GG618", "GG619",
 )  # fmt: skip
-OTHERS = (source_checkpoints, source_evaluations, source_loops, source_objectives, source_overrides)
+OTHERS = (source_checkpoints, source_evaluations, source_loops, source_objectives, source_overrides, source_stops)
 FAULTY = FAULTS | {name: fault for module in OTHERS for name, fault in module.FAULTS.items()}
 CLEAN = SOUND_EDITS | {"clean": ("", "")} | {name: edit for module in OTHERS for name, edit in module.SOUND.items()}
 WARNS = ("GG425",)
