@@ -17,17 +17,22 @@ ENDLESS = re.compile(r"cycle|infinite|endless|forever|\bcount\(|stream", re.IGNO
 
 @dataclass(frozen=True)
 class Accumulation:
-    """A loop, and the branch in it that steps.
+    """A loop, and what steps in it.
 
     Args:
         loop: each of whose turns runs a backward.
-        branch: not taken at each turn.
-        test: its condition, where a name holds it that one's value.
+        branch: whose condition says whether a turn steps.
+        test: the condition that holds where it does, and where a name holds that one, the name's value.
+        stepping: the statements that run then: of the branch, of its `else`, or behind it where it passes on to the
+            next turn.
+        when: the condition under which they run, as it is written.
     """
 
     loop: ast.For | ast.While
     branch: ast.If
     test: ast.expr
+    stepping: tuple[ast.stmt, ...]
+    when: str
 
 
 def accumulations(nodes: Iterable[ast.AST], names: Names) -> Iterator[Accumulation]:
@@ -36,11 +41,51 @@ def accumulations(nodes: Iterable[ast.AST], names: Names) -> Iterator[Accumulati
         inside = list(nodes_in(loop.body, *OTHERS, ast.For, ast.While))
         backward = {id(node) for node in inside if _is_backward(node)}
         steps = set(map(id, steps_in(inside))) if backward else set()
-        for branch in (node for node in inside if steps and isinstance(node, ast.If)):
-            taken = set(map(id, nodes_in(branch.body, *OTHERS)))
-            test = names.held(branch.test)
-            if steps & taken and not backward & taken and _is_now_and_then(test):
-                yield Accumulation(loop, branch, test)
+        for block in _blocks(loop, inside) if steps else ():
+            for branch, when, stepping in _conditions(block):
+                taken = set(map(id, nodes_in(stepping, *OTHERS)))
+                if steps & taken and not backward & taken and _is_now_and_then(test := _held(when, names)):
+                    yield Accumulation(loop, branch, test, tuple(stepping), ast.unparse(when))
+
+
+def _blocks(loop: ast.For | ast.While, inside: Iterable[ast.AST]) -> Iterator[list[ast.stmt]]:
+    """The lists of statements of a loop's body."""
+    yield loop.body
+    for node in inside:
+        if isinstance(node, ast.With | ast.AsyncWith | ast.Try | ast.If):
+            yield node.body
+        if isinstance(node, ast.If | ast.Try) and node.orelse:
+            yield node.orelse
+
+
+def _conditions(block: list[ast.stmt]) -> Iterator[tuple[ast.If, ast.expr, list[ast.stmt]]]:
+    """The branches of a block, each with a condition and the statements that run where it holds."""
+    for at, branch in enumerate(block):
+        if not isinstance(branch, ast.If):
+            continue
+        yield branch, branch.test, branch.body
+        if branch.orelse:
+            yield branch, _opposite(branch.test), branch.orelse
+        elif isinstance(branch.body[-1], ast.Continue) and block[at + 1 :]:
+            yield branch, _opposite(branch.test), block[at + 1 :]
+
+
+def _opposite(test: ast.expr) -> ast.expr:
+    """The condition that holds where one does not."""
+    if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+        return test.operand
+    if isinstance(test, ast.BoolOp):
+        return ast.BoolOp(ast.And() if isinstance(test.op, ast.Or) else ast.Or(), [*map(_opposite, test.values)])
+    if isinstance(test, ast.Compare) and len(test.ops) == 1 and isinstance(test.ops[0], ast.Eq | ast.NotEq):
+        return ast.Compare(test.left, [ast.NotEq() if isinstance(test.ops[0], ast.Eq) else ast.Eq()], test.comparators)
+    return ast.UnaryOp(ast.Not(), test)
+
+
+def _held(test: ast.expr, names: Names) -> ast.expr:
+    """A condition, and where it is a name, or that it does not hold, the value of that name."""
+    if isinstance(test, ast.UnaryOp) and (value := names.held(test.operand)) is not test.operand:
+        return _opposite(value)
+    return names.held(test)
 
 
 def parts_of_updates(nodes: Sequence[ast.AST]) -> set[str]:

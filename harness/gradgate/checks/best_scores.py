@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from gradgate.checks.resuming import Resumes
 from gradgate.checks.source_values import Names, assignments_in, own_nodes
 from gradgate.checks.trainer_source import File, Function, calls_in, dotted
 
 BEST = re.compile(r"(^|_)(best|lowest|highest)(_|$)", re.IGNORECASE)
 COUNTED = re.compile(r"patience|wait|bad|stale|worse|no_improve|since|not_improved", re.IGNORECASE)
+KEPT = re.compile(r"state_dict$|deepcopy$|clone$")  # of what is the best so far
 SAVES = re.compile(r"save|checkpoint|ckpt|snapshot|dump", re.IGNORECASE)
 WHOLE = ("vars", "asdict", "dataclasses.asdict", "dict", "torch.save")
 READS = ("get", "pop", "setdefault", "getattr", "setattr", "hasattr")  # a text that others are given is no key
@@ -26,44 +28,48 @@ class Unsaved:
         names: how it is written.
         function: where it decides.
         branch: which is taken where a score is better.
-        saved: the mapping that has the optimizer and not this; None: none is written down.
+        saved: the mapping that has the optimizer and not this, and its file; None: none is written down.
     """
 
     file: File
     names: tuple[str, ...]
     function: str
     branch: ast.If
-    saved: ast.Dict | None
+    saved: tuple[File, ast.Dict] | None
 
 
 def unsaved_scores(files: tuple[File, ...]) -> Iterator[Unsaved]:
     """The scores of trainers that load an optimizer's state, which nothing saves or finds again."""
-    for file in (file for file in files if file.has("load_state_dict")):
-        resumes = {id(function): function for function, _ in file.functions if _loads(function)}
-        loaders = {function.name for function in resumes.values()}
-        owners = {id(owner) for function, owner in file.functions if id(function) in resumes}
-        for function, owner in file.functions if resumes else ():
-            here = id(function) in resumes or any(dotted(call.func) in loaders for call in calls_in(function))
-            for branch, deciding in _deciding(function):
-                asked = [part for part in deciding if here or (id(owner) in owners and not isinstance(part, ast.Name))]
-                lost = [ast.unparse(part) for part in asked if not any(_keeps(each, part, branch) for each in files)]
+    resumes = Resumes(files)
+    for file in (file for file in files if resumes.concern(file)):
+        owners = {id(owner) for function, owner in file.functions if resumes.loads(file, function)}
+        for function, owner in file.functions:
+            here, branches = resumes.loads(file, function), list(_deciding(function))
+            for branch, deciding in branches if here or id(owner) in owners else ():
+                own = [part for part in deciding if isinstance(part, ast.Name) and not _is_outer(function, part.id)]
+                others = [part for part in deciding if part not in own and (here or not isinstance(part, ast.Name))]
+                lost = [part for part in others if not any(_keeps(each, part, branch) for each in files)]
+                if own and resumes.begins(file, function, branch):
+                    better = [each for each, parts in branches if ast.unparse(own[0]) in map(ast.unparse, parts)]
+                    lost += [part for part in own if not _keeps_own(function, part.id, better)]
                 if lost:
-                    yield Unsaved(file, tuple(lost), function.name, branch, _mapping(file))
+                    texts = tuple(ast.unparse(part) for part in deciding if part in lost)
+                    yield Unsaved(file, texts, function.name, branch, _mapping((file, *resumes.files(file, function))))
 
 
-def _loads(function: Function) -> bool:
-    """Whether an optimizer's state is loaded in a function."""
-    nodes = (node for node in own_nodes(function) if isinstance(node, ast.Call))
-    return any(dotted(call.func).endswith("load_state_dict") and "opt" in ast.unparse(call).lower() for call in nodes)
+def _is_outer(function: Function, name: str) -> bool:
+    """Whether a name is no local variable of a function."""
+    outer = (node for node in own_nodes(function) if isinstance(node, ast.Global | ast.Nonlocal))
+    return any(name in node.names for node in outer)
 
 
-def _mapping(file: File) -> ast.Dict | None:
+def _mapping(files: Iterable[File]) -> tuple[File, ast.Dict] | None:
     """The mapping that holds an optimizer's state."""
-    for node in file.nodes:
-        if isinstance(node, ast.Dict):
+    for file in files:
+        for node in (node for node in file.nodes if isinstance(node, ast.Dict)):
             for value in map(ast.unparse, node.values):
                 if "state_dict" in value and "opt" in value.lower():
-                    return node
+                    return file, node
     return None
 
 
@@ -75,7 +81,8 @@ def _deciding(function: Function) -> Iterator[tuple[ast.If, list[ast.expr]]]:
         given = [(target, value) for target, value in given if _last(target)]
         best = [target for target, value in given if BEST.search(_last(target)) and not _is_first(value)]
         counted = [target for target, value in given if COUNTED.search(_last(target)) and _is_first(value)]
-        saves = any(SAVES.search(dotted(call.func)) for part in branch.body for call in calls_in(part))
+        called = [dotted(call.func) for part in branch.body for call in calls_in(part)]
+        saves = any(SAVES.search(name) or KEPT.search(name) for name in called)
         test = names.held(branch.test)
         best = [target for target in best if _is_compared(test, target)]
         if best and (counted or saves):
@@ -137,6 +144,39 @@ def _keeps(file: File, deciding: ast.expr, branch: ast.If) -> bool:
         for target, value in assignments_in(node for node in nodes if id(node) not in inside)
         for part in (target.elts if isinstance(target, ast.Tuple) else [target])
     )
+
+
+def _keeps_own(function: Function, name: str, better: list[ast.If]) -> bool:
+    """Whether a function may save a local variable, or find it again: it is given it, assigns it anything but what is
+    first or better, puts it somewhere, or hands it to what saves, or with an optimizer to anything.
+    """
+    nodes, taken = list(ast.walk(function)), {id(node) for branch in better for node in ast.walk(branch)}
+    if any(isinstance(node, ast.arg) and node.arg == name for node in nodes):
+        return True
+    for target, value in assignments_in(nodes):
+        stored = any(isinstance(part, ast.Name) and part.id == name for part in _places(target))
+        if stored and id(value) not in taken and not _is_first(value):
+            return True
+        if isinstance(target, ast.Attribute | ast.Subscript) and _mentions(value, name):
+            return True
+    for node in nodes:
+        given: list[ast.AST] = []
+        if isinstance(node, ast.Dict):
+            given = [*node.values]
+        elif isinstance(node, ast.Call):
+            given = [*node.args, *node.keywords]
+        with_optimizer = any("opt" in ast.unparse(each).lower() for each in given)
+        is_save = isinstance(node, ast.Call) and SAVES.search(dotted(node.func))
+        if (with_optimizer or is_save) and any(_mentions(each, name) for each in given):
+            return True
+    return False
+
+
+def _places(target: ast.expr) -> list[ast.expr]:
+    """What a target assigns, the parts of tuples and lists one by one."""
+    if isinstance(target, ast.Tuple | ast.List):
+        return [place for part in target.elts for place in _places(part)]
+    return _places(target.value) if isinstance(target, ast.Starred) else [target]
 
 
 def _hands_on(call: ast.Call, deciding: ast.expr, holder: str) -> bool:

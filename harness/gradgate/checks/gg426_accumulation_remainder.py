@@ -17,7 +17,8 @@ a loop that waits for a number of updates never ends. Small runs without accumul
 By reading the files of `Subject.source`, or those of the modules that the adapter imports, function by function:
 
 * a loop over an `enumerate` runs a backward at each turn, and steps in a branch that holds once in so many turns by the
-  number that `enumerate` gives; nothing else in the function steps, and the condition has no `or`;
+  number that `enumerate` gives, or behind one that passes on to the next turn in all others; nothing else in the
+  function steps, and the condition has no `or`;
 * in a loop elements are appended to a list that begins empty in front of it; in a branch, as where its `len` reaches a
   size, it is yielded, put into another list, or handed to what is called after a step or an update, and emptied;
   nothing reads it behind the loop.
@@ -117,14 +118,20 @@ def _unstepped(function: Function, nodes: list[ast.AST]) -> Iterator[tuple[ast.A
             continue
         if _is_left_early(found.loop, nodes):
             continue
-        taken = set(map(id, ast.walk(found.branch)))
+        taken = {id(node) for part in found.stepping for node in ast.walk(part)}
         others = [call for call in steps_in(nodes) if id(call) not in taken]
         if others or any(_may_step(node, found.loop) for node in nodes):
             continue
-        cleared = any(id(node) not in taken and _clears(node) for node in nodes)
+        around = [node for node in nodes if isinstance(node, ast.For | ast.While) and _is_in(found.loop, node)]
+        of_each_epoch = ast.walk(around[-1]) if around else nodes
+        cleared = any(id(node) not in taken and _clears(node) for node in of_each_epoch)
         lost = "are thrown away" if cleared else "leak into the first update of the next one"
-        told = f"steps where `{ast.unparse(found.branch.test)}`, and nothing steps behind the loop"
+        told = f"steps where `{found.when}`, and nothing steps behind the loop"
         yield found.branch, f"{told}: the last batches of an epoch, fewer than `{ast.unparse(counted[1])}`, {lost}"
+
+
+def _is_in(loop: ast.AST, other: ast.AST) -> bool:
+    return loop is not other and any(node is loop for node in ast.walk(other))
 
 
 def _numbers(loop: ast.For, counted: ast.expr) -> bool:
@@ -138,9 +145,7 @@ def _numbers(loop: ast.For, counted: ast.expr) -> bool:
 
 def _is_left_early(loop: ast.For, nodes: list[ast.AST]) -> bool:
     """Whether a loop that is in no other one is left by a number of steps: its data need not have an end."""
-    nested = any(
-        isinstance(node, ast.For | ast.While) and node is not loop and loop in ast.walk(node) for node in nodes
-    )
+    nested = any(isinstance(node, ast.For | ast.While) and _is_in(loop, node) for node in nodes)
     return not nested and any(isinstance(node, ast.Break | ast.Return) for node in ast.walk(loop))
 
 

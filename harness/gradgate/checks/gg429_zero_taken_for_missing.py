@@ -13,15 +13,18 @@ nothing says so, and the comparison shows no difference.
 
 ## How it decides
 
-By reading the files of `Subject.source`, or those of the modules that the adapter imports. Three forms:
+By reading the files of `Subject.source`, or those of the modules that the adapter imports. Four forms:
 
 * a value that a parser of text (`yaml.safe_load`, `json.loads`, `ast.literal_eval`) makes of a piece of a split text;
 * the values of `vars(args).items()`, or of a mapping that is called after overrides, that go into a configuration;
 * a number of `argparse` that is None where it is not given: of `type=float`, or a seed, a warm-up, a patience or a
-  number of workers; and its twin of the same name in a configuration.
+  number of workers; and its twin of the same name in a configuration;
+* an argument that is asked for by a variable (`getattr(args, name)`, `vars(args)[name]`, `overrides.get(name)`), unless
+  all that the variable stands for, or all that any parser declares, is never such a number.
 
-A finding is where such a value decides by its truth whether it is taken, and nothing else is done where it does not.
-Statistic: such places; allowed: 0.
+A finding is where such a value decides by its truth, alone or with something else, whether it is taken, converted or
+not, and nothing else is done where it does not; `value or config[key]` and `value if value else config[key]` are the
+same. Statistic: such places; allowed: 0.
 
 False-alarm rate: 0 on the bundled trainer and on the documented ones.
 
@@ -49,8 +52,7 @@ Ask `is not None`, or whether the key is there.
 
 ## Known limits
 
-Values that go through a function of the trainer's own, and truth that is asked together with something else, are not
-looked at.
+Values that go through a function of the trainer's own are not looked at.
 
 ## Sources
 
@@ -63,9 +65,11 @@ import ast
 import re
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import chain
 
-from gradgate.checks.source_values import assignments_in, own_nodes
-from gradgate.checks.trainer_source import File, Function, calls_in, dotted, read_file_by_file
+from gradgate.checks.overrides import ARGS, Lookups, declared_in, mentions, puts
+from gradgate.checks.source_values import Names, assignments_in, own_nodes
+from gradgate.checks.trainer_source import NONE, File, Function, calls_in, dotted, files_of, nodes_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -78,22 +82,27 @@ GIVEN = re.compile(
     r"^vars\(.*(args|opts|options|flags|namespace)(\(\))?\)$|(args|opts)\.__dict__$"
     r"|(^|[._])(\w+_)?over(ride|write)s?(_args)?$|(^|_)cli_args$"
 )
-ZERO_MEANS = re.compile(r"seed|warm|patience|worker")  # of whole numbers these may be 0
+COMPREHENSIONS = ast.DictComp | ast.ListComp | ast.SetComp | ast.GeneratorExp
 FIX = "ask `is not None`, or whether the key was given at all"
 Truth = tuple[ast.AST, str]  # where a value decides by its truth whether it is taken, and the value
 
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
-    """Read each file."""
-    return read_file_by_file(subject, _findings, "values_asked_for_truth")
-
-
-def _findings(file: File) -> Iterator[Finding]:
-    numbers = set(_numbers(file))
-    for function, _ in file.functions:
-        nodes = own_nodes(function)
-        for node, value in (*_of_values(nodes), *_of_numbers(nodes, numbers)):
-            yield _finding(file, function, node, value)
+    """Read each file, by what the command lines of all of them declare."""
+    files = files_of(subject)
+    if not files:
+        return Outcome(not_applicable=NONE)
+    declared = declared_in(files)
+    findings: list[Finding] = []
+    for file in files:
+        own = declared_in([file]).numbers
+        for function, _ in file.functions:
+            nodes, names = own_nodes(function), Names(function)
+            lookups = Lookups(file, nodes, names, declared)
+            found = chain(_of_values(nodes), _of_numbers(nodes, own, declared.numbers), _of_lookups(nodes, lookups))
+            at = {id(node): (node, value) for node, value in found}
+            findings += [_finding(file, function, node, value) for node, value in at.values()]
+    return Outcome(tuple(findings), {"values_asked_for_truth": len(findings)}, {"values_asked_for_truth": 0})
 
 
 def _of_values(nodes: Sequence[ast.AST]) -> Iterator[Truth]:
@@ -103,12 +112,14 @@ def _of_values(nodes: Sequence[ast.AST]) -> Iterator[Truth]:
                for name in _names(node.target)}  # fmt: skip
     parsed = {name for target, value in assignments_in(nodes) if _parses(value, pieces) for name in _names(target)}
     for node in nodes:
-        if isinstance(node, ast.For) and (value := _value_of(node)):
-            yield from ((each, value) for each in _truths(node.body, {value}))
-        if isinstance(node, ast.DictComp):
+        if isinstance(node, ast.For) and (pair := _pair_of(node)):
+            inside = list(nodes_in(node.body, ast.For))
+            yield from ((each, pair[1]) for each in _truths(inside, {pair[1]}))
+            yield from ((each, pair[1]) for each, value, key in _choices(inside) if (key, dotted(value)) == pair)
+        if isinstance(node, COMPREHENSIONS):
             for part in node.generators:
-                value = _value_of(part)
-                yield from ((test, value) for test in part.ifs if value and dotted(test) == value)
+                pair = _pair_of(part)
+                yield from ((test, pair[1]) for test in part.ifs if pair and pair[1] in map(dotted, _asked(test)))
     yield from ((each, ast.unparse(_bare(each.test))) for each in _truths(nodes, parsed))
 
 
@@ -124,64 +135,82 @@ def _parses(value: ast.expr, pieces: set[str]) -> bool:
     return dotted(value.args[0]) in pieces or _splits(value.args[0])
 
 
-def _value_of(loop: ast.For | ast.comprehension) -> str:
-    """The name of the values of a mapping of what was given; empty where the loop is over something else."""
+def _pair_of(loop: ast.For | ast.comprehension) -> tuple[str, str] | None:
+    """The names of the keys and values of a mapping of what was given; None: the loop is over something else."""
     over, target = loop.iter, loop.target
     if not (isinstance(over, ast.Call) and isinstance(over.func, ast.Attribute) and over.func.attr == "items"):
-        return ""
-    given = GIVEN.search(ast.unparse(over.func.value))
-    return dotted(target.elts[1]) if given and isinstance(target, ast.Tuple) and len(target.elts) == 2 else ""
+        return None
+    is_pair = isinstance(target, ast.Tuple) and len(target.elts) == 2
+    if not isinstance(target, ast.Tuple) or not is_pair or not GIVEN.search(ast.unparse(over.func.value)):
+        return None
+    return dotted(target.elts[0]), dotted(target.elts[1])
 
 
 def _truths(nodes: Sequence[ast.AST], values: set[str]) -> Iterator[ast.If]:
-    """The questions for the truth of a value alone, where only a true one is put somewhere."""
+    """The questions for the truth of a value, where only a true one is put somewhere."""
     for node in nodes:
-        if not isinstance(node, ast.If) or node.orelse or dotted(_bare(node.test)) not in values:
+        if not isinstance(node, ast.If) or node.orelse:
             continue
-        skips = isinstance(node.body[-1], ast.Continue) and len(node.body) == 1
+        asked = [name for part in _asked(node.test) if (name := dotted(_bare(part))) in values]
         negated = isinstance(node.test, ast.UnaryOp)
-        if skips if negated else _puts(node.body, dotted(node.test)):
+        if asked and (_skips(node) if negated else puts(node.body, asked[0])):
             yield node
+
+
+def _skips(node: ast.If) -> bool:
+    return isinstance(node.body[-1], ast.Continue) and len(node.body) == 1
+
+
+def _asked(test: ast.expr) -> list[ast.expr]:
+    """What a condition asks for its truth: itself, or parts that must hold, of which no other part speaks."""
+    if not (isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And)):
+        return [test]
+    parts = [part for part in test.values if not isinstance(part, ast.UnaryOp)]
+    return [part for part in parts if not any(mentions(other, {_text(part)}) for other in test.values if other != part)]
+
+
+def _text(part: ast.expr) -> str:
+    return ast.unparse(part.target if isinstance(part, ast.NamedExpr) else part)
 
 
 def _bare(test: ast.expr) -> ast.expr:
     return test.operand if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not) else test
 
 
-def _puts(body: Sequence[ast.stmt], value: str) -> bool:
-    """Whether a value goes into an attribute, an entry or `setattr`, and nothing else is done."""
-    (only,) = body if len(body) == 1 else (None,)
-    if isinstance(only, ast.Assign):
-        return isinstance(only.targets[0], ast.Attribute | ast.Subscript) and dotted(only.value) == value
-    call = only.value if isinstance(only, ast.Expr) else None
-    return isinstance(call, ast.Call) and dotted(call.func) == "setattr" and dotted(call.args[-1]) == value
+def _choices(nodes: Sequence[ast.AST]) -> Iterator[tuple[ast.expr, ast.expr, str]]:
+    """`value or config[key]`, and `value if value else config[key]`: the choice, the value and the key."""
+    for node in nodes:
+        if isinstance(node, ast.BoolOp) and isinstance(node.op, ast.Or):
+            yield node, node.values[0], _key(node.values[1])
+        elif isinstance(node, ast.IfExp) and ast.unparse(node.test) == ast.unparse(node.body):
+            yield node, node.body, _key(node.orelse)
 
 
-def _numbers(file: File) -> Iterator[str]:
-    """The numbers of the command line that are None where they are not given and that may be 0."""
-    for call in calls_in(file.tree):
-        if dotted(call.func).rpartition(".")[2] != "add_argument":
-            continue
-        words = {word.arg: word.value for word in call.keywords}
-        kind, default = dotted(words.get("type", ast.Constant(None))), words.get("default", ast.Constant(None))
-        flags = [flag.value for flag in call.args if isinstance(flag, ast.Constant) and isinstance(flag.value, str)]
-        named = [words["dest"]] if "dest" in words else []
-        names = [each.value for each in named if isinstance(each, ast.Constant)] or flags
-        name = max((str(each) for each in names), key=len, default="").lstrip("-").replace("-", "_")
-        may_be_0 = kind == "float" or (kind == "int" and ZERO_MEANS.search(name))
-        if may_be_0 and isinstance(default, ast.Constant) and default.value is None and "action" not in words:
-            yield name
+def _key(other: ast.expr) -> str:
+    """The variable by which `config[key]`, `config.get(key)` or `getattr(config, key)` is looked up."""
+    key: ast.expr | None = other.slice if isinstance(other, ast.Subscript) else None
+    if isinstance(other, ast.Call) and other.args:
+        is_attribute = dotted(other.func) == "getattr" and len(other.args) > 1
+        is_entry = isinstance(other.func, ast.Attribute) and other.func.attr == "get"
+        key = other.args[1] if is_attribute else other.args[0] if is_entry else None
+    return key.id if isinstance(key, ast.Name) else ""
 
 
-def _of_numbers(nodes: Sequence[ast.AST], numbers: set[str]) -> Iterator[Truth]:
-    """`args.x or config.x`, and `if args.x: config.x = args.x`."""
-    held = {dotted(node) for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)}
-    given = {name for name in held if name.partition(".")[2] in numbers}
+def _of_numbers(nodes: Sequence[ast.AST], own: frozenset[str], numbers: frozenset[str]) -> Iterator[Truth]:
+    """`args.x or config.x`, `args.x if args.x else config.x`, and `if args.x: config.x = args.x`."""
+    held = [node for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)]
+    given = {dotted(node) for node in held if node.attr in (numbers if ARGS.search(dotted(node.value)) else own)}
     same = partial(_is_twin, given)
-    yield from ((each, dotted(each.test)) for each in _truths(nodes, given) if not isinstance(each.test, ast.UnaryOp))
+    yield from ((each, _value(each, given)) for each in _truths(nodes, given) if not isinstance(each.test, ast.UnaryOp))
     for node in nodes:
         if isinstance(node, ast.BoolOp) and isinstance(node.op, ast.Or) and same(node.values[0], node.values[1]):
             yield node, dotted(node.values[0])
+        if isinstance(node, ast.IfExp) and dotted(node.test) == dotted(node.body) and same(node.body, node.orelse):
+            yield node, dotted(node.body)
+
+
+def _value(node: ast.If, given: set[str]) -> str:
+    return next(name for part in _asked(node.test) if (name := dotted(part)) in given)
 
 
 def _is_twin(given: set[str], one: ast.expr, other: ast.expr) -> bool:
@@ -193,6 +222,30 @@ def _is_twin(given: set[str], one: ast.expr, other: ast.expr) -> bool:
         str(key.value) if isinstance(key, ast.Constant) else dotted(other) if isinstance(other, ast.Attribute) else ""
     )
     return name.rpartition(".")[2] == dotted(one).rpartition(".")[2]
+
+
+def _of_lookups(nodes: Sequence[ast.AST], lookups: Lookups) -> Iterator[Truth]:
+    """Of arguments that are asked for by a variable."""
+    statements = [node for node in nodes if isinstance(node, ast.Assign | ast.Expr)]
+    for node in nodes:
+        if isinstance(node, ast.If) and not node.orelse:
+            for part in _asked(node.test):
+                found, negated = lookups.of(_bare(part)), isinstance(part, ast.UnaryOp)
+                if found is None:
+                    continue
+                behind = [one for one in statements if one.lineno > node.lineno]
+                skipped = _skips(node) and any(puts([one], found.text, found.key) for one in behind)
+                if skipped if negated else puts(node.body, found.text, found.key):
+                    yield node, found.text
+        if isinstance(node, COMPREHENSIONS):
+            made = node.value if isinstance(node, ast.DictComp) else node.elt
+            for test in (test for part in node.generators for test in part.ifs):
+                given = [one for part in _asked(test) if (one := lookups.of(part)) is not None]
+                yield from ((test, one.text) for one in given if one.text in ast.unparse(made))
+    for choice, value, key in _choices(nodes):
+        found = lookups.of(value)
+        if found is not None and found.key == key:
+            yield choice, found.text
 
 
 def _names(target: ast.AST) -> list[str]:

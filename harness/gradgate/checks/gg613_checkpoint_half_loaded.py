@@ -23,10 +23,11 @@ it is asked for must be saved somewhere (looked at only where every saved mappin
 asked for with `get` or `in`). In a class with both, an entry that `state_dict` returns must be asked for in
 `load_state_dict`, unless that hands the whole on; without such a method, an attribute that it returns and that other
 methods assign, by the one that asks for most of the others. A best score is what is called so, is compared by `<` or
-`>` and assigned in the branch, which saves or sets a count of patience back; it is kept where its name stands as a
-string, a save is given it or what holds it, or it is ever assigned from anything but a number that is written down. It
-is looked for where an optimizer's state is loaded in the same class or by functions beside it; a local variable only in
-a function that loads, or calls one that does. Statistic: entries and places; allowed: 0.
+`>` and assigned in the branch, which saves, copies a state or sets a count of patience back; it is kept where its name
+stands as a string, a save is given it or what holds it, or it is ever assigned from anything but a number that is
+written down. It is looked for where an optimizer's state is loaded in the same class or by functions that are called
+there, also of another file; a local variable only in a function that loads, or calls what does, in front of the loop.
+That is kept by its own function alone: no string of its name keeps it. Statistic: entries and places; allowed: 0.
 
 False-alarm rate: 0 on the bundled trainer and on the documented ones. A trainer whose files other programs read is one.
 
@@ -296,9 +297,12 @@ def _of_score(lost: Unsaved) -> Finding:
     """The mapping that lacks a score by which checkpoints are kept, or the branch that keeps them."""
     told = ", ".join(f"`{name}`" for name in lost.names)
     where = f"line {lost.branch.lineno} of {lost.function}()"
+    file, node = lost.saved or (lost.file, lost.branch)
+    if file is not lost.file:
+        where += f" in {lost.file.path.name}"
     return _finding(
-        lost.file,
-        lost.branch if lost.saved is None else lost.saved,
+        file,
+        node,
         "" if lost.saved is not None else lost.function,
         f"{told} decides at {where} what is kept or when to stop, and no checkpoint holds it: a run that is resumed "
         "overwrites the best with what is worse",

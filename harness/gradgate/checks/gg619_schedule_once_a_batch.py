@@ -96,8 +96,9 @@ def _of_file(file: File) -> Iterator[Finding]:
     for function, _ in file.functions:
         nodes, names = own_nodes(function), Names(function)
         for one in accumulations(nodes, names):
-            for call in _scheduled(one.loop):
-                told = f"and the optimizer only where `{ast.unparse(one.branch.test)}`"
+            stepping = {id(node) for part in one.stepping for node in ast.walk(part)}
+            for call in (call for call in _scheduled(one.loop) if id(call) not in stepping):
+                told = f"and the optimizer only where `{one.when}`"
                 found.setdefault(id(call), (call, function.name, told))
         parts = parts_of_updates(nodes)
         for loop in (node for node in nodes if isinstance(node, ast.For)):

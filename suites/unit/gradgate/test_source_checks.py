@@ -15,6 +15,7 @@ from fixtures import (
     source_objectives,
     source_overrides,
     source_rests,
+    source_stops,
 )
 from fixtures.check_runs import errors, run_check
 from fixtures.documented import own_loop
@@ -35,6 +36,7 @@ OTHERS = (
     source_objectives,
     source_overrides,
     source_rests,
+    source_stops,
 )
 FAULTY = FAULTS | {name: fault for module in OTHERS for name, fault in module.FAULTS.items()}
 CLEAN = SOUND_EDITS | {"clean": ("", "")} | {name: edit for module in OTHERS for name, edit in module.SOUND.items()}
@@ -265,6 +267,63 @@ class Trainer:
 def test_what_tells_who_opens_the_file_need_not_be_loaded(key: str, found: int, tmp_path: Path) -> None:
     """The configuration, a date; a state has to be."""
     assert len(run_check("GG613", reading(tmp_path, HALVES.replace("KEY", key)), None).findings) == found
+
+
+@pytest.mark.parametrize(
+    ("holder", "declared", "found"),
+    [
+        ("args", "type=float", 1),
+        ("args", "type=int", 0),
+        ("args", "type=float, default=0.0", 0),
+        ("section", "type=float", 0),
+    ],
+)
+def test_an_argument_that_another_file_declares_is_not_asked_for_its_truth(
+    holder: str, declared: str, found: int, tmp_path: Path
+) -> None:
+    """Of what is called as arguments are: an attribute of the same name of something else is a setting."""
+    parser = f"def parse(parser):\n    parser.add_argument('--decay', {declared})\n    return parser.parse_args()\n"
+    text = f"def merged({holder}, config):\n    return {holder}.decay or config.decay\n"
+    outcome = run_check("GG429", reading(tmp_path, text, {"options.py": parser}), None)
+    assert len(outcome.findings) == found
+
+
+RESUMING = """
+IMPORTS
+
+def fit(path, model, optimizer, scores):
+    step, best = 0, float("inf")
+    RESUMES
+    for score in scores(step):
+        if score < best:
+            best = score
+            save("best.pt", model, optimizer, step)
+"""
+RUNTIME = TRAINER[TRAINER.index("def save(") :]
+
+
+@pytest.mark.parametrize(
+    ("imports", "resumes", "found"),
+    [
+        ("from runtime import load", "step = load(path, model, optimizer)", 1),
+        ("from .runtime import load as go_on", "step = go_on(path, model, optimizer)", 1),
+        ("import runtime as rt", "step = rt.load(path, model, optimizer)", 1),
+        ("from . import runtime", "step = runtime.load(path, model, optimizer)", 1),
+        ("from runtime import load", "step, best = load(path, model, optimizer)", 0),
+        ("from json import load", "step = load(path)", 0),
+        ("import json, runtime", "step = json.load(path)", 0),
+        ("from runtime import save", "pass", 0),
+    ],
+)
+def test_a_best_score_that_a_resume_by_another_file_forgets_is_named(
+    imports: str, resumes: str, found: int, tmp_path: Path
+) -> None:
+    """At the mapping that lacks it, wherever that stands; a function of the same name of a library resumes nothing."""
+    text = RESUMING.replace("IMPORTS", imports).replace("RESUMES", resumes)
+    outcome = run_check("GG613", reading(tmp_path, text, {"runtime.py": RUNTIME}), None)
+    told = [each for each in outcome.findings if "`best` decides at line 8 of fit() in trainer.py" in each.message]
+    assert len(told) == len(outcome.findings) == found
+    assert all(each.culprit is not None and each.culprit.source.startswith("state = {") for each in told)
 
 
 def test_without_a_source_the_modules_that_the_adapter_imports_are_read(

@@ -26,6 +26,7 @@ from gradgate.scan.rules.text import Text
 from gradgate.scan.values import Line
 
 CODE, NAME = "GG206", "stale-gradient"
+STEPS = ("step", "optimizer_step")
 TEXTS = {
     "never": Text(
         "backward() adds to the gradients of the step before: nothing clears those of `{name}`",
@@ -128,30 +129,81 @@ def _is_loss(node: ast.Call) -> bool:
 
 
 def _tail(module: Module, function: Function) -> Iterator[Report]:
+    for around, block in _blocks(module, function):
+        for at, loop in enumerate(block):
+            if not isinstance(loop, ast.For) or not _waits(loop, block[:at] if around else None):
+                continue
+            before = [
+                node
+                for statement in block[:at]
+                if not isinstance(statement, ast.For | ast.While)
+                for node in reachable(ast.Module([statement], []), function.owner)
+                if isinstance(node, ast.Attribute) and node.attr == "zero_grad"
+            ]
+            if before and not any(map(_steps, block[at + 1 :])):
+                line = Line(module.path, before[-1].lineno, before[-1].col_offset, function.name)
+                yield Report(CODE, "stale_grad", line, None, "tail", ())
+                return
+
+
+def _blocks(module: Module, function: Function) -> Iterator[tuple[bool, list[ast.stmt]]]:
+    """What may run once an epoch: the body of a function, and those of the loops in it."""
     body = getattr(function.node, "body", [])
-    for at, loop in enumerate(body if isinstance(body, list) else []):
-        if not isinstance(loop, ast.For):
-            continue
-        before = [
-            node
-            for statement in body[:at]
-            for node in reachable(ast.Module([statement], []), function.owner)
-            if isinstance(node, ast.Attribute) and node.attr == "zero_grad"
-        ]
-        guard = next((node for node in walk(loop) if isinstance(node, ast.If) and _is_modulo(node.test)), None)
-        after = any(
-            isinstance(node, ast.Attribute) and node.attr in ("step", "optimizer_step")
-            for statement in body[at + 1 :]
-            for node in walk(statement)
-        )
-        persists = guard is not None and any(isinstance(node, ast.Attribute) for node in walk(guard.test))
-        has_backward = any(isinstance(node, ast.Attribute) and node.attr == "backward" for node in walk(loop))
-        if before and persists and has_backward and not after:
-            line = Line(module.path, before[-1].lineno, before[-1].col_offset, function.name)
-            yield Report(CODE, "stale_grad", line, None, "tail", ())
-            return
+    if isinstance(body, list) and function is not module.body:
+        yield False, body
+    for node in walk(function.node):
+        if isinstance(node, ast.For | ast.While):
+            yield True, node.body
 
 
-def _is_modulo(test: ast.expr) -> bool:
-    """`count % every == 0` and nothing else, such as a test for the last batch."""
-    return isinstance(test, ast.Compare) and isinstance(test.left, ast.BinOp) and isinstance(test.left.op, ast.Mod)
+def _waits(loop: ast.For, before: list[ast.stmt] | None) -> bool:
+    """Whether a loop over micro-batches steps by a count of them that goes on behind it.
+
+    Args:
+        loop: over the micro-batches of an epoch.
+        before: what an epoch does in front of it; None: the epoch is a function, in which only attributes go on.
+    """
+    inside = list(_own(loop.body))
+    if not any(isinstance(node, ast.Attribute) and node.attr == "backward" for node in inside):
+        return False
+    counted = next((left for node in inside if isinstance(node, ast.If) and (left := _counted(node, inside))), None)
+    parts = walk(counted) if counted is not None else []
+    if before is None or any(isinstance(node, ast.Attribute) for node in parts):
+        return any(isinstance(node, ast.Attribute) for node in parts)
+    begun = {_stored(node) for part in (loop.target, *before) for node in walk(part)}
+    names = {node.id for node in parts if isinstance(node, ast.Name)}
+    return bool(names) and not names & begun
+
+
+def _own(body: list[ast.stmt]) -> Iterator[ast.AST]:
+    """The nodes of a loop's body, without those of the loops in it."""
+    for statement in body:
+        yield statement
+        if not isinstance(statement, ast.For | ast.While):
+            for child in ast.iter_child_nodes(statement):
+                yield from _own([child])  # type: ignore[list-item]
+
+
+def _stored(node: ast.AST) -> str:
+    return node.id if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) else ""
+
+
+def _counted(branch: ast.If, inside: list[ast.AST]) -> ast.expr | None:
+    """What `count % every == 0`, and nothing else such as a test for the last batch, counts, where it decides about a
+    step."""
+    test = branch.test
+    if not (isinstance(test, ast.Compare) and isinstance(test.left, ast.BinOp) and isinstance(test.left.op, ast.Mod)):
+        return None
+    if isinstance(test.ops[0], ast.NotEq):
+        passes = isinstance(branch.body[-1], ast.Continue) and not any(map(_steps, branch.body))
+        behind = (node for node in inside if _steps_at(node) > branch.lineno)
+        return test.left.left if passes and any(behind) else None
+    return test.left.left if any(map(_steps, branch.body)) else None
+
+
+def _steps_at(node: ast.AST) -> int:
+    return node.lineno if isinstance(node, ast.Attribute) and node.attr in STEPS else 0
+
+
+def _steps(statement: ast.AST) -> bool:
+    return any(map(_steps_at, walk(statement)))

@@ -1,0 +1,87 @@
+"""Where a trainer's source goes on from a checkpoint: what loads an optimizer's state, and what calls that."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+
+from gradgate.checks.source_values import own_nodes
+from gradgate.checks.trainer_source import File, Function, calls_in, dotted
+
+
+class Resumes:
+    """The functions of all files that load an optimizer's state, and how each file calls them.
+
+    Args:
+        files: of the trainer.
+    """
+
+    def __init__(self, files: tuple[File, ...]) -> None:
+        self._loading: dict[int, set[int]] = {}  # of a file, the functions in it that load
+        self._named: dict[str, list[File]] = {}  # of the name of one that loads, where it is
+        self._modules = {part for file in files for part in (file.path.stem, file.path.parent.name)}
+        for file in (file for file in files if file.has("load_state_dict")):
+            for function, _ in file.functions:
+                if loads_optimizer(function):
+                    self._loading.setdefault(id(file), set()).add(id(function))
+                    self._named.setdefault(function.name, []).append(file)
+        self._known: dict[int, dict[str, list[File]]] = {}
+
+    def concern(self, file: File) -> bool:
+        """Whether a file may go on from a checkpoint."""
+        return bool(self._named) and (id(file) in self._loading or file.has(*self._named))
+
+    def loads(self, file: File, function: Function) -> bool:
+        """Whether a function loads an optimizer's state, or calls one that does."""
+        return id(function) in self._loading.get(id(file), ()) or any(self._calls(file, function))
+
+    def files(self, file: File, function: Function) -> list[File]:
+        """The files of what a function calls that loads."""
+        return [each for call in self._calls(file, function) for each in self._names(file)[dotted(call.func)]]
+
+    def begins(self, file: File, function: Function, branch: ast.If) -> bool:
+        """Whether a function loads in front of a branch, and not at each turn of a loop around it."""
+        calls = [*self._calls(file, function), *loads_optimizer(function)]
+        loops = [node for node in own_nodes(function) if isinstance(node, ast.For | ast.While)]
+        turns = {id(node) for loop in loops if branch in (inside := list(ast.walk(loop))) for node in inside}
+        return any(call.lineno < branch.lineno and id(call) not in turns for call in calls)
+
+    def _calls(self, file: File, function: Function) -> Iterator[ast.Call]:
+        known = self._names(file)
+        return (call for call in calls_in(function) if dotted(call.func) in known)
+
+    def _names(self, file: File) -> dict[str, list[File]]:
+        """What a file calls the functions that load: its own, and those that it imports from the trainer's."""
+        if id(file) not in self._known:
+            names = {name: [file] for name, there in self._named.items() if file in there}
+            names |= {f"self.{name}": there for name, there in names.items()}
+            for node in file.nodes:
+                if isinstance(node, ast.ImportFrom) and (node.level or self._is_own(node.module or "")):
+                    taken = {alias.asname or alias.name: alias.name for alias in node.names}
+                    names |= {here: self._named[name] for here, name in taken.items() if name in self._named}
+                    names |= self._of_modules(taken)
+                elif isinstance(node, ast.Import):
+                    own = {alias.asname or alias.name: alias.name for alias in node.names if self._is_own(alias.name)}
+                    names |= self._of_modules(own)
+            self._known[id(file)] = names
+        return self._known[id(file)]
+
+    def _of_modules(self, modules: dict[str, str]) -> dict[str, list[File]]:
+        """The functions of modules, as they are called through these."""
+        return {
+            f"{here}.{name}": [file]
+            for here, module in modules.items()
+            for name, there in self._named.items()
+            for file in there
+            if file.path.stem == module.rpartition(".")[2]
+        }
+
+    def _is_own(self, module: str) -> bool:
+        return module.partition(".")[0] in self._modules
+
+
+def loads_optimizer(function: Function) -> list[ast.Call]:
+    """The calls of a function that load an optimizer's state."""
+    calls = (node for node in own_nodes(function) if isinstance(node, ast.Call))
+    loads = (call for call in calls if dotted(call.func).endswith("load_state_dict"))
+    return [call for call in loads if "opt" in ast.unparse(call).lower()]
