@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
+from unittest.mock import patch
 
 import torch
 
@@ -73,6 +74,59 @@ def test_function_that_is_asked_for_an_epoch_gives_the_lent_loader_once() -> Non
         assert run.local("epoch") == 0
     weight = run.local("layer").weight
     assert weight.grad.item() == 35.0
+
+
+class Leaving(OwnLoop):
+    """A loop that leaves each epoch behind two batches, lent its loader each turn as docs/adapters.md has it."""
+
+    terms: ClassVar[Mapping[str, str]] = {"value_loss": "loss"}
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+        with self.patched():
+            self.begin(self.loop)
+        self.modules, self.optimizers = {"layer": self.local("layer")}, [self.local("optimizer")]
+
+    def patched(self) -> Any:
+        return patch.object(self.module, "batches_of", lambda *_: self.lent)
+
+    def loop(self, loader: Any) -> None:
+        self.lent = loader
+        layer = torch.nn.Linear(1, 1)
+        optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+        for epoch in range(100):
+            for number, batch in enumerate(self.module.batches_of(epoch), 1):
+                optimizer.zero_grad()
+                loss = layer(batch).square().mean()
+                loss.backward()
+                norm = torch.nn.utils.clip_grad_norm_(layer.parameters(), 1.0)
+                optimizer.step()
+                if number == 2 and norm >= 0:
+                    break
+
+    def step(self, batch: Any) -> Mapping[str, float]:
+        with self.patched():
+            terms = super().step(batch)
+        return {**terms, "loss": self.local("loss").item(), "grad_norm": self.local("norm").item()}
+
+    def losses(self, batch: Any) -> Mapping[str, torch.Tensor]:
+        with self.patched():
+            return super().losses(batch)
+
+
+def test_loop_that_leaves_its_epochs_is_lent_its_loader_each_turn() -> None:
+    """Two runs side by side and the module's own batches are in nobody's way; the step tells what the loop logs."""
+    module = ModuleType("script")
+    module.batches_of = own = lambda epoch: [torch.full((1, 1), float(epoch))]  # type: ignore[attr-defined]
+    runs = Leaving(module), Leaving(module)
+    for number in range(5):
+        for run in runs:
+            batch = torch.ones(1, 1)
+            before = run.losses(batch)["total"].item()
+            metrics = run.step(batch)
+            assert metrics["loss"] == metrics["value_loss"] == before and metrics["grad_norm"] > 0
+            assert run.local("epoch") == number + 1, "two turns, of which the first is for its losses, are an epoch"
+    assert module.batches_of is own  # type: ignore[attr-defined]
 
 
 class EarlyHead(OwnLoop):
