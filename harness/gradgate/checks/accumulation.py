@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from gradgate.checks.source_values import OTHERS, Names
-from gradgate.checks.trainer_source import dotted, nodes_in
+from gradgate.checks.trainer_source import File, dotted, nodes_in
 from gradgate.subjects.settings import is_of_accumulation
 
 STEPS = re.compile(r"opt[^.]*\.step$|opt\w*_step$|scaler\w*\.step$", re.IGNORECASE)
-ENDLESS = re.compile(r"cycle|infinite|endless|forever|\bcount\(|stream", re.IGNORECASE)
+ENDLESS = re.compile(r"cycle|infinite|endless|forever|\bcount\(|streaming|\bstream\(", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,40 @@ class Accumulation:
     when: str
 
 
-def accumulations(nodes: Iterable[ast.AST], names: Names) -> Iterator[Accumulation]:
+@dataclass(frozen=True)
+class Methods:
+    """A file's own functions that always step an optimizer, or go backward, by name.
+
+    Args:
+        step: those that step.
+        backward: those that go backward.
+    """
+
+    step: frozenset[str] = frozenset()
+    backward: frozenset[str] = frozenset()
+
+
+NO_METHODS = Methods()
+
+
+def methods_of(file: File) -> Methods:
+    """Those of a file: what stands in a branch or a loop of theirs need not run."""
+    always = {
+        function.name: list(nodes_in(function.body, *OTHERS, ast.If, ast.For, ast.While))
+        for function, _ in file.functions
+    }
+    return Methods(
+        frozenset(name for name, nodes in always.items() if any(steps_in(nodes))),
+        frozenset(name for name, nodes in always.items() if any(map(_is_backward, nodes))),
+    )
+
+
+def accumulations(nodes: Iterable[ast.AST], names: Names, methods: Methods = NO_METHODS) -> Iterator[Accumulation]:
     """Those of a function's own nodes. A branch that runs a backward of its own is another update, and none of them."""
     for loop in (node for node in nodes if isinstance(node, ast.For | ast.While)):
         inside = list(nodes_in(loop.body, *OTHERS, ast.For, ast.While))
-        backward = {id(node) for node in inside if _is_backward(node)}
-        steps = set(map(id, steps_in(inside))) if backward else set()
+        backward = {id(node) for node in inside if _is_backward(node) or _is_of(node, methods.backward)}
+        steps = set(map(id, steps_in(inside, methods))) if backward else set()
         for block in _blocks(loop, inside) if steps else ():
             for branch, when, stepping in _conditions(block):
                 taken = set(map(id, nodes_in(stepping, *OTHERS)))
@@ -101,11 +129,18 @@ def parts_of_updates(nodes: Sequence[ast.AST]) -> set[str]:
     }
 
 
-def steps_in(nodes: Iterable[ast.AST]) -> Iterator[ast.Call]:
+def steps_in(nodes: Iterable[ast.AST], methods: Methods = NO_METHODS) -> Iterator[ast.Call]:
     """The calls that step an optimizer."""
     for node in nodes:
-        if isinstance(node, ast.Call) and dotted(node.func).endswith("step") and STEPS.search(ast.unparse(node.func)):
+        if isinstance(node, ast.Call) and (
+            (dotted(node.func).endswith("step") and STEPS.search(ast.unparse(node.func))) or _is_of(node, methods.step)
+        ):
             yield node
+
+
+def _is_of(node: ast.AST, names: Collection[str]) -> bool:
+    """Whether a node calls one of these functions, or methods of the same object."""
+    return isinstance(node, ast.Call) and dotted(node.func).removeprefix("self.") in names
 
 
 def every(test: ast.expr) -> tuple[ast.expr, ast.expr] | None:

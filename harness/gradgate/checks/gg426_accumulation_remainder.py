@@ -69,7 +69,7 @@ import re
 from collections.abc import Iterator
 from itertools import chain
 
-from gradgate.checks.accumulation import ENDLESS, accumulations, every, steps_in
+from gradgate.checks.accumulation import ENDLESS, Methods, accumulations, every, methods_of, steps_in
 from gradgate.checks.source_values import Names, assignments_in, is_empty_list, outwards, own_nodes, parents_in
 from gradgate.checks.trainer_source import File, Function, dotted, read_file_by_file
 from gradgate.core.finding import Finding
@@ -95,12 +95,13 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 
 def _of_file(file: File) -> Iterator[Finding]:
     parents: dict[int, ast.AST] = {}
+    methods = methods_of(file)
     for function, _ in file.functions:
         if ON_PURPOSE.search("\n".join(file.lines[function.lineno - 1 : function.end_lineno])):
             continue
         parents = parents or parents_in(file.tree)
         nodes = own_nodes(function)
-        for node, told in chain(_unstepped(function, nodes), _not_given_on(nodes, parents)):
+        for node, told in chain(_unstepped(function, nodes, methods), _not_given_on(nodes, parents)):
             yield Finding(
                 code=CODE,
                 name=NAME,
@@ -110,16 +111,16 @@ def _of_file(file: File) -> Iterator[Finding]:
             )
 
 
-def _unstepped(function: Function, nodes: list[ast.AST]) -> Iterator[tuple[ast.AST, str]]:
+def _unstepped(function: Function, nodes: list[ast.AST], methods: Methods) -> Iterator[tuple[ast.AST, str]]:
     """Branches that step once in several batches of an epoch, where nothing else does."""
-    for found in accumulations(nodes, Names(function)):
+    for found in accumulations(nodes, Names(function), methods):
         counted = every(found.test)
         if counted is None or not isinstance(found.loop, ast.For) or not _numbers(found.loop, counted[0]):
             continue
         if _is_left_early(found.loop, nodes):
             continue
         taken = {id(node) for part in found.stepping for node in ast.walk(part)}
-        others = [call for call in steps_in(nodes) if id(call) not in taken]
+        others = [call for call in steps_in(nodes, methods) if id(call) not in taken]
         if others or any(_may_step(node, found.loop) for node in nodes):
             continue
         around = [node for node in nodes if isinstance(node, ast.For | ast.While) and _is_in(found.loop, node)]
