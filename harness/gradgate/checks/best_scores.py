@@ -15,6 +15,7 @@ BEST = re.compile(r"(^|_)(best|lowest|highest)(_|$)", re.IGNORECASE)
 COUNTED = re.compile(r"patience|wait|bad|stale|worse|no_improve|since|not_improved", re.IGNORECASE)
 KEPT = re.compile(r"state_dict$|deepcopy$|clone$")  # of what is the best so far
 SAVES = re.compile(r"save|checkpoint|ckpt|snapshot|dump", re.IGNORECASE)
+KEEPS = re.compile(r"save|state|load|resum|checkpoint|ckpt|snapshot|restor", re.IGNORECASE)
 WHOLE = ("vars", "asdict", "dataclasses.asdict", "dict", "torch.save")
 READS = ("get", "pop", "setdefault", "getattr", "setattr", "hasattr")  # a text that others are given is no key
 ORDERS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
@@ -55,6 +56,54 @@ def unsaved_scores(files: tuple[File, ...]) -> Iterator[Unsaved]:
                 if lost:
                     texts = tuple(ast.unparse(part) for part in deciding if part in lost)
                     yield Unsaved(file, texts, function.name, branch, _mapping((file, *resumes.files(file, function))))
+
+
+@dataclass(frozen=True)
+class Held:
+    """An object that keeps a best score, and that the checkpoint of what holds it leaves out.
+
+    Args:
+        name: the attribute that it is.
+        kind: its class.
+        saved: the method that makes the checkpoint.
+    """
+
+    file: File
+    name: str
+    kind: str
+    saved: Function
+
+
+def held_scores(files: tuple[File, ...]) -> Iterator[Held]:
+    """Objects with a best score of trainers whose `state_dict` has the optimizer's, and none of theirs."""
+    judges = {node.name for file in files for node in file.nodes if isinstance(node, ast.ClassDef) and _judges(node)}
+    for file in files if judges else ():
+        for owner in (node for node in file.nodes if isinstance(node, ast.ClassDef)):
+            methods = [part for part in owner.body if isinstance(part, ast.FunctionDef)]
+            saved = next((method for method in methods if method.name == "state_dict"), None)
+            if saved is None or not _mapping_in(saved) or not any(one.name == "load_state_dict" for one in methods):
+                continue
+            told = "\n".join(ast.unparse(method) for method in methods if KEEPS.search(method.name))
+            for target, value in assignments_in(ast.walk(owner)):
+                kind = dotted(value.func).rpartition(".")[2] if isinstance(value, ast.Call) else ""
+                if kind in judges and dotted(target).startswith("self.") and dotted(target) not in told:
+                    yield Held(file, dotted(target), kind, saved)
+
+
+def _judges(owner: ast.ClassDef) -> bool:
+    """Whether a class keeps the best score that it is told."""
+    for method in (part for part in owner.body if isinstance(part, ast.FunctionDef) and part.name != "__init__"):
+        for branch in (node for node in own_nodes(method) if isinstance(node, ast.If)):
+            given = [target for target, _ in assignments_in(part for inner in branch.body for part in ast.walk(inner))]
+            best = [target for target in given if isinstance(target, ast.Attribute) and BEST.search(_last(target))]
+            if any(_is_compared(branch.test, target) for target in best):
+                return True
+    return False
+
+
+def _mapping_in(function: Function) -> bool:
+    dicts = (node for node in ast.walk(function) if isinstance(node, ast.Dict))
+    return any("state_dict" in text and "opt" in text.lower() for text in map(ast.unparse, dicts))
 
 
 def _is_outer(function: Function, name: str) -> bool:

@@ -72,7 +72,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gradgate.checks.best_scores import Unsaved, unsaved_scores
+from gradgate.checks.best_scores import Held, Unsaved, held_scores, unsaved_scores
 from gradgate.checks.source_values import assignments_in
 from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
 from gradgate.core.finding import Finding
@@ -133,6 +133,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
         *_without_optimizer(files, saves),
         *_without_schedule(files, saved),
         *map(_of_score, unsaved_scores(files)),
+        *map(_of_held, held_scores(files)),
         *(finding for file in files for finding in (*_swallowed(file), *_unstrict(file))),
     ]
     if len(saved) == len(saves) and saved:
@@ -307,6 +308,12 @@ def _of_score(lost: Unsaved) -> Finding:
         f"{told} decides at {where} what is kept or when to stop, and no checkpoint holds it: a run that is resumed "
         "overwrites the best with what is worse",
     )
+
+
+def _of_held(held: Held) -> Finding:
+    told = f"`{held.name}` ({held.kind}) keeps the best score, and {held.saved.name}() leaves it out"
+    more = "a run that is resumed overwrites the best with what is worse"
+    return _finding(held.file, held.saved, held.saved.name, f"{told}: {more}")
 
 
 def _unstrict(file: File) -> Iterator[Finding]:

@@ -100,6 +100,7 @@ _ROWS = (
     ("GG431", "unknown-key-ignored", "scan", "a configuration takes keys that it does not know, and says nothing"),
     ("GG432", "override-replaces-section", "scan", "an override of one key replaces its whole section"),
     ("GG433", "evaluation-drops-rows", "scan", "an evaluation drops the rows of its last batch"),
+    ("GG434", "masked-mean-over-all", "scan", "a masked value is averaged over what is masked as well"),
     ("GG501", "return-oracle", "run", "returns differ from a slow, literal reference"),
     ("GG502", "stages-disagree", "run", "two stages regress on different functions of the same reward"),
     ("GG503", "reward-nondeterministic", "run", "the same sequence gets two rewards"),

@@ -1,0 +1,123 @@
+"""A masked value is averaged over what is masked as well.
+
+## What it detects
+
+`(loss * mask).mean()`: a reward, a metric or a loss whose padding is 0 and counts all the same.
+
+## Why it matters
+
+The number shrinks with padding, and with the length of the longest row of its batch. In a loss GG406 and GG410 see it;
+in a reward, an evaluation or a log nobody does.
+
+## How it decides
+
+The trainer's source is read (`Subject.source`, or the modules that the adapter imports): `mean` of a product with a
+mask, which is what is called one or is made of comparisons, where nothing divides by the mask's own mean or sum.
+Statistic: such means. Allowed: 0.
+
+False-alarm rate: 0 where what is masked is not to count.
+
+## Example
+
+Bad:
+
+```python
+score_B = -(ce_BS * real_BS).mean(dim=1)
+```
+
+Good:
+
+```python
+score_B = -(ce_BS * real_BS).sum(dim=1) / real_BS.sum(dim=1).clamp(min=1)
+```
+
+## How to fix
+
+Divide the sum by the number of places that count.
+
+## Known limits
+
+Masks that are made elsewhere and are not called so are not known.
+
+## Sources
+
+An invariant fault of a trainer that was read for the catalogue.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+
+from gradgate.checks.source_values import Names, outwards, own_nodes, parents_in
+from gradgate.checks.trainer_source import File, Function, dotted, read_file_by_file
+from gradgate.core.finding import Finding
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Context, Subject
+
+CODE, NAME = "GG434", "masked-mean-over-all"
+NEEDS: tuple[str, ...] = ()
+PER_STAGE = False
+MASK = re.compile(r"(^|_)(masks?|valid|is_real|not_pad)(_[A-Z]+)?$", re.IGNORECASE)
+CASTS = ("float", "double", "half", "long", "int", "bool", "to", "type_as", "unsqueeze", "squeeze", "view", "reshape")
+
+
+def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
+    """Look for means of masked values."""
+    return read_file_by_file(subject, _found, "means_over_all")
+
+
+def _found(file: File) -> Iterator[Finding]:
+    if not file.has("mean("):
+        return
+    parents: dict[int, ast.AST] = {}
+    for function, _ in file.functions:
+        nodes = own_nodes(function)
+        names = Names(function)
+        for call in (node for node in nodes if isinstance(node, ast.Call)):
+            product = _averaged(call)
+            masks = [side for side in (product.left, product.right) if _is_mask(side, names)] if product else []
+            if len(masks) != 1:
+                continue
+            parents = parents or parents_in(file.tree)
+            if not any(
+                isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) for node in outwards(call, parents)
+            ):
+                yield _finding(file, function, call, masks[0])
+
+
+def _averaged(call: ast.Call) -> ast.BinOp | None:
+    """The product whose mean a call takes."""
+    if not isinstance(call.func, ast.Attribute) or call.func.attr != "mean":
+        return None
+    given = call.args[0] if dotted(call.func) == "torch.mean" and call.args else call.func.value
+    return given if isinstance(given, ast.BinOp) and isinstance(given.op, ast.Mult) else None
+
+
+def _is_mask(node: ast.expr, names: Names, hops: int = 4) -> bool:
+    """Whether an expression says of each place whether it counts."""
+    while isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in CASTS:
+        node = node.func.value
+    if isinstance(node, ast.Subscript):
+        return _is_mask(node.value, names, hops)
+    if isinstance(node, ast.Compare):
+        return True
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitAnd | ast.BitOr):
+        return _is_mask(node.left, names, hops) or _is_mask(node.right, names, hops)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Invert):
+        return True
+    held = names.held(node)
+    made = held is not node and hops > 0 and _is_mask(held, names, hops - 1)
+    return made or bool(MASK.search(dotted(node).rpartition(".")[2]))
+
+
+def _finding(file: File, function: Function, call: ast.Call, mask: ast.expr) -> Finding:
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"{function.name}() averages over places that `{ast.unparse(mask)}` leaves out: they are 0 and count; "
+        "allowed: none",
+        culprit=file.at(call, function.name),
+        fix="divide the sum by the number of places that count",
+    )
