@@ -67,7 +67,11 @@ class Capabilities:
                 run = stage.start(_SEED, dtype=torch.float32, device=self._device)
             except Exception as error:
                 raise SubjectError(f"stage {stage.name!r} does not start: {in_one_line(error)}") from error
-            self._of_runs[id(stage)] = declared(run)
+            try:
+                self._of_runs[id(stage)] = declared(run)
+            except Exception as error:  # a property
+                told = f"stage {stage.name!r}: an attribute of its run raises: {in_one_line(error)}"
+                raise SubjectError(told) from error
         return self._of_runs[id(stage)]
 
 

@@ -1,51 +1,83 @@
-"""Rows: batches that are mappings of tensors, and what checks may do with them."""
+"""Rows: batches that are columns by name, and what checks may do with them."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 from torch.nn.functional import pad as pad_tensor
 
+from gradgate.core.errors import SubjectError
 from gradgate.subjects.contract import Run, Tokens
 
 HEADED = 3  # axes of labels [B, S, H]
 
 
 class TokenRows(Run):
-    """Mixin for runs whose batches are mappings with `input_ids` and `attention_mask`: rows, tokens, mask and padding.
+    """Mixin for runs whose batches are mappings, dataclasses or named tuples of columns: rows, tokens, padding.
 
     Put it before the run's other base: `class MyRun(TokenRows, HuggingFaceRun)`.
 
     Attributes:
+        ids_from: the column of tokens, [B, S].
+        mask_from: that of the mask, set at real tokens.
+        documents_from: that of the numbers of packed documents, where there is one.
         padding: column -> its value at padding. A column that is not named here is per row and is not padded.
     """
 
+    ids_from: str = "input_ids"
+    mask_from: str = "attention_mask"
+    documents_from: str | None = None
     padding: Mapping[str, float] = {"input_ids": 0, "attention_mask": 0, "labels": -100, "token_type_ids": 0}
 
     def tokens(self, batch: Any) -> Tokens:
-        """`input_ids`, and where `attention_mask` is set."""
-        return Tokens(batch["input_ids"], batch["attention_mask"].bool())
+        """The ids, where the mask is set, and the documents."""
+        columns = _columns(batch)
+        documents = None if self.documents_from is None else columns[self.documents_from]
+        return Tokens(columns[self.ids_from], columns[self.mask_from].bool(), documents)
 
-    def select_rows(self, batch: Any, index: Sequence[int]) -> dict[str, Any]:
-        """Every tensor column at these rows; anything else as it is."""
-        rows = list(index)
-        return {name: value[rows] if _has_rows(value) else value for name, value in batch.items()}
+    def select_rows(self, batch: Any, index: Sequence[int]) -> Any:
+        """Every column at these rows: tensors, and lists with an entry a row; anything else as it is."""
+        rows, columns = list(index), _columns(batch)
+        count = next((len(value) for value in columns.values() if _has_rows(value)), 0)
+        return _with(batch, {name: _at(value, rows, count) for name, value in columns.items()})
 
-    def pad(self, batch: Any, count: int) -> dict[str, Any]:
+    def pad(self, batch: Any, count: int) -> Any:
         """`count` more positions on the right of each column in `padding`, [B, S] or [B, S, ...]."""
-        return {
-            name: _padded(value, count, self.padding[name]) if name in self.padding else value
-            for name, value in batch.items()
-        }
+        columns = {name: value for name, value in _columns(batch).items() if name in self.padding}
+        return _with(batch, {name: _padded(value, count, self.padding[name]) for name, value in columns.items()})
 
-    def crop(self, batch: Any, count: int) -> dict[str, Any]:
+    def crop(self, batch: Any, count: int) -> Any:
         """The first `count` positions; labels [B, S, H] of tokens t + k + 1 that are gone become padding."""
-        return {
-            name: _cropped(value, count, self.padding[name]) if name in self.padding else value
-            for name, value in batch.items()
-        }
+        columns = {name: value for name, value in _columns(batch).items() if name in self.padding}
+        return _with(batch, {name: _cropped(value, count, self.padding[name]) for name, value in columns.items()})
+
+
+def _columns(batch: Any) -> dict[str, Any]:
+    """The columns of a batch by name."""
+    if isinstance(batch, Mapping):
+        return dict(batch)
+    if dataclasses.is_dataclass(batch):
+        return {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+    if hasattr(batch, "_asdict"):
+        return dict(batch._asdict())
+    raise SubjectError(f"TokenRows: a batch is a {type(batch).__name__}, expected a mapping, dataclass or named tuple")
+
+
+def _with(batch: Any, columns: Mapping[str, Any]) -> Any:
+    """A batch of the same kind with other columns."""
+    if isinstance(batch, Mapping):
+        return {**batch, **columns}
+    return batch._replace(**columns) if hasattr(batch, "_replace") else dataclasses.replace(batch, **columns)
+
+
+def _at(value: Any, rows: Sequence[int], count: int) -> Any:
+    """A column at some of `count` rows."""
+    if isinstance(value, list) and len(value) == count:
+        return [value[row] for row in rows]
+    return value[rows] if _has_rows(value) else value
 
 
 def _padded(value: Tensor, count: int, filler: float) -> Tensor:

@@ -9,7 +9,7 @@ import pytest
 from fixtures.plain_loop import PlainRun, capable, subject
 from gradgate.core.errors import SubjectError
 from gradgate.subjects.capabilities import Capabilities, declared
-from gradgate.subjects.contract import Functions, Stage, Subject
+from gradgate.subjects.contract import Functions, Run, Stage, Subject
 
 ALL = tuple(Subject.CAPABILITIES)
 
@@ -93,3 +93,19 @@ def test_missing_refuses_an_unknown_need():
     """A check that asks for what is no capability is wrong, and says what it may have meant."""
     with pytest.raises(ValueError, match="no capability 'loses'; did you mean 'losses'"):
         Capabilities(subject()).missing(None, ("loses",))
+
+
+def test_an_attribute_that_raises_is_one_clear_error():
+    """A property that needs what `start` has not made."""
+
+    class Late(Run):
+        def samples(self, batch):
+            return []
+
+        @property
+        def epoch_size(self):
+            return self.rows
+
+    stage = Stage("late", lambda seed, **_: Late())
+    with pytest.raises(SubjectError, match=r"stage 'late': an attribute of its run raises: AttributeError: .*'rows'"):
+        Capabilities(Subject("s", [stage])).missing(stage, ("samples",))

@@ -1,0 +1,74 @@
+"""TokenRows: rows, padding and cropping of mappings, dataclasses and named tuples alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from gradgate.core.errors import SubjectError
+from gradgate.subjects.rows import TokenRows
+
+
+@dataclass
+class Columns:
+    ids: Tensor
+    real: Tensor
+    segments: Tensor
+    labels: Tensor
+    rows: list[str]
+
+
+class Named(NamedTuple):
+    ids: Tensor
+    real: Tensor
+    segments: Tensor
+    labels: Tensor
+    rows: list[str]
+
+
+def mapping(*columns: Any) -> dict[str, Any]:
+    return dict(zip(("ids", "real", "segments", "labels", "rows"), columns, strict=True))
+
+
+class Run(TokenRows):
+    ids_from, mask_from, documents_from = "ids", "real", "segments"
+    padding: ClassVar[Mapping[str, float]] = {"ids": 9, "real": 0, "segments": 0, "labels": -100}
+
+
+def batch(kind: Callable[..., Any]) -> Any:
+    token_BS = torch.arange(6).view(2, 3)
+    real_BS = torch.tensor([[1, 1, 1], [1, 1, 0]])
+    label_BSH = torch.stack([token_BS.roll(-1, 1), token_BS.roll(-2, 1)], 2)
+    return kind(token_BS, real_BS, real_BS.clone(), label_BSH, ["first", "second"])
+
+
+def columns(held: Any) -> dict[str, Any]:
+    return held if isinstance(held, dict) else held._asdict() if isinstance(held, Named) else vars(held)
+
+
+@pytest.mark.parametrize("kind", [mapping, Columns, Named])
+def test_rows_and_positions_of_every_kind_of_batch(kind: Callable[..., Any]) -> None:
+    """What comes back is a batch of the same kind; the one that was given stays as it is."""
+    run, given = Run(), batch(kind)
+    tokens = run.tokens(given)
+    rows, wide, narrow = run.select_rows(given, [1, 1]), run.pad(given, 2), run.crop(given, 2)
+
+    assert (tokens.valid_BS.dtype, tokens.document_BS is columns(given)["segments"]) == (torch.bool, True)
+    assert type(rows) is type(wide) is type(narrow) is type(given)
+    assert (columns(rows)["rows"], columns(rows)["ids"].tolist()) == (["second", "second"], [[3, 4, 5], [3, 4, 5]])
+    assert columns(wide)["ids"].tolist() == [[0, 1, 2, 9, 9], [3, 4, 5, 9, 9]]
+    assert columns(wide)["labels"][0, 3:].tolist() == [[-100, -100], [-100, -100]]
+    assert columns(narrow)["labels"][0].tolist() == [[1, -100], [-100, -100]]
+    assert columns(wide)["rows"] == columns(narrow)["rows"] == columns(given)["rows"] == ["first", "second"]
+    assert torch.equal(columns(given)["ids"], torch.arange(6).view(2, 3))
+
+
+def test_a_batch_without_columns_is_refused() -> None:
+    """With its type, and what is taken."""
+    with pytest.raises(SubjectError, match="a batch is a Tensor, expected a mapping, dataclass or named tuple"):
+        Run().tokens(torch.ones(2))
