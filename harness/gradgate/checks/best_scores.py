@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from gradgate.checks.resuming import Resumes
-from gradgate.checks.source_values import Names, assignments_in, own_nodes
+from gradgate.checks.source_values import Names, assignments_in, own_nodes, places_of
 from gradgate.checks.trainer_source import File, Function, calls_in, dotted
 
 BEST = re.compile(r"(^|_)(best|lowest|highest)(_|$)", re.IGNORECASE)
@@ -203,7 +203,7 @@ def _keeps_own(function: Function, name: str, better: list[ast.If]) -> bool:
     if any(isinstance(node, ast.arg) and node.arg == name for node in nodes):
         return True
     for target, value in assignments_in(nodes):
-        stored = any(isinstance(part, ast.Name) and part.id == name for part in _places(target))
+        stored = any(isinstance(part, ast.Name) and part.id == name for part in places_of(target))
         if stored and id(value) not in taken and not _is_first(value):
             return True
         if isinstance(target, ast.Attribute | ast.Subscript) and _mentions(value, name):
@@ -219,13 +219,6 @@ def _keeps_own(function: Function, name: str, better: list[ast.If]) -> bool:
         if (with_optimizer or is_save) and any(_mentions(each, name) for each in given):
             return True
     return False
-
-
-def _places(target: ast.expr) -> list[ast.expr]:
-    """What a target assigns, the parts of tuples and lists one by one."""
-    if isinstance(target, ast.Tuple | ast.List):
-        return [place for part in target.elts for place in _places(part)]
-    return _places(target.value) if isinstance(target, ast.Starred) else [target]
 
 
 def _hands_on(call: ast.Call, deciding: ast.expr, holder: str) -> bool:

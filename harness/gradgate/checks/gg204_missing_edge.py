@@ -73,20 +73,18 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     """Look for declared edges without a gradient."""
     found = [reach for reach in reaches(stage, context) if reach.is_declared]
     missing = [reach for reach in found if not reach.largest]
-    forward = forward_of(stage, context) if any(not reach.is_frozen for reach in missing) else None
-    frozen = {
-        reach.module: [other.term for other in missing if other.module == reach.module]
-        for reach in missing
-        if reach.is_frozen
-    }
+    cut = [reach for reach in missing if not reach.is_frozen]
+    forward = forward_of(stage, context) if cut else None
+    frozen: dict[str, list[str]] = {}
+    for reach in missing:
+        if reach.is_frozen:
+            frozen.setdefault(reach.module, []).append(reach.term)
     start = partial(stage.start, context.seed, device=context.device)
     findings = [
         named(_frozen(module, terms), partial(line_of_freeze, subject.source, start, module), context.seed)
         for module, terms in frozen.items()
     ]
-    for reach in missing:
-        if reach.is_frozen:
-            continue
+    for reach in cut:
         finding, lines = _finding(reach), forward.cuts(reach.term, reach.module) if forward else []
         if lines:
             finding = replace(finding, culprit=lines[0], detail={**finding.detail, "lines": list(map(str, lines))})

@@ -59,7 +59,7 @@ from pathlib import Path
 
 from gradgate.checks.source_settings import SETTINGS
 from gradgate.checks.source_values import Names, own_nodes
-from gradgate.checks.trainer_source import NONE, File, Function, calls_in, dotted, files_of
+from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -81,8 +81,9 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     declared = _declared(files)
     tables = _tables(files)
     calls: _Calls = {}
-    for call in chain.from_iterable(calls_in(file.tree) for file in files):
-        calls.setdefault(dotted(call.func).rpartition(".")[2], []).append(call)
+    for node in chain.from_iterable(file.nodes for file in files):
+        if isinstance(node, ast.Call):
+            calls.setdefault(dotted(node.func).rpartition(".")[2], []).append(node)
     found = [
         _finding(file, function, key, place, words, declared[key])
         for file in files

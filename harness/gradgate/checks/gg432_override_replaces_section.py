@@ -83,18 +83,17 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 
 def _nests(nodes: list[ast.AST]) -> bool:
     """Whether a function splits dotted keys and nests what stands under them."""
-    calls = [node for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
+    calls = [
+        (node.func.attr, node.args)
+        for node in nodes
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args
+    ]
     splits = any(
-        call.func.attr in ("split", "rsplit", "partition", "rpartition")
-        and any(isinstance(given, ast.Constant) and given.value == "." for given in call.args)
-        for call in calls
-        if isinstance(call.func, ast.Attribute)
+        name in ("split", "rsplit", "partition", "rpartition")
+        and any(isinstance(given, ast.Constant) and given.value == "." for given in args)
+        for name, args in calls
     )
-    fills = any(
-        isinstance(call.func, ast.Attribute) and call.func.attr == "setdefault" and isinstance(call.args[-1], ast.Dict)
-        for call in calls
-        if call.args
-    )
+    fills = any(name == "setdefault" and isinstance(args[-1], ast.Dict) for name, args in calls)
     makes = any(isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict) and _is_entry(node) for node in nodes)
     return splits and (fills or makes)
 

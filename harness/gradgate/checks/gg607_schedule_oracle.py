@@ -177,27 +177,28 @@ def behind_warm_up(run: Run) -> int:
 
 def _accumulated(stage: Stage, context: Context, plain: Run, known: Held) -> list[Finding]:
     """What else is off where an update is made of several micro-batches, if what is declared goes by their number."""
-    for key, count in accumulating(stage):
-        held = Held()
-        try:
-            with calling(f"start() with {key} = {count}"):
-                run = stage.start(context.seed, device=context.device, options={key: count})
-            length = _length(run)
-            if all(run.hyperparameters(number) == plain.hyperparameters(number) for number in range(length)):
-                return []
-            for batch in islice(run.batches(), length * count):
-                _step(run, batch, held)
-                held.skipped = 0  # a micro-batch is no step that is skipped
-                if held.updates == length:
-                    break
-        except SubjectRaisedError:  # with a key moved, and so GG414's
+    key, count = next(accumulating(stage), ("", 0))
+    if not key:
+        return []
+    held = Held()
+    try:
+        with calling(f"start() with {key} = {count}"):
+            run = stage.start(context.seed, device=context.device, options={key: count})
+        length = _length(run)
+        if all(run.hyperparameters(number) == plain.hyperparameters(number) for number in range(length)):
             return []
-        return [
-            _finding(update, name, f"{message}, with {key} = {count}")
-            for found, (update, name, message, _) in held.found.items()
-            if found not in known.found
-        ]
-    return []
+        for batch in islice(run.batches(), length * count):
+            _step(run, batch, held)
+            held.skipped = 0  # a micro-batch is no step that is skipped
+            if held.updates == length:
+                break
+    except SubjectRaisedError:  # with a key moved, and so GG414's
+        return []
+    return [
+        _finding(update, name, f"{message}, with {key} = {count}")
+        for found, (update, name, message, _) in held.found.items()
+        if found not in known.found
+    ]
 
 
 def _step(run: Run, batch: Batch, held: Held) -> bool:

@@ -118,8 +118,10 @@ def _of_file(file: File) -> Iterator[Finding]:
     for function, owner in file.functions:
         for kept in _kept(function, parents, called):
             scope = function if kept.name.isidentifier() else (owner or file.tree)
-            used = None if _is_changed(scope, kept) else _used(scope, function, kept)
-            if used is None and owner is not None and not _is_changed(owner, kept):
+            if _is_changed(scope, kept):
+                continue
+            used = _used(scope, function, kept)
+            if used is None and owner is not None:
                 used = _used_at_the_end(owner, function, kept, called)
             if used is not None and not _is_made_anew(file, kept, called):
                 yield _finding(file, function, kept, used)

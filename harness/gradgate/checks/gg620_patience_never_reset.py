@@ -56,7 +56,7 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.source_values import own_nodes
+from gradgate.checks.source_values import assignments_in, own_nodes, places_of
 from gradgate.checks.trainer_source import File, Function, dotted, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -98,14 +98,7 @@ def _found(file: File) -> Iterator[Finding]:
 
 def _set_in(nodes: list[ast.AST]) -> set[str]:
     """The names that are set, also as parts of a tuple."""
-    found = set[str]()
-    for node in nodes:
-        targets = (
-            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-        )
-        for target in targets:
-            found |= {dotted(part) for part in (target.elts if isinstance(target, ast.Tuple) else [target])}
-    return found
+    return {dotted(part) for target, _ in assignments_in(nodes) for part in places_of(target)}
 
 
 def _finding(file: File, function: Function, node: ast.AugAssign, name: str) -> Finding:

@@ -41,6 +41,13 @@ def assignments_in(nodes: Iterable[ast.AST]) -> Iterator[tuple[ast.expr, ast.exp
             yield node.target, node.value
 
 
+def places_of(target: ast.expr) -> list[ast.expr]:
+    """What a target assigns, the parts of tuples and lists one by one."""
+    if isinstance(target, ast.Tuple | ast.List):
+        return [place for part in target.elts for place in places_of(part)]
+    return places_of(target.value) if isinstance(target, ast.Starred) else [target]
+
+
 def is_empty_list(value: ast.expr) -> bool:
     """Whether a value is `[]`."""
     return isinstance(value, ast.List) and not value.elts

@@ -123,21 +123,38 @@ def _in_turns(
     cut = [rows] * turns
     found = [Split(stage, context, batch, [batch] * turns, cut, _distance(probe, batch, again, whole), settings)]
     if turns == count <= len(rows) and not found[0].distance.is_beyond:
-        cut = [*([row] for row in rows[: count - 1]), rows[count - 1 :]]
-        with calling("select_rows()"):
-            parts = [probe.run.select_rows(batch, part) for part in cut]
+        in_parts = partial(_in_parts, probe, stage, context, batch, whole, settings)
         try:
-            split, _ = _of_turns(stage, context, parts, settings)
+            split = in_parts(_cut(rows, count, 1))
         except SubjectRaisedError:  # at a row alone, which is GG404's
             if len(rows) < 2 * count:
                 raise
-            cut = [*(rows[2 * part : 2 * part + 2] for part in range(count - 1)), rows[2 * count - 2 :]]
-            with calling("select_rows()"):
-                parts = [probe.run.select_rows(batch, part) for part in cut]
-            split, _ = _of_turns(stage, context, parts, settings)
-        if split is not None:
-            found.append(Split(stage, context, batch, parts, cut, _distance(probe, batch, split, whole), settings))
+            split = in_parts(_cut(rows, count, 2))
+        found += [split] if split is not None else []
     return found
+
+
+def _cut(rows: Sequence[int], count: int, size: int) -> list[Sequence[int]]:
+    """So many parts, of `size` rows each; the last has the rest."""
+    return [*(rows[size * part : size * (part + 1)] for part in range(count - 1)), rows[size * (count - 1) :]]
+
+
+def _in_parts(
+    probe: Probe,
+    stage: Stage,
+    context: Context,
+    batch: Batch,
+    whole: Tensor,
+    settings: Mapping[str, int],
+    cut: Sequence[Sequence[int]],
+) -> Split | None:
+    """One update on parts of a batch; None where none comes."""
+    with calling("select_rows()"):
+        parts = [probe.run.select_rows(batch, part) for part in cut]
+    split, _ = _of_turns(stage, context, parts, settings)
+    if split is None:
+        return None
+    return Split(stage, context, batch, parts, cut, _distance(probe, batch, split, whole), settings)
 
 
 def accumulating(stage: Stage) -> Iterator[tuple[str, int]]:

@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -85,13 +85,14 @@ def _is_config(kind: type[Any], given: inspect.Parameter) -> bool:
 def _annotation(kind: type[Any], name: str) -> type[Any] | None:
     """The class of an argument, as the constructor of the class or of a base has it."""
     for base in inspect.getmro(kind):
-        found = _hints(base.__dict__.get("__init__")).get(name)
+        found = hints_of(base.__dict__.get("__init__")).get(name)
         if inspect.isclass(found) and is_of_the_trainer(found):
             return found
     return None
 
 
-def _hints(holder: Any) -> dict[str, Any]:
+def hints_of(holder: Any) -> dict[str, Any]:
+    """The annotations of a class or a function; none where one cannot be looked up."""
     try:
         return get_type_hints(holder)
     except (NameError, TypeError, AttributeError):
@@ -107,20 +108,36 @@ def _configure(made: Construction, module: str, name: str, kind: type[Any] | Non
         made.constants.append(f"CONFIG = ...  # REPLACE: a small `{name}`, as your script makes it for the trainer")
     else:
         made.constants.append(f"CONFIG = {loaded(made, kind, root)}")
-    if any("ROOT" in text for text in (*made.constants, *settings.values())):
+    place_root(made, module, [*made.constants, *settings.values()])
+    place_settings(made, settings, is_known=kind is not None)
+    made.lines.append("self.config = gradgate.configured(CONFIG, settings)")
+
+
+def place_root(made: Construction, module: str, texts: Iterable[str]) -> None:
+    """The folder of a module as ROOT, where one of some texts names it."""
+    if any("ROOT" in text for text in texts):
         made.imports.append("from pathlib import Path")
         up = module.count(".")
         made.constants.insert(0, f"ROOT = Path({alias_of(module)}.__file__).resolve().parents[{up}]")
-    if any("mkdtemp" in value for value in settings.values()):
-        made.imports.append("from tempfile import mkdtemp")
-    small = {key: value for key, value in settings.items() if value.isdigit()}
-    if kind is not None:
+
+
+def place_settings(made: Construction, settings: Mapping[str, str], *, is_known: bool = True) -> None:
+    """What a run is started with: numbers as SMALL, the rest in `settings`.
+
+    Args:
+        made: gets them.
+        settings: key -> value, as text.
+        is_known: whether the keys of the configuration are; else there is no SMALL.
+    """
+    made.imports += ["from pathlib import Path"] * any("Path(mk" in value for value in settings.values())
+    made.imports += ["from tempfile import mkdtemp"] * any("mkdtemp" in value for value in settings.values())
+    small = {key: value for key, value in settings.items() if value.replace("_", "").isdigit()}
+    if is_known:
         text = "".join(f'\n    "{key}": {value},' for key, value in small.items()) + "\n" * bool(small)
         made.constants.append(f"SMALL = {{{text}}}  # REPLACE: what makes a step take milliseconds")
     started = [f'"{key}": {value}' for key, value in settings.items() if key not in small]
-    entries = [*(["**SMALL"] if kind is not None else []), *started, "**(options or {})"]
+    entries = [*(["**SMALL"] if is_known else []), *started, "**(options or {})"]
     made.lines += ["settings = {", *(f"    {each}," for each in entries), "}"]
-    made.lines.append("self.config = gradgate.configured(CONFIG, settings)")
 
 
 def loaded(made: Construction, kind: type[Any], root: Path | None) -> str:
@@ -139,7 +156,7 @@ def loaded(made: Construction, kind: type[Any], root: Path | None) -> str:
 
 def _gives(function: Any, kind: type[Any]) -> bool:
     is_public = not function.__name__.startswith("_") and function.__module__ == kind.__module__
-    return is_public and _hints(function).get("return") is kind
+    return is_public and hints_of(function).get("return") is kind
 
 
 def _arguments(function: Any, root: Path | None) -> str:
@@ -172,7 +189,7 @@ def _config_file(root: Path | None) -> str:
 def keys_of(kind: type[Any], before: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted key -> default of what a configuration's classes declare; of one without a default None."""
     fields = {each.name: each.default for each in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else {}
-    for name, annotation in _hints(kind).items():
+    for name, annotation in hints_of(kind).items():
         if inspect.isclass(annotation) and annotation is not kind and is_of_the_trainer(annotation):
             yield from keys_of(annotation, f"{before}{name}.")
         else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import inspect
 import re
 import sys
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ from gradgate.commands.backwards import (
 )
 from gradgate.commands.command_line import declared_arguments, parses, words_of
 from gradgate.commands.construction import GIVEN
-from gradgate.commands.given import Given, given_to
+from gradgate.commands.given import Given, given_to, tree_of
 from gradgate.commands.lent import Lent, loader_argument
 from gradgate.commands.own_loaders import loader_class
 from gradgate.commands.owned import method_text, required
@@ -215,7 +214,7 @@ class FunctionStage:
 
     def _words(self) -> list[str]:
         """The command line of a run: words that let its loop go on for longer than checks do, and its seed."""
-        tree = _tree(self.target)
+        tree = tree_of(self.target.module)
         declared = declared_arguments(tree)
         numbers = [name for name, _ in _arguments(self.target)]
         words = [f'"--{name}", "1000000"' for name in numbers if any(word in name for word in ENDLESS)]
@@ -243,16 +242,9 @@ def _calls_by_variable(node: ast.FunctionDef) -> dict[str, list[str]]:
     return found
 
 
-def _tree(target: Target) -> ast.AST:
-    try:
-        return ast.parse(inspect.getsource(sys.modules[target.module]))
-    except (OSError, TypeError, SyntaxError):
-        return ast.Module([], [])
-
-
 def _arguments(target: Target) -> Iterator[tuple[str, Any]]:
     """The command-line arguments of the target's file with a number for a default."""
-    for each in declared_arguments(_tree(target)):
+    for each in declared_arguments(tree_of(target.module)):
         if each.takes and isinstance(each.default, int | float) and not isinstance(each.default, bool):
             yield each.flag.lstrip("-"), each.default
 

@@ -9,11 +9,21 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 from gradgate.commands.backwards import calls_in, names_of, parsed
 from gradgate.commands.command_line import declared_arguments, is_parser, namespace_text, words_of
-from gradgate.commands.construction import CONFIG, Construction, keys_of, loaded, moved, root_of
+from gradgate.commands.construction import (
+    CONFIG,
+    Construction,
+    hints_of,
+    keys_of,
+    loaded,
+    moved,
+    place_root,
+    place_settings,
+    root_of,
+)
 from gradgate.commands.methods import is_of_the_trainer
 from gradgate.commands.rewriting import Rewriter, alias_of, double_quoted, import_of
 
@@ -60,7 +70,7 @@ class Caller:
         self.names: dict[str, Any] = vars(sys.modules[module])
         body, self.front, call = _call_in(module, name)
         own = ast.Module(body, [])
-        self.parser = own if declared_arguments(own) else _tree(module)
+        self.parser = own if declared_arguments(own) else tree_of(module)
         self.arguments = _bound(function, call)
         self.made: dict[str, tuple[ast.expr, int | None]] = {}
         for node in self.front:
@@ -178,7 +188,7 @@ def given_to(module: str, name: str, function: Any, asked: Sequence[str]) -> Giv
 
 def _config_text(made: Construction, caller: Caller, name: str, function: Any, defaults: dict[str, Any]) -> str | None:
     """What gives a configuration in the adapter, its keys noted; None: the argument is no configuration, or unknown."""
-    passed, kind = caller.arguments.get(name), _hints(function).get(name)
+    passed, kind = caller.arguments.get(name), hints_of(function).get(name)
     if passed is not None and (keys := caller.keys(passed)) and (text := caller.whole(passed)) is not None:
         defaults[name] = dict(keys)
         return text
@@ -201,18 +211,10 @@ def _configure(given: Given, caller: Caller, texts: dict[str, str | None], defau
     if "parsed(" in constants:
         made.constants.append(PARSED)
         made.imports += ["import sys", "from unittest.mock import patch"]
-    if any("ROOT" in text for text in (constants, *settings.values())):
-        made.imports.append("from pathlib import Path")
-        up = caller.module.count(".")
-        made.constants.insert(0, f"ROOT = Path({alias_of(caller.module)}.__file__).resolve().parents[{up}]")
+    place_root(made, caller.module, [constants, *settings.values()])
     made.imports += ["import argparse"] * ("argparse." in constants)
-    made.imports += ["from pathlib import Path"] * any("Path(mk" in value for value in settings.values())
-    made.imports += ["from tempfile import mkdtemp"] * any("mkdtemp" in value for value in settings.values())
-    small = {key: value for key, value in settings.items() if value.replace("_", "").isdigit()}
-    text = "".join(f'\n    "{key}": {value},' for key, value in small.items()) + "\n" * bool(small)
-    made.constants += [constants, f"SMALL = {{{text}}}  # REPLACE: what makes a step take milliseconds"]
-    started = [f'"{key}": {value}' for key, value in settings.items() if key not in small]
-    made.lines += ["settings = {", *(f"    {each}," for each in ("**SMALL", *started, "**(options or {})")), "}"]
+    made.constants.append(constants)
+    place_settings(made, settings)
     made.lines.append("configured = gradgate.configured(CONFIG, settings)")
     made.lines += [f'{each} = configured["{each}"]' for each in given.config]
     for text, module in caller.validations(given.config):
@@ -300,7 +302,7 @@ def _is_stored(name: ast.Name) -> bool:
 
 def _call_in(module: str, name: str) -> tuple[list[ast.stmt], list[ast.stmt], ast.Call | None]:
     """The lines of what first calls a function in its module, those in front of the call, and that call."""
-    tree = _tree(module)
+    tree = tree_of(module)
     for node in tree.body:
         is_itself = isinstance(node, ast.FunctionDef) and node.name == name
         if isinstance(node, ast.FunctionDef | ast.If) and not is_itself:
@@ -338,7 +340,7 @@ def _given_back(function: Any, index: int | None) -> type[Any] | None:
     """The class that a function gives back, by its annotation or by what its `return` was made by."""
     if not inspect.isfunction(function):
         return None
-    told = _hints(function).get("return")
+    told = hints_of(function).get("return")
     told = get_args(told)[index] if index is not None and len(get_args(told)) > index else told
     if inspect.isclass(told):
         return told
@@ -356,14 +358,7 @@ def _given_back(function: Any, index: int | None) -> type[Any] | None:
     return next((each for each in found if inspect.isclass(each)), None)
 
 
-def _hints(holder: Any) -> dict[str, Any]:
-    try:
-        return get_type_hints(holder)
-    except (NameError, TypeError, AttributeError):
-        return {}
-
-
-def _tree(module: str) -> ast.Module:
+def tree_of(module: str) -> ast.Module:
     """The syntax tree of a module; of one without a source an empty one."""
     try:
         return ast.parse(inspect.getsource(sys.modules[module]))

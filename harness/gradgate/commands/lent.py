@@ -9,11 +9,12 @@ import dataclasses
 import inspect
 import sys
 from dataclasses import dataclass, field
-from typing import Any, get_type_hints
+from typing import Any
 
 from torch import Tensor
 
 from gradgate.commands.backwards import parsed
+from gradgate.commands.construction import hints_of
 from gradgate.commands.methods import is_of_the_trainer
 from gradgate.commands.own_loaders import passed
 from gradgate.commands.owned import method_text
@@ -91,7 +92,7 @@ class Lent:
         kind = _made_by(self.function)
         if kind is None or not dataclasses.is_dataclass(kind):
             return ""
-        hints = _hints(kind)
+        hints = hints_of(kind)
         names = [*hints, *(name for name, value in vars(kind).items() if isinstance(value, property))]
         token, mask, document = (
             next((name for name in known if name in names), "") for known in (_TOKENS, _MASKS, _DOCUMENTS)
@@ -181,10 +182,3 @@ def _made_by(function: Any, hops: int = _HOPS) -> type[Any] | None:
 
 def _called(value: ast.expr | None) -> str:
     return value.func.id if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) else ""
-
-
-def _hints(kind: type[Any]) -> dict[str, Any]:
-    try:
-        return get_type_hints(kind)
-    except (NameError, TypeError):
-        return {}

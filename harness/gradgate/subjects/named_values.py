@@ -77,11 +77,12 @@ def _held_against(
     tables: dict[str, list[str]] = {}
     for table, held in tables_in(nodes):
         tables.setdefault(table, []).extend(held)
+    asks = [(asked, words) for asked, words in (asked_in(node, tables) for node in nodes) if words]
     found: dict[str, list[str]] = {}
-    for last, name in chain((pair for node in nodes for pair in _of(node, tables)), _handed_on(nodes, tables)):
+    for last, name in chain((pair for ask in asks for pair in _pairs(*ask)), _handed_on(nodes, tables)):
         found.setdefault(last, []).append(name)
     looked_up: dict[str, list[list[str]]] = {}
-    for asked, words in (asked_in(node, tables) for node in nodes):
+    for asked, words in asks:
         if len(words) > 1 and (last := last_part(asked)):
             looked_up.setdefault(last, []).append(words)
     declared: dict[str, list[list[str]]] = {}
@@ -137,7 +138,7 @@ def _handed_on(nodes: Sequence[ast.AST], tables: Mapping[str, list[str]]) -> Ite
     """What the functions that a setting is given to hold the parameter against."""
     functions = {node.name: node for node in nodes if isinstance(node, ast.FunctionDef)}
     within = {
-        name: [pair for inner in ast.walk(function) for pair in _of(inner, tables)]
+        name: [pair for inner in ast.walk(function) for pair in _pairs(*asked_in(inner, tables))]
         for name, function in functions.items()
     }
     for call in (node for node in nodes if isinstance(node, ast.Call)):
@@ -152,9 +153,8 @@ def _handed_on(nodes: Sequence[ast.AST], tables: Mapping[str, list[str]]) -> Ite
             yield from ((last, word) for name, word in within[function.name] if last and name == parameter != last)
 
 
-def _of(node: ast.AST, tables: Mapping[str, list[str]]) -> Iterator[tuple[str, str]]:
-    """What one node holds a setting against."""
-    asked, words = asked_in(node, tables)
+def _pairs(asked: ast.expr | None, words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Each word with the name of what is held against it, by its last part, and with its owner's."""
     last = last_part(asked)
     yield from ((last, word) for word in words if last)
     if isinstance(asked, ast.Attribute | ast.Subscript) and last and (owner := last_part(asked.value)):
