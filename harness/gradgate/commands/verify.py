@@ -23,6 +23,7 @@ from gradgate.core.errors import GradgateError
 from gradgate.core.options import DEVICE, MAX_SEED, PROFILE, SEED
 from gradgate.core.project import find_project
 from gradgate.core.reads import listen
+from gradgate.core.scratch import scratch
 from gradgate.core.workers import usable_cores
 
 if TYPE_CHECKING:
@@ -168,8 +169,9 @@ def verify(
     spelled = spelled_out(target or target_of(here)) if base_ref else ""
     chosen = [word for words in select for word in words], [word for words in ignore for word in words]
     processes = _jobs(jobs, options["device"])
-    with interrupt.unwinding():  # from here on there are results to tell
-        with against(base_ref, spelled, here, project.accept) as compare, live(console) as on_start:
+    # From here on there are results to tell, and things to remove.
+    with interrupt.unwinding(), against(base_ref, spelled, here, project.accept) as compare, scratch():
+        with live(console) as on_start:
             verdict = check_trainer(
                 subject,
                 select=chosen[0],

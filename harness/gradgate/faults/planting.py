@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 
 from gradgate.checks import catalogue as rules
 from gradgate.core.errors import GradgateError
+from gradgate.core.scratch import scratch
 from gradgate.core.workers import Lost, run
 from gradgate.faults.catalogue import Fault, Planted, plant
 from gradgate.faults.desk import Codes, Desk, codes_of
@@ -102,7 +103,10 @@ class Campaign:
     ) -> list[Outcome]:
         """Faults of one subject, this campaign's target."""
         desk, named = Desk(len(faults)), {code for fault in faults for code in _built(fault.codes)}
-        with tempfile.TemporaryDirectory(prefix="gradgate-faults-", ignore_cleanup_errors=True) as folder:
+        with (
+            scratch(),
+            tempfile.TemporaryDirectory(prefix="gradgate-faults-", ignore_cleanup_errors=True) as folder,
+        ):
             self._folder = Path(folder).resolve()
             seen = self._before(faults)
             while desk.is_open():
