@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from gradgate.checks.source_values import OTHERS, Names
+from gradgate.checks.source_values import OTHERS, Names, own_nodes
 from gradgate.checks.trainer_source import File, dotted, nodes_in
 from gradgate.subjects.settings import is_of_accumulation
 
 STEPS = re.compile(r"opt[^.]*\.step$|opt\w*_step$|scaler\w*\.step$", re.IGNORECASE)
 ENDLESS = re.compile(r"cycle|infinite|endless|forever|\bcount\(|streaming|\bstream\(", re.IGNORECASE)
+MICRO = re.compile(r"micro_?(batch|step)|micros\b", re.IGNORECASE)
+CONDITIONS = (*OTHERS, ast.If, ast.IfExp, ast.For, ast.While)
+
+Calls = Callable[[Iterable[ast.AST]], Iterator[ast.Call]]
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,41 @@ def parts_of_updates(nodes: Sequence[ast.AST]) -> set[str]:
         for loop in loops
         if any(map(_is_backward, inside[id(loop)])) and not any(steps_in(inside[id(loop)]))
     }
+
+
+def once_a_turn(file: File, calls: Calls, methods: Methods = NO_METHODS) -> Iterator[tuple[ast.Call, str, str]]:
+    """Calls that each turn of a loop makes which runs a backward at each turn and steps an optimizer once in several.
+
+    Args:
+        file: whose functions are looked at.
+        calls: the calls in question, among nodes.
+        methods: the file's own functions that step or go backward.
+
+    Yields:
+        The call, its function's name, and when the optimizer steps, to go behind "at each turn"; each call once.
+    """
+    told: set[int] = set()
+    for function, _ in file.functions:
+        nodes, names = own_nodes(function), Names(function)
+        for one in accumulations(nodes, names, methods):
+            stepping = {id(node) for part in one.stepping for node in ast.walk(part)}
+            for call in _each_turn(one.loop, calls):
+                if id(call) not in stepping | told:
+                    told.add(id(call))
+                    yield call, function.name, f"and the optimizer only where `{one.when}`"
+        parts = parts_of_updates(nodes)
+        for loop in (node for node in nodes if isinstance(node, ast.For)):
+            over = ast.unparse(loop.iter)
+            if (over in parts or is_of_accumulation(over) or MICRO.search(over)) and not any(steps_in(ast.walk(loop))):
+                for call in _each_turn(loop, calls):
+                    if id(call) not in told:
+                        told.add(id(call))
+                        yield call, function.name, f"for each of `{over}`, and the optimizer once for all of them"
+
+
+def _each_turn(loop: ast.For | ast.While, calls: Calls) -> Iterator[ast.Call]:
+    """Of these calls those that each turn of a loop makes."""
+    return calls(nodes_in(loop.body, *CONDITIONS))
 
 
 def steps_in(nodes: Iterable[ast.AST], methods: Methods = NO_METHODS) -> Iterator[ast.Call]:

@@ -65,23 +65,20 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from gradgate.checks.accumulation import accumulations, parts_of_updates, steps_in
-from gradgate.checks.source_values import OTHERS, Names, own_nodes
-from gradgate.checks.trainer_source import File, calls_in, dotted, nodes_in, read_file_by_file
+from gradgate.checks.accumulation import methods_of, once_a_turn
+from gradgate.checks.source_values import Names
+from gradgate.checks.trainer_source import File, calls_in, dotted, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
-from gradgate.subjects.settings import is_of_accumulation
 
 CODE, NAME = "GG619", "schedule-once-a-batch"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
 SCHEDULE = re.compile(r"sched[^.]*\.step$", re.IGNORECASE)
 MADE = re.compile(r"sched|LR$")
-MICRO = re.compile(r"micro_?(batch|step)|micros\b", re.IGNORECASE)
-CONDITIONS = (*OTHERS, ast.If, ast.IfExp, ast.For, ast.While)
 
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
@@ -90,30 +87,17 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 
 
 def _of_file(file: File) -> Iterator[Finding]:
-    if not file.has("sched"):
-        return
-    found: dict[int, tuple[ast.Call, str, str]] = {}
-    for function, _ in file.functions:
-        nodes, names = own_nodes(function), Names(function)
-        for one in accumulations(nodes, names):
-            stepping = {id(node) for part in one.stepping for node in ast.walk(part)}
-            for call in (call for call in _scheduled(one.loop) if id(call) not in stepping):
-                told = f"and the optimizer only where `{one.when}`"
-                found.setdefault(id(call), (call, function.name, told))
-        parts = parts_of_updates(nodes)
-        for loop in (node for node in nodes if isinstance(node, ast.For)):
-            over = ast.unparse(loop.iter)
-            if (over in parts or is_of_accumulation(over) or MICRO.search(over)) and not any(steps_in(ast.walk(loop))):
-                for call in _scheduled(loop):
-                    told = f"for each of `{over}`, and the optimizer once for all of them"
-                    found.setdefault(id(call), (call, function.name, told))
-    if found and not _is_counted_in_batches(file):
-        yield from (_finding(file, *one) for one in found.values())
+    if (
+        file.has("sched")
+        and (found := list(once_a_turn(file, _scheduled, methods_of(file))))
+        and not _is_counted_in_batches(file)
+    ):
+        yield from (_finding(file, *one) for one in found)
 
 
-def _scheduled(loop: ast.For | ast.While) -> Iterator[ast.Call]:
-    """The steps of a schedule that each turn of a loop runs."""
-    for node in nodes_in(loop.body, *CONDITIONS):
+def _scheduled(nodes: Iterable[ast.AST]) -> Iterator[ast.Call]:
+    """The steps of a schedule."""
+    for node in nodes:
         if isinstance(node, ast.Call) and not node.args and SCHEDULE.search(ast.unparse(node.func)):
             yield node
 

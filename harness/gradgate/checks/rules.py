@@ -139,6 +139,8 @@ _ROWS = (
      "the schedule moves once a micro-batch, and the optimizer once in several"),
     ("GG620", "patience-never-reset", "scan",
      "a count of evaluations without improvement is not put back when one improves"),
+    ("GG621", "clip-once-a-micro-batch", "scan",
+     "gradients are clipped once a micro-batch, and the optimizer steps once in several"),
     ("GG701", "slower-than-base", "run",
      "head is slower than base by more than the budget, with the stated confidence"),
     ("GG702", "counters-grew", "count", "a counter of work per step is above its stored count"),

@@ -71,6 +71,7 @@ CHECKS = {
     "GG618",
     "GG619",
     "GG620",
+    "GG621",
 }  # they read the source, as checks
 
 

@@ -26,7 +26,7 @@ from gradgate.subjects.contract import Run, Stage, Subject
 
 CODES = (
     "GG418", "GG419", "GG422", "GG423", "GG425", "GG426", "GG427", "GG429", "GG430", "GG431", "GG432", "GG433", "GG434",
-    "GG507", "GG508", "GG613", "GG614", "GG616", "GG617", "GG618", "GG619", "GG620",
+    "GG507", "GG508", "GG613", "GG614", "GG616", "GG617", "GG618", "GG619", "GG620", "GG621",
 )  # fmt: skip
 OTHERS = (
     source_checkpoints,

@@ -1,0 +1,117 @@
+"""Gradients are clipped once a micro-batch, and the optimizer steps once in several.
+
+## What it detects
+
+`clip_grad_norm_()` or another clipping in a loop over batches, outside of the branch that steps the optimizer once in
+so many of them; and in a loop over the micro-batches of one update.
+
+## Why it matters
+
+What is clipped is a sum that is not complete. The first micro-batch's gradient is cut down again with each that
+follows, so an update is made of the last ones for the most part, and depends on their order; the norm in the log is
+that of a part. With one micro-batch an update, as in a small run, nothing is wrong.
+
+## How it decides
+
+By reading the files of `Subject.source`, or those of the modules that the adapter imports. Clipping is what is called
+`clip_grad_norm_`, `clip_grad_value_`, `clip_grad_norm`, `clip_gradients` or `clip_grads`, by itself or in a method of
+the file that always does. Findings are such calls under no condition
+
+* in a loop that runs a backward at each turn, and steps an optimizer only where a condition holds once in so many turns
+  (`%`) or names accumulation;
+* in a loop over what is called after accumulation or micro-batches, or over what another loop of the function runs a
+  backward for, in which no optimizer steps.
+
+Statistic: such calls; allowed: 0.
+
+False-alarm rate: 0 on the bundled trainer and on the documented ones.
+
+## Example
+
+Bad:
+
+```python
+for i, batch in enumerate(loader):
+    (loss_of(batch) / n).backward()
+    clip_grad_norm_(model.parameters(), 1.0)
+    if (i + 1) % n == 0:
+        optimizer.step()
+        optimizer.zero_grad()
+```
+
+Good:
+
+```python
+    if (i + 1) % n == 0:
+        clip_grad_norm_(model.parameters(), 1.0)             # of the whole sum
+        optimizer.step()
+        optimizer.zero_grad()
+```
+
+## How to fix
+
+Clip where the optimizer steps, behind the last backward of the update.
+
+## Known limits
+
+Clipping that differs by sample or micro-batch on purpose (differential privacy) is told as well. What clipping makes
+of the gradients of one update is GG207's, which runs it.
+
+## Sources
+
+PyTorch, "Automatic Mixed Precision examples": under accumulation gradients are clipped once, in front of the step.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable, Iterator
+from functools import partial
+
+from gradgate.checks.accumulation import methods_of, once_a_turn
+from gradgate.checks.source_values import OTHERS
+from gradgate.checks.trainer_source import File, dotted, nodes_in, read_file_by_file
+from gradgate.core.finding import Finding
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Context, Subject
+
+CODE, NAME = "GG621", "clip-once-a-micro-batch"
+NEEDS: tuple[str, ...] = ()
+PER_STAGE = False
+CLIPS = re.compile(r"(^|_)clip_grad(_norm|_value|ient|s)", re.IGNORECASE)
+
+
+def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
+    """Read each loop that clips."""
+    return read_file_by_file(subject, _of_file, "clippings")
+
+
+def _of_file(file: File) -> Iterator[Finding]:
+    if file.has("clip"):
+        own = {function.name for function, _ in file.functions if any(_clippings(set(), _always(function)))}
+        for call, function, told in once_a_turn(file, partial(_clippings, own), methods_of(file)):
+            yield _finding(file, call, function, told)
+
+
+def _always(function: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[ast.AST]:
+    return nodes_in(function.body, *OTHERS, ast.If, ast.For, ast.While)
+
+
+def _clippings(own: set[str], nodes: Iterable[ast.AST]) -> Iterator[ast.Call]:
+    """The calls that clip, by themselves or by one of these functions of the file."""
+    for node in nodes:
+        if isinstance(node, ast.Call):
+            name = dotted(node.func)
+            if CLIPS.search(name.rpartition(".")[2]) or name.removeprefix("self.") in own:
+                yield node
+
+
+def _finding(file: File, call: ast.Call, function: str, told: str) -> Finding:
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"{function}() clips gradients at each turn {told}; allowed: once an update",
+        culprit=file.at(call, function),
+        fix="clip where the optimizer steps, behind the last backward of the update",
+    )
