@@ -68,11 +68,12 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from gradgate.checks.source_settings import SETTINGS, Setting, declared_settings, is_argument
+from gradgate.checks.source_settings import SETTINGS, Setting, declared_settings
 from gradgate.checks.source_values import assignments_in
 from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
 from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Outcome
+from gradgate.subjects.argument_calls import is_argument_call
 from gradgate.subjects.contract import Context, Subject
 
 CODE, NAME = "GG418", "setting-never-read"
@@ -112,7 +113,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 def _read(files: tuple[File, ...], own: list[ast.Attribute]) -> set[str]:
     """Every name that stands somewhere as a loaded attribute or a string, its declaration and `own` reads left out."""
     nodes = [node for file in files for node in file.nodes]
-    declaring = {id(inner) for node in nodes if is_argument(node) for inner in ast.walk(node)}
+    declaring = {id(inner) for node in nodes if is_argument_call(node) for inner in ast.walk(node)}
     left_out = {id(node) for node in own}
     loaded = [node for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)]
     read = {node.attr for node in loaded if id(node) not in left_out}

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from gradgate.checks.source_values import Names, assignments_in
-from gradgate.checks.trainer_source import File, calls_in, dotted, names_in
+from gradgate.checks.trainer_source import File, dotted, names_in
+from gradgate.subjects.argument_calls import argument_call
 
 ZERO_MEANS = re.compile(r"seed|warm|patience|worker")  # of whole numbers these may be 0
 ARGS = re.compile(r"^(\w+_)?(args|opts|options|flags|namespace|cli)$|^(\w+_)?over(ride|write)s?$|parse_args\(.*\)$")
@@ -43,18 +44,13 @@ def declared_in(files: Iterable[File]) -> Declared:
 
 
 def _declared(file: File) -> Iterator[tuple[str, bool]]:
-    for call in calls_in(file.tree) if file.has("add_argument") else ():
-        if dotted(call.func).rpartition(".")[2] != "add_argument":
+    for argument in map(argument_call, file.nodes) if file.has("add_argument") else ():
+        if argument is None:
             continue
-        words = {word.arg: word.value for word in call.keywords}
-        kind, default = dotted(words.get("type", ast.Constant(None))), words.get("default", ast.Constant(None))
-        flags = [flag.value for flag in call.args if isinstance(flag, ast.Constant) and isinstance(flag.value, str)]
-        named = [words["dest"]] if "dest" in words else []
-        names = [each.value for each in named if isinstance(each, ast.Constant)] or flags
-        name = max((str(each) for each in names), key=len, default="").lstrip("-").replace("-", "_")
-        may_be_0 = kind == "float" or (kind == "int" and ZERO_MEANS.search(name))
-        is_none = isinstance(default, ast.Constant) and default.value is None and "action" not in words
-        yield name, bool(may_be_0 and is_none)
+        kind, default = (argument.words.get(word, ast.Constant(None)) for word in ("type", "default"))
+        may_be_0 = dotted(kind) == "float" or (dotted(kind) == "int" and ZERO_MEANS.search(argument.name))
+        is_none = isinstance(default, ast.Constant) and default.value is None and "action" not in argument.words
+        yield argument.name, bool(may_be_0 and is_none)
 
 
 @dataclass(frozen=True)

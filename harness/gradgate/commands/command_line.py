@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gradgate.commands.backwards import calls_in, last, parsed
+from gradgate.subjects.argument_calls import ArgumentCall, argument_call
 
 _HOPS = 2  # functions between one and what parses for it
 
@@ -39,29 +39,19 @@ class Argument:
 
 def declared_arguments(tree: ast.AST | None) -> list[Argument]:
     """The arguments that a function, or a module, declares."""
-    return list(map(_argument, _declaring(tree))) if tree is not None else []
+    calls = map(argument_call, calls_in(tree)) if tree is not None else ()
+    return [_argument(call) for call in calls if call is not None]
 
 
-def _declaring(tree: ast.AST) -> Iterator[ast.Call]:
-    for call in calls_in(tree):
-        flags = [each.value for each in call.args if isinstance(each, ast.Constant)]
-        if last(call) == "add_argument" and flags and all(isinstance(each, str) for each in flags):
-            yield call
-
-
-def _argument(call: ast.Call) -> Argument:
-    given = {word.arg: word.value for word in call.keywords}
-    flags = [each.value for each in call.args if isinstance(each, ast.Constant)]
-    flag = next((each for each in flags if str(each).startswith("--")), flags[-1])
+def _argument(call: ArgumentCall) -> Argument:
+    given, is_option = call.words, call.flag.startswith("-")
     action = _literal(given.get("action"))
     takes = action in (None, "store", "append")
-    default = _literal(given.get("default")) if takes else action == "store_false"
-    is_option = str(flag).startswith("-")
     is_optional = "default" in given or _literal(given.get("nargs")) in ("?", "*")
     return Argument(
-        str(flag),
-        str(_literal(given.get("dest")) or str(flag).lstrip("-").replace("-", "_")),
-        default,
+        call.flag,
+        call.name,
+        _literal(given.get("default")) if takes else action == "store_false",
         tuple(_literal(given.get("choices")) or ()),
         bool(_literal(given.get("required"))) if is_option else not is_optional,
         takes,

@@ -13,6 +13,7 @@ from itertools import chain
 from pathlib import Path
 
 import gradgate
+from gradgate.subjects.argument_calls import argument_call
 
 _INSTALLED = tuple({*site.getsitepackages(), sysconfig.get_path("stdlib"), str(Path(gradgate.__path__[0]))})
 _LISTS = ast.Tuple | ast.List | ast.Set
@@ -114,11 +115,9 @@ def _commented(file: Path) -> Iterator[tuple[str, list[str]]]:
 
 def choices_in(node: ast.AST) -> Iterator[tuple[str, list[str]]]:
     """What a command-line argument may be, and words under a key of a mapping, where there is nothing but words."""
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "add_argument":
-        given = {word.arg: word.value for word in node.keywords}
-        flags = _words([given["dest"]] if "dest" in given else node.args)
-        if flags and isinstance(choices := given.get("choices"), _LISTS):
-            yield max(flags, key=len).lstrip("-").replace("-", "_"), _words(choices.elts)
+    if (argument := argument_call(node)) is not None:
+        if isinstance(choices := argument.words.get("choices"), _LISTS):
+            yield argument.name, _words(choices.elts)
     elif isinstance(node, ast.Dict):
         for key, value in zip(node.keys, node.values, strict=True):
             if isinstance(value, _LISTS) and len(words := _words(value.elts)) == len(value.elts):
