@@ -3,7 +3,8 @@
 ## What it detects
 
 A `detach` too many, a term that became a number, a head whose loss goes around the part that it was meant to train, a
-module that is frozen by mistake: a norm that is in no list of what a stage trains.
+module that is frozen by mistake: a norm that is in no list of what a stage trains. Of several heads, those whose logits
+are cut from the trunk while others train it.
 
 ## Why it matters
 
@@ -17,6 +18,9 @@ element of every batch. Allowed: 0. The finding carries the line at which a valu
 term, what the module gave before others, in one recorded forward; where there is none, the line that the recorder
 blames in the stage's five steps. A declared module of which no parameter requires grad is a finding as it is, with the
 line that froze it.
+
+Where `Run.logits_from` gives [B, S, H, V], each head's logits are asked as well, of one batch, for a gradient at what
+the embeddings of a declared module give. Statistic: heads without one where another has one; allowed: 0.
 
 False-alarm rate: 0, if the declaration is right and the term is not zero on all 3 batches.
 
@@ -41,7 +45,8 @@ the declaration.
 
 ## Known limits
 
-A gradient that reaches a part of the module alone passes; GG201 looks at single parameters.
+A gradient that reaches a part of the module alone passes; GG201 looks at single parameters. Heads that are cut from the
+trunk on purpose are an expected failure, and a module without an `nn.Embedding` is not asked for its heads.
 
 ## Sources
 
@@ -53,9 +58,10 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from gradgate.checks.crossings import forward_of
+from gradgate.checks.crossings import Forward, forward_of
 from gradgate.checks.edges import BATCHES, Reach, reaches
 from gradgate.checks.freeze_lines import line_of_freeze
+from gradgate.checks.head_reach import Unreached, unreached_heads
 from gradgate.checks.own_lines import named
 from gradgate.checks.raised import reports_raises
 from gradgate.checks.recording import with_guilty_line
@@ -91,8 +97,13 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         else:
             finding = with_guilty_line(finding, subject, stage, context, ("graph_cut",))
         findings.append(finding)
-    measured = {"edges_without_gradient": len(missing), "edges": len(found)}
-    return Outcome(tuple(findings), measured, {"edges_without_gradient": 0})
+    unreached = unreached_heads(stage, context)
+    if unreached:
+        forward = forward or forward_of(stage, context)
+    findings += [_of_heads(each, forward) for each in unreached]
+    cut_heads = sum(len(each.heads) for each in unreached)
+    measured = {"edges_without_gradient": len(missing), "edges": len(found), "heads_without_gradient": cut_heads}
+    return Outcome(tuple(findings), measured, {"edges_without_gradient": 0, "heads_without_gradient": 0})
 
 
 def _finding(reach: Reach) -> Finding:
@@ -116,4 +127,19 @@ def _frozen(module: str, terms: list[str]) -> Finding:
         kind="graph_cut",
         fix=f"leave `{module}` out of what is frozen, or take it out of `edges`",
         detail={"terms": terms, "module": module},
+    )
+
+
+def _of_heads(each: Unreached, forward: Forward | None) -> Finding:
+    lines = forward.cuts(each.term, each.module) if forward else []
+    heads = ", ".join(map(str, each.heads))
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"of {each.count} heads the logits of {heads} give `{each.module}` no gradient, though the stage "
+        f"declares that `{each.term}` trains it; allowed: none without",
+        kind="graph_cut",
+        culprit=lines[0] if lines else None,
+        fix=f"find what cuts the graph between `{each.module}` and these heads",
+        detail={"term": each.term, "module": each.module, "heads": list(each.heads), "lines": list(map(str, lines))},
     )

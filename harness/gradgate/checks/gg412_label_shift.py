@@ -53,13 +53,12 @@ Faults MB-01, MB-02, MB-04, MB-05 and MB-17 of the fault catalogue; Gloeckle et 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gradgate.checks import cases, oracles
 from gradgate.checks.formula_calls import Call, labels_call
@@ -69,7 +68,7 @@ from gradgate.checks.switches import Again
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject, Tokens
-from gradgate.subjects.outputs import are_of_heads, by_head, logits_in
+from gradgate.subjects.outputs import are_of_heads, by_head, logits_of
 
 CODE, NAME = "GG412", "label-shift"
 NEEDS: tuple[str, ...] = ("tokens", "logits", "losses")
@@ -173,24 +172,6 @@ def targets(run: Run, batch: Batch) -> Targets | None:
     lowest_BSH, target_BSH = gradient_BSHV.min(-1)
     label_BSH = oracles.labels(tokens.token_BS, tokens.valid_BS, gradient_BSHV.shape[2], tokens.document_BS)
     return Targets(tokens, label_BSH, target_BSH, lowest_BSH < 0)
-
-
-@contextmanager
-def logits_of(module: nn.Module) -> Iterator[list[Tensor]]:
-    """The logits that a module returns inside the block, keeping their gradients."""
-    outputs: list[Tensor] = []
-
-    def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        logits = logits_in(output)
-        if logits is not None and logits.requires_grad:
-            logits.retain_grad()
-            outputs.append(logits)
-
-    handle = module.register_forward_hook(keep)
-    try:
-        yield outputs
-    finally:
-        handle.remove()
 
 
 def _judge(ledger: Ledger, seen: list[Targets]) -> Outcome:

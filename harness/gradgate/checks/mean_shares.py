@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gradgate.checks.gg412_label_shift import logits_of
 from gradgate.checks.raised import calling
 from gradgate.checks.randomness import seeded
 from gradgate.checks.value_shares import OFFSET, TERM, values_of
 from gradgate.checks.without_dropout import without_dropout
 from gradgate.subjects.contract import Batch, Run
+from gradgate.subjects.outputs import logits_of
 
 FAR = 1e6  # from any target
 ROUNDING = 1e-9

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 LOGITS = "logits"
 HEADED = 4  # axes of logits [B, S, H, V]
@@ -23,6 +24,24 @@ def logits_in(output: Any) -> Tensor | None:
         output = output[0]
     found = output.get(LOGITS) if isinstance(output, Mapping) else getattr(output, LOGITS, output)
     return found if isinstance(found, Tensor) else None
+
+
+@contextmanager
+def logits_of(module: nn.Module) -> Iterator[list[Tensor]]:
+    """The logits that a module returns inside the block, keeping their gradients."""
+    outputs: list[Tensor] = []
+
+    def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        logits = logits_in(output)
+        if logits is not None and logits.requires_grad:
+            logits.retain_grad()
+            outputs.append(logits)
+
+    handle = module.register_forward_hook(keep)
+    try:
+        yield outputs
+    finally:
+        handle.remove()
 
 
 def are_of_heads(logits: Tensor) -> bool:
