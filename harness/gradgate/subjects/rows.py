@@ -45,9 +45,14 @@ class TokenRows(Run):
         return _with(batch, {name: _at(value, rows, count) for name, value in columns.items()})
 
     def pad(self, batch: Any, count: int) -> Any:
-        """`count` more positions on the right of each column in `padding`, [B, S] or [B, S, ...]."""
-        columns = {name: value for name, value in _columns(batch).items() if name in self.padding}
-        return _with(batch, {name: _padded(value, count, self.padding[name]) for name, value in columns.items()})
+        """`count` more positions of each column in `padding`, [B, S] or [B, S, ...], where the batch has its own.
+
+        That is the right, unless rows begin with padding and all end with a real token.
+        """
+        every = _columns(batch)
+        left = _begins_with_padding(every.get(self.mask_from))
+        columns = {name: value for name, value in every.items() if name in self.padding}
+        return _with(batch, {name: _padded(value, count, self.padding[name], left) for name, value in columns.items()})
 
     def crop(self, batch: Any, count: int) -> Any:
         """The first `count` positions; labels [B, S, H] of tokens t + k + 1 that are gone become padding."""
@@ -80,8 +85,12 @@ def _at(value: Any, rows: Sequence[int], count: int) -> Any:
     return value[rows] if _has_rows(value) else value
 
 
-def _padded(value: Tensor, count: int, filler: float) -> Tensor:
-    return pad_tensor(value, (0, 0) * (value.dim() - 2) + (0, count), value=filler)
+def _begins_with_padding(mask_BS: Any) -> bool:
+    return isinstance(mask_BS, Tensor) and bool((mask_BS[:, 0] == 0).any() and (mask_BS[:, -1] != 0).all())
+
+
+def _padded(value: Tensor, count: int, filler: float, left: bool) -> Tensor:
+    return pad_tensor(value, (0, 0) * (value.dim() - 2) + ((count, 0) if left else (0, count)), value=filler)
 
 
 def _cropped(value: Tensor, count: int, filler: float) -> Tensor:

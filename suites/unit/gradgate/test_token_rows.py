@@ -68,6 +68,20 @@ def test_rows_and_positions_of_every_kind_of_batch(kind: Callable[..., Any]) -> 
     assert torch.equal(columns(given)["ids"], torch.arange(6).view(2, 3))
 
 
+@pytest.mark.parametrize(
+    ("mask", "ids"),
+    [
+        ([[1, 1, 1], [0, 1, 1]], [[9, 9, 0, 1, 2], [9, 9, 3, 4, 5]]),
+        ([[1, 1, 0], [0, 1, 1]], [[0, 1, 2, 9, 9], [3, 4, 5, 9, 9]]),
+        ([[1, 1, 1], [1, 1, 1]], [[0, 1, 2, 9, 9], [3, 4, 5, 9, 9]]),
+    ],
+)
+def test_padding_goes_where_the_batch_has_its_own(mask: list[list[int]], ids: list[list[int]]) -> None:
+    """On the left where rows begin with padding and none ends with it, else on the right."""
+    wide = Run().pad({"ids": torch.arange(6).view(2, 3), "real": torch.tensor(mask)}, 2)
+    assert wide["ids"].tolist() == ids
+
+
 def test_a_batch_without_columns_is_refused() -> None:
     """With its type, and what is taken."""
     with pytest.raises(SubjectError, match="a batch is a Tensor, expected a mapping, dataclass or named tuple"):
