@@ -62,6 +62,7 @@ CHECKS = {
     "GG432",
     "GG433",
     "GG434",
+    "GG435",
     "GG507",
     "GG508",
     "GG613",
@@ -72,6 +73,7 @@ CHECKS = {
     "GG619",
     "GG620",
     "GG621",
+    "GG622",
 }  # they read the source, as checks
 
 
