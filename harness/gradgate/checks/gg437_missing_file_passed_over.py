@@ -1,0 +1,164 @@
+"""Weights that a run is to start from are missing, and it starts without them.
+
+## What it detects
+
+A file of pretrained weights, such as the value head of an earlier stage, a base model or a reference, that is loaded
+where it exists, and passed over, in silence or with a line of print, where it does not.
+
+## Why it matters
+
+A mistyped path, or an earlier stage that has failed, trains from random weights. The run goes through, its curve looks
+almost right, and the comparison with the baseline says that the method brings nothing.
+
+## How it decides
+
+By reading the files of `Subject.source`, or those of the modules that the adapter imports. A finding, as a warning, is
+a condition that asks whether a file exists, and behind which something is loaded, with no error where it does not; the
+file, its setting or the function is named after what a run starts from (critic, value head, base, pretrained, initial,
+reference, teacher), and none of them after resuming, a cache or the latest checkpoint. Statistic: such conditions;
+allowed: 0.
+
+False-alarm rate: 0 on the bundled trainer and on the documented ones. A file that may be missing by design is a
+warning.
+
+## Example
+
+Bad:
+
+```python
+path = Path(config.critic_checkpoint)
+if path.exists():
+    model.value_head.load_state_dict(torch.load(path))
+```
+
+Good:
+
+```python
+if not path.exists():
+    raise FileNotFoundError(f"critic_checkpoint: {path} does not exist")
+```
+
+## How to fix
+
+Raise where a file that is configured is missing; let `None` say that none is wanted.
+
+## Known limits
+
+What asks in another function, and a `try` around the loading, are not looked at; GG613 sees the latter.
+
+## Sources
+
+A configuration fault of a trainer that was read for the catalogue.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Sequence
+
+from gradgate.checks.source_values import Names, own_nodes
+from gradgate.checks.trainer_source import File, Function, dotted, nodes_in, read_file_by_file
+from gradgate.core.finding import Finding
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Context, Subject
+
+CODE, NAME = "GG437", "missing-file-passed-over"
+NEEDS: tuple[str, ...] = ()
+PER_STAGE = False
+START = re.compile(
+    r"critic|value_?head|stage_?(1|one)|base|pre_?train|(^|[^a-z])init|reference|teacher|warm_?start|backbone"
+)
+OTHER = re.compile(
+    r"resum|latest|last|cache|tokeni|optim|sched|best|config(?!\.)|recipe(?!\.)|ya?ml|json|toml|recover|done|finish"
+)
+EXISTS = ("exists", "is_file", "isfile")
+LOADS = re.compile(r"load|restore|read", re.IGNORECASE)
+TELLS = re.compile(r"(^|\.)(print|echo|debug|info|warn|warning|log|write)$", re.IGNORECASE)
+
+
+def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
+    """Look for weights that are loaded where they happen to be there."""
+    return read_file_by_file(subject, _found, "files_passed_over")
+
+
+def _found(file: File) -> Iterator[Finding]:
+    for function, _ in file.functions if file.has(*EXISTS) else ():
+        names = Names(function)
+        for block in _blocks(function):
+            for at, branch in enumerate(block):
+                if isinstance(branch, ast.If) and (asked := _asked(branch.test)) is not None:
+                    path, is_there = asked
+                    there, missing = _parts(branch, block[at + 1 :], is_there)
+                    if _loads(there) and _is_passed_over(missing) and _is_start(path, names, function, there):
+                        yield _finding(file, branch, function.name, path)
+
+
+def _blocks(function: Function) -> Iterator[list[ast.stmt]]:
+    """The lists of statements of a function."""
+    for node in (function, *own_nodes(function)):
+        for name in ("body", "orelse", "finalbody"):
+            block = getattr(node, name, None)
+            if isinstance(block, list):
+                yield block
+
+
+def _asked(test: ast.expr) -> tuple[ast.expr, bool] | None:
+    """The path whose existence a condition asks for, and whether it holds where the file is there."""
+    parts = test.values if isinstance(test, ast.BoolOp) else [test]
+    for part in parts:
+        is_there = not (isinstance(part, ast.UnaryOp) and isinstance(part.op, ast.Not))
+        call = part if is_there else part.operand  # type: ignore[attr-defined]
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr in EXISTS:
+            return (call.args[0] if call.args else call.func.value), is_there
+    return None
+
+
+def _parts(branch: ast.If, rest: list[ast.stmt], is_there: bool) -> tuple[list[ast.stmt], list[ast.stmt]]:
+    """What runs where the file is there, and where it is missing."""
+    leaves = isinstance(branch.body[-1], ast.Return | ast.Continue)
+    otherwise = branch.orelse or (rest if leaves else [])
+    return (branch.body, otherwise) if is_there else (otherwise, branch.body)
+
+
+def _loads(statements: Sequence[ast.stmt]) -> bool:
+    return any(LOADS.search(_called(node)) for node in nodes_in(statements) if isinstance(node, ast.Call))
+
+
+def _called(call: ast.Call) -> str:
+    return call.func.attr if isinstance(call.func, ast.Attribute) else dotted(call.func)
+
+
+def _is_passed_over(statements: Sequence[ast.stmt]) -> bool:
+    """Whether nothing is done but to say so."""
+    for statement in statements:
+        if isinstance(statement, ast.Return | ast.Continue | ast.Pass):
+            if any(isinstance(node, ast.Call) for node in ast.walk(statement)):
+                return False
+        elif not (
+            isinstance(statement, ast.Expr)
+            and isinstance(statement.value, ast.Call)
+            and TELLS.search(ast.unparse(statement.value.func))
+        ):
+            return False
+    return True
+
+
+def _is_start(path: ast.expr, names: Names, function: Function, there: Sequence[ast.stmt]) -> bool:
+    """Whether the file holds what a run starts from, by the words around it."""
+    calls = [node for node in nodes_in(there) if isinstance(node, ast.Call) and LOADS.search(_called(node))]
+    own = [ast.unparse(part) for part in (path, names.held(path))]
+    words = " ".join([function.name, *own]).lower()
+    return bool(START.search(" ".join([words, *map(ast.unparse, calls)]).lower())) and not OTHER.search(words)
+
+
+def _finding(file: File, branch: ast.If, function: str, path: ast.expr) -> Finding:
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"{function}() goes on without `{ast.unparse(path)}` where that file is missing, from weights that are "
+        "drawn; allowed: an error",
+        severity="warning",
+        culprit=file.at(branch, function),
+        fix="raise where a file that is configured is missing; let None say that none is wanted",
+    )
