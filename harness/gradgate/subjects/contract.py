@@ -192,10 +192,14 @@ class Run:
         """
         if self.rates is None:
             raise NotImplementedError
+        names: dict[nn.Parameter, str] = {}  # one that several modules have goes by the first of them
+        for owner, module in self.modules.items():
+            for name, parameter in module.named_parameters():
+                names.setdefault(parameter, f"{owner}.{name}")
         return {
-            f"{module}.{name}": _at(declared, update, name, parameter)
-            for module, declared in self.rates.items()
-            for name, parameter in self.modules[module].named_parameters()
+            names[parameter]: _at(declared, update, name, parameter)
+            for owner, declared in self.rates.items()
+            for name, parameter in self.modules[owner].named_parameters()
             if parameter.requires_grad
         }
 
@@ -429,7 +433,7 @@ class Subject:
         functions: the trainer's formulas, where it has any of `Functions`.
         corpus: `corpus(seed) -> Corpus`, the rows that the trainer learns from.
         expected: code -> reason of checks that are known to fail; strict, one that passes all the same is a failure.
-        source: the folder of the trainer's source, for locations and planted faults.
+        source: the folder of the trainer's source, for locations and planted faults; a text is taken for a path.
         hermetic: the processes that it starts read nothing but its source, so that `gradgate verify --reuse` may tell
             from the files whether they would do the same again.
         import_effects: what importing and building it changed in the process, seen by `load_target`; not for adapters.
@@ -443,6 +447,11 @@ class Subject:
     source: Path | None = None
     hermetic: bool = False
     import_effects: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Let `source="."` be a path."""
+        if self.source is not None:
+            object.__setattr__(self, "source", Path(self.source))
 
     CAPABILITIES: ClassVar[Mapping[str, str]] = {
         "losses": "write `Run.losses(batch)`: the loss terms by name as scalars on the graph, `total` among them",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from itertools import islice
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +20,7 @@ from gradgate.checks.gg902_stage2_decreases import judge
 from gradgate.checks.prediction import quality
 from gradgate.core.errors import SubjectError
 from gradgate.subjects.capabilities import declared
-from gradgate.subjects.contract import Functions, Stage, Subject
+from gradgate.subjects.contract import Functions, Run, Stage, Subject
 from gradgate.subjects.inside import StepLosses
 from gradgate.subjects.outputs import by_head, logits_in, with_logits
 from gradgate.subjects.rows import TokenRows
@@ -178,6 +179,26 @@ def test_rates_are_the_hyperparameters_of_each_module(rate: Any, red: bool) -> N
     found = errors(run_check("GG607", subject, subject.stages[0]))
     assert bool(found) == red
     assert all("`critic." in message and "declared 0.2" in message for message in found)
+
+
+@pytest.mark.parametrize("order", [("whole", "part"), ("part", "whole")])
+def test_rates_of_a_part_hold_whichever_module_is_named_first(order: tuple[str, str]) -> None:
+    """A parameter goes by its first name, and has the rate that is declared last."""
+
+    class Nested(Run):
+        rates = {"whole": 0.1, "part": 0.2}  # noqa: RUF012
+
+        def __init__(self) -> None:
+            layer, other = torch.nn.Linear(2, 2, bias=False), torch.nn.Linear(2, 2, bias=False)
+            both = {"whole": torch.nn.Sequential(layer, other), "part": other}
+            self.modules = {name: both[name] for name in order}
+
+    other = "whole.1.weight" if order[0] == "whole" else "part.weight"
+    assert Nested().hyperparameters(0) == {"whole.0.weight": {"lr": 0.1}, other: {"lr": 0.2}}
+
+
+def test_a_source_given_as_a_text_is_a_path() -> None:
+    assert Subject("own", [], source=".").source == Path()  # type: ignore[arg-type]
 
 
 NOT_THE_BIAS = by_parameter(lambda name, _: 0.0 if name == "bias" else 0.1)
