@@ -71,7 +71,7 @@ from itertools import chain
 
 from gradgate.checks.accumulation import ENDLESS, Methods, accumulations, every, methods_of, steps_in
 from gradgate.checks.source_values import Names, assignments_in, is_empty_list, outwards, own_nodes, parents_in
-from gradgate.checks.trainer_source import File, Function, dotted, read_file_by_file
+from gradgate.checks.trainer_source import File, Function, calls_in, dotted, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -96,12 +96,18 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 def _of_file(file: File) -> Iterator[Finding]:
     parents: dict[int, ast.AST] = {}
     methods = methods_of(file)
+    repeated = {
+        dotted(call.func).rpartition(".")[2]
+        for loop in file.nodes
+        if isinstance(loop, ast.For | ast.While) and file.has("backward")
+        for call in calls_in(loop)
+    }
     for function, _ in file.functions:
         if ON_PURPOSE.search("\n".join(file.lines[function.lineno - 1 : function.end_lineno])):
             continue
         parents = parents or parents_in(file.tree)
         nodes = own_nodes(function)
-        for node, told in chain(_unstepped(function, nodes, methods), _not_given_on(nodes, parents)):
+        for node, told in chain(_unstepped(function, nodes, methods, repeated), _not_given_on(nodes, parents)):
             yield Finding(
                 code=CODE,
                 name=NAME,
@@ -111,13 +117,18 @@ def _of_file(file: File) -> Iterator[Finding]:
             )
 
 
-def _unstepped(function: Function, nodes: list[ast.AST], methods: Methods) -> Iterator[tuple[ast.AST, str]]:
-    """Branches that step once in several batches of an epoch, where nothing else does."""
+def _unstepped(
+    function: Function, nodes: list[ast.AST], methods: Methods, repeated: set[str]
+) -> Iterator[tuple[ast.AST, str]]:
+    """Branches that step once in several batches of an epoch, where nothing else does.
+
+    A function that loops call runs an epoch: that it is left early is no sign of data without an end.
+    """
     for found in accumulations(nodes, Names(function), methods):
         counted = every(found.test)
         if counted is None or not isinstance(found.loop, ast.For) or not _numbers(found.loop, counted[0]):
             continue
-        if _is_left_early(found.loop, nodes):
+        if function.name not in repeated and _is_left_early(found.loop, nodes):
             continue
         taken = {id(node) for part in found.stepping for node in ast.walk(part)}
         others = [call for call in steps_in(nodes, methods) if id(call) not in taken]

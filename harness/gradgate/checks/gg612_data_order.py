@@ -91,13 +91,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     uneven = cache(partial(_line_of_repeats, subject, stage, context, whole))
     repeats = len(set(epochs[0])) < len(epochs[0])
     usual = Counter(epochs[0]) if repeats and _name_groups(stage, context) else None
-    found: list[tuple[str, Find]] = [
-        (message, uneven) for number, epoch in enumerate(epochs, 1) for message in _uneven(number, epoch, whole, usual)
-    ]
-    orders = [tuple(epoch) for epoch in epochs]
-    if run.shuffles and len(whole) > ENOUGH and len(set(orders)) < EPOCHS:
-        same = partial(_line, subject, stage, context, repeats=False)
-        found.append((f"two of {EPOCHS} epochs have the same order; allowed: none", same))
+    found: list[tuple[str, Find]] = []  # what is trained on and evaluated comes first
     if "heldout" in declared(run):
         with calling("heldout()"):
             heldout = set(run.heldout())
@@ -105,6 +99,13 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
             text = f"{len(shared)} held-out samples are trained on; allowed: 0"
             found.append((text, partial(_line_of_shared, subject, stage, context, whole, heldout)))
     found += _held_out_elsewhere(subject, stage, context, whole)
+    found += [
+        (message, uneven) for number, epoch in enumerate(epochs, 1) for message in _uneven(number, epoch, whole, usual)
+    ]
+    orders = [tuple(epoch) for epoch in epochs]
+    if run.shuffles and len(whole) > ENOUGH and len(set(orders)) < EPOCHS:
+        same = partial(_line, subject, stage, context, repeats=False)
+        found.append((f"two of {EPOCHS} epochs have the same order; allowed: none", same))
     if not found:
         found += _never_drawn(run, subject, stage, context)
     findings = tuple(named(Finding(CODE, NAME, message, fix=FIX), find, context.seed) for message, find in found)

@@ -73,6 +73,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gradgate.checks.best_scores import Held, Unsaved, held_scores, unsaved_scores
+from gradgate.checks.saved_mappings import SAVES, Saved, handed_to_savers, saved_in
 from gradgate.checks.source_values import assignments_in
 from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
 from gradgate.core.finding import Finding
@@ -82,7 +83,6 @@ from gradgate.subjects.contract import Context, Subject
 CODE, NAME = "GG613", "checkpoint-half-loaded"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
-SAVES = ("torch.save", "save_file", "safetensors.torch.save_file")
 LOADS = ("torch.load", "load_file", "safetensors.torch.load_file")
 MOST = 0.5  # of the entries that a class writes down, which a method asks for that brings them back
 LOADERS = ("load_state_dict", "load_state", "from_pretrained", "resume_from_checkpoint")
@@ -103,19 +103,15 @@ class _Stepped:
 
 
 STEPPED = {
-    "the schedule": _Stepped(re.compile(r"sched\w*\.step\("), re.compile(r"sched.*state|state.*sched")),
-    "the gradient scaler": _Stepped(re.compile(r"scaler\w*\.update\("), re.compile(r"scaler.*state|state.*scaler")),
+    what: _Stepped(
+        re.compile(used),
+        re.compile(f"{name}.*state_?dict|state_?dict.*{name}|state\\w*\\[.*{name}|{name}.*state\\w*\\["),
+    )
+    for what, name, used in (
+        ("the schedule", "sched", r"sched\w*\.step\("),
+        ("the gradient scaler", "scaler", r"scaler\w*\.update\("),
+    )
 }
-
-
-@dataclass(frozen=True)
-class _Saved:
-    """A mapping that is saved: its keys, and where."""
-
-    file: File
-    call: ast.Call
-    function: str
-    entries: dict[str, ast.expr]
 
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
@@ -126,12 +122,12 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     calls = [(file, node) for file in files for node in file.nodes if isinstance(node, ast.Call)]
     saves = [(file, node) for file, node in calls if dotted(node.func) in SAVES]
     loads = [node for _, node in calls if dotted(node.func) in LOADS or dotted(node.func).endswith(LOADERS)]
-    saved = [entry for file in files for entry in _saved(file)]
+    saved = [entry for file in files for entry in saved_in(file)]
     findings = [
         *_entries(files, saved, bool(loads)),
         *(finding for file in files for finding in _half(file)),
         *_without_optimizer(files, saves),
-        *_without_schedule(files, saved),
+        *_without_schedule(files, [*saved, *handed_to_savers(files)]),
         *map(_of_score, unsaved_scores(files)),
         *map(_of_held, held_scores(files)),
         *(finding for file in files for finding in (*_swallowed(file), *_unstrict(file))),
@@ -143,22 +139,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     return Outcome(tuple(findings), measured, {"places": 0})
 
 
-def _saved(file: File) -> Iterator[_Saved]:
-    """The mappings that `torch.save` is given, where they are written down."""
-    for function, _ in file.functions:
-        nodes = list(ast.walk(function))
-        for call in nodes:
-            if isinstance(call, ast.Call) and dotted(call.func) in SAVES and call.args:
-                given = call.args[0]
-                if isinstance(given, ast.Name):
-                    given = next((value for name, value in assignments_in(nodes) if dotted(name) == given.id), given)
-                if isinstance(given, ast.Dict):
-                    keys = zip(given.keys, given.values, strict=True)
-                    entries = {str(key.value): value for key, value in keys if isinstance(key, ast.Constant)}
-                    yield _Saved(file, call, function.name, entries)
-
-
-def _entries(files: tuple[File, ...], saved: list[_Saved], loads: bool) -> Iterator[Finding]:
+def _entries(files: tuple[File, ...], saved: list[Saved], loads: bool) -> Iterator[Finding]:
     """Saved entries that nothing names elsewhere; what a function that saves and does not load writes is not read."""
     keys = {id(key) for file in files for function, _ in file.functions for key in _written(function)}
     words = Counter(
@@ -281,11 +262,11 @@ def _without_optimizer(files: tuple[File, ...], saves: list[tuple[File, ast.Call
         yield _finding(file, call, "", told)
 
 
-def _without_schedule(files: tuple[File, ...], saved: list[_Saved]) -> Iterator[Finding]:
+def _without_schedule(files: tuple[File, ...], saved: list[Saved]) -> Iterator[Finding]:
     """A checkpoint that holds an optimizer to go on with, and not what its steps go by: a schedule, a scaler."""
     lines = [line.partition("#")[0] for file in files for line in file.lines]
     whole = next((one for one in saved if any("opt" in ast.unparse(value) for value in one.entries.values())), None)
-    if whole is None or any("last_epoch" in line or "save_state" in line for line in lines):
+    if whole is None or any("last_epoch" in line or "accelerator.save_state" in line for line in lines):
         return
     for what, stepped in STEPPED.items():
         kept = any(stepped.kept.search(line) for line in lines)

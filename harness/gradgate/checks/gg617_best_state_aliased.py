@@ -123,6 +123,8 @@ def _of_file(file: File) -> Iterator[Finding]:
             used = _used(scope, function, kept)
             if used is None and owner is not None:
                 used = _used_at_the_end(owner, function, kept, called)
+            elif used is None:
+                used = _used_by_another(file, function, kept, called)
             if used is not None and not _is_made_anew(file, kept, called):
                 yield _finding(file, function, kept, used)
 
@@ -151,10 +153,11 @@ def _kept(function: Function, parents: dict[int, ast.AST], called: set[str]) -> 
         around = _around(value, function, parents)
         loops = [node for node in around if isinstance(node, ast.For | ast.While)]
         compared = any(isinstance(node, ast.If) and _compares(node.test) for node in around)
+        own = isinstance(target, ast.Attribute) and bool(BETTER.search(target.attr))
         gathered = any(
             isinstance(node, ast.With) and "state_dict_type" in ast.unparse(node.items[0]) for node in around
         )
-        if not gathered and (loops or compared or function.name in called) and not (loops and _ends(around)):
+        if not gathered and (loops or compared or own or function.name in called) and not (loops and _ends(around)):
             yield _Kept(ast.unparse(target), modules, value, loops[-1] if loops else None, compared)
 
 
@@ -259,6 +262,17 @@ def _used_at_the_end(owner: ast.ClassDef, function: Function, kept: _Kept, calle
     for method in owner.body:
         ends = isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef) and method.name not in called | at_once
         for call in calls_in(method) if ends and method is not function else ():
+            if SAVES.search(dotted(call.func)) and any(_holds(given, kept.name) for given in call.args):
+                return "is written"
+    return None
+
+
+def _used_by_another(file: File, function: Function, kept: _Kept, called: set[str]) -> str | None:
+    """What another function, that no loop calls, does with a best state that is kept in an object of both."""
+    if not BETTER.search(kept.name) or any(map(SAVES.search, _names_of_calls(function))):
+        return None
+    for other in (each for each, owner in file.functions if owner is None and each.name not in called):
+        for call in calls_in(other) if other is not function else ():
             if SAVES.search(dotted(call.func)) and any(_holds(given, kept.name) for given in call.args):
                 return "is written"
     return None

@@ -1,0 +1,58 @@
+"""The mappings that a trainer's source saves, where they are written down."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+from gradgate.checks.source_values import assignments_in
+from gradgate.checks.trainer_source import File, Function, calls_in, dotted
+
+SAVES = ("torch.save", "save_file", "safetensors.torch.save_file")
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A mapping that is saved: its keys, and where."""
+
+    file: File
+    call: ast.Call
+    function: str
+    entries: dict[str, ast.expr]
+
+
+def saved_in(file: File) -> Iterator[Saved]:
+    """The mappings that `torch.save` is given, where they are written down."""
+    return _given_to(file, SAVES)
+
+
+def handed_to_savers(files: tuple[File, ...]) -> Iterator[Saved]:
+    """The mappings that the trainer's own functions are given which save what they are given first."""
+    savers = {
+        function.name
+        for file in files
+        for function, _ in file.functions
+        for call in calls_in(function)
+        if dotted(call.func) in SAVES and call.args and dotted(call.args[0]) in _first_parameter(function)
+    }
+    return (one for file in files if savers for one in _given_to(file, savers))
+
+
+def _first_parameter(function: Function) -> list[str]:
+    return [each.arg for each in function.args.args if each.arg not in ("self", "cls")][:1]
+
+
+def _given_to(file: File, called: Collection[str]) -> Iterator[Saved]:
+    """The mappings that some functions are given first, where they are written down."""
+    for function, _ in file.functions:
+        nodes = list(ast.walk(function))
+        for call in nodes:
+            if isinstance(call, ast.Call) and dotted(call.func) in called and call.args:
+                given = call.args[0]
+                if isinstance(given, ast.Name):
+                    given = next((value for name, value in assignments_in(nodes) if dotted(name) == given.id), given)
+                if isinstance(given, ast.Dict):
+                    keys = zip(given.keys, given.values, strict=True)
+                    entries = {str(key.value): value for key, value in keys if isinstance(key, ast.Constant)}
+                    yield Saved(file, call, function.name, entries)
