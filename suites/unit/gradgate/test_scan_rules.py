@@ -49,6 +49,7 @@ def test_rule_has_a_program(code: str):
 
 CHECKS = {
     "GG004",
+    "GG308",
     "GG418",
     "GG419",
     "GG422",
@@ -65,6 +66,7 @@ CHECKS = {
     "GG435",
     "GG436",
     "GG437",
+    "GG438",
     "GG507",
     "GG508",
     "GG613",

@@ -17,6 +17,7 @@ from fixtures import (
     source_overrides,
     source_rests,
     source_stops,
+    source_weights,
 )
 from fixtures.check_runs import errors, run_check
 from fixtures.documented import own_loop
@@ -26,9 +27,9 @@ from gradgate.checks.trainer_source import files_of, paths_of, runs_in_16_bits
 from gradgate.subjects.contract import Run, Stage, Subject
 
 CODES = (
-    "GG418", "GG419", "GG422", "GG423", "GG425", "GG426", "GG427", "GG429", "GG430", "GG431", "GG432", "GG433", "GG434",
-    "GG435", "GG436", "GG437",
-    "GG507", "GG508", "GG613", "GG614", "GG616", "GG617", "GG618", "GG619", "GG620", "GG621", "GG622",
+    "GG308", "GG418", "GG419", "GG422", "GG423", "GG425", "GG426", "GG427", "GG429", "GG430", "GG431", "GG432",
+    "GG433", "GG434", "GG435", "GG436", "GG437", "GG438", "GG507", "GG508", "GG613", "GG614", "GG616", "GG617",
+    "GG618", "GG619", "GG620", "GG621", "GG622",
 )  # fmt: skip
 OTHERS = (
     source_checkpoints,
@@ -40,10 +41,11 @@ OTHERS = (
     source_overrides,
     source_rests,
     source_stops,
+    source_weights,
 )
 FAULTY = FAULTS | {name: fault for module in OTHERS for name, fault in module.FAULTS.items()}
 CLEAN = SOUND_EDITS | {"clean": ("", "")} | {name: edit for module in OTHERS for name, edit in module.SOUND.items()}
-WARNS = ("GG425", "GG435", "GG437")
+WARNS = ("GG308", "GG425", "GG435", "GG437")
 
 
 @pytest.mark.parametrize("name", FAULTY)
