@@ -108,6 +108,8 @@ _ROWS = (
     ("GG437", "missing-file-passed-over", "scan",
      "weights that a run is to start from are missing, and it starts without them"),
     ("GG438", "tied-weights-apart", "scan", "weights that are to be tied are copied, and train apart"),
+    ("GG439", "setting-without-bounds", "scan",
+     "a setting takes numbers that cannot be meant, beside others that refuse them"),
     ("GG501", "return-oracle", "run", "returns differ from a slow, literal reference"),
     ("GG502", "stages-disagree", "run", "two stages regress on different functions of the same reward"),
     ("GG503", "reward-nondeterministic", "run", "the same sequence gets two rewards"),

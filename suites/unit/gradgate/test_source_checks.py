@@ -28,7 +28,7 @@ from gradgate.subjects.contract import Run, Stage, Subject
 
 CODES = (
     "GG308", "GG418", "GG419", "GG422", "GG423", "GG425", "GG426", "GG427", "GG429", "GG430", "GG431", "GG432",
-    "GG433", "GG434", "GG435", "GG436", "GG437", "GG438", "GG507", "GG508", "GG613", "GG614", "GG616", "GG617",
+    "GG433", "GG434", "GG435", "GG436", "GG437", "GG438", "GG439", "GG507", "GG508", "GG613", "GG614", "GG616", "GG617",
     "GG618", "GG619", "GG620", "GG621", "GG622",
 )  # fmt: skip
 OTHERS = (
@@ -45,7 +45,7 @@ OTHERS = (
 )
 FAULTY = FAULTS | {name: fault for module in OTHERS for name, fault in module.FAULTS.items()}
 CLEAN = SOUND_EDITS | {"clean": ("", "")} | {name: edit for module in OTHERS for name, edit in module.SOUND.items()}
-WARNS = ("GG308", "GG425", "GG435", "GG437")
+WARNS = ("GG308", "GG425", "GG435", "GG437", "GG439")
 
 
 @pytest.mark.parametrize("name", FAULTY)
