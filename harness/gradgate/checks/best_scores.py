@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from gradgate.checks.resuming import Resumes
+from gradgate.checks.resuming import Resumes, loads_optimizer
 from gradgate.checks.source_values import Names, assignments_in, own_nodes, places_of
 from gradgate.checks.trainer_source import File, Function, calls_in, dotted
 
@@ -75,15 +75,15 @@ class Held:
 
 
 def held_scores(files: tuple[File, ...]) -> Iterator[Held]:
-    """Objects with a best score of trainers whose `state_dict` has the optimizer's, and none of theirs."""
+    """Objects with a best score of trainers whose checkpoint has the optimizer's state, and none of theirs."""
     judges = {node.name for file in files for node in file.nodes if isinstance(node, ast.ClassDef) and _judges(node)}
     for file in files if judges else ():
         for owner in (node for node in file.nodes if isinstance(node, ast.ClassDef)):
             methods = [part for part in owner.body if isinstance(part, ast.FunctionDef)]
-            saved = next((method for method in methods if method.name == "state_dict"), None)
-            if saved is None or not _mapping_in(saved) or not any(one.name == "load_state_dict" for one in methods):
+            saved = next((method for method in methods if _mapping_in(method)), None)
+            if saved is None or not any(one.name == "load_state_dict" or loads_optimizer(one) for one in methods):
                 continue
-            told = "\n".join(ast.unparse(method) for method in methods if KEEPS.search(method.name))
+            told = "\n".join(ast.unparse(one) for one in methods if one is saved or KEEPS.search(one.name))
             for target, value in assignments_in(ast.walk(owner)):
                 kind = dotted(value.func).rpartition(".")[2] if isinstance(value, ast.Call) else ""
                 if kind in judges and dotted(target).startswith("self.") and dotted(target) not in told:

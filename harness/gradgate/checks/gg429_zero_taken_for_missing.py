@@ -13,14 +13,16 @@ nothing says so, and the comparison shows no difference.
 
 ## How it decides
 
-By reading the files of `Subject.source`, or those of the modules that the adapter imports. Four forms:
+By reading the files of `Subject.source`, or those of the modules that the adapter imports. Five forms:
 
 * a value that a parser of text (`yaml.safe_load`, `json.loads`, `ast.literal_eval`) makes of a piece of a split text;
 * the values of `vars(args).items()`, or of a mapping that is called after overrides, that go into a configuration;
 * a number of `argparse` that is None where it is not given: of `type=float`, or a seed, a warm-up, a patience or a
   number of workers; and its twin of the same name in a configuration;
 * an argument that is asked for by a variable (`getattr(args, name)`, `vars(args)[name]`, `overrides.get(name)`), unless
-  all that the variable stands for, or all that any parser declares, is never such a number.
+  all that the variable stands for, or all that any parser declares, is never such a number;
+* a setting, an attribute or `get("…")`, that 0 switches off by its name (`…coef`, `…weight`, `dropout`, `warmup`, …),
+  in `setting or 0.1` and `setting if setting else 0.1`, outside of conditions.
 
 A finding is where such a value decides by its truth, alone or with something else, whether it is taken, converted or
 not, and nothing else is done where it does not; `value or config[key]` and `value if value else config[key]` are the
@@ -67,6 +69,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import chain
 
+from gradgate.checks.defaulted import defaulted
 from gradgate.checks.overrides import ARGS, Lookups, declared_in, mentions, puts
 from gradgate.checks.source_values import Names, assignments_in, own_nodes
 from gradgate.checks.trainer_source import NONE, File, Function, calls_in, dotted, files_of, nodes_in
@@ -99,7 +102,12 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
         for function, _ in file.functions:
             nodes, names = own_nodes(function), Names(function)
             lookups = Lookups(file, nodes, names, declared)
-            found = chain(_of_values(nodes), _of_numbers(nodes, own, declared.numbers), _of_lookups(nodes, lookups))
+            found = chain(
+                _of_values(nodes),
+                _of_numbers(nodes, own, declared.numbers),
+                _of_lookups(nodes, lookups),
+                defaulted(nodes),
+            )
             at = {id(node): (node, value) for node, value in found}
             findings += [_finding(file, function, node, value) for node, value in at.values()]
     return Outcome(tuple(findings), {"values_asked_for_truth": len(findings)}, {"values_asked_for_truth": 0})

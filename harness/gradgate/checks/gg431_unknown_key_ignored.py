@@ -12,9 +12,9 @@ to the known fields on its way into a configuration class.
 ## How it decides
 
 The trainer's source is read (`Subject.source`, or the modules that the adapter imports). A class that derives from
-pydantic's `BaseModel`, and that is called after settings or has a class derived from it that is, must set `extra`. A
-call of a configuration class is given no dictionary that a comprehension has cut down to known keys, in a function that
-raises nothing. Statistic: such places. Allowed: 0.
+pydantic's `BaseModel`, and that is called after settings or has a class derived from it, in any file, that is, must set
+`extra`. A call of a configuration class is given no dictionary that a comprehension has cut down to known keys, in a
+function that raises nothing. Statistic: such places. Allowed: 0.
 
 False-alarm rate: 0 where configurations are to refuse what they do not know, as a misspelt key always is.
 
@@ -56,7 +56,7 @@ from collections.abc import Iterator
 
 from gradgate.checks.source_settings import SETTINGS
 from gradgate.checks.source_values import Names, own_nodes
-from gradgate.checks.trainer_source import File, dotted, read_file_by_file
+from gradgate.checks.trainer_source import NONE, File, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -69,12 +69,16 @@ FIX = 'refuse keys that are not known: `model_config = ConfigDict(extra="forbid"
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     """Look for configurations that drop what they do not know."""
-    return read_file_by_file(subject, _found, "keys_ignored")
+    files = files_of(subject)
+    if not files:
+        return Outcome(not_applicable=NONE)
+    classes = [node for file in files for node in file.nodes if isinstance(node, ast.ClassDef)]
+    found = [finding for file in files for finding in _found(file, classes)]
+    return Outcome(tuple(found), {"keys_ignored": len(found)}, {"keys_ignored": 0})
 
 
-def _found(file: File) -> Iterator[Finding]:
-    classes = [node for node in file.nodes if isinstance(node, ast.ClassDef)]
-    for node in classes:
+def _found(file: File, classes: list[ast.ClassDef]) -> Iterator[Finding]:
+    for node in (node for node in file.nodes if isinstance(node, ast.ClassDef)):
         derived = [other.name for other in classes if node.name in map(dotted, other.bases)]
         is_settings = any(name.lower().endswith(SETTINGS) for name in (node.name, *derived))
         if is_settings and any(dotted(base).endswith("BaseModel") for base in node.bases) and not _sets_extra(node):

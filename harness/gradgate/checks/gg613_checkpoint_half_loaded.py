@@ -18,16 +18,19 @@ first evaluation is the best, and a worse model overwrites the best checkpoint.
 
 By reading the files of `Subject.source`, or those of the modules that the adapter imports. Saved entries are the keys
 of the mapping that `torch.save` is given, written down there or in a variable of the same function. One is loaded where
-its name stands as a string anywhere else. Where a function keeps what `torch.load` returns in a variable, the keys that
-it is asked for must be saved somewhere (looked at only where every saved mapping is written down, and not for keys
-asked for with `get` or `in`). In a class with both, an entry that `state_dict` returns must be asked for in
-`load_state_dict`, unless that hands the whole on; without such a method, an attribute that it returns and that other
-methods assign, by the one that asks for most of the others. A best score is what is called so, is compared by `<` or
-`>` and assigned in the branch, which saves, copies a state or sets a count of patience back; it is kept where its name
-stands as a string, a save is given it or what holds it, or it is ever assigned from anything but a number that is
-written down. It is looked for where an optimizer's state is loaded in the same class or by functions that are called
-there, also of another file; a local variable only in a function that loads, or calls what does, in front of the loop.
-That is kept by its own function alone: no string of its name keeps it. Statistic: entries and places; allowed: 0.
+its name stands as a string anywhere else. Those of a mapping that a function returns, an optimizer's state among them,
+must be asked for as an item, by `get` or by `in`, and most of them are. Where a function keeps what `torch.load`
+returns in a variable, the keys that it is asked for must be saved somewhere (looked at only where every saved mapping
+is written down, and not for keys asked for with `get` or `in`). In a class with both, an entry that `state_dict`
+returns must be asked for in `load_state_dict`, unless that hands the whole on; without such a method, an attribute that
+it returns and that other methods assign, by the one that asks for most of the others. A best score is what is called
+so, is compared by `<` or `>` and assigned in the branch, which saves, copies a state or sets a count of patience back;
+it is kept where its name stands as a string, a save is given it or what holds it, or it is ever assigned from anything
+but a number that is written down. It is looked for where an optimizer's state is loaded in the same class or by
+functions that are called there, also of another file; a local variable only in a function that loads, or calls what
+does, in front of the loop. That is kept by its own function alone: no string of its name keeps it. An object with a
+best score is kept where the method that makes the mapping, or one named after saving and loading, names it. Statistic:
+entries and places; allowed: 0.
 
 False-alarm rate: 0 on the bundled trainer and on the documented ones. A trainer whose files other programs read is one.
 
@@ -73,7 +76,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gradgate.checks.best_scores import Held, Unsaved, held_scores, unsaved_scores
-from gradgate.checks.saved_mappings import SAVES, Saved, handed_to_savers, saved_in
+from gradgate.checks.saved_mappings import SAVES, Saved, handed_to_savers, returned_in, saved_in
 from gradgate.checks.source_values import assignments_in
 from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
 from gradgate.core.finding import Finding
@@ -126,6 +129,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     findings = [
         *_entries(files, saved, bool(loads)),
         *(finding for file in files for finding in _half(file)),
+        *_never_read(files),
         *_without_optimizer(files, saves),
         *_without_schedule(files, [*saved, *handed_to_savers(files)]),
         *map(_of_score, unsaved_scores(files)),
@@ -156,6 +160,26 @@ def _entries(files: tuple[File, ...], saved: list[Saved], loads: bool) -> Iterat
         told = ", ".join(f"`{key}`" for key in lost)
         many = f"{told} of the checkpoint {'is' if len(lost) == 1 else 'are'} saved and loaded nowhere"
         yield _finding(entry.file, entry.call, entry.function, many if loads else f"{many}: nothing loads a checkpoint")
+
+
+def _never_read(files: tuple[File, ...]) -> Iterator[Finding]:
+    """Entries of what a function gives back to be saved, an optimizer's state among them, which nothing reads."""
+    given = [one for file in files for one in returned_in(file)]
+    nodes = [node for file in files for node in file.nodes] if given else []
+    read: set[object] = set()
+    for node in nodes:
+        if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load):
+            read.add(getattr(node.slice, "value", None))
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("get", "pop"):
+            read |= {getattr(part, "value", None) for part in node.args[:1]}
+        elif isinstance(node, ast.Compare):
+            read.add(getattr(node.left, "value", None))
+    for one in given:
+        lost = [key for key in one.entries if key not in read and not TOLD.search(key)]
+        if lost and len(lost) <= MOST * len(one.entries):  # else it is read in another way
+            told = ", ".join(f"`{key}`" for key in lost)
+            many = f"{told} of the checkpoint {'is' if len(lost) == 1 else 'are'} saved and loaded nowhere"
+            yield _finding(one.file, one.call, one.function, many)
 
 
 def _written(function: Function) -> Iterator[ast.AST]:

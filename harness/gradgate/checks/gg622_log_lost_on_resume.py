@@ -65,7 +65,9 @@ NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
 LOGS = re.compile(r"metric|(^|[^a-z])logs?([^a-z]|$)|logger|history|jsonl|tracker", re.IGNORECASE)
 RESUMED = re.compile(r"resum|exist|append|is_file|overwrit|fresh|start_step|st_size|first", re.IGNORECASE)
-NAMED_BY_TIME = ("strftime", "uuid", "time.time()", "datetime.now")
+NAMED_BY_TIME = re.compile(
+    r"(dir|folder|path|root|run_name|run_id).*(strftime|uuid|\.now\()|(strftime|uuid).*(dir|folder|path)"
+)
 WRITERS = ("writer", "DictWriter")
 
 
@@ -75,7 +77,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     if not files:
         return Outcome(not_applicable=NONE)
     resumes = any("resume" in name.lower() for file in files for name in _names(file))
-    fresh = any(file.has(*NAMED_BY_TIME) for file in files)
+    fresh = any(NAMED_BY_TIME.search(line) for file in files for line in file.lines)
     found = [finding for file in files for finding in (_of_file(file) if resumes and not fresh else ())]
     return Outcome(tuple(found), {"logs_emptied": len(found)}, {"logs_emptied": 0})
 

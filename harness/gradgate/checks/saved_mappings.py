@@ -17,7 +17,7 @@ class Saved:
     """A mapping that is saved: its keys, and where."""
 
     file: File
-    call: ast.Call
+    call: ast.expr
     function: str
     entries: dict[str, ast.expr]
 
@@ -53,6 +53,29 @@ def _given_to(file: File, called: Collection[str]) -> Iterator[Saved]:
                 if isinstance(given, ast.Name):
                     given = next((value for name, value in assignments_in(nodes) if dotted(name) == given.id), given)
                 if isinstance(given, ast.Dict):
-                    keys = zip(given.keys, given.values, strict=True)
-                    entries = {str(key.value): value for key, value in keys if isinstance(key, ast.Constant)}
-                    yield Saved(file, call, function.name, entries)
+                    yield Saved(file, call, function.name, entries_of(given))
+
+
+def returned_in(file: File) -> Iterator[Saved]:
+    """The mappings with an optimizer's state that functions give back, for others to save.
+
+    Those of a `state_dict` have a method of their own that reads them.
+    """
+    for function, _ in file.functions:
+        if function.name == "state_dict":
+            continue
+        nodes = list(ast.walk(function))
+        for node in nodes:
+            given = node.value if isinstance(node, ast.Return) else None
+            if isinstance(given, ast.Name):
+                given = next((value for name, value in assignments_in(nodes) if dotted(name) == given.id), None)
+            if isinstance(given, ast.Dict):
+                entries = entries_of(given)
+                if any("opt" in (text := ast.unparse(value)) and "state_dict" in text for value in entries.values()):
+                    yield Saved(file, given, function.name, entries)
+
+
+def entries_of(mapping: ast.Dict) -> dict[str, ast.expr]:
+    """The entries of a mapping whose keys are written down."""
+    keys = zip(mapping.keys, mapping.values, strict=True)
+    return {str(key.value): value for key, value in keys if isinstance(key, ast.Constant)}
