@@ -178,7 +178,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
                 continue  # it may refuse what nobody listed
             findings.append(replace(as_finding(raised, CODE, NAME), message=f"option `{key}`: {raised}"))
             continue
-        alike = elsewhere = False
+        alike, elsewhere = 0, False
         for (one, ours), (other, theirs) in combinations(zip(values, seen, strict=True), 2):
             pairs += 1
             if not ours.is_like(theirs) or not _stay_alike(stage, context, at_start, key, (one, other)):
@@ -192,11 +192,12 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
             differ = partial(_differ, stage, context, at_start, key, (one, other))
             pair = Alike(subject, stage, context, key, (one, other), differ)
             findings.append(found if alike else named(found, partial(line_of_option, pair), context.seed))
-            alike = True
+            alike += 1
         if elsewhere:
             continue
         reported += [] if alike else _only_reported(stage, context, at_start, key, dict(zip(values, seen, strict=True)))
-        for odd in () if alike or is_of_accumulation(key) else _unlisted(values):
+        acts = alike < len(values) * (len(values) - 1) // 2  # else there is nothing that an unlisted value could do
+        for odd in _unlisted(values) if acts and not is_of_accumulation(key) else ():
             pairs += len(values)
             findings += _taken_for_another(stage, context, at_start, key, odd, dict(zip(values, seen, strict=True)))
     measured = {"pairs_alike": len(findings), "pairs": pairs, "keys": len(options)}
@@ -253,7 +254,7 @@ def _taken_for_another(
     if isinstance(odd, str) and not taken:
         told = f"{odd!r} is accepted, which is none of its values: a name that is misspelt trains something else"
         return [_finding(key, told, "refuse names that are not known")]
-    return taken
+    return taken[:1]
 
 
 def _near(odd: Any, values: Iterable[Any]) -> list[Any]:

@@ -37,8 +37,9 @@ def test_gg414_names_a_value_that_falls_back_to_another() -> None:
     """An unknown name is taken for the default; the third value is another code."""
     subject = optioned(options={"optimizer": ("adamw", "adamW", "sgd")}, lenient=True)
 
-    (message,) = errors(run_check("GG414", subject, subject.stages[0]))
+    message, replaced = errors(run_check("GG414", subject, subject.stages[0]))
     assert message.startswith("option `optimizer`: 'adamw' and 'adamW' give the same")
+    assert replaced.startswith("option `optimizer`: 'adamw_x' gives the same 20 steps as 'adamw', bit for bit: it is")
 
 
 @pytest.mark.parametrize("seed", rest_at_night(range(3), day=1))
@@ -60,6 +61,13 @@ def test_gg414_names_a_value_that_is_replaced_without_a_word(key: str, told: str
 
     (message,) = errors(run_check("GG414", subject, subject.stages[0]))
     assert message.startswith(f"option `{key}`: {told}, bit for bit: it is replaced without a word")
+
+
+def test_gg414_tries_no_misspelt_name_of_a_key_that_does_nothing() -> None:
+    """That it does nothing is told."""
+    subject = optioned(options={"optimizer": ("adamw", "unknown", "sgd")}, dead="optimizer")
+    messages = errors(run_check("GG414", subject, subject.stages[0]))
+    assert len(messages) == 3 and not any("_x" in message for message in messages)
 
 
 def test_gg414_names_a_misspelt_name_that_is_accepted() -> None:
