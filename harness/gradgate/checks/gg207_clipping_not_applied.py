@@ -19,7 +19,8 @@ max_norm + n * 2**-52 on either side: `clip_grad_norm_` divides by norm + 1e-6 w
 / max_norm of it at most), and each of the n numbers that it squares and sums costs one rounding.
 
 Each way of `precisions` does the same in its own dtypes, with the rounding of float32 (2**-23): there a loss scaler is
-at work, where there is one.
+at work, where there is one. Where parameters have fewer bits, norms, their norm, the factor and the product are rounded
+once each: 4 u more, with u half of the dtype's `eps`.
 
 False-alarm rate: 0 for clipping by norm. A step that refuses the gradient instead is a finding that says so.
 
@@ -168,7 +169,9 @@ def _clipped(start: Callable[..., Run], context: Context, rounding: float) -> Cl
         for batch in batches[1:]:
             seen += _norms(run, batch)
     worst = max((_ratio(norms, bound) for norms in seen), key=lambda ratio: abs(ratio - 1), default=1.0)
-    return Clipped(worst, len(seen), factor, 1e-6 / bound + count * rounding, bound)
+    coarse = max(torch.finfo(parameter.dtype).eps for parameter in named_parameters(run))
+    tolerance = 1e-6 / bound + count * rounding + (2 * coarse if coarse > rounding else 0.0)
+    return Clipped(worst, len(seen), factor, tolerance, bound)
 
 
 def _norms(run: Run, batch: Batch) -> list[list[float]]:

@@ -65,6 +65,15 @@ CODE, NAME = "GG427", "argument-given-another-key"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
 SHORT = 3  # letters; a shorter word is too common to tell
+COMMON = (
+    *SETTINGS,
+    "path",
+    "file",
+    "folder",
+    "name",
+    "key",
+    "value",
+)  # what an argument is called whatever it is given
 
 
 @dataclass(frozen=True)
@@ -101,8 +110,12 @@ def _given(files: tuple[File, ...], keys: set[str]) -> Iterator[_Given]:
             named += [(word.arg, word.value) for word in call.keywords if word.arg and name in parameters]
             starred = any(isinstance(value, ast.Starred) for value in call.args)
             for argument, value in () if starred else named:
-                is_whole = argument in SETTINGS  # a section, whatever the file's own argument is called
-                if argument in keys and not is_whole and isinstance(value, ast.Attribute) and value.attr in keys:
+                if (
+                    argument in keys
+                    and argument not in COMMON
+                    and isinstance(value, ast.Attribute)
+                    and value.attr in keys
+                ):
                     yield _Given(file, call, name, argument, value.attr)
 
 

@@ -83,6 +83,9 @@ class OwnLoader:
         self._is_inside = is_inside
         self._first = 0
         self._epoch: int | None = None
+        self._told: list[Any] = []  # samplers that the loop tells its epoch
+        for sampler in (getattr(loader, name, None) for name in ("sampler", "batch_sampler")):
+            self._listen(sampler)
         kind = type(loader)
         stops = self._in_place_of(kind, lent)
         own = new_class(kind.__name__, (kind,), exec_body=lambda names: names.update(stops))
@@ -97,11 +100,27 @@ class OwnLoader:
         for epoch in count(self._first):
             if hasattr(self._loader, "set_epoch") and self._epoch != epoch:
                 self._loader.set_epoch(epoch)
+            for sampler in self._told:
+                sampler.set_epoch(epoch)
             number = -1
             for number, batch in enumerate(self._loader):  # noqa: B007 - whether there was one
                 yield batch
             if number < 0:
                 raise SubjectError(f"the loop's {type(self._loader).__name__} yields no batch in epoch {epoch}")
+
+    def _listen(self, sampler: Any) -> None:
+        """Note whether the loop tells a sampler its epoch: then it is told of those that follow as well."""
+        tell = getattr(sampler, "set_epoch", None)
+        if tell is None:
+            return
+
+        def set_epoch(epoch: int, *args: Any, **options: Any) -> Any:
+            if self._is_inside():
+                self._first = epoch
+                self._told = [*(each for each in self._told if each is not sampler), sampler]
+            return tell(epoch, *args, **options)
+
+        sampler.set_epoch = set_epoch
 
     def epoch_size(self) -> int:
         """The samples of its dataset, where each epoch is to hold each of them once as far as it tells; 0 elsewhere."""

@@ -275,6 +275,30 @@ def test_gg207_allows_optimizers_that_clip_apart() -> None:
     assert run_check("GG207", Subject("own", [stage]), stage).findings == ()
 
 
+@pytest.mark.parametrize(("bound", "red"), [(1.0, False), (1.25, True)])
+def test_gg207_allows_a_precision_its_own_rounding(bound: float, red: bool) -> None:
+    """Parameters in bfloat16 have norms that are a 256th off; a bound that is not the declared one is further."""
+
+    class Clipping(PlainRun):
+        max_norm = 1.0
+
+        def __init__(self, seed: int, *, bound: float = 1.0, **options: Any) -> None:
+            super().__init__(seed, **options)
+            self.bound, self.optimizers = bound, [self._optimizer]
+
+        def step(self, batch: Any) -> dict[str, float]:
+            self._optimizer.zero_grad()
+            self._loss(batch).backward()
+            torch.nn.utils.clip_grad_norm_(self.modules["model"].parameters(), self.bound)
+            self._optimizer.step()
+            return {}
+
+    low = partial(Clipping, dtype=torch.bfloat16, bound=bound)
+    stage = Stage("own", Clipping, precisions={"bf16": lambda seed, device: low(seed, device=device)})
+    found = errors(run_check("GG207", Subject("own", [stage]), stage))
+    assert [message.startswith("bf16: ") for message in found] == [True] * red
+
+
 def test_gg207_is_inconclusive_where_no_optimizer_steps() -> None:
     """Nothing is updated, so nothing is clipped."""
 

@@ -157,6 +157,48 @@ def test_batches_are_what_the_loader_yields_epoch_after_epoch() -> None:
     assert firsts(run, 1) == [[0.0, 1.0]]
 
 
+class Turning:
+    """A sampler whose order is another one in each epoch that it is told."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        return iter([*range(self.epoch, len(ROWS)), *range(self.epoch)])
+
+    def __len__(self) -> int:
+        return len(ROWS)
+
+
+@pytest.mark.parametrize(("tells", "second"), [(True, 1.0), (False, 0.0)])
+def test_a_sampler_is_told_its_epoch_where_the_loop_tells_it(tells: bool, second: float) -> None:
+    """One that the trainer forgets stays where it is, and its epochs have one order."""
+
+    class SampledRun(LoaderRun):
+        def __init__(self) -> None:
+            self.begin(lambda _: sampled(), loader_class=DataLoader)
+
+    def sampled() -> None:
+        model = nn.Linear(3, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        sampler = Turning()
+        loader = DataLoader(list(ROWS), batch_size=len(ROWS), sampler=sampler)
+        for epoch in range(3):
+            if tells:
+                sampler.set_epoch(epoch)
+            for batch in loader:
+                loss = model(batch).square().mean()
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+
+    drawn = firsts(SampledRun(), 2)
+    assert [drawn[0][0], drawn[1][0]] == [0.0, second]
+
+
 def test_batches_begin_with_the_epoch_and_the_place_of_the_loop() -> None:
     """A loop that goes on in its third epoch has told its loader so."""
     run = LoaderRun(start=2, epoch=2)

@@ -193,6 +193,22 @@ def main(config):
     assert run_check("GG427", reading(tmp_path, text), None).findings == ()
 
 
+def test_a_file_is_given_for_an_argument_that_is_called_path(tmp_path: Path) -> None:
+    """Whatever its setting is called; `path` is a setting, too."""
+    text = """
+class DataConfig:
+    path: str = "rows"
+    checkpoint: str = "base"
+
+def read(path):
+    return path
+
+def main(config):
+    return read(config.path), read(config.checkpoint)
+"""
+    assert run_check("GG427", reading(tmp_path, text), None).findings == ()
+
+
 STOPPING = """
 from dataclasses import dataclass
 import torch
