@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -124,12 +125,16 @@ def _in_turns(
     found = [Split(stage, context, batch, [batch] * turns, cut, _distance(probe, batch, again, whole), settings)]
     if turns == count <= len(rows) and not found[0].distance.is_beyond:
         in_parts = partial(_in_parts, probe, stage, context, batch, whole, settings)
+        may_be_pairs = len(rows) >= 2 * count
         try:
             split = in_parts(_cut(rows, count, 1))
         except SubjectRaisedError:  # at a row alone, which is GG404's
-            if len(rows) < 2 * count:
+            if not may_be_pairs:
                 raise
             split = in_parts(_cut(rows, count, 2))
+        if split is not None and isnan(split.distance.measured) and may_be_pairs:  # of a row alone, again
+            pairs = in_parts(_cut(rows, count, 2))
+            split = pairs if pairs is not None and pairs.distance.is_beyond else split
         found += [split] if split is not None else []
     return found
 

@@ -406,9 +406,18 @@ class Wide(Accumulating):
         return super().losses(batch)
 
 
-def test_gg410_cuts_parts_of_two_rows_where_a_row_alone_breaks_the_step() -> None:
+class Spread(Accumulating):
+    """A row alone has no standard deviation."""
+
+    def losses(self, batch: MiniBatch) -> Mapping[str, Tensor]:
+        terms = super().losses(batch)
+        return {name: term * float("nan") if len(batch.token_BS) == 1 else term for name, term in terms.items()}
+
+
+@pytest.mark.parametrize("kind", [Wide, Spread])
+def test_gg410_cuts_parts_of_two_rows_where_a_row_alone_breaks_the_step(kind: type[Accumulating]) -> None:
     """That is GG404's, and hides no count of micro-batches."""
-    subject = accumulating(Wide)
+    subject = accumulating(kind)
     (finding,) = run_check("GG410", subject, subject.stages[0]).findings
 
     assert "come in micro-batches of [2, 2, 4] rows with train.accum_steps = 3" in finding.message
