@@ -103,7 +103,8 @@ class Backwards:
     def losses(self, coefficients: Mapping[str, float] | None = None) -> dict[str, Tensor]:
         """The loss terms: `total`, the sum of what the backwards start from, and each term from its place.
 
-        A term whose local variable has no value at any of them is left out: there are settings without it. One that
+        A term whose local variable has no value at any of them, or whose function is not called, is left out: there are
+        settings without it. One that
         has another tensor at each of several backwards is the parts' sum, where some term enters what goes backward as
         declared (once, if nothing is); else their mean, weighted by what they count there.
 
@@ -137,7 +138,7 @@ class Backwards:
                 found.setdefault(id(tensor), (part.start, tensor))
         if found:
             return list(found.values())
-        if all(part.is_without(place) for part in self.parts):
+        if all(part.is_without(place) for part in self.parts) or self.calls.lack(place):
             return []
         if place.function:
             raise self.calls.missing(term, place)

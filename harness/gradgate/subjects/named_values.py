@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import ast
 import re
-import site
-import sys
-import sysconfig
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 
-import gradgate
 from gradgate.subjects.argument_calls import argument_call
+from gradgate.subjects.own_files import own_files, text_of
 
-_INSTALLED = tuple({*site.getsitepackages(), sysconfig.get_path("stdlib"), str(Path(gradgate.__path__[0]))})
 _LISTS = ast.Tuple | ast.List | ast.Set
 _REGISTERS = ("register", "add")
 _COMMENTED = re.compile(r"^\s*(\w+)\s*(?::[^#\n]*)?=[^#\n]*#([^\n]*\|[^\n]*)$", re.MULTILINE)
@@ -41,7 +37,7 @@ def named_values(settings: Mapping[str, str], adapter: str = "") -> dict[str, li
     Returns:
         Key -> names, in the order of the source; none where there is none.
     """
-    files = tuple(file for file in _own_files() if str(file) != adapter)
+    files = tuple(file for file in own_files() if str(file) != adapter)
     return {key: list(dict.fromkeys(_names_of(key, value, files))) for key, value in settings.items()}
 
 
@@ -60,12 +56,6 @@ def _names_of(key: str, value: str, files: tuple[Path, ...]) -> list[str]:
         names = [value, *(word for word in names if word in others)] if others else names
     beside = [words for words in lists if value in words and set(words) & (set(names) - {value})]
     return [*names, *chain.from_iterable(beside)]
-
-
-def _own_files() -> list[Path]:
-    modules = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
-    files = {file for file in modules if file and file.endswith(".py") and not file.startswith(_INSTALLED)}
-    return [Path(file) for file in sorted(files)]
 
 
 @lru_cache(maxsize=1)
@@ -95,21 +85,14 @@ def _held_against(
 
 def _nodes(file: Path) -> list[ast.AST]:
     try:
-        return list(ast.walk(ast.parse(_text(file))))
+        return list(ast.walk(ast.parse(text_of(file))))
     except (ValueError, SyntaxError):
         return []
 
 
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        return ""
-
-
 def _commented(file: Path) -> Iterator[tuple[str, list[str]]]:
     """Words between bars in the comment of a line that sets a name."""
-    for name, comment in _COMMENTED.findall(_text(file)):
+    for name, comment in _COMMENTED.findall(text_of(file)):
         yield name, [part.split()[0].strip("\"'`,.") for part in comment.split("|") if part.strip()]
 
 

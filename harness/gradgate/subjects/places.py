@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from gradgate.core.errors import SubjectError, nearest
+from gradgate.subjects.own_files import defines
 
 RETURN = "return"
 _PLACE = re.compile(r"(?:(?P<function>[\w.<>]+):)?(?P<name>\w+)(?P<steps>(?:\.\w+|\[[^\[\]]+\])*)")
@@ -96,6 +97,10 @@ class Calls:
             yield
         finally:
             sys.setprofile(before)
+
+    def lack(self, place: Place) -> bool:
+        """Whether a place is in a function of the trainer's that this setting, or stage, does not call."""
+        return bool(place.function) and place.function not in self.latest and defines(place.function)
 
     def missing(self, term: str, place: Place) -> SubjectError:
         """Why a place in a call has no tensor."""

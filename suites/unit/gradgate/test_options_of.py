@@ -16,6 +16,7 @@ from fixtures.option_faults import optioned
 from gradgate.core.errors import SubjectError
 from gradgate.subjects import named_values
 from gradgate.subjects.contract import Stage, Subject
+from gradgate.subjects.own_files import own_files
 from gradgate.subjects.schedule import Schedule
 from gradgate.subjects.settings import configured, options_of
 
@@ -25,7 +26,7 @@ FORMS = ["huber", "squared"]
 @pytest.fixture(autouse=True)
 def one_trainer(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is imported is the trainer, and in a run of many tests that is much else."""
-    monkeypatch.setattr(named_values, "_own_files", lambda: [Path(named_settings.__file__)])
+    monkeypatch.setattr(named_values, "own_files", lambda: [Path(named_settings.__file__)])
 
 
 class Reward(Enum):
@@ -187,7 +188,7 @@ def test_a_comment_lists_the_names_of_a_setting() -> None:
 
 def test_words_of_the_adapter_are_not_the_trainers(monkeypatch: pytest.MonkeyPatch) -> None:
     """What it compares or lists was written for this check, or for another key."""
-    monkeypatch.setattr(named_values, "_own_files", lambda: [Path(named_settings.__file__), Path(__file__)])
+    monkeypatch.setattr(named_values, "own_files", lambda: [Path(named_settings.__file__), Path(__file__)])
 
     assert options_of({"kind_of_adapter": "one"}) == {}
     assert named_values.named_values({"kind_of_adapter": "one"})["kind_of_adapter"] == ["one", "other"]
@@ -210,7 +211,7 @@ def test_modules_that_are_imported_are_looked_through_and_installed_ones_are_not
 ) -> None:
     """The trainer's, whatever it is called."""
     monkeypatch.undo()
-    files = named_values._own_files()
+    files = own_files()
 
     assert Path(named_settings.__file__) in files
     assert Path(pytest.__file__) not in files
