@@ -20,7 +20,9 @@ on, with `.data` or `.detach()` too; a name that holds one of these. Findings ar
 
 * `load_state_dict` of the same module is given, in the same function, or in the same class or file where it is an
   attribute or an item;
-* a save is given, or the function returns, behind the loop, where they were kept under a comparison.
+* a save is given, or the function returns, behind the loop, where they were kept under a comparison;
+* are kept as an attribute that another method saves, which no loop calls or which is not called right behind, or, of an
+  object called best, another function.
 
 Clean are `copy.deepcopy`, `.clone()`, `.cpu()` (a copy where training runs on another device), a module that is made
 anew within the loop, a mapping that is changed afterwards or handed to another function, and a loop that ends there.
@@ -64,7 +66,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from gradgate.checks.source_values import Names, assignments_in, outwards, own_nodes, parents_in
@@ -131,7 +133,9 @@ def _of_file(file: File) -> Iterator[Finding]:
 
 def _called(file: File, loops: list[ast.For | ast.While]) -> set[str]:
     """The functions that are called in loops, and by those."""
-    calls = {function.name: _names_of_calls(function) for function, _ in file.functions}
+    calls: dict[str, set[str]] = {}
+    for function, _ in file.functions:
+        calls.setdefault(function.name, set()).update(_names_of_calls(function))
     found, new = set[str](), set[str]().union(*map(_names_of_calls, loops))
     while new - found:
         found |= new
@@ -255,16 +259,52 @@ def _used(scope: ast.AST, function: Function, kept: _Kept) -> str | None:
 
 
 def _used_at_the_end(owner: ast.ClassDef, function: Function, kept: _Kept, called: set[str]) -> str | None:
-    """What another method, that no loop calls, does with a best state that is kept as an attribute."""
+    """What another method does with a best state that is kept as an attribute: one that no loop calls, or that is not
+    called right behind.
+    """
     if not (kept.name.startswith("self.") and (kept.compared or BETTER.search(kept.name))):
         return None
+    methods = [part for part in owner.body if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef)]
     at_once = _names_of_calls(function)
-    for method in owner.body:
-        ends = isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef) and method.name not in called | at_once
-        for call in calls_in(method) if ends and method is not function else ():
+    for method in methods:
+        for call in calls_in(method) if method is not function else ():
             if SAVES.search(dotted(call.func)) and any(_holds(given, kept.name) for given in call.args):
-                return "is written"
+                later = method.name not in called | at_once
+                if later or not _are_right_behind(methods, function, _leading_to(methods, method)):
+                    return "is written"
     return None
+
+
+def _leading_to(methods: Sequence[Function], method: Function) -> set[str]:
+    """The names of a method and of those that call it, whatever is between."""
+    found, new = set[str](), {method.name}
+    while new - found:
+        found |= new
+        new = {each.name for each in methods if _names_of_calls(each) & found}
+    return found
+
+
+def _are_right_behind(methods: Sequence[Function], function: Function, writers: set[str]) -> bool:
+    """Whether wherever a method is called, or in itself, one of the writers is called without a condition."""
+    if _names_of_calls(function) & writers:
+        return True
+    callers = [each for each in methods if function.name in _names_of_calls(each)]
+    return all(any(_follows(block, function.name, writers) for block in _blocks(each)) for each in callers)
+
+
+def _blocks(function: Function) -> Iterator[list[ast.stmt]]:
+    for node in ast.walk(function):
+        for name in ("body", "orelse"):
+            block = getattr(node, name, None)
+            if isinstance(block, list):
+                yield block
+
+
+def _follows(block: list[ast.stmt], name: str, writers: set[str]) -> bool:
+    """Whether behind a statement that calls a function another calls one of the writers."""
+    at = next((at for at, statement in enumerate(block) if name in _names_of_calls(statement)), len(block))
+    behind = (part for part in block[at:] if isinstance(part, ast.Expr | ast.Assign | ast.Return))
+    return any(_names_of_calls(part) & writers - {name} for part in behind)
 
 
 def _used_by_another(file: File, function: Function, kept: _Kept, called: set[str]) -> str | None:
