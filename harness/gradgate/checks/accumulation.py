@@ -7,8 +7,8 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from gradgate.checks.source_values import OTHERS, Names, own_nodes
-from gradgate.checks.trainer_source import File, dotted, nodes_in
+from gradgate.checks.source_values import OTHERS, Names, always_run, own_nodes
+from gradgate.checks.trainer_source import File, Function, dotted, nodes_in
 from gradgate.subjects.settings import is_of_accumulation
 
 STEPS = re.compile(r"opt[^.]*\.step$|opt\w*_step$|scaler\w*\.step$", re.IGNORECASE)
@@ -57,10 +57,7 @@ NO_METHODS = Methods()
 
 def methods_of(file: File) -> Methods:
     """Those of a file: what stands in a branch or a loop of theirs need not run."""
-    always = {
-        function.name: list(nodes_in(function.body, *OTHERS, ast.If, ast.For, ast.While))
-        for function, _ in file.functions
-    }
+    always = {function.name: list(always_run(function)) for function, _ in file.functions}
     return Methods(
         frozenset(name for name, nodes in always.items() if any(steps_in(nodes))),
         frozenset(name for name, nodes in always.items() if any(map(_is_backward, nodes))),
@@ -144,28 +141,26 @@ def once_a_turn(file: File, calls: Calls, methods: Methods = NO_METHODS) -> Iter
     Yields:
         The call, its function's name, and when the optimizer steps, to go behind "at each turn"; each call once.
     """
-    told: set[int] = set()
+    seen: set[int] = set()
     for function, _ in file.functions:
-        nodes, names = own_nodes(function), Names(function)
-        for one in accumulations(nodes, names, methods):
-            stepping = {id(node) for part in one.stepping for node in ast.walk(part)}
-            for call in _each_turn(one.loop, calls):
-                if id(call) not in stepping | told:
-                    told.add(id(call))
-                    yield call, function.name, f"and the optimizer only where `{one.when}`"
-        parts = parts_of_updates(nodes)
-        for loop in (node for node in nodes if isinstance(node, ast.For)):
-            over = ast.unparse(loop.iter)
-            if (over in parts or is_of_accumulation(over) or MICRO.search(over)) and not any(steps_in(ast.walk(loop))):
-                for call in _each_turn(loop, calls):
-                    if id(call) not in told:
-                        told.add(id(call))
-                        yield call, function.name, f"for each of `{over}`, and the optimizer once for all of them"
+        for loop, stepping, told in _turns(function, methods):
+            for call in calls(nodes_in(loop.body, *CONDITIONS)):
+                if id(call) not in stepping | seen:
+                    seen.add(id(call))
+                    yield call, function.name, told
 
 
-def _each_turn(loop: ast.For | ast.While, calls: Calls) -> Iterator[ast.Call]:
-    """Of these calls those that each turn of a loop makes."""
-    return calls(nodes_in(loop.body, *CONDITIONS))
+def _turns(function: Function, methods: Methods) -> Iterator[tuple[ast.For | ast.While, set[int], str]]:
+    """The loops of a function whose turns are parts of an update, each with the nodes that step, and when that is."""
+    nodes = own_nodes(function)
+    for one in accumulations(nodes, Names(function), methods):
+        stepping = {id(node) for part in one.stepping for node in ast.walk(part)}
+        yield one.loop, stepping, f"and the optimizer only where `{one.when}`"
+    parts = parts_of_updates(nodes)
+    for loop in (node for node in nodes if isinstance(node, ast.For)):
+        over = ast.unparse(loop.iter)
+        if (over in parts or is_of_accumulation(over) or MICRO.search(over)) and not any(steps_in(ast.walk(loop))):
+            yield loop, set(), f"for each of `{over}`, and the optimizer once for all of them"
 
 
 def steps_in(nodes: Iterable[ast.AST], methods: Methods = NO_METHODS) -> Iterator[ast.Call]:

@@ -71,7 +71,7 @@ from itertools import chain
 
 from gradgate.checks.defaulted import defaulted
 from gradgate.checks.overrides import ARGS, Lookups, declared_in, mentions, puts
-from gradgate.checks.source_values import Names, assignments_in, own_nodes
+from gradgate.checks.source_values import SPLITS, Names, assignments_in, own_nodes
 from gradgate.checks.trainer_source import NONE, File, Function, calls_in, dotted, files_of, nodes_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -133,7 +133,7 @@ def _of_values(nodes: Sequence[ast.AST]) -> Iterator[Truth]:
 
 def _splits(value: ast.AST) -> bool:
     called = (dotted(part.func).rpartition(".")[2] for part in calls_in(value))
-    return any(name in ("split", "partition", "rpartition", "rsplit") for name in called)
+    return any(name in SPLITS for name in called)
 
 
 def _parses(value: ast.expr, pieces: set[str]) -> bool:

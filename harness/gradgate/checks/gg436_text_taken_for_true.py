@@ -57,7 +57,7 @@ import ast
 import re
 from collections.abc import Iterator, Sequence
 
-from gradgate.checks.source_values import assignments_in, own_nodes, places_of
+from gradgate.checks.source_values import SPLITS, assignments_in, own_nodes, places_of
 from gradgate.checks.trainer_source import File, Function, dotted, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -67,7 +67,6 @@ from gradgate.subjects.contract import Context, Subject
 CODE, NAME = "GG436", "text-taken-for-true"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
-SPLITS = ("split", "rsplit", "partition", "rpartition")
 READS = re.compile(r"overrid|overwrit|coerc|cast|convert|parse", re.IGNORECASE)
 TEXTS = ("raw", "text")
 TYPES = re.compile(r"(^|_)(types?|hints?|annotations|kinds?|casts?)_*$", re.IGNORECASE)

@@ -57,7 +57,7 @@ import ast
 import re
 from collections.abc import Iterator, Sequence
 
-from gradgate.checks.source_values import Names, own_nodes
+from gradgate.checks.source_values import Names, blocks_in, own_nodes
 from gradgate.checks.trainer_source import File, Function, dotted, nodes_in, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -85,22 +85,13 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 def _found(file: File) -> Iterator[Finding]:
     for function, _ in file.functions if file.has(*EXISTS) else ():
         names = Names(function)
-        for block in _blocks(function):
+        for block in blocks_in((function, *own_nodes(function))):
             for at, branch in enumerate(block):
                 if isinstance(branch, ast.If) and (asked := _asked(branch.test)) is not None:
                     path, is_there = asked
                     there, missing = _parts(branch, block[at + 1 :], is_there)
                     if _loads(there) and _is_passed_over(missing) and _is_start(path, names, function, there):
                         yield _finding(file, branch, function.name, path)
-
-
-def _blocks(function: Function) -> Iterator[list[ast.stmt]]:
-    """The lists of statements of a function."""
-    for node in (function, *own_nodes(function)):
-        for name in ("body", "orelse", "finalbody"):
-            block = getattr(node, name, None)
-            if isinstance(block, list):
-                yield block
 
 
 def _asked(test: ast.expr) -> tuple[ast.expr, bool] | None:

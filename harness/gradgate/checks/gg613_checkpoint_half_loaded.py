@@ -157,9 +157,13 @@ def _entries(files: tuple[File, ...], saved: list[Saved], loads: bool) -> Iterat
         lost = [key for key in entry.entries if not words[key]]
         if not state or not lost:
             continue
-        told = ", ".join(f"`{key}`" for key in lost)
-        many = f"{told} of the checkpoint {'is' if len(lost) == 1 else 'are'} saved and loaded nowhere"
-        yield _finding(entry.file, entry.call, entry.function, many if loads else f"{many}: nothing loads a checkpoint")
+        told = _lost(lost)
+        yield _finding(entry.file, entry.call, entry.function, told if loads else f"{told}: nothing loads a checkpoint")
+
+
+def _lost(keys: list[str]) -> str:
+    names = ", ".join(f"`{key}`" for key in keys)
+    return f"{names} of the checkpoint {'is' if len(keys) == 1 else 'are'} saved and loaded nowhere"
 
 
 def _never_read(files: tuple[File, ...]) -> Iterator[Finding]:
@@ -177,9 +181,7 @@ def _never_read(files: tuple[File, ...]) -> Iterator[Finding]:
     for one in given:
         lost = [key for key in one.entries if key not in read and not TOLD.search(key)]
         if lost and len(lost) <= MOST * len(one.entries):  # else it is read in another way
-            told = ", ".join(f"`{key}`" for key in lost)
-            many = f"{told} of the checkpoint {'is' if len(lost) == 1 else 'are'} saved and loaded nowhere"
-            yield _finding(one.file, one.call, one.function, many)
+            yield _finding(one.file, one.call, one.function, _lost(lost))
 
 
 def _written(function: Function) -> Iterator[ast.AST]:

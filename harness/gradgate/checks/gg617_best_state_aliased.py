@@ -69,7 +69,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from gradgate.checks.source_values import Names, assignments_in, outwards, own_nodes, parents_in
+from gradgate.checks.source_values import Names, assignments_in, blocks_in, outwards, own_nodes, parents_in
 from gradgate.checks.trainer_source import File, Function, calls_in, dotted, names_in, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -289,15 +289,7 @@ def _are_right_behind(methods: Sequence[Function], function: Function, writers: 
     if _names_of_calls(function) & writers:
         return True
     callers = [each for each in methods if function.name in _names_of_calls(each)]
-    return all(any(_follows(block, function.name, writers) for block in _blocks(each)) for each in callers)
-
-
-def _blocks(function: Function) -> Iterator[list[ast.stmt]]:
-    for node in ast.walk(function):
-        for name in ("body", "orelse"):
-            block = getattr(node, name, None)
-            if isinstance(block, list):
-                yield block
+    return all(any(_follows(block, function.name, writers) for block in blocks_in(ast.walk(each))) for each in callers)
 
 
 def _follows(block: list[ast.stmt], name: str, writers: set[str]) -> bool:

@@ -70,8 +70,8 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 
 from gradgate.checks.accumulation import methods_of, once_a_turn
-from gradgate.checks.source_values import OTHERS
-from gradgate.checks.trainer_source import File, dotted, nodes_in, read_file_by_file
+from gradgate.checks.source_values import always_run
+from gradgate.checks.trainer_source import File, dotted, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -89,13 +89,9 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 
 def _of_file(file: File) -> Iterator[Finding]:
     if file.has("clip"):
-        own = {function.name for function, _ in file.functions if any(_clippings(set(), _always(function)))}
+        own = {function.name for function, _ in file.functions if any(_clippings(set(), always_run(function)))}
         for call, function, told in once_a_turn(file, partial(_clippings, own), methods_of(file)):
             yield _finding(file, call, function, told)
-
-
-def _always(function: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[ast.AST]:
-    return nodes_in(function.body, *OTHERS, ast.If, ast.For, ast.While)
 
 
 def _clippings(own: set[str], nodes: Iterable[ast.AST]) -> Iterator[ast.Call]:

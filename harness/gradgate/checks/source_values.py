@@ -8,12 +8,27 @@ from functools import cached_property
 
 from gradgate.checks.trainer_source import Function, dotted, nodes_in
 
+SPLITS = ("split", "rsplit", "partition", "rpartition")  # what takes a text apart
 OTHERS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)  # what stands in them is not the function's
 
 
 def own_nodes(function: Function) -> list[ast.AST]:
     """The nodes of a function, without those of functions and classes in it."""
     return list(nodes_in(function.body, *OTHERS))
+
+
+def always_run(function: Function) -> Iterator[ast.AST]:
+    """The nodes of a function that stand under no condition and in no loop."""
+    return nodes_in(function.body, *OTHERS, ast.If, ast.For, ast.While)
+
+
+def blocks_in(nodes: Iterable[ast.AST]) -> Iterator[list[ast.stmt]]:
+    """The lists of statements that nodes have."""
+    for node in nodes:
+        for name in ("body", "orelse", "finalbody"):
+            block = getattr(node, name, None)
+            if isinstance(block, list):
+                yield block
 
 
 def parents_in(tree: ast.AST) -> dict[int, ast.AST]:
