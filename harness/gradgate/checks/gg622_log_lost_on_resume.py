@@ -134,9 +134,13 @@ def _kept_as(call: ast.Call, around: list[ast.AST]) -> list[str] | None:
     return None
 
 
+def _function_of(around: list[ast.AST]) -> ast.FunctionDef | None:
+    return next((each for each in around if isinstance(each, ast.FunctionDef)), None)
+
+
 def _are_rows_of(around: list[ast.AST], targets: Sequence[ast.expr]) -> bool:
     """Whether a local file goes to what writes rows."""
-    function = next((each for each in around if isinstance(each, ast.FunctionDef)), None)
+    function = _function_of(around)
     names = {dotted(target) for target in targets}
     return function is not None and any(
         dotted(each.func).rpartition(".")[2] in WRITERS and any(dotted(given) in names for given in each.args)
@@ -146,7 +150,7 @@ def _are_rows_of(around: list[ast.AST], targets: Sequence[ast.expr]) -> bool:
 
 def _is_left_before(call: ast.Call, around: list[ast.AST]) -> bool:
     """Whether the function ends in front of a call where a run goes on."""
-    function = next((each for each in around if isinstance(each, ast.FunctionDef)), None)
+    function = _function_of(around)
     return function is not None and any(
         isinstance(node, ast.If)
         and node.lineno < call.lineno

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from gradgate.checks.source_values import assignments_in
@@ -49,9 +49,7 @@ def _given_to(file: File, called: Collection[str]) -> Iterator[Saved]:
         nodes = list(ast.walk(function))
         for call in nodes:
             if isinstance(call, ast.Call) and dotted(call.func) in called and call.args:
-                given = call.args[0]
-                if isinstance(given, ast.Name):
-                    given = next((value for name, value in assignments_in(nodes) if dotted(name) == given.id), given)
+                given = _held(call.args[0], nodes)
                 if isinstance(given, ast.Dict):
                     yield Saved(file, call, function.name, entries_of(given))
 
@@ -66,13 +64,18 @@ def returned_in(file: File) -> Iterator[Saved]:
             continue
         nodes = list(ast.walk(function))
         for node in nodes:
-            given = node.value if isinstance(node, ast.Return) else None
-            if isinstance(given, ast.Name):
-                given = next((value for name, value in assignments_in(nodes) if dotted(name) == given.id), None)
+            given = _held(node.value, nodes) if isinstance(node, ast.Return) else None
             if isinstance(given, ast.Dict):
                 entries = entries_of(given)
                 if any("opt" in (text := ast.unparse(value)) and "state_dict" in text for value in entries.values()):
                     yield Saved(file, given, function.name, entries)
+
+
+def _held(given: ast.expr | None, nodes: Iterable[ast.AST]) -> ast.expr | None:
+    """An expression, or what a name that it is was first assigned among a function's nodes."""
+    if not isinstance(given, ast.Name):
+        return given
+    return next((value for name, value in assignments_in(nodes) if dotted(name) == given.id), given)
 
 
 def entries_of(mapping: ast.Dict) -> dict[str, ast.expr]:

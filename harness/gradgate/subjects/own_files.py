@@ -6,6 +6,7 @@ import re
 import site
 import sys
 import sysconfig
+from functools import cache
 from pathlib import Path
 
 import gradgate
@@ -20,6 +21,7 @@ def own_files() -> list[Path]:
     return [Path(file) for file in sorted(files)]
 
 
+@cache  # asked at each losses() of a setting that does not call the function
 def defines(name: str) -> bool:
     """Whether one of them has a function, or a method, of this name, or of the last part of it."""
     definition = re.compile(rf"^\s*(async )?def {re.escape(name.rpartition('.')[2])}\(", re.MULTILINE)
