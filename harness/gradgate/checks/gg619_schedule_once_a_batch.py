@@ -89,13 +89,13 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 def _of_file(file: File) -> Iterator[Finding]:
     if (
         file.has("sched")
-        and (found := list(once_a_turn(file, _scheduled, methods_of(file))))
+        and (found := list(once_a_turn(file, scheduled, methods_of(file))))
         and not _is_counted_in_batches(file)
     ):
         yield from (_finding(file, *one) for one in found)
 
 
-def _scheduled(nodes: Iterable[ast.AST]) -> Iterator[ast.Call]:
+def scheduled(nodes: Iterable[ast.AST]) -> Iterator[ast.Call]:
     """The steps of a schedule."""
     for node in nodes:
         if isinstance(node, ast.Call) and not node.args and SCHEDULE.search(ast.unparse(node.func)):

@@ -68,8 +68,12 @@ CHECKS = {
     "GG437",
     "GG438",
     "GG439",
+    "GG440",
+    "GG441",
+    "GG442",
     "GG507",
     "GG508",
+    "GG509",
     "GG613",
     "GG614",
     "GG616",
@@ -79,6 +83,8 @@ CHECKS = {
     "GG620",
     "GG621",
     "GG622",
+    "GG623",
+    "GG624",
 }  # they read the source, as checks
 
 

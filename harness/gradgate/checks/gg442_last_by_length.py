@@ -1,0 +1,152 @@
+"""The last token of a row is found by the row's length, in a trainer that may pad on the left.
+
+## What it detects
+
+`mask.sum(-1) - 1` or `lengths - 1` as the place of a row's last token, where a setting says on which side rows are
+padded.
+
+## Why it matters
+
+With padding on the left the last token stands in the last column, whatever the length. A reward lands on padding or
+amid the prompt, a value is read there, and returns are those of another sequence. With padding on the right, as in
+most runs, nothing is wrong.
+
+## How it decides
+
+By reading the files of `Subject.source`, or those of the modules that the adapter imports. A trainer may pad on the
+left where an argument, a field, a key or an assignment is named after a side of padding, and a text `"left"` stands in
+one of the files. Findings are a sum of a mask, or a length, less one, running sums of them as well, by which something
+is indexed, gathered or scattered, in a function that does not read a side.
+
+Statistic: such places; allowed: 0.
+
+False-alarm rate: 0 on the bundled trainer and on the documented ones.
+
+## Example
+
+Bad:
+
+```python
+last = mask.sum(-1) - 1
+rewards.scatter_(1, last[:, None], scores[:, None])
+```
+
+Good:
+
+```python
+positions = torch.arange(mask.shape[1], device=mask.device)
+last = (positions * mask).argmax(-1)                         # wherever the padding is
+```
+
+## How to fix
+
+Take the largest position at which the mask is set.
+
+## Known limits
+
+Indices that are computed in one function and used in another are not seen, nor masks that are padded on the left
+without a setting. What a padded row makes of the real step is GG406's, which runs it.
+
+## Sources
+
+The `padding_side` of transformers' tokenizers, and its classifiers' search for the last token that is none of padding.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable, Iterator
+from itertools import chain
+
+from gradgate.checks.source_values import Names, own_nodes
+from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
+from gradgate.core.finding import Finding
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Context, Subject
+
+CODE, NAME = "GG442", "last-by-length"
+NEEDS: tuple[str, ...] = ()
+PER_STAGE = False
+SIDE = re.compile(r"pad\w*_side|side_of_pad|left_pad|pad\w*_left", re.IGNORECASE)
+MASK = re.compile(r"mask|valid|real|present|member|attention", re.IGNORECASE)
+LENGTHS = re.compile(r"(^|[._])(\w*_)?(lengths?|lens)$", re.IGNORECASE)
+TAKES = ("gather", "scatter", "scatter_", "scatter_add", "scatter_add_", "index_select", "take_along_dim", "index_put_")
+
+
+def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
+    """Read how each row's last token is found."""
+    files = files_of(subject)
+    if not files:
+        return Outcome(not_applicable=NONE)
+    findings = tuple(chain.from_iterable(map(_of_file, files))) if _may_pad_on_the_left(files) else ()
+    return Outcome(findings, {"places": len(findings)}, {"places": 0})
+
+
+def _may_pad_on_the_left(files: Iterable[File]) -> bool:
+    lines = [line for file in files for line in file.lines]
+    return any(SIDE.search(line) for line in lines) and any('"left"' in line or "'left'" in line for line in lines)
+
+
+def _of_file(file: File) -> Iterator[Finding]:
+    if not file.has("- 1"):
+        return
+    for function, _ in file.functions:
+        nodes = own_nodes(function)
+        lasts = {id(node): node for node in nodes if isinstance(node, ast.BinOp) and _is_last(node, function)}
+        if not lasts or any("left" in text or SIDE.search(text) for text in _texts(function, file)):
+            continue
+        names, seen = Names(function), set[int]()
+        for index in (index for index in _indices(nodes) if not isinstance(names.held(index), ast.Compare)):
+            for part in names.parts(index, 3):
+                if id(part) in lasts and id(part) not in seen:
+                    seen.add(id(part))
+                    yield _finding(file, lasts[id(part)], function.name)
+
+
+def _texts(function: Function, file: File) -> Iterable[str]:
+    return file.lines[function.lineno - 1 : function.end_lineno]
+
+
+def _is_last(node: ast.BinOp, function: Function) -> bool:
+    """Whether a node is a length less one."""
+    if not (isinstance(node.op, ast.Sub) and ast.unparse(node.right) == "1"):
+        return False
+    names = Names(function)
+    for part in names.parts(node.left, 2):
+        if isinstance(part, ast.Call) and isinstance(part.func, ast.Attribute) and part.func.attr in ("sum", "cumsum"):
+            summed = ast.unparse(part.func.value) + "".join(map(ast.unparse, part.args[:1]))
+            if MASK.search(summed) or LENGTHS.search(ast.unparse(part.func.value)):
+                return True
+        if isinstance(part, ast.Name | ast.Attribute | ast.Subscript) and LENGTHS.search(_called(part)):
+            return True
+    return False
+
+
+def _called(node: ast.expr) -> str:
+    """A name, or the text that a dictionary is asked for."""
+    if isinstance(node, ast.Subscript):
+        return str(node.slice.value) if isinstance(node.slice, ast.Constant) else ""
+    return dotted(node)
+
+
+def _indices(nodes: Iterable[ast.AST]) -> Iterator[ast.expr]:
+    """What something is indexed, gathered or scattered by."""
+    for node in nodes:
+        if isinstance(node, ast.Subscript) and not isinstance(node.slice, ast.Slice | ast.Constant):
+            yield from node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+        elif isinstance(node, ast.Call) and dotted(node.func).rpartition(".")[2] in TAKES:
+            yield from (*node.args, *(keyword.value for keyword in node.keywords))
+
+
+def _finding(file: File, node: ast.BinOp, function: str) -> Finding:
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=(
+            f"{function}() takes `{ast.unparse(node)}` for the place of a row's last token, and rows may be padded on "
+            "the left; allowed: the last place at which the mask is set"
+        ),
+        culprit=file.at(node, function),
+        fix="take the largest position at which the mask is set",
+    )

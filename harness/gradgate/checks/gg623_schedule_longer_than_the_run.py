@@ -1,0 +1,178 @@
+"""A schedule's length is counted in batches, and the schedule moves once in several of them.
+
+## What it detects
+
+`epochs * len(loader)` as the length of a schedule, in a trainer whose optimizer steps once in so many batches.
+
+## Why it matters
+
+With four batches an update the run ends at a quarter of the schedule: a cosine that is to end near zero is stopped
+where the rate is still high, and the warm-up of a share of the run takes four times as long. With one batch an update,
+as in a small run, nothing is wrong.
+
+## How it decides
+
+By reading the files of `Subject.source`, or those of the modules that the adapter imports. A length is a product of
+epochs and of `len(...)` or a number of batches, in which nothing is divided, and which reaches a call that is named
+after a schedule, a rate or a warm-up: as it stands, by a name or an attribute, as an argument of a function of the
+trainer's that calls one, or as what a function gives back. It is a finding
+
+* in a trainer with a loop that runs a backward at each turn, and steps an optimizer only where a condition holds once
+  in so many turns (`%`) or names accumulation;
+* where no such loop steps its schedule at each turn, which GG619 has.
+
+Statistic: such lengths; allowed: 0.
+
+False-alarm rate: 0 on the bundled trainer and on the documented ones.
+
+## Example
+
+Bad:
+
+```python
+total = config.epochs * len(loader)
+scheduler = LambdaLR(optimizer, lambda step: cosine(step, total))
+for i, batch in enumerate(loader):
+    (loss_of(batch) / n).backward()
+    if (i + 1) % n == 0:
+        optimizer.step()
+        scheduler.step()
+```
+
+Good:
+
+```python
+total = config.epochs * math.ceil(len(loader) / n)           # updates
+```
+
+## How to fix
+
+Give the schedule its length in updates: the batches of an epoch divided by those of an update, times the epochs.
+
+## Known limits
+
+Lengths that pass through more than one function, and data that give whole updates, `len` and all, beside a loop that
+counts batches, are not told apart. Which rate each update really has is GG607's, which runs it.
+
+## Sources
+
+The `num_update_steps_per_epoch` of transformers' examples: the batches of an epoch, divided by those of an update.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable, Iterator
+
+from gradgate.checks.accumulation import accumulations, methods_of, once_a_turn
+from gradgate.checks.gg619_schedule_once_a_batch import scheduled
+from gradgate.checks.source_values import Names, assignments_in, own_nodes
+from gradgate.checks.trainer_source import NONE, File, Function, calls_in, dotted, files_of
+from gradgate.core.finding import Finding
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Context, Subject
+from gradgate.subjects.settings import is_of_accumulation
+
+CODE, NAME = "GG623", "schedule-longer-than-the-run"
+NEEDS: tuple[str, ...] = ()
+PER_STAGE = False
+PACED = re.compile(r"sched|lr($|_)|(^|[._])lr|cosine|warm_?up|anneal|decay", re.IGNORECASE)
+EPOCHS = re.compile(r"epochs?$", re.IGNORECASE)
+BATCHES = re.compile(r"(^|_)(n|num|number_of|total)?_?(micro_?)?batches$|batches_(per|an|in)_", re.IGNORECASE)
+
+
+def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
+    """Read what each schedule's length is made of."""
+    files = files_of(subject)
+    if not files:
+        return Outcome(not_applicable=NONE)
+    findings = tuple(_of_all(files)) if _accumulates(files) else ()
+    return Outcome(findings, {"lengths": len(findings)}, {"lengths": 0})
+
+
+def _accumulates(files: Iterable[File]) -> bool:
+    """Whether a loop steps its optimizer once in several batches, and none its schedule at each."""
+    found = False
+    for file in (file for file in files if file.has("backward", "step(")):
+        methods = methods_of(file)
+        if next(once_a_turn(file, scheduled, methods), None):
+            return False
+        nodes = ((function, own_nodes(function)) for function, _ in file.functions)
+        found = found or any(
+            next(accumulations(own, Names(function), methods), None) is not None for function, own in nodes
+        )
+    return found
+
+
+def _of_all(files: Iterable[File]) -> Iterator[Finding]:
+    for file in (file for file in files if file.has("epoch")):
+        for function, _ in file.functions:
+            names = Names(function)
+            for product in _products(own_nodes(function), names):
+                if _reaches_a_schedule(product, function, file):
+                    yield _finding(file, product, function.name)
+
+
+def _products(nodes: Iterable[ast.AST], names: Names) -> Iterator[ast.BinOp]:
+    """The products of epochs and of a number of batches, undivided."""
+    for node in nodes:
+        if not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult)):
+            continue
+        for epochs, batches in ((node.left, node.right), (node.right, node.left)):
+            if EPOCHS.search(ast.unparse(epochs)) and _counts_batches(batches, names):
+                yield node
+
+
+def _counts_batches(node: ast.expr, names: Names) -> bool:
+    held = names.held(node)
+    parts = list(names.parts(held))
+    divided = any(isinstance(part, ast.BinOp) and not isinstance(part.op, ast.Mult) for part in parts)
+    if divided or is_of_accumulation(" ".join(ast.unparse(part) for part in (node, held))):
+        return False
+    counted = any(isinstance(part, ast.Call) and dotted(part.func) == "len" for part in parts)
+    return counted or (held is node and bool(BATCHES.search(dotted(node).rpartition(".")[2])))
+
+
+def _reaches_a_schedule(product: ast.BinOp, function: Function, file: File) -> bool:
+    """Whether a product is an argument of a call that is named after a schedule, by itself or by what holds it."""
+    nodes = own_nodes(function)
+    if any(product in ast.walk(node) for node in nodes if isinstance(node, ast.Return) and _is_call(node.value)):
+        return True
+    held = {dotted(target) for target, value in assignments_in(nodes) if product in ast.walk(value)}
+    given_back = any(
+        isinstance(node, ast.Return) and node.value is not None and _names(node.value, product, held) for node in nodes
+    )
+    own = {name for name in held if "." in name} | ({function.name, f"self.{function.name}"} if given_back else set())
+    inside = any(_names(given, product, held) for call in _paced(function) for given in _given(call))
+    return inside or any(_names(given, product, own) for call in _paced(file.tree) for given in _given(call))
+
+
+def _is_call(node: ast.expr | None) -> bool:
+    return isinstance(node, ast.Call) and bool(PACED.search(ast.unparse(node.func)))
+
+
+def _paced(tree: ast.AST) -> Iterator[ast.Call]:
+    return (call for call in calls_in(tree) if _is_call(call))
+
+
+def _given(call: ast.Call) -> list[ast.expr]:
+    return [*call.args, *(keyword.value for keyword in call.keywords)]
+
+
+def _names(node: ast.expr, product: ast.BinOp, names: set[str]) -> bool:
+    """Whether an expression has a product in it, or one of these names."""
+    return any(part is product or dotted(part) in names for part in ast.walk(node) if not isinstance(part, ast.Load))
+
+
+def _finding(file: File, product: ast.BinOp, function: str) -> Finding:
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=(
+            f"{function}() counts a schedule's length in batches, `{ast.unparse(product)}`, and the optimizer steps "
+            "once in several; allowed: updates"
+        ),
+        culprit=file.at(product, function),
+        fix="divide the batches of an epoch by those of an update, rounded as the loop rounds them",
+    )
