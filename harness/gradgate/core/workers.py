@@ -156,11 +156,18 @@ def _start(
     foreign = [ours, *(other.pipe for other in others)] if method == "fork" else []
     # In a worker's own worker: the fork of a process with a watchdog waits for it, and its thread was not forked along.
     faulthandler.cancel_dump_traceback_later()
-    process = context.Process(target=_serve, args=(function, theirs, foreign, stacks, limit))
-    with _uninterrupted():
-        process.start()
-    theirs.close()
-    return _Worker(process, ours, stacks)
+    worker: _Worker[Item] = _Worker(
+        context.Process(target=_serve, args=(function, theirs, foreign, stacks, limit)), ours, stacks
+    )
+    try:
+        with _uninterrupted():
+            worker.process.start()
+    except KeyboardInterrupt:  # it came meanwhile: the worker is started, and nobody else knows of it
+        _end(worker)
+        raise
+    finally:
+        theirs.close()
+    return worker
 
 
 @contextlib.contextmanager

@@ -379,13 +379,17 @@ def test_interrupted_run_tells_what_is_known_and_leaves_nothing_behind(project: 
         stderr=subprocess.PIPE,
         text=True,
         cwd=project,
-        env={**os.environ, "TMPDIR": str(temporary)},
+        env={**os.environ, "TMPDIR": str(temporary), "PYTHONFAULTHANDLER": "1"},
         preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     assert run.stdout is not None
     assert run.stdout.readline().startswith("[1/")
     run.send_signal(signal.SIGINT)
-    _, told = run.communicate(timeout=120)
+    try:
+        _, told = run.communicate(timeout=120)
+    except subprocess.TimeoutExpired:
+        run.send_signal(signal.SIGABRT)  # it writes where it stands
+        pytest.fail(f"it goes on: {run.communicate()}")
     assert (run.returncode, "interrupted: " in told) == (130, True)
     assert json.loads(file.read_text(encoding="utf-8"))["outcomes"]
     assert list(temporary.glob("gradgate-*")) == []

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -94,6 +95,22 @@ def test_run_that_is_left_ends_its_processes():
 def test_ctrl_c_is_for_the_one_who_started_the_workers():
     """A worker does not hear it: whoever started it tells what is known and ends it."""
     assert answers([[None]], lambda _: signal.getsignal(signal.SIGINT)) == {0: signal.SIG_IGN}
+
+
+def test_ctrl_c_while_a_worker_is_started_ends_it(monkeypatch: pytest.MonkeyPatch):
+    """It is held back until the process is there, which is known to nobody yet."""
+    held_back = workers._uninterrupted
+
+    @contextmanager
+    def interrupted() -> Iterator[None]:
+        with held_back():
+            yield
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(workers, "_uninterrupted", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        answers([["a"]], _who)
+    assert not multiprocessing.active_children()
 
 
 def test_items_are_announced_as_they_begin():
