@@ -29,8 +29,9 @@ it is kept where its name stands as a string, a save is given it or what holds i
 but a number that is written down. It is looked for where an optimizer's state is loaded in the same class or by
 functions that are called there, also of another file; a local variable only in a function that loads, or calls what
 does, in front of the loop. That is kept by its own function alone: no string of its name keeps it. An object with a
-best score is kept where the method that makes the mapping, or one named after saving and loading, names it. Statistic:
-entries and places; allowed: 0.
+best score is kept where the method that makes the mapping, or one named after saving and loading, names it. Of a record
+whose fields a mapping with an optimizer's state takes one by one, a best score that is compared anywhere as a record's
+must be among them, or its name stand as a string. Statistic: entries and places; allowed: 0.
 
 False-alarm rate: 0 on the bundled trainer and on the documented ones. A trainer whose files other programs read is one.
 
@@ -77,6 +78,7 @@ from dataclasses import dataclass
 
 from gradgate.checks.best_scores import Held, Unsaved, held_scores, unsaved_scores
 from gradgate.checks.saved_mappings import SAVES, Saved, handed_to_savers, returned_in, saved_in
+from gradgate.checks.saved_records import lost_scores
 from gradgate.checks.source_values import assignments_in
 from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
 from gradgate.core.finding import Finding
@@ -133,7 +135,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
         *_without_optimizer(files, saves),
         *_without_schedule(files, [*saved, *handed_to_savers(files)]),
         *map(_of_score, unsaved_scores(files)),
-        *map(_of_held, held_scores(files)),
+        *map(_of_held, (*held_scores(files), *lost_scores(files))),
         *(finding for file in files for finding in (*_swallowed(file), *_unstrict(file))),
     ]
     if len(saved) == len(saves) and saved:
