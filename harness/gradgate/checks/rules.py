@@ -116,6 +116,8 @@ _ROWS = (
     ("GG442", "last-by-length", "scan",
      "a row's last token is found by its length, in a trainer that may pad on the left"),
     ("GG443", "defaults-differ", "scan", "a setting has one default here and another one there"),
+    ("GG444", "default-overrides-file", "scan",
+     "an argument's default is written over the setting that a file gave"),
     ("GG501", "return-oracle", "run", "returns differ from a slow, literal reference"),
     ("GG502", "stages-disagree", "run", "two stages regress on different functions of the same reward"),
     ("GG503", "reward-nondeterministic", "run", "the same sequence gets two rewards"),
