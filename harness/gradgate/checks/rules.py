@@ -118,6 +118,8 @@ _ROWS = (
     ("GG443", "defaults-differ", "scan", "a setting has one default here and another one there"),
     ("GG444", "default-overrides-file", "scan",
      "an argument's default is written over the setting that a file gave"),
+    ("GG445", "any-error-passed-over", "scan",
+     "any error of a step, a row or the settings is caught, and the run goes on as if nothing had been"),
     ("GG501", "return-oracle", "run", "returns differ from a slow, literal reference"),
     ("GG502", "stages-disagree", "run", "two stages regress on different functions of the same reward"),
     ("GG503", "reward-nondeterministic", "run", "the same sequence gets two rewards"),
