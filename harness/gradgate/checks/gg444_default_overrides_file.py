@@ -20,8 +20,9 @@ behind that, `config["lr"] = args.lr` and `config.lr = args.lr`, `setattr`, `upd
 `model_copy(update=…)`, and `update(vars(args))` or a loop over `vars(args)`.
 
 It is none under a condition that reads the argument, the key or `sys.argv`; where a parser is given the file's values
-(`set_defaults`, `SUPPRESS`); for what is named after the run's place, its resuming or the machine; and for keys that
-neither a YAML file nor a configuration class of the trainer has, where it has any; by `vars(args)` these must be known.
+(`set_defaults(**…)`) or leaves out what was not given (`SUPPRESS`); for what is named after the run's place, its
+resuming or the machine; and for keys that neither a YAML file nor a configuration class of the trainer has, where it
+has any; by `vars(args)` these must be known.
 
 Statistic: such places; allowed: 0.
 
@@ -128,7 +129,7 @@ class _Written:
 
 def _of_all(subject: Subject, files: Sequence[File]) -> Iterator[Finding]:
     defaults = _defaults(files)
-    if any(file.has("set_defaults", "SUPPRESS") for file in files):
+    if any(file.has("set_defaults(**", "argument_default") for file in files):
         return
     origins = Origins(files)
     known = set(yaml_keys(subject)) | {
