@@ -61,14 +61,9 @@ import ast
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
-from gradgate.checks.source_settings import SETTINGS, Setting, declared_settings
+from gradgate.checks.source_settings import SETTINGS, Setting, declared_settings, yaml_files, yaml_keys
 from gradgate.checks.source_values import assignments_in
 from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
 from gradgate.core.finding import Finding, Location
@@ -282,21 +277,11 @@ def _idle_branches(file: File, function: Function) -> Iterator[Finding]:
 
 def _of_yaml(subject: Subject, read: set[str]) -> Iterator[Setting]:
     """Keys of YAML files that nothing reads, beside keys that are read."""
-    for path, text, content in _yaml_files(subject):
+    for path, text, content in yaml_files(subject):
         for key in dict.fromkeys(_unread_keys(content, read)):
             lines = text.splitlines()
             number = next((i for i, line in enumerate(lines, 1) if line.strip().startswith(f"{key}:")), 1)
             yield Setting(key, "key", Location(str(path), number, "", lines[number - 1].strip()))
-
-
-def _yaml_files(subject: Subject) -> Iterator[tuple[Path, str, Any]]:
-    """The YAML files in the source's folder: path, text and what they hold."""
-    if subject.source is None or not Path(subject.source).is_dir():
-        return
-    for path in sorted((*Path(subject.source).rglob("*.yaml"), *Path(subject.source).rglob("*.yml"))):
-        with suppress(OSError, ValueError, YAMLError):
-            text = path.read_text(encoding="utf-8")
-            yield path, text, YAML(typ="safe").load(text)
 
 
 def _unread_keys(content: Any, read: set[str]) -> Iterator[str]:
@@ -321,7 +306,7 @@ def _asked_in_vain(subject: Subject, files: tuple[File, ...], declared: set[str]
     keys = {
         key.value for node in nodes if isinstance(node, ast.Dict) for key in node.keys if isinstance(key, ast.Constant)
     }
-    known = declared | made | keys | set(_yaml_keys(subject))
+    known = declared | made | keys | set(yaml_keys(subject))
     owners = Counter(dotted(node.value) for node in nodes if isinstance(node, ast.Attribute) and node.attr in declared)
     for file in files:
         for node in file.nodes:
@@ -352,21 +337,6 @@ def _with_fallback(node: ast.AST) -> tuple[str, str]:
     is_settings = owner.lower().rpartition(".")[2] in SETTINGS and "model" not in owner
     is_name = isinstance(key, ast.Constant) and isinstance(key.value, str)
     return (owner, ast.literal_eval(key)) if is_given and is_settings and is_name else ("", "")
-
-
-def _yaml_keys(subject: Subject) -> Iterator[str]:
-    for _, _, content in _yaml_files(subject):
-        yield from _all_keys(content)
-
-
-def _all_keys(content: Any) -> Iterator[str]:
-    if isinstance(content, Mapping):
-        for key, inner in content.items():
-            yield str(key)
-            yield from _all_keys(inner)
-    elif isinstance(content, list):
-        for inner in content:
-            yield from _all_keys(inner)
 
 
 def _finding(setting: Setting) -> Finding:

@@ -9,7 +9,10 @@ import pytest
 
 from fixtures import (
     source_checkpoints,
+    source_defaults,
+    source_errors,
     source_evaluations,
+    source_given,
     source_logs,
     source_loops,
     source_names,
@@ -31,12 +34,16 @@ from gradgate.subjects.contract import Run, Stage, Subject
 
 CODES = (
     "GG308", "GG418", "GG419", "GG422", "GG423", "GG425", "GG426", "GG427", "GG429", "GG430", "GG431", "GG432",
-    "GG433", "GG434", "GG435", "GG436", "GG437", "GG438", "GG439", "GG440", "GG441", "GG442", "GG507", "GG508",
-    "GG509", "GG613", "GG614", "GG616", "GG617", "GG618", "GG619", "GG620", "GG621", "GG622", "GG623", "GG624",
+    "GG433", "GG434", "GG435", "GG436", "GG437", "GG438", "GG439", "GG440", "GG441", "GG442", "GG443", "GG444",
+    "GG445", "GG507", "GG508", "GG509", "GG613", "GG614", "GG616", "GG617", "GG618", "GG619", "GG620", "GG621",
+    "GG622", "GG623", "GG624",
 )  # fmt: skip
 OTHERS = (
     source_checkpoints,
+    source_defaults,
+    source_errors,
     source_evaluations,
+    source_given,
     source_logs,
     source_loops,
     source_names,
@@ -51,7 +58,7 @@ OTHERS = (
 )
 FAULTY = FAULTS | {name: fault for module in OTHERS for name, fault in module.FAULTS.items()}
 CLEAN = SOUND_EDITS | {"clean": ("", "")} | {name: edit for module in OTHERS for name, edit in module.SOUND.items()}
-WARNS = ("GG308", "GG425", "GG435", "GG437", "GG439", "GG441")
+WARNS = ("GG308", "GG425", "GG435", "GG437", "GG439", "GG441", "GG445")
 
 
 @pytest.mark.parametrize("name", FAULTY)
