@@ -117,6 +117,8 @@ _ROWS = (
      "a row's last token is found by its length, in a trainer that may pad on the left"),
     ("GG446", "end-masked-as-padding", "scan",
      "padding has the end token's id, and a mask is made by comparing ids with it"),
+    ("GG447", "parts-weigh-alike", "scan",
+     "each micro-batch's mean over its own tokens is divided by the number of micro-batches"),
     ("GG501", "return-oracle", "run", "returns differ from a slow, literal reference"),
     ("GG502", "stages-disagree", "run", "two stages regress on different functions of the same reward"),
     ("GG503", "reward-nondeterministic", "run", "the same sequence gets two rewards"),

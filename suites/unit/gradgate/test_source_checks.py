@@ -16,6 +16,7 @@ from fixtures import (
     source_names,
     source_objectives,
     source_overrides,
+    source_parts,
     source_positions,
     source_rests,
     source_stops,
@@ -31,8 +32,9 @@ from gradgate.subjects.contract import Run, Stage, Subject
 
 CODES = (
     "GG308", "GG418", "GG419", "GG422", "GG423", "GG425", "GG426", "GG427", "GG429", "GG430", "GG431", "GG432",
-    "GG433", "GG434", "GG435", "GG436", "GG437", "GG438", "GG439", "GG440", "GG441", "GG442", "GG446", "GG507",
-    "GG508", "GG509", "GG613", "GG614", "GG616", "GG617", "GG618", "GG619", "GG620", "GG621", "GG622", "GG623", "GG624",
+    "GG433", "GG434", "GG435", "GG436", "GG437", "GG438", "GG439", "GG440", "GG441", "GG442", "GG446", "GG447",
+    "GG507", "GG508", "GG509", "GG613", "GG614", "GG616", "GG617", "GG618", "GG619", "GG620", "GG621", "GG622",
+    "GG623", "GG624",
 )  # fmt: skip
 OTHERS = (
     source_checkpoints,
@@ -43,6 +45,7 @@ OTHERS = (
     source_names,
     source_objectives,
     source_overrides,
+    source_parts,
     source_positions,
     source_rests,
     source_stops,
@@ -51,7 +54,7 @@ OTHERS = (
 )
 FAULTY = FAULTS | {name: fault for module in OTHERS for name, fault in module.FAULTS.items()}
 CLEAN = SOUND_EDITS | {"clean": ("", "")} | {name: edit for module in OTHERS for name, edit in module.SOUND.items()}
-WARNS = ("GG308", "GG425", "GG435", "GG437", "GG439", "GG441")
+WARNS = ("GG308", "GG425", "GG435", "GG437", "GG439", "GG441", "GG447")
 
 
 @pytest.mark.parametrize("name", FAULTY)
