@@ -97,6 +97,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
         return Outcome(not_applicable=NONE)
     given = [pair for file in files if file.has("pad", "PAD") for pair in _given(file)]
     ends = {last for last, value in given if value is None}
+    ends |= {f"{last}_id" for last in ends}  # a tokenizer's `pad_token` gives it its `pad_token_id`
     others = {last for last, value in given if isinstance(value, ast.Constant) and isinstance(value.value, int)} - ends
     asked = bool(ends) and any(map(_has_an_end, files))
     findings = tuple(finding for file in files for finding in _of_file(file, others)) if asked else ()

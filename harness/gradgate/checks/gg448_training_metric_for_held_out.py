@@ -114,9 +114,11 @@ def _of_file(file: File, keys: _Keys) -> Iterator[Finding]:
         decisions = [(node, [*_deciding(node, MEANT)]) for node in nodes if isinstance(node, ast.expr)]
         if any(HELD.search(ast.unparse(part)) for _, parts in decisions for part in parts):
             continue
+        told = set[str]()
         for node, parts in decisions:
             named = [dotted(part) for part in parts if _is_of_training(name := dotted(part)) and SCORE.search(name)]
-            if named:
+            if named and named[0] not in told:
+                told.add(named[0])
                 yield _finding(file, node, function.name, f"`{named[0]}`")
 
 
