@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 
 import pytest
 
-from fixtures import (
-    source_checkpoints,
-    source_defaults,
-    source_errors,
-    source_evaluations,
-    source_given,
-    source_logs,
-    source_loops,
-    source_names,
-    source_objectives,
-    source_overrides,
-    source_positions,
-    source_records,
-    source_rests,
-    source_stops,
-    source_targets,
-    source_weights,
-)
+import fixtures
 from fixtures.check_runs import errors, run_check
 from fixtures.documented import own_loop
 from fixtures.metric_faults import SOUND, reporting
@@ -32,33 +16,21 @@ from fixtures.source_faults import FAULTS, SOUND_EDITS, TRAINER, reading
 from gradgate.checks.trainer_source import files_of, paths_of, runs_in_16_bits
 from gradgate.subjects.contract import Run, Stage, Subject
 
-CODES = (
-    "GG308", "GG418", "GG419", "GG422", "GG423", "GG425", "GG426", "GG427", "GG429", "GG430", "GG431", "GG432",
-    "GG433", "GG434", "GG435", "GG436", "GG437", "GG438", "GG439", "GG440", "GG441", "GG442", "GG443", "GG444",
-    "GG445", "GG507", "GG508", "GG509", "GG613", "GG614", "GG616", "GG617", "GG618", "GG619", "GG620", "GG621",
-    "GG622", "GG623", "GG624",
-)  # fmt: skip
-OTHERS = (
-    source_checkpoints,
-    source_defaults,
-    source_errors,
-    source_evaluations,
-    source_given,
-    source_logs,
-    source_loops,
-    source_names,
-    source_objectives,
-    source_overrides,
-    source_positions,
-    source_records,
-    source_rests,
-    source_stops,
-    source_targets,
-    source_weights,
-)
+OTHERS = [
+    importlib.import_module(f"fixtures.{file.stem}")
+    for file in sorted(Path(fixtures.__path__[0]).glob("source_*.py"))
+    if file.stem != "source_faults"
+]
 FAULTY = FAULTS | {name: fault for module in OTHERS for name, fault in module.FAULTS.items()}
 CLEAN = SOUND_EDITS | {"clean": ("", "")} | {name: edit for module in OTHERS for name, edit in module.SOUND.items()}
-WARNS = ("GG308", "GG425", "GG435", "GG437", "GG439", "GG441", "GG445")
+CODES = sorted({fault.code for fault in FAULTY.values()})
+WARNS = ("GG308", "GG425", "GG435", "GG437", "GG439", "GG441", "GG445", "GG447")
+
+
+def test_no_two_fixtures_have_one_name() -> None:
+    """The later would take the place of the earlier."""
+    assert len(FAULTY) == len(FAULTS) + sum(len(module.FAULTS) for module in OTHERS)
+    assert len(CLEAN) == 1 + len(SOUND_EDITS) + sum(len(module.SOUND) for module in OTHERS)
 
 
 @pytest.mark.parametrize("name", FAULTY)
