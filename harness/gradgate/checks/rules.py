@@ -162,6 +162,8 @@ _ROWS = (
      "a schedule's length is counted in batches, and the optimizer steps once in several"),
     ("GG624", "position-in-other-units", "scan",
      "a resumed epoch passes over as many batches as there were updates"),
+    ("GG625", "epoch-trained-twice", "scan",
+     "a checkpoint at the end of an epoch has that epoch's number, and a resumed run begins with it"),
     ("GG701", "slower-than-base", "run",
      "head is slower than base by more than the budget, with the stated confidence"),
     ("GG702", "counters-grew", "count", "a counter of work per step is above its stored count"),

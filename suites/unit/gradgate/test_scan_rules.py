@@ -85,6 +85,7 @@ CHECKS = {
     "GG622",
     "GG623",
     "GG624",
+    "GG625",
 }  # they read the source, as checks
 
 
