@@ -164,6 +164,8 @@ _ROWS = (
      "a resumed epoch passes over as many batches as there were updates"),
     ("GG625", "epoch-trained-twice", "scan",
      "a checkpoint at the end of an epoch has that epoch's number, and a resumed run begins with it"),
+    ("GG626", "pruning-takes-the-best", "scan",
+     "old checkpoints are deleted by a pattern that fits the name of the best one, too"),
     ("GG701", "slower-than-base", "run",
      "head is slower than base by more than the budget, with the stated confidence"),
     ("GG702", "counters-grew", "count", "a counter of work per step is above its stored count"),

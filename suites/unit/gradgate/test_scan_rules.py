@@ -86,6 +86,7 @@ CHECKS = {
     "GG623",
     "GG624",
     "GG625",
+    "GG626",
 }  # they read the source, as checks
 
 

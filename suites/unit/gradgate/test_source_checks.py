@@ -17,6 +17,7 @@ from fixtures import (
     source_objectives,
     source_overrides,
     source_positions,
+    source_prunings,
     source_rests,
     source_stops,
     source_targets,
@@ -33,7 +34,7 @@ CODES = (
     "GG308", "GG418", "GG419", "GG422", "GG423", "GG425", "GG426", "GG427", "GG429", "GG430", "GG431", "GG432",
     "GG433", "GG434", "GG435", "GG436", "GG437", "GG438", "GG439", "GG440", "GG441", "GG442", "GG507", "GG508",
     "GG509", "GG613", "GG614", "GG616", "GG617", "GG618", "GG619", "GG620", "GG621", "GG622", "GG623", "GG624",
-    "GG625",
+    "GG625", "GG626",
 )  # fmt: skip
 OTHERS = (
     source_checkpoints,
@@ -45,6 +46,7 @@ OTHERS = (
     source_objectives,
     source_overrides,
     source_positions,
+    source_prunings,
     source_rests,
     source_stops,
     source_targets,
