@@ -87,6 +87,7 @@ CHECKS = {
     "GG624",
     "GG625",
     "GG626",
+    "GG627",
 }  # they read the source, as checks
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from fixtures import (
     source_checkpoints,
+    source_directions,
     source_epochs,
     source_evaluations,
     source_logs,
@@ -34,10 +35,11 @@ CODES = (
     "GG308", "GG418", "GG419", "GG422", "GG423", "GG425", "GG426", "GG427", "GG429", "GG430", "GG431", "GG432",
     "GG433", "GG434", "GG435", "GG436", "GG437", "GG438", "GG439", "GG440", "GG441", "GG442", "GG507", "GG508",
     "GG509", "GG613", "GG614", "GG616", "GG617", "GG618", "GG619", "GG620", "GG621", "GG622", "GG623", "GG624",
-    "GG625", "GG626",
+    "GG625", "GG626", "GG627",
 )  # fmt: skip
 OTHERS = (
     source_checkpoints,
+    source_directions,
     source_epochs,
     source_evaluations,
     source_logs,
