@@ -168,6 +168,8 @@ _ROWS = (
      "old checkpoints are deleted by a pattern that fits the name of the best one, too"),
     ("GG627", "better-is-worse", "scan",
      "the direction in which a score counts as better does not fit it, or no score beats the first one"),
+    ("GG628", "seeded-after-restore", "scan",
+     "a resumed run restores its random states, and sets a seed behind that"),
     ("GG701", "slower-than-base", "run",
      "head is slower than base by more than the budget, with the stated confidence"),
     ("GG702", "counters-grew", "count", "a counter of work per step is above its stored count"),

@@ -88,6 +88,7 @@ CHECKS = {
     "GG625",
     "GG626",
     "GG627",
+    "GG628",
 }  # they read the source, as checks
 
 

@@ -19,6 +19,7 @@ from fixtures import (
     source_overrides,
     source_positions,
     source_prunings,
+    source_restores,
     source_rests,
     source_stops,
     source_targets,
@@ -35,7 +36,7 @@ CODES = (
     "GG308", "GG418", "GG419", "GG422", "GG423", "GG425", "GG426", "GG427", "GG429", "GG430", "GG431", "GG432",
     "GG433", "GG434", "GG435", "GG436", "GG437", "GG438", "GG439", "GG440", "GG441", "GG442", "GG507", "GG508",
     "GG509", "GG613", "GG614", "GG616", "GG617", "GG618", "GG619", "GG620", "GG621", "GG622", "GG623", "GG624",
-    "GG625", "GG626", "GG627",
+    "GG625", "GG626", "GG627", "GG628",
 )  # fmt: skip
 OTHERS = (
     source_checkpoints,
@@ -49,6 +50,7 @@ OTHERS = (
     source_overrides,
     source_positions,
     source_prunings,
+    source_restores,
     source_rests,
     source_stops,
     source_targets,
