@@ -91,6 +91,10 @@ CHECKS = {
     "GG622",
     "GG623",
     "GG624",
+    "GG625",
+    "GG626",
+    "GG627",
+    "GG628",
 }  # they read the source, as checks
 
 
