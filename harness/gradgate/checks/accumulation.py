@@ -12,6 +12,7 @@ from gradgate.checks.trainer_source import File, Function, dotted, nodes_in
 from gradgate.subjects.settings import is_of_accumulation
 
 STEPS = re.compile(r"opt[^.]*\.step$|opt\w*_step$|scaler\w*\.step$", re.IGNORECASE)
+SCHEDULE = re.compile(r"sched[^.]*\.step$", re.IGNORECASE)
 ENDLESS = re.compile(r"cycle|infinite|endless|forever|\bcount\(|streaming|\bstream\(", re.IGNORECASE)
 MICRO = re.compile(r"micro_?(batch|step)|micros\b", re.IGNORECASE)
 CONDITIONS = (*OTHERS, ast.If, ast.IfExp, ast.For, ast.While)
@@ -169,6 +170,13 @@ def steps_in(nodes: Iterable[ast.AST], methods: Methods = NO_METHODS) -> Iterato
         if isinstance(node, ast.Call) and (
             (dotted(node.func).endswith("step") and STEPS.search(ast.unparse(node.func))) or _is_of(node, methods.step)
         ):
+            yield node
+
+
+def scheduled(nodes: Iterable[ast.AST]) -> Iterator[ast.Call]:
+    """The steps of a schedule."""
+    for node in nodes:
+        if isinstance(node, ast.Call) and not node.args and SCHEDULE.search(ast.unparse(node.func)):
             yield node
 
 

@@ -69,8 +69,7 @@ import ast
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from gradgate.checks.gg613_checkpoint_half_loaded import LOADS
-from gradgate.checks.saved_mappings import SAVES
+from gradgate.checks.saved_mappings import LOADS, SAVES
 from gradgate.checks.source_values import assignments_in, own_nodes
 from gradgate.checks.trainer_source import File, dotted, nodes_in, read_file_by_file
 from gradgate.core.finding import Finding

@@ -77,7 +77,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gradgate.checks.best_scores import Held, Unsaved, held_scores, unsaved_scores
-from gradgate.checks.saved_mappings import SAVES, Saved, handed_to_savers, returned_in, saved_in
+from gradgate.checks.saved_mappings import LOADS, SAVES, Saved, handed_to_savers, returned_in, saved_in
 from gradgate.checks.saved_records import lost_scores
 from gradgate.checks.source_values import assignments_in
 from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
@@ -88,7 +88,6 @@ from gradgate.subjects.contract import Context, Subject
 CODE, NAME = "GG613", "checkpoint-half-loaded"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
-LOADS = ("torch.load", "load_file", "safetensors.torch.load_file")
 MOST = 0.5  # of the entries that a class writes down, which a method asks for that brings them back
 LOADERS = ("load_state_dict", "load_state", "from_pretrained", "resume_from_checkpoint")
 TOLD = re.compile(  # to whoever opens the file

@@ -65,9 +65,9 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
-from gradgate.checks.accumulation import methods_of, once_a_turn
+from gradgate.checks.accumulation import methods_of, once_a_turn, scheduled
 from gradgate.checks.source_values import Names
 from gradgate.checks.trainer_source import File, calls_in, dotted, read_file_by_file
 from gradgate.core.finding import Finding
@@ -77,7 +77,6 @@ from gradgate.subjects.contract import Context, Subject
 CODE, NAME = "GG619", "schedule-once-a-batch"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
-SCHEDULE = re.compile(r"sched[^.]*\.step$", re.IGNORECASE)
 MADE = re.compile(r"sched|LR$")
 
 
@@ -93,13 +92,6 @@ def _of_file(file: File) -> Iterator[Finding]:
         and not _is_counted_in_batches(file)
     ):
         yield from (_finding(file, *one) for one in found)
-
-
-def scheduled(nodes: Iterable[ast.AST]) -> Iterator[ast.Call]:
-    """The steps of a schedule."""
-    for node in nodes:
-        if isinstance(node, ast.Call) and not node.args and SCHEDULE.search(ast.unparse(node.func)):
-            yield node
 
 
 def _is_counted_in_batches(file: File) -> bool:

@@ -65,8 +65,7 @@ import ast
 import re
 from collections.abc import Iterable, Iterator
 
-from gradgate.checks.accumulation import accumulations, methods_of, once_a_turn
-from gradgate.checks.gg619_schedule_once_a_batch import scheduled
+from gradgate.checks.accumulation import accumulations, methods_of, once_a_turn, scheduled
 from gradgate.checks.source_values import Names, assignments_in, own_nodes
 from gradgate.checks.trainer_source import NONE, File, Function, calls_in, dotted, files_of
 from gradgate.core.finding import Finding

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from gradgate.checks.source_values import assignments_in
 from gradgate.checks.trainer_source import File, Function, calls_in, dotted
 
+LOADS = ("torch.load", "load_file", "safetensors.torch.load_file")
 SAVES = ("torch.save", "save_file", "safetensors.torch.save_file")
 
 
