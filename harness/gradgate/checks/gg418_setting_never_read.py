@@ -17,11 +17,12 @@ nobody has to list them.
 By reading the files of `Subject.source`, or those of the modules that the adapter imports. Declared are: the arguments
 of `add_argument`; the annotated fields of classes that are called `...Config`, `...Args`, `...Settings`, `...Recipe`
 and the like; arguments with a default of functions that override nothing of a foreign class, and of methods but for
-those that another class of the same family reads in a method of that name; keys of YAML files in the source's folder
-that stand beside keys which are read. Read is a name that stands anywhere as an attribute that is loaded, or as a
-string; not `self.patience` in a class that keeps its own argument `patience` there, since whoever makes one has to
-read the setting first; where settings are passed on as a whole (`**vars(args)`, `asdict`), as an argument of a
-function as well. Statistic: declared settings that are not read; allowed: 0.
+those that another class of the same family (of a base, or of a register) reads in a method of that name, none of them
+deleted there; keys of YAML files in the source's folder that stand beside keys which are read. Read is a name that
+stands anywhere as an attribute that is loaded, or as a string; not `self.patience` in a class that keeps its own
+argument `patience` there, since whoever makes one has to read the setting first; where settings are passed on as a
+whole (`**vars(args)`, `asdict`), as an argument of a function as well. Statistic: declared settings that are not read;
+allowed: 0.
 
 False-alarm rate: 0 on the bundled trainer and on the documented ones. A setting that only a library reads, off an
 object that is handed to it whole, is one.
@@ -199,12 +200,19 @@ def _families(files: tuple[File, ...]) -> set[Taken]:
 
 
 def _kin(owner: ast.ClassDef) -> set[str]:
-    """A class and its bases, those left out that are everybody's."""
-    return {owner.name, *(dotted(base).rpartition(".")[2] for base in owner.bases)} - EVERYBODYS
+    """A class, its bases, and what it is registered by; those left out that are everybody's."""
+    registers = {dotted(each.func) for each in owner.decorator_list if isinstance(each, ast.Call)}
+    return {owner.name, *(dotted(base).rpartition(".")[2] for base in owner.bases), *registers} - EVERYBODYS
 
 
 def _loaded(function: Function) -> list[ast.Name]:
     return [node for node in ast.walk(function) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)]
+
+
+def _dropped(function: Function) -> set[str]:
+    """The names that a function deletes: it says that it has no use for them."""
+    deleted = (target for node in ast.walk(function) if isinstance(node, ast.Delete) for target in node.targets)
+    return {target.id for target in deleted if isinstance(target, ast.Name)}
 
 
 def _of_functions(file: File, read: set[str], families: set[Taken]) -> Iterator[Finding]:
@@ -237,7 +245,7 @@ def _arguments(file: File, function: Function, read: set[str], foreign: bool, el
     """Arguments with a default that the function does not read, or keeps where nobody reads them; but for those that
     another class of its family reads in a method of this name."""
     loaded = _loaded(function)
-    names = {node.id for node in loaded}
+    names = {node.id for node in loaded} | _dropped(function)
     kept = {
         node.value.id: target.attr
         for node in ast.walk(function)

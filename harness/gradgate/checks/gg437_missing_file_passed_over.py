@@ -73,7 +73,8 @@ OTHER = re.compile(
     r"resum|latest|last|cache|tokeni|optim|sched|best|config(?!\.)|recipe(?!\.)|ya?ml|json|toml|recover|done|finish"
 )
 EXISTS = ("exists", "is_file", "isfile")
-LOADS = re.compile(r"load|restore|read", re.IGNORECASE)
+LOADS = re.compile(r"load|restore|read(?!_text|_bytes|lines?$)", re.IGNORECASE)
+TEXTS = ("json", "yaml", "toml", "csv", "tomllib")  # what a text is parsed by, which holds no weights
 TELLS = re.compile(r"(^|\.)(print|echo|debug|info|warn|warning|log|write)$", re.IGNORECASE)
 
 
@@ -113,7 +114,8 @@ def _parts(branch: ast.If, rest: list[ast.stmt], is_there: bool) -> tuple[list[a
 
 
 def _loads(statements: Sequence[ast.stmt]) -> bool:
-    return any(LOADS.search(_called(node)) for node in nodes_in(statements) if isinstance(node, ast.Call))
+    calls = (node for node in nodes_in(statements) if isinstance(node, ast.Call))
+    return any(LOADS.search(_called(call)) and dotted(call.func).partition(".")[0] not in TEXTS for call in calls)
 
 
 def _called(call: ast.Call) -> str:

@@ -16,7 +16,7 @@ most runs, nothing is wrong.
 By reading the files of `Subject.source`, or those of the modules that the adapter imports. A trainer may pad on the
 left where an argument, a field, a key or an assignment is named after a side of padding, and a text `"left"` stands in
 one of the files. Findings are a sum of a mask, or a length, less one, running sums of them as well, by which something
-is indexed, gathered or scattered, in a function that does not read a side.
+is indexed, gathered or scattered, in a function that does not read a side; not the columns of a slice, nor the last.
 
 Statistic: such places; allowed: 0.
 
@@ -59,7 +59,7 @@ import re
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
-from gradgate.checks.source_values import Names, own_nodes
+from gradgate.checks.source_values import Names, own_nodes, places_of
 from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -112,15 +112,26 @@ def _is_last(node: ast.BinOp, function: Function) -> bool:
     """Whether a node is a length less one."""
     if not (isinstance(node.op, ast.Sub) and ast.unparse(node.right) == "1"):
         return False
-    names = Names(function)
+    names, widths = Names(function), _widths(function)
     for part in names.parts(node.left, 2):
         if isinstance(part, ast.Call) and isinstance(part.func, ast.Attribute) and part.func.attr in ("sum", "cumsum"):
             summed = ast.unparse(part.func.value) + "".join(map(ast.unparse, part.args[:1]))
             if MASK.search(summed) or LENGTHS.search(ast.unparse(part.func.value)):
                 return True
         if isinstance(part, ast.Name | ast.Attribute | ast.Subscript) and LENGTHS.search(_called(part)):
-            return True
+            return dotted(part) not in widths
     return False
+
+
+def _widths(function: Function) -> set[str]:
+    """The names that hold how wide something is: the last column's number is one less."""
+    return {
+        dotted(place)
+        for node in own_nodes(function)
+        if isinstance(node, ast.Assign) and re.search(r"\.shape|\.size\(", ast.unparse(node.value))
+        for target in node.targets
+        for place in places_of(target)
+    }
 
 
 def _called(node: ast.expr) -> str:
@@ -134,7 +145,8 @@ def _indices(nodes: Iterable[ast.AST]) -> Iterator[ast.expr]:
     """What something is indexed, gathered or scattered by."""
     for node in nodes:
         if isinstance(node, ast.Subscript) and not isinstance(node.slice, ast.Slice | ast.Constant):
-            yield from node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+            parts = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+            yield from (part for part in parts if not isinstance(part, ast.Slice))
         elif isinstance(node, ast.Call) and dotted(node.func).rpartition(".")[2] in TAKES:
             yield from (*node.args, *(keyword.value for keyword in node.keywords))
 

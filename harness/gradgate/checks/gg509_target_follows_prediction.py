@@ -105,7 +105,7 @@ def _of_file(file: File, known: Known) -> Iterator[Finding]:
             if not isinstance(made, ast.Call) or not _follows(made, prediction, names, known):
                 continue
             parents = parents or parents_in(file.tree)
-            if not _is_left_out_around(made, parents):
+            if not _is_left_out_around(made, parents, known):
                 yield _finding(file, made, function.name, ast.unparse(prediction), ast.unparse(target))
                 break
 
@@ -156,11 +156,15 @@ def _leaves_out(name: str, known: Known, hops: int) -> bool:
     return False
 
 
-def _is_left_out_around(node: ast.AST, parents: Mapping[int, ast.AST]) -> bool:
-    return any(
-        isinstance(around, ast.With) and any(WITHOUT.search(ast.unparse(item)) for item in around.items)
-        for around in outwards(node, dict(parents))
-    )
+def _is_left_out_around(node: ast.AST, parents: dict[int, ast.AST], known: Known) -> bool:
+    """Whether a `with` around it leaves gradients out, by itself or by a function of the trainer's."""
+    for around in outwards(node, parents):
+        for item in around.items if isinstance(around, ast.With) else ():
+            text, call = ast.unparse(item), item.context_expr
+            name = dotted(call.func).rpartition(".")[2] if isinstance(call, ast.Call) else ""
+            if WITHOUT.search(text) or _leaves_out(name, known, HOPS):
+                return True
+    return False
 
 
 def _finding(file: File, made: ast.Call, function: str, prediction: str, target: str) -> Finding:

@@ -18,7 +18,8 @@ itself, as around an evaluation. It is a finding where such a call is followed, 
 further out, by one that seeds the same generator:
 
 * a seed under no condition;
-* a function that sets one first thing, in front of its loops, such as `run()` behind `setup()`.
+* a function that sets one first thing, in front of its loops, such as `run()` behind `setup()`;
+* so the `run()`, `fit()` or `train()` of an object that restores as it is made.
 
 Methods that are called of the same object are those of one class. Not so where a loop stands between, where the branch
 that restores leaves the function, where the seed depends on a step or an epoch, and where a state is restored again
@@ -131,6 +132,21 @@ class _Order:
                             if id(seed) not in seen:
                                 seen.add(id(seed))
                                 yield _finding(seed, where, call, place)
+        for made in (place for place in restoring if place.function.name == "__init__"):
+            yield from self._of_object(made, seen)
+
+    def _of_object(self, made: Place, seen: set[int]) -> Iterator[Finding]:
+        """The seeds with which an object's run begins, where making it restores: nobody runs what is not made."""
+        restored = [each for statement in made.function.body for each in self._restored_in(statement, made)]
+        methods = [
+            place for place in self.own.places if place.owner is made.owner and GOES_ON.search(place.function.name)
+        ]
+        for call, kinds in restored[-1:]:
+            for method in methods:
+                for seed, where in self._first_thing(method, kinds, DEPTH):
+                    if id(seed) not in seen:
+                        seen.add(id(seed))
+                        yield _finding(seed, where, call, made)
 
     @cached_property
     def _taking(self) -> set[int]:
