@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from gradgate.checks.resuming import Resumes, loads_optimizer
-from gradgate.checks.source_values import Names, assignments_in, own_nodes, places_of
+from gradgate.checks.source_values import Names, assignments_in, blocks_in, own_nodes, places_of
 from gradgate.checks.trainer_source import File, Function, calls_in, dotted
 
 BEST = re.compile(r"(^|_)(best|lowest|highest)(_|$)", re.IGNORECASE)
@@ -17,6 +17,7 @@ KEPT = re.compile(r"state_dict$|deepcopy$|clone$")  # of what is the best so far
 SAVES = re.compile(r"save|checkpoint|ckpt|snapshot|dump", re.IGNORECASE)
 KEEPS = re.compile(r"save|state|load|resum|checkpoint|ckpt|snapshot|restor", re.IGNORECASE)
 WHOLE = ("vars", "asdict", "dataclasses.asdict", "dict", "torch.save")
+FILES = re.compile(r"^(save|write|read|latest|path|prune|folder|dir|exists|list|clear|find|newest|steps?$)(?!.*state)")
 READS = ("get", "pop", "setdefault", "getattr", "setattr", "hasattr")  # a text that others are given is no key
 ORDERS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
 
@@ -76,29 +77,55 @@ class Held:
 
 def held_scores(files: tuple[File, ...]) -> Iterator[Held]:
     """Objects with a best score of trainers whose checkpoint has the optimizer's state, and none of theirs."""
-    judges = {node.name for file in files for node in file.nodes if isinstance(node, ast.ClassDef) and _judges(node)}
+    owners = (node for file in files for node in file.nodes if isinstance(node, ast.ClassDef))
+    judges = {owner.name: best for owner in owners if (best := set(_judged(owner)))}
     for file in files if judges else ():
         for owner in (node for node in file.nodes if isinstance(node, ast.ClassDef)):
             methods = [part for part in owner.body if isinstance(part, ast.FunctionDef)]
             saved = next((method for method in methods if _mapping_in(method)), None)
             if saved is None or not any(one.name == "load_state_dict" or loads_optimizer(one) for one in methods):
                 continue
-            told = "\n".join(ast.unparse(one) for one in methods if one is saved or KEEPS.search(one.name))
+            keeping = [one for one in methods if one is saved or KEEPS.search(one.name)]
             for target, value in assignments_in(ast.walk(owner)):
-                kind = dotted(value.func).rpartition(".")[2] if isinstance(value, ast.Call) else ""
-                if kind in judges and dotted(target).startswith("self.") and dotted(target) not in told:
-                    yield Held(file, dotted(target), kind, saved)
+                kind, name = (
+                    dotted(value.func).rpartition(".")[2] if isinstance(value, ast.Call) else "",
+                    dotted(target),
+                )
+                if kind in judges and name.startswith("self.") and not _is_kept(name, judges[kind], keeping):
+                    yield Held(file, name, kind, saved)
 
 
-def _judges(owner: ast.ClassDef) -> bool:
-    """Whether a class keeps the best score that it is told."""
-    for method in (part for part in owner.body if isinstance(part, ast.FunctionDef) and part.name != "__init__"):
-        for branch in (node for node in own_nodes(method) if isinstance(node, ast.If)):
-            given = [target for target, _ in assignments_in(part for inner in branch.body for part in ast.walk(inner))]
-            best = [target for target in given if isinstance(target, ast.Attribute) and BEST.search(_last(target))]
-            if any(_is_compared(branch.test, target) for target in best):
-                return True
+def _is_kept(name: str, best: set[str], methods: list[ast.FunctionDef]) -> bool:
+    """Whether methods save or find again what an object holds: all of it, its state, or its best score. What is asked
+    to write a file, or to find one, is none of that."""
+    for method in methods:
+        read = {id(node.value): node.attr for node in ast.walk(method) if isinstance(node, ast.Attribute)}
+        for node in ast.walk(method):
+            if isinstance(node, ast.Attribute) and dotted(node) == name:
+                part = read.get(id(node), "")
+                if not part or part in best or not FILES.search(part):
+                    return True
     return False
+
+
+def _judged(owner: ast.ClassDef) -> Iterator[str]:
+    """The attributes in which a class keeps the best score that it is told."""
+    for method in (part for part in owner.body if isinstance(part, ast.FunctionDef) and part.name != "__init__"):
+        for block in blocks_in((method, *own_nodes(method))):
+            for at, branch in enumerate(block):
+                if isinstance(branch, ast.If):
+                    leaves = isinstance(branch.body[-1], ast.Return)
+                    taken = [*branch.body, *(block[at + 1 :] if leaves else [])]
+                    given = [target for target, _ in assignments_in(part for each in taken for part in ast.walk(each))]
+                    best = [each for each in given if isinstance(each, ast.Attribute) and BEST.search(_last(each))]
+                    best = [target for target in best if _is_compared(branch.test, target)]
+                    yield from (target.attr for target in best if not _finds(owner, target))
+
+
+def _finds(owner: ast.ClassDef, target: ast.expr) -> bool:
+    """Whether a class assigns a score what it has read: it finds it again by itself."""
+    read = (value for name, value in assignments_in(ast.walk(owner)) if dotted(name) == dotted(target))
+    return any(isinstance(part, ast.Subscript) for value in read for part in ast.walk(value))
 
 
 def _mapping_in(function: Function) -> bool:

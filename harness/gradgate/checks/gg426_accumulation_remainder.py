@@ -84,7 +84,7 @@ ON_PURPOSE = re.compile(
     re.IGNORECASE,
 )
 UPDATES = re.compile(r"step|update|flush", re.IGNORECASE)
-SHOWS = re.compile(r"sched|bar|log|metric|meter|stat|prof", re.IGNORECASE)
+SHOWS = re.compile(r"sched|bar|log|metric|meter|stat|prof|save|ckpt|checkpoint", re.IGNORECASE)
 FIX = "step what is left at the end of an epoch, or leave it out under a setting that says so"
 
 

@@ -141,7 +141,7 @@ def _is_start(path: ast.expr, names: Names, function: Function, there: Sequence[
     """Whether the file holds what a run starts from, by the words around it."""
     calls = [node for node in nodes_in(there) if isinstance(node, ast.Call) and LOADS.search(_called(node))]
     own = [ast.unparse(part) for part in (path, names.held(path))]
-    words = " ".join([function.name, *own]).lower()
+    words = " ".join([function.name.removeprefix("__init__"), *own]).lower()
     return bool(START.search(" ".join([words, *map(ast.unparse, calls)]).lower())) and not OTHER.search(words)
 
 
