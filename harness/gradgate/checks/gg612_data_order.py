@@ -14,12 +14,13 @@ Some rows are never learnt and some twice; a held-out loss on rows that were tra
 
 A run says which samples a batch holds (`Run.samples`) and how many an epoch has (`Run.epoch_size`). Without any step,
 three epochs of batches are drawn. Each must hold as many different samples as it has places, and all epochs the same
-ones. With more than 8 samples two epochs in the same order are a fault, unless the run says `shuffles = False`: by
-chance that happens once in 40,000 runs. Where the run says what the data have (`Run.sources`), an epoch must hold each
-row of them, also with a key of `Stage.options` moved: packed, for one. No held-out sample (`Run.heldout`) may be among
-them, nor one that another stage holds out, where names that both stages draw are those of the same rows. Where rows
-that are not the same have one name, that of their prompt or task, each epoch must hold every name as often as the
-first, and no held-out prompt may be trained on.
+ones; where each repeats the same few as often, they are drawn more often on purpose for all that is known: a warning.
+With more than 8 samples two epochs in the same order are a fault, unless the run says `shuffles = False`: by chance
+that happens once in 40,000 runs. Where the run says what the data have (`Run.sources`), an epoch must hold each row of
+them, also with a key of `Stage.options` moved: packed, for one. No held-out sample (`Run.heldout`) may be among them,
+nor one that another stage holds out, where names that both stages draw are those of the same rows. Where rows that are
+not the same have one name, that of their prompt or task, each epoch must hold every name as often as the first, and no
+held-out prompt may be trained on.
 
 Statistic: samples that are repeated or missing. Allowed: 0. False-alarm rate: 0 but for that chance.
 
@@ -99,9 +100,9 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
             text = f"{len(shared)} held-out samples are trained on; allowed: 0"
             found.append((text, partial(_line_of_shared, subject, stage, context, whole, heldout)))
     found += _held_out_elsewhere(subject, stage, context, whole)
-    found += [
-        (message, uneven) for number, epoch in enumerate(epochs, 1) for message in _uneven(number, epoch, whole, usual)
-    ]
+    more = _oversampled(epochs) if usual is None else 0
+    for number, epoch in enumerate([] if more else epochs, 1):
+        found += [(message, uneven) for message in _uneven(number, epoch, whole, usual)]
     orders = [tuple(epoch) for epoch in epochs]
     if run.shuffles and len(whole) > ENOUGH and len(set(orders)) < EPOCHS:
         same = partial(_line, subject, stage, context, repeats=False)
@@ -109,6 +110,11 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     if not found:
         found += _never_drawn(run, subject, stage, context)
     findings = tuple(named(Finding(CODE, NAME, message, fix=FIX), find, context.seed) for message, find in found)
+    if more:
+        text = (
+            f"each epoch of {len(epochs[0])} samples repeats the same {more}; allowed: 0, but for rows drawn more often"
+        )
+        findings += (named(Finding(CODE, NAME, text, severity="warning", fix=FIX), uneven, context.seed),)
     measured = {"uneven_samples": len(findings), "samples": len(whole), "epochs": EPOCHS}
     return Outcome(findings, measured, {"uneven_samples": 0})
 
@@ -255,6 +261,13 @@ def _rows_by_name(stage: Stage, context: Context) -> dict[Hashable, set[Row]]:
             rows.setdefault(name, set()).add(tuple(map(int, row)))
         drawn += len(names)
     return rows
+
+
+def _oversampled(epochs: Sequence[Sequence[Hashable]]) -> int:
+    """How many places hold a sample once more, where each epoch repeats the same ones as often, and others never."""
+    counts = [Counter(epoch) for epoch in epochs]
+    alike = all(count == counts[0] for count in counts)
+    return len(epochs[0]) - len(counts[0]) if alike and min(counts[0].values()) == 1 else 0
 
 
 def _uneven(number: int, epoch: Sequence[Hashable], whole: set[Hashable], usual: Counter[Hashable] | None) -> list[str]:

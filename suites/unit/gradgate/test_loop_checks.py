@@ -12,7 +12,7 @@ from torch import nn
 
 import gradgate
 from fixtures import loop_faults
-from fixtures.loop_faults import LOOP_FAULTS, LoopRun
+from fixtures.loop_faults import LOOP_FAULTS, ROWS, LoopRun, order
 from gradgate.checks import catalogue
 from gradgate.checks.gg607_schedule_oracle import behind_warm_up
 from gradgate.checks.isolation import isolated
@@ -103,6 +103,20 @@ def test_gg608_counts_steps_behind_the_last_evaluation() -> None:
     found = messages(run_check("GG608", loop_faults.subject({"loop": outrunning})))
 
     assert "behind the evaluation that ends the run, expected 0" in found[0]
+
+
+def test_gg612_warns_of_samples_that_each_epoch_draws_more_often() -> None:
+    """It may be meant; what each epoch draws anew is not, nor is every sample twice."""
+
+    def oversampled(epoch: int, seed: int) -> list[int]:
+        return [row if row < ROWS - 2 else 0 for row in order(epoch, seed)]
+
+    outcome = run_check("GG612", loop_faults.subject({"order": oversampled}))
+    (finding,) = outcome.findings
+    assert finding.severity == "warning"
+    assert "each epoch of 10 samples repeats the same 2" in finding.message
+    twice = loop_faults.subject({"order": lambda epoch, seed: [row // 2 for row in order(epoch, seed)]})
+    assert {finding.severity for finding in run_check("GG612", twice).findings} == {"error"}
 
 
 def test_gg612_allows_one_order_where_nothing_is_to_be_shuffled() -> None:
