@@ -24,13 +24,14 @@ class TokenRows(Run):
         ids_from: the column of tokens, [B, S].
         mask_from: that of the mask, set at real tokens.
         documents_from: that of the numbers of packed documents, where there is one.
-        padding: column -> its value at padding. A column that is not named here is per row and is not padded.
+        padding: column -> its value at padding. Each column that is as wide as the tokens is named here, with None
+            where it is so by chance; any other is per row, and is not padded.
     """
 
     ids_from: str = "input_ids"
     mask_from: str = "attention_mask"
     documents_from: str | None = None
-    padding: Mapping[str, float] = {"input_ids": 0, "attention_mask": 0, "labels": -100, "token_type_ids": 0}
+    padding: Mapping[str, float | None] = {"input_ids": 0, "attention_mask": 0, "labels": -100, "token_type_ids": 0}
 
     def tokens(self, batch: Any) -> Tokens:
         """The ids, where the mask is set, and the documents."""
@@ -49,15 +50,31 @@ class TokenRows(Run):
 
         That is the right, unless rows begin with padding and all end with a real token.
         """
-        every = _columns(batch)
-        left = _begins_with_padding(every.get(self.mask_from))
-        columns = {name: value for name, value in every.items() if name in self.padding}
-        return _with(batch, {name: _padded(value, count, self.padding[name], left) for name, value in columns.items()})
+        left = _begins_with_padding(_columns(batch).get(self.mask_from))
+        columns = self._positions(batch)
+        return _with(batch, {name: _padded(value, count, filler, left) for name, (value, filler) in columns.items()})
 
     def crop(self, batch: Any, count: int) -> Any:
         """The first `count` positions; labels [B, S, H] of tokens t + k + 1 that are gone become padding."""
-        columns = {name: value for name, value in _columns(batch).items() if name in self.padding}
-        return _with(batch, {name: _cropped(value, count, self.padding[name]) for name, value in columns.items()})
+        columns = self._positions(batch)
+        return _with(batch, {name: _cropped(value, count, filler) for name, (value, filler) in columns.items()})
+
+    def _positions(self, batch: Any) -> dict[str, tuple[Tensor, float]]:
+        """The columns with an entry a position, each with its value at padding.
+
+        Raises:
+            SubjectError: one is as wide as the tokens, and `padding` does not name it.
+        """
+        columns = _columns(batch)
+        shape_BS = getattr(columns.get(self.ids_from), "shape", None)
+        for name, value in columns.items():
+            if shape_BS is not None and name not in self.padding and getattr(value, "shape", ())[:2] == shape_BS:
+                raise SubjectError(
+                    f"{type(self).__name__}.padding: no {name!r}, which has an entry for each of `{self.ids_from}`: "
+                    "give its value at padding, or None where it has one a row"
+                )
+        fillers = {name: self.padding[name] for name in columns if name in self.padding}
+        return {name: (columns[name], filler) for name, filler in fillers.items() if filler is not None}
 
 
 def _columns(batch: Any) -> dict[str, Any]:

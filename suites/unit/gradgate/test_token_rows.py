@@ -86,3 +86,20 @@ def test_a_batch_without_columns_is_refused() -> None:
     """With its type, and what is taken."""
     with pytest.raises(SubjectError, match="a batch is a Tensor, expected a mapping, dataclass or named tuple"):
         Run().tokens(torch.ones(2))
+
+
+@pytest.mark.parametrize("way", ["pad", "crop"])
+def test_a_column_as_wide_as_the_tokens_is_named_with_its_value_at_padding(way: str) -> None:
+    """Or with None: what it would have there nobody knows, and what is left as it is breaks the step later."""
+
+    class Loose(Run):
+        padding: ClassVar[Mapping[str, float | None]] = {"ids": 9, "real": 0, "segments": 0}
+
+    class Named(Run):
+        padding: ClassVar[Mapping[str, float | None]] = {"ids": 9, "real": 0, "segments": 0, "labels": None}
+
+    told = r"Loose.padding: no 'labels', which has an entry for each of `ids`: give its value at padding, or None"
+    with pytest.raises(SubjectError, match=told):
+        getattr(Loose(), way)(batch(mapping), 2)
+    changed = getattr(Named(), way)(batch(mapping), 2)
+    assert (changed["ids"].shape[1], changed["labels"].shape[1]) == ({"pad": 5, "crop": 2}[way], 3)
