@@ -183,6 +183,8 @@ _ROWS = (
      "the direction in which a score counts as better does not fit it, or no score beats the first one"),
     ("GG628", "seeded-after-restore", "scan",
      "a resumed run restores its random states, and sets a seed behind that"),
+    ("GG629", "reference-taken-behind-resume", "scan",
+     "a resumed run copies its reference from the model that it has just restored"),
     ("GG701", "slower-than-base", "run",
      "head is slower than base by more than the budget, with the stated confidence"),
     ("GG702", "counters-grew", "count", "a counter of work per step is above its stored count"),

@@ -96,6 +96,7 @@ CHECKS = {
     "GG626",
     "GG627",
     "GG628",
+    "GG629",
 }  # they read the source, as checks
 
 
