@@ -60,6 +60,10 @@ class OwnCalls:
             known = of_class or [place for place in known if place.owner is not None and place.owner.name in above]
         return known[0] if len(known) == 1 else None
 
+    def methods(self, name: str) -> list[Place]:
+        """The methods of a name, of whatever class."""
+        return [place for place in self._named.get(name, ()) if place.owner is not None]
+
     def calls_of(self, name: str) -> Iterator[tuple[Place, ast.Call]]:
         """The calls of a name, whatever it is looked up in, each with the function that it stands in."""
         for place in self.places:

@@ -77,6 +77,7 @@ CHECKS = {
     "GG446",
     "GG447",
     "GG448",
+    "GG450",
     "GG507",
     "GG508",
     "GG509",
@@ -95,6 +96,7 @@ CHECKS = {
     "GG626",
     "GG627",
     "GG628",
+    "GG629",
 }  # they read the source, as checks
 
 
