@@ -47,9 +47,9 @@ An invariant fault of a trainer that was read for the catalogue.
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Iterator
 
+from gradgate.checks.source_masks import is_mask
 from gradgate.checks.source_values import Names, outwards, own_nodes, parents_in
 from gradgate.checks.trainer_source import File, Function, dotted, read_file_by_file
 from gradgate.core.finding import Finding
@@ -59,8 +59,6 @@ from gradgate.subjects.contract import Context, Subject
 CODE, NAME = "GG434", "masked-mean-over-all"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
-MASK = re.compile(r"(^|_)(masks?|valid|is_real|not_pad)(_[A-Z]+)?$", re.IGNORECASE)
-CASTS = ("float", "double", "half", "long", "int", "bool", "to", "type_as", "unsqueeze", "squeeze", "view", "reshape")
 
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
@@ -77,7 +75,7 @@ def _found(file: File) -> Iterator[Finding]:
         names = Names(function)
         for call in (node for node in nodes if isinstance(node, ast.Call)):
             product = _averaged(call)
-            masks = [side for side in (product.left, product.right) if _is_mask(side, names)] if product else []
+            masks = [side for side in (product.left, product.right) if is_mask(side, names)] if product else []
             if len(masks) != 1:
                 continue
             parents = parents or parents_in(file.tree)
@@ -93,23 +91,6 @@ def _averaged(call: ast.Call) -> ast.BinOp | None:
         return None
     given = call.args[0] if dotted(call.func) == "torch.mean" and call.args else call.func.value
     return given if isinstance(given, ast.BinOp) and isinstance(given.op, ast.Mult) else None
-
-
-def _is_mask(node: ast.expr, names: Names, hops: int = 4) -> bool:
-    """Whether an expression says of each place whether it counts."""
-    while isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in CASTS:
-        node = node.func.value
-    if isinstance(node, ast.Subscript):
-        return _is_mask(node.value, names, hops)
-    if isinstance(node, ast.Compare):
-        return True
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitAnd | ast.BitOr):
-        return _is_mask(node.left, names, hops) or _is_mask(node.right, names, hops)
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Invert):
-        return True
-    held = names.held(node)
-    made = held is not node and hops > 0 and _is_mask(held, names, hops - 1)
-    return made or bool(MASK.search(dotted(node).rpartition(".")[2]))
 
 
 def _finding(file: File, function: Function, call: ast.Call, mask: ast.expr) -> Finding:
