@@ -2,18 +2,28 @@
 
 ## What it detects
 
-`(loss * mask).mean()`: a reward, a metric or a loss whose padding is 0 and counts all the same.
+`(loss * mask).mean()`: a reward, a metric or a loss whose padding is 0 and counts all the same. A quantile, a median, a
+standard deviation or a threshold of the largest that is taken in the same way.
 
 ## Why it matters
 
 The number shrinks with padding, and with the length of the longest row of its batch. In a loss GG406 and GG410 see it;
-in a reward, an evaluation or a log nobody does.
+in a reward, an evaluation or a log nobody does. A quantile over padding keeps another share of the real places than the
+one that was set.
 
 ## How it decides
 
 The trainer's source is read (`Subject.source`, or the modules that the adapter imports): `mean` of a product with a
 mask, which is what is called one or is made of comparisons, where nothing divides by the mask's own mean or sum.
-Statistic: such means. Allowed: 0.
+Of `quantile`, `median`, `std`, `var`, `kthvalue` and `topk` these are findings:
+
+* a quantile, a median or a spread of a product with a mask, or of what is 0 where a mask says so;
+* any of them whose result is compared with the values that it is of, where a mask is then taken with that comparison;
+* a `topk` or `kthvalue` of a share of all places (`share * x.numel()`), of values that are `-inf` where a mask says so.
+
+What an index, a `nan` or an infinite number has left out before is none of the second, nor is a share that is made of a
+mask any of them.
+Statistic: such means and thresholds. Allowed: 0.
 
 False-alarm rate: 0 where what is masked is not to count.
 
@@ -23,21 +33,24 @@ Bad:
 
 ```python
 score_B = -(ce_BS * real_BS).mean(dim=1)
+chosen_BS = (gap_BS >= torch.quantile(gap_BS, 0.4)) & valid_BS
 ```
 
 Good:
 
 ```python
 score_B = -(ce_BS * real_BS).sum(dim=1) / real_BS.sum(dim=1).clamp(min=1)
+chosen_BS = (gap_BS >= torch.quantile(gap_BS[valid_BS], 0.4)) & valid_BS
 ```
 
 ## How to fix
 
-Divide the sum by the number of places that count.
+Divide the sum by the number of places that count; take quantiles of those places alone.
 
 ## Known limits
 
-Masks that are made elsewhere and are not called so are not known.
+Masks that are made elsewhere and are not called so are not known. Numbers that stand for infinity (`-1e9`) are
+taken for it.
 
 ## Sources
 
@@ -47,9 +60,10 @@ An invariant fault of a trainer that was read for the catalogue.
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Iterator
 
+from gradgate.checks.masked_thresholds import TAKEN, thresholds
+from gradgate.checks.source_masks import is_mask
 from gradgate.checks.source_values import Names, outwards, own_nodes, parents_in
 from gradgate.checks.trainer_source import File, Function, dotted, read_file_by_file
 from gradgate.core.finding import Finding
@@ -59,8 +73,6 @@ from gradgate.subjects.contract import Context, Subject
 CODE, NAME = "GG434", "masked-mean-over-all"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
-MASK = re.compile(r"(^|_)(masks?|valid|is_real|not_pad)(_[A-Z]+)?$", re.IGNORECASE)
-CASTS = ("float", "double", "half", "long", "int", "bool", "to", "type_as", "unsqueeze", "squeeze", "view", "reshape")
 
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
@@ -69,15 +81,17 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 
 
 def _found(file: File) -> Iterator[Finding]:
-    if not file.has("mean("):
+    if not file.has("mean(", *(f"{name}(" for name in TAKEN)):
         return
     parents: dict[int, ast.AST] = {}
     for function, _ in file.functions:
         nodes = own_nodes(function)
         names = Names(function)
+        for taken in thresholds(nodes, names):
+            yield _taken(file, function, taken.call, taken.mask)
         for call in (node for node in nodes if isinstance(node, ast.Call)):
             product = _averaged(call)
-            masks = [side for side in (product.left, product.right) if _is_mask(side, names)] if product else []
+            masks = [side for side in (product.left, product.right) if is_mask(side, names)] if product else []
             if len(masks) != 1:
                 continue
             parents = parents or parents_in(file.tree)
@@ -95,23 +109,6 @@ def _averaged(call: ast.Call) -> ast.BinOp | None:
     return given if isinstance(given, ast.BinOp) and isinstance(given.op, ast.Mult) else None
 
 
-def _is_mask(node: ast.expr, names: Names, hops: int = 4) -> bool:
-    """Whether an expression says of each place whether it counts."""
-    while isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in CASTS:
-        node = node.func.value
-    if isinstance(node, ast.Subscript):
-        return _is_mask(node.value, names, hops)
-    if isinstance(node, ast.Compare):
-        return True
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitAnd | ast.BitOr):
-        return _is_mask(node.left, names, hops) or _is_mask(node.right, names, hops)
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Invert):
-        return True
-    held = names.held(node)
-    made = held is not node and hops > 0 and _is_mask(held, names, hops - 1)
-    return made or bool(MASK.search(dotted(node).rpartition(".")[2]))
-
-
 def _finding(file: File, function: Function, call: ast.Call, mask: ast.expr) -> Finding:
     return Finding(
         code=CODE,
@@ -120,4 +117,15 @@ def _finding(file: File, function: Function, call: ast.Call, mask: ast.expr) -> 
         "allowed: none",
         culprit=file.at(call, function.name),
         fix="divide the sum by the number of places that count",
+    )
+
+
+def _taken(file: File, function: Function, call: ast.Call, mask: str) -> Finding:
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"{function.name}() takes `{ast.unparse(call)}` over places that `{mask}` leaves out: they count; "
+        "allowed: none",
+        culprit=file.at(call, function.name),
+        fix="take it over the places that count: `x[mask]`",
     )

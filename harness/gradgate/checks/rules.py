@@ -126,6 +126,8 @@ _ROWS = (
      "each micro-batch's mean over its own tokens is divided by the number of micro-batches"),
     ("GG448", "training-metric-for-held-out", "scan",
      "metrics of training stand over those of an evaluation, and decide which weights are the best"),
+    ("GG449", "uniform-weights-not-normalised", "scan",
+     "the control group's head weights are ones, beside head weights that sum to 1"),
     ("GG450", "reference-in-train-mode", "scan",
      "a frozen copy of the model is never put into eval mode, and the model has dropout"),
     ("GG501", "return-oracle", "run", "returns differ from a slow, literal reference"),
