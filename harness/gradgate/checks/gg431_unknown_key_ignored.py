@@ -3,7 +3,8 @@
 ## What it detects
 
 A pydantic model of settings without `extra="forbid"`: what it does not know is left out. A dictionary that is cut down
-to the known fields on its way into a configuration class.
+to the known fields on its way into a configuration class. A function of the trainer's own that makes or fills a
+configuration and takes of a mapping only the keys of the class's fields.
 
 ## Why it matters
 
@@ -14,7 +15,13 @@ to the known fields on its way into a configuration class.
 The trainer's source is read (`Subject.source`, or the modules that the adapter imports). A class that derives from
 pydantic's `BaseModel`, and that is called after settings or has a class derived from it, in any file, that is, must set
 `extra`. A call of a configuration class is given no dictionary that a comprehension has cut down to known keys, in a
-function that raises nothing. Statistic: such places. Allowed: 0.
+function that raises nothing.
+A function makes configurations where its name or its class says so, or where it makes, fills or is given one. It must
+not go through the fields of a class and read a mapping by their names, nor through the mapping and pass over what is no
+field (`if key in names`, `if hasattr(config, key)` without `else`), where neither itself, nor what it calls with the
+mapping, nor what calls it with that, raises, tells something, or holds the keys against the known ones. Arguments of a
+command line, environments and saved states are no such mappings: others read them as well.
+Statistic: such places. Allowed: 0.
 
 False-alarm rate: 0 where configurations are to refuse what they do not know, as a misspelt key always is.
 
@@ -35,14 +42,31 @@ class OptimConfig(BaseModel):
     lr: float = 1e-3
 ```
 
+Bad:
+
+```python
+for field in dataclasses.fields(TrainConfig):
+    if field.name in raw:
+        known[field.name] = raw[field.name]
+return TrainConfig(**known)
+```
+
+Good:
+
+```python
+if unknown := set(raw) - {field.name for field in dataclasses.fields(TrainConfig)}:
+    raise ConfigError(f"unknown keys: {sorted(unknown)}")
+return TrainConfig(**raw)
+```
+
 ## How to fix
 
 Refuse unknown keys, and name the nearest one that is known.
 
 ## Known limits
 
-Configurations that are read key by key from a dictionary are not looked at, nor is `extra` of a class that another file
-defines.
+Configurations that are read key by written key from a dictionary are not looked at, nor is `extra` of a class that
+another file defines.
 
 ## Sources
 
@@ -54,6 +78,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
+from gradgate.checks.setting_builders import lenient_builders
 from gradgate.checks.source_settings import SETTINGS
 from gradgate.checks.source_values import Names, own_nodes
 from gradgate.checks.trainer_source import NONE, File, dotted, files_of
@@ -74,6 +99,12 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
         return Outcome(not_applicable=NONE)
     classes = [node for file in files for node in file.nodes if isinstance(node, ast.ClassDef)]
     found = [finding for file in files for finding in _found(file, classes)]
+    seen = {(each.culprit.file, each.culprit.function) for each in found if each.culprit is not None}
+    for file, function, node, mapping in lenient_builders(files):
+        if (str(file.path), function.name) not in seen:
+            found.append(
+                _finding(file, node, function.name, f"{function.name}() passes over other keys of `{mapping}`")
+            )
     return Outcome(tuple(found), {"keys_ignored": len(found)}, {"keys_ignored": 0})
 
 
