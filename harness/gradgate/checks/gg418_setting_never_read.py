@@ -192,17 +192,23 @@ def _families(files: tuple[File, ...]) -> set[Taken]:
         (base, function.name, argument.arg)
         for file in files
         for function, owner in file.functions
-        if owner is not None and function.name != "__init__"
+        if owner is not None
         for argument in (*function.args.args, *function.args.kwonlyargs)
         if any(name.id == argument.arg for name in _loaded(function))
-        for base in _kin(owner)
+        for base in (_registers(owner) if function.name == "__init__" else _kin(owner))
     }
 
 
 def _kin(owner: ast.ClassDef) -> set[str]:
     """A class, its bases, and what it is registered by; those left out that are everybody's."""
-    registers = {dotted(each.func) for each in owner.decorator_list if isinstance(each, ast.Call)}
-    return {owner.name, *(dotted(base).rpartition(".")[2] for base in owner.bases), *registers} - EVERYBODYS
+    bases = (dotted(base).rpartition(".")[2] for base in owner.bases)
+    return {owner.name, *bases, *_registers(owner)} - EVERYBODYS
+
+
+def _registers(owner: ast.ClassDef) -> set[str]:
+    """What a class is registered by: the decorator, with all that it is given but the last, a name of its own."""
+    calls = [each for each in owner.decorator_list if isinstance(each, ast.Call)]
+    return {" ".join([dotted(call.func), *map(ast.unparse, call.args[:-1])]) for call in calls}
 
 
 def _loaded(function: Function) -> list[ast.Name]:

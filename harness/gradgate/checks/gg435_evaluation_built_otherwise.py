@@ -141,9 +141,16 @@ def _compared(file: File, name: str, training: ast.Call, evaluating: Iterable[as
         given = {word.arg for word in call.keywords}
         if None in given or len(call.args) != len(training.args):
             continue  # it may be among those
+        if _texts(call) != _texts(training):
+            continue  # `build("trainer", ...)` and `build("evaluator", ...)`
         for word in training.keywords:
             if word.arg and word.arg not in given and not MEANT.search(word.arg) and not _is_fixed(word.value):
                 yield _finding(file, name, call, word)
+
+
+def _texts(call: ast.Call) -> list[str]:
+    """The texts among the arguments by position: what a register is asked for."""
+    return [given.value for given in call.args if isinstance(given, ast.Constant) and isinstance(given.value, str)]
 
 
 def _is_fixed(value: ast.expr) -> bool:

@@ -15,7 +15,8 @@ are not trained, or not rewarded. It happens in long rows alone, and without an 
 By reading the files of `Subject.source`, or those of the modules that the adapter imports. A sequence is cut where a
 name is assigned its own end, `x[-n:]` or `x[len(x) - n:]`. Its parts are the names of which it was made in front of
 that. A finding is a `len(part)` behind the cut, or a name that holds one from in front of it, that is stored, given on,
-or reckoned with; not where something is subtracted from it, or where it is compared or written into a text.
+compared with places, or reckoned with; not where something is subtracted from it, where a condition asks for it, or in
+a text.
 
 Statistic: such lengths; allowed: 0.
 
@@ -133,13 +134,17 @@ def _length_of(node: ast.expr, made: set[str]) -> str:
 
 def _is_used(node: ast.AST, parents: dict[int, ast.AST]) -> bool:
     """Whether a number is stored, given on or reckoned with, as it is."""
+    before = node
     for around in outwards(node, parents):
         if isinstance(around, ast.BinOp) and isinstance(around.op, ast.Sub):
             return False
-        if isinstance(around, ast.Compare | ast.JoinedStr):
+        if isinstance(around, ast.JoinedStr):
+            return False
+        if isinstance(around, ast.If | ast.IfExp | ast.While) and before is around.test:
             return False
         if isinstance(around, ast.stmt):
             return isinstance(around, ast.Assign | ast.AnnAssign | ast.AugAssign | ast.Return | ast.Expr | ast.For)
+        before = around
     return False
 
 

@@ -214,7 +214,9 @@ def _is_ones(value: ast.expr, names: Names, hops: int = 4) -> bool:
             numbers = [ast.unparse(part) for part in value.args[1:]]
             return numbers[:1] in (["1.0"], ["1"]) and (last != "where" or numbers[1:] in (["0.0"], ["0"]))
         if last in FLOATS and isinstance(value.func, ast.Attribute):
-            return is_mask(value.func.value, names, MASK) or _is_ones(value.func.value, names, hops)
+            cast = value.func.value
+            made = isinstance(cast, ast.Call) and bool(MASK.search(last_of(cast)))  # `self.valid(labels).float()`
+            return made or is_mask(cast, names, MASK) or _is_ones(cast, names, hops)
         if last in SHAPES and isinstance(value.func, ast.Attribute):
             return _is_ones(value.func.value, names, hops)
         return False

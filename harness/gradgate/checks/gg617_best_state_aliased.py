@@ -96,7 +96,7 @@ class _Kept:
         modules: whose it is, as they are written.
         value: where it is taken.
         loop: around it, the outermost; None: none in its function.
-        compared: whether scores are compared there.
+        compared: whether scores are compared there, or the name says so in a branch.
     """
 
     name: str
@@ -156,7 +156,9 @@ def _kept(function: Function, parents: dict[int, ast.AST], called: set[str]) -> 
             continue
         around = _around(value, function, parents)
         loops = [node for node in around if isinstance(node, ast.For | ast.While)]
-        compared = any(isinstance(node, ast.If) and _compares(node.test) for node in around)
+        branches = [node for node in around if isinstance(node, ast.If)]
+        best = isinstance(target, ast.Name) and bool(BETTER.search(target.id))
+        compared = any(_compares(node.test) for node in branches) or (best and bool(branches))
         own = isinstance(target, ast.Attribute) and bool(BETTER.search(target.attr))
         gathered = any(
             isinstance(node, ast.With) and "state_dict_type" in ast.unparse(node.items[0]) for node in around

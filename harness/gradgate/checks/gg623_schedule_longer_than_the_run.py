@@ -18,7 +18,7 @@ after a schedule, a rate or a warm-up: as it stands, by a name or an attribute, 
 trainer's that calls one, or as what a function gives back. It is a finding
 
 * in a trainer with a loop that runs a backward at each turn, and steps an optimizer only where a condition holds once
-  in so many turns (`%`) or names accumulation;
+  in so many turns (`%`) or names accumulation, or one over what a function gives that is named after accumulation;
 * where no such loop steps its schedule at each turn, which GG619 has.
 
 Statistic: such lengths; allowed: 0.
@@ -101,7 +101,12 @@ def _accumulates(files: Iterable[File]) -> bool:
         found = found or any(
             next(accumulations(own, Names(function), methods), None) is not None for function, own in nodes
         )
-    return found
+    return found or any(map(_groups, (node for file in files if file.has("accum") for node in file.nodes)))
+
+
+def _groups(node: ast.AST) -> bool:
+    """Whether a loop is over what a function gives that is named after accumulation: the batches of one update each."""
+    return isinstance(node, ast.For) and any(is_of_accumulation(dotted(call.func)) for call in calls_in(node.iter))
 
 
 def _of_all(files: Iterable[File]) -> Iterator[Finding]:
@@ -148,7 +153,10 @@ def _reaches_a_schedule(product: ast.BinOp, function: Function, file: File) -> b
 
 
 def _is_call(node: ast.expr | None) -> bool:
-    return isinstance(node, ast.Call) and bool(PACED.search(ast.unparse(node.func)))
+    if not isinstance(node, ast.Call):
+        return False
+    asked = (given.value for given in node.args if isinstance(given, ast.Constant) and isinstance(given.value, str))
+    return any(map(PACED.search, (ast.unparse(node.func), *asked)))
 
 
 def _paced(tree: ast.AST) -> Iterator[ast.Call]:
