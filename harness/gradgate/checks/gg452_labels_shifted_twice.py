@@ -106,7 +106,7 @@ def _finding(file: File, node: ast.Subscript, function: str) -> Finding:
         code=CODE,
         name=NAME,
         message=(
-            f"{function}() takes `{ast.unparse(node)}`, which is ahead already, from the next position; allowed: its own"
+            f"{function}() takes `{ast.unparse(node)}`, which is ahead already, from the next place; allowed: its own"
         ),
         culprit=file.at(node, function),
         fix="compare position by position: labels of heads say what is ahead",

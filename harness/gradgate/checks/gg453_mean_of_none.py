@@ -1,0 +1,127 @@
+"""A mean over labels is multiplied by their number to be summed, and of no labels it is NaN.
+
+## What it detects
+
+`total += loss.item() * n`, where `loss` is a cross entropy that averages over the labels that are not ignored, `n` is
+how many there are, and nothing asks whether there is one.
+
+## Why it matters
+
+One batch whose labels are all ignored (a prompt that fills its row, a row of padding) makes the whole evaluation NaN:
+NaN times 0 is NaN. No score is better than NaN or worse, so that no checkpoint is the best any more, and an early stop
+sees nothing but bad evaluations.
+
+## How it decides
+
+By reading the files of `Subject.source`, or those of the modules that the adapter imports. A finding is a sum that is
+raised by a product of a number and of a cross entropy, by itself or by what a name holds, without `reduction="sum"` or
+`"none"`, where the number holds a `sum` of a comparison or a mask, and no condition of the function names that number.
+
+Statistic: such sums; allowed: 0.
+
+False-alarm rate: 0 on the bundled trainer and on the documented ones.
+
+## Example
+
+Bad:
+
+```python
+n = (labels != -100).sum()
+total += cross_entropy(logits, labels).item() * n
+```
+
+Good:
+
+```python
+total += cross_entropy(logits, labels, reduction="sum").item()
+```
+
+## How to fix
+
+Sum what is summed: `reduction="sum"`; or pass over what has no labels.
+
+## Known limits
+
+Means that another function takes are not followed. What all labels being ignored makes of a step is GG404's, which runs
+it.
+
+## Sources
+
+`torch.nn.functional.cross_entropy`: with `reduction="mean"` the divisor is the number of labels that are not ignored.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+
+from gradgate.checks.source_values import Names, own_nodes
+from gradgate.checks.trainer_source import File, Function, dotted, read_file_by_file
+from gradgate.core.finding import Finding
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Context, Subject
+
+CODE, NAME = "GG453", "mean-of-none"
+NEEDS: tuple[str, ...] = ()
+PER_STAGE = False
+AVERAGES = ("cross_entropy", "nll_loss")
+
+
+def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
+    """Read what sums of a loss are raised by."""
+    return read_file_by_file(subject, _of_file, "sums")
+
+
+def _of_file(file: File) -> Iterator[Finding]:
+    if not file.has(*AVERAGES):
+        return
+    for function, _ in file.functions:
+        names = Names(function)
+        for node in own_nodes(function):
+            raised = node.value if isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Add) else None
+            if not (isinstance(raised, ast.BinOp) and isinstance(raised.op, ast.Mult)):
+                continue
+            for mean, number in ((raised.left, raised.right), (raised.right, raised.left)):
+                if _averages(mean, names) and _counts(number, names) and not _is_asked(number, function):
+                    yield _finding(file, node, function.name, ast.unparse(number))
+
+
+def _averages(node: ast.expr, names: Names) -> bool:
+    """Whether a number is a mean over the labels that are not ignored."""
+    for part in names.parts(node, 2):
+        if isinstance(part, ast.Call) and dotted(part.func).rpartition(".")[2] in AVERAGES:
+            given = {word.arg: ast.unparse(word.value) for word in part.keywords}
+            return given.get("reduction", "'mean'") == "'mean'"
+    return False
+
+
+def _counts(node: ast.expr, names: Names) -> bool:
+    """Whether a name holds how many places there are."""
+    return isinstance(node, ast.Name) and any(
+        isinstance(part, ast.Call)
+        and isinstance(part.func, ast.Attribute)
+        and part.func.attr in ("sum", "count_nonzero")
+        for part in names.parts(node, 2)
+    )
+
+
+def _is_asked(number: ast.expr, function: Function) -> bool:
+    """Whether a condition names a number, or it has a least one."""
+    name = ast.unparse(number)
+    for node in ast.walk(function):
+        test = node.test if isinstance(node, ast.If | ast.IfExp | ast.While) else None
+        if test is not None and any(isinstance(part, ast.Name) and part.id == name for part in ast.walk(test)):
+            return True
+        if isinstance(node, ast.Call) and dotted(node.func).rpartition(".")[2] in ("nan_to_num", "isfinite", "isnan"):
+            return True
+    return False
+
+
+def _finding(file: File, node: ast.AST, function: str, number: str) -> Finding:
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"{function}() multiplies a mean over labels by `{number}`: of none it is NaN; allowed: a finite sum",
+        culprit=file.at(node, function),
+        fix='take the sum (`reduction="sum"`), or pass over batches without labels',
+    )
