@@ -130,6 +130,8 @@ _ROWS = (
      "the control group's head weights are ones, beside head weights that sum to 1"),
     ("GG450", "reference-in-train-mode", "scan",
      "a frozen copy of the model is never put into eval mode, and the model has dropout"),
+    ("GG451", "reference-is-the-model", "scan",
+     "what is called a reference is the model that is trained, where no other is given"),
     ("GG501", "return-oracle", "run", "returns differ from a slow, literal reference"),
     ("GG502", "stages-disagree", "run", "two stages regress on different functions of the same reward"),
     ("GG503", "reward-nondeterministic", "run", "the same sequence gets two rewards"),
