@@ -77,7 +77,7 @@ OF_PLACE = re.compile(r"epoch|step|iter|resum|rank|process|worker|device|eval|sa
 MODEL = re.compile(r"(^|[._])(model|net|network|policy|actor)$", re.IGNORECASE)
 BUILDS = re.compile(r"(^|\.)_?(build|make|create|init|get|setup)_(\w+_)?(model|net|network|policy|actor)$")
 LOADS = re.compile(r"load_state_dict|from_pretrained|load_checkpoint|load_weights|load_model|\.load$")
-TRAINS = re.compile(r"optim|train|(^|\.)_?fit|backward|\.run$", re.IGNORECASE)
+TRAINS = re.compile(r"optim|train|(^|\.)_?fit|backward|(^|\.)run$", re.IGNORECASE)
 DEPTH = 3  # calls that are followed
 
 
