@@ -3,12 +3,13 @@
 ## What it detects
 
 `add_argument("--packing", type=bool)`; an override `key=value` of the command line that is given the type of what it
-replaces, `type(current)(raw)`, or that of a field, where nothing treats truth values apart.
+replaces, `type(current)(raw)`, or that of a field, where nothing treats truth values apart; an override that is read as
+a number, and set as the text that it is where it is none.
 
 ## Why it matters
 
-`bool("false")` is True, as of any text but the empty one. Whoever switches something off switches it on, or leaves it
-on, and the run's name says otherwise.
+`bool("false")` is True, as of any text but the empty one, and so is the text itself. Whoever switches something off
+switches it on, or leaves it on, and the run's name says otherwise.
 
 ## How it decides
 
@@ -17,7 +18,10 @@ By reading the files of `Subject.source`, or those of the modules that the adapt
 * arguments with `type=bool`;
 * in a function that takes a text apart at `=`, or that is called after overriding, converting or parsing and has a
   parameter for a text (`raw`, `text`, `: str`): `type(x)(text)`, `field.type(text)`, `types[key](text)` and
-  `bool(text)`, unless it mentions `bool` otherwise, or one of the words "true", "yes" and "on".
+  `bool(text)`, unless it mentions `bool` otherwise, or one of the words "true", "yes" and "on";
+* a function that tries `float(text)`, mostly behind `int(text)`, and goes on with the text, where the result is set on
+  an object or in a mapping in a function that takes a text apart at `=`. Not so where either reads types, parses YAML,
+  JSON or literals, or validates, or where an assignment is validated (`validate_assignment`, `__setattr__`).
 
 Statistic: such places; allowed: 0.
 
@@ -44,7 +48,8 @@ Read truth values by their words and refuse the rest: `argparse.BooleanOptionalA
 
 ## Known limits
 
-A conversion in another function than the one that takes the text apart is not seen.
+A conversion by `bool` in another function than the one that takes the text apart, and a number read in another file,
+are not seen.
 
 ## Sources
 
@@ -58,7 +63,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from gradgate.checks.source_values import SPLITS, assignments_in, own_nodes, places_of
-from gradgate.checks.trainer_source import File, Function, dotted, read_file_by_file
+from gradgate.checks.trainer_source import File, Function, calls_in, dotted, files_of, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.argument_calls import argument_call
@@ -71,11 +76,82 @@ READS = re.compile(r"overrid|overwrit|coerc|cast|convert|parse", re.IGNORECASE)
 TEXTS = ("raw", "text")
 TYPES = re.compile(r"(^|_)(types?|hints?|annotations|kinds?|casts?)_*$", re.IGNORECASE)
 WORDS = ("true", "yes", "on")
+READS_MORE = re.compile(
+    r"yaml|json|literal_eval|isinstance|^type$|get_type|annotation|type_hints|validat|TypeAdapter|OmegaConf|^eval$|bool",
+    re.IGNORECASE,
+)
 
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     """Look for texts that become truth values."""
-    return read_file_by_file(subject, _found, "texts_taken_for_true")
+    validated = any(file.has("validate_assignment", "def __setattr__") for file in files_of(subject))
+
+    def find(file: File) -> Iterator[Finding]:
+        yield from _found(file)
+        if not validated and file.has("float") and file.has('"="', "'='"):
+            yield from _left_as_texts(file)
+
+    return read_file_by_file(subject, find, "texts_taken_for_true")
+
+
+def _left_as_texts(file: File) -> Iterator[Finding]:
+    """The functions that leave a text that is no number as it is, and whose result is set where a text is split."""
+    functions = [function for function, _ in file.functions]
+    setting = [function for function in functions if _taken_apart(own_nodes(function)) and not _reads_more(function)]
+    for function in functions:
+        left = None if _reads_more(function) else _left(function)
+        if left is not None and any(_sets(by, function) for by in setting):
+            yield _finding(file, left, function.name, f"`{ast.unparse(left)}`, set where it is no number,")
+
+
+def _reads_more(function: Function) -> bool:
+    """Whether a function treats truth values, types or literals apart, or validates."""
+    nodes = own_nodes(function)
+    of_fields = {id(part) for node in nodes if isinstance(node, ast.Attribute) for part in ast.walk(node.value)}
+    names = [node.attr for node in nodes if isinstance(node, ast.Attribute)]  # `type(node).fields` asks for no type
+    names += [
+        node.id for node in nodes if isinstance(node, ast.Name) and not (node.id == "type" and id(node) in of_fields)
+    ]
+    return _knows_words(nodes) or any(map(READS_MORE.search, names))
+
+
+def _left(function: Function) -> ast.stmt | None:
+    """The statement that goes on with a text of which a number was tried."""
+    nodes = own_nodes(function)
+    given = (*function.args.posonlyargs, *function.args.args)
+    texts = _taken_apart(nodes) | {each.arg for each in given if dotted(each.annotation or ast.Name("str")) == "str"}
+    kinds = {"float"}
+    for node in nodes:
+        if isinstance(node, ast.For) and isinstance(node.iter, ast.Tuple | ast.List):
+            kinds |= {dotted(node.target)} if "float" in map(dotted, node.iter.elts) else set()
+    tried = {
+        dotted(call.args[0])
+        for node in nodes
+        if isinstance(node, ast.Try)
+        for call in calls_in(node)
+        if dotted(call.func) in kinds and len(call.args) == 1
+    }
+    for node in nodes:
+        if isinstance(node, ast.Return | ast.Assign) and node.value is not None and dotted(node.value) in texts & tried:
+            return node
+    return None
+
+
+def _sets(function: Function, reads: Function) -> bool:
+    """Whether a function sets, on an object or in a mapping, what another reads, or it itself."""
+    nodes = own_nodes(function)
+    names = {dotted(target) for target, value in assignments_in(nodes) if _calls(value, reads)}
+    if function is reads:
+        names = {dotted(target) for target, _ in assignments_in(nodes)} | _taken_apart(nodes)
+    calls = [node for node in nodes if isinstance(node, ast.Call) and dotted(node.func) == "setattr"]
+    places = [(target, value) for target, value in assignments_in(nodes) if isinstance(target, ast.Subscript)]
+    given = [call.args[2] for call in calls if len(call.args) == 3]
+    given += [value for target, value in places if not isinstance(target.slice, ast.Constant)]
+    return any(dotted(value) in names - {""} or _calls(value, reads) for value in given)
+
+
+def _calls(value: ast.expr, function: Function) -> bool:
+    return isinstance(value, ast.Call) and dotted(value.func).rpartition(".")[2] == function.name
 
 
 def _found(file: File) -> Iterator[Finding]:

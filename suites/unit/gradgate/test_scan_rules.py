@@ -82,6 +82,7 @@ CHECKS = {
     "GG452",
     "GG453",
     "GG454",
+    "GG451",
     "GG507",
     "GG508",
     "GG509",
@@ -101,6 +102,7 @@ CHECKS = {
     "GG627",
     "GG628",
     "GG629",
+    "GG631",
 }  # they read the source, as checks
 
 

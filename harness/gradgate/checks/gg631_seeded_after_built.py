@@ -1,0 +1,212 @@
+"""The run's seed is set behind what builds the model: the weights are drawn from a generator that is not seeded.
+
+## What it detects
+
+`model = build_model(config)`, and `seed_everything(config.seed)` behind it.
+
+## Why it matters
+
+Two runs of one seed begin with different weights, and differ in all that follows. Data, order and dropout are alike, so
+that the seed seems to work.
+
+## How it decides
+
+By reading the files of `Subject.source`, or those of the modules that the adapter imports. A finding is a statement
+that sets the run's seed, in a function that trains, or builds what does, behind one that builds a model in the same
+list of statements:
+
+* the seed is `seed_everything` or `set_seed`, the trainer's own also, or `torch.manual_seed` of what is named a seed;
+* what is built is assigned to a `model`, `net`, `network`, `policy` or `actor`, and is a call of a class, or of a
+  function that builds, makes, creates or initialises.
+
+Not so where something seeds in front: in that function, where it is called, in what builds, or where a module is
+imported; where the weights are loaded under no condition, there or in what builds; and where the seed depends on a
+step, an epoch or a rank. Statistic: such seeds; allowed: 0.
+
+False-alarm rate: 0 on the bundled trainer and on the documented ones.
+
+## Example
+
+Bad:
+
+```python
+model = build_model(config)
+seed_everything(config.seed)
+```
+
+Good:
+
+```python
+seed_everything(config.seed)
+model = build_model(config)
+```
+
+## How to fix
+
+Seed first.
+
+## Known limits
+
+A model that is built in one function and seeded behind in another is not seen. Whether two runs of a seed are alike is
+GG601's, which runs them.
+
+## Sources
+
+"Reproducibility", PyTorch's notes.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable, Iterable, Iterator
+
+from gradgate.checks.own_calls import OwnCalls, Place
+from gradgate.checks.source_values import OTHERS, always_run, blocks_in, own_nodes
+from gradgate.checks.trainer_source import NONE, Function, calls_in, dotted, files_of, nodes_in
+from gradgate.core.finding import Finding
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Context, Subject
+
+CODE, NAME = "GG631", "seeded-after-built"
+NEEDS: tuple[str, ...] = ()
+PER_STAGE = False
+SEEDS = re.compile(r"(^|[._])seed(_|$)|(^|\.)seed|manual_seed")  # whatever may seed
+RUN_SEEDS = re.compile(r"(^|\.)_?(seed_everything|set_seeds?|set_random_seed|seed_all)$")
+OF_PLACE = re.compile(r"epoch|step|iter|resum|rank|process|worker|device|eval|sampl", re.IGNORECASE)
+MODEL = re.compile(r"(^|[._])(model|net|network|policy|actor)$", re.IGNORECASE)
+BUILDS = re.compile(r"(^|\.)_?(build|make|create|init|get|setup)_(\w+_)?(model|net|network|policy|actor)$")
+LOADS = re.compile(r"load_state_dict|from_pretrained|load_checkpoint|load_weights|load_model|\.load$")
+TRAINS = re.compile(r"optim|train|(^|\.)_?fit|backward|(^|\.)run$", re.IGNORECASE)
+DEPTH = 3  # calls that are followed
+
+
+def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
+    """Look for seeds behind models."""
+    files = files_of(subject)
+    if not files:
+        return Outcome(not_applicable=NONE)
+    at_import = any(
+        isinstance(node, ast.Call) and SEEDS.search(dotted(node.func))
+        for file in files
+        if file.has("seed")
+        for node in nodes_in(file.tree.body, *OTHERS)
+    )
+    findings = () if at_import else tuple(_found(OwnCalls(files)))
+    return Outcome(findings, {"seeds": len(findings)}, {"seeds": 0})
+
+
+def _found(own: OwnCalls) -> Iterator[Finding]:
+    late = [
+        (place, *late)
+        for place in own.places
+        if place.file.has("seed") and not SEEDS.search(place.function.name)
+        for late in _late(place, own)
+    ]
+    themselves = {id(place.function) for place, _, _ in late}  # a stage in front that is no better
+    for place, seed, built in late:
+        if not _called_seeded(place, own, themselves, DEPTH):
+            yield Finding(
+                code=CODE,
+                name=NAME,
+                message=(
+                    f"{place.function.name}() seeds by `{ast.unparse(seed)}` behind `{ast.unparse(built)}` in line "
+                    f"{built.lineno}, whose weights are drawn before; allowed: a seed in front of that"
+                ),
+                culprit=place.file.at(seed, place.function.name),
+                fix="seed in front of what builds the model",
+            )
+
+
+def _late(place: Place, own: OwnCalls) -> Iterator[tuple[ast.stmt, ast.stmt]]:
+    """The first seeds of a function's lists of statements, with a model that is built in front."""
+    nodes = own_nodes(place.function)
+    if not any(isinstance(node, ast.Call) and TRAINS.search(dotted(node.func)) for node in nodes):
+        return
+    for block in (place.function.body, *blocks_in(nodes)):
+        at = next((index for index, each in enumerate(block) if _seeds_the_run(each)), 0)
+        assigned = [each for each in block[:at] if isinstance(each, ast.Assign | ast.AnnAssign)]
+        built = [each for each in assigned if _builds(each, own, place)]
+        loaded = any(
+            LOADS.search(dotted(call.func))
+            for each in block
+            if not isinstance(each, ast.If | ast.For | ast.While)
+            for call in calls_in(each)
+        )
+        if built and not loaded and not _seeded_before(nodes, block[at].lineno):
+            yield block[at], built[0]
+
+
+def _seeds_the_run(statement: ast.stmt) -> bool:
+    call = statement.value if isinstance(statement, ast.Expr) else None
+    if not isinstance(call, ast.Call) or not (call.args or call.keywords):
+        return False
+    given = " ".join(ast.unparse(each) for each in (*call.args, *call.keywords))
+    name = dotted(call.func)
+    of_run = RUN_SEEDS.search(name) or (name == "torch.manual_seed" and "seed" in given.lower())
+    return bool(of_run) and not OF_PLACE.search(given)
+
+
+def _builds(statement: ast.Assign | ast.AnnAssign, own: OwnCalls, place: Place) -> bool:
+    """Whether a statement builds a model, and does neither seed nor load it."""
+    targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+    value = statement.value
+    while (
+        isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) and isinstance(value.func.value, ast.Call)
+    ):
+        value = value.func.value  # Model(config).to(device)
+    if not isinstance(value, ast.Call) or not any(MODEL.search(dotted(target)) for target in targets):
+        return False
+    name = dotted(value.func)
+    if not (BUILDS.search(name) or name.rpartition(".")[2][:1].isupper()):
+        return False
+    if any(MODEL.search(dotted(each)) for each in (*value.args, *(word.value for word in value.keywords))):
+        return False  # what wraps a model draws nothing
+    called = own.called(value, place)
+    return called is None or not _seeds_or_loads(called, own)
+
+
+def _seeds_or_loads(place: Place, own: OwnCalls) -> bool:
+    """Whether a function, or one that it calls, seeds, or loads under no condition."""
+    return _reaches(place, own, SEEDS, own_nodes, DEPTH) or _reaches(place, own, LOADS, _never_left_out, DEPTH)
+
+
+def _reaches(
+    place: Place, own: OwnCalls, what: re.Pattern[str], read: Callable[[Function], Iterable[ast.AST]], depth: int
+) -> bool:
+    """Whether one of the nodes that are read of a function calls something, or a function that does."""
+    calls = [node for node in read(place.function) if isinstance(node, ast.Call)]
+    if any(what.search(dotted(call.func)) for call in calls):
+        return True
+    known = (own.called(call, place) for call in calls if depth and not dotted(call.func).startswith("torch."))
+    return any(each is not None and _reaches(each, own, what, read, depth - 1) for each in known)
+
+
+def _never_left_out(function: Function) -> Iterable[ast.AST]:
+    """The nodes that run under no condition: none where a branch leaves the function, `if path is None: return`."""
+    tests = (node for node in own_nodes(function) if isinstance(node, ast.If))
+    left = any(isinstance(part, ast.Return) for node in tests for part in node.body)
+    return () if left else always_run(function)
+
+
+def _seeded_before(nodes: list[ast.AST], line: int) -> bool:
+    """Whether something seeds in front of a line, by itself or by a function that is named so."""
+    calls = (node for node in nodes if isinstance(node, ast.Call) and node.lineno < line)
+    return any(SEEDS.search(dotted(call.func)) for call in calls)
+
+
+def _called_seeded(place: Place, own: OwnCalls, late: set[int], depth: int) -> bool:
+    """Whether something seeds in front of a call of a function, or within what is called in front of it."""
+    made = place.owner is not None and place.function.name == "__init__"
+    name = place.owner.name if made and place.owner is not None else place.function.name
+    for caller, call in own.calls_of(name) if depth else ():
+        if caller.function is not place.function:
+            nodes = own_nodes(caller.function)
+            before = [node for node in nodes if isinstance(node, ast.Call) and node.lineno < call.lineno]
+            called = [each for node in before if (each := own.called(node, caller)) is not None]
+            inside = [own_nodes(each.function) for each in called if id(each.function) not in late]
+            if _seeded_before(nodes, call.lineno) or _called_seeded(caller, own, late, depth - 1):
+                return True
+            if any(isinstance(node, ast.Call) and SEEDS.search(dotted(node.func)) for part in inside for node in part):
+                return True
+    return False
