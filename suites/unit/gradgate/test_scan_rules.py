@@ -98,6 +98,7 @@ CHECKS = {
     "GG627",
     "GG628",
     "GG629",
+    "GG632",
 }  # they read the source, as checks
 
 
