@@ -62,10 +62,10 @@ dropout on.
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Iterator
 from functools import cached_property
 
+from gradgate.checks.dropouts import drops
 from gradgate.checks.own_calls import Place
 from gradgate.checks.reference_uses import Uses
 from gradgate.checks.references import chain_of, copied_in, kinds_of, meant, model_named, puts_in_eval
@@ -79,10 +79,6 @@ CODE, NAME = "GG450", "reference-in-train-mode"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
 WORDS = ("ref", "teacher", "old", "target", "frozen", "anchor", "initial", "baseline")
-DROPS = re.compile(r"(^|\.)(\w*Dropout\d?d?|DropPath|StochasticDepth)$")
-DROPS_NOW = re.compile(r"^(F|torch|(torch\.)?nn\.functional)\.\w*dropout\w*$")  # first what it drops of
-DROPS_BY_DEFAULT = re.compile(r"(^|\.)Transformer((En|De)coderLayer)?$")
-RATE = re.compile(r"dropout|drop_path|drop_rate|pdrop")
 
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
@@ -183,7 +179,7 @@ class _Models:
         if any("from_pretrained" in ast.unparse(value) for value, _ in values):
             return False
         if roots:
-            return any(map(_drops, self._reached(roots)))
+            return any(map(drops, self._reached(roots)))
         return not any(file.has("from_pretrained(") for file in self._files) and self._any
 
     def in_eval(self, source: ast.expr, place: Place) -> bool:
@@ -249,7 +245,7 @@ class _Models:
 
     @cached_property
     def _any(self) -> bool:
-        return any(_drops(file.tree) for file in self._files if file.has("rop", "TransformerEncoder"))
+        return any(drops(file.tree) for file in self._files if file.has("rop", "TransformerEncoder"))
 
 
 def _branches(value: ast.expr) -> list[ast.expr]:
@@ -265,21 +261,6 @@ def _last_names(node: ast.AST) -> set[str]:
 
 def _named_parts(node: ast.AST) -> Iterator[ast.Name | ast.Attribute]:
     return (part for part in ast.walk(node) if isinstance(part, ast.Name | ast.Attribute))
-
-
-def _drops(tree: ast.AST) -> bool:
-    """Whether dropout stands somewhere with a rate that is not 0."""
-    for call in calls_in(tree):
-        name, words = dotted(call.func), {word.arg: word.value for word in call.keywords if word.arg}
-        rates = [value for word, value in words.items() if RATE.search(word)]
-        if DROPS.search(name) or DROPS_NOW.search(name):
-            given = [words["p"]] if "p" in words else call.args[1:2] if DROPS_NOW.search(name) else call.args[:1]
-            rates += given or [call.func]
-        elif DROPS_BY_DEFAULT.search(name) and not rates:
-            return True
-        if any(not (isinstance(rate, ast.Constant) and not rate.value) for rate in rates):
-            return True
-    return False
 
 
 def _finding(value: ast.expr, name: str, place: Place) -> Finding:

@@ -4,9 +4,10 @@
 
 An entry of a checkpoint that no line reads back; one that is read and never written; training state that is saved and
 loaded nowhere; a trainer whose optimizer keeps a state (Adam, momentum) and that saves weights alone; one that saves
-the optimizer, and not the schedule or the scaler that it steps by; one that can be resumed and keeps the best score
-by which it overwrites a checkpoint, or counts its patience, in memory alone; `load_state_dict(strict=False)` whose list
-of missing keys is dropped; an `except` around saving or loading that goes on as if nothing had been.
+the optimizer, and not the schedule or the scaler that it steps by, or no random state although it draws; one that can
+be resumed and keeps the best score by which it overwrites a checkpoint, or counts its patience, in memory alone;
+`load_state_dict(strict=False)` whose list of missing keys is dropped; an `except` around saving or loading that goes on
+as if nothing had been.
 
 ## Why it matters
 
@@ -31,7 +32,9 @@ functions that are called there, also of another file; a local variable only in 
 does, in front of the loop. That is kept by its own function alone: no string of its name keeps it. An object with a
 best score is kept where the method that makes the mapping, or one named after saving and loading, names it. Of a record
 whose fields a mapping with an optimizer's state takes one by one, a best score that is compared anywhere as a record's
-must be among them, or its name stand as a string. Statistic: entries and places; allowed: 0.
+must be among them, or its name stand as a string. A trainer draws where its model has dropout whose rate is not 0, or
+what goes backward, or is called there, draws from a global generator; it keeps no random state where no file takes one,
+and none seeds by a step or leaves it to a library. Statistic: entries and places; allowed: 0.
 
 False-alarm rate: 0 on the bundled trainer and on the documented ones. A trainer whose files other programs read is one.
 
@@ -77,6 +80,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gradgate.checks.best_scores import Held, Unsaved, held_scores, unsaved_scores
+from gradgate.checks.random_states import without_random_state
 from gradgate.checks.saved_mappings import LOADS, SAVES, Saved, handed_to_savers, returned_in, saved_in
 from gradgate.checks.saved_records import lost_scores
 from gradgate.checks.source_values import assignments_in
@@ -133,6 +137,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
         *_never_read(files),
         *_without_optimizer(files, saves),
         *_without_schedule(files, [*saved, *handed_to_savers(files)]),
+        *(_finding(*lost) for lost in without_random_state(files, [*saved, *handed_to_savers(files)])),
         *map(_of_score, unsaved_scores(files)),
         *map(_of_held, (*held_scores(files), *lost_scores(files))),
         *(finding for file in files for finding in (*_swallowed(file), *_unstrict(file))),

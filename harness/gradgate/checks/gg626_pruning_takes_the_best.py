@@ -1,8 +1,9 @@
-"""Old checkpoints are deleted by a pattern that fits the name of the best one, too.
+"""Old checkpoints are deleted by a pattern that fits the best one, too: by its name, or because it is one of them.
 
 ## What it detects
 
-`glob("*.pt")` of which all but the newest are deleted, and `best.pt` in the same folder.
+`glob("*.pt")` of which all but the newest are deleted, and `best.pt` in the same folder. And a note, `best.json` or
+`self.best_path`, that names one of the numbered files, which are deleted without a look at it.
 
 ## Why it matters
 
@@ -22,8 +23,13 @@ that is written alike, or is given alike, and
 * the files are sorted by time or not at all; or
 * by name, and the best comes before a name with a number that fits, too.
 
+A note is an attribute called "best" and a file, which is read somewhere, or what is written to `best.json`, or under
+the key "best". It is one where its class deletes all but the last of the files whose pattern fits the name that is
+noted, and neither the function that deletes, nor one that it calls, nor its call speaks of the best, of files to spare,
+or of links; and where the class has no weights called "best" and copies nothing.
+
 A condition of any other kind, a key that reads a number, and a part of the pattern that is not written down are none.
-Statistic: such lists; allowed: 0.
+Statistic: such lists and notes; allowed: 0.
 
 False-alarm rate: 0 on the bundled trainer and on the documented ones.
 
@@ -47,7 +53,7 @@ for old in sorted(folder.glob("step-*.pt"), key=os.path.getmtime)[:-keep]:
 
 ## How to fix
 
-List the numbered files alone, or keep the best in a folder of its own.
+List the numbered files alone, or keep the best in a folder of its own; leave out the one that the note names.
 
 ## Known limits
 
@@ -67,6 +73,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from gradgate.checks.best_pointers import DELETES, THERE, Pointer, is_known, pointers
 from gradgate.checks.own_calls import OwnCalls, Place
 from gradgate.checks.source_values import Names, own_nodes
 from gradgate.checks.trainer_source import NONE, calls_in, dotted, files_of
@@ -78,11 +85,9 @@ CODE, NAME = "GG626", "pruning-takes-the-best"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
 LISTS = ("glob", "iterdir", "listdir", "iglob")
-DELETES = ("unlink", "remove", "rmtree")
 BEST = re.compile(r"best", re.IGNORECASE)
 TIME = re.compile(r"mtime|ctime")
 WRAPS = ("Path", "pathlib.Path", "str", "os.fspath")
-THERE = re.compile(r"(\.|^)(exists|is_file|is_dir|isfile|isdir)\(")
 
 
 @dataclass(frozen=True)
@@ -126,6 +131,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 
 
 def _of_all(own: OwnCalls) -> Iterator[Finding]:
+    yield from map(_of_pointer, pointers(own))
     reader = _Reader(own)
     pruned = [listed for place in own.places if place.file.has(*DELETES) for listed in reader.pruned(place)]
     paths = [found for place in own.places for found in reader.paths(place)] if pruned else []
@@ -161,7 +167,7 @@ class _Reader:
         names = Names(place.function)
         for loop in (node for node in own_nodes(place.function) if isinstance(node, ast.For | ast.While)):
             deleted = [call for call in calls_in(loop) if dotted(call.func).rpartition(".")[2] in DELETES]
-            if not deleted or any(isinstance(node, ast.If) and not _is_known(node.test) for node in ast.walk(loop)):
+            if not deleted or any(isinstance(node, ast.If) and not is_known(node.test) for node in ast.walk(loop)):
                 continue
             if isinstance(loop, ast.For):
                 taken: list[ast.expr] = [loop.iter]
@@ -316,12 +322,6 @@ def _patterns(test: ast.expr) -> Iterator[str | None]:
         yield None
 
 
-def _is_known(test: ast.expr) -> bool:
-    """Whether a condition asks whether a file is there, or how many there are, and nothing of its name."""
-    text = ast.unparse(test)
-    return bool(THERE.search(text)) or "len(" in text
-
-
 def _finding(listed: _Listed, best: _Path, node: ast.expr) -> Finding:
     return Finding(
         code=CODE,
@@ -332,4 +332,17 @@ def _finding(listed: _Listed, best: _Path, node: ast.expr) -> Finding:
         ),
         culprit=listed.place.file.at(listed.node, listed.place.function.name),
         fix="list the numbered files alone, or keep the best in a folder of its own",
+    )
+
+
+def _of_pointer(noted: Pointer) -> Finding:
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=(
+            f"{noted.place.function.name}() notes `{noted.name}` as the best, and {noted.pruning.function.name}() "
+            f"deletes what fits `{noted.pattern}` when it is old, without a look at that; allowed: none that is noted"
+        ),
+        culprit=noted.place.file.at(noted.node, noted.place.function.name),
+        fix="leave out the file that is noted as the best, or keep a copy of it under a name of its own",
     )

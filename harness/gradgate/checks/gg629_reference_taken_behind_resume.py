@@ -64,14 +64,13 @@ Ouyang et al. 2022, arXiv:2203.02155: the penalty is taken from the model that t
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from gradgate.checks.own_calls import OwnCalls, Place
 from gradgate.checks.references import COPIES, kinds_of, meant, model_named
-from gradgate.checks.source_values import OTHERS, assignments_in, blocks_in, own_nodes
-from gradgate.checks.trainer_source import NONE, calls_in, dotted, files_of, nodes_in
+from gradgate.checks.restored_models import DEPTH, FIRST, Here, Restores, first_kinds, reached, says
+from gradgate.checks.source_values import assignments_in
+from gradgate.checks.trainer_source import NONE, calls_in, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -79,12 +78,6 @@ from gradgate.subjects.contract import Context, Subject
 CODE, NAME = "GG629", "reference-taken-behind-resume"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
-FIRST = frozenset({"reference", "initial", "anchor"})  # kinds that stay as they are
-RESUMES = re.compile(r"resum|restor|restart|latest|continu|last_ckpt|last_checkpoint", re.IGNORECASE)
-OPTIMIZER = re.compile(r"optim|(^|[._])opt\d?$", re.IGNORECASE)
-NO_MODEL = re.compile(r"optim|opt\d?$|sched|scaler|loader|sampler|ema|stop|meter|stat|rng|metric|norm", re.IGNORECASE)
-PROGRESS = re.compile(r"(^|[._])(global_)?(step|epoch|iteration|iter)s?(_\w+)?$")
-DEPTH = 3  # calls that are followed
 
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
@@ -99,109 +92,42 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     return Outcome(findings, {"copies": len(findings)}, {"copies": 0})
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    """What is loaded: by the names that models and optimizers have where it is asked."""
-
-    models: frozenset[str] = frozenset()
-    optimizers: frozenset[str] = frozenset()
-    progress: bool = False
-
-    def __or__(self, other: _Loaded) -> _Loaded:
-        return _Loaded(self.models | other.models, self.optimizers | other.optimizers, self.progress or other.progress)
-
-
-class _Order:
+class _Order(Restores):
     """What is restored and what is copied, in the order in which it happens.
 
     Args:
         own: the trainer's functions.
     """
 
-    def __init__(self, own: OwnCalls) -> None:
-        self.own = own
-        self._known: dict[int, _Loaded] = {}
-
     def all(self) -> Iterator[Finding]:
         """The copies behind what restores."""
         seen: set[int] = set()
         kept = any(
-            _kinds(call.func.value)
+            first_kinds(call.func.value)
             for place in self.own.places
             if place.file.has(".state_dict()")
             for call in calls_in(place.function)
             if isinstance(call.func, ast.Attribute) and call.func.attr == "state_dict"
         )
         for place in () if kept else self.own.places:
-            loading = self._blocks(place)
+            loading = self.blocks(place)
             for block in loading:
                 for at, statement in enumerate(block):
-                    models = self._restored(statement, place) if at + 1 < len(block) else frozenset()
+                    models = self.restored(statement, place) if at + 1 < len(block) else frozenset()
                     for copy, model in self._copies(block[at + 1 :], place, DEPTH) if models else ():
                         if model in models and id(copy) not in seen:
                             seen.add(id(copy))
                             yield _finding(copy, model, statement, place)
 
-    def _blocks(self, place: Place) -> list[list[ast.stmt]]:
-        """The lists of statements of a function, without those in loops."""
-        nodes = nodes_in(place.function.body, *OTHERS, ast.For, ast.While)
-        inside = [node for node in nodes if not isinstance(node, (*OTHERS, ast.For, ast.While))]
-        return [place.function.body, *blocks_in(inside)]
-
-    def _restored(self, statement: ast.stmt, place: Place) -> frozenset[str]:
-        """The models that a statement restores on a resume, if what is behind it follows."""
-        if isinstance(statement, (*OTHERS, ast.For, ast.While)):
-            return frozenset()
-        nodes = list(nodes_in([statement], *OTHERS))
-        left = _left_in(nodes)
-        nodes = [node for node in nodes if id(node) not in left]
-        loaded = self._loaded(nodes, place, DEPTH)
-        told = [node.test for node in nodes if isinstance(node, ast.If)]
-        told += [node for node in nodes if isinstance(node, ast.Call) and self._loaded([node], place, DEPTH).models]
-        says = any(RESUMES.search(ast.unparse(each)) for each in told)
-        return loaded.models if loaded.optimizers or (says and loaded.progress) else frozenset()
-
-    def _loaded(self, nodes: list[ast.AST], place: Place, depth: int) -> _Loaded:
-        """What nodes of a function load, or the functions that they call."""
-        found = _Loaded()
-        names = [dotted(target) for target, _ in assignments_in(nodes)]
-        found |= _Loaded(progress=any(PROGRESS.search(name) for name in names))
-        for call in (node for node in nodes if isinstance(node, ast.Call)):
-            if isinstance(call.func, ast.Attribute) and call.func.attr == "load_state_dict":
-                name = model_named(call.func.value)
-                if OPTIMIZER.search(name):
-                    found |= _Loaded(optimizers=frozenset({name}))
-                elif name not in ("", "self", "super") and not NO_MODEL.search(name) and not _kinds(call.func.value):
-                    found |= _Loaded(models=frozenset({name}))
-            else:
-                found |= self._called(call, place, depth)
-        return found
-
-    def _called(self, call: ast.Call, place: Place, depth: int) -> _Loaded:
-        """What a call of the trainer's own loads, by the names of where it is called."""
-        told = []
-        for called in meant(self.own, call, place) if depth else ():
-            key = id(called.function)
-            if key not in self._known:
-                self._known[key] = _Loaded()  # while it is looked at
-                self._known[key] = self._loaded(own_nodes(called.function), called, depth - 1)
-            if (held := self._known[key]) != _Loaded():
-                names = _Here(call, called, self.own)
-                models = frozenset(filter(None, map(names.name, held.models)))
-                optimizers = frozenset(filter(None, map(names.name, held.optimizers)))
-                told.append(_Loaded(models, optimizers, held.progress))
-        told = [each for each in told if each.models] or told
-        return told[0] if len(told) == 1 else _Loaded()
-
     def _copies(
         self, block: list[ast.stmt], place: Place, depth: int, *, named: bool = False
     ) -> Iterator[tuple[ast.AST, str]]:
         """The references that statements make, each with its model; `named` says that what they return is one."""
-        statements = list(_reached(block))
+        statements = list(reached(block))
         if _loads_reference(block, named=named):
             return
         for statement in statements:
-            values = [(_kinds(target), value) for target, value in assignments_in([statement])]
+            values = [(first_kinds(target), value) for target, value in assignments_in([statement])]
             calls = list(calls_in(statement))
             values += [(kinds_of(word.arg or "") & FIRST, word.value) for call in calls for word in call.keywords]
             if named and (isinstance(statement, ast.Return) and statement.value is not None):
@@ -214,7 +140,7 @@ class _Order:
                     yield from self._copies_of(call, place, depth, named=True)
             for call in calls:
                 if isinstance(call.func, ast.Attribute) and call.func.attr == "load_state_dict" and call.args:
-                    if _kinds(call.func.value) and isinstance(call.args[0], ast.Call):
+                    if first_kinds(call.func.value) and isinstance(call.args[0], ast.Call):
                         yield from ((call, model) for model in [_model_copied(call.args[0])] if model)
                 else:
                     of_function = bool(kinds_of(dotted(call.func)) & FIRST)
@@ -224,32 +150,10 @@ class _Order:
         """The references that a call makes: it stands for them."""
         candidates = meant(self.own, call, place) if depth else []
         for called in candidates if len(candidates) == 1 else ():
-            names = _Here(call, called, self.own)
+            names = Here(call, called, self.own)
             for _, model in self._copies(called.function.body, called, depth - 1, named=named):
                 if here := names.name(model):
                     yield call, here
-
-
-class _Here:
-    """What the names of a function are where it is called."""
-
-    def __init__(self, call: ast.Call, called: Place, own: OwnCalls) -> None:
-        self._given = own.given(call, called)
-        self._called = called
-        self._receiver = dotted(call.func).rpartition(".")[0]
-
-    def name(self, inside: str) -> str:
-        """The name outside; empty for what is not seen there."""
-        first, _, rest = inside.partition(".")
-        if first == "self" and self._called.owner is not None:
-            return f"{self._receiver}.{rest}" if self._receiver and rest else ""
-        given = self._given.get(first)
-        outside = model_named(given) if given is not None else ""
-        return f"{outside}.{rest}" if outside and rest else outside
-
-
-def _kinds(node: ast.expr) -> frozenset[str]:
-    return kinds_of(dotted(node)) & FIRST
 
 
 def _model_copied(call: ast.Call) -> str:
@@ -258,27 +162,6 @@ def _model_copied(call: ast.Call) -> str:
         return model_named(call.args[0])
     states = isinstance(call.func, ast.Attribute) and call.func.attr == "state_dict"
     return model_named(call.func.value) if states and isinstance(call.func, ast.Attribute) else ""
-
-
-def _reached(block: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """The statements of a list and of its branches that make a reference on a resume as well, outside of loops."""
-    for statement in block:
-        if isinstance(statement, ast.If):
-            if not _says(statement.test):
-                yield from _reached([*statement.body, *statement.orelse])
-        elif isinstance(statement, ast.With | ast.Try):
-            yield from _reached(statement.body)
-        elif not isinstance(statement, (*OTHERS, ast.For, ast.While)):
-            yield statement
-
-
-def _says(test: ast.expr) -> bool:
-    """Whether a condition speaks of a resume, or asks whether there is a reference, or where training is."""
-    compared = [node.left for node in ast.walk(test) if isinstance(node, ast.Compare)]
-    turned = [node.operand for node in ast.walk(test) if isinstance(node, ast.UnaryOp)]
-    names = {dotted(node) for node in ast.walk(test) if isinstance(node, ast.Name | ast.Attribute)}
-    asks = any(_kinds(node) for node in (*compared, *turned))
-    return asks or bool(RESUMES.search(ast.unparse(test))) or any(map(PROGRESS.search, names))
 
 
 def _loads_reference(block: list[ast.stmt], *, named: bool) -> bool:
@@ -295,9 +178,9 @@ def _loads_reference(block: list[ast.stmt], *, named: bool) -> bool:
             own = isinstance(call.func, ast.Attribute) and call.func.attr == "load_state_dict"
             states = [each for each in given if isinstance(each, ast.Call) and _model_copied(each)]
             of = call.func.value if own and isinstance(call.func, ast.Attribute) else None
-            if of is not None and (_kinds(of) or (named and isinstance(of, ast.Name))) and not states:
+            if of is not None and (first_kinds(of) or (named and isinstance(of, ast.Name))) and not states:
                 return True
-            if of is None and "load" in name and any(_kinds(each) for each in given):
+            if of is None and "load" in name and any(first_kinds(each) for each in given):
                 return True
     return False
 
@@ -306,23 +189,12 @@ def _always(block: list[ast.stmt]) -> Iterator[ast.stmt]:
     """The statements of a list, and of branches whose condition speaks of a resume."""
     for statement in block:
         if isinstance(statement, ast.If):
-            if _says(statement.test):
+            if says(statement.test):
                 yield from _always([*statement.body, *statement.orelse])
         elif isinstance(statement, ast.With | ast.Try):
             yield from _always(statement.body)
         else:
             yield statement
-
-
-def _left_in(nodes: list[ast.AST]) -> set[int]:
-    """What stands in branches behind which the function ends."""
-    left: set[int] = set()
-    for node in nodes:
-        if isinstance(node, ast.If):
-            for block in (node.body, node.orelse):
-                if block and isinstance(block[-1], ast.Return | ast.Raise | ast.Continue | ast.Break):
-                    left |= {id(inner) for part in block for inner in ast.walk(part)}
-    return left
 
 
 def _finding(copy: ast.AST, model: str, restoring: ast.stmt, place: Place) -> Finding:

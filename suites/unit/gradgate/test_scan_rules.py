@@ -103,6 +103,7 @@ CHECKS = {
     "GG628",
     "GG629",
     "GG631",
+    "GG632",
 }  # they read the source, as checks
 
 

@@ -1,0 +1,113 @@
+"""Trainers that go on from a checkpoint and draw at random, and keep no random state."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+
+from gradgate.checks.dropouts import RATE, drops
+from gradgate.checks.own_calls import OwnCalls, Place
+from gradgate.checks.saved_mappings import Saved, returned_in
+from gradgate.checks.source_values import assignments_in, own_nodes
+from gradgate.checks.trainer_source import File, calls_in, dotted
+
+KEPT = re.compile(
+    r"rng_?states?|random_?state|getstate|get_state\(|save_state\(|generator_state"
+    r"|[\"']\w*(rng|random)\w*[\"']\s*[:\]]",
+    re.IGNORECASE,
+)
+LIBRARY = re.compile(r"^\s*(from|import) (lightning|pytorch_lightning|accelerate|deepspeed|ignite|composer)\b")
+OF_LIBRARY = re.compile(r"\b(Seq2Seq)?Trainer\(|\b(SFT|DPO|PPO|GRPO)Trainer\b")
+SEED_OF_PLACE = re.compile(r"seed\w*\(.*(epoch|step|iter)|fold_in\(|fork_rng\(", re.IGNORECASE)
+OPTIMIZER = re.compile(r"optim|(^|[._])opt\d?$", re.IGNORECASE)
+DRAWS = re.compile(
+    r"^(torch\.(rand|randn|randint|randperm|multinomial|bernoulli|normal|rand_like|randn_like|randint_like)"
+    r"|random\.(random|randint|choice|choices|sample|shuffle|uniform|gauss|randrange)"
+    r"|(np|numpy)\.random\.(rand|randn|randint|random|choice|permutation|shuffle|normal|uniform))$"
+)
+DEPTH = 3  # calls that are followed
+
+
+def without_random_state(files: tuple[File, ...], saved: list[Saved]) -> Iterator[tuple[File, ast.AST, str, str]]:
+    """The checkpoint of a trainer that loads an optimizer's state to go on, draws, and takes no random state."""
+    given = [*saved, *(one for file in files for one in returned_in(file))]
+    whole = next((one for one in given if any(map(_is_optimizers, one.entries.values()))), None)
+    if whole is None or not any(map(_goes_on, files)):
+        return
+    lines = [line.partition("#")[0] for file in files for line in file.lines]
+    if any(pattern.search(line) for line in lines for pattern in (KEPT, LIBRARY, OF_LIBRARY, SEED_OF_PLACE)):
+        return
+    if (draws := _drawing(files)) is not None:
+        told = f"the checkpoint holds the optimizer and no random state, and {draws}: a run that is resumed from it "
+        yield whole.file, whole.call, whole.function, f"{told}draws what it drew at its start"
+
+
+def _is_optimizers(value: ast.expr) -> bool:
+    text = ast.unparse(value)
+    return "opt" in text and "state_dict" in text
+
+
+def _goes_on(file: File) -> bool:
+    """Whether a file loads an optimizer's state."""
+    return file.has("load_state_dict(") and any(
+        isinstance(call.func, ast.Attribute)
+        and call.func.attr == "load_state_dict"
+        and OPTIMIZER.search(dotted(call.func.value))
+        for call in calls_in(file.tree)
+    )
+
+
+def _drawing(files: tuple[File, ...]) -> str | None:
+    """What draws in training; None: nothing that is seen."""
+    asked = [file for file in files if file.has("rop", "Transformer")]
+    zero = _zero(files) if asked else frozenset()
+    dropping = next((file for file in asked if drops(file.tree, zero)), None)
+    if dropping is not None:
+        return f"{dropping.path.name} has dropout"
+    own = OwnCalls(files)
+    for place in own.places:
+        if place.file.has(".backward("):
+            calls = [node for node in own_nodes(place.function) if isinstance(node, ast.Call)]
+            if any(isinstance(call.func, ast.Attribute) and call.func.attr == "backward" for call in calls):
+                for call in _draws(place, own, DEPTH):
+                    return f"`{ast.unparse(call)}` draws in training"
+    return None
+
+
+def _draws(place: Place, own: OwnCalls, depth: int) -> Iterator[ast.Call]:
+    """The draws from a global generator of a function, or of those that it calls."""
+    for node in own_nodes(place.function):
+        if isinstance(node, ast.Call):
+            if DRAWS.search(dotted(node.func)) and all(word.arg != "generator" for word in node.keywords):
+                yield node
+            elif depth and (called := own.called(node, place)) is not None and called.function.name != "__init__":
+                yield from _draws(called, own, depth - 1)
+
+
+def _zero(files: tuple[File, ...]) -> frozenset[str]:
+    """The names of rates that are 0 wherever they are given a number that is written down."""
+    given: dict[str, list[bool]] = {}
+    for file in files:
+        for node in file.nodes:
+            for name, value in _named(node):
+                if RATE.search(name) and isinstance(value, ast.Constant) and isinstance(value.value, int | float):
+                    given.setdefault(name, []).append(not value.value)
+    return frozenset(name for name, numbers in given.items() if all(numbers))
+
+
+def _named(node: ast.AST) -> Iterator[tuple[str, ast.expr]]:
+    """What a node gives a value under a name: a field, an attribute, a keyword, the default of an argument."""
+    if isinstance(node, ast.keyword) and node.arg:
+        yield node.arg, node.value
+    elif isinstance(node, ast.arguments):
+        given = [*node.posonlyargs, *node.args]
+        for argument, default in zip(reversed(given), reversed(node.defaults), strict=False):
+            yield argument.arg, default
+        for argument, value in zip(node.kwonlyargs, node.kw_defaults, strict=True):
+            if value is not None:
+                yield argument.arg, value
+    else:
+        for target, value in assignments_in([node]):
+            inside = value.args[0] if isinstance(value, ast.Call) and value.args else value  # `Field(0.0)`
+            yield dotted(target).rpartition(".")[2], inside
