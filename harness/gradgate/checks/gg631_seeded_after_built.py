@@ -178,7 +178,7 @@ def _reaches(
     calls = [node for node in read(place.function) if isinstance(node, ast.Call)]
     if any(what.search(dotted(call.func)) for call in calls):
         return True
-    known = (own.called(call, place) for call in calls if depth and not dotted(call.func).startswith("torch."))
+    known = (own.called(call, place) for call in calls if depth)
     return any(each is not None and _reaches(each, own, what, read, depth - 1) for each in known)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -29,6 +30,9 @@ class Place:
         return given[1:] if self.owner is not None and given[:1] in (["self"], ["cls"]) else given
 
 
+_LIBRARIES = {*sys.stdlib_module_names, "torch", "np", "numpy", "F", "nn", "yaml", "pd", "transformers", "safetensors"}
+
+
 class OwnCalls:
     """The functions of all files, by name.
 
@@ -49,6 +53,8 @@ class OwnCalls:
         A method of `self` is one of the same class, or of one above; a function is looked for in the same file first.
         """
         before, _, name = dotted(call.func).rpartition(".")
+        if before.partition(".")[0] in _LIBRARIES:
+            return None
         known = self._named.get(name, [])
         if isinstance(call.func, ast.Name):
             known = [place for place in known if place.owner is None]
