@@ -16,7 +16,8 @@ most runs, nothing is wrong.
 By reading the files of `Subject.source`, or those of the modules that the adapter imports. A trainer may pad on the
 left where an argument, a field, a key or an assignment is named after a side of padding, and a text `"left"` stands in
 one of the files. Findings are a sum of a mask, or a length, less one, running sums of them as well, by which something
-is indexed, gathered or scattered, in a function that does not read a side; not the columns of a slice, nor the last.
+is indexed, gathered or scattered, in a function that does not read a side; not the columns of a slice, nor the last;
+nor where the function itself puts rows into the first columns.
 
 Statistic: such places; allowed: 0.
 
@@ -96,12 +97,24 @@ def _of_file(file: File) -> Iterator[Finding]:
         lasts = {id(node): node for node in nodes if isinstance(node, ast.BinOp) and _is_last(node, function)}
         if not lasts or any("left" in text or SIDE.search(text) for text in _texts(function, file)):
             continue
+        if any(map(_pads_behind, nodes)):
+            continue
         names, seen = Names(function), set[int]()
         for index in (index for index in _indices(nodes) if not isinstance(names.held(index), ast.Compare)):
             for part in names.parts(index, 3):
                 if id(part) in lasts and id(part) not in seen:
                     seen.add(id(part))
                     yield _finding(file, lasts[id(part)], function.name)
+
+
+def _pads_behind(node: ast.AST) -> bool:
+    """Whether a node puts a row into the first columns of a wider one, or pads rows as torch does."""
+    if isinstance(node, ast.Call):
+        return dotted(node.func).endswith("pad_sequence")
+    if not (isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store) and isinstance(node.slice, ast.Tuple)):
+        return False
+    ends = (part.upper for part in node.slice.elts if isinstance(part, ast.Slice) and part.lower is None)
+    return any(end is not None and re.search(r"len\(|length", ast.unparse(end)) for end in ends)
 
 
 def _texts(function: Function, file: File) -> Iterable[str]:
