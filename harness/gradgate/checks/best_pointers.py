@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from gradgate.checks.own_calls import OwnCalls, Place
-from gradgate.checks.source_values import Names, assignments_in, own_nodes
+from gradgate.checks.source_values import Names, assignments_in, own_nodes, with_stars
 from gradgate.checks.trainer_source import calls_in, dotted
 
 DELETES = ("unlink", "remove", "rmtree")
@@ -138,8 +138,7 @@ def _numbered(value: ast.expr, place: Place, own: OwnCalls, depth: int) -> Itera
     """The names of numbered files in an expression, or in what it calls."""
     for part in Names(place.function).parts(value):
         if isinstance(part, ast.JoinedStr):
-            text = "".join(str(each.value) if isinstance(each, ast.Constant) else "*" for each in part.values)
-            yield text.rpartition("/")[2]
+            yield with_stars(part).rpartition("/")[2]
         elif isinstance(part, ast.Call) and depth and (called := own.called(part, place)) is not None:
             for node in own_nodes(called.function):
                 if isinstance(node, ast.Return) and node.value is not None:

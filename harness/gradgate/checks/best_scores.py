@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from gradgate.checks.resuming import Resumes, loads_optimizer
-from gradgate.checks.source_values import Names, assignments_in, blocks_in, own_nodes, places_of
+from gradgate.checks.resuming import Resumes, is_optimizers_state, loads_optimizer
+from gradgate.checks.source_values import Names, assignments_in, blocks_in, last_name, own_nodes, places_of
 from gradgate.checks.trainer_source import File, Function, calls_in, dotted
 
 BEST = re.compile(r"(^|_)(best|lowest|highest)(_|$)", re.IGNORECASE)
@@ -117,7 +117,7 @@ def _judged(owner: ast.ClassDef) -> Iterator[str]:
                     leaves = isinstance(branch.body[-1], ast.Return)
                     taken = [*branch.body, *(block[at + 1 :] if leaves else [])]
                     given = [target for target, _ in assignments_in(part for each in taken for part in ast.walk(each))]
-                    best = [each for each in given if isinstance(each, ast.Attribute) and BEST.search(_last(each))]
+                    best = [each for each in given if isinstance(each, ast.Attribute) and BEST.search(last_name(each))]
                     best = [target for target in best if _is_compared(branch.test, target)]
                     yield from (target.attr for target in best if not _finds(owner, target))
 
@@ -130,7 +130,7 @@ def _finds(owner: ast.ClassDef, target: ast.expr) -> bool:
 
 def _mapping_in(function: Function) -> bool:
     dicts = (node for node in ast.walk(function) if isinstance(node, ast.Dict))
-    return any("state_dict" in text and "opt" in text.lower() for text in map(ast.unparse, dicts))
+    return any(map(is_optimizers_state, map(ast.unparse, dicts)))
 
 
 def _is_outer(function: Function, name: str) -> bool:
@@ -143,9 +143,8 @@ def _mapping(files: Iterable[File]) -> tuple[File, ast.Dict] | None:
     """The mapping that holds an optimizer's state."""
     for file in files:
         for node in (node for node in file.nodes if isinstance(node, ast.Dict)):
-            for value in map(ast.unparse, node.values):
-                if "state_dict" in value and "opt" in value.lower():
-                    return file, node
+            if any(map(is_optimizers_state, map(ast.unparse, node.values))):
+                return file, node
     return None
 
 
@@ -154,9 +153,9 @@ def _deciding(function: Function) -> Iterator[tuple[ast.If, list[ast.expr]]]:
     names = Names(function)
     for branch in (node for node in own_nodes(function) if isinstance(node, ast.If)):
         given = list(assignments_in(part for inner in branch.body for part in ast.walk(inner)))
-        given = [(target, value) for target, value in given if _last(target)]
-        best = [target for target, value in given if BEST.search(_last(target)) and not _is_first(value)]
-        counted = [target for target, value in given if COUNTED.search(_last(target)) and _is_first(value)]
+        given = [(target, value) for target, value in given if last_name(target)]
+        best = [target for target, value in given if BEST.search(last_name(target)) and not _is_first(value)]
+        counted = [target for target, value in given if COUNTED.search(last_name(target)) and _is_first(value)]
         called = [dotted(call.func) for part in branch.body for call in calls_in(part)]
         saves = any(SAVES.search(name) or KEPT.search(name) for name in called)
         test = names.held(branch.test)
@@ -175,13 +174,6 @@ def _mentions(node: ast.AST, text: str) -> bool:
     return any(ast.unparse(part) == text for part in places)
 
 
-def _last(node: ast.expr) -> str:
-    """What a name, an attribute or an item is called; anything else is empty."""
-    if isinstance(node, ast.Subscript):
-        return str(node.slice.value) if isinstance(node.slice, ast.Constant) else ""
-    return dotted(node).rpartition(".")[2]
-
-
 def _is_first(value: ast.AST | None) -> bool:
     """Whether a value is one to begin with: it is written down, or infinite."""
     if isinstance(value, ast.IfExp):
@@ -196,7 +188,7 @@ def _is_first(value: ast.AST | None) -> bool:
 
 def _keeps(file: File, deciding: ast.expr, branch: ast.If) -> bool:
     """Whether a file may save what decides, or find it again: by its name, among others, or from what is not first."""
-    last = _last(deciding)
+    last = last_name(deciding)
     holder = ast.unparse(deciding.value) if isinstance(deciding, ast.Attribute | ast.Subscript) else ""
     nodes, inside = file.nodes, set(map(id, ast.walk(branch)))
     entries = [
@@ -216,7 +208,7 @@ def _keeps(file: File, deciding: ast.expr, branch: ast.If) -> bool:
     if any(_hands_on(call, deciding, holder) for call in calls):
         return True
     return any(
-        _last(part) == last and not _is_first(value)
+        last_name(part) == last and not _is_first(value)
         for target, value in assignments_in(node for node in nodes if id(node) not in inside)
         for part in (target.elts if isinstance(target, ast.Tuple) else [target])
     )
@@ -251,7 +243,7 @@ def _keeps_own(function: Function, name: str, better: list[ast.If]) -> bool:
 def _hands_on(call: ast.Call, deciding: ast.expr, holder: str) -> bool:
     """Whether a call that saves is given what decides, or all that its holder has; or one has a keyword of its name."""
     called, text = dotted(call.func), ast.unparse(deciding)
-    if any(word.arg == _last(deciding) and not _is_first(word.value) for word in call.keywords):
+    if any(word.arg == last_name(deciding) and not _is_first(word.value) for word in call.keywords):
         return True
     if SAVES.search(called) and any(_mentions(given, text) for given in (*call.args, *call.keywords)):
         return True

@@ -60,7 +60,7 @@ import re
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
-from gradgate.checks.source_values import Names, own_nodes, places_of
+from gradgate.checks.source_values import Names, last_name, own_nodes, places_of
 from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -93,13 +93,13 @@ def _of_file(file: File) -> Iterator[Finding]:
     if not file.has("- 1"):
         return
     for function, _ in file.functions:
-        nodes = own_nodes(function)
-        lasts = {id(node): node for node in nodes if isinstance(node, ast.BinOp) and _is_last(node, function)}
+        nodes, names = own_nodes(function), Names(function)
+        lasts = {id(node): node for node in _less_one(nodes) if _is_length(node.left, names, nodes)}
         if not lasts or any("left" in text or SIDE.search(text) for text in _texts(function, file)):
             continue
         if any(map(_pads_behind, nodes)):
             continue
-        names, seen = Names(function), set[int]()
+        seen = set[int]()
         for index in (index for index in _indices(nodes) if not isinstance(names.held(index), ast.Compare)):
             for part in names.parts(index, 3):
                 if id(part) in lasts and id(part) not in seen:
@@ -121,37 +121,34 @@ def _texts(function: Function, file: File) -> Iterable[str]:
     return file.lines[function.lineno - 1 : function.end_lineno]
 
 
-def _is_last(node: ast.BinOp, function: Function) -> bool:
-    """Whether a node is a length less one."""
-    if not (isinstance(node.op, ast.Sub) and ast.unparse(node.right) == "1"):
-        return False
-    names, widths = Names(function), _widths(function)
-    for part in names.parts(node.left, 2):
+def _less_one(nodes: Iterable[ast.AST]) -> Iterator[ast.BinOp]:
+    """The nodes that are something less one."""
+    for node in nodes:
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub) and ast.unparse(node.right) == "1":
+            yield node
+
+
+def _is_length(node: ast.expr, names: Names, nodes: Iterable[ast.AST]) -> bool:
+    """Whether something is the length of rows, of what a function's nodes make of it."""
+    for part in names.parts(node, 2):
         if isinstance(part, ast.Call) and isinstance(part.func, ast.Attribute) and part.func.attr in ("sum", "cumsum"):
             summed = ast.unparse(part.func.value) + "".join(map(ast.unparse, part.args[:1]))
             if MASK.search(summed) or LENGTHS.search(ast.unparse(part.func.value)):
                 return True
-        if isinstance(part, ast.Name | ast.Attribute | ast.Subscript) and LENGTHS.search(_called(part)):
-            return dotted(part) not in widths
+        if isinstance(part, ast.Name | ast.Attribute | ast.Subscript) and LENGTHS.search(last_name(part)):
+            return dotted(part) not in _widths(nodes)
     return False
 
 
-def _widths(function: Function) -> set[str]:
+def _widths(nodes: Iterable[ast.AST]) -> set[str]:
     """The names that hold how wide something is: the last column's number is one less."""
     return {
         dotted(place)
-        for node in own_nodes(function)
+        for node in nodes
         if isinstance(node, ast.Assign) and re.search(r"\.shape|\.size\(", ast.unparse(node.value))
         for target in node.targets
         for place in places_of(target)
     }
-
-
-def _called(node: ast.expr) -> str:
-    """A name, or the text that a dictionary is asked for."""
-    if isinstance(node, ast.Subscript):
-        return str(node.slice.value) if isinstance(node.slice, ast.Constant) else ""
-    return dotted(node)
 
 
 def _indices(nodes: Iterable[ast.AST]) -> Iterator[ast.expr]:

@@ -64,7 +64,7 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.source_values import Names, assignments_in, outwards, own_nodes, parents_in
+from gradgate.checks.source_values import Names, assignments_in, last_name, outwards, own_nodes, parents_in
 from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -158,11 +158,9 @@ def _has_an_end(file: File) -> bool:
 
 def _last(node: ast.AST) -> str:
     """What a name, an attribute or an item is called."""
-    if isinstance(node, ast.Subscript):
-        return str(node.slice.value) if isinstance(node.slice, ast.Constant) else ""
     if isinstance(node, ast.Call) and dotted(node.func) in ("int", "str") and node.args:
         return _last(node.args[0])
-    return dotted(node).rpartition(".")[2]
+    return last_name(node)
 
 
 def _of_file(file: File, others: set[str]) -> Iterator[Finding]:

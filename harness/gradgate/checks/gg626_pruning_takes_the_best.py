@@ -75,7 +75,7 @@ from fnmatch import fnmatchcase
 
 from gradgate.checks.best_pointers import DELETES, THERE, Pointer, is_known, pointers
 from gradgate.checks.own_calls import OwnCalls, Place
-from gradgate.checks.source_values import Names, own_nodes
+from gradgate.checks.source_values import Names, own_nodes, with_stars
 from gradgate.checks.trainer_source import NONE, calls_in, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -300,7 +300,7 @@ def _written(node: ast.expr) -> str | None:
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
     if isinstance(node, ast.JoinedStr):
-        return "".join(str(part.value) if isinstance(part, ast.Constant) else "*" for part in node.values)
+        return with_stars(node)
     return None
 
 

@@ -63,7 +63,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gradgate.checks.source_values import Names, assignments_in, own_nodes
+from gradgate.checks.source_values import Names, assignments_in, last_name, own_nodes
 from gradgate.checks.trainer_source import File, Function, dotted, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -148,7 +148,7 @@ def _kept(function: Function) -> Iterator[_Kept]:
                     elif _gives([part for part in node.orelse if not isinstance(part, ast.If)], best):
                         yield _Kept(best, score, TURNED[sign], compared, alone)
     for target, value in assignments_in(nodes):
-        if not BEST.search(_last(target)):
+        if not BEST.search(last_name(target)):
             continue
         if isinstance(value, ast.IfExp):
             for compared in _compares(value.test):
@@ -181,7 +181,7 @@ def _sides(node: ast.Compare) -> Iterator[tuple[ast.expr, ast.expr, str]]:
     sign = SIGNS.get(type(node.ops[0]), "")
     for left, right, turned in ((node.left, node.comparators[0], sign), (node.comparators[0], node.left, "")):
         best = right.left if isinstance(right, ast.BinOp) and isinstance(right.op, ast.Add | ast.Sub) else right
-        if sign and BEST.search(_last(best)) and not BEST.search(_last(left)):
+        if sign and BEST.search(last_name(best)) and not BEST.search(last_name(left)):
             yield best, left, turned or TURNED[sign]
 
 
@@ -189,13 +189,6 @@ def _gives(block: list[ast.stmt], best: ast.expr) -> bool:
     """Whether statements give a best something new."""
     nodes = [node for part in block for node in ast.walk(part)]
     return any(ast.unparse(target) == ast.unparse(best) for target, _ in assignments_in(nodes))
-
-
-def _last(node: ast.expr) -> str:
-    """What a name, an attribute or an item is called; anything else is empty."""
-    if isinstance(node, ast.Subscript):
-        return str(node.slice.value) if isinstance(node.slice, ast.Constant) else ""
-    return dotted(node).rpartition(".")[2]
 
 
 def _falls(node: ast.expr, names: Names, hops: int = 3) -> bool | None:
@@ -214,7 +207,7 @@ def _falls(node: ast.expr, names: Names, hops: int = 3) -> bool | None:
         if called in ("get", "pop") and node.args and isinstance(node.args[0], ast.Constant):
             return _said(str(node.args[0].value))
         return _said(called)
-    said = _said(_last(node)) if isinstance(node, ast.Name | ast.Attribute | ast.Subscript) else None
+    said = _said(last_name(node)) if isinstance(node, ast.Name | ast.Attribute | ast.Subscript) else None
     if said is None and isinstance(node, ast.Name) and hops and (held := names.held(node)) is not node:
         return None if _any(OTHERWISE, node.id) else _falls(held, names, hops - 1)
     return said

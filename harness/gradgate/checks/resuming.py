@@ -80,6 +80,11 @@ class Resumes:
         return module.partition(".")[0] in self._modules
 
 
+def is_optimizers_state(text: str) -> bool:
+    """Whether an expression, as it is written, takes an optimizer's state."""
+    return "state_dict" in text and "opt" in text.lower()
+
+
 def loads_optimizer(function: Function) -> list[ast.Call]:
     """The calls of a function that load an optimizer's state."""
     calls = (node for node in own_nodes(function) if isinstance(node, ast.Call))

@@ -63,6 +63,18 @@ def places_of(target: ast.expr) -> list[ast.expr]:
     return places_of(target.value) if isinstance(target, ast.Starred) else [target]
 
 
+def last_name(node: ast.AST) -> str:
+    """What a name, an attribute or an item is called; anything else is empty."""
+    if isinstance(node, ast.Subscript):
+        return str(node.slice.value) if isinstance(node.slice, ast.Constant) else ""
+    return dotted(node).rpartition(".")[2]
+
+
+def with_stars(text: ast.JoinedStr) -> str:
+    """A text with `*` for each part that is filled in."""
+    return "".join(str(part.value) if isinstance(part, ast.Constant) else "*" for part in text.values)
+
+
 def is_empty_list(value: ast.expr) -> bool:
     """Whether a value is `[]`."""
     return isinstance(value, ast.List) and not value.elts
