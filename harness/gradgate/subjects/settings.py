@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from gradgate.core.errors import SubjectError, nearest
 from gradgate.subjects.named_values import named_values
+from gradgate.subjects.revalidated import revalidated
 
 # Words of keys that say where and how often, not what is trained: a short run shows nothing of them.
 _ELSEWHERE = re.compile(
@@ -68,25 +69,47 @@ def options_of(
 def configured(config: Any, options: Mapping[str, Any] | None) -> Any:
     """A copy of a configuration in which some keys are set; what `start(options=...)` trains with.
 
+    What the configuration checks by itself is asked once more: pydantic models are validated, dataclasses go through
+    `__post_init__`, and a `validate()` without arguments is called.
+
     Args:
         config: as for `options_of`.
         options: dotted key -> value; None: none.
 
     Raises:
         SubjectError: it has no such key.
+        Exception: what the configuration raises where it refuses a value.
     """
     changed = copy.deepcopy(config)
+    sections: set[tuple[str, ...]] = set()
     for key, value in (options or {}).items():
-        *sections, last = key.split(".")
-        holder = changed
-        for name in sections:
-            holder = _held(holder, name, key)
+        *path, last = key.split(".")
+        holder = _at(changed, path, key)
         _held(holder, last, key)
-        if isinstance(holder, Mapping):
-            typing.cast("dict[str, Any]", holder)[last] = value
-        else:
-            object.__setattr__(holder, last, value)  # frozen ones, too: the copy is nobody else's
+        _put(holder, last, value)
+        sections.update(tuple(path[:depth]) for depth in range(len(path) + 1))
+    for section in sorted(sections, key=len, reverse=True):
+        made = revalidated(_at(config, section), _at(changed, section))
+        if not section:
+            return made
+        _put(_at(changed, section[:-1]), section[-1], made)
     return changed
+
+
+def _at(config: Any, path: Sequence[str], key: str = "") -> Any:
+    """The section at the end of a path of names."""
+    for name in path:
+        config = _held(config, name, key)
+    return config
+
+
+def _put(holder: Any, name: str, value: Any) -> None:
+    if isinstance(holder, Mapping):
+        typing.cast("dict[str, Any]", holder)[name] = value
+    else:
+        object.__setattr__(holder, name, value)  # frozen ones, too: the copy is nobody else's
+        given: set[str] = getattr(holder, "model_fields_set", set())
+        given.add(name)
 
 
 def _held(holder: Any, name: str, key: str) -> Any:

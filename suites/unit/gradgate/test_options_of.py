@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from fixtures import named_settings
 from fixtures.check_runs import errors, run_check
@@ -97,6 +98,103 @@ def test_configured_sets_frozen_sections() -> None:
     """The copy is nobody else's."""
     assert configured(Recipe(), {"optim.lr": 0.1}).optim.lr == 0.1
     assert configured(Recipe(), None) == Recipe()
+
+
+class Weights(BaseModel):
+    """Settings that check themselves."""
+
+    temperature: float = Field(0.5, gt=0)
+    low: int = 1
+    high: int = 2
+    _cache: dict[str, int] = PrivateAttr(default_factory=lambda: {"kept": 1})
+
+    @model_validator(mode="after")
+    def in_order(self) -> Weights:
+        if self.low >= self.high:
+            raise ValueError("low is not below high")
+        return self
+
+
+class Whole(BaseModel):
+    """Two sections that go together."""
+
+    model_config = ConfigDict(frozen=True)
+    weights: Weights = Weights()
+    name: str = Field("critic", alias="kind")
+
+    @model_validator(mode="after")
+    def together(self) -> Whole:
+        if self.name == "uniform" and self.weights.temperature != 1:
+            raise ValueError("a uniform weighting has no temperature")
+        return self
+
+
+@dataclass
+class Checked:
+    """A dataclass that refuses, and derives a number of another."""
+
+    rate: float = 0.5
+    double: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.rate < 0:
+            raise ValueError("rate is below 0")
+        self.double = 2 * self.rate
+
+
+class Asked:
+    """Has a check of its own that somebody has to call."""
+
+    def __init__(self) -> None:
+        self.steps = 3
+
+    def validate(self) -> None:
+        if self.steps < 1:
+            raise ValueError("no steps")
+
+
+@dataclass
+class Raw:
+    """Makes sections of dictionaries: not to be made twice."""
+
+    weights: Any
+
+    def __post_init__(self) -> None:
+        self.weights = Weights(**self.weights)
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "told"),
+    [
+        (Whole(), {"weights.temperature": 0.0}, "greater than 0"),
+        (Whole(), {"weights.low": 2}, "not below high"),
+        (Whole(), {"name": "uniform"}, "has no temperature"),
+        (SimpleNamespace(recipe=Whole()), {"recipe.name": "uniform"}, "has no temperature"),
+        ({"part": Checked()}, {"part.rate": -1.0}, "below 0"),
+        ({"part": Asked()}, {"part.steps": 0}, "no steps"),
+    ],
+)
+def test_configured_refuses_what_the_configuration_refuses(config: Any, options: Any, told: str) -> None:
+    """Bounds, checks of a section, of what stands around it, of a dataclass and of a method."""
+    with pytest.raises(ValueError, match=told):
+        configured(config, options)
+
+
+def test_configured_sets_all_before_it_asks() -> None:
+    """Values that hold together alone, private and unset ones, and what is derived."""
+    changed = configured(Whole(), {"name": "uniform", "weights.temperature": 1, "weights.low": 5, "weights.high": 9})
+    assert (changed.name, changed.weights.low, changed.weights.high) == ("uniform", 5, 9)
+    assert type(changed.weights.temperature) is float
+    assert changed.weights._cache == {"kept": 1}
+    assert configured(Weights(low=0), {"high": 9}).model_fields_set == {"low", "high"}
+    assert configured(Checked(), {"rate": 2.0}).double == 4.0
+
+
+def test_configured_leaves_alone_what_cannot_be_made_twice() -> None:
+    """A `__post_init__` that reads the file's form is no check of values; the sections in it are validated."""
+    assert configured(Raw({"low": 0}), {"weights.high": 7}).weights.high == 7
+    with pytest.raises(ValueError, match="not below high"):
+        configured(Raw({"low": 0}), {"weights.high": 0})
 
 
 def test_configured_names_the_nearest_key() -> None:
