@@ -20,7 +20,9 @@ that happens once in 40,000 runs. Where the run says what the data have (`Run.so
 them, also with a key of `Stage.options` moved: packed, for one. No held-out sample (`Run.heldout`) may be among them,
 nor one that another stage holds out, where names that both stages draw are those of the same rows. Where rows that are
 not the same have one name, that of their prompt or task, each epoch must hold every name as often as the first, and no
-held-out prompt may be trained on.
+held-out prompt may be trained on. With a key of `Stage.options` moved that is none of the data (its name has no word of
+data, rows, splits, evaluation or seeds), as many held-out samples must be the same ones: a split that draws from the
+global generator is another where a model of another size, or an algorithm that draws, stands in front of it.
 
 Statistic: samples that are repeated or missing. Allowed: 0. False-alarm rate: 0 but for that chance.
 
@@ -54,12 +56,13 @@ Faults DC-02, DC-04, DC-07 and DC-17 of the fault catalogue.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from typing import Any
 
-from gradgate.checks.moved import as_given, in_words, plain_and_moved
+from gradgate.checks.moved import as_given, in_words, plain_and_moved, runs_of
 from gradgate.checks.order_lines import line_of_order
 from gradgate.checks.own_lines import Line, named
 from gradgate.checks.raised import calling, reports_raises
@@ -75,6 +78,9 @@ CODE, NAME = "GG612", "data-order"
 NEEDS: tuple[str, ...] = ("samples",)
 PER_STAGE = True
 EPOCHS = 3
+_OF_DATA = re.compile(
+    r"data|row|sample|corpus|split|fold|held|eval|val(id\w*)?([._]|$)|seed|fraction|task|prompt|file|path"
+)
 ENOUGH = 8  # samples, above which two equal orders are no chance
 FIX = "draw a new permutation for each epoch, from the seed and the epoch's number; let the last batch be smaller"
 
@@ -99,6 +105,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         if shared := whole & heldout:
             text = f"{len(shared)} held-out samples are trained on; allowed: 0"
             found.append((text, partial(_line_of_shared, subject, stage, context, whole, heldout)))
+        found += _moved_split(stage, context, heldout)
     found += _held_out_elsewhere(subject, stage, context, whole)
     more = _oversampled(epochs) if usual is None else 0
     for number, epoch in enumerate([] if more else epochs, 1):
@@ -117,6 +124,19 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         findings += (named(Finding(CODE, NAME, text, severity="warning", fix=FIX), uneven, context.seed),)
     measured = {"uneven_samples": len(findings), "samples": len(whole), "epochs": EPOCHS}
     return Outcome(findings, measured, {"uneven_samples": 0})
+
+
+def _moved_split(stage: Stage, context: Context, heldout: set[Hashable]) -> Iterator[tuple[str, Find]]:
+    """Held-out samples that are others, as many of them, where a key is moved that says nothing of the data."""
+    options = stage.options or {}
+    keys = [key for key in options if not _OF_DATA.search(key.lower())]
+    for one, run in runs_of(stage, context, ({key: value} for key in keys for value in options[key][1:2])):
+        with calling(f"heldout(){in_words(one)}"):
+            moved = set(run.heldout())
+        if len(moved) == len(heldout) and moved != heldout:
+            text = f"{len(heldout - moved)} of {len(heldout)} held-out samples are others{in_words(one)}; allowed: 0"
+            yield text, lambda: None
+            return
 
 
 def _held_out_elsewhere(

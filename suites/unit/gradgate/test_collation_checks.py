@@ -239,6 +239,44 @@ def test_gg612_takes_one_name_of_several_rows_for_that_of_a_group(drawn: Any, he
 
 
 @pytest.mark.parametrize(
+    ("key", "draws", "size", "told"),
+    [
+        ("model.width", True, 2, ["2 of 2 held-out samples are others with model.width = 2; allowed: 0"]),
+        ("model.width", False, 2, []),
+        ("model.width", True, 1, []),  # fewer are another split
+        ("data.split", True, 2, []),
+    ],
+)
+def test_gg612_finds_a_split_that_goes_by_what_is_none_of_the_data(
+    key: str, draws: bool, size: int, told: list[str]
+) -> None:
+    """Held-out rows that are drawn behind a model of another width are others."""
+
+    class Split(cut().stages[0].start):  # type: ignore[misc]
+        epoch_size, shuffles = 8, False
+
+        def __init__(self, seed: int, *, options: Any = None, **made: Any) -> None:
+            super().__init__(seed, **made)
+            self.width = (options or {}).get(key, 1)
+
+        def batches(self) -> Any:
+            whole = next(super().batches())
+            while True:
+                yield self.select_rows(whole, list(range(8)))
+
+        def samples(self, batch: Any) -> list[int]:
+            return list(range(len(batch.token_BS)))
+
+        def heldout(self) -> list[int]:
+            first = 10 * self.width if draws else 10
+            return [first, first + 1][: size if self.width > 1 else 2]
+
+    stage = Stage("tokens", Split, objective="tokens", options={key: (1, 2)})
+
+    assert errors(run_check("GG612", Subject("split", [stage]), stage)) == told
+
+
+@pytest.mark.parametrize(
     ("heldout", "offset", "told"),
     [
         ([7], 0, ["1 samples that stage 'second' holds out are trained on; allowed: 0"]),
