@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterator
 
 from gradgate.checks.dropouts import RATE, drops
-from gradgate.checks.own_calls import OwnCalls, Place
 from gradgate.checks.saved_mappings import Saved, returned_in
-from gradgate.checks.source_values import assignments_in, own_nodes
+from gradgate.checks.source_places import Place, Places, places_in
+from gradgate.checks.source_values import assignments_in
 from gradgate.checks.trainer_source import File, calls_in, dotted
 
 KEPT = re.compile(
@@ -65,23 +65,23 @@ def _drawing(files: tuple[File, ...]) -> str | None:
     dropping = next((file for file in asked if drops(file.tree, zero)), None)
     if dropping is not None:
         return f"{dropping.path.name} has dropout"
-    own = OwnCalls(files)
-    for place in own.places:
+    own = places_in(files)
+    for place in own.functions:
         if place.file.has(".backward("):
-            calls = [node for node in own_nodes(place.function) if isinstance(node, ast.Call)]
+            calls = [node for node in place.nodes if isinstance(node, ast.Call)]
             if any(isinstance(call.func, ast.Attribute) and call.func.attr == "backward" for call in calls):
                 for call in _draws(place, own, DEPTH):
                     return f"`{ast.unparse(call)}` draws in training"
     return None
 
 
-def _draws(place: Place, own: OwnCalls, depth: int) -> Iterator[ast.Call]:
+def _draws(place: Place, own: Places, depth: int) -> Iterator[ast.Call]:
     """The draws from a global generator of a function, or of those that it calls."""
-    for node in own_nodes(place.function):
+    for node in place.nodes:
         if isinstance(node, ast.Call):
             if DRAWS.search(dotted(node.func)) and all(word.arg != "generator" for word in node.keywords):
                 yield node
-            elif depth and (called := own.called(node, place)) is not None and called.function.name != "__init__":
+            elif depth and (called := own.called(node, place)) is not None and called.name != "__init__":
                 yield from _draws(called, own, depth - 1)
 
 
