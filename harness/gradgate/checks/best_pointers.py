@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from gradgate.checks.own_calls import OwnCalls, Place
-from gradgate.checks.source_values import Names, assignments_in, own_nodes, with_stars
+from gradgate.checks.source_places import Place, Places
+from gradgate.checks.source_values import assignments_in, with_stars
 from gradgate.checks.trainer_source import calls_in, dotted
 
 DELETES = ("unlink", "remove", "rmtree")
@@ -42,12 +42,12 @@ class Pointer:
     pruning: Place
 
 
-def pointers(own: OwnCalls) -> Iterator[Pointer]:
+def pointers(own: Places) -> Iterator[Pointer]:
     """The notes of classes that delete what they name, and look at no note as they do."""
-    for pruning in own.places:
+    for pruning in own.functions:
         if pruning.owner is None or not pruning.file.has(*DELETES) or not _prunes(pruning):
             continue
-        methods = [place for place in own.places if place.owner is pruning.owner]
+        methods = own.methods_of(pruning.owner)
         patterns = list(_patterns(pruning, own)) if not _takes_care(pruning, methods, own) else []
         for place in methods if patterns else ():
             found = next(_noted(place, patterns, own), None)
@@ -64,23 +64,22 @@ def is_known(test: ast.expr) -> bool:
 
 def _prunes(place: Place) -> bool:
     """Whether a function deletes files of a list but for the last, whatever they are called."""
-    for loop in own_nodes(place.function):
+    for loop in place.nodes:
         if isinstance(loop, ast.For) and any(_last(call) in DELETES for call in calls_in(loop)):
-            names = Names(place.function)
-            some = any(isinstance(part, ast.Slice) for part in names.parts(loop.iter))
+            some = any(isinstance(part, ast.Slice) for part in place.names.parts(loop.iter))
             if some and all(is_known(node.test) for node in ast.walk(loop) if isinstance(node, ast.If)):
                 return True
     return False
 
 
-def _takes_care(pruning: Place, methods: list[Place], own: OwnCalls) -> bool:
+def _takes_care(pruning: Place, methods: list[Place], own: Places) -> bool:
     """Whether the best is spared as files are deleted, or is a file of its own."""
     texts = [ast.unparse(place.function) for place in _reached(pruning, own, DEPTH)]
-    texts += [ast.unparse(call) for _, call in own.calls_of(pruning.function.name)]
+    texts += [ast.unparse(call) for _, call in own.calls_of(pruning.name)]
     if any(BEST.search(text) or TAKES_CARE.search(text) for text in texts):
         return True
     for place in methods:
-        for node in own_nodes(place.function):
+        for node in place.nodes:
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and WEIGHTS.search(node.value):
                 return True
             if isinstance(node, ast.Call) and TAKES_CARE.search(_last(node)):
@@ -88,23 +87,23 @@ def _takes_care(pruning: Place, methods: list[Place], own: OwnCalls) -> bool:
     return False
 
 
-def _reached(place: Place, own: OwnCalls, depth: int) -> Iterator[Place]:
+def _reached(place: Place, own: Places, depth: int) -> Iterator[Place]:
     yield place
-    for node in own_nodes(place.function) if depth else ():
+    for node in place.nodes if depth else ():
         if isinstance(node, ast.Call) and (called := own.called(node, place)) is not None:
             yield from _reached(called, own, depth - 1)
 
 
-def _patterns(pruning: Place, own: OwnCalls) -> Iterator[str]:
+def _patterns(pruning: Place, own: Places) -> Iterator[str]:
     for place in _reached(pruning, own, DEPTH):
         for call in calls_in(place.function):
             if _last(call) == "glob" and call.args and isinstance(call.args[0], ast.Constant):
                 yield str(call.args[0].value)
 
 
-def _noted(place: Place, patterns: list[str], own: OwnCalls) -> Iterator[tuple[ast.AST, str, str]]:
+def _noted(place: Place, patterns: list[str], own: Places) -> Iterator[tuple[ast.AST, str, str]]:
     """Where a function notes a numbered file as the best, with its name and the pattern that fits it."""
-    nodes = own_nodes(place.function)
+    nodes = place.nodes
     values: list[tuple[ast.AST, ast.expr]] = []
     for target, value in assignments_in(nodes):
         name = dotted(target)
@@ -114,7 +113,7 @@ def _noted(place: Place, patterns: list[str], own: OwnCalls) -> Iterator[tuple[a
     for call in (node for node in nodes if isinstance(node, ast.Call) and _last(node) in WRITES and node.args):
         if any(NOTE.search(text) for text in texts):
             values.append((call, call.args[0]))
-        for part in Names(place.function).parts(call.args[0]):
+        for part in place.names.parts(call.args[0]):
             for key, value in zip(part.keys, part.values, strict=True) if isinstance(part, ast.Dict) else ():
                 if isinstance(key, ast.Constant) and BEST.match(str(key.value)):
                     values.append((call, value))
@@ -125,22 +124,22 @@ def _noted(place: Place, patterns: list[str], own: OwnCalls) -> Iterator[tuple[a
                     yield node, name, pattern
 
 
-def _is_read(name: str, own: OwnCalls) -> bool:
+def _is_read(name: str, own: Places) -> bool:
     return any(
         isinstance(node, ast.Attribute) and node.attr == name and isinstance(node.ctx, ast.Load)
-        for place in own.places
+        for place in own.functions
         if place.file.has(name)
-        for node in own_nodes(place.function)
+        for node in place.nodes
     )
 
 
-def _numbered(value: ast.expr, place: Place, own: OwnCalls, depth: int) -> Iterator[str]:
+def _numbered(value: ast.expr, place: Place, own: Places, depth: int) -> Iterator[str]:
     """The names of numbered files in an expression, or in what it calls."""
-    for part in Names(place.function).parts(value):
+    for part in place.names.parts(value):
         if isinstance(part, ast.JoinedStr):
             yield with_stars(part).rpartition("/")[2]
         elif isinstance(part, ast.Call) and depth and (called := own.called(part, place)) is not None:
-            for node in own_nodes(called.function):
+            for node in called.nodes:
                 if isinstance(node, ast.Return) and node.value is not None:
                     yield from _numbered(node.value, called, own, depth - 1)
 

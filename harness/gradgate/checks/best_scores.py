@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from gradgate.checks.resuming import Resumes, is_optimizers_state, loads_optimizer
+from gradgate.checks.resuming import Resumes, holds_optimizer, loads_optimizer
 from gradgate.checks.source_values import Names, assignments_in, blocks_in, last_name, own_nodes, places_of
 from gradgate.checks.trainer_source import File, Function, calls_in, dotted
 
@@ -56,7 +56,9 @@ def unsaved_scores(files: tuple[File, ...]) -> Iterator[Unsaved]:
                     lost += [part for part in own if not _keeps_own(function, part.id, better)]
                 if lost:
                     texts = tuple(ast.unparse(part) for part in deciding if part in lost)
-                    yield Unsaved(file, texts, function.name, branch, _mapping((file, *resumes.files(file, function))))
+                    there = ((each, _mapping(each.nodes)) for each in (file, *resumes.files(file, function)))
+                    saved = next(((each, found) for each, found in there if found is not None), None)
+                    yield Unsaved(file, texts, function.name, branch, saved)
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,9 @@ def held_scores(files: tuple[File, ...]) -> Iterator[Held]:
     for file in files if judges else ():
         for owner in (node for node in file.nodes if isinstance(node, ast.ClassDef)):
             methods = [part for part in owner.body if isinstance(part, ast.FunctionDef)]
-            saved = next((method for method in methods if _mapping_in(method)), None)
-            if saved is None or not any(one.name == "load_state_dict" or loads_optimizer(one) for one in methods):
+            saved = next((method for method in methods if _mapping(ast.walk(method))), None)
+            loading = (one.name == "load_state_dict" or loads_optimizer(own_nodes(one)) for one in methods)
+            if saved is None or not any(loading):
                 continue
             keeping = [one for one in methods if one is saved or KEEPS.search(one.name)]
             for target, value in assignments_in(ast.walk(owner)):
@@ -128,24 +131,15 @@ def _finds(owner: ast.ClassDef, target: ast.expr) -> bool:
     return any(isinstance(part, ast.Subscript) for value in read for part in ast.walk(value))
 
 
-def _mapping_in(function: Function) -> bool:
-    dicts = (node for node in ast.walk(function) if isinstance(node, ast.Dict))
-    return any(map(is_optimizers_state, map(ast.unparse, dicts)))
-
-
 def _is_outer(function: Function, name: str) -> bool:
     """Whether a name is no local variable of a function."""
     outer = (node for node in own_nodes(function) if isinstance(node, ast.Global | ast.Nonlocal))
     return any(name in node.names for node in outer)
 
 
-def _mapping(files: Iterable[File]) -> tuple[File, ast.Dict] | None:
-    """The mapping that holds an optimizer's state."""
-    for file in files:
-        for node in (node for node in file.nodes if isinstance(node, ast.Dict)):
-            if any(map(is_optimizers_state, map(ast.unparse, node.values))):
-                return file, node
-    return None
+def _mapping(nodes: Iterable[ast.AST]) -> ast.Dict | None:
+    """The first mapping among nodes that holds an optimizer's state."""
+    return next((node for node in nodes if isinstance(node, ast.Dict) and holds_optimizer(node.values)), None)
 
 
 def _deciding(function: Function) -> Iterator[tuple[ast.If, list[ast.expr]]]:

@@ -49,9 +49,9 @@ A boundary fault of a trainer that was read for the catalogue.
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Iterator
 
+from gradgate.checks.evaluation_names import EVALUATION, given_names
 from gradgate.checks.source_values import outwards, parents_in
 from gradgate.checks.trainer_source import NONE, File, Function, calls_in, dotted, files_of
 from gradgate.core.finding import Finding
@@ -61,9 +61,6 @@ from gradgate.subjects.contract import Context, Subject
 CODE, NAME = "GG433", "evaluation-drops-rows"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
-EVALUATION = re.compile(
-    r"(^|_)(eval|evaluate|evaluation|val|valid|validate|validation|held|held_?out|holdout|test|dev)(_|$)", re.IGNORECASE
-)
 
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
@@ -89,7 +86,7 @@ def _found(file: File, dropping: set[str]) -> Iterator[Finding]:
             how = f"`{own}` makes whole batches alone"
         else:
             continue
-        name = next((name for name in _names(call, parents) if EVALUATION.search(name)), None)
+        name = next(filter(EVALUATION.search, _names(call, parents)), None)
         if name is not None:
             yield _finding(file, call, name, how)
 
@@ -149,20 +146,12 @@ def _is_whole(node: ast.expr) -> bool:
     )
 
 
-def _names(call: ast.Call, parents: dict[int, ast.AST]) -> Iterator[str]:
+def _names(call: ast.Call, parents: dict[int, ast.AST]) -> list[str]:
     """What a call's result, or else its function, is called."""
-    around = list(outwards(call, parents))
-    for node in around:
-        if isinstance(node, ast.Assign | ast.AnnAssign):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            yield from (dotted(target).rpartition(".")[2] for target in targets)
-            return
-        if isinstance(node, ast.keyword) and node.arg:
-            yield node.arg
-            return
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            yield node.name
-            return
+    for node in outwards(call, parents):
+        if names := [node.name] if isinstance(node, Function) else given_names(node):
+            return names
+    return []
 
 
 def _finding(file: File, call: ast.Call, name: str, how: str) -> Finding:

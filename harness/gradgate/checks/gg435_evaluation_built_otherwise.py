@@ -55,7 +55,7 @@ import ast
 import re
 from collections.abc import Iterable, Iterator
 
-from gradgate.checks.gg433_evaluation_drops_rows import EVALUATION
+from gradgate.checks.evaluation_names import EVALUATION, TRAINING, given_names
 from gradgate.checks.source_values import outwards, own_nodes, parents_in
 from gradgate.checks.trainer_source import NONE, File, dotted, files_of
 from gradgate.core.finding import Finding
@@ -65,7 +65,6 @@ from gradgate.subjects.contract import Context, Subject
 CODE, NAME = "GG435", "evaluation-built-otherwise"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
-TRAINING = re.compile(r"(^|_)(train|training|fit)(_|$)", re.IGNORECASE)
 MEANT = re.compile(
     r"shuffl|drop_last|seed|generator|sampl|batch|worker|pack|augment|drop|nois|epoch|rank|world|shard|repeat|infinite|"
     r"loop|limit|rows|examples|count|split|train|mode|accum|order|path|file|name|weight|desc|pin|prefix|log",
@@ -113,14 +112,10 @@ def _around(call: ast.Call, parents: dict[int, ast.AST]) -> Iterator[str]:
     """The names that a result is given, from the inside out, up to its statement."""
     before: ast.AST = call
     for node in outwards(call, parents):
-        if isinstance(node, ast.keyword) and node.arg:
-            yield node.arg
-        elif isinstance(node, ast.Dict) and before in node.values:
+        yield from given_names(node)
+        if isinstance(node, ast.Dict) and before in node.values:
             key = node.keys[node.values.index(before)]
             yield str(key.value) if isinstance(key, ast.Constant) else ""
-        elif isinstance(node, ast.Assign | ast.AnnAssign):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            yield from (dotted(target).rpartition(".")[2] for target in targets)
         if isinstance(node, ast.stmt):
             return
         before = node

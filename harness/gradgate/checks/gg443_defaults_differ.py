@@ -64,11 +64,11 @@ Ruff has no such rule; `dict.setdefault` and dataclasses' fields are Python's ow
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gradgate.checks.setting_sections import Section, Sections, asked
-from gradgate.checks.source_origins import Origins, Place
+from gradgate.checks.source_places import Place, places_in
 from gradgate.checks.source_values import outwards, parents_in
 from gradgate.checks.trainer_source import NONE, File, dotted, files_of
 from gradgate.core.finding import Finding
@@ -107,16 +107,16 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     return Outcome(found, {"settings": len(found)}, {"settings": 0})
 
 
-def _differing(files: Sequence[File]) -> Iterator[Finding]:
-    origins = Origins(files)
-    sections = Sections(origins)
+def _differing(files: tuple[File, ...]) -> Iterator[Finding]:
+    places = places_in(files)
+    sections = Sections(places)
     reads: dict[tuple[Section, str], list[_Default]] = {}
-    for place in (place for place in origins.places if place.file.has(".get(", "getattr(")):
+    for place in (place for place in places.all if place.file.has(".get(", "getattr(")):
         for node, holder, key, value in _reads(place):
             section = sections.of(holder, place)
             if section is not None:
                 reads.setdefault((section, key), []).append(_Default(value, place.file, node, place.name))
-    set_first = {(sections.of(holder, place), key) for place in origins.places for holder, key in _set_first(place)}
+    set_first = {(sections.of(holder, place), key) for place in places.all for holder, key in _set_first(place)}
     for (section, key), read in reads.items():
         if (section, key) in set_first:
             continue
@@ -136,7 +136,7 @@ def _reads(place: Place) -> Iterator[tuple[ast.Call, ast.expr, str, Value]]:
         value = _constant(default)
         if value is None or key in EVERYBODYS or key.startswith("_"):
             continue
-        parents = parents or parents_in(place.function or place.file.tree)
+        parents = parents or parents_in(place.function)
         if not _is_told_or_guarded(node, key, parents):
             yield node, holder, key, value
 

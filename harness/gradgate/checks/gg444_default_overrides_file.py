@@ -69,7 +69,7 @@ from dataclasses import dataclass
 
 from gradgate.checks.overrides import ARGS
 from gradgate.checks.setting_sections import called
-from gradgate.checks.source_origins import Origins, Place
+from gradgate.checks.source_places import Place, Places, places_in
 from gradgate.checks.source_settings import declared_settings, yaml_keys
 from gradgate.checks.source_values import assignments_in, outwards, parents_in
 from gradgate.checks.trainer_source import NONE, File, dotted, files_of
@@ -127,22 +127,22 @@ class _Written:
     value: ast.expr
 
 
-def _of_all(subject: Subject, files: Sequence[File]) -> Iterator[Finding]:
+def _of_all(subject: Subject, files: tuple[File, ...]) -> Iterator[Finding]:
     defaults = _defaults(files)
     if any(file.has("set_defaults(**", "argument_default") for file in files):
         return
-    origins = Origins(files)
+    places = places_in(files)
     known = set(yaml_keys(subject)) | {
         setting.name for file in files for setting in declared_settings(file) if setting.what.startswith("field")
     }
-    for place in origins.places:
+    for place in places.all:
         options = defaults | _click(place)
         parents: dict[int, ast.AST] = {}
         for written in _writings(place) if options else ():
             keys = _keys(written, place, options, known)
-            if not keys or not _is_from_a_file(written.into, place, origins):
+            if not keys or not _is_from_a_file(written.into, place, places):
                 continue
-            parents = parents or parents_in(place.function or place.file.tree)
+            parents = parents or parents_in(place.function)
             if not _is_asked(written, keys, parents):
                 yield _finding(place, written, keys, options)
 
@@ -175,7 +175,7 @@ def _default(words: Mapping[str, ast.expr]) -> str | None:
 def _click(place: Place) -> dict[str, str]:
     """The parameters of a command of click or typer whose default is never None, with it."""
     found: dict[str, str] = {}
-    if place.function is None or not place.file.has(".option(", "Option("):
+    if not place.file.has(".option(", "Option("):
         return found
     for call in (one for one in place.function.decorator_list if isinstance(one, ast.Call)):
         flags = [one.value for one in call.args if isinstance(one, ast.Constant) and isinstance(one.value, str)]
@@ -285,7 +285,7 @@ def _is_all(node: ast.expr, place: Place) -> bool:
     return isinstance(held, ast.Attribute) and held.attr == "__dict__" and _is_args(held.value, place)
 
 
-def _is_from_a_file(node: ast.expr, place: Place, origins: Origins, hops: int = 4) -> bool:
+def _is_from_a_file(node: ast.expr, place: Place, places: Places, hops: int = 4) -> bool:
     """Whether a configuration holds what was read from a file."""
     while isinstance(node, ast.Subscript | ast.Attribute) and place.names.held(node) is node:
         node = node.value
@@ -297,17 +297,17 @@ def _is_from_a_file(node: ast.expr, place: Place, origins: Origins, hops: int = 
         if any(READS.search(dotted(call.func)) for call in calls):
             return True
         inner = [part for part in ast.walk(held) if isinstance(part, ast.Name) and called(part.id) is not None]
-        return hops > 0 and bool(inner) and _is_from_a_file(inner[0], place, origins, hops - 1)
+        return hops > 0 and bool(inner) and _is_from_a_file(inner[0], place, places, hops - 1)
     if not isinstance(node, ast.Name) or node.id not in place.parameters or not hops:
         return False
-    given = origins.given(place, node.id) or []
-    return bool(given) and all(_is_read(value, caller, origins, hops - 1) for caller, value in given)
+    given = places.given_to(place, node.id) or []
+    return bool(given) and all(_is_read(value, caller, places, hops - 1) for caller, value in given)
 
 
-def _is_read(value: ast.expr, place: Place, origins: Origins, hops: int) -> bool:
+def _is_read(value: ast.expr, place: Place, places: Places, hops: int) -> bool:
     if isinstance(value, ast.Call):
         return any(isinstance(part, ast.Call) and READS.search(dotted(part.func)) for part in ast.walk(value))
-    return _is_from_a_file(value, place, origins, hops)
+    return _is_from_a_file(value, place, places, hops)
 
 
 def _is_asked(written: _Written, keys: Sequence[str], parents: dict[int, ast.AST]) -> bool:

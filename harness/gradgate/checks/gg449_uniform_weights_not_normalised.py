@@ -62,6 +62,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from gradgate.checks.source_masks import is_mask
+from gradgate.checks.source_places import Place, places_in
 from gradgate.checks.source_values import OTHERS, Names, assignments_in
 from gradgate.checks.source_weightings import (
     ALSO,
@@ -70,13 +71,13 @@ from gradgate.checks.source_weightings import (
     GIVES,
     SHAPES,
     WEIGHS,
-    Place,
+    Weighting,
     is_divided_later,
     last_of,
     snake,
     summed_in,
 )
-from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of, nodes_in
+from gradgate.checks.trainer_source import NONE, File, dotted, files_of, nodes_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -102,7 +103,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     return Outcome(found, {"control_groups": len(found)}, {"control_groups": 0})
 
 
-def _found(files: Sequence[File]) -> Iterator[Finding]:
+def _found(files: tuple[File, ...]) -> Iterator[Finding]:
     keyed = dict[str, list[str]]()
     lambdas = list[tuple[File, ast.Lambda]]()
     for file in files:
@@ -110,23 +111,20 @@ def _found(files: Sequence[File]) -> Iterator[Finding]:
             keyed.setdefault(dotted(value).rpartition(".")[2], []).append(snake(key))
             if isinstance(value, ast.Lambda) and CONTROL.search(snake(key)):
                 lambdas.append((file, value))
-    places = [
-        Place(file, function, owner, tuple(_keys(function, owner, keyed)))
-        for file in files
-        for function, owner in file.functions
-    ]
-    others = [place for place in places if place.is_of_weights and not place.is_control and _sums_to_one(place.nodes)]
-    ones = [(place, value) for place in places for value in _ones_of(place)]
-    if not (others or ones) or is_divided_later(places, others):
+    places = places_in(files).functions
+    known = [Weighting(place, tuple(_keys(place, keyed))) for place in places]
+    others = [one for one in known if one.is_of_weights and not one.is_control and _sums_to_one(one.place.nodes)]
+    ones = [(one, value) for one in known for value in _ones_of(one)]
+    if not (others or ones) or is_divided_later(places, [one.place for one in others]):
         return
     for file, value in lambdas:
         names = Names(ast.FunctionDef("", value.args, [ast.Return(value.body)], []))
         if others and _is_ones(value.body, names) and _of_heads(file, others):
             yield _finding(file, value, "lambda", value.body, others[0].told)
-    for place, value in ones:
-        beside = [*(other.told for other in others), *_beside(place)]
-        if beside and _of_heads(place.file, others):
-            yield _finding(place.file, value, place.told, value, beside[0])
+    for one, value in ones:
+        beside = [*(other.told for other in others), *_beside(one)]
+        if beside and _of_heads(one.place.file, others):
+            yield _finding(one.place.file, value, one.told, value, beside[0])
 
 
 def _registered(file: File) -> Iterator[tuple[str, ast.expr]]:
@@ -138,9 +136,9 @@ def _registered(file: File) -> Iterator[tuple[str, ast.expr]]:
                     yield key.value, item
 
 
-def _keys(function: Function, owner: ast.ClassDef | None, keyed: dict[str, list[str]]) -> Iterator[str]:
+def _keys(place: Place, keyed: dict[str, list[str]]) -> Iterator[str]:
     """What a function or its class is registered by."""
-    for node in (function, owner):
+    for node in (place.function, place.owner):
         for decorator in node.decorator_list if node is not None else ():
             for part in ast.walk(decorator):
                 if isinstance(part, ast.Constant) and isinstance(part.value, str):
@@ -149,10 +147,11 @@ def _keys(function: Function, owner: ast.ClassDef | None, keyed: dict[str, list[
             yield from (*keyed[node.name], "weights")
 
 
-def _ones_of(place: Place) -> Iterator[ast.expr]:
+def _ones_of(weighting: Weighting) -> Iterator[ast.expr]:
     """The ones that a function gives the control group for weights."""
-    gives = place.owner is None or place.function.name in GIVES or WEIGHS.search(place.function.name)
-    if place.is_control and place.is_of_weights and gives:
+    place = weighting.place
+    gives = place.owner is None or place.name in GIVES or WEIGHS.search(place.name)
+    if weighting.is_control and weighting.is_of_weights and gives:
         given = [node.value for node in place.nodes if isinstance(node, ast.Return) and node.value is not None]
         first = [value.elts[0] if isinstance(value, ast.Tuple) and value.elts else value for value in given]
         if first and all(_is_ones(value, place.names) and not _changed(value, place.nodes) for value in first):
@@ -161,11 +160,11 @@ def _ones_of(place: Place) -> Iterator[ast.expr]:
     for branch in place.nodes:
         given = list[ast.expr]()
         if isinstance(branch, ast.IfExp) and _asks_for_control(branch.test):
-            given = [branch.body] if any(value is branch for value in _weights_in(place, place.nodes)) else []
+            given = [branch.body] if any(value is branch for value in _weights_in(weighting, place.nodes)) else []
         elif (isinstance(branch, ast.If) and _asks_for_control(branch.test)) or (
             isinstance(branch, ast.match_case) and CONTROL.search(snake(ast.unparse(branch.pattern).strip("'")))
         ):
-            given = list(_weights_in(place, list(nodes_in(branch.body, *OTHERS))))
+            given = list(_weights_in(weighting, list(nodes_in(branch.body, *OTHERS))))
         yield from (value for value in given if _is_ones(value, place.names) and not _settled(value, place))
 
 
@@ -181,22 +180,22 @@ def _asks_for_control(test: ast.expr) -> bool:
     return bool(CONTROL.search(name)) and not ALSO.search(name)
 
 
-def _is_weight(target: ast.expr, place: Place) -> bool:
+def _is_weight(target: ast.expr, weighting: Weighting) -> bool:
     name = snake(dotted(target).rpartition(".")[2])
-    return bool(WEIGHS.search(name)) and not ALSO.search(name) and not any(map(ALSO.search, place.called))
+    return bool(WEIGHS.search(name)) and not ALSO.search(name) and not any(map(ALSO.search, weighting.called))
 
 
-def _weights_in(place: Place, nodes: Sequence[ast.AST]) -> Iterator[ast.expr]:
+def _weights_in(weighting: Weighting, nodes: Sequence[ast.AST]) -> Iterator[ast.expr]:
     """What a part of a function assigns to weights, or gives back for them."""
-    yield from (value for target, value in assignments_in(nodes) if _is_weight(target, place))
-    if place.is_of_weights:
+    yield from (value for target, value in assignments_in(nodes) if _is_weight(target, weighting))
+    if weighting.is_of_weights:
         yield from (node.value for node in nodes if isinstance(node, ast.Return) and node.value is not None)
 
 
-def _beside(place: Place) -> Iterator[str]:
+def _beside(weighting: Weighting) -> Iterator[str]:
     """The function itself, where it gives weights that sum to 1 in another branch."""
-    if any(_sums_to_one([*ast.walk(value)]) for value in _weights_in(place, place.nodes)):
-        yield place.told
+    if any(_sums_to_one([*ast.walk(value)]) for value in _weights_in(weighting, weighting.place.nodes)):
+        yield weighting.told
 
 
 def _is_ones(value: ast.expr, names: Names, hops: int = 4) -> bool:
@@ -272,8 +271,8 @@ def _is_share(node: ast.expr) -> bool:
     return bool(left) and summed is not None and dotted(summed) == left
 
 
-def _of_heads(file: File, others: Sequence[Place]) -> bool:
-    files = {id(each): each for each in (file, *(other.file for other in others))}
+def _of_heads(file: File, others: Sequence[Weighting]) -> bool:
+    files = {id(each): each for each in (file, *(other.place.file for other in others))}
     return any(HEADS.search(line) for each in files.values() for line in each.lines)
 
 

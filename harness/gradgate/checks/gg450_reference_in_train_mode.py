@@ -66,9 +66,9 @@ from collections.abc import Iterator
 from functools import cached_property
 
 from gradgate.checks.dropouts import drops
-from gradgate.checks.own_calls import Place
 from gradgate.checks.reference_uses import Uses
 from gradgate.checks.references import chain_of, copied_in, kinds_of, meant, model_named, puts_in_eval
+from gradgate.checks.source_places import Place
 from gradgate.checks.source_values import assignments_in
 from gradgate.checks.trainer_source import NONE, File, calls_in, dotted, files_of
 from gradgate.core.finding import Finding
@@ -114,7 +114,7 @@ class _References:
 
     def _made(self, place: Place) -> Iterator[tuple[str, frozenset[str], ast.expr]]:
         """What a function makes that is called a reference, here or where it is returned to, each with its value."""
-        nodes = self.uses.nodes[id(place)]
+        nodes = place.nodes
         of_function = self.uses.kinds_of_function(place.function.name)
         returned = {dotted(chain_of(node.value)[0]) for node in nodes if isinstance(node, ast.Return) and node.value}
         own_name = kinds_of(place.function.name)
@@ -156,7 +156,7 @@ class _Models:
         self.uses = uses
         self._files = files
         self._named: dict[str, list[ast.AST]] = {}
-        functions = [place.function for place in uses.own.places if place.owner is None]
+        functions = [place.function for place in uses.own.functions if place.owner is None]
         classes = [node for file in files for node in file.nodes if isinstance(node, ast.ClassDef)]
         for node in (*functions, *classes):
             self._named.setdefault(node.name, []).append(node)
@@ -197,7 +197,7 @@ class _Models:
         """Whether the last mode that a function sets in front of the line is that of evaluation."""
         modes = [
             call
-            for call in self.uses.nodes[id(place)]
+            for call in place.nodes
             if isinstance(call, ast.Call)
             and isinstance(call.func, ast.Attribute)
             and call.func.attr in ("eval", "train")
@@ -215,21 +215,20 @@ class _Models:
         for each in self.uses.places if everywhere else [place]:
             if everywhere and not each.file.has(name.removeprefix("self.")):
                 continue
-            for node in self.uses.nodes[id(each)]:
+            for node in each.nodes:
                 if isinstance(node, ast.AnnAssign) and dotted(node.target) == name:
                     yield node.annotation, each
-            for target, value in assignments_in(self.uses.nodes[id(each)]):
+            for target, value in assignments_in(each.nodes):
                 if dotted(target) == name:
                     yield value, each
                     yield from self._values(value, each, hops - 1)
-        arguments = place.function.args
-        for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs):
+        for argument in place.parameters.values():
             if argument.arg == name:
                 if argument.annotation is not None:
                     yield argument.annotation, place
                 called_by = place.owner.name if place.owner and place.function.name == "__init__" else ""
                 for caller, call in self.uses.own.calls_of(called_by or place.function.name):
-                    if (given := self.uses.own.given(call, place).get(name)) is not None:
+                    if (given := place.given(call).get(name)) is not None:
                         yield given, caller
                         yield from self._values(given, caller, hops - 1)
 

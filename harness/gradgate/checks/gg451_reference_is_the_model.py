@@ -55,9 +55,9 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.own_calls import OwnCalls, Place
 from gradgate.checks.references import kinds_of, meant, model_named
-from gradgate.checks.source_values import assignments_in, own_nodes
+from gradgate.checks.source_places import Place, Places, places_in
+from gradgate.checks.source_values import assignments_in
 from gradgate.checks.trainer_source import NONE, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -79,14 +79,14 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     if not files:
         return Outcome(not_applicable=NONE)
     asked = any(file.has("backward(") for file in files) and not any(file.has(*ADAPTERS) for file in files)
-    findings = tuple(_found(OwnCalls(files))) if asked else ()
+    findings = tuple(_found(places_in(files))) if asked else ()
     return Outcome(findings, {"places": len(findings)}, {"places": 0})
 
 
-def _found(own: OwnCalls) -> Iterator[Finding]:
-    for place in own.places:
+def _found(own: Places) -> Iterator[Finding]:
+    for place in own.functions:
         if place.file.has("ref", "teacher"):
-            nodes = own_nodes(place.function)
+            nodes = place.nodes
             for name, value, call in _given(nodes):
                 if (
                     kinds_of(name) & KINDS
@@ -97,10 +97,10 @@ def _found(own: OwnCalls) -> Iterator[Finding]:
                         code=CODE,
                         name=NAME,
                         message=(
-                            f"{place.function.name}() takes `{ast.unparse(value)}` for `{name}`, and `{model}` is what "
+                            f"{place.name}() takes `{ast.unparse(value)}` for `{name}`, and `{model}` is what "
                             "is trained; allowed: a model of its own, or none"
                         ),
-                        culprit=place.file.at(value, place.function.name),
+                        culprit=place.file.at(value, place.name),
                         fix="refuse to run without a reference, or take a frozen copy before the first step",
                     )
 
@@ -130,7 +130,7 @@ def _live(value: ast.expr) -> str:
 
 
 def _another(
-    model: str, value: ast.expr, call: ast.Call | None, nodes: list[ast.AST], place: Place, own: OwnCalls
+    model: str, value: ast.expr, call: ast.Call | None, nodes: list[ast.AST], place: Place, own: Places
 ) -> bool:
     """Whether the model is not the one that is trained, or what it is given to takes a copy."""
     texts = [

@@ -66,8 +66,8 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from gradgate.checks.own_calls import OwnCalls, Place
-from gradgate.checks.source_values import OTHERS, assignments_in, own_nodes
+from gradgate.checks.source_places import Place, Places, places_in
+from gradgate.checks.source_values import OTHERS, assignments_in
 from gradgate.checks.trainer_source import NONE, File, calls_in, dotted, files_of, nodes_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -125,11 +125,11 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 
 
 def _of_all(files: tuple[File, ...]) -> Iterator[Finding]:
-    own = OwnCalls(files)
+    own = places_in(files)
     read = {text for file in files for text in _read_keys(file)}
     seen: set[int] = set()
-    for place in (place for place in own.places if place.file.has("range(") and place.file.has("epoch")):
-        for loop in (node for node in own_nodes(place.function) if isinstance(node, ast.For)):
+    for place in (place for place in own.functions if place.file.has("range(") and place.file.has("epoch")):
+        for loop in (node for node in place.nodes if isinstance(node, ast.For)):
             start = _start(loop)
             begun = set(_Starts(own, files).of(start, place)) if start is not None else set()
             if len(begun) != 1:
@@ -185,7 +185,7 @@ class _Starts:
         files: of the trainer.
     """
 
-    def __init__(self, own: OwnCalls, files: tuple[File, ...]) -> None:
+    def __init__(self, own: Places, files: tuple[File, ...]) -> None:
         self.own, self.files = own, files
 
     def of(self, node: ast.expr, place: Place, more: int = 0, hops: int = 5) -> Iterator[_Number]:
@@ -208,7 +208,7 @@ class _Starts:
                 yield from self.of(value, called, more, hops - 1)
 
     def _of_name(self, name: str, place: Place, more: int, hops: int) -> Iterator[_Number]:
-        nodes = own_nodes(place.function)
+        nodes = place.nodes
         more += sum(isinstance(node, ast.AugAssign) and dotted(node.target) == name for node in nodes)
         for target, value in assignments_in(nodes):
             if dotted(target) == name:
@@ -219,18 +219,18 @@ class _Starts:
                 for made in _returned(maker) if maker else ():
                     if isinstance(made, ast.Tuple) and maker and len(made.elts) == len(target.elts):
                         yield from self.of(made.elts[at[0]], maker, more, hops)
-        if name in place.parameters:
-            for caller, call in self.own.calls_of(place.function.name):
-                if self.own.called(call, caller) == place and (given := self.own.given(call, place).get(name)):
+        if name in place.positional:
+            for caller, call in self.own.calls_of(place.name):
+                if self.own.called(call, caller) == place and (given := place.given(call).get(name)):
                     yield from self.of(given, caller, more, hops)
 
     def _of_attribute(self, node: ast.Attribute, place: Place, more: int, hops: int) -> Iterator[_Number]:
         """What an attribute is assigned: of `self` in its class, of another object anywhere."""
         of_self = dotted(node.value) == "self"
-        for other in self.own.places:
+        for other in self.own.functions:
             if (of_self and other.file is not place.file) or not other.file.has(node.attr):
                 continue
-            nodes = own_nodes(other.function)
+            nodes = other.nodes
             raised = sum(
                 isinstance(part, ast.AugAssign) and dotted(part.target) == dotted(node) and not _loops(nodes, part)
                 for part in nodes
@@ -257,7 +257,7 @@ def _entry(node: ast.expr) -> str:
 
 
 def _returned(place: Place) -> list[ast.expr]:
-    return [node.value for node in own_nodes(place.function) if isinstance(node, ast.Return) and node.value is not None]
+    return [node.value for node in place.nodes if isinstance(node, ast.Return) and node.value is not None]
 
 
 class _Saves:
@@ -268,7 +268,7 @@ class _Saves:
         place: the function that it stands in.
     """
 
-    def __init__(self, own: OwnCalls, loop: ast.For, place: Place) -> None:
+    def __init__(self, own: Places, loop: ast.For, place: Place) -> None:
         self.own, self.loop, self.place = own, loop, place
 
     def all(self) -> Iterator[_Save]:
@@ -327,7 +327,7 @@ class _Saves:
                     yield from self._called(node, called, known, depth)
 
     def _called(self, call: ast.Call, called: Place, known: Mapping[str, int], depth: int) -> Iterator[_Save]:
-        if called == self.place or BEST.search(ast.unparse(call)) or BEST.search(called.function.name):
+        if called == self.place or BEST.search(ast.unparse(call)) or BEST.search(called.name):
             return
         inside = self._inside(call, called, known)
         for statement in called.function.body if inside else ():
@@ -337,7 +337,7 @@ class _Saves:
         """What holds the number in a function that is called."""
         same = dotted(call.func).startswith("self.")
         inside = {name: more for name, more in known.items() if "." in name and (same or not name.startswith("self."))}
-        for name, value in self.own.given(call, called).items():
+        for name, value in called.given(call).items():
             inner, more = _added(value)
             if dotted(inner) in known:
                 inside[name] = known[dotted(inner)] + more
@@ -387,10 +387,10 @@ def _finding(save: _Save, first: _Number, loop: ast.For, start: ast.expr | None)
         code=CODE,
         name=NAME,
         message=(
-            f"{save.place.function.name}() saves `{ast.unparse(save.node)}` as `{first.key}` behind an epoch, and the "
+            f"{save.place.name}() saves `{ast.unparse(save.node)}` as `{first.key}` behind an epoch, and the "
             f"epochs of line {loop.lineno} begin at `{begin}`, what was loaded{' + 1' if first.more else ''}: an epoch "
             f"is {told}; allowed: the one that is next"
         ),
-        culprit=save.place.file.at(save.node, save.place.function.name),
+        culprit=save.place.file.at(save.node, save.place.name),
         fix="save the number of the epoch that is next, and begin with it",
     )

@@ -74,8 +74,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from gradgate.checks.best_pointers import DELETES, THERE, Pointer, is_known, pointers
-from gradgate.checks.own_calls import OwnCalls, Place
-from gradgate.checks.source_values import Names, own_nodes, with_stars
+from gradgate.checks.source_places import Place, Places, places_in
+from gradgate.checks.source_values import Names, with_stars
 from gradgate.checks.trainer_source import NONE, calls_in, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -126,15 +126,15 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     if not files:
         return Outcome(not_applicable=NONE)
     deletes = any(file.has(*DELETES) for file in files) and any(file.has(*LISTS) for file in files)
-    findings = tuple(_of_all(OwnCalls(files))) if deletes and any(file.has("best") for file in files) else ()
+    findings = tuple(_of_all(places_in(files))) if deletes and any(file.has("best") for file in files) else ()
     return Outcome(findings, {"lists": len(findings)}, {"lists": 0})
 
 
-def _of_all(own: OwnCalls) -> Iterator[Finding]:
+def _of_all(own: Places) -> Iterator[Finding]:
     yield from map(_of_pointer, pointers(own))
     reader = _Reader(own)
-    pruned = [listed for place in own.places if place.file.has(*DELETES) for listed in reader.pruned(place)]
-    paths = [found for place in own.places for found in reader.paths(place)] if pruned else []
+    pruned = [listed for place in own.functions if place.file.has(*DELETES) for listed in reader.pruned(place)]
+    paths = [found for place in own.functions for found in reader.paths(place)] if pruned else []
     seen: set[int] = set()
     for listed in pruned:
         for path, node in paths:
@@ -159,13 +159,13 @@ def _fits(name: str, patterns: Iterable[str]) -> bool:
 class _Reader:
     """Paths, and files that are listed, in a trainer's functions."""
 
-    def __init__(self, own: OwnCalls) -> None:
+    def __init__(self, own: Places) -> None:
         self.own = own
 
     def pruned(self, place: Place) -> Iterator[_Listed]:
         """The lists of which a function deletes some."""
-        names = Names(place.function)
-        for loop in (node for node in own_nodes(place.function) if isinstance(node, ast.For | ast.While)):
+        names = place.names
+        for loop in (node for node in place.nodes if isinstance(node, ast.For | ast.While)):
             deleted = [call for call in calls_in(loop) if dotted(call.func).rpartition(".")[2] in DELETES]
             if not deleted or any(isinstance(node, ast.If) and not is_known(node.test) for node in ast.walk(loop)):
                 continue
@@ -206,10 +206,10 @@ class _Reader:
         if called in LISTS:
             return self._of_call(node, called, place)
         other = self.own.called(node, place)
-        values = [part.value for part in own_nodes(other.function) if isinstance(part, ast.Return)] if other else []
+        values = [part.value for part in other.nodes if isinstance(part, ast.Return)] if other else []
         if other is not None and len(values) == 1 and values[0] is not None:
-            found = self._listed(values[0], other, Names(other.function), hops - 1)
-            same = {dotted(given) for given in self.own.given(node, other).values()} - {""}
+            found = self._listed(values[0], other, other.names, hops - 1)
+            same = {dotted(given) for given in other.given(node).values()} - {""}
             return found and _Listed(found.folder | same, found.patterns, found.by_name, found.node, found.place)
         return None
 
@@ -229,7 +229,7 @@ class _Reader:
 
     def paths(self, place: Place) -> Iterator[tuple[_Path, ast.expr]]:
         """The paths that a function puts together, and where."""
-        for node in own_nodes(place.function):
+        for node in place.nodes:
             if isinstance(node, ast.BinOp | ast.JoinedStr | ast.Call) and (path := self._path(node, place)):
                 yield path, node
                 for name in self._filled_in(path, node, place):
@@ -239,9 +239,9 @@ class _Reader:
         """The names of a path in which an argument is filled in by a call."""
         parts = [part for part in ast.walk(node) if isinstance(part, ast.FormattedValue)]
         last = dotted(parts[-1].value) if parts else ""
-        if last in place.parameters and path.name.count("*") == 1:
-            for caller, call in self.own.calls_of(place.function.name):
-                given = self.own.given(call, place).get(last)
+        if last in place.positional and path.name.count("*") == 1:
+            for caller, call in self.own.calls_of(place.name):
+                given = place.given(call).get(last)
                 if isinstance(given, ast.Constant) and isinstance(given.value, str) and caller is not None:
                     yield path.name.replace("*", given.value)
 
@@ -264,12 +264,12 @@ class _Reader:
         """How a folder may be written: as it is, as what its name holds, or as what its function is given."""
         while isinstance(node, ast.Call) and dotted(node.func) in WRAPS and len(node.args) == 1:
             node = node.args[0]
-        held = Names(place.function).held(node)
+        held = place.names.held(node)
         if held is not node and hops:
             return self._folders(held, place, hops - 1)
-        if isinstance(node, ast.Name) and node.id in place.parameters:
-            calls = [each for each in self.own.calls_of(place.function.name) if hops]
-            given = [(self.own.given(call, place).get(node.id), caller) for caller, call in calls]
+        if isinstance(node, ast.Name) and node.id in place.positional:
+            calls = [each for each in self.own.calls_of(place.name) if hops]
+            given = [(place.given(call).get(node.id), caller) for caller, call in calls]
             found = [self._folders(each, caller, hops - 1) for each, caller in given if each is not None]
             return frozenset().union(*found) if found else frozenset([f"{id(place.function)} {node.id}"])
         owner = place.owner.name if place.owner is not None and dotted(node).startswith("self.") else ""
@@ -278,7 +278,7 @@ class _Reader:
 
 def _sorting(name: str, held: ast.expr, place: Place) -> str:
     """The key by which a list of a name is sorted in place; empty: it is not."""
-    for node in own_nodes(place.function):
+    for node in place.nodes:
         if isinstance(node, ast.Call) and dotted(node.func) == f"{name}.sort" and node.lineno >= held.lineno:
             return next((ast.unparse(word.value) for word in node.keywords if word.arg == "key"), "str")
     return ""
@@ -327,10 +327,10 @@ def _finding(listed: _Listed, best: _Path, node: ast.expr) -> Finding:
         code=CODE,
         name=NAME,
         message=(
-            f"{listed.place.function.name}() lists what is deleted when it is old by `{ast.unparse(listed.node)}`, and "
+            f"{listed.place.name}() lists what is deleted when it is old by `{ast.unparse(listed.node)}`, and "
             f"`{ast.unparse(node)}` is among it as `{best.name}`; allowed: no name of the best"
         ),
-        culprit=listed.place.file.at(listed.node, listed.place.function.name),
+        culprit=listed.place.file.at(listed.node, listed.place.name),
         fix="list the numbered files alone, or keep the best in a folder of its own",
     )
 
@@ -340,9 +340,9 @@ def _of_pointer(noted: Pointer) -> Finding:
         code=CODE,
         name=NAME,
         message=(
-            f"{noted.place.function.name}() notes `{noted.name}` as the best, and {noted.pruning.function.name}() "
+            f"{noted.place.name}() notes `{noted.name}` as the best, and {noted.pruning.name}() "
             f"deletes what fits `{noted.pattern}` when it is old, without a look at that; allowed: none that is noted"
         ),
-        culprit=noted.place.file.at(noted.node, noted.place.function.name),
+        culprit=noted.place.file.at(noted.node, noted.place.name),
         fix="leave out the file that is noted as the best, or keep a copy of it under a name of its own",
     )

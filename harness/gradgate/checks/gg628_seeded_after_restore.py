@@ -67,8 +67,8 @@ import re
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 
-from gradgate.checks.own_calls import OwnCalls, Place
-from gradgate.checks.source_values import blocks_in, own_nodes
+from gradgate.checks.source_places import Place, Places, places_in
+from gradgate.checks.source_values import blocks_in
 from gradgate.checks.trainer_source import NONE, calls_in, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -100,7 +100,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     if not files:
         return Outcome(not_applicable=NONE)
     restores = any(file.has("set_rng_state", "setstate", "set_state") for file in files)
-    findings = tuple(_Order(OwnCalls(files)).all()) if restores and any(file.has("seed") for file in files) else ()
+    findings = tuple(_Order(places_in(files)).all()) if restores and any(file.has("seed") for file in files) else ()
     return Outcome(findings, {"seeds": len(findings)}, {"seeds": 0})
 
 
@@ -111,36 +111,35 @@ class _Order:
         own: the trainer's functions.
     """
 
-    def __init__(self, own: OwnCalls) -> None:
+    def __init__(self, own: Places) -> None:
         self.own = own
         self._known: dict[int, frozenset[str]] = {}
 
     def all(self) -> Iterator[Finding]:
         """The seeds behind what restores."""
         seen: set[int] = set()
-        restoring = [place for place in self.own.places if self._restores(place)]
-        names = {place.function.name for place in restoring}
-        names |= {place.owner.name for place in restoring if place.owner and place.function.name == "__init__"}
+        restoring = [place for place in self.own.functions if self._restores(place)]
+        names = {place.name for place in restoring}
+        names |= {place.owner.name for place in restoring if place.owner and place.name == "__init__"}
         texts = ("set_rng_state", "setstate", "set_state", *(f"{name}(" for name in names))
-        files = {id(place.file): place.file for place in self.own.places}
+        files = {id(place.file): place.file for place in self.own.functions}
         asked = {known for known, file in files.items() if file.has(*texts)}
-        for place in (place for place in self.own.places if id(place.file) in asked):
-            for block in (place.function.body, *blocks_in(own_nodes(place.function))):
+        for place in (place for place in self.own.functions if id(place.file) in asked):
+            for block in (place.function.body, *blocks_in(place.nodes)):
                 for at, statement in enumerate(block):
                     for call, restored in self._restored_in(statement, place):
                         for seed, where in self._seeded_behind(block[at + 1 :], call, restored, place):
                             if id(seed) not in seen:
                                 seen.add(id(seed))
                                 yield _finding(seed, where, call, place)
-        for made in (place for place in restoring if place.function.name == "__init__"):
+        for made in (place for place in restoring if place.name == "__init__"):
             yield from self._of_object(made, seen)
 
     def _of_object(self, made: Place, seen: set[int]) -> Iterator[Finding]:
         """The seeds with which an object's run begins, where making it restores: nobody runs what is not made."""
         restored = [each for statement in made.function.body for each in self._restored_in(statement, made)]
-        methods = [
-            place for place in self.own.places if place.owner is made.owner and GOES_ON.search(place.function.name)
-        ]
+        of_class = self.own.methods_of(made.owner) if made.owner is not None else []
+        methods = [place for place in of_class if GOES_ON.search(place.name)]
         for call, kinds in restored[-1:]:
             for method in methods:
                 for seed, where in self._first_thing(method, kinds, DEPTH):
@@ -153,7 +152,7 @@ class _Order:
         """The functions that take a random state."""
         return {
             id(place.function)
-            for place in self.own.places
+            for place in self.own.functions
             if place.file.has("get_rng_state", "getstate", "get_state")
             and any(TAKES.search(dotted(call.func)) for call in calls_in(place.function))
         }
@@ -164,7 +163,7 @@ class _Order:
         if key in self._known or not depth:
             return self._known.get(key, frozenset())
         self._known[key] = frozenset()  # while it is looked at
-        calls = [node for node in own_nodes(place.function) if isinstance(node, ast.Call)]
+        calls = [node for node in place.nodes if isinstance(node, ast.Call)]
         own = [(call, called) for call in calls if (called := self.own.called(call, place)) is not None]
         if key not in self._taking and not any(id(called.function) in self._taking for _, called in own):
             found = {kind for call in calls for kind, restore, _ in KINDS if restore.search(dotted(call.func))}
@@ -187,8 +186,7 @@ class _Order:
         called = self.own.called(call, place)
         if called is not None or not isinstance(call.func, ast.Attribute) or not isinstance(call.func.value, ast.Name):
             return [] if called is None else [called]
-        name = call.func.attr
-        return [each for each in self.own.places if each.owner is not None and each.function.name == name]
+        return self.own.methods(call.func.attr)
 
     def _seeded_behind(
         self, block: list[ast.stmt], restoring: ast.Call, restored: frozenset[str], place: Place
@@ -257,7 +255,7 @@ def _named(
     call: ast.Call, place: Place, called: Place, found: list[tuple[ast.Call, Place]]
 ) -> Iterator[tuple[ast.Call, Place]]:
     """The seeds of a function that is called; where it is there for that, the call itself, unless it says when."""
-    if "seed" not in called.function.name:
+    if "seed" not in called.name:
         yield from found
     elif found and not _says_when(call):
         yield call, place
@@ -285,9 +283,9 @@ def _finding(seed: ast.Call, where: Place, restoring: ast.Call, place: Place) ->
         code=CODE,
         name=NAME,
         message=(
-            f"{where.function.name}() seeds by `{ast.unparse(seed)}` what `{ast.unparse(restoring)}` in line "
+            f"{where.name}() seeds by `{ast.unparse(seed)}` what `{ast.unparse(restoring)}` in line "
             f"{restoring.lineno} of {place.file.path.name} restores; allowed: a seed in front of that"
         ),
-        culprit=where.file.at(seed, where.function.name),
+        culprit=where.file.at(seed, where.name),
         fix="seed where the run is built, in front of what restores",
     )

@@ -66,9 +66,9 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from gradgate.checks.own_calls import OwnCalls, Place
 from gradgate.checks.references import COPIES, kinds_of, meant, model_named
 from gradgate.checks.restored_models import DEPTH, FIRST, Here, Restores, first_kinds, reached, says
+from gradgate.checks.source_places import Place, places_in
 from gradgate.checks.source_values import assignments_in
 from gradgate.checks.trainer_source import NONE, calls_in, dotted, files_of
 from gradgate.core.finding import Finding
@@ -88,7 +88,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     asked = any(file.has("load_state_dict(", "load_state(") for file in files) and any(
         file.has("deepcopy(", "state_dict()") and file.has("ref", "initial", "anchor") for file in files
     )
-    findings = tuple(_Order(OwnCalls(files)).all()) if asked else ()
+    findings = tuple(_Order(places_in(files)).all()) if asked else ()
     return Outcome(findings, {"copies": len(findings)}, {"copies": 0})
 
 
@@ -104,12 +104,12 @@ class _Order(Restores):
         seen: set[int] = set()
         kept = any(
             first_kinds(call.func.value)
-            for place in self.own.places
+            for place in self.own.functions
             if place.file.has(".state_dict()")
             for call in calls_in(place.function)
             if isinstance(call.func, ast.Attribute) and call.func.attr == "state_dict"
         )
-        for place in () if kept else self.own.places:
+        for place in () if kept else self.own.functions:
             loading = self.blocks(place)
             for block in loading:
                 for at, statement in enumerate(block):
@@ -150,7 +150,7 @@ class _Order(Restores):
         """The references that a call makes: it stands for them."""
         candidates = meant(self.own, call, place) if depth else []
         for called in candidates if len(candidates) == 1 else ():
-            names = Here(call, called, self.own)
+            names = Here(call, called)
             for _, model in self._copies(called.function.body, called, depth - 1, named=named):
                 if here := names.name(model):
                     yield call, here
@@ -202,9 +202,9 @@ def _finding(copy: ast.AST, model: str, restoring: ast.stmt, place: Place) -> Fi
         code=CODE,
         name=NAME,
         message=(
-            f"{place.function.name}() takes its reference of `{model}` behind line {restoring.lineno}, which restores "
+            f"{place.name}() takes its reference of `{model}` behind line {restoring.lineno}, which restores "
             "that on a resume: the resumed run's reference is another one; allowed: a copy in front of that"
         ),
-        culprit=place.file.at(copy, place.function.name),
+        culprit=place.file.at(copy, place.name),
         fix="copy in front of what restores, or keep the reference in the checkpoint",
     )

@@ -61,7 +61,7 @@ import ast
 import re
 from collections.abc import Callable, Iterable, Iterator
 
-from gradgate.checks.own_calls import OwnCalls, Place
+from gradgate.checks.source_places import Place, Places, places_in
 from gradgate.checks.source_values import OTHERS, always_run, blocks_in, own_nodes
 from gradgate.checks.trainer_source import NONE, Function, calls_in, dotted, files_of, nodes_in
 from gradgate.core.finding import Finding
@@ -92,15 +92,15 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
         if file.has("seed")
         for node in nodes_in(file.tree.body, *OTHERS)
     )
-    findings = () if at_import else tuple(_found(OwnCalls(files)))
+    findings = () if at_import else tuple(_found(places_in(files)))
     return Outcome(findings, {"seeds": len(findings)}, {"seeds": 0})
 
 
-def _found(own: OwnCalls) -> Iterator[Finding]:
+def _found(own: Places) -> Iterator[Finding]:
     late = [
         (place, *late)
-        for place in own.places
-        if place.file.has("seed") and not SEEDS.search(place.function.name)
+        for place in own.functions
+        if place.file.has("seed") and not SEEDS.search(place.name)
         for late in _late(place, own)
     ]
     themselves = {id(place.function) for place, _, _ in late}  # a stage in front that is no better
@@ -110,17 +110,17 @@ def _found(own: OwnCalls) -> Iterator[Finding]:
                 code=CODE,
                 name=NAME,
                 message=(
-                    f"{place.function.name}() seeds by `{ast.unparse(seed)}` behind `{ast.unparse(built)}` in line "
+                    f"{place.name}() seeds by `{ast.unparse(seed)}` behind `{ast.unparse(built)}` in line "
                     f"{built.lineno}, whose weights are drawn before; allowed: a seed in front of that"
                 ),
-                culprit=place.file.at(seed, place.function.name),
+                culprit=place.file.at(seed, place.name),
                 fix="seed in front of what builds the model",
             )
 
 
-def _late(place: Place, own: OwnCalls) -> Iterator[tuple[ast.stmt, ast.stmt]]:
+def _late(place: Place, own: Places) -> Iterator[tuple[ast.stmt, ast.stmt]]:
     """The first seeds of a function's lists of statements, with a model that is built in front."""
-    nodes = own_nodes(place.function)
+    nodes = place.nodes
     if not any(isinstance(node, ast.Call) and TRAINS.search(dotted(node.func)) for node in nodes):
         return
     for block in (place.function.body, *blocks_in(nodes)):
@@ -147,7 +147,7 @@ def _seeds_the_run(statement: ast.stmt) -> bool:
     return bool(of_run) and not OF_PLACE.search(given)
 
 
-def _builds(statement: ast.Assign | ast.AnnAssign, own: OwnCalls, place: Place) -> bool:
+def _builds(statement: ast.Assign | ast.AnnAssign, own: Places, place: Place) -> bool:
     """Whether a statement builds a model, and does neither seed nor load it."""
     targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
     value = statement.value
@@ -166,13 +166,13 @@ def _builds(statement: ast.Assign | ast.AnnAssign, own: OwnCalls, place: Place) 
     return called is None or not _seeds_or_loads(called, own)
 
 
-def _seeds_or_loads(place: Place, own: OwnCalls) -> bool:
+def _seeds_or_loads(place: Place, own: Places) -> bool:
     """Whether a function, or one that it calls, seeds, or loads under no condition."""
     return _reaches(place, own, SEEDS, own_nodes, DEPTH) or _reaches(place, own, LOADS, _never_left_out, DEPTH)
 
 
 def _reaches(
-    place: Place, own: OwnCalls, what: re.Pattern[str], read: Callable[[Function], Iterable[ast.AST]], depth: int
+    place: Place, own: Places, what: re.Pattern[str], read: Callable[[Function], Iterable[ast.AST]], depth: int
 ) -> bool:
     """Whether one of the nodes that are read of a function calls something, or a function that does."""
     calls = [node for node in read(place.function) if isinstance(node, ast.Call)]
@@ -195,16 +195,16 @@ def _seeded_before(nodes: list[ast.AST], line: int) -> bool:
     return any(SEEDS.search(dotted(call.func)) for call in calls)
 
 
-def _called_seeded(place: Place, own: OwnCalls, late: set[int], depth: int) -> bool:
+def _called_seeded(place: Place, own: Places, late: set[int], depth: int) -> bool:
     """Whether something seeds in front of a call of a function, or within what is called in front of it."""
-    made = place.owner is not None and place.function.name == "__init__"
-    name = place.owner.name if made and place.owner is not None else place.function.name
+    made = place.owner is not None and place.name == "__init__"
+    name = place.owner.name if made and place.owner is not None else place.name
     for caller, call in own.calls_of(name) if depth else ():
         if caller.function is not place.function:
-            nodes = own_nodes(caller.function)
+            nodes = caller.nodes
             before = [node for node in nodes if isinstance(node, ast.Call) and node.lineno < call.lineno]
             called = [each for node in before if (each := own.called(node, caller)) is not None]
-            inside = [own_nodes(each.function) for each in called if id(each.function) not in late]
+            inside = [each.nodes for each in called if id(each.function) not in late]
             if _seeded_before(nodes, call.lineno) or _called_seeded(caller, own, late, depth - 1):
                 return True
             if any(isinstance(node, ast.Call) and SEEDS.search(dotted(node.func)) for part in inside for node in part):

@@ -61,10 +61,9 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.own_calls import OwnCalls, Place
 from gradgate.checks.references import model_named
 from gradgate.checks.restored_models import DEPTH, Restores, reached
-from gradgate.checks.source_values import Names
+from gradgate.checks.source_places import Place, places_in
 from gradgate.checks.trainer_source import NONE, calls_in, dotted, files_of, nodes_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -85,7 +84,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     if not files:
         return Outcome(not_applicable=NONE)
     asked = any(file.has("load_state_dict(") for file in files)
-    findings = tuple(_Order(OwnCalls(files)).all()) if asked else ()
+    findings = tuple(_Order(places_in(files)).all()) if asked else ()
     return Outcome(findings, {"loads": len(findings)}, {"loads": 0})
 
 
@@ -95,7 +94,7 @@ class _Order(Restores):
     def all(self) -> Iterator[Finding]:
         """The stages that are loaded behind what restores."""
         seen: set[int] = set()
-        for place in self.own.places:
+        for place in self.own.functions:
             for block in self.blocks(place):
                 for at, statement in enumerate(block[:-1]):
                     restored = self._outside(self.restored(statement, place), statement, place)
@@ -106,14 +105,14 @@ class _Order(Restores):
 
     def _outside(self, models: frozenset[str], statement: ast.stmt, place: Place) -> frozenset[str]:
         """The models, and under which names an object was given them as it was made."""
-        names, found = Names(place.function), set(models)
+        names, found = place.names, set(models)
         for model in models:
             first, _, rest = model.partition(".")
             made = names.held(ast.copy_location(ast.Name(first), statement)) if rest and first != "self" else None
             if isinstance(made, ast.Call):
                 built = self.own.called(made, place)
                 given = {word.arg: word.value for word in made.keywords if word.arg}
-                given |= self.own.given(made, built) if built is not None else {}
+                given |= built.given(made) if built is not None else {}
                 if rest in given:
                     found.add(model_named(given[rest]))
         return frozenset(found - {""})
@@ -142,9 +141,9 @@ def _finding(call: ast.Call, model: str, restoring: ast.stmt, place: Place) -> F
         code=CODE,
         name=NAME,
         message=(
-            f"{place.function.name}() loads `{model}` by `{ast.unparse(call)}` behind line {restoring.lineno}, which "
+            f"{place.name}() loads `{model}` by `{ast.unparse(call)}` behind line {restoring.lineno}, which "
             "restores that on a resume: what was trained is overwritten; allowed: a load in front of that"
         ),
-        culprit=place.file.at(call, place.function.name),
+        culprit=place.file.at(call, place.name),
         fix="load the other stage in front of what restores, or where nothing is resumed",
     )

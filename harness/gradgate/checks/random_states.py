@@ -7,10 +7,11 @@ import re
 from collections.abc import Iterator
 
 from gradgate.checks.dropouts import RATE, drops
-from gradgate.checks.own_calls import OwnCalls, Place
+from gradgate.checks.resuming import holds_optimizer, loads_optimizer
 from gradgate.checks.saved_mappings import Saved, returned_in
-from gradgate.checks.source_values import assignments_in, own_nodes
-from gradgate.checks.trainer_source import File, calls_in, dotted
+from gradgate.checks.source_places import Place, Places, places_in
+from gradgate.checks.source_values import assignments_in
+from gradgate.checks.trainer_source import File, dotted
 
 KEPT = re.compile(
     r"rng_?states?|random_?state|getstate|get_state\(|save_state\(|generator_state"
@@ -20,7 +21,6 @@ KEPT = re.compile(
 LIBRARY = re.compile(r"^\s*(from|import) (lightning|pytorch_lightning|accelerate|deepspeed|ignite|composer)\b")
 OF_LIBRARY = re.compile(r"\b(Seq2Seq)?Trainer\(|\b(SFT|DPO|PPO|GRPO)Trainer\b")
 SEED_OF_PLACE = re.compile(r"seed\w*\(.*(epoch|step|iter)|fold_in\(|fork_rng\(", re.IGNORECASE)
-OPTIMIZER = re.compile(r"optim|(^|[._])opt\d?$", re.IGNORECASE)
 DRAWS = re.compile(
     r"^(torch\.(rand|randn|randint|randperm|multinomial|bernoulli|normal|rand_like|randn_like|randint_like)"
     r"|random\.(random|randint|choice|choices|sample|shuffle|uniform|gauss|randrange)"
@@ -32,8 +32,8 @@ DEPTH = 3  # calls that are followed
 def without_random_state(files: tuple[File, ...], saved: list[Saved]) -> Iterator[tuple[File, ast.AST, str, str]]:
     """The checkpoint of a trainer that loads an optimizer's state to go on, draws, and takes no random state."""
     given = [*saved, *(one for file in files for one in returned_in(file))]
-    whole = next((one for one in given if any(map(_is_optimizers, one.entries.values()))), None)
-    if whole is None or not any(map(_goes_on, files)):
+    whole = next((one for one in given if holds_optimizer(one.entries.values())), None)
+    if whole is None or not any(map(_goes_on, places_in(files).all)):
         return
     lines = [line.partition("#")[0] for file in files for line in file.lines]
     if any(pattern.search(line) for line in lines for pattern in (KEPT, LIBRARY, OF_LIBRARY, SEED_OF_PLACE)):
@@ -43,19 +43,8 @@ def without_random_state(files: tuple[File, ...], saved: list[Saved]) -> Iterato
         yield whole.file, whole.call, whole.function, f"{told}draws what it drew at its start"
 
 
-def _is_optimizers(value: ast.expr) -> bool:
-    text = ast.unparse(value)
-    return "opt" in text and "state_dict" in text
-
-
-def _goes_on(file: File) -> bool:
-    """Whether a file loads an optimizer's state."""
-    return file.has("load_state_dict(") and any(
-        isinstance(call.func, ast.Attribute)
-        and call.func.attr == "load_state_dict"
-        and OPTIMIZER.search(dotted(call.func.value))
-        for call in calls_in(file.tree)
-    )
+def _goes_on(place: Place) -> bool:
+    return place.file.has("load_state_dict(") and bool(loads_optimizer(place.nodes))
 
 
 def _drawing(files: tuple[File, ...]) -> str | None:
@@ -65,23 +54,23 @@ def _drawing(files: tuple[File, ...]) -> str | None:
     dropping = next((file for file in asked if drops(file.tree, zero)), None)
     if dropping is not None:
         return f"{dropping.path.name} has dropout"
-    own = OwnCalls(files)
-    for place in own.places:
+    own = places_in(files)
+    for place in own.functions:
         if place.file.has(".backward("):
-            calls = [node for node in own_nodes(place.function) if isinstance(node, ast.Call)]
+            calls = [node for node in place.nodes if isinstance(node, ast.Call)]
             if any(isinstance(call.func, ast.Attribute) and call.func.attr == "backward" for call in calls):
                 for call in _draws(place, own, DEPTH):
                     return f"`{ast.unparse(call)}` draws in training"
     return None
 
 
-def _draws(place: Place, own: OwnCalls, depth: int) -> Iterator[ast.Call]:
+def _draws(place: Place, own: Places, depth: int) -> Iterator[ast.Call]:
     """The draws from a global generator of a function, or of those that it calls."""
-    for node in own_nodes(place.function):
+    for node in place.nodes:
         if isinstance(node, ast.Call):
             if DRAWS.search(dotted(node.func)) and all(word.arg != "generator" for word in node.keywords):
                 yield node
-            elif depth and (called := own.called(node, place)) is not None and called.function.name != "__init__":
+            elif depth and (called := own.called(node, place)) is not None and called.name != "__init__":
                 yield from _draws(called, own, depth - 1)
 
 

@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterator
 from functools import cached_property
 
-from gradgate.checks.own_calls import OwnCalls, Place
 from gradgate.checks.references import ALL, PASSED_ON, chain_of, kinds_of, meant, puts_in_eval
-from gradgate.checks.source_values import assignments_in, outwards, own_nodes, parents_in, places_of
+from gradgate.checks.source_places import Place, places_in
+from gradgate.checks.source_values import assignments_in, outwards, parents_in, places_of
 from gradgate.checks.trainer_source import File, dotted
 
 MAY_PUT = re.compile(r"eval|freez|frozen|prepare|dropout|inference", re.IGNORECASE)  # functions that nobody knows
@@ -29,9 +29,8 @@ class Uses:
     """
 
     def __init__(self, files: tuple[File, ...]) -> None:
-        self.own = OwnCalls(files)
-        self.places = [*self.own.places, *map(_script, files)]
-        self.nodes = {id(place): own_nodes(place.function) for place in self.places}
+        self.own = places_in(files)
+        self.places = [*self.own.functions, *(place for place in self.own.all if place.is_top)]
         self.called, self.frozen, self.loaded, self.eased = NOTHING, NOTHING, NOTHING, NOTHING
         self._names: dict[tuple[int, str], frozenset[str]] = {}
         for _ in range(ROUNDS):
@@ -41,7 +40,7 @@ class Uses:
             if known == self._names:
                 break
         for place in self.places:
-            for node in self.nodes[id(place)]:
+            for node in place.nodes:
                 if isinstance(node, ast.Call):
                     self._note_call(node, place)
                 elif isinstance(node, ast.For):
@@ -53,7 +52,7 @@ class Uses:
         found: dict[str, frozenset[str]] = {}
         others = set()
         for place in self.places:
-            nodes = self.nodes[id(place)]
+            nodes = place.nodes
             taken = [(dotted(target), value) for target, value in assignments_in(nodes)]
             taken += [(node.arg, node.value) for node in nodes if isinstance(node, ast.keyword) and node.arg]
             for name, value in taken:
@@ -80,10 +79,10 @@ class Uses:
 
     def _hand_on(self, place: Place) -> None:
         """Note under which names of this function, or of those that it calls, a reference stands."""
-        for target, value in assignments_in(self.nodes[id(place)]):
+        for target, value in assignments_in(place.nodes):
             self._name(target, self.kinds(value, place), place)
         of_function = self.kinds_of_function(place.function.name)
-        for node in self.nodes[id(place)]:
+        for node in place.nodes:
             if isinstance(node, ast.For | ast.comprehension) and isinstance(node.iter, ast.Tuple | ast.List):
                 for each in node.iter.elts:
                     self._name(node.target, self.kinds(each, place), place)
@@ -91,7 +90,7 @@ class Uses:
                 self._name(chain_of(node.value)[0], of_function, place)
             elif isinstance(node, ast.Call) and any(self.kinds(each, place) for each in _given(node)):
                 for called in meant(self.own, node, place):
-                    for name, value in self.own.given(node, called).items():
+                    for name, value in called.given(node).items():
                         self._name(ast.Name(name), self.kinds(value, place), called)
 
     def _name(self, target: ast.expr, kinds: frozenset[str], place: Place) -> None:
@@ -134,7 +133,7 @@ class Uses:
 
     def _looped(self, node: ast.expr, place: Place) -> frozenset[str]:
         """All kinds, where what is put into eval mode is each of many, or is looked up by its name."""
-        loops = (each for each in self.nodes[id(place)] if isinstance(each, ast.For | ast.comprehension))
+        loops = (each for each in place.nodes if isinstance(each, ast.For | ast.comprehension))
         targets = {dotted(part) for loop in loops for part in places_of(loop.target)}
         looked_up = isinstance(node, ast.Call) and dotted(node.func) == "getattr"
         return ALL if looked_up or (isinstance(node, ast.Name) and node.id in targets) else NOTHING
@@ -144,7 +143,7 @@ class Uses:
 
     @cached_property
     def _function_names(self) -> set[str]:
-        return {place.function.name for place in self.own.places}
+        return {place.function.name for place in self.own.functions}
 
     def _without_gradient(self, call: ast.Call, place: Place) -> bool:
         """Whether a call stands where no gradient is kept."""
@@ -164,12 +163,6 @@ class Uses:
     @cached_property
     def _around(self) -> dict[int, dict[int, ast.AST]]:
         return {}
-
-
-def _script(file: File) -> Place:
-    """What stands outside of a file's functions, as if it were one."""
-    nothing = ast.arguments(posonlyargs=[], args=[], kwonlyargs=[], kw_defaults=[], defaults=[])
-    return Place(file, ast.FunctionDef("<module>", nothing, file.tree.body, [], None, None, lineno=1), None)
 
 
 def _scope(name: str, place: Place) -> int:

@@ -6,7 +6,7 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.own_calls import OwnCalls, Place
+from gradgate.checks.source_places import Place, Places
 from gradgate.checks.trainer_source import dotted
 
 KINDS = {"ref": "reference", "reference": "reference", "teacher": "teacher"}  # whatever else stands in the name
@@ -64,7 +64,7 @@ def puts_in_eval(call: ast.Call) -> bool:
     return (call.func.attr == "eval" and not given) or (call.func.attr == "train" and off)
 
 
-def meant(own: OwnCalls, call: ast.Call, place: Place) -> list[Place]:
+def meant(own: Places, call: ast.Call, place: Place) -> list[Place]:
     """The functions that a call may go to: of an object that is not known, each method of that name."""
     called = own.called(call, place)
     if called is not None or not isinstance(call.func, ast.Attribute) or not dotted(call.func.value):

@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gradgate.checks.own_calls import OwnCalls, Place
 from gradgate.checks.references import kinds_of, meant, model_named
-from gradgate.checks.source_values import OTHERS, assignments_in, blocks_in, own_nodes
+from gradgate.checks.source_places import Place, Places
+from gradgate.checks.source_values import OTHERS, assignments_in, blocks_in
 from gradgate.checks.trainer_source import dotted, nodes_in
 
 FIRST = frozenset({"reference", "initial", "anchor"})  # kinds that stay as they are
@@ -39,7 +39,7 @@ class Restores:
         own: the trainer's functions.
     """
 
-    def __init__(self, own: OwnCalls) -> None:
+    def __init__(self, own: Places) -> None:
         self.own = own
         self._known: dict[int, Loaded] = {}
 
@@ -87,9 +87,9 @@ class Restores:
             key = id(called.function)
             if key not in self._known:
                 self._known[key] = Loaded()  # while it is looked at
-                self._known[key] = self.loaded(own_nodes(called.function), called, depth - 1)
+                self._known[key] = self.loaded(called.nodes, called, depth - 1)
             if (held := self._known[key]) != Loaded():
-                names = Here(call, called, self.own)
+                names = Here(call, called)
                 models = frozenset(filter(None, map(names.name, held.models)))
                 optimizers = frozenset(filter(None, map(names.name, held.optimizers)))
                 told.append(Loaded(models, optimizers, held.progress))
@@ -100,8 +100,8 @@ class Restores:
 class Here:
     """What the names of a function are where it is called."""
 
-    def __init__(self, call: ast.Call, called: Place, own: OwnCalls) -> None:
-        self._given = own.given(call, called)
+    def __init__(self, call: ast.Call, called: Place) -> None:
+        self._given = called.given(call)
         self._called = called
         self._receiver = dotted(call.func).rpartition(".")[0]
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
+from gradgate.checks.source_places import places_in
 from gradgate.checks.source_values import own_nodes
 from gradgate.checks.trainer_source import File, Function, calls_in, dotted
 
@@ -20,11 +21,10 @@ class Resumes:
         self._loading: dict[int, set[int]] = {}  # of a file, the functions in it that load
         self._named: dict[str, list[File]] = {}  # of the name of one that loads, where it is
         self._modules = {part for file in files for part in (file.path.stem, file.path.parent.name)}
-        for file in (file for file in files if file.has("load_state_dict")):
-            for function, _ in file.functions:
-                if loads_optimizer(function):
-                    self._loading.setdefault(id(file), set()).add(id(function))
-                    self._named.setdefault(function.name, []).append(file)
+        for place in places_in(files).functions:
+            if place.file.has("load_state_dict") and loads_optimizer(place.nodes):
+                self._loading.setdefault(id(place.file), set()).add(id(place.function))
+                self._named.setdefault(place.name, []).append(place.file)
         self._known: dict[int, dict[str, list[File]]] = {}
 
     def concern(self, file: File) -> bool:
@@ -41,8 +41,9 @@ class Resumes:
 
     def begins(self, file: File, function: Function, branch: ast.If) -> bool:
         """Whether a function loads in front of a branch, and not at each turn of a loop around it."""
-        calls = [*self._calls(file, function), *loads_optimizer(function)]
-        loops = [node for node in own_nodes(function) if isinstance(node, ast.For | ast.While)]
+        nodes = own_nodes(function)
+        calls = [*self._calls(file, function), *loads_optimizer(nodes)]
+        loops = [node for node in nodes if isinstance(node, ast.For | ast.While)]
         turns = {id(node) for loop in loops if branch in (inside := list(ast.walk(loop))) for node in inside}
         return any(call.lineno < branch.lineno and id(call) not in turns for call in calls)
 
@@ -80,13 +81,13 @@ class Resumes:
         return module.partition(".")[0] in self._modules
 
 
-def is_optimizers_state(text: str) -> bool:
-    """Whether an expression, as it is written, takes an optimizer's state."""
-    return "state_dict" in text and "opt" in text.lower()
+def holds_optimizer(values: Iterable[ast.expr]) -> bool:
+    """Whether one of the values that a mapping is made of takes an optimizer's state."""
+    return any("state_dict" in text and "opt" in text.lower() for text in map(ast.unparse, values))
 
 
-def loads_optimizer(function: Function) -> list[ast.Call]:
-    """The calls of a function that load an optimizer's state."""
-    calls = (node for node in own_nodes(function) if isinstance(node, ast.Call))
+def loads_optimizer(nodes: Iterable[ast.AST]) -> list[ast.Call]:
+    """The calls among the nodes of a function that load an optimizer's state."""
+    calls = (node for node in nodes if isinstance(node, ast.Call))
     loads = (call for call in calls if dotted(call.func).endswith("load_state_dict"))
     return [call for call in loads if "opt" in ast.unparse(call).lower()]

@@ -6,6 +6,7 @@ import ast
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
+from gradgate.checks.resuming import holds_optimizer
 from gradgate.checks.source_values import assignments_in
 from gradgate.checks.trainer_source import File, Function, calls_in, dotted
 
@@ -68,7 +69,7 @@ def returned_in(file: File) -> Iterator[Saved]:
             given = _held(node.value, nodes) if isinstance(node, ast.Return) else None
             if isinstance(given, ast.Dict):
                 entries = entries_of(given)
-                if any("opt" in (text := ast.unparse(value)) and "state_dict" in text for value in entries.values()):
+                if holds_optimizer(entries.values()):
                     yield Saved(file, given, function.name, entries)
 
 

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 
 from gradgate.checks.best_scores import BEST, ORDERS, WHOLE, Held
-from gradgate.checks.resuming import is_optimizers_state
+from gradgate.checks.resuming import holds_optimizer
 from gradgate.checks.source_values import assignments_in
 from gradgate.checks.trainer_source import File, Function, dotted
 
@@ -42,7 +42,7 @@ def _compared(file: File) -> Iterator[str]:
 
 def _record(mapping: ast.Dict) -> tuple[str, set[str]]:
     """What a mapping with an optimizer's state takes fields of, and these fields; empty: no record."""
-    if not any(map(is_optimizers_state, map(ast.unparse, mapping.values))):
+    if not holds_optimizer(mapping.values):
         return "", set()
     bases = [dotted(value).rpartition(".")[0] for value in mapping.values if isinstance(value, ast.Attribute)]
     base = max(bases, key=bases.count, default="")

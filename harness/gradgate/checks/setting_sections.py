@@ -5,9 +5,9 @@ from __future__ import annotations
 import ast
 import re
 
-from gradgate.checks.source_origins import Origins, Place
-from gradgate.checks.source_values import assignments_in, own_nodes
-from gradgate.checks.trainer_source import Function, dotted
+from gradgate.checks.source_places import Place, Places
+from gradgate.checks.source_values import assignments_in
+from gradgate.checks.trainer_source import dotted
 
 Section = tuple[str, ...]  # names from the whole down; ("class", NAME): what a class declares
 WHOLE = r"config|cfg|conf|recipe|settings|hparams"
@@ -46,11 +46,11 @@ class Sections:
     """The sections of a trainer.
 
     Args:
-        origins: what its functions are given.
+        places: its functions.
     """
 
-    def __init__(self, origins: Origins) -> None:
-        self._origins = origins
+    def __init__(self, places: Places) -> None:
+        self._places = places
 
     def of(self, node: ast.expr, place: Place, hops: int = HOPS) -> Section | None:
         """The section that an expression is; one of its own where it may be several; None: no configuration."""
@@ -78,7 +78,7 @@ class Sections:
         return (*section, *(found if (found := called(name)) is not None else (name,)))
 
     def _field_class(self, owner: str, name: str) -> str:
-        for field in (field for one in self._origins.classes.get(owner, ()) for field in one.body):
+        for field in (field for one in self._places.classes.get(owner, ()) for field in one.body):
             if isinstance(field, ast.AnnAssign) and dotted(field.target) == name:
                 return self._class_in(field.annotation)
         return ""
@@ -90,7 +90,7 @@ class Sections:
         names = {part.id for part in ast.walk(annotation) if isinstance(part, ast.Name)}
         names |= {part.attr for part in ast.walk(annotation) if isinstance(part, ast.Attribute)}
         names |= {str(part.value) for part in ast.walk(annotation) if isinstance(part, ast.Constant)}
-        own = [name for name in names if len(self._origins.classes.get(name, ())) == 1]
+        own = [name for name in names if len(self._places.classes.get(name, ())) == 1]
         return own[0] if len(own) == 1 else ""
 
     def _of_attribute(self, node: ast.Attribute, place: Place, hops: int) -> Section | None:
@@ -106,12 +106,12 @@ class Sections:
         """What a class keeps; its own where other classes may keep something else under that name."""
         own = _own(node, place) if called(node.attr) is not None else None
         kin = {dotted(base).rpartition(".")[2] for base in owner.bases}
-        if owner.name in self._origins.bases or any(name in self._origins.classes for name in kin):
+        if owner.name in self._places.bases or any(name in self._places.classes for name in kin):
             return own
         found = []
-        for method in (one for one in owner.body if isinstance(one, Function)):
-            kept = [v for target, v in assignments_in(own_nodes(method)) if dotted(target) == f"self.{node.attr}"]
-            found += [(Place(place.file, method, owner), value) for value in kept]
+        for method in self._places.methods_of(owner):
+            kept = [v for target, v in assignments_in(method.nodes) if dotted(target) == f"self.{node.attr}"]
+            found += [(method, value) for value in kept]
         if len(found) == 1:
             return self._or_called(self.of(found[0][1], found[0][0], hops - 1), node.attr)
         if not found and (kind := self._field_class(owner.name, node.attr)):
@@ -125,7 +125,7 @@ class Sections:
         if name in SAME:
             of = node.args[0] if node.args else node.func.value if isinstance(node.func, ast.Attribute) else None
             return self.of(of, place, hops - 1) if of is not None else None
-        return ("class", name) if called(name) is not None and len(self._origins.classes.get(name, ())) == 1 else None
+        return ("class", name) if called(name) is not None and len(self._places.classes.get(name, ())) == 1 else None
 
     def _of_name(self, node: ast.Name, place: Place, hops: int) -> Section | None:
         held = place.names.held(node)
@@ -138,7 +138,7 @@ class Sections:
             return called(node.id)
         if kind := self._class_in(place.parameters[node.id].annotation):
             return "class", kind
-        given = self._origins.given(place, node.id)
+        given = self._places.given_to(place, node.id)
         if given is None:
             return own
         sections = {self.of(value, caller, hops - 1) for caller, value in given}

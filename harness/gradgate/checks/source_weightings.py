@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from gradgate.checks.source_values import Names, own_nodes
-from gradgate.checks.trainer_source import File, Function, dotted
+from gradgate.checks.source_places import Place
+from gradgate.checks.trainer_source import dotted
 
 CONTROL = re.compile(r"(^|_)(uniform(ly)?|equal(ly)?|baseline|control|constant|unweighted)(_|$)")
 WEIGHS = re.compile(
@@ -26,50 +26,37 @@ GIVES = ("forward", "__call__", "call")
 
 
 @dataclass(frozen=True)
-class Place:
-    """A function of a trainer.
+class Weighting:
+    """A function of a trainer as what may give weights.
 
     Args:
-        file: it stands in.
-        function: itself.
-        owner: the class whose method it is.
+        place: the function.
         keys: what it or its class is registered by.
     """
 
-    file: File
-    function: Function
-    owner: ast.ClassDef | None
+    place: Place
     keys: tuple[str, ...]
-
-    @cached_property
-    def nodes(self) -> list[ast.AST]:
-        """Its own nodes, without those of functions and classes in it."""
-        return own_nodes(self.function)
-
-    @cached_property
-    def names(self) -> Names:
-        """What its names hold."""
-        return Names(self.function)
 
     @cached_property
     def called(self) -> list[str]:
         """Its own name and its class's, with underscores, and its keys."""
-        own = [] if self.function.name in GIVES else [self.function.name]
-        return [*map(snake, [*own, *([self.owner.name] if self.owner else [])]), *self.keys]
+        own, owner = [] if self.place.name in GIVES else [self.place.name], self.place.owner
+        return [*map(snake, [*own, *([owner.name] if owner else [])]), *self.keys]
 
     @property
     def told(self) -> str:
         """What it is called in a finding."""
-        return f"{self.owner.name}.{self.function.name}" if self.owner is not None else self.function.name
+        owner = self.place.owner
+        return f"{owner.name}.{self.place.name}" if owner is not None else self.place.name
 
     @cached_property
     def is_of_weights(self) -> bool:
         """Whether it gives weights of what may be heads."""
-        holders = [*self.function.decorator_list]
-        if self.owner is not None:
-            holders += [*self.owner.decorator_list, *self.owner.bases]
+        holders, owner = [*self.place.function.decorator_list], self.place.owner
+        if owner is not None:
+            holders += [*owner.decorator_list, *owner.bases]
         around = [snake(part) for holder in holders for part in re.findall(r"\w+", ast.unparse(holder))]
-        around += [*self.called, self.file.path.stem, self.function.name]
+        around += [*self.called, self.place.file.path.stem, self.place.name]
         return any(map(WEIGHS.search, around)) and not any(map(ALSO.search, self.called))
 
     @cached_property
@@ -101,22 +88,22 @@ def last_of(call: ast.Call) -> str:
 
 def is_divided_later(places: Sequence[Place], others: Sequence[Place]) -> bool:
     """Whether the loss divides by the weights' sum, or what is given weights divides them by it."""
-    known = {place.function.name for place in places}
-    own = {place.function.name for place in others}
+    known = {place.name for place in places}
+    own = {place.name for place in others}
     means = dict[str, set[int | str]]()  # functions that divide by the sum of an argument: its name and its place
     for place in places:
         arguments = [each.arg for each in (*place.function.args.posonlyargs, *place.function.args.args)]
         for left, name in _divisions(place):
             if dotted(left) != name and name in arguments:
                 shift = arguments[0] in ("self", "cls")
-                means.setdefault(place.function.name, set()).update((name, arguments.index(name) - shift))
+                means.setdefault(place.name, set()).update((name, arguments.index(name) - shift))
             if not _is_called_weight(name):
                 continue
             held = place.names.held(left)
             made = isinstance(held, ast.Call) and (
                 last_of(held) in known or WEIGHS.search(last_of(held)) or not last_of(held)
             )
-            given = held is left and name in arguments and _others_call(place.function.name, places, own)
+            given = held is left and name in arguments and _others_call(place.name, places, own)
             if dotted(left) != name or made or given:
                 return True
     return any(
@@ -147,7 +134,7 @@ def _is_called_weight(name: str) -> bool:
 def _others_call(name: str, places: Sequence[Place], own: set[str]) -> bool:
     """Whether more than the weightings that sum to 1 call a function, or nothing does."""
     callers = {
-        place.function.name
+        place.name
         for place in places
         for node in place.nodes
         if isinstance(node, ast.Call) and dotted(node.func).rpartition(".")[2] == name

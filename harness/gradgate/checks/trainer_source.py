@@ -8,6 +8,7 @@ import inspect
 import re
 import sys
 import sysconfig
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -26,9 +27,9 @@ HALF = re.compile(r"autocast|bfloat16|float16|bf16|fp16|\.half\(|GradScaler|mixe
 NONE = "no source of the trainer is known: give the subject `source=FOLDER`, or let the adapter import its modules"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class File:
-    """One file of the trainer.
+    """One file of the trainer: none is equal to another but itself, by which what is made of several is kept.
 
     Args:
         path: as findings name it.
@@ -92,9 +93,9 @@ def read_file_by_file(subject: Subject, find: Callable[[File], Iterable[Finding]
 
 def nodes_in(body: Iterable[ast.AST], *closed: type[ast.AST]) -> Iterator[ast.AST]:
     """The nodes of a body, breadth first, without those inside of a node of a closed kind; that one itself is given."""
-    waiting = list(body)
+    waiting = deque(body)
     while waiting:
-        node = waiting.pop(0)
+        node = waiting.popleft()
         yield node
         if not isinstance(node, closed):
             waiting += ast.iter_child_nodes(node)
