@@ -1,0 +1,146 @@
+"""The decay of an average of weights and what is left of 1 have changed places.
+
+## What it detects
+
+`shadow.mul_(1 - decay).add_(p, alpha=decay)`, `ema.lerp_(p, decay)` and `ema = (1 - decay) * ema + decay * p`: with a
+decay of 0.999 the average is the model of one step ago.
+
+## Why it matters
+
+It looks like an average, is saved as one, and smooths nothing. Nobody sees it: its scores are the model's own.
+
+## How it decides
+
+By reading the files of `Subject.source`, or those of the modules that the adapter imports. Findings stand in a function
+or a class that is named after an average of weights (ema, average, polyak, shadow), or have such a name on their left:
+`mul_` by 1 less something that is called decay, beta or momentum with an `add_` of that behind it, `lerp_` with it for
+a weight, and sums of that form that are assigned to what stands beside 1 less the decay. A `tau` has the other meaning.
+
+Statistic: such updates; allowed: 0.
+
+False-alarm rate: 0 on the bundled trainer and on the documented ones.
+
+## Example
+
+Bad:
+
+```python
+shadow.lerp_(p, self.decay)
+```
+
+Good:
+
+```python
+shadow.lerp_(p, 1 - self.decay)
+```
+
+## How to fix
+
+Multiply the average by the decay, and the model by what is left of 1.
+
+## Known limits
+
+A decay by another name, or one that is small on purpose, is not known.
+
+## Sources
+
+PyTorch, `torch.optim.swa_utils.get_ema_avg_fn`: decay * ema + (1 - decay) * current.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+
+from gradgate.checks.averages import AVERAGE, DECAY, is_of_average
+from gradgate.checks.source_values import last_name, own_nodes
+from gradgate.checks.trainer_source import File, read_file_by_file
+from gradgate.core.finding import Finding
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Context, Subject
+
+CODE, NAME = "GG472", "average-follows-at-once"
+NEEDS: tuple[str, ...] = ()
+PER_STAGE = False
+
+
+def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
+    """Read how averages are moved."""
+    return read_file_by_file(subject, _of_file, "updates")
+
+
+def _of_file(file: File) -> Iterator[Finding]:
+    if not file.has("ema", "EMA", "averag", "Averag", "polyak", "shadow"):
+        return
+    for function, owner in file.functions:
+        named = is_of_average(function.name, owner)
+        for node in own_nodes(function):
+            if isinstance(node, ast.expr | ast.stmt) and _is_swapped(node, named=named):
+                yield _finding(file, node, function.name)
+
+
+def _is_swapped(node: ast.AST, *, named: bool) -> bool:
+    return _is_swapped_call(node, named=named) or _is_swapped_sum(node, named=named)
+
+
+def _is_swapped_call(node: ast.AST, *, named: bool) -> bool:
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+        return False
+    of = node.func.value
+    if node.func.attr == "lerp_" and len(node.args) == 2:
+        return _is_decay(node.args[1]) and (named or bool(AVERAGE.search(last_name(_base(of)))))
+    if node.func.attr != "add_" or not isinstance(of, ast.Call) or not isinstance(of.func, ast.Attribute):
+        return False
+    if of.func.attr != "mul_" or not of.args or not _is_rest(of.args[0]):
+        return False
+    factor = next((word.value for word in node.keywords if word.arg == "alpha"), None)
+    added = factor or (node.args[0] if node.args and isinstance(node.args[0], ast.BinOp) else None)
+    parts = [added.left, added.right] if isinstance(added, ast.BinOp) else [added] if added is not None else []
+    return any(map(_is_decay, parts)) and (named or bool(AVERAGE.search(last_name(_base(of.func.value)))))
+
+
+def _is_swapped_sum(node: ast.AST, *, named: bool) -> bool:
+    """Whether what is assigned is (1 - decay) times itself and decay times another."""
+    if (
+        not isinstance(node, ast.Assign)
+        or not isinstance(node.value, ast.BinOp)
+        or not isinstance(node.value.op, ast.Add)
+    ):
+        return False
+    target = ast.unparse(node.targets[0])
+    kept = {"rest": "", "decay": ""}
+    for side in (node.value.left, node.value.right):
+        if isinstance(side, ast.BinOp) and isinstance(side.op, ast.Mult):
+            for factor, other in ((side.left, side.right), (side.right, side.left)):
+                if _is_rest(factor):
+                    kept["rest"] = ast.unparse(other)
+                elif _is_decay(factor):
+                    kept["decay"] = ast.unparse(other)
+    is_average = named or bool(AVERAGE.search(last_name(_base(node.targets[0]))))
+    return is_average and kept["rest"] == target and kept["decay"] not in ("", target)
+
+
+def _is_rest(node: ast.expr) -> bool:
+    """Whether something is 1 less a decay."""
+    is_difference = isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub)
+    return is_difference and ast.unparse(node.left) in ("1", "1.0") and _is_decay(node.right)  # type: ignore[attr-defined]
+
+
+def _is_decay(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name | ast.Attribute) and bool(DECAY.search(last_name(node)))
+
+
+def _base(node: ast.expr) -> ast.expr:
+    while isinstance(node, ast.Subscript) or (isinstance(node, ast.Attribute) and node.attr == "data"):
+        node = node.value
+    return node
+
+
+def _finding(file: File, node: ast.expr | ast.stmt, function: str) -> Finding:
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"{function}() keeps 1 - decay of the average, in `{ast.unparse(node)}`; allowed: the decay",
+        culprit=file.at(node, function),
+        fix="multiply the average by the decay, and the model by what is left of 1",
+    )

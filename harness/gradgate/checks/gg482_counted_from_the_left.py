@@ -1,0 +1,136 @@
+"""A prompt is counted from column 0 of rows that may be padded on the left.
+
+## What it detects
+
+`labels[i, :n_prompt] = -100` and `torch.arange(S) < n_prompt[:, None]` in a trainer that can pad on the left: the
+columns that are left out are padding, and the prompt is trained on.
+
+## Why it matters
+
+With padding on the right all is well. With it on the left every row loses its mask by as much as it is shorter than
+the longest, and what is trained on depends on which rows share a batch.
+
+## How it decides
+
+By reading the files of `Subject.source`, or those of the modules that the adapter imports, where one of them pads on
+the left: it has a setting for the side, or asks for "left". Findings are slices from 0 by the length of a prompt on the
+second axis of something, and comparisons of an `arange` with such a length for each row, in a function that neither
+reads the side nor an offset (side, left, offset, start, shift, first) nor rolls rows.
+
+Statistic: such places; allowed: 0.
+
+False-alarm rate: 0 on the bundled trainer and on the documented ones.
+
+## Example
+
+Bad:
+
+```python
+labels[i, : row.n_prompt] = -100
+```
+
+Good:
+
+```python
+start = width - len(row) if side == "left" else 0
+labels[i, start : start + row.n_prompt] = -100
+```
+
+## How to fix
+
+Count from the first real token of the row.
+
+## Known limits
+
+Lengths that are not called after a prompt are not looked at here; a row's last token is GG442's.
+
+## Sources
+
+transformers, `tokenizer.padding_side`: rows for generation are padded on the left.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from itertools import chain
+
+from gradgate.checks.source_values import last_name, own_nodes
+from gradgate.checks.trainer_source import NONE, File, Function, files_of
+from gradgate.core.finding import Finding
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Context, Subject
+
+CODE, NAME = "GG482", "counted-from-the-left"
+NEEDS: tuple[str, ...] = ()
+PER_STAGE = False
+SIDES = ('"left"', "'left'", "padding_side", "pad_side", "left_pad", "pad_left")
+PROMPT = re.compile(r"prompt", re.IGNORECASE)
+OFFSET = re.compile(
+    r"(^|_)(side|left|offset|off|start|shift|first|begin|pad(ding)?_side|lead)(_|$)|^(roll|flip|fliplr)$"
+)
+
+
+def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
+    """Look for prompts that are counted from column 0."""
+    files = files_of(subject)
+    if not files:
+        return Outcome(not_applicable=NONE)
+    pads_left = any(file.has(*SIDES) for file in files)
+    findings = tuple(chain.from_iterable(map(_of_file, files))) if pads_left else ()
+    return Outcome(findings, {"places": len(findings)}, {"places": 0})
+
+
+def _of_file(file: File) -> Iterator[Finding]:
+    if not file.has("prompt"):
+        return
+    for function, _ in file.functions:
+        nodes = own_nodes(function)
+        if _knows_the_side(function, nodes):
+            continue
+        for node in nodes:
+            if _is_slice(node) or _is_comparison(node):
+                yield _finding(file, node, function.name)
+
+
+def _knows_the_side(function: Function, nodes: list[ast.AST]) -> bool:
+    words = [each.arg for each in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)]
+    words += [last_name(node) for node in nodes if isinstance(node, ast.Name | ast.Attribute | ast.Subscript)]
+    texts = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return any(map(OFFSET.search, words)) or "left" in texts
+
+
+def _is_slice(node: ast.AST) -> bool:
+    """Whether the second axis is taken from 0 to the length of a prompt."""
+    parts = node.slice.elts if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Tuple) else []
+    if len(parts) < 2 or not isinstance(parts[1], ast.Slice):
+        return False
+    begin, end = parts[1].lower, parts[1].upper
+    from_zero = begin is None or (isinstance(begin, ast.Constant) and begin.value == 0)
+    return from_zero and end is not None and _is_of_prompt(end)
+
+
+def _is_comparison(node: ast.AST) -> bool:
+    """Whether columns are held against the length of each row's prompt."""
+    if not isinstance(node, ast.Compare) or len(node.ops) != 1 or not isinstance(node.ops[0], ast.Lt | ast.GtE):
+        return False
+    columns = ast.unparse(node.left)
+    return bool(re.search(r"arange|columns?|cols?\b|positions?", columns)) and _is_of_prompt(node.comparators[0])
+
+
+def _is_of_prompt(node: ast.expr) -> bool:
+    return any(PROMPT.search(last_name(part)) for part in ast.walk(node))
+
+
+def _finding(file: File, node: ast.AST, function: str) -> Finding:
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=(
+            f"{function}() counts a prompt from column 0, in `{ast.unparse(node)}`; "
+            "allowed: from its first token, since rows may be padded on the left"
+        ),
+        culprit=file.at(node, function),
+        fix="count from the first real token of the row",
+    )
