@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import fixtures
-from fixtures.check_runs import errors, run_check
+from fixtures.check_runs import errors, read_source, run_check
 from fixtures.documented import own_loop
 from fixtures.metric_faults import SOUND, reporting
 from fixtures.source_faults import FAULTS, SOUND_EDITS, TRAINER, reading
@@ -39,7 +39,7 @@ def test_a_fault_in_the_source_turns_its_own_check_red(name: str, tmp_path: Path
     fault = FAULTY[name]
     assert TRAINER.count(fault.old) == 1
     subject = reading(tmp_path, TRAINER.replace(fault.old, fault.new))
-    red = {code: outcome for code in CODES if (outcome := run_check(code, subject, None)).findings}
+    red = {code: outcome for code, outcome in read_source(CODES, subject).items() if outcome.findings}
     assert list(red) == [fault.code]
     assert bool(errors(red[fault.code])) is (fault.code not in WARNS)
     (finding,) = [finding for finding in red[fault.code].findings if fault.told in finding.message]
@@ -65,8 +65,8 @@ def test_a_clean_source_passes(name: str, tmp_path: Path) -> None:
     old, new = CLEAN[name]
     text = TRAINER.replace(old, new, 1)
     assert old in TRAINER
-    outcomes = [run_check(code, reading(tmp_path, text), None) for code in CODES]
-    assert [outcome.findings for outcome in outcomes] == [()] * len(CODES)
+    found = {code: outcome.findings for code, outcome in read_source(CODES, reading(tmp_path, text)).items()}
+    assert {code: findings for code, findings in found.items() if findings} == {}
 
 
 @pytest.mark.parametrize(
