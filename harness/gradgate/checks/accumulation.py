@@ -68,19 +68,31 @@ def methods_of(file: File) -> Methods:
 def accumulations(nodes: Iterable[ast.AST], names: Names, methods: Methods = NO_METHODS) -> Iterator[Accumulation]:
     """Those of a function's own nodes. A branch that runs a backward of its own is another update, and none of them."""
     for loop in (node for node in nodes if isinstance(node, ast.For | ast.While)):
-        inside = list(nodes_in(loop.body, *OTHERS, ast.For, ast.While))
-        backward = {id(node) for node in inside if _is_backward(node) or _is_of(node, methods.backward)}
-        steps = set(map(id, steps_in(inside, methods))) if backward else set()
-        for block in _blocks(loop, inside) if steps else ():
-            for branch, when, stepping in _conditions(block):
-                taken = set(map(id, nodes_in(stepping, *OTHERS)))
-                if steps & taken and not backward & taken and _is_now_and_then(test := _held(when, names)):
-                    yield Accumulation(loop, branch, test, tuple(stepping), ast.unparse(when))
+        for branch, test, stepping, when in stepping_in(loop, names, methods):
+            yield Accumulation(loop, branch, test, stepping, when)
 
 
-def _blocks(loop: ast.For | ast.While, inside: Iterable[ast.AST]) -> Iterator[list[ast.stmt]]:
-    """The lists of statements of a loop's body."""
-    yield loop.body
+def stepping_in(
+    turn: ast.For | ast.While | Function, names: Names, methods: Methods = NO_METHODS
+) -> Iterator[tuple[ast.If, ast.expr, tuple[ast.stmt, ...], str]]:
+    """Where the body of a loop, or of a function that is called once a batch, runs a backward and steps now and then.
+
+    Yields:
+        The branch, the test, the statements that step and the condition, as an `Accumulation` has them.
+    """
+    inside = list(nodes_in(turn.body, *OTHERS, ast.For, ast.While))
+    backward = {id(node) for node in inside if _is_backward(node) or _is_of(node, methods.backward)}
+    steps = set(map(id, steps_in(inside, methods))) if backward else set()
+    for block in _blocks(turn, inside) if steps else ():
+        for branch, when, stepping in _conditions(block, ast.Return if isinstance(turn, Function) else ast.Continue):
+            taken = set(map(id, nodes_in(stepping, *OTHERS)))
+            if steps & taken and not backward & taken and _is_now_and_then(test := _held(when, names)):
+                yield branch, test, tuple(stepping), ast.unparse(when)
+
+
+def _blocks(turn: ast.For | ast.While | Function, inside: Iterable[ast.AST]) -> Iterator[list[ast.stmt]]:
+    """The lists of statements of such a body."""
+    yield turn.body
     for node in inside:
         if isinstance(node, ast.With | ast.AsyncWith | ast.Try | ast.If):
             yield node.body
@@ -88,15 +100,18 @@ def _blocks(loop: ast.For | ast.While, inside: Iterable[ast.AST]) -> Iterator[li
             yield node.orelse
 
 
-def _conditions(block: list[ast.stmt]) -> Iterator[tuple[ast.If, ast.expr, list[ast.stmt]]]:
-    """The branches of a block, each with a condition and the statements that run where it holds."""
+def _conditions(block: list[ast.stmt], leaves: type[ast.stmt]) -> Iterator[tuple[ast.If, ast.expr, list[ast.stmt]]]:
+    """The branches of a block, each with a condition and the statements that run where it holds.
+
+    Those behind a branch that leaves the turn run where its own condition does not hold.
+    """
     for at, branch in enumerate(block):
         if not isinstance(branch, ast.If):
             continue
         yield branch, branch.test, branch.body
         if branch.orelse:
             yield branch, _opposite(branch.test), branch.orelse
-        elif isinstance(branch.body[-1], ast.Continue) and block[at + 1 :]:
+        elif isinstance(branch.body[-1], leaves) and block[at + 1 :]:
             yield branch, _opposite(branch.test), block[at + 1 :]
 
 
@@ -191,9 +206,13 @@ def every(test: ast.expr) -> tuple[ast.expr, ast.expr] | None:
     return next(filter(None, map(_counted, parts)), None)
 
 
+def alternatives(test: ast.expr) -> list[ast.expr]:
+    """The conditions any of which is enough for one."""
+    return test.values if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.Or) else [test]
+
+
 def _is_now_and_then(test: ast.expr) -> bool:
-    parts = test.values if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.Or) else [test]
-    return any(map(every, parts)) or is_of_accumulation(ast.unparse(test))
+    return any(map(every, alternatives(test))) or is_of_accumulation(ast.unparse(test))
 
 
 def _counted(test: ast.expr) -> tuple[ast.expr, ast.expr] | None:
