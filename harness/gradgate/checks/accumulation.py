@@ -61,7 +61,7 @@ def methods_of(file: File) -> Methods:
     always = {function.name: list(always_run(function)) for function, _ in file.functions}
     return Methods(
         frozenset(name for name, nodes in always.items() if any(steps_in(nodes))),
-        frozenset(name for name, nodes in always.items() if any(map(_is_backward, nodes))),
+        frozenset(name for name, nodes in always.items() if any(map(is_backward, nodes))),
     )
 
 
@@ -81,7 +81,7 @@ def stepping_in(
         The branch, the test, the statements that step and the condition, as an `Accumulation` has them.
     """
     inside = list(nodes_in(turn.body, *OTHERS, ast.For, ast.While))
-    backward = {id(node) for node in inside if _is_backward(node) or _is_of(node, methods.backward)}
+    backward = {id(node) for node in inside if is_backward(node) or _is_of(node, methods.backward)}
     steps = set(map(id, steps_in(inside, methods))) if backward else set()
     for block in _blocks(turn, inside) if steps else ():
         for branch, when, stepping in _conditions(block, ast.Return if isinstance(turn, Function) else ast.Continue):
@@ -142,7 +142,7 @@ def parts_of_updates(nodes: Sequence[ast.AST]) -> set[str]:
     return {
         ast.unparse(loop.iter)
         for loop in loops
-        if any(map(_is_backward, inside[id(loop)])) and not any(steps_in(inside[id(loop)]))
+        if any(map(is_backward, inside[id(loop)])) and not any(steps_in(inside[id(loop)]))
     }
 
 
@@ -225,5 +225,6 @@ def _counted(test: ast.expr) -> tuple[ast.expr, ast.expr] | None:
     return None
 
 
-def _is_backward(node: ast.AST) -> bool:
+def is_backward(node: ast.AST) -> bool:
+    """Whether a node goes backward."""
     return isinstance(node, ast.Call) and dotted(node.func).rpartition(".")[2].endswith("backward")

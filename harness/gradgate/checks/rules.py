@@ -200,6 +200,8 @@ _ROWS = (
      "a resumed run loads another stage's weights into the model that it has just restored"),
     ("GG633", "interval-once-a-micro-batch", "scan",
      "an evaluation, a save or a log at an interval of updates runs for each batch of one"),
+    ("GG634", "last-window-divided-by-all", "scan",
+     "the last update of an epoch has fewer batches, and each is divided as if it were full"),
     ("GG701", "slower-than-base", "run",
      "head is slower than base by more than the budget, with the stated confidence"),
     ("GG702", "counters-grew", "count", "a counter of work per step is above its stored count"),

@@ -70,6 +70,10 @@ class Own:
             return None
         return self._functions.get(dotted(call.func).removeprefix("self."))
 
+    def all_called(self, nodes: Iterable[ast.AST]) -> list[Function]:
+        """The file's functions that these nodes call."""
+        return [function for node in nodes if (function := self.called(node)) is not None]
+
     def raised(self, nodes: Iterable[ast.AST], hops: int = 3) -> set[str]:
         """What these nodes count on, as it is written; attributes also in the file's functions that they call."""
         found = set()

@@ -105,6 +105,7 @@ CHECKS = {
     "GG631",
     "GG632",
     "GG633",
+    "GG634",
 }  # they read the source, as checks
 
 
