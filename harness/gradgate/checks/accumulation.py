@@ -159,19 +159,27 @@ def once_a_turn(file: File, calls: Calls, methods: Methods = NO_METHODS) -> Iter
     """
     seen: set[int] = set()
     for function, _ in file.functions:
-        for loop, stepping, told in _turns(function, methods):
-            for call in calls(nodes_in(loop.body, *CONDITIONS)):
+        for turn, stepping, told in _turns(function, methods):
+            for call in calls(nodes_in(turn.body, *CONDITIONS)):
                 if id(call) not in stepping | seen:
                     seen.add(id(call))
                     yield call, function.name, told
 
 
-def _turns(function: Function, methods: Methods) -> Iterator[tuple[ast.For | ast.While, set[int], str]]:
-    """The loops of a function whose turns are parts of an update, each with the nodes that step, and when that is."""
+def _turns(function: Function, methods: Methods) -> Iterator[tuple[ast.For | ast.While | Function, set[int], str]]:
+    """The loops of a function whose turns are parts of an update, each with the nodes that step, and when that is.
+
+    A function that is such a turn itself is one of them.
+    """
     nodes = own_nodes(function)
-    for one in accumulations(nodes, Names(function), methods):
-        stepping = {id(node) for part in one.stepping for node in ast.walk(part)}
-        yield one.loop, stepping, f"and the optimizer only where `{one.when}`"
+    names = Names(function)
+    for body in (function, *(node for node in nodes if isinstance(node, ast.For | ast.While))):
+        for _, _, stepping, when in stepping_in(body, names, methods):
+            yield (
+                body,
+                {id(node) for part in stepping for node in ast.walk(part)},
+                f"and the optimizer only where `{when}`",
+            )
     parts = parts_of_updates(nodes)
     for loop in (node for node in nodes if isinstance(node, ast.For)):
         over = ast.unparse(loop.iter)

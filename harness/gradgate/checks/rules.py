@@ -202,6 +202,8 @@ _ROWS = (
      "an evaluation, a save or a log at an interval of updates runs for each batch of one"),
     ("GG634", "last-window-divided-by-all", "scan",
      "the last update of an epoch has fewer batches, and each is divided as if it were full"),
+    ("GG635", "average-once-a-micro-batch", "scan",
+     "an average of the weights moves once a micro-batch, and the optimizer once in several"),
     ("GG701", "slower-than-base", "run",
      "head is slower than base by more than the budget, with the stated confidence"),
     ("GG702", "counters-grew", "count", "a counter of work per step is above its stored count"),

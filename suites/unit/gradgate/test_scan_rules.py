@@ -106,6 +106,7 @@ CHECKS = {
     "GG632",
     "GG633",
     "GG634",
+    "GG635",
 }  # they read the source, as checks
 
 
