@@ -204,6 +204,8 @@ _ROWS = (
      "the last update of an epoch has fewer batches, and each is divided as if it were full"),
     ("GG635", "average-once-a-micro-batch", "scan",
      "an average of the weights moves once a micro-batch, and the optimizer once in several"),
+    ("GG636", "skipped-batch-loses-update", "scan",
+     "a batch that is passed over counts, and where it is the last of its update nothing steps"),
     ("GG701", "slower-than-base", "run",
      "head is slower than base by more than the budget, with the stated confidence"),
     ("GG702", "counters-grew", "count", "a counter of work per step is above its stored count"),

@@ -107,6 +107,7 @@ CHECKS = {
     "GG633",
     "GG634",
     "GG635",
+    "GG636",
 }  # they read the source, as checks
 
 
