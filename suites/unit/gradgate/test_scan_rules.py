@@ -108,6 +108,7 @@ CHECKS = {
     "GG634",
     "GG635",
     "GG636",
+    "GG637",
 }  # they read the source, as checks
 
 
