@@ -208,6 +208,8 @@ _ROWS = (
      "a batch that is passed over counts, and where it is the last of its update nothing steps"),
     ("GG637", "sum-never-put-back", "scan",
      "a sum that is logged at an interval is divided by the interval, and never put back to 0"),
+    ("GG638", "schedule-of-another-length", "scan",
+     "a run ends at a number of steps, and its schedule is laid out for whole epochs"),
     ("GG701", "slower-than-base", "run",
      "head is slower than base by more than the budget, with the stated confidence"),
     ("GG702", "counters-grew", "count", "a counter of work per step is above its stored count"),

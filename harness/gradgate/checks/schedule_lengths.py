@@ -6,7 +6,7 @@ import ast
 import re
 from collections.abc import Callable, Iterable, Iterator
 
-from gradgate.checks.source_values import Names, assignments_in, own_nodes
+from gradgate.checks.source_values import Names, assignments_in, last_name, own_nodes
 from gradgate.checks.trainer_source import File, Function, calls_in, dotted
 
 PACED = re.compile(r"sched|lr($|_)|(^|[._])lr|cosine|warm_?up|anneal|decay", re.IGNORECASE)
@@ -22,7 +22,7 @@ def products_of_epochs(
         if not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult)):
             continue
         for epochs, batches in ((node.left, node.right), (node.right, node.left)):
-            if EPOCHS.search(ast.unparse(epochs)) and counts(batches, names):
+            if EPOCHS.search(last_name(epochs) or ast.unparse(epochs)) and counts(batches, names):
                 yield node
 
 

@@ -109,6 +109,7 @@ CHECKS = {
     "GG635",
     "GG636",
     "GG637",
+    "GG638",
 }  # they read the source, as checks
 
 
