@@ -210,6 +210,8 @@ _ROWS = (
      "a sum that is logged at an interval is divided by the interval, and never put back to 0"),
     ("GG638", "schedule-of-another-length", "scan",
      "a run ends at a number of steps, and its schedule is laid out for whole epochs"),
+    ("GG639", "rate-set-behind-the-step", "scan",
+     "the learning rate is set behind the optimizer's step, and nothing sets that of the first update"),
     ("GG701", "slower-than-base", "run",
      "head is slower than base by more than the budget, with the stated confidence"),
     ("GG702", "counters-grew", "count", "a counter of work per step is above its stored count"),

@@ -110,6 +110,7 @@ CHECKS = {
     "GG636",
     "GG637",
     "GG638",
+    "GG639",
 }  # they read the source, as checks
 
 
