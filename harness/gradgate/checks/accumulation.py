@@ -61,26 +61,38 @@ def methods_of(file: File) -> Methods:
     always = {function.name: list(always_run(function)) for function, _ in file.functions}
     return Methods(
         frozenset(name for name, nodes in always.items() if any(steps_in(nodes))),
-        frozenset(name for name, nodes in always.items() if any(map(_is_backward, nodes))),
+        frozenset(name for name, nodes in always.items() if any(map(is_backward, nodes))),
     )
 
 
 def accumulations(nodes: Iterable[ast.AST], names: Names, methods: Methods = NO_METHODS) -> Iterator[Accumulation]:
     """Those of a function's own nodes. A branch that runs a backward of its own is another update, and none of them."""
     for loop in (node for node in nodes if isinstance(node, ast.For | ast.While)):
-        inside = list(nodes_in(loop.body, *OTHERS, ast.For, ast.While))
-        backward = {id(node) for node in inside if _is_backward(node) or _is_of(node, methods.backward)}
-        steps = set(map(id, steps_in(inside, methods))) if backward else set()
-        for block in _blocks(loop, inside) if steps else ():
-            for branch, when, stepping in _conditions(block):
-                taken = set(map(id, nodes_in(stepping, *OTHERS)))
-                if steps & taken and not backward & taken and _is_now_and_then(test := _held(when, names)):
-                    yield Accumulation(loop, branch, test, tuple(stepping), ast.unparse(when))
+        for branch, test, stepping, when in stepping_in(loop, names, methods):
+            yield Accumulation(loop, branch, test, stepping, when)
 
 
-def _blocks(loop: ast.For | ast.While, inside: Iterable[ast.AST]) -> Iterator[list[ast.stmt]]:
-    """The lists of statements of a loop's body."""
-    yield loop.body
+def stepping_in(
+    turn: ast.For | ast.While | Function, names: Names, methods: Methods = NO_METHODS
+) -> Iterator[tuple[ast.If, ast.expr, tuple[ast.stmt, ...], str]]:
+    """Where the body of a loop, or of a function that is called once a batch, runs a backward and steps now and then.
+
+    Yields:
+        The branch, the test, the statements that step and the condition, as an `Accumulation` has them.
+    """
+    inside = list(nodes_in(turn.body, *OTHERS, ast.For, ast.While))
+    backward = {id(node) for node in inside if is_backward(node) or _is_of(node, methods.backward)}
+    steps = set(map(id, steps_in(inside, methods))) if backward else set()
+    for block in _blocks(turn, inside) if steps else ():
+        for branch, when, stepping in _conditions(block, ast.Return if isinstance(turn, Function) else ast.Continue):
+            taken = set(map(id, nodes_in(stepping, *OTHERS)))
+            if steps & taken and not backward & taken and _is_now_and_then(test := _held(when, names)):
+                yield branch, test, tuple(stepping), ast.unparse(when)
+
+
+def _blocks(turn: ast.For | ast.While | Function, inside: Iterable[ast.AST]) -> Iterator[list[ast.stmt]]:
+    """The lists of statements of such a body."""
+    yield turn.body
     for node in inside:
         if isinstance(node, ast.With | ast.AsyncWith | ast.Try | ast.If):
             yield node.body
@@ -88,15 +100,18 @@ def _blocks(loop: ast.For | ast.While, inside: Iterable[ast.AST]) -> Iterator[li
             yield node.orelse
 
 
-def _conditions(block: list[ast.stmt]) -> Iterator[tuple[ast.If, ast.expr, list[ast.stmt]]]:
-    """The branches of a block, each with a condition and the statements that run where it holds."""
+def _conditions(block: list[ast.stmt], leaves: type[ast.stmt]) -> Iterator[tuple[ast.If, ast.expr, list[ast.stmt]]]:
+    """The branches of a block, each with a condition and the statements that run where it holds.
+
+    Those behind a branch that leaves the turn run where its own condition does not hold.
+    """
     for at, branch in enumerate(block):
         if not isinstance(branch, ast.If):
             continue
         yield branch, branch.test, branch.body
         if branch.orelse:
             yield branch, _opposite(branch.test), branch.orelse
-        elif isinstance(branch.body[-1], ast.Continue) and block[at + 1 :]:
+        elif isinstance(branch.body[-1], leaves) and block[at + 1 :]:
             yield branch, _opposite(branch.test), block[at + 1 :]
 
 
@@ -127,7 +142,7 @@ def parts_of_updates(nodes: Sequence[ast.AST]) -> set[str]:
     return {
         ast.unparse(loop.iter)
         for loop in loops
-        if any(map(_is_backward, inside[id(loop)])) and not any(steps_in(inside[id(loop)]))
+        if any(map(is_backward, inside[id(loop)])) and not any(steps_in(inside[id(loop)]))
     }
 
 
@@ -144,19 +159,27 @@ def once_a_turn(file: File, calls: Calls, methods: Methods = NO_METHODS) -> Iter
     """
     seen: set[int] = set()
     for function, _ in file.functions:
-        for loop, stepping, told in _turns(function, methods):
-            for call in calls(nodes_in(loop.body, *CONDITIONS)):
+        for turn, stepping, told in _turns(function, methods):
+            for call in calls(nodes_in(turn.body, *CONDITIONS)):
                 if id(call) not in stepping | seen:
                     seen.add(id(call))
                     yield call, function.name, told
 
 
-def _turns(function: Function, methods: Methods) -> Iterator[tuple[ast.For | ast.While, set[int], str]]:
-    """The loops of a function whose turns are parts of an update, each with the nodes that step, and when that is."""
+def _turns(function: Function, methods: Methods) -> Iterator[tuple[ast.For | ast.While | Function, set[int], str]]:
+    """The loops of a function whose turns are parts of an update, each with the nodes that step, and when that is.
+
+    A function that is such a turn itself is one of them.
+    """
     nodes = own_nodes(function)
-    for one in accumulations(nodes, Names(function), methods):
-        stepping = {id(node) for part in one.stepping for node in ast.walk(part)}
-        yield one.loop, stepping, f"and the optimizer only where `{one.when}`"
+    names = Names(function)
+    for body in (function, *(node for node in nodes if isinstance(node, ast.For | ast.While))):
+        for _, _, stepping, when in stepping_in(body, names, methods):
+            yield (
+                body,
+                {id(node) for part in stepping for node in ast.walk(part)},
+                f"and the optimizer only where `{when}`",
+            )
     parts = parts_of_updates(nodes)
     for loop in (node for node in nodes if isinstance(node, ast.For)):
         over = ast.unparse(loop.iter)
@@ -191,9 +214,13 @@ def every(test: ast.expr) -> tuple[ast.expr, ast.expr] | None:
     return next(filter(None, map(_counted, parts)), None)
 
 
+def alternatives(test: ast.expr) -> list[ast.expr]:
+    """The conditions any of which is enough for one."""
+    return test.values if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.Or) else [test]
+
+
 def _is_now_and_then(test: ast.expr) -> bool:
-    parts = test.values if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.Or) else [test]
-    return any(map(every, parts)) or is_of_accumulation(ast.unparse(test))
+    return any(map(every, alternatives(test))) or is_of_accumulation(ast.unparse(test))
 
 
 def _counted(test: ast.expr) -> tuple[ast.expr, ast.expr] | None:
@@ -206,5 +233,6 @@ def _counted(test: ast.expr) -> tuple[ast.expr, ast.expr] | None:
     return None
 
 
-def _is_backward(node: ast.AST) -> bool:
+def is_backward(node: ast.AST) -> bool:
+    """Whether a node goes backward."""
     return isinstance(node, ast.Call) and dotted(node.func).rpartition(".")[2].endswith("backward")

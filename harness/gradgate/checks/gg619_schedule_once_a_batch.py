@@ -17,7 +17,7 @@ By reading the files of `Subject.source`, or those of the modules that the adapt
 `...sched...` and steps without an argument. Findings are its steps under no condition
 
 * in a loop that runs a backward at each turn, and steps an optimizer only where a condition holds once in so many turns
-  (`%`) or names accumulation;
+  (`%`) or names accumulation, or in a function that is such a turn;
 * in a loop over what is called after accumulation or micro-batches, or over what another loop of the function runs a
   backward for, in which no optimizer steps.
 

@@ -18,7 +18,7 @@ By reading the files of `Subject.source`, or those of the modules that the adapt
 the file that always does. Findings are such calls under no condition
 
 * in a loop that runs a backward at each turn, and steps an optimizer only where a condition holds once in so many turns
-  (`%`) or names accumulation;
+  (`%`) or names accumulation, or in a function that is such a turn;
 * in a loop over what is called after accumulation or micro-batches, or over what another loop of the function runs a
   backward for, in which no optimizer steps.
 

@@ -62,12 +62,12 @@ The `num_update_steps_per_epoch` of transformers' examples: the batches of an ep
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Iterable, Iterator
 
 from gradgate.checks.accumulation import accumulations, methods_of, once_a_turn, scheduled
-from gradgate.checks.source_values import Names, assignments_in, own_nodes
-from gradgate.checks.trainer_source import NONE, File, Function, calls_in, dotted, files_of
+from gradgate.checks.schedule_lengths import counts_batches, products_of_epochs, reaches_a_schedule
+from gradgate.checks.source_values import Names, own_nodes
+from gradgate.checks.trainer_source import NONE, File, calls_in, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -76,9 +76,6 @@ from gradgate.subjects.settings import is_of_accumulation
 CODE, NAME = "GG623", "schedule-longer-than-the-run"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
-PACED = re.compile(r"sched|lr($|_)|(^|[._])lr|cosine|warm_?up|anneal|decay", re.IGNORECASE)
-EPOCHS = re.compile(r"epochs?$", re.IGNORECASE)
-BATCHES = re.compile(r"(^|_)(n|num|number_of|total)?_?(micro_?)?batches$|batches_(per|an|in)_", re.IGNORECASE)
 
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
@@ -113,19 +110,9 @@ def _of_all(files: Iterable[File]) -> Iterator[Finding]:
     for file in (file for file in files if file.has("epoch")):
         for function, _ in file.functions:
             names = Names(function)
-            for product in _products(own_nodes(function), names):
-                if _reaches_a_schedule(product, function, file):
+            for product in products_of_epochs(own_nodes(function), names, _counts_batches):
+                if reaches_a_schedule(product, function, file):
                     yield _finding(file, product, function.name)
-
-
-def _products(nodes: Iterable[ast.AST], names: Names) -> Iterator[ast.BinOp]:
-    """The products of epochs and of a number of batches, undivided."""
-    for node in nodes:
-        if not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult)):
-            continue
-        for epochs, batches in ((node.left, node.right), (node.right, node.left)):
-            if EPOCHS.search(ast.unparse(epochs)) and _counts_batches(batches, names):
-                yield node
 
 
 def _counts_batches(node: ast.expr, names: Names) -> bool:
@@ -134,42 +121,7 @@ def _counts_batches(node: ast.expr, names: Names) -> bool:
     divided = any(isinstance(part, ast.BinOp) and not isinstance(part.op, ast.Mult) for part in parts)
     if divided or is_of_accumulation(" ".join(ast.unparse(part) for part in (node, held))):
         return False
-    counted = any(isinstance(part, ast.Call) and dotted(part.func) == "len" for part in parts)
-    return counted or (held is node and bool(BATCHES.search(dotted(node).rpartition(".")[2])))
-
-
-def _reaches_a_schedule(product: ast.BinOp, function: Function, file: File) -> bool:
-    """Whether a product is an argument of a call that is named after a schedule, by itself or by what holds it."""
-    nodes = own_nodes(function)
-    if any(product in ast.walk(node) for node in nodes if isinstance(node, ast.Return) and _is_call(node.value)):
-        return True
-    held = {dotted(target) for target, value in assignments_in(nodes) if product in ast.walk(value)}
-    given_back = any(
-        isinstance(node, ast.Return) and node.value is not None and _names(node.value, product, held) for node in nodes
-    )
-    own = {name for name in held if "." in name} | ({function.name, f"self.{function.name}"} if given_back else set())
-    inside = any(_names(given, product, held) for call in _paced(function) for given in _given(call))
-    return inside or any(_names(given, product, own) for call in _paced(file.tree) for given in _given(call))
-
-
-def _is_call(node: ast.expr | None) -> bool:
-    if not isinstance(node, ast.Call):
-        return False
-    asked = (given.value for given in node.args if isinstance(given, ast.Constant) and isinstance(given.value, str))
-    return any(map(PACED.search, (ast.unparse(node.func), *asked)))
-
-
-def _paced(tree: ast.AST) -> Iterator[ast.Call]:
-    return (call for call in calls_in(tree) if _is_call(call))
-
-
-def _given(call: ast.Call) -> list[ast.expr]:
-    return [*call.args, *(keyword.value for keyword in call.keywords)]
-
-
-def _names(node: ast.expr, product: ast.BinOp, names: set[str]) -> bool:
-    """Whether an expression has a product in it, or one of these names."""
-    return any(part is product or dotted(part) in names for part in ast.walk(node) if not isinstance(part, ast.Load))
+    return counts_batches(node, names)
 
 
 def _finding(file: File, product: ast.BinOp, function: str) -> Finding:
