@@ -19,6 +19,7 @@ KEEPS = re.compile(r"save|state|load|resum|checkpoint|ckpt|snapshot|restor", re.
 WHOLE = ("vars", "asdict", "dataclasses.asdict", "dict", "torch.save")
 FILES = re.compile(r"^(save|write|read|latest|path|prune|folder|dir|exists|list|clear|find|newest|steps?$)(?!.*state)")
 READS = ("get", "pop", "setdefault", "getattr", "setattr", "hasattr")  # a text that others are given is no key
+JUDGES = re.compile(r"improv|better|is_best|beats", re.IGNORECASE)  # functions that compare
 ORDERS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
 
 
@@ -98,6 +99,28 @@ def held_scores(files: tuple[File, ...]) -> Iterator[Held]:
                     yield Held(file, name, kind, saved)
 
 
+def lent_scores(files: tuple[File, ...]) -> Iterator[Held]:
+    """Best scores that others keep on what saves and loads a checkpoint, which leaves them out."""
+    lent: dict[str, str] = {}  # the attribute, and the class that decides by it
+    for function, owner in (each for file in files if file.has("best") for each in file.functions):
+        for _, deciding in _deciding(function) if owner is not None else ():
+            holders = [part for part in deciding if isinstance(part, ast.Attribute) and dotted(part.value) != "self"]
+            lent |= {part.attr: owner.name for part in holders if BEST.search(part.attr) and owner is not None}
+    for file in files if lent else ():
+        for owner in (node for node in file.nodes if isinstance(node, ast.ClassDef)):
+            methods = [part for part in owner.body if isinstance(part, ast.FunctionDef)]
+            saved = next((method for method in methods if _mapping(ast.walk(method))), None)
+            loads = any(one.name == "load_state_dict" or loads_optimizer(own_nodes(one)) for one in methods)
+            begun = {dotted(target) for target, value in assignments_in(ast.walk(owner)) if _is_first(value)}
+            if saved is None or not loads:
+                continue
+            keeping = [one for one in methods if one is saved or KEEPS.search(one.name)]
+            for name in (name for name in lent if f"self.{name}" in begun):
+                texts = (node for each in files for node in each.nodes if isinstance(node, ast.Constant))
+                if not _is_kept(f"self.{name}", set(), keeping) and all(node.value != name for node in texts):
+                    yield Held(file, f"self.{name}", lent[name], saved)
+
+
 def _is_kept(name: str, best: set[str], methods: list[ast.FunctionDef]) -> bool:
     """Whether methods save or find again what an object holds: all of it, its state, or its best score. What is asked
     to write a file, or to find one, is none of that."""
@@ -159,8 +182,13 @@ def _deciding(function: Function) -> Iterator[tuple[ast.If, list[ast.expr]]]:
 
 
 def _is_compared(test: ast.expr, target: ast.expr) -> bool:
-    orders = (node for node in ast.walk(test) if isinstance(node, ast.Compare) and isinstance(node.ops[0], ORDERS))
-    return any(_mentions(node, ast.unparse(target)) for node in orders)
+    text = ast.unparse(target)
+    for node in ast.walk(test):
+        is_order = isinstance(node, ast.Compare) and isinstance(node.ops[0], ORDERS)
+        judges = isinstance(node, ast.Call) and bool(JUDGES.search(dotted(node.func).rpartition(".")[2]))
+        if (is_order or judges) and _mentions(node, text):
+            return True
+    return False
 
 
 def _mentions(node: ast.AST, text: str) -> bool:

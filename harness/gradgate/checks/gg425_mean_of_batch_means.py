@@ -19,8 +19,9 @@ it is a loop without one that stands under `no_grad`, or holds it. In a loop ove
 `torch.nn.functional` or `torch.nn` whose reduction is the default, the `.loss` of a model's output, and, where a name
 there says loss, `.mean()` over everything or a sum that is divided by a sum or a count. The number of batches is `len`
 of what the loop goes over, a number that is 1 more in each turn, what `enumerate` gives; of a list `sum(x) / len(x)`
-and its `mean`. A mean that is multiplied, by the count of its batch, is none. Statistic: such means of means; a warning
-each.
+and its `mean`. A mean that is multiplied, by the count of its batch, is none. So are they in a class that keeps such a
+mean in one method, also under `exp`, and averages what it has kept in another. Statistic: such means of means; a
+warning each.
 
 False-alarm rate: 0 on the bundled trainer and on the documented ones.
 
@@ -97,6 +98,46 @@ def _of_file(file: File) -> Iterator[Finding]:
         for loop in _evaluations(function, nodes):
             means = _Means(loop, Names(function), modules)
             yield from (_finding(file, function, node, name) for node in nodes if (name := means.averaged(node)))
+    for owner in (node for node in file.nodes if isinstance(node, ast.ClassDef)) if file.has("mean(") else ():
+        yield from _of_metric(file, owner)
+
+
+def _of_metric(file: File, owner: ast.ClassDef) -> Iterator[Finding]:
+    """What a class keeps of each batch that is a mean of it, and averages in another method."""
+    methods = [part for part in owner.body if isinstance(part, Function) and part.name != "__init__"]
+    for method in methods:
+        nodes = own_nodes(method)
+        added = list(_added(nodes))
+        ones = {name for name, value in added if isinstance(value, ast.Constant) and value.value == 1}
+        kept = {name for name, value in _appended(nodes) if _holds_mean(value, f"{owner.name} {name}")}
+        kept |= {name for name, value in added if ones and _holds_mean(value, f"{owner.name} {name}")}
+        for other in methods if kept else ():
+            for node in own_nodes(other) if other is not method else ():
+                if (name := _averaged_of(node, ones)) in kept:
+                    yield _finding(file, other, node, name)
+
+
+def _holds_mean(value: ast.expr, around: str) -> bool:
+    """Whether something that is kept of a batch is a mean over it, of a loss by its name or by that of its holder."""
+    for part in ast.walk(value):
+        if isinstance(part, ast.Call):
+            bare = dotted(part.func).rpartition(".")[2] == "mean" or getattr(part.func, "attr", "") == "mean"
+            if bare and not part.keywords and bool(LOSS.search(f"{around} {ast.unparse(value)}")):
+                return True
+    return False
+
+
+def _averaged_of(node: ast.AST, ones: set[str]) -> str:
+    """The list of which a node is the mean, or the sum that it divides by a number of batches."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
+        above, below = node.left, ast.unparse(node.right)
+        if isinstance(above, ast.Call) and dotted(above.func) == "sum" and above.args:
+            name = dotted(above.args[0])
+            return name if name and f"len({name})" in below else ""
+        return dotted(above) if any(re.search(rf"{re.escape(one)}\b", below) for one in ones) else ""
+    if isinstance(node, ast.Call) and dotted(node.func).rpartition(".")[2] in ("mean", "fmean") and node.args:
+        return dotted(node.args[0])
+    return ""
 
 
 def _evaluations(function: Function, nodes: list[ast.AST]) -> list[ast.For]:

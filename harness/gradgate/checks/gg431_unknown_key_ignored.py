@@ -80,7 +80,7 @@ from collections.abc import Iterator
 
 from gradgate.checks.setting_builders import lenient_builders
 from gradgate.checks.source_settings import SETTINGS
-from gradgate.checks.source_values import Names, own_nodes
+from gradgate.checks.source_values import Names, assignments_in, own_nodes
 from gradgate.checks.trainer_source import NONE, File, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -112,7 +112,7 @@ def _found(file: File, classes: list[ast.ClassDef]) -> Iterator[Finding]:
     for node in (node for node in file.nodes if isinstance(node, ast.ClassDef)):
         derived = [other.name for other in classes if node.name in map(dotted, other.bases)]
         is_settings = any(name.lower().endswith(SETTINGS) for name in (node.name, *derived))
-        if is_settings and any(dotted(base).endswith("BaseModel") for base in node.bases) and not _sets_extra(node):
+        if is_settings and any(dotted(base).endswith("BaseModel") for base in node.bases) and not _refuses(node):
             yield _finding(file, node, node.name, f"{node.name} leaves out keys that it does not know")
     for function, owner in file.functions:
         nodes = own_nodes(function)
@@ -126,17 +126,17 @@ def _found(file: File, classes: list[ast.ClassDef]) -> Iterator[Finding]:
                 yield _finding(file, call, function.name, f"{function.name}() cuts what {made} does not know")
 
 
-def _sets_extra(node: ast.ClassDef) -> bool:
-    """Whether a model says what becomes of other keys."""
-    words = [word.arg for word in node.keywords]
+def _refuses(node: ast.ClassDef) -> bool:
+    """Whether a model says that other keys are an error, or are kept."""
+    told = [(word.arg or "", word.value) for word in node.keywords]
     for part in ast.walk(node):
-        if isinstance(part, ast.Call):
-            words += [word.arg for word in part.keywords if dotted(part.func).endswith(("ConfigDict", "dict"))]
-        elif isinstance(part, ast.Assign | ast.AnnAssign):
-            words += map(dotted, part.targets if isinstance(part, ast.Assign) else [part.target])
+        if isinstance(part, ast.Call) and dotted(part.func).endswith(("ConfigDict", "dict")):
+            told += [(word.arg or "", word.value) for word in part.keywords]
         elif isinstance(part, ast.Dict):
-            words += [key.value for key in part.keys if isinstance(key, ast.Constant) and isinstance(key.value, str)]
-    return "extra" in words
+            keys = zip(part.keys, part.values, strict=True)
+            told += [(str(key.value), value) for key, value in keys if isinstance(key, ast.Constant)]
+    told += [(dotted(target), value) for target, value in assignments_in(ast.walk(node))]
+    return any(name == "extra" and "ignore" not in ast.unparse(value) for name, value in told)
 
 
 def _is_cut_down(value: ast.expr) -> bool:

@@ -3,7 +3,8 @@
 ## What it detects
 
 `--set optim.lr=0.01` that is read into `{"optim": {"lr": 0.01}}` and merged with `{**content, **overrides}`, `update`
-or `|`: all other keys of `optim` are gone, and their defaults are trained with.
+or `|`: all other keys of `optim` are gone, and their defaults are trained with. A stage's `optim: {lr: 0.01}` that is
+merged so into what all stages share.
 
 ## Why it matters
 
@@ -13,8 +14,9 @@ A sweep over the rate changes weight decay and warm-up as well, and no error say
 
 The trainer's source is read (`Subject.source`, or the modules that the adapter imports). Where a function splits keys
 at their dots and nests dictionaries (`.split(".")`, `setdefault(part, {})`), what is called after overrides must not be
-merged into another mapping at its top level alone. Statistic: such merges, outside of functions that call themselves.
-Allowed: 0.
+merged into another mapping at its top level alone. Nor must a part of a mapping (`tree[stage]`, `tree.get(stage)`) be
+merged so into one of which the same function makes a configuration class that has other classes of the trainer for
+sections. Statistic: such merges, outside of functions that call themselves. Allowed: 0.
 
 False-alarm rate: 0 where what is merged is what was nested.
 
@@ -41,7 +43,7 @@ Merge section by section, or set each dotted key in the configuration itself.
 
 ## Known limits
 
-Overrides are known by their name.
+Overrides are known by their name, parts of a mapping by their form.
 
 ## Sources
 
@@ -52,9 +54,9 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from gradgate.checks.source_values import own_nodes
+from gradgate.checks.source_values import Names, assignments_in, own_nodes
 from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -73,11 +75,15 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
         return Outcome(not_applicable=NONE)
     functions = [(file, function, own_nodes(function)) for file in files for function, _ in file.functions]
     nests = any(map(_nests, (nodes for *_, nodes in functions)))
-    found = [
-        _finding(file, function, node)
-        for file, function, nodes in functions
-        for node in (_merges(nodes) if nests and not _calls_itself(function, nodes) else ())
-    ]
+    classes = {node.name: node for file in files for node in file.nodes if isinstance(node, ast.ClassDef)}
+    whole = {name for name, node in classes.items() if _has_sections(node, classes)}
+    found = []
+    for file, function, nodes in functions:
+        if not _calls_itself(function, nodes):
+            merges = {
+                id(node): node for node in (*(_merges(nodes) if nests else ()), *_of_parts(function, nodes, whole))
+            }
+            found += [_finding(file, function, node) for node in merges.values()]
     return Outcome(tuple(found), {"sections_replaced": len(found)}, {"sections_replaced": 0})
 
 
@@ -113,6 +119,50 @@ def _merges(nodes: list[ast.AST]) -> Iterator[ast.expr]:
             yield from [node] if _are_overrides(node.right) else []
         elif isinstance(node, ast.Call) and dotted(node.func).endswith(".update"):
             yield from [node] if any(map(_are_overrides, node.args[:1])) else []
+
+
+def _has_sections(node: ast.ClassDef, classes: Mapping[str, ast.ClassDef]) -> bool:
+    """Whether a class has a field that is of another class of the trainer."""
+    fields = [part.annotation for part in node.body if isinstance(part, ast.AnnAssign)]
+    return any(isinstance(part, ast.Name) and part.id in classes for field in fields for part in ast.walk(field))
+
+
+def _of_parts(function: Function, nodes: list[ast.AST], whole: set[str]) -> Iterator[ast.expr]:
+    """Mappings that a part of another is put into, and of which a configuration with sections is made."""
+    if not whole:
+        return
+    names = Names(function)
+    made = {text for node in nodes if isinstance(node, ast.Call) for text in _made_of(node, whole)}
+    held = {id(names.held(part)): dotted(target) for target, part in assignments_in(nodes)}
+    for node in nodes:
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "update":
+            into, part = dotted(node.func.value), next(iter(node.args), None)
+        elif isinstance(node, ast.Dict) and len(node.keys) > 1 and node.keys[-1] is None:
+            into, part = held.get(id(node), ast.unparse(node)), node.values[-1]
+        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+            into, part = held.get(id(node), ast.unparse(node)), node.right
+        else:
+            continue
+        if into in made and part is not None and _is_part(names.held(part)):
+            yield node
+
+
+def _made_of(call: ast.Call, whole: set[str]) -> Iterator[str]:
+    """What a configuration with sections is made of."""
+    maker = dotted(call.func)
+    if maker.rpartition(".")[2] in whole:
+        yield from (ast.unparse(word.value) for word in call.keywords if word.arg is None)
+    elif maker.rpartition(".")[0].rpartition(".")[2] in whole and call.args:
+        yield ast.unparse(call.args[0])
+
+
+def _is_part(node: ast.expr) -> bool:
+    """Whether something is an item of a mapping, by a key that may be any."""
+    if isinstance(node, ast.BoolOp):
+        return _is_part(node.values[0])
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("get", "pop"):
+        return bool(node.args)
+    return isinstance(node, ast.Subscript) and not isinstance(node.slice, ast.Slice)
 
 
 def _are_overrides(node: ast.expr) -> bool:

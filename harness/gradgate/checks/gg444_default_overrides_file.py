@@ -17,7 +17,8 @@ file where what it holds is made by `yaml.safe_load`, `json.load`, `load_config`
 also where all calls of a function give it such a one. An argument is one of `add_argument`, `click.option` or
 `typer.Option` that has a default that is not None; a switch (`store_true`) is one, its default is False. Findings are,
 behind that, `config["lr"] = args.lr` and `config.lr = args.lr`, `setattr`, `update`, `replace`,
-`model_copy(update=…)`, and `update(vars(args))` or a loop over `vars(args)`.
+`model_copy(update=…)`, and `update(vars(args))` or a loop over `vars(args)`; and, wherever they stand, texts of
+overrides with an argument for their value: `overrides.append(f"optim.lr={args.lr}")`.
 
 It is none under a condition that reads the argument, the key or `sys.argv`; where a parser is given the file's values
 (`set_defaults(**…)`) or leaves out what was not given (`SUPPRESS`); for what is named after the run's place, its
@@ -138,6 +139,11 @@ def _of_all(subject: Subject, files: tuple[File, ...]) -> Iterator[Finding]:
     for place in places.all:
         options = defaults | _click(place)
         parents: dict[int, ast.AST] = {}
+        for written in _texts(place) if options else ():
+            keys = _keys(written, place, options, known)
+            parents = parents or parents_in(place.function)
+            if keys and not _is_asked(written, keys, parents):
+                yield _finding(place, written, keys, options)
         for written in _writings(place) if options else ():
             keys = _keys(written, place, options, known)
             if not keys or not _is_from_a_file(written.into, place, places):
@@ -209,6 +215,19 @@ def _writings(place: Place) -> Iterator[_Written]:
             yield from _by_call(node)
         elif isinstance(node, ast.For):
             yield from _by_loop(node)
+
+
+def _texts(place: Place) -> Iterator[_Written]:
+    """Texts `key=value` with an argument for their value, which are overrides of a file's settings."""
+    if not place.file.has("={"):
+        return
+    for node in place.nodes:
+        if isinstance(node, ast.JoinedStr) and len(node.values) == 2:
+            text, filled = node.values
+            is_key = re.fullmatch(r"[\w.]*\w=", str(text.value)) if isinstance(text, ast.Constant) else None
+            if is_key and isinstance(filled, ast.FormattedValue):
+                key = is_key.group().rstrip("=").rpartition(".")[2]
+                yield _Written(node, node, key, filled.value)
 
 
 def _by_call(call: ast.Call) -> Iterator[_Written]:
@@ -320,11 +339,11 @@ def _is_asked(written: _Written, keys: Sequence[str], parents: dict[int, ast.AST
 
 def _finding(place: Place, written: _Written, keys: Sequence[str], options: Mapping[str, str]) -> Finding:
     told = ", ".join(f"`{key}` ({options[key]})" for key in keys)
+    says = "a file" if written.into is written.node else f"the file of `{ast.unparse(written.into)}`"
     return Finding(
         code=CODE,
         name=NAME,
-        message=f"the default of {told} is written over what the file of `{ast.unparse(written.into)}` says, given or "
-        "not; allowed: where it was given",
+        message=f"the default of {told} is written over what {says} says, given or not; allowed: where it was given",
         culprit=place.file.at(written.node, place.name),
         fix="give the argument no default, and write it over the file's value where it was given",
         detail={"arguments": list(keys)},

@@ -25,16 +25,17 @@ returns in a variable, the keys that it is asked for must be saved somewhere (lo
 is written down, and not for keys asked for with `get` or `in`). In a class with both, an entry that `state_dict`
 returns must be asked for in `load_state_dict`, unless that hands the whole on; without such a method, an attribute that
 it returns and that other methods assign, by the one that asks for most of the others. A best score is what is called
-so, is compared by `<` or `>` and assigned in the branch, which saves, copies a state or sets a count of patience back;
-it is kept where its name stands as a string, a save is given it or what holds it, or it is ever assigned from anything
-but a number that is written down. It is looked for where an optimizer's state is loaded in the same class or by
-functions that are called there, also of another file; a local variable only in a function that loads, or calls what
-does, in front of the loop. That is kept by its own function alone: no string of its name keeps it. An object with a
-best score is kept where the method that makes the mapping, or one named after saving and loading, names it. Of a record
-whose fields a mapping with an optimizer's state takes one by one, a best score that is compared anywhere as a record's
-must be among them, or its name stand as a string. A trainer draws where its model has dropout whose rate is not 0, or
-what goes backward, or is called there, draws from a global generator; it keeps no random state where no file takes one,
-and none seeds by a step or leaves it to a library. Statistic: entries and places; allowed: 0.
+so, is compared by `<`, `>` or a function named after it (`improves`) and assigned in the branch, which saves, copies a
+state or sets a count of patience back; it is kept where its name stands as a string, a save is given it or what holds
+it, or it is ever assigned from anything but a number that is written down. It is looked for where an optimizer's state
+is loaded in the same class or by functions that are called there, also of another file; a local variable only in a
+function that loads, or calls what does, in front of the loop. That is kept by its own function alone: no string of its
+name keeps it. An object with a best score is kept where the method that makes the mapping, or one named after saving
+and loading, names it; so is one that others, such as a callback, set on the trainer. Of a record whose fields a mapping
+with an optimizer's state takes one by one, a best score that is compared anywhere as a record's must be among them, or
+its name stand as a string. A trainer draws where its model has dropout whose rate is not 0, or what goes backward, or
+is called there, draws from a global generator; it keeps no random state where no file takes one, and none seeds by a
+step or leaves it to a library. Statistic: entries and places; allowed: 0.
 
 False-alarm rate: 0 on the bundled trainer and on the documented ones. A trainer whose files other programs read is one.
 
@@ -79,7 +80,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gradgate.checks.best_scores import Held, Unsaved, held_scores, unsaved_scores
+from gradgate.checks.best_scores import Held, Unsaved, held_scores, lent_scores, unsaved_scores
 from gradgate.checks.random_states import without_random_state
 from gradgate.checks.saved_mappings import LOADS, SAVES, Saved, handed_to_savers, returned_in, saved_in
 from gradgate.checks.saved_records import lost_scores
@@ -139,7 +140,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
         *_without_schedule(files, [*saved, *handed_to_savers(files)]),
         *(_finding(*lost) for lost in without_random_state(files, [*saved, *handed_to_savers(files)])),
         *map(_of_score, unsaved_scores(files)),
-        *map(_of_held, (*held_scores(files), *lost_scores(files))),
+        *map(_of_held, (*held_scores(files), *lent_scores(files), *lost_scores(files))),
         *(finding for file in files for finding in (*_swallowed(file), *_unstrict(file))),
     ]
     if len(saved) == len(saves) and saved:

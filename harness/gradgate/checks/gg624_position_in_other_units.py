@@ -19,6 +19,8 @@ accumulation, it takes the numbers that are raised by one where the optimizer st
 a finding where such a number stands, multiplied by nothing,
 
 * in what the loop is over, or in what a name there holds;
+* in what the same function sets a start to in front of the loop: an attribute, or a method, of a sampler or a loader
+  that is named after starting, skipping or an offset;
 * in a condition `i < number` under which a turn is passed over, or in what a name there holds.
 
 Statistic: such numbers; allowed: 0.
@@ -52,8 +54,8 @@ Count the batches that were taken, at each turn, and save that number.
 
 ## Known limits
 
-Numbers that another function raises, and loops that step in another function of another file, are not seen. Whether a
-run that was stopped goes on as if it had not been is GG602's, which runs it.
+Numbers that a function of another object raises, and loops that step in a function of another file, are not seen.
+Whether a run that was stopped goes on as if it had not been is GG602's, which runs it.
 
 ## Sources
 
@@ -63,10 +65,11 @@ The `steps_trained_in_current_epoch` of transformers' Trainer, which is multipli
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 
 from gradgate.checks.accumulation import Accumulation, accumulations, methods_of
-from gradgate.checks.source_values import OTHERS, Names, own_nodes
+from gradgate.checks.source_values import OTHERS, Names, assignments_in, own_nodes
 from gradgate.checks.trainer_source import File, dotted, nodes_in, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -76,6 +79,7 @@ from gradgate.subjects.settings import is_of_accumulation
 CODE, NAME = "GG624", "position-in-other-units"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
+STARTS = re.compile(r"(^|_)(start|skip|offset|first|begin|consumed|fast_forward|seek)(_|$)")
 
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
@@ -87,14 +91,17 @@ def _of_file(file: File) -> Iterator[Finding]:
     if not file.has("step("):
         return
     methods = methods_of(file)
+    in_methods = {function.name: {name for _, name in _raised(own_nodes(function))} for function, _ in file.functions}
     for function, _ in file.functions:
-        names = Names(function)
-        for found in accumulations(own_nodes(function), names, methods):
+        names, nodes = Names(function), own_nodes(function)
+        for found in accumulations(nodes, names, methods):
             inside = list(nodes_in(found.loop.body, *OTHERS))
             taken = {id(node) for part in found.stepping for node in ast.walk(part)}
-            once = {name for node, name in _raised(inside) if id(node) in taken}
-            once -= {name for node, name in _raised(inside) if id(node) not in taken}
-            for number, where in _passing_over(found, names):
+            raised = [*_raised(inside), *_raised_there(inside, in_methods)]
+            once = {name for node, name in raised if id(node) in taken}
+            once -= {name for node, name in raised if id(node) not in taken}
+            before = [node for node in nodes if getattr(node, "lineno", found.loop.lineno) < found.loop.lineno]
+            for number, where in (*_passing_over(found, names), *_starts(before)):
                 if counted := sorted(once & _counted(number, names)):
                     yield _finding(file, where, function.name, counted[0], found.when)
                     break
@@ -113,6 +120,23 @@ def _raised(nodes: list[ast.AST]) -> Iterator[tuple[ast.AST, str]]:
     for node in nodes:
         if isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Add) and ast.unparse(node.value) == "1":
             yield node, dotted(node.target)
+
+
+def _raised_there(nodes: list[ast.AST], in_methods: Mapping[str, set[str]]) -> Iterator[tuple[ast.AST, str]]:
+    """The numbers that methods of the same object raise, each with the node that calls one."""
+    for node in nodes:
+        if isinstance(node, ast.Call) and dotted(node.func).startswith("self."):
+            yield from ((node, name) for name in in_methods.get(dotted(node.func).removeprefix("self."), ()))
+
+
+def _starts(nodes: list[ast.AST]) -> Iterator[tuple[ast.expr, ast.expr]]:
+    """What a sampler or a loader is told to begin at, each with the node to name."""
+    for target, value in assignments_in(nodes):
+        if isinstance(target, ast.Attribute) and STARTS.search(target.attr):
+            yield value, value
+    for node in nodes:
+        if isinstance(node, ast.Call) and STARTS.search(dotted(node.func).rpartition(".")[2]):
+            yield from ((given, node) for given in node.args)
 
 
 def _passing_over(found: Accumulation, names: Names) -> Iterator[tuple[ast.expr, ast.expr]]:
