@@ -198,6 +198,7 @@ _ROWS = (
     ("GG631", "seeded-after-built", "scan", "the run's seed is set behind what builds the model"),
     ("GG632", "stage-loaded-over-resume", "scan",
      "a resumed run loads another stage's weights into the model that it has just restored"),
+    ("GG640", "best-not-given", "scan", "the best is kept, and what leaves the training are the last weights"),
     ("GG701", "slower-than-base", "run",
      "head is slower than base by more than the budget, with the stated confidence"),
     ("GG702", "counters-grew", "count", "a counter of work per step is above its stored count"),

@@ -104,6 +104,7 @@ CHECKS = {
     "GG629",
     "GG631",
     "GG632",
+    "GG640",
 }  # they read the source, as checks
 
 
