@@ -87,7 +87,11 @@ def _in_branch(branch: ast.If, place: Place, own: OwnCalls) -> Iterator[Kept]:
     for call in (node for node in nodes if isinstance(node, ast.Call)):
         name = dotted(call.func).rpartition(".")[2]
         told = " ".join(map(ast.unparse, [*call.args, *(word.value for word in call.keywords)]))
-        if SAVES.search(name) and not SPEAKS.search(dotted(call.func)) and BEST.search(f"{name} {_without_scores(told)}"):
+        if (
+            SAVES.search(name)
+            and not SPEAKS.search(dotted(call.func))
+            and BEST.search(f"{name} {_without_scores(told)}")
+        ):
             yield Kept(place, branch, call, modules_in(_reached(call, place, own)), "")
 
 

@@ -199,6 +199,8 @@ _ROWS = (
     ("GG632", "stage-loaded-over-resume", "scan",
      "a resumed run loads another stage's weights into the model that it has just restored"),
     ("GG640", "best-not-given", "scan", "the best is kept, and what leaves the training are the last weights"),
+    ("GG641", "step-saved-early", "scan",
+     "a checkpoint behind an update has that update's number, and a resumed run begins with it"),
     ("GG701", "slower-than-base", "run",
      "head is slower than base by more than the budget, with the stated confidence"),
     ("GG702", "counters-grew", "count", "a counter of work per step is above its stored count"),

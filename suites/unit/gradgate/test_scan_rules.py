@@ -105,6 +105,7 @@ CHECKS = {
     "GG631",
     "GG632",
     "GG640",
+    "GG641",
 }  # they read the source, as checks
 
 
