@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from gradgate.checks.own_calls import OwnCalls, Place
+from gradgate.checks.references import meant
 from gradgate.checks.source_values import OTHERS, Names, assignments_in, last_name, own_nodes
 from gradgate.checks.trainer_source import calls_in, dotted, nodes_in
 
@@ -128,13 +129,8 @@ def loops_around(place: Place, node: ast.AST, own: OwnCalls, hops: int = DEPTH) 
         yield Around(place, min(around, key=lambda loop: loop.lineno), node)
     elif hops:
         for caller, call in own.calls_of(place.function.name):
-            if caller.function is not place.function and place in _meant(call, caller, own):
+            if caller.function is not place.function and place in meant(own, call, caller):
                 yield from loops_around(caller, call, own, hops - 1)
-
-
-def _meant(call: ast.Call, caller: Place, own: OwnCalls) -> list[Place]:
-    called = own.called(call, caller)
-    return [called] if called is not None else own.methods(dotted(call.func).rpartition(".")[2])
 
 
 def is_read(kept: Kept, own: OwnCalls) -> bool:

@@ -201,6 +201,8 @@ _ROWS = (
     ("GG640", "best-not-given", "scan", "the best is kept, and what leaves the training are the last weights"),
     ("GG641", "step-saved-early", "scan",
      "a checkpoint behind an update has that update's number, and a resumed run begins with it"),
+    ("GG642", "loaded-place-unused", "scan",
+     "a resume loads the number of its step or epoch, and the loop begins at 0 all the same"),
     ("GG701", "slower-than-base", "run",
      "head is slower than base by more than the budget, with the stated confidence"),
     ("GG702", "counters-grew", "count", "a counter of work per step is above its stored count"),

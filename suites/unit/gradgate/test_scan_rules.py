@@ -106,6 +106,7 @@ CHECKS = {
     "GG632",
     "GG640",
     "GG641",
+    "GG642",
 }  # they read the source, as checks
 
 
