@@ -203,6 +203,8 @@ _ROWS = (
      "a checkpoint behind an update has that update's number, and a resumed run begins with it"),
     ("GG642", "loaded-place-unused", "scan",
      "a resume loads the number of its step or epoch, and the loop begins at 0 all the same"),
+    ("GG643", "saved-before-the-score", "scan",
+     "a checkpoint has the best as it was before this evaluation's score had its say"),
     ("GG701", "slower-than-base", "run",
      "head is slower than base by more than the budget, with the stated confidence"),
     ("GG702", "counters-grew", "count", "a counter of work per step is above its stored count"),

@@ -107,6 +107,7 @@ CHECKS = {
     "GG640",
     "GG641",
     "GG642",
+    "GG643",
 }  # they read the source, as checks
 
 
