@@ -52,14 +52,15 @@ class Listed:
 def is_taken(listed: Listed, best: Written, paths: list[tuple[Written, ast.expr]]) -> bool:
     """Whether files that are listed, or the last of them by their sort, may be the best."""
     name = best.name.replace("*", "1")
-    if not (listed.folder & best.folder and _fits(name, listed.patterns)):
+    if not (listed.folder & best.folder and fits(name, listed.patterns)):
         return False
     numbered = [path.name.replace("*", "1") for path, _ in paths if "*" in path.name and not BEST.search(path.name)]
-    numbered = [other for other in numbered if _fits(other, listed.patterns)]
+    numbered = [other for other in numbered if fits(other, listed.patterns)]
     return bool(numbered) and (not listed.by_name or any(name < other for other in numbered))
 
 
-def _fits(name: str, patterns: Iterable[str]) -> bool:
+def fits(name: str, patterns: Iterable[str]) -> bool:
+    """Whether a name fits all patterns."""
     return all(fnmatchcase(name, pattern) for pattern in patterns)
 
 
@@ -80,7 +81,7 @@ class Listings:
         if isinstance(node, ast.Name) and (held := names.held(node)) is not node:
             key = _sorting(node.id, held, place)
             found = self.listed(held, place, names, hops - 1)
-            return found if found is None or key == "" else _sorted_by(found, key)
+            return found if found is None or key == "" else sorted_by(found, key)
         if isinstance(node, ast.Subscript):
             return self.listed(node.value, place, names, hops - 1)
         if isinstance(node, ast.ListComp | ast.GeneratorExp) and len(node.generators) == 1:
@@ -96,7 +97,7 @@ class Listings:
         if called == "sorted":
             found = self.listed(node.args[0], place, names, hops - 1)
             keys = [ast.unparse(word.value) for word in node.keywords if word.arg == "key"]
-            return found and _sorted_by(found, keys[0] if keys else "str")
+            return found and sorted_by(found, keys[0] if keys else "str")
         if called in LISTS:
             return self._of_call(node, called, place)
         other = self.own.called(node, place)
@@ -178,7 +179,7 @@ def _sorting(name: str, held: ast.expr, place: Place) -> str:
     return ""
 
 
-def _sorted_by(listed: Listed, key: str) -> Listed | None:
+def sorted_by(listed: Listed, key: str) -> Listed | None:
     """A list that is sorted; None: by something in the names that the best does not have."""
     by_name = bool(re.fullmatch(r"str|lambda (\w+): (\1(\.name|\.stem)?|str\(\1\))", key))
     known = by_name or TIME.search(key)

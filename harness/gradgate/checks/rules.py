@@ -205,6 +205,8 @@ _ROWS = (
      "a resume loads the number of its step or epoch, and the loop begins at 0 all the same"),
     ("GG643", "saved-before-the-score", "scan",
      "a checkpoint has the best as it was before this evaluation's score had its say"),
+    ("GG645", "resumes-from-best", "scan",
+     "a resumed run takes the best checkpoint, which is not where it was stopped"),
     ("GG701", "slower-than-base", "run",
      "head is slower than base by more than the budget, with the stated confidence"),
     ("GG702", "counters-grew", "count", "a counter of work per step is above its stored count"),

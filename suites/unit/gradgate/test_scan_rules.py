@@ -108,6 +108,7 @@ CHECKS = {
     "GG641",
     "GG642",
     "GG643",
+    "GG645",
 }  # they read the source, as checks
 
 
