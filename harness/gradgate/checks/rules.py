@@ -207,6 +207,8 @@ _ROWS = (
      "a checkpoint has the best as it was before this evaluation's score had its say"),
     ("GG645", "resumes-from-best", "scan",
      "a resumed run takes the best checkpoint, which is not where it was stopped"),
+    ("GG646", "end-left-out", "scan",
+     "a run that is stopped leaves out what stands behind its loop, or one that fails saves as usual"),
     ("GG647", "patience-in-other-units", "scan",
      "patience in evaluations is held against steps, or the least improvement has the wrong sign"),
     ("GG701", "slower-than-base", "run",

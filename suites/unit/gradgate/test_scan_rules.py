@@ -109,6 +109,7 @@ CHECKS = {
     "GG642",
     "GG643",
     "GG645",
+    "GG646",
     "GG647",
 }  # they read the source, as checks
 
