@@ -205,6 +205,8 @@ _ROWS = (
      "a resume loads the number of its step or epoch, and the loop begins at 0 all the same"),
     ("GG643", "saved-before-the-score", "scan",
      "a checkpoint has the best as it was before this evaluation's score had its say"),
+    ("GG644", "end-not-evaluated", "scan",
+     "the best is kept at multiples of an interval alone, and never at the end"),
     ("GG645", "resumes-from-best", "scan",
      "a resumed run takes the best checkpoint, which is not where it was stopped"),
     ("GG646", "end-left-out", "scan",
