@@ -97,7 +97,7 @@ def _of_all(own: OwnCalls) -> Iterator[Finding]:
     seen: set[str] = set()
     for kept in kept_bests(own):
         around = list(loops_around(kept.place, kept.branch, own))
-        if not around or (kept.name and not kept.modules) or is_read(kept, own):
+        if not around or (kept.name and not kept.modules) or is_read(kept, own, by_saves=True):
             continue
         if kept.name:
             if kept.name not in seen and "." in kept.name:

@@ -133,12 +133,18 @@ def loops_around(place: Place, node: ast.AST, own: OwnCalls, hops: int = DEPTH) 
                 yield from loops_around(caller, call, own, hops - 1)
 
 
-def is_read(kept: Kept, own: OwnCalls) -> bool:
-    """Whether anything but a save or a line of the log names what is kept."""
+def is_read(kept: Kept, own: OwnCalls, *, by_saves: bool = False) -> bool:
+    """Whether anything but a save or a line of the log names what is kept.
+
+    Args:
+        kept: the best.
+        own: the trainer's functions.
+        by_saves: whether a save reads it, too, where it is kept in memory.
+    """
     for place in own.places:
         if not place.file.has("best"):
             continue
-        idle = set(_idle(place, kept))
+        idle = set(_idle(place, kept, by_saves=by_saves))
         for node in own_nodes(place.function):
             if id(node) not in idle and _names_it(node, kept):
                 return True
@@ -159,12 +165,12 @@ def _names_it(node: ast.AST, kept: Kept) -> bool:
     return False
 
 
-def _idle(place: Place, kept: Kept) -> Iterator[int]:
+def _idle(place: Place, kept: Kept, *, by_saves: bool) -> Iterator[int]:
     """What stands in saves, in lines of a log, in `is None`, and in what makes the best's own path."""
     for node in own_nodes(place.function):
         if isinstance(node, ast.Call):
             saves = SAVES.search(dotted(node.func).rpartition(".")[2]) and not LOADS.search(dotted(node.func))
-            if SPEAKS.search(dotted(node.func)) or (saves and not kept.name):
+            if SPEAKS.search(dotted(node.func)) or (saves and not (kept.name and by_saves)):
                 yield from map(id, ast.walk(node))
         elif isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.Is | ast.IsNot):
             yield from map(id, ast.walk(node))
