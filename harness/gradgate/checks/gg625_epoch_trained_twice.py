@@ -64,11 +64,11 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
+from gradgate.checks.saved_numbers import Number, Payloads, Save, Starts, held_at, texts_of, without_leaving
 from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.source_values import OTHERS, assignments_in
-from gradgate.checks.trainer_source import NONE, File, calls_in, dotted, files_of, nodes_in
+from gradgate.checks.source_values import own_nodes
+from gradgate.checks.trainer_source import NONE, File, calls_in, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -79,40 +79,11 @@ PER_STAGE = False
 EPOCH = re.compile(r"epoch", re.IGNORECASE)
 TRAINS = re.compile(r"train|epoch|fit|step|update|optimi[sz]e", re.IGNORECASE)
 BEFORE = re.compile(r"^set_|begin|start|^log", re.IGNORECASE)
-BEST = re.compile(r"best|better|improve", re.IGNORECASE)
 WITHIN = re.compile(
     r"batch|(step|iter|position|offset|index|pos)s?_(in|of|within)|epoch_(step|iter|pos|off|ind)|consumed|sampler|loader"
     r"|^(position|offset|cursor|iteration|iter|seen|data)$",
     re.IGNORECASE,
 )
-DEPTH = 3  # calls that are followed
-
-
-@dataclass(frozen=True)
-class _Number:
-    """An epoch's number, from an entry of a checkpoint or for one.
-
-    Args:
-        key: of the entry.
-        more: what was added.
-    """
-
-    key: str
-    more: int
-
-
-@dataclass(frozen=True)
-class _Save:
-    """A number that is saved.
-
-    Args:
-        keys: of all entries.
-    """
-
-    number: _Number
-    node: ast.expr
-    place: Place
-    keys: frozenset[str]
 
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
@@ -129,9 +100,9 @@ def _of_all(files: tuple[File, ...]) -> Iterator[Finding]:
     read = {text for file in files for text in _read_keys(file)}
     seen: set[int] = set()
     for place in (place for place in own.functions if place.file.has("range(") and place.file.has("epoch")):
-        for loop in (node for node in place.nodes if isinstance(node, ast.For)):
+        for loop in (node for node in own_nodes(place.function) if isinstance(node, ast.For)):
             start = _start(loop)
-            begun = set(_Starts(own, files).of(start, place)) if start is not None else set()
+            begun = set(Starts(own, EPOCH).of(start, place)) if start is not None else set()
             if len(begun) != 1:
                 continue
             (first,) = begun
@@ -157,107 +128,9 @@ def _read_keys(file: File) -> Iterator[str]:
     """The keys that a file asks mappings for."""
     for node in file.nodes:
         if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load):
-            yield from _text(node.slice)
+            yield from texts_of(node.slice)
         elif isinstance(node, ast.Call) and dotted(node.func).endswith((".get", ".pop")):
-            yield from (text for part in node.args[:1] for text in _text(part))
-
-
-def _text(node: ast.expr | None) -> list[str]:
-    return [node.value] if isinstance(node, ast.Constant) and isinstance(node.value, str) else []
-
-
-def _added(node: ast.expr) -> tuple[ast.expr, int]:
-    """An expression without `+ 1` and `int()`, and what was added."""
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub) and isinstance(node.right, ast.Constant):
-        inner, more = _added(node.left)
-        number = node.right.value if isinstance(node.right.value, int) else 0
-        return inner, more + (number if isinstance(node.op, ast.Add) else -number)
-    if isinstance(node, ast.Call) and dotted(node.func) == "int" and len(node.args) == 1:
-        return _added(node.args[0])
-    return node, 0
-
-
-class _Starts:
-    """What the first epoch is made of.
-
-    Args:
-        own: the trainer's functions.
-        files: of the trainer.
-    """
-
-    def __init__(self, own: Places, files: tuple[File, ...]) -> None:
-        self.own, self.files = own, files
-
-    def of(self, node: ast.expr, place: Place, more: int = 0, hops: int = 5) -> Iterator[_Number]:
-        """The entries of mappings that an expression may be."""
-        node, added = _added(node)
-        more += added
-        if hops == 0:
-            return
-        if isinstance(node, ast.IfExp):
-            yield from self.of(node.body, place, more, hops - 1)
-            yield from self.of(node.orelse, place, more, hops - 1)
-        elif key := _entry(node):
-            yield _Number(key, more)
-        elif isinstance(node, ast.Name):
-            yield from self._of_name(node.id, place, more, hops - 1)
-        elif isinstance(node, ast.Attribute):
-            yield from self._of_attribute(node, place, more, hops - 1)
-        elif isinstance(node, ast.Call) and (called := self.own.called(node, place)):
-            for value in _returned(called):
-                yield from self.of(value, called, more, hops - 1)
-
-    def _of_name(self, name: str, place: Place, more: int, hops: int) -> Iterator[_Number]:
-        nodes = place.nodes
-        more += sum(isinstance(node, ast.AugAssign) and dotted(node.target) == name for node in nodes)
-        for target, value in assignments_in(nodes):
-            if dotted(target) == name:
-                yield from self.of(value, place, more, hops)
-            elif isinstance(target, ast.Tuple) and isinstance(value, ast.Call):
-                at = [number for number, part in enumerate(target.elts) if dotted(part) == name]
-                maker = self.own.called(value, place) if at else None
-                for made in _returned(maker) if maker else ():
-                    if isinstance(made, ast.Tuple) and maker and len(made.elts) == len(target.elts):
-                        yield from self.of(made.elts[at[0]], maker, more, hops)
-        if name in place.positional:
-            for caller, call in self.own.calls_of(place.name):
-                if self.own.called(call, caller) == place and (given := place.given(call).get(name)):
-                    yield from self.of(given, caller, more, hops)
-
-    def _of_attribute(self, node: ast.Attribute, place: Place, more: int, hops: int) -> Iterator[_Number]:
-        """What an attribute is assigned: of `self` in its class, of another object anywhere."""
-        of_self = dotted(node.value) == "self"
-        for other in self.own.functions:
-            if (of_self and other.file is not place.file) or not other.file.has(node.attr):
-                continue
-            nodes = other.nodes
-            raised = sum(
-                isinstance(part, ast.AugAssign) and dotted(part.target) == dotted(node) and not _loops(nodes, part)
-                for part in nodes
-            )
-            for target, value in assignments_in(nodes):
-                named = isinstance(target, ast.Attribute) and target.attr == node.attr
-                if named and not (isinstance(_added(value)[0], ast.Attribute) and dotted(value) == dotted(node)):
-                    yield from self.of(value, other, more + raised, hops)
-
-
-def _loops(nodes: list[ast.AST], inner: ast.AST) -> bool:
-    """Whether a node stands in a loop."""
-    return any(inner in list(ast.walk(node)) for node in nodes if isinstance(node, ast.For | ast.While))
-
-
-def _entry(node: ast.expr) -> str:
-    """The key of an epoch that a mapping is asked for."""
-    found: list[str] = []
-    if isinstance(node, ast.Subscript):
-        found = _text(node.slice)
-    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("get", "pop"):
-        found = [text for part in node.args[:1] for text in _text(part)]
-    return found[0] if found and EPOCH.search(found[0]) else ""
-
-
-def _returned(place: Place) -> list[ast.expr]:
-    return [node.value for node in place.nodes if isinstance(node, ast.Return) and node.value is not None]
+            yield from (text for part in node.args[:1] for text in texts_of(part))
 
 
 class _Saves:
@@ -270,86 +143,32 @@ class _Saves:
 
     def __init__(self, own: Places, loop: ast.For, place: Place) -> None:
         self.own, self.loop, self.place = own, loop, place
+        self.payloads = Payloads(own, EPOCH, place)
+        target = loop.target
+        parts = target.elts if isinstance(target, ast.Tuple) else [target]
+        self._first = {dotted(part): 0 for part in parts if dotted(part)}
 
-    def all(self) -> Iterator[_Save]:
+    def all(self) -> Iterator[Save]:
         """The saves of the loop, and of a function that goes through the batches for it."""
         trained = False
         for statement in self.loop.body:
             if trained:
-                for part in _without_leaving(statement):
-                    yield from self._in(part, self.place, self._known(part.lineno), DEPTH)
+                for part in without_leaving(statement):
+                    yield from self.payloads.of(part, self.place, held_at(self.loop.body, self._first, part.lineno))
             elif trained := _trains(statement):
                 for call in _own_calls(statement):
-                    yield from self._behind_batches(call, self._known(statement.lineno))
+                    yield from self._behind_batches(call, held_at(self.loop.body, self._first, statement.lineno))
 
-    def _behind_batches(self, call: ast.Call, known: Mapping[str, int]) -> Iterator[_Save]:
+    def _behind_batches(self, call: ast.Call, known: Mapping[str, int]) -> Iterator[Save]:
         called = self.own.called(call, self.place)
         if called is None or called == self.place:
             return
-        inside, trained = self._inside(call, called, known), False
+        inside, trained = self.payloads.inside(call, called, known), False
         for statement in called.function.body if inside else ():
             if trained:
-                for part in _without_leaving(statement):
-                    yield from self._in(part, called, inside, DEPTH)
+                for part in without_leaving(statement):
+                    yield from self.payloads.of(part, called, inside)
             trained = trained or _loops_over(statement)
-
-    def _known(self, line: int) -> dict[str, int]:
-        """The names and attributes that hold the epoch's number at a line of the loop, and what is added to it."""
-        target = self.loop.target
-        parts = target.elts if isinstance(target, ast.Tuple) else [target]
-        known = {dotted(part): 0 for part in parts if dotted(part)}
-        nodes = [node for node in nodes_in(self.loop.body, *OTHERS) if getattr(node, "lineno", line) < line]
-        for node in sorted((node for node in nodes if isinstance(node, ast.stmt)), key=lambda node: node.lineno):
-            for to, value in assignments_in([node]):
-                name, (inner, more) = dotted(to), _added(value)
-                known.pop(name, None)
-                if dotted(inner) in known and name:
-                    known[name] = known[dotted(inner)] + more
-            if isinstance(node, ast.AugAssign) and dotted(node.target) in known and ast.unparse(node.value) == "1":
-                known[dotted(node.target)] += 1
-        return known
-
-    def _in(self, part: ast.AST, place: Place, known: Mapping[str, int], depth: int) -> Iterator[_Save]:
-        """The saves of a statement, or of a function that is called in one."""
-        for node in nodes_in([part], *OTHERS, ast.For, ast.While) if depth else ():
-            if isinstance(node, ast.Dict):
-                keys = [text for key in node.keys for text in _text(key) or [""]]
-                yield from self._of_entries(place, dict(zip(keys, node.values, strict=True)), known)
-            elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Subscript):
-                entries = dict.fromkeys(_text(node.targets[0].slice), node.value)
-                if any("opt" in ast.unparse(other).lower() for other in place.function.body):
-                    yield from self._of_entries(place, entries | {"optimizer": node.value}, known)
-            elif isinstance(node, ast.Call):
-                words = {word.arg or "": word.value for word in node.keywords}
-                if dotted(node.func) == "dict":
-                    yield from self._of_entries(place, words, known)
-                elif called := self.own.called(node, place):
-                    yield from self._called(node, called, known, depth)
-
-    def _called(self, call: ast.Call, called: Place, known: Mapping[str, int], depth: int) -> Iterator[_Save]:
-        if called == self.place or BEST.search(ast.unparse(call)) or BEST.search(called.name):
-            return
-        inside = self._inside(call, called, known)
-        for statement in called.function.body if inside else ():
-            yield from self._in(statement, called, inside, depth - 1)
-
-    def _inside(self, call: ast.Call, called: Place, known: Mapping[str, int]) -> dict[str, int]:
-        """What holds the number in a function that is called."""
-        same = dotted(call.func).startswith("self.")
-        inside = {name: more for name, more in known.items() if "." in name and (same or not name.startswith("self."))}
-        for name, value in called.given(call).items():
-            inner, more = _added(value)
-            if dotted(inner) in known:
-                inside[name] = known[dotted(inner)] + more
-        return inside
-
-    def _of_entries(self, place: Place, entries: Mapping[str, ast.expr], known: Mapping[str, int]) -> Iterator[_Save]:
-        if not any("opt" in f"{key} {ast.unparse(value)}".lower() for key, value in entries.items()):
-            return
-        for key, value in entries.items():
-            inner, more = _added(value)
-            if EPOCH.search(key) and dotted(inner) in known:
-                yield _Save(_Number(key, known[dotted(inner)] + more), value, place, frozenset(entries))
 
 
 def _trains(statement: ast.stmt) -> bool:
@@ -366,21 +185,7 @@ def _own_calls(statement: ast.stmt) -> list[ast.Call]:
     return list(calls_in(statement)) if isinstance(statement, ast.Expr | ast.Assign) else []
 
 
-def _without_leaving(statement: ast.stmt) -> Iterator[ast.stmt]:
-    """The statements of one that go on to the next epoch, and are not for the best alone."""
-    if isinstance(statement, ast.If):
-        for block, test in ((statement.body, ast.unparse(statement.test)), (statement.orelse, "")):
-            if block and not isinstance(block[-1], ast.Break | ast.Return | ast.Raise) and not BEST.search(test):
-                for inner in block:
-                    yield from _without_leaving(inner)
-    elif isinstance(statement, ast.With | ast.Try):
-        for inner in statement.body:
-            yield from _without_leaving(inner)
-    elif not isinstance(statement, ast.For | ast.While):
-        yield statement
-
-
-def _finding(save: _Save, first: _Number, loop: ast.For, start: ast.expr | None) -> Finding:
+def _finding(save: Save, first: Number, loop: ast.For, start: ast.expr | None) -> Finding:
     told = "trained twice" if save.number.more + first.more < 1 else "left out"
     begin = ast.unparse(start) if start is not None else ""
     return Finding(
