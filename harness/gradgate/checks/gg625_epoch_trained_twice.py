@@ -67,7 +67,6 @@ from collections.abc import Iterator, Mapping
 
 from gradgate.checks.saved_numbers import Number, Payloads, Save, Starts, held_at, texts_of, without_leaving
 from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.source_values import own_nodes
 from gradgate.checks.trainer_source import NONE, File, calls_in, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -100,7 +99,7 @@ def _of_all(files: tuple[File, ...]) -> Iterator[Finding]:
     read = {text for file in files for text in _read_keys(file)}
     seen: set[int] = set()
     for place in (place for place in own.functions if place.file.has("range(") and place.file.has("epoch")):
-        for loop in (node for node in own_nodes(place.function) if isinstance(node, ast.For)):
+        for loop in (node for node in place.nodes if isinstance(node, ast.For)):
             start = _start(loop)
             begun = set(Starts(own, EPOCH).of(start, place)) if start is not None else set()
             if len(begun) != 1:

@@ -73,7 +73,6 @@ from collections.abc import Iterator
 from gradgate.checks.best_pointers import DELETES, Pointer, is_known, pointers
 from gradgate.checks.listed_files import BEST, LISTS, Listed, Listings, Written, is_taken
 from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.source_values import Names, own_nodes
 from gradgate.checks.trainer_source import NONE, calls_in, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -109,8 +108,8 @@ def _of_all(own: Places) -> Iterator[Finding]:
 
 def _pruned(reader: Listings, place: Place) -> Iterator[Listed]:
     """The lists of which a function deletes some."""
-    names = Names(place.function)
-    for loop in (node for node in own_nodes(place.function) if isinstance(node, ast.For | ast.While)):
+    names = place.names
+    for loop in (node for node in place.nodes if isinstance(node, ast.For | ast.While)):
         deleted = [call for call in calls_in(loop) if dotted(call.func).rpartition(".")[2] in DELETES]
         if not deleted or any(isinstance(node, ast.If) and not is_known(node.test) for node in ast.walk(loop)):
             continue

@@ -73,7 +73,7 @@ from dataclasses import dataclass
 from gradgate.checks.accumulation import steps_in
 from gradgate.checks.saved_numbers import Number, Payloads, Save, Starts, held_at, without_leaving
 from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.source_values import OTHERS, blocks_in, own_nodes
+from gradgate.checks.source_values import OTHERS, blocks_in
 from gradgate.checks.trainer_source import NONE, File, dotted, files_of, nodes_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -135,7 +135,7 @@ def _of_all(files: tuple[File, ...]) -> Iterator[Finding]:
 
 def _counts(place: Place) -> Iterator[_Count]:
     """The counts of a function's loops."""
-    for loop in (node for node in own_nodes(place.function) if isinstance(node, ast.For | ast.While)):
+    for loop in (node for node in place.nodes if isinstance(node, ast.For | ast.While)):
         if isinstance(loop, ast.For) and (start := _start(loop)) is not None:
             yield _Count(loop.body, dotted(loop.target), start)
         inside = [loop, *nodes_in(loop.body, *OTHERS, ast.For, ast.While)]

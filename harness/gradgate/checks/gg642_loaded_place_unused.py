@@ -107,9 +107,9 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 def _of_all(own: Places) -> Iterator[Finding]:
     parents = _Parents()
     for place in own.functions:
-        if not place.file.has("load_state_dict") or not loads_optimizer(place.function):
+        if not place.file.has("load_state_dict") or not loads_optimizer(place.nodes):
             continue
-        entries = [node for node in own_nodes(place.function) if PLACE.search(_key(node))]
+        entries = [node for node in place.nodes if PLACE.search(_key(node))]
         if not entries or any(WITHIN.search(text) for text in _positions(place)):
             continue
         follows = [_Followed(own, parents, entry, place) for entry in entries]
@@ -131,7 +131,7 @@ def _key(node: ast.AST) -> str:
 
 def _positions(place: Place) -> Iterator[str]:
     """What else a function may find its place in the data by."""
-    for node in own_nodes(place.function):
+    for node in place.nodes:
         if key := _key(node):
             yield key
         if isinstance(node, ast.Call) and dotted(node.func).endswith("load_state_dict"):
@@ -255,7 +255,7 @@ class _Followed:
             for place in self.own.functions:
                 kin = place.owner is not None and place.owner is holder.owner
                 if place.function is holder.function or kin:
-                    for node in own_nodes(place.function):
+                    for node in place.nodes:
                         if isinstance(node, ast.For) and _is_from_0(node.iter) and _trains(node):
                             yield place, node
 

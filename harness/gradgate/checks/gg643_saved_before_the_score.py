@@ -116,8 +116,8 @@ def _of_all(own: Places) -> Iterator[Finding]:
     for place in own.functions:
         if not place.file.has("best", "lowest", "highest", "track", "stop"):
             continue
-        names = Names(place.function)
-        for block in blocks_in((place.function, *own_nodes(place.function))):
+        names = place.names
+        for block in blocks_in((place.function, *place.nodes)):
             statements = [each for each in block if isinstance(each, ast.stmt)]
             for decision in reader.decisions(statements, place, names):
                 found = reader.early(statements, decision, place, names)

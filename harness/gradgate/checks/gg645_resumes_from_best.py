@@ -66,7 +66,7 @@ from gradgate.checks.references import meant
 from gradgate.checks.restored_models import RESUMES
 from gradgate.checks.resuming import loads_optimizer
 from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.source_values import Names, outwards, own_nodes, parents_in
+from gradgate.checks.source_values import Names, outwards, parents_in
 from gradgate.checks.trainer_source import NONE, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -113,14 +113,14 @@ def _of_all(own: Places) -> Iterator[Finding]:
 
 def _taken(own: Places, place: Place) -> Iterator[tuple[ast.expr, ast.expr]]:
     """Where a function takes a best file to go on from."""
-    named, loads = RESUMES.search(place.name), loads_optimizer(place.function)
-    names, parents = Names(place.function), dict[int, ast.AST]()
-    for node in own_nodes(place.function):
+    named, loads = RESUMES.search(place.name), loads_optimizer(place.nodes)
+    names, parents = place.names, dict[int, ast.AST]()
+    for node in place.nodes:
         given: list[ast.expr] = []
         if isinstance(node, ast.Return) and node.value is not None and named and not isinstance(node.value, ast.Call):
             given = [node.value]
         elif isinstance(node, ast.Call):
-            others = [each.function for each in meant(own, node, place) if not BEST.search(each.function.name)]
+            others = [each.nodes for each in meant(own, node, place) if not BEST.search(each.name)]
             if any(map(loads_optimizer, others)) or (loads and dotted(node.func).endswith("load")):
                 given = [*node.args, *(word.value for word in node.keywords)]
         for each in given:
@@ -176,8 +176,8 @@ def _speaks(test: ast.expr) -> bool:
 
 def _last_of(reader: Listings, place: Place) -> Iterator[tuple[Listed, ast.expr]]:
     """The lists of which a function takes the last."""
-    names = Names(place.function)
-    for node in own_nodes(place.function):
+    names = place.names
+    for node in place.nodes:
         listed = None
         if isinstance(node, ast.Subscript) and ast.unparse(node.slice) in ("-1", "0"):
             turned = _is_turned(node.value, names, place)
@@ -194,7 +194,7 @@ def _last_of(reader: Listings, place: Place) -> Iterator[tuple[Listed, ast.expr]
 def _is_turned(node: ast.expr, names: Names, place: Place) -> bool:
     """Whether a list is sorted from the last to the first."""
     calls = [part for part in ast.walk(names.held(node)) if isinstance(part, ast.Call)]
-    own = (part for part in own_nodes(place.function) if isinstance(part, ast.Call))
+    own = (part for part in place.nodes if isinstance(part, ast.Call))
     calls += [call for call in own if dotted(call.func).endswith(".sort")]
     words = [word for call in calls for word in call.keywords if word.arg == "reverse"]
     return any(isinstance(word.value, ast.Constant) and word.value.value is True for word in words)

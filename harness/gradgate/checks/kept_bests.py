@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from gradgate.checks.references import meant
 from gradgate.checks.source_places import Place, Places
-from gradgate.checks.source_values import OTHERS, Names, assignments_in, last_name, own_nodes
+from gradgate.checks.source_values import OTHERS, assignments_in, last_name, own_nodes
 from gradgate.checks.trainer_source import calls_in, dotted, nodes_in
 
 BEST = re.compile(r"best", re.IGNORECASE)
@@ -64,8 +64,8 @@ def kept_bests(own: Places) -> Iterator[Kept]:
     for place in own.functions:
         if not place.file.has("best", "improve", "better"):
             continue
-        names = Names(place.function)
-        for branch in (node for node in own_nodes(place.function) if isinstance(node, ast.If)):
+        names = place.names
+        for branch in (node for node in place.nodes if isinstance(node, ast.If)):
             if _decides(names.held(branch.test)):
                 yield from _in_branch(branch, place, own)
 
@@ -123,7 +123,7 @@ def modules_in(nodes: Iterable[ast.AST]) -> frozenset[str]:
 
 def loops_around(place: Place, node: ast.AST, own: Places, hops: int = DEPTH) -> Iterator[Around]:
     """The loops that a node is run in: of its function, or of those that call it."""
-    loops = [one for one in own_nodes(place.function) if isinstance(one, ast.For | ast.While)]
+    loops = [one for one in place.nodes if isinstance(one, ast.For | ast.While)]
     around = [loop for loop in loops if any(part is node for part in ast.walk(loop))]
     if around:
         yield Around(place, min(around, key=lambda loop: loop.lineno), node)
@@ -145,7 +145,7 @@ def is_read(kept: Kept, own: Places, *, by_saves: bool = False) -> bool:
         if not place.file.has("best"):
             continue
         idle = set(_idle(place, kept, by_saves=by_saves))
-        for node in own_nodes(place.function):
+        for node in place.nodes:
             if id(node) not in idle and _names_it(node, kept):
                 return True
     return any(
@@ -167,13 +167,13 @@ def _names_it(node: ast.AST, kept: Kept) -> bool:
 
 def _idle(place: Place, kept: Kept, *, by_saves: bool) -> Iterator[int]:
     """What stands in saves, in lines of a log, in `is None`, and in what makes the best's own path."""
-    for node in own_nodes(place.function):
+    for node in place.nodes:
         if isinstance(node, ast.Call):
             saves = SAVES.search(dotted(node.func).rpartition(".")[2]) and not LOADS.search(dotted(node.func))
             if SPEAKS.search(dotted(node.func)) or (saves and not (kept.name and by_saves)):
                 yield from map(id, ast.walk(node))
         elif isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.Is | ast.IsNot):
             yield from map(id, ast.walk(node))
-    for target, value in assignments_in(own_nodes(place.function)):
+    for target, value in assignments_in(place.nodes):
         if BEST.search(last_name(target)) and not kept.name:
             yield from map(id, ast.walk(value))

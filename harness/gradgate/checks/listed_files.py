@@ -124,7 +124,7 @@ class Listings:
 
     def paths(self, place: Place) -> Iterator[tuple[Written, ast.expr]]:
         """The paths that a function puts together, and where."""
-        for node in own_nodes(place.function):
+        for node in place.nodes:
             if isinstance(node, ast.BinOp | ast.JoinedStr | ast.Call) and (path := self._path(node, place)):
                 yield path, node
                 for name in self._filled_in(path, node, place):
@@ -159,7 +159,7 @@ class Listings:
         """How a folder may be written: as it is, as what its name holds, or as what its function is given."""
         while isinstance(node, ast.Call) and dotted(node.func) in WRAPS and len(node.args) == 1:
             node = node.args[0]
-        held = Names(place.function).held(node)
+        held = place.names.held(node)
         if held is not node and hops:
             return self._folders(held, place, hops - 1)
         if isinstance(node, ast.Name) and node.id in place.positional:
@@ -173,7 +173,7 @@ class Listings:
 
 def _sorting(name: str, held: ast.expr, place: Place) -> str:
     """The key by which a list of a name is sorted in place; empty: it is not."""
-    for node in own_nodes(place.function):
+    for node in place.nodes:
         if isinstance(node, ast.Call) and dotted(node.func) == f"{name}.sort" and node.lineno >= held.lineno:
             return next((ast.unparse(word.value) for word in node.keywords if word.arg == "key"), "str")
     return ""

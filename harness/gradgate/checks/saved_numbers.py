@@ -89,7 +89,7 @@ class Starts:
                 yield from self.of(value, called, more, hops - 1)
 
     def _of_name(self, name: str, place: Place, more: int, hops: int) -> Iterator[Number]:
-        nodes = own_nodes(place.function)
+        nodes = place.nodes
         raised = (node for node in nodes if isinstance(node, ast.AugAssign) and dotted(node.target) == name)
         more += sum(not _loops(nodes, node) for node in raised)
         for target, value in assignments_in(nodes):
@@ -138,7 +138,7 @@ def _loops(nodes: list[ast.AST], inner: ast.AST) -> bool:
 
 
 def _returned(place: Place) -> list[ast.expr]:
-    return [node.value for node in own_nodes(place.function) if isinstance(node, ast.Return) and node.value is not None]
+    return [node.value for node in place.nodes if isinstance(node, ast.Return) and node.value is not None]
 
 
 class Payloads:
