@@ -136,6 +136,8 @@ _ROWS = (
     ("GG453", "mean-of-none", "scan", "a mean over labels is multiplied by their number, and of none it is NaN"),
     ("GG454", "batch-written-in-place", "scan",
      "a function writes into the labels, the mask or the tokens that it is given"),
+    ("GG455", "unknown-argument-swallowed", "scan",
+     "a keyword that a function does not have vanishes in `**kwargs` that nothing reads"),
     ("GG501", "return-oracle", "run", "returns differ from a slow, literal reference"),
     ("GG502", "stages-disagree", "run", "two stages regress on different functions of the same reward"),
     ("GG503", "reward-nondeterministic", "run", "the same sequence gets two rewards"),
