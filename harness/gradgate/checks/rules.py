@@ -138,6 +138,8 @@ _ROWS = (
      "a function writes into the labels, the mask or the tokens that it is given"),
     ("GG455", "unknown-argument-swallowed", "scan",
      "a keyword that a function does not have vanishes in `**kwargs` that nothing reads"),
+    ("GG456", "argument-left-to-default", "scan",
+     "one call of a function gives a setting, and another goes by the argument's default"),
     ("GG501", "return-oracle", "run", "returns differ from a slow, literal reference"),
     ("GG502", "stages-disagree", "run", "two stages regress on different functions of the same reward"),
     ("GG503", "reward-nondeterministic", "run", "the same sequence gets two rewards"),
