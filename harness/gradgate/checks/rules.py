@@ -140,6 +140,8 @@ _ROWS = (
      "a keyword that a function does not have vanishes in `**kwargs` that nothing reads"),
     ("GG456", "argument-left-to-default", "scan",
      "one call of a function gives a setting, and another goes by the argument's default"),
+    ("GG457", "checked-before-set", "scan",
+     "overrides are set on a configuration that has been checked, and nothing checks them"),
     ("GG501", "return-oracle", "run", "returns differ from a slow, literal reference"),
     ("GG502", "stages-disagree", "run", "two stages regress on different functions of the same reward"),
     ("GG503", "reward-nondeterministic", "run", "the same sequence gets two rewards"),
