@@ -142,6 +142,8 @@ _ROWS = (
      "one call of a function gives a setting, and another goes by the argument's default"),
     ("GG457", "checked-before-set", "scan",
      "overrides are set on a configuration that has been checked, and nothing checks them"),
+    ("GG458", "settings-of-another-stage", "scan",
+     "a stage reads the section of another one, and its own goes unread"),
     ("GG501", "return-oracle", "run", "returns differ from a slow, literal reference"),
     ("GG502", "stages-disagree", "run", "two stages regress on different functions of the same reward"),
     ("GG503", "reward-nondeterministic", "run", "the same sequence gets two rewards"),
