@@ -144,6 +144,8 @@ _ROWS = (
      "overrides are set on a configuration that has been checked, and nothing checks them"),
     ("GG458", "settings-of-another-stage", "scan",
      "a stage reads the section of another one, and its own goes unread"),
+    ("GG459", "merged-in-wrong-order", "scan",
+     "defaults are merged over a file's settings, or a file's over what was given by hand"),
     ("GG501", "return-oracle", "run", "returns differ from a slow, literal reference"),
     ("GG502", "stages-disagree", "run", "two stages regress on different functions of the same reward"),
     ("GG503", "reward-nondeterministic", "run", "the same sequence gets two rewards"),
