@@ -152,6 +152,8 @@ _ROWS = (
      "a value of a YAML file is read as another type than the source takes it for"),
     ("GG462", "autocast-on-one-device", "scan",
      "mixed precision is asked for on CUDA by name, where the device is a setting"),
+    ("GG463", "cache-not-keyed", "scan",
+     "what is computed from settings is read from a file of one name, whatever they are"),
     ("GG464", "whole-number-passed-over", "scan",
      "a setting counts where it is a float alone, and a whole number passes by"),
     ("GG501", "return-oracle", "run", "returns differ from a slow, literal reference"),
