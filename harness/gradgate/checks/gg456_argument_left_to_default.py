@@ -15,7 +15,7 @@ is trained. With a run at the default everything agrees.
 By reading the files of `Subject.source`, or those of the modules that the adapter imports. Looked at are functions,
 methods and classes of the trainer's own that a call can be told to be of, and their arguments whose default is a
 number that is written down and whose name is that of a number of the algorithm (`temperature`, `gamma`, `lam`, `coef`,
-`horizon`, `eps`, …). A call gives the setting where it gives a setting of that name, or of one with words more: an
+`eps`, …). A call gives the setting where it gives a setting of that name, or of one with words more: an
 attribute, an entry of a mapping, an argument of the caller's.
 
 A finding, as a warning, is another call that gives no such argument, nor `*` or `**`. It is none in a function that is
@@ -72,7 +72,7 @@ CODE, NAME = "GG456", "argument-left-to-default"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
 OF_THE_ALGORITHM = re.compile(
-    r"(^|_)(temperature|temp|tau|gamma|lam|lambda_?|lmbda|alpha|beta|coef|coeff|coefficient|discount|horizon|epsilon|"
+    r"(^|_)(temperature|temp|tau|gamma|lam|lambda_?|lmbda|alpha|beta|coef|coeff|coefficient|discount|epsilon|"
     r"smoothing|margin|sharpness|decay|keep|keep_ratio|quantile|clip|clip_range|penalty|noise)$"
 )
 ASIDE = re.compile(r"test|smoke|demo|example|sanity|bench|baseline|uniform|dummy|self_check|selfcheck", re.IGNORECASE)

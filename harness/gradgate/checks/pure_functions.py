@@ -12,7 +12,7 @@ from gradgate.checks.trainer_source import File, Function, dotted
 
 MAKE_NEW = (
     *("dataclasses.replace", "copy.deepcopy", "copy.copy", "deepcopy", "sorted", "random.sample", "torch.where"),
-    *("torch.clamp", "torch.cat", "torch.stack", "torch.randperm", "np.random.permutation", "numpy.random.permutation"),
+    *("torch.clamp", "torch.cat", "torch.stack", "np.random.permutation", "numpy.random.permutation"),
 )
 METHODS = ("model_copy", "permutation", "_replace", "masked_fill", "where")
 BUILTINS = {
