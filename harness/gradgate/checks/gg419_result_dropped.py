@@ -4,12 +4,14 @@
 
 An expression whose value is thrown away (`kl.sum(1) / mask.sum(1)` on a line of its own, `loss.clamp(max=10)`, which
 changes nothing); a loss, an accuracy, a divergence or a sum over an epoch that is kept under a name which no line
-reads; an element of a result that is unpacked and left.
+reads; an element of a result that is unpacked and left. A call of what gives back something new, on a line of its own:
+`with_overrides(config, args.set)`, `dataclasses.replace(config, seed=1)`, `rng.permutation(rows)`.
 
 ## Why it matters
 
 A line that was meant to change the loss does not, and nothing tells. A loss that is added up over an epoch and never
-shown was meant to be shown, and `.item()` made the device wait for it in every step.
+shown was meant to be shown, and `.item()` made the device wait for it in every step. Overrides that are merged into a
+copy which nobody takes are not in the run.
 
 ## How it decides
 
@@ -60,7 +62,8 @@ import re
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
-from gradgate.checks.trainer_source import NONE, File, Function, files_of
+from gradgate.checks.pure_functions import makes_new, pure_functions
+from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -87,16 +90,18 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     files = files_of(subject)
     if not files:
         return Outcome(not_applicable=NONE)
-    findings = tuple(chain.from_iterable(_of_file(file) for file in files))
+    pure = pure_functions(files)
+    findings = tuple(chain.from_iterable(_of_file(file, pure) for file in files))
     return Outcome(findings, {"results_dropped": len(findings), "files": len(files)}, {"results_dropped": 0})
 
 
-def _of_file(file: File) -> Iterator[Finding]:
+def _of_file(file: File, pure: set[str]) -> Iterator[Finding]:
     seen: set[int] = set()
     for function, _ in file.functions:
-        yield from (_statement(file, node, function.name) for node in _pointless(function.body, seen))
+        yield from (_statement(file, node, function.name) for node in _pointless(function.body, seen, file, pure))
         yield from _left(file, function)
-    yield from (_statement(file, node, "") for node in _pointless(file.tree.body, seen) if not _is_shown(file))
+    shown = _is_shown(file)
+    yield from (_statement(file, node, "") for node in _pointless(file.tree.body, seen, file, pure) if not shown)
 
 
 def _is_shown(file: File) -> bool:
@@ -104,13 +109,19 @@ def _is_shown(file: File) -> bool:
     return any(line.startswith(("# %%", "# In[")) for line in file.lines)
 
 
-def _pointless(body: Iterable[ast.stmt], seen: set[int]) -> Iterator[ast.Expr]:
+def _pointless(body: Iterable[ast.stmt], seen: set[int], file: File, pure: set[str]) -> Iterator[ast.Expr]:
     """Expression statements that compute something and do nothing."""
     for statement in body:
         for node in ast.walk(statement):
-            if isinstance(node, ast.Expr) and id(node) not in seen and _computes(node.value):
+            if isinstance(node, ast.Expr) and id(node) not in seen:
                 seen.add(id(node))
-                yield node
+                if _computes(node.value) or _is_pure(node.value, file, pure):
+                    yield node
+
+
+def _is_pure(value: ast.expr, file: File, pure: set[str]) -> bool:
+    """Whether a value is made by a call that changes nothing."""
+    return isinstance(value, ast.Call) and (makes_new(value, file) or dotted(value.func) in pure)
 
 
 def _computes(value: ast.expr) -> bool:

@@ -4,16 +4,17 @@
 
 Overrides of the command line that are put into the configuration only where their value is true:
 `if value: config[key] = value`, `if not value: continue`, `{k: v for k, v in vars(args).items() if v}`,
-`args.dropout or config.dropout`.
+`args.dropout or config.dropout`. Seeds of which 0 is taken for none: `if cfg.seed: torch.manual_seed(cfg.seed)`,
+`seed = seed or int(time.time())`.
 
 ## Why it matters
 
 `dropout=0`, `ema.enabled=false` and `weight_decay=0` are what an ablation is made of: what was switched off stays on,
-nothing says so, and the comparison shows no difference.
+nothing says so, and the comparison shows no difference. A run with seed 0 cannot be repeated.
 
 ## How it decides
 
-By reading the files of `Subject.source`, or those of the modules that the adapter imports. Five forms:
+By reading the files of `Subject.source`, or those of the modules that the adapter imports. Six forms:
 
 * a value that a parser of text (`yaml.safe_load`, `json.loads`, `ast.literal_eval`) makes of a piece of a split text;
 * the values of `vars(args).items()`, or of a mapping that is called after overrides, that go into a configuration;
@@ -22,7 +23,9 @@ By reading the files of `Subject.source`, or those of the modules that the adapt
 * an argument that is asked for by a variable (`getattr(args, name)`, `vars(args)[name]`, `overrides.get(name)`), unless
   all that the variable stands for, or all that any parser declares, is never such a number;
 * a setting, an attribute or `get("…")`, that 0 switches off by its name (`…coef`, `…weight`, `dropout`, `warmup`, …),
-  in `setting or 0.1` and `setting if setting else 0.1`, outside of conditions.
+  in `setting or 0.1` and `setting if setting else 0.1`, outside of conditions;
+* a seed, by its name, that is asked for its truth where a call behind it seeds with it, and nothing else is done where
+  it is not; or in `seed or other`, where the other is not 0.
 
 A finding is where such a value decides by its truth, alone or with something else, whether it is taken, converted or
 not, and nothing else is done where it does not; `value or config[key]` and `value if value else config[key]` are the
@@ -71,6 +74,7 @@ from itertools import chain
 
 from gradgate.checks.defaulted import defaulted
 from gradgate.checks.overrides import ARGS, Lookups, declared_in, mentions, puts
+from gradgate.checks.seed_truths import seed_truths
 from gradgate.checks.source_values import SPLITS, Names, assignments_in, own_nodes
 from gradgate.checks.trainer_source import NONE, File, Function, calls_in, dotted, files_of, nodes_in
 from gradgate.core.finding import Finding
@@ -107,6 +111,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
                 _of_numbers(nodes, own, declared.numbers),
                 _of_lookups(nodes, lookups),
                 defaulted(nodes),
+                seed_truths(nodes) if file.has("seed") else (),
             )
             at = {id(node): (node, value) for node, value in found}
             findings += [_finding(file, function, node, value) for node, value in at.values()]

@@ -6,7 +6,7 @@ import ast
 import re
 
 from gradgate.checks.source_places import Place, Places
-from gradgate.checks.source_values import assignments_in
+from gradgate.checks.source_values import assignments_in, last_name
 from gradgate.checks.trainer_source import dotted
 
 Section = tuple[str, ...]  # names from the whole down; ("class", NAME): what a class declares
@@ -25,6 +25,12 @@ def called(name: str) -> Section | None:
     if found := ARGS.match(name):
         return ((found["of"] or "").rstrip("_"), "args") if found["of"] else ("args",)
     return None
+
+
+def is_configuration(node: ast.expr) -> bool:
+    """Whether an expression is a configuration or a part of one, by the names in it."""
+    parts = [part for part in ast.walk(node) if isinstance(part, ast.Name | ast.Attribute)]
+    return any(called(last_name(part)) is not None for part in parts)
 
 
 def asked(node: ast.AST) -> tuple[ast.expr, str, ast.expr | None] | None:

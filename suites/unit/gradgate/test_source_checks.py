@@ -23,26 +23,11 @@ OTHERS = [
 ]
 FAULTY = FAULTS | {name: fault for module in OTHERS for name, fault in module.FAULTS.items()}
 CLEAN = SOUND_EDITS | {"clean": ("", "")} | {name: edit for module in OTHERS for name, edit in module.SOUND.items()}
-CODES = sorted({"GG427", *(fault.code for fault in FAULTY.values())})
-WARNS = [
-    "GG308",
-    "GG425",
-    "GG435",
-    "GG437",
-    "GG439",
-    "GG441",
-    "GG445",
-    "GG447",
-    "GG456",
-    "GG462",
-    "GG463",
-    "GG473",
-    "GG634",
-    "GG638",
-    "GG640",
-    "GG644",
-    "GG646",
-]
+CODES = sorted({"GG427", "GG461", *(fault.code for fault in FAULTY.values())})
+WARNS = {
+    "GG308", "GG425", "GG435", "GG437", "GG439", "GG441", "GG445", "GG447", "GG456", "GG462", "GG463", "GG473",
+    "GG634", "GG638", "GG640", "GG644", "GG646",
+}  # fmt: skip
 
 
 def test_no_two_fixtures_have_one_name() -> None:
@@ -124,6 +109,36 @@ def test_a_key_of_yaml_beside_keys_that_are_read_is_named(tmp_path: Path) -> Non
         ("horizn", 3),
         ("names", 4),
     ]
+
+
+@pytest.mark.parametrize(
+    ("value", "read", "told"),
+    [
+        ("pace: 1e-4", "cfg['pace'] * 2", ["`pace: 1e-4` is a text"]),
+        ("pace: 3e5", "max(cfg.get('pace'), 0.0)", ["`pace: 3e5` is a text"]),
+        ("loss: {pace: -1e-4, rounds: 2}", "c['pace'] + 1", ["`pace: -1e-4` is a text"]),
+        ("pace: off  # none", "cfg['pace'] == 'off'", ["`pace: off` is False"]),
+        ("pace: yes", "cfg.pace in ('yes', 'never')", ["`pace: yes` is True"]),
+        ("pace: 1.0e-4", "cfg['pace'] * 2", []),
+        ("pace: 1e-4", "float(cfg['pace']) * 2", []),
+        ("pace: 1e-4", "group['pace'] * float(cfg['pace'])", []),
+        ("pace: 1e-4", "print(cfg['pace'])", []),
+        ("pace: 1e-4", "[float(value) for value in cfg.values()]", []),
+        ("pace: 1e-4", "cfg['pace'] * OmegaConf", []),
+        ('pace: "off"', "cfg['pace'] == 'off'", []),
+        ("pace: off", "cfg['pace'] == 'on'", []),
+        ("pace: off", "cfg['pace'] in ('off', False)", []),
+    ],
+)
+def test_what_a_yaml_file_holds_is_what_it_looks_like(value: str, read: str, told: list[str], tmp_path: Path) -> None:
+    """To a reader of YAML 1.1, which wants a dot and a sign in a number, and takes four words for truth values."""
+    text = (
+        "import yaml\n\ndef paces(path, group):\n    cfg = yaml.safe_load(path.read_text())\n    c = cfg['loss']\n"
+        f"    return {read}, c\n"
+    )
+    outcome = run_check("GG461", reading(tmp_path, text, {"recipe.yaml": f"rounds: 3\n{value}\n"}), None)
+    assert [each.message[: len(one)] for each, one in zip(outcome.findings, told, strict=True)] == told
+    assert all(each.culprit is not None and each.culprit.line == 2 for each in outcome.findings)
 
 
 CALLING = """

@@ -1,0 +1,222 @@
+"""One call of a function gives a setting, and another leaves it to the argument's default.
+
+## What it detects
+
+`def head_weights(delta, valid, temperature=1.0)` that the loss calls with `cfg.temperature`, and the evaluation, the
+log or the other stage without.
+
+## Why it matters
+
+Where the setting is not the default, two parts of one run go by two numbers: what is evaluated or reported is not what
+is trained. With a run at the default everything agrees.
+
+## How it decides
+
+By reading the files of `Subject.source`, or those of the modules that the adapter imports. Looked at are functions,
+methods and classes of the trainer's own that a call can be told to be of, and their arguments whose default is a
+number that is written down and whose name is that of a number of the algorithm (`temperature`, `gamma`, `lam`, `coef`,
+`eps`, …). A call gives the setting where it gives a setting of that name, or of one with words more: an
+attribute, an entry of a mapping, an argument of the caller's.
+
+A finding, as a warning, is another call that gives no such argument, nor `*` or `**`. It is none in a function that is
+named after a test, a demonstration or a baseline, in the function itself, in the other branch of one condition, nor
+where fewer calls give the setting than leave it out. Allowed: 0.
+
+False-alarm rate: 0 on the bundled trainer and on the documented ones; where the default is meant in one place, as a
+plain mean at temperature 1 may be, it is one.
+
+## Example
+
+Bad:
+
+```python
+weights = head_weights(delta, valid, cfg.temperature)
+entropy = entropy_of(head_weights(delta, valid))             # at temperature 1
+```
+
+Good:
+
+```python
+entropy = entropy_of(head_weights(delta, valid, cfg.temperature))
+```
+
+## How to fix
+
+Give the argument no default, or hand the setting over in each call.
+
+## Known limits
+
+What is called by a table, through an object that is called itself, or by a name that others have too is not looked at.
+
+## Sources
+
+Faults of trainers that were read for the catalogue; GG443 asks the same of defaults of `get` and `getattr`.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+from gradgate.checks.source_places import Place, Places, places_in
+from gradgate.checks.source_values import Names, last_name, outwards, own_nodes, parents_in
+from gradgate.checks.trainer_source import NONE, Function, dotted, files_of
+from gradgate.core.finding import Finding
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Context, Subject
+
+CODE, NAME = "GG456", "argument-left-to-default"
+NEEDS: tuple[str, ...] = ()
+PER_STAGE = False
+OF_THE_ALGORITHM = re.compile(
+    r"(^|_)(temperature|temp|tau|gamma|lam|lambda_?|lmbda|alpha|beta|coef|coeff|coefficient|discount|epsilon|"
+    r"smoothing|margin|sharpness|decay|keep|keep_ratio|quantile|clip|clip_range|penalty|noise)$"
+)
+ASIDE = re.compile(r"test|smoke|demo|example|sanity|bench|baseline|uniform|dummy|self_check|selfcheck", re.IGNORECASE)
+COMMON = {
+    *(name for kind in (dict, list, set, str) for name in dir(kind)),
+    *("step", "forward", "backward", "mean", "sum", "softmax", "load", "save", "to", "state_dict", "write", "log"),
+}  # methods that objects of libraries have, too
+
+
+@dataclass(frozen=True, eq=False)
+class _Call:
+    """A call of a function of the trainer's own, and where it stands."""
+
+    here: Place
+    node: ast.Call
+
+
+def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
+    """Hold the calls of each function against one another."""
+    files = files_of(subject)
+    if not files:
+        return Outcome(not_applicable=NONE)
+    found = tuple(_left_out(places_in(files)))
+    return Outcome(found, {"arguments_left_out": len(found)}, {"arguments_left_out": 0})
+
+
+def _left_out(calls: Places) -> Iterator[Finding]:
+    looked_at = {
+        id(place.function): (place, arguments) for place in calls.functions if (arguments := _defaults(place.function))
+    }
+    names = {_called(place) for place, _ in looked_at.values()}
+    of_each: dict[int, list[_Call]] = {}
+    for here in calls.functions if looked_at else ():
+        for node in own_nodes(here.function):
+            if not isinstance(node, ast.Call) or dotted(node.func).rpartition(".")[2] not in names:
+                continue
+            place = calls.called(node, here)
+            if place is not None and id(place.function) in looked_at and _is_surely(node, place):
+                of_each.setdefault(id(place.function), []).append(_Call(here, node))
+    for key, found in of_each.items():
+        place, arguments = looked_at[key]
+        for argument, default in arguments.items():
+            yield from _of_argument(calls, place, argument, default, found)
+
+
+def _called(place: Place) -> str:
+    is_made = place.owner is not None and place.name == "__init__"
+    return place.owner.name if is_made and place.owner is not None else place.name
+
+
+def _defaults(function: Function) -> dict[str, str]:
+    """The arguments that are numbers of the algorithm, with their defaults."""
+    given = function.args
+    pairs = [
+        *zip(given.args[::-1], given.defaults[::-1], strict=False),
+        *zip(given.kwonlyargs, given.kw_defaults, strict=True),
+    ]
+    return {each.arg: ast.unparse(value) for each, value in pairs
+            if value is not None and OF_THE_ALGORITHM.search(each.arg) and _is_number(value)}  # fmt: skip
+
+
+def _is_number(value: ast.expr) -> bool:
+    if isinstance(value, ast.UnaryOp):
+        return _is_number(value.operand)
+    return (
+        isinstance(value, ast.Constant) and isinstance(value.value, int | float) and not isinstance(value.value, bool)
+    )
+
+
+def _is_surely(call: ast.Call, place: Place) -> bool:
+    """Whether a call by an object is of that method."""
+    if place.owner is None or place.name == "__init__" or dotted(call.func).startswith(("self.", "cls.")):
+        return True
+    return place.name not in COMMON
+
+
+def _of_argument(calls: Places, place: Place, argument: str, default: str, found: list[_Call]) -> Iterator[Finding]:
+    giving, leaving = [], []
+    for each in found:
+        starred = any(isinstance(one, ast.Starred) for one in each.node.args)
+        if starred or any(word.arg is None for word in each.node.keywords) or each.here.function is place.function:
+            continue
+        value = place.given(each.node).get(argument)
+        if value is None:
+            leaving.append(each)
+        elif _is_setting(value, argument, each.here.function):
+            giving.append(each)
+    if len(giving) < len(leaving):
+        return
+    for each in leaving:
+        if not ASIDE.search(each.here.function.name) and not any(_are_branches(each, one) for one in giving):
+            yield _finding(each, giving[0], _called(place), argument, default)
+
+
+def _is_setting(value: ast.expr, argument: str, caller: Function) -> bool:
+    """Whether a value is a setting of the argument's name, or of one with words more."""
+    held = Names(caller).held(value)
+    if isinstance(held, ast.Call) and isinstance(held.func, ast.Attribute) and held.func.attr == "get" and held.args:
+        name = str(held.args[0].value) if isinstance(held.args[0], ast.Constant) else ""
+    else:
+        name = last_name(held) if isinstance(held, ast.Attribute | ast.Subscript | ast.Name) else ""
+    if isinstance(held, ast.Name) and held.id not in {
+        each.arg for each in ast.walk(caller.args) if isinstance(each, ast.arg)
+    }:
+        return False
+    ours, theirs = argument.strip("_").split("_"), name.strip("_").lower().split("_")
+    return any(
+        all(any(word.startswith(each) or each.startswith(word) for each in longer if each) for word in shorter)
+        for shorter, longer in ((ours, theirs), (theirs, ours))
+        if name
+    )
+
+
+def _are_branches(one: _Call, other: _Call) -> bool:
+    """Whether two calls stand in two branches of one condition."""
+    if one.here.function is not other.here.function:
+        return False
+    parents = parents_in(one.here.function)
+    ours = [one.node, *outwards(one.node, parents)]
+    theirs = [other.node, *outwards(other.node, parents)]
+    for node in (each for each in (*ours, *theirs) if isinstance(each, ast.If | ast.IfExp)):
+        below = [next((part for part, up in pairwise(chain) if up is node), None) for chain in (ours, theirs)]
+        if below[0] is not None and below[1] is not None:
+            return _is_in_else(node, below[0]) is not _is_in_else(node, below[1])
+        if isinstance(node, ast.If) and isinstance(node.body[-1], ast.Return | ast.Continue):
+            return True
+    return False
+
+
+def _is_in_else(node: ast.If | ast.IfExp, part: ast.AST) -> bool:
+    orelse = node.orelse if isinstance(node, ast.If) else [node.orelse]
+    return any(part is each for each in orelse)
+
+
+def _finding(left: _Call, given: _Call, called: str, argument: str, default: str) -> Finding:
+    there = given.here.file.at(given.node)
+    where = f"line {there.line}" if given.here.file is left.here.file else f"{given.here.file.path.name}:{there.line}"
+    return Finding(
+        code=CODE,
+        name=NAME,
+        severity="warning",
+        message=f"{called}() is not given `{argument}` here and goes by its default {default}, while {where} gives it "
+        "the setting; allowed: one number for both",
+        culprit=left.here.file.at(left.node, left.here.function.name),
+        fix="hand the setting over in each call, or give the argument no default",
+        detail={"argument": argument, "default": default},
+    )
