@@ -195,8 +195,8 @@ def _cut_over(kinds: type | UnionType, nodes: Iterable[ast.AST]) -> Iterator[ast
         if isinstance(node, kinds):
             body = node.body if isinstance(node, ast.For) else [node.elt]  # type: ignore[attr-defined]
             over = node.iter if isinstance(node, ast.For) else node.generators[0].iter  # type: ignore[attr-defined]
-            is_range = isinstance(over, ast.Call) and dotted(over.func) == "range"
-            if is_range and any(isinstance(part, ast.Slice) for part in nodes_in(body)):
+            cuts = any(isinstance(part, ast.Slice) for part in nodes_in(body))
+            if cuts and isinstance(over, ast.Call) and dotted(over.func) == "range":
                 yield over
 
 
