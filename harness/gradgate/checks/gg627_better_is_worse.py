@@ -126,8 +126,8 @@ def _of_file(file: File, given: Given) -> Iterator[Finding]:
             names = Names(function)
             falls = _falls(one.score, names)
             if falls is None and isinstance(one.score, ast.Name):
-                told = {_falls(each, Names(where)) for where, each in given.to(function, owner, one.score.id)}
-                falls = told.pop() if len(told) == 1 else None
+                ways = {_falls(each, Names(where)) for where, each in given.to(function, owner, one.score.id)}
+                falls = ways.pop() if len(ways) == 1 else None
             falls = _falls(one.best, names) if falls is None else falls
             if falls is not None and falls is not (one.sign == "<"):
                 told = f"takes a {'larger' if falls else 'smaller'} `{ast.unparse(one.score)}` for the better one"
