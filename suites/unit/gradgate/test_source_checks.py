@@ -24,7 +24,7 @@ OTHERS = [
 FAULTY = FAULTS | {name: fault for module in OTHERS for name, fault in module.FAULTS.items()}
 CLEAN = SOUND_EDITS | {"clean": ("", "")} | {name: edit for module in OTHERS for name, edit in module.SOUND.items()}
 CODES = sorted({"GG427", *(fault.code for fault in FAULTY.values())})
-WARNS = ("GG308", "GG425", "GG435", "GG437", "GG439", "GG441", "GG445", "GG447")
+WARNS = ("GG308", "GG425", "GG427", "GG435", "GG437", "GG439", "GG441", "GG445", "GG447")
 
 
 def test_no_two_fixtures_have_one_name() -> None:
