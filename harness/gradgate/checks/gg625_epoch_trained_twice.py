@@ -13,12 +13,12 @@ one more in both places an epoch is left out. A test of a run that is stopped wi
 ## How it decides
 
 By reading the files of `Subject.source`, or those of the modules that the adapter imports. The loop over epochs is a
-`for` over a `range` with a start, which is an entry of a mapping whose key names an epoch, by itself, by names and
-attributes that are assigned it, by an argument or by what a function gives back. A save is a mapping (a `dict(...)`, or
-an entry that is set) with an optimizer in it, which has the epoch under the same key and stands in that loop behind its
-batches: behind a loop, or a call that is named after training. It may be made by a function that is called there and
-knows the epoch by an argument or an attribute. It is a finding where saving and loading add nothing, or two, to the
-number. Not so
+`for` over a `range` with a start, or a `while` that compares one, which is an entry of a mapping whose key names an
+epoch, by itself, by names and attributes that are assigned it, by an argument or by what a function gives back. A save
+is a mapping (a `dict(...)`, or an entry that is set) with an optimizer in it, which has the epoch under the same key
+and stands in that loop behind its batches: behind a loop, or a call that is named after training. It may be made by a
+function that is called there and knows the epoch by an argument or an attribute. It is a finding where saving and
+loading add nothing, or two, to the number. Not so
 
 * where a position within the epoch is saved, too, and read;
 * where another save of the same key fits, or the starts differ;
@@ -66,6 +66,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from gradgate.checks.epoch_starts import EPOCH, Number, Starts, added, text_of
 from gradgate.checks.own_calls import OwnCalls, Place
 from gradgate.checks.source_values import OTHERS, assignments_in, own_nodes
 from gradgate.checks.trainer_source import NONE, File, calls_in, dotted, files_of, nodes_in
@@ -76,7 +77,6 @@ from gradgate.subjects.contract import Context, Subject
 CODE, NAME = "GG625", "epoch-trained-twice"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
-EPOCH = re.compile(r"epoch", re.IGNORECASE)
 TRAINS = re.compile(r"train|epoch|fit|step|update|optimi[sz]e", re.IGNORECASE)
 BEFORE = re.compile(r"^set_|begin|start|^log", re.IGNORECASE)
 BEST = re.compile(r"best|better|improve", re.IGNORECASE)
@@ -89,19 +89,6 @@ DEPTH = 3  # calls that are followed
 
 
 @dataclass(frozen=True)
-class _Number:
-    """An epoch's number, from an entry of a checkpoint or for one.
-
-    Args:
-        key: of the entry.
-        more: what was added.
-    """
-
-    key: str
-    more: int
-
-
-@dataclass(frozen=True)
 class _Save:
     """A number that is saved.
 
@@ -109,7 +96,7 @@ class _Save:
         keys: of all entries.
     """
 
-    number: _Number
+    number: Number
     node: ast.expr
     place: Place
     keys: frozenset[str]
@@ -128,10 +115,10 @@ def _of_all(files: tuple[File, ...]) -> Iterator[Finding]:
     own = OwnCalls(files)
     read = {text for file in files for text in _read_keys(file)}
     seen: set[int] = set()
-    for place in (place for place in own.places if place.file.has("range(") and place.file.has("epoch")):
-        for loop in (node for node in own_nodes(place.function) if isinstance(node, ast.For)):
+    for place in (place for place in own.places if place.file.has("range(", "while ") and place.file.has("epoch")):
+        for loop in (node for node in own_nodes(place.function) if isinstance(node, ast.For | ast.While)):
             start = _start(loop)
-            begun = set(_Starts(own, files).of(start, place)) if start is not None else set()
+            begun = set(Starts(own, files).of(start, place)) if start is not None else set()
             if len(begun) != 1:
                 continue
             (first,) = begun
@@ -144,8 +131,12 @@ def _of_all(files: tuple[File, ...]) -> Iterator[Finding]:
                     yield _finding(save, first, loop, start)
 
 
-def _start(loop: ast.For) -> ast.expr | None:
-    """The first number of a loop over epochs."""
+def _start(loop: ast.For | ast.While) -> ast.expr | None:
+    """The first number of a loop over epochs; of a `while` what it compares."""
+    if isinstance(loop, ast.While):
+        test = loop.test
+        below = isinstance(test, ast.Compare) and isinstance(test.ops[0], ast.Lt)
+        return test.left if below and isinstance(test, ast.Compare) and EPOCH.search(dotted(test.left)) else None
     for call in (node for node in ast.walk(loop.iter) if isinstance(node, ast.Call)):
         named = EPOCH.search(ast.unparse(loop.target)) or EPOCH.search(ast.unparse(call))
         if dotted(call.func).rpartition(".")[2] in ("range", "trange") and len(call.args) == 2 and named:
@@ -157,107 +148,9 @@ def _read_keys(file: File) -> Iterator[str]:
     """The keys that a file asks mappings for."""
     for node in file.nodes:
         if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load):
-            yield from _text(node.slice)
+            yield from text_of(node.slice)
         elif isinstance(node, ast.Call) and dotted(node.func).endswith((".get", ".pop")):
-            yield from (text for part in node.args[:1] for text in _text(part))
-
-
-def _text(node: ast.expr | None) -> list[str]:
-    return [node.value] if isinstance(node, ast.Constant) and isinstance(node.value, str) else []
-
-
-def _added(node: ast.expr) -> tuple[ast.expr, int]:
-    """An expression without `+ 1` and `int()`, and what was added."""
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub) and isinstance(node.right, ast.Constant):
-        inner, more = _added(node.left)
-        number = node.right.value if isinstance(node.right.value, int) else 0
-        return inner, more + (number if isinstance(node.op, ast.Add) else -number)
-    if isinstance(node, ast.Call) and dotted(node.func) == "int" and len(node.args) == 1:
-        return _added(node.args[0])
-    return node, 0
-
-
-class _Starts:
-    """What the first epoch is made of.
-
-    Args:
-        own: the trainer's functions.
-        files: of the trainer.
-    """
-
-    def __init__(self, own: OwnCalls, files: tuple[File, ...]) -> None:
-        self.own, self.files = own, files
-
-    def of(self, node: ast.expr, place: Place, more: int = 0, hops: int = 5) -> Iterator[_Number]:
-        """The entries of mappings that an expression may be."""
-        node, added = _added(node)
-        more += added
-        if hops == 0:
-            return
-        if isinstance(node, ast.IfExp):
-            yield from self.of(node.body, place, more, hops - 1)
-            yield from self.of(node.orelse, place, more, hops - 1)
-        elif key := _entry(node):
-            yield _Number(key, more)
-        elif isinstance(node, ast.Name):
-            yield from self._of_name(node.id, place, more, hops - 1)
-        elif isinstance(node, ast.Attribute):
-            yield from self._of_attribute(node, place, more, hops - 1)
-        elif isinstance(node, ast.Call) and (called := self.own.called(node, place)):
-            for value in _returned(called):
-                yield from self.of(value, called, more, hops - 1)
-
-    def _of_name(self, name: str, place: Place, more: int, hops: int) -> Iterator[_Number]:
-        nodes = own_nodes(place.function)
-        more += sum(isinstance(node, ast.AugAssign) and dotted(node.target) == name for node in nodes)
-        for target, value in assignments_in(nodes):
-            if dotted(target) == name:
-                yield from self.of(value, place, more, hops)
-            elif isinstance(target, ast.Tuple) and isinstance(value, ast.Call):
-                at = [number for number, part in enumerate(target.elts) if dotted(part) == name]
-                maker = self.own.called(value, place) if at else None
-                for made in _returned(maker) if maker else ():
-                    if isinstance(made, ast.Tuple) and maker and len(made.elts) == len(target.elts):
-                        yield from self.of(made.elts[at[0]], maker, more, hops)
-        if name in place.parameters:
-            for caller, call in self.own.calls_of(place.function.name):
-                if self.own.called(call, caller) == place and (given := self.own.given(call, place).get(name)):
-                    yield from self.of(given, caller, more, hops)
-
-    def _of_attribute(self, node: ast.Attribute, place: Place, more: int, hops: int) -> Iterator[_Number]:
-        """What an attribute is assigned: of `self` in its class, of another object anywhere."""
-        of_self = dotted(node.value) == "self"
-        for other in self.own.places:
-            if (of_self and other.file is not place.file) or not other.file.has(node.attr):
-                continue
-            nodes = own_nodes(other.function)
-            raised = sum(
-                isinstance(part, ast.AugAssign) and dotted(part.target) == dotted(node) and not _loops(nodes, part)
-                for part in nodes
-            )
-            for target, value in assignments_in(nodes):
-                named = isinstance(target, ast.Attribute) and target.attr == node.attr
-                if named and not (isinstance(_added(value)[0], ast.Attribute) and dotted(value) == dotted(node)):
-                    yield from self.of(value, other, more + raised, hops)
-
-
-def _loops(nodes: list[ast.AST], inner: ast.AST) -> bool:
-    """Whether a node stands in a loop."""
-    return any(inner in list(ast.walk(node)) for node in nodes if isinstance(node, ast.For | ast.While))
-
-
-def _entry(node: ast.expr) -> str:
-    """The key of an epoch that a mapping is asked for."""
-    found: list[str] = []
-    if isinstance(node, ast.Subscript):
-        found = _text(node.slice)
-    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("get", "pop"):
-        found = [text for part in node.args[:1] for text in _text(part)]
-    return found[0] if found and EPOCH.search(found[0]) else ""
-
-
-def _returned(place: Place) -> list[ast.expr]:
-    return [node.value for node in own_nodes(place.function) if isinstance(node, ast.Return) and node.value is not None]
+            yield from (text for part in node.args[:1] for text in text_of(part))
 
 
 class _Saves:
@@ -268,7 +161,7 @@ class _Saves:
         place: the function that it stands in.
     """
 
-    def __init__(self, own: OwnCalls, loop: ast.For, place: Place) -> None:
+    def __init__(self, own: OwnCalls, loop: ast.For | ast.While, place: Place) -> None:
         self.own, self.loop, self.place = own, loop, place
 
     def all(self) -> Iterator[_Save]:
@@ -295,16 +188,18 @@ class _Saves:
 
     def _known(self, line: int) -> dict[str, int]:
         """The names and attributes that hold the epoch's number at a line of the loop, and what is added to it."""
-        target = self.loop.target
+        start = _start(self.loop) if isinstance(self.loop, ast.While) else None
+        target = self.loop.target if isinstance(self.loop, ast.For) else start or self.loop.test
         parts = target.elts if isinstance(target, ast.Tuple) else [target]
         known = {dotted(part): 0 for part in parts if dotted(part)}
         nodes = [node for node in nodes_in(self.loop.body, *OTHERS) if getattr(node, "lineno", line) < line]
         for node in sorted((node for node in nodes if isinstance(node, ast.stmt)), key=lambda node: node.lineno):
             for to, value in assignments_in([node]):
-                name, (inner, more) = dotted(to), _added(value)
+                name, (inner, more) = dotted(to), added(value)
+                held = known.get(dotted(inner))
                 known.pop(name, None)
-                if dotted(inner) in known and name:
-                    known[name] = known[dotted(inner)] + more
+                if held is not None and name:
+                    known[name] = held + more
             if isinstance(node, ast.AugAssign) and dotted(node.target) in known and ast.unparse(node.value) == "1":
                 known[dotted(node.target)] += 1
         return known
@@ -313,10 +208,10 @@ class _Saves:
         """The saves of a statement, or of a function that is called in one."""
         for node in nodes_in([part], *OTHERS, ast.For, ast.While) if depth else ():
             if isinstance(node, ast.Dict):
-                keys = [text for key in node.keys for text in _text(key) or [""]]
+                keys = [text for key in node.keys for text in text_of(key) or [""]]
                 yield from self._of_entries(place, dict(zip(keys, node.values, strict=True)), known)
             elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Subscript):
-                entries = dict.fromkeys(_text(node.targets[0].slice), node.value)
+                entries = dict.fromkeys(text_of(node.targets[0].slice), node.value)
                 if any("opt" in ast.unparse(other).lower() for other in place.function.body):
                     yield from self._of_entries(place, entries | {"optimizer": node.value}, known)
             elif isinstance(node, ast.Call):
@@ -338,7 +233,7 @@ class _Saves:
         same = dotted(call.func).startswith("self.")
         inside = {name: more for name, more in known.items() if "." in name and (same or not name.startswith("self."))}
         for name, value in self.own.given(call, called).items():
-            inner, more = _added(value)
+            inner, more = added(value)
             if dotted(inner) in known:
                 inside[name] = known[dotted(inner)] + more
         return inside
@@ -347,9 +242,9 @@ class _Saves:
         if not any("opt" in f"{key} {ast.unparse(value)}".lower() for key, value in entries.items()):
             return
         for key, value in entries.items():
-            inner, more = _added(value)
+            inner, more = added(value)
             if EPOCH.search(key) and dotted(inner) in known:
-                yield _Save(_Number(key, known[dotted(inner)] + more), value, place, frozenset(entries))
+                yield _Save(Number(key, known[dotted(inner)] + more), value, place, frozenset(entries))
 
 
 def _trains(statement: ast.stmt) -> bool:
@@ -380,7 +275,7 @@ def _without_leaving(statement: ast.stmt) -> Iterator[ast.stmt]:
         yield statement
 
 
-def _finding(save: _Save, first: _Number, loop: ast.For, start: ast.expr | None) -> Finding:
+def _finding(save: _Save, first: Number, loop: ast.For | ast.While, start: ast.expr | None) -> Finding:
     told = "trained twice" if save.number.more + first.more < 1 else "left out"
     begin = ast.unparse(start) if start is not None else ""
     return Finding(

@@ -15,10 +15,10 @@ of it.
 
 By reading the files of `Subject.source`, or those of the modules that the adapter imports. Pruning is a function that
 lists files (`glob`, `iterdir`, `listdir`), takes some of them by a slice, `pop` or a comparison of their number, and
-deletes them; the list may be another function's. Its pattern is the one that is written down, together with
-`endswith`, `startswith`, `suffix ==` and `in` as conditions. The best is a path whose last part is a text with "best"
-in it, also where an argument is filled in. It is a finding where the pattern fits that name, both are in the folder
-that is written alike, or is given alike, and
+deletes them; the list may be another function's. Its pattern is the one that is written down, together with `endswith`,
+`startswith`, `suffix ==` and `in` as conditions. The best is a path whose last part is a text with "best" in it, also
+where an argument is filled in, as `%`, `.format` and sums of texts do as well. It is a finding where the pattern fits
+that name, both are in the folder that is written alike, or is given alike, and
 
 * the files are sorted by time or not at all; or
 * by name, and the best comes before a name with a number that fits, too.
@@ -301,6 +301,14 @@ def _written(node: ast.expr) -> str | None:
         return node.value
     if isinstance(node, ast.JoinedStr):
         return with_stars(node)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mod) and isinstance(node.left, ast.Constant):
+        return re.sub(r"%[-\d.]*[a-z]", "*", node.left.value) if isinstance(node.left.value, str) else None
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "format":
+        text = node.func.value.value if isinstance(node.func.value, ast.Constant) else None
+        return re.sub(r"\{[^}]*\}", "*", text) if isinstance(text, str) else None
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        parts = [_written(node.left), _written(node.right)]
+        return None if parts == [None, None] else "".join("*" if part is None else part for part in parts)
     return None
 
 
