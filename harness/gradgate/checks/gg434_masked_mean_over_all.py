@@ -16,9 +16,8 @@ one that was set.
 The trainer's source is read (`Subject.source`, or the modules that the adapter imports): `mean` of a product with a
 mask, which is what is called one or is made of comparisons, where nothing divides by the mask's own mean or sum. So the
 mean of what a name holds that is such a product with what is called a mask, or is 0 where it says so (`torch.where`,
-`masked_fill`), its square or its size; such a sum that is divided by `numel()`; and `mse_loss` and the like of two
-products with one mask.
-Of `quantile`, `median`, `std`, `var`, `kthvalue` and `topk` these are findings:
+`masked_fill`), its square or its size; such a sum that is divided by its own `numel()`; and `mse_loss` and the like of
+two products with one mask. Of `quantile`, `median`, `std`, `var`, `kthvalue` and `topk` these are findings:
 
 * a quantile, a median or a spread of a product with a mask, or of what is 0 where a mask says so;
 * any of them whose result is compared with the values that it is of, where a mask is then taken with that comparison;

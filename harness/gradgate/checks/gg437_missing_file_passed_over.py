@@ -73,7 +73,7 @@ OTHER = re.compile(
     r"resum|latest|last|cache|tokeni|optim|sched|best|config(?!\.)|recipe(?!\.)|ya?ml|json|toml|recover|done|finish"
 )
 STAGE = re.compile(r"critic|value_?head|stage_?(1|one)|reference|teacher|backbone")  # whose best may be the file
-MISSING = ("FileNotFoundError", "OSError")
+MISSING = ("FileNotFoundError",)
 EXISTS = ("exists", "is_file", "isfile")
 LOADS = re.compile(r"load|restore|read(?!_text|_bytes|lines?$)", re.IGNORECASE)
 TEXTS = ("json", "yaml", "toml", "csv", "tomllib")  # what a text is parsed by, which holds no weights

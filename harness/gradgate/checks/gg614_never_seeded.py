@@ -62,7 +62,7 @@ import ast
 from collections.abc import Iterator
 from itertools import chain
 
-from gradgate.checks.source_values import assignments_in
+from gradgate.checks.source_values import assignments_in, last_name
 from gradgate.checks.trainer_source import NONE, File, Function, calls_in, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -154,6 +154,12 @@ def _never_given_a_seed(file: File) -> Iterator[ast.Call]:
     """The generators that a file makes without a seed, and gives none behind."""
     if not file.has(*UNSEEDED):
         return
+    drawn_seeds = {  # a seed that is asked of the system
+        id(part)
+        for target, value in assignments_in(file.nodes)
+        if "seed" in last_name(target).lower()
+        for part in ast.walk(value)
+    }
     named = {id(value): dotted(target) for target, value in assignments_in(file.nodes)}
     seeded = {
         before
@@ -164,7 +170,7 @@ def _never_given_a_seed(file: File) -> Iterator[ast.Call]:
     for call in calls_in(file.tree):
         is_made = dotted(call.func).endswith(UNSEEDED) and not call.keywords
         is_given = any(not isinstance(each, ast.Constant) or each.value is not None for each in call.args)
-        if is_made and not is_given and named.get(id(call), "") not in seeded:
+        if is_made and not is_given and id(call) not in drawn_seeds and named.get(id(call), "") not in seeded:
             yield call
 
 

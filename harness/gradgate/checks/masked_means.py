@@ -28,8 +28,19 @@ def means(nodes: Sequence[ast.AST], names: Names) -> Iterator[tuple[ast.expr, as
         for node in nodes
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and ".mean(" in ast.unparse(node.right)
     }
+    branches = [
+        (block[0].lineno, block[-1].end_lineno or 0)
+        for node in nodes
+        if isinstance(node, ast.If)
+        for block in (node.body, node.orelse)
+        if block
+    ]
     for node in nodes:
         mask = _of_loss(node, names) or _masked(_averaged(node), names)
+        if mask is not None and isinstance(node, ast.expr):
+            at = (mask.lineno, node.lineno)
+            if any(first <= at[0] <= last < at[1] for first, last in branches):
+                continue  # made in a branch that the mean does not stand in
         if mask is not None and not any(ast.unparse(bare(mask)) in share for share in shares):
             yield node, mask  # type: ignore[misc]
 
@@ -39,8 +50,8 @@ def _averaged(node: ast.AST) -> ast.expr | None:
     if isinstance(node, ast.Call):
         return _given_to(node, "mean")
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and isinstance(node.left, ast.Call):
-        is_number = isinstance(node.right, ast.Call) and dotted(node.right.func).rpartition(".")[2] == "numel"
-        return _given_to(node.left, "sum") if is_number else None
+        summed = _given_to(node.left, "sum")
+        return summed if summed is not None and ast.unparse(node.right) == f"{ast.unparse(summed)}.numel()" else None
     return None
 
 
