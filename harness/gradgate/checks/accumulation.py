@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from gradgate.checks.source_conditions import at_each_turn, changed_in
 from gradgate.checks.source_values import OTHERS, Names, always_run, own_nodes
 from gradgate.checks.trainer_source import File, Function, dotted, nodes_in
 from gradgate.subjects.settings import is_of_accumulation
@@ -15,7 +16,6 @@ STEPS = re.compile(r"opt[^.]*\.step$|opt\w*_step$|scaler\w*\.step$", re.IGNORECA
 SCHEDULE = re.compile(r"sched[^.]*\.step$", re.IGNORECASE)
 ENDLESS = re.compile(r"cycle|infinite|endless|forever|\bcount\(|streaming|\bstream\(", re.IGNORECASE)
 MICRO = re.compile(r"micro_?(batch|step)|micros\b", re.IGNORECASE)
-CONDITIONS = (*OTHERS, ast.If, ast.IfExp, ast.For, ast.While)
 
 Calls = Callable[[Iterable[ast.AST]], Iterator[ast.Call]]
 
@@ -160,7 +160,8 @@ def once_a_turn(file: File, calls: Calls, methods: Methods = NO_METHODS) -> Iter
     seen: set[int] = set()
     for function, _ in file.functions:
         for turn, stepping, told in _turns(function, methods):
-            for call in calls(nodes_in(turn.body, *CONDITIONS)):
+            changed = changed_in(nodes_in([turn], *OTHERS))
+            for call in calls(at_each_turn(turn.body, changed)):
                 if id(call) not in stepping | seen:
                     seen.add(id(call))
                     yield call, function.name, told

@@ -18,7 +18,8 @@ copy which nobody takes are not in the run.
 By reading the files of `Subject.source`, or those of the modules that the adapter imports. Findings are:
 
 * an expression statement that is arithmetic, a comparison or a subscript, or a call of a tensor method which returns
-  its result and changes nothing (`clamp`, `masked_fill`, `detach`, `mean`, …);
+  its result and changes nothing (`clamp`, `masked_fill`, `detach`, `mean`, …), or of what makes a new object (`sorted`,
+  `dataclasses.replace`, `model_copy`, `rng.sample`);
 * a local variable that no line of its function reads, whose numbers come from `.item()` or that is added to (`+=`, its
   elements too), or that is computed or unpacked and called after what is measured (`loss`, `kl`, `entropy`, …).
 
@@ -78,10 +79,26 @@ SUMS = re.compile(r"(^|_)(total|sum|count|steps?|batches|tokens|n)s?(_|$)")
 PURE = frozenset(
     (
         *("abs", "clamp", "contiguous", "detach", "div", "exp", "log_softmax", "logsumexp", "masked_fill", "mean"),
-        *("masked_select", "mul", "neg", "permute", "pow", "reshape", "sigmoid", "softmax", "squeeze", "std", "tanh"),
+        *(
+            "masked_select",
+            "model_copy",
+            "mul",
+            "neg",
+            "permute",
+            "pow",
+            "reshape",
+            "sigmoid",
+            "softmax",
+            "squeeze",
+            "std",
+            "tanh",
+        ),
         *("transpose", "tril", "triu", "unsqueeze", "var"),
     )
 )
+PURE_FUNCTIONS = ("sorted", "reversed", "dataclasses.replace", "copy.copy", "copy.deepcopy")
+DRAWN = ("sample", "permutation")  # what gives drawn rows, and leaves those that it is given as they are
+GENERATOR = re.compile(r"^_?(rng|random|generator|gen)$|_rng$")
 FIX = "use the result, report it, or take the line out"
 
 
@@ -127,8 +144,12 @@ def _is_pure(value: ast.expr, file: File, pure: set[str]) -> bool:
 def _computes(value: ast.expr) -> bool:
     if isinstance(value, ast.BinOp | ast.UnaryOp):
         return not isinstance(getattr(value, "op", None), ast.RShift | ast.LShift | ast.BitOr)  # operators that act
+    if isinstance(value, ast.Call) and dotted(value.func) in PURE_FUNCTIONS:
+        return True
     if not (isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute)):
         return False
+    if value.func.attr in DRAWN and value.args and GENERATOR.search(dotted(value.func.value).rpartition(".")[2]):
+        return True
     return value.func.attr in PURE and not any(keyword.arg == "out" for keyword in value.keywords)
 
 

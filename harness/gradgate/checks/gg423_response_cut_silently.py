@@ -13,11 +13,12 @@ the data may be like this, and the loss looks as ever.
 
 ## How it decides
 
-By reading the files of `Subject.source`, or those of the modules that the adapter imports. A sum, or a formatted
-string, one part of which is called after a prompt and another after a response, is cut where it, or a variable or a
-call of an encoder that it goes into, is sliced up to a limit (`max_length`, `block_size`, `max_seq_len`, …), or is
-tokenised with `truncation=True`; and a response where it is sliced up to a limit less the length of its prompt. A
-function that raises, warns, logs or prints is taken for one that tells. Statistic: such places; allowed: 0.
+By reading the files of `Subject.source`, or those of the modules that the adapter imports. A sum, a list of lists or a
+formatted string, one part of which is called after a prompt and a later one after a response, or is held by a name that
+is given such a thing, is cut where it, or a variable or a call of an encoder that it goes into, is sliced up to a limit
+(`max_length`, `block_size`, `max_seq_len`, …), or is tokenised with `truncation=True`; and a response where it is
+sliced up to a limit less the length of its prompt. A function that raises, warns, logs or prints is taken for one that
+tells. Statistic: such places; allowed: 0.
 
 False-alarm rate: 0 on the bundled trainer and on the documented ones.
 
@@ -58,6 +59,7 @@ import ast
 import re
 from collections.abc import Iterator
 
+from gradgate.checks.source_values import Names
 from gradgate.checks.trainer_source import File, Function, calls_in, dotted, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -67,7 +69,9 @@ CODE, NAME = "GG423", "response-cut-silently"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
 PROMPT = re.compile(r"prompt|question|instruction|query|context|problem", re.IGNORECASE)
-RESPONSE = re.compile(r"response|answer|completion|output|code|solution|target|chosen|rejected", re.IGNORECASE)
+RESPONSE = re.compile(
+    r"response|answer|completion|output|(?<!en)(?<!de)code|solution|target|chosen|rejected", re.IGNORECASE
+)
 LIMIT = re.compile(r"(max|block|seq|context|cutoff)\w*(len|length|size|tokens)", re.IGNORECASE)
 TELLS = re.compile(r"warn|log|print|write", re.IGNORECASE)
 
@@ -80,8 +84,9 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 def _of_file(file: File) -> Iterator[Finding]:
     for function, _ in file.functions:
         if not _tells(function):
-            joined = _joined(function)
-            yield from (_finding(file, function, node) for node in ast.walk(function) if _cuts(node, joined))
+            held = Names(function)
+            joined = _joined(function, held)
+            yield from (_finding(file, function, node) for node in ast.walk(function) if _cuts(node, joined, held))
 
 
 def _tells(function: Function) -> bool:
@@ -89,40 +94,57 @@ def _tells(function: Function) -> bool:
     return refuses or any(TELLS.search(dotted(call.func)) for call in calls_in(function))
 
 
-def _joined(function: Function) -> set[str]:
+def _joined(function: Function, held: Names) -> set[str]:
     """The variables that hold a prompt with its response, in the order of the lines."""
     names: set[str] = set()
     for node in ast.walk(function):
-        if isinstance(node, ast.Assign) and _joins(node.value, names):
+        if isinstance(node, ast.Assign) and _joins(node.value, names, held):
             names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
     return names
 
 
-def _joins(value: ast.expr, names: set[str]) -> bool:
+def _joins(value: ast.expr, names: set[str], held: Names) -> bool:
     """Whether a prompt and a response stand in a row there, or go into an encoder together."""
     if isinstance(value, ast.Name):
         return value.id in names
-    if isinstance(value, ast.BinOp) and isinstance(value.op, ast.Add):
-        parts = [ast.unparse(value.left), ast.unparse(value.right)]
-        return bool(PROMPT.search(parts[0]) and RESPONSE.search(parts[1]))
-    if isinstance(value, ast.JoinedStr):
-        parts = [ast.unparse(part.value) for part in value.values if isinstance(part, ast.FormattedValue)]
-        return any(PROMPT.search(part) for part in parts[:-1]) and bool(RESPONSE.search(parts[-1]))
     if isinstance(value, ast.Call):
-        return any(_joins(given, names) for given in value.args)
-    return isinstance(value, ast.Subscript) and not isinstance(value.slice, ast.Slice) and _joins(value.value, names)
+        return any(_joins(given, names, held) for given in value.args)
+    if isinstance(value, ast.Subscript):
+        return not isinstance(value.slice, ast.Slice) and _joins(value.value, names, held)
+    parts = list(_said(value, held))
+    prompt = next((at for at, part in enumerate(parts) if PROMPT.search(part)), len(parts))
+    return any(map(RESPONSE.search, parts[prompt + 1 :]))
 
 
-def _cuts(node: ast.AST, joined: set[str]) -> bool:
+def _said(value: ast.expr, held: Names) -> Iterator[str]:
+    """The parts of a sum, of a list of lists or of a formatted string, as they are written where they are made."""
+    if isinstance(value, ast.BinOp) and isinstance(value.op, ast.Add):
+        yield from (*_said(value.left, held), *_said(value.right, held))
+    elif isinstance(value, ast.List | ast.Tuple):
+        yield from (_written(part.value, held) for part in value.elts if isinstance(part, ast.Starred))
+    elif isinstance(value, ast.JoinedStr):
+        yield from (_written(part.value, held) for part in value.values if isinstance(part, ast.FormattedValue))
+    else:
+        yield _written(value, held)
+
+
+def _written(part: ast.expr, held: Names) -> str:
+    text = ast.unparse(part)
+    return text if PROMPT.search(text) or RESPONSE.search(text) else ast.unparse(held.held(part))
+
+
+def _cuts(node: ast.AST, joined: set[str], held: Names) -> bool:
     if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Slice):
         upper = node.slice.upper
         limit = ast.unparse(upper) if node.slice.lower is None and upper is not None else ""
-        return bool(LIMIT.search(limit)) and (_joins(node.value, joined) or _what_a_prompt_leaves(node.value, limit))
+        return bool(LIMIT.search(limit)) and (
+            _joins(node.value, joined, held) or _what_a_prompt_leaves(node.value, limit)
+        )
     if isinstance(node, ast.Call):
         options = {keyword.arg: keyword.value for keyword in node.keywords}
         cut = options.get("truncation")
         cuts = isinstance(cut, ast.Constant) and cut.value in (True, "longest_first")
-        return cuts and any(_joins(given, joined) for given in node.args)
+        return cuts and any(_joins(given, joined, held) for given in node.args)
     return False
 
 

@@ -16,7 +16,7 @@ By reading the files of `Subject.source`, or those of the modules that the adapt
 is a call of a function, method or class of the trainer's own, of which there is one of that name, that gives an
 argument P, which is a key, the attribute Q of some object, which is another key; where Q is no special case of P or P
 of Q (`lr=config.critic_lr`, `length=config.max_length`), and some other call does give an argument of the name P the
-key P. Allowed: 0.
+key P; or where the same call gives the argument Q the key P. Allowed: 0.
 
 False-alarm rate: 0 on the bundled trainer and on the documented ones. Two things that go by one name, heads of
 attention and heads of prediction, can make one.
@@ -96,6 +96,10 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     given = list(_given(files, keys))
     proper = {each.argument for each in given if each.argument == each.key}
     wrong = [each for each in given if each.argument in proper and not _is_akin(each.argument, each.key)]
+    swapped = {(id(each.call), each.argument, each.key) for each in given if each.argument != each.key}
+    wrong += [
+        each for each in given if each not in wrong and swapped >= {(id(each.call), each.key, each.argument)}
+    ]  # two that get each other's
     measured = {"arguments_given_another_key": len(wrong), "arguments_given_keys": len(given), "files": len(files)}
     return Outcome(tuple(_finding(each) for each in wrong), measured, {"arguments_given_another_key": 0})
 

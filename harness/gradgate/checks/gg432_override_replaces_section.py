@@ -13,10 +13,11 @@ A sweep over the rate changes weight decay and warm-up as well, and no error say
 ## How it decides
 
 The trainer's source is read (`Subject.source`, or the modules that the adapter imports). Where a function splits keys
-at their dots and nests dictionaries (`.split(".")`, `setdefault(part, {})`), what is called after overrides must not be
-merged into another mapping at its top level alone. Nor must a part of a mapping (`tree[stage]`, `tree.get(stage)`) be
-merged so into one of which the same function makes a configuration class that has other classes of the trainer for
-sections. Statistic: such merges, outside of functions that call themselves. Allowed: 0.
+at their dots and nests dictionaries (`.split(".")`, `setdefault(part, {})`), what is called after overrides, or is what
+such a function gives, must not be merged into another mapping at its top level alone. Nor must a part of a mapping
+(`tree[stage]`, `tree.get(stage)`) be merged so into one of which the same function makes a configuration class that has
+other classes of the trainer for sections. Statistic: such merges, outside of functions that call themselves. Allowed:
+0.
 
 False-alarm rate: 0 where what is merged is what was nested.
 
@@ -43,7 +44,7 @@ Merge section by section, or set each dotted key in the configuration itself.
 
 ## Known limits
 
-Overrides are known by their name, parts of a mapping by their form.
+Overrides are known by their name, or as a call of what nests them, parts of a mapping by their form.
 
 ## Sources
 
@@ -74,15 +75,14 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     if not files:
         return Outcome(not_applicable=NONE)
     functions = [(file, function, own_nodes(function)) for file in files for function, _ in file.functions]
-    nests = any(map(_nests, (nodes for *_, nodes in functions)))
+    nesting = {function.name for _, function, nodes in functions if _nests(nodes)}
     classes = {node.name: node for file in files for node in file.nodes if isinstance(node, ast.ClassDef)}
     whole = {name for name, node in classes.items() if _has_sections(node, classes)}
     found = []
     for file, function, nodes in functions:
         if not _calls_itself(function, nodes):
-            merges = {
-                id(node): node for node in (*(_merges(nodes) if nests else ()), *_of_parts(function, nodes, whole))
-            }
+            nested = _merges(nodes, nesting) if nesting else ()
+            merges = {id(node): node for node in (*nested, *_of_parts(function, nodes, whole))}
             found += [_finding(file, function, node) for node in merges.values()]
     return Outcome(tuple(found), {"sections_replaced": len(found)}, {"sections_replaced": 0})
 
@@ -108,17 +108,17 @@ def _is_entry(node: ast.Assign) -> bool:
     return any(isinstance(target, ast.Subscript) for target in node.targets)
 
 
-def _merges(nodes: list[ast.AST]) -> Iterator[ast.expr]:
+def _merges(nodes: list[ast.AST], nesting: set[str]) -> Iterator[ast.expr]:
     """Mappings that overrides are put into at the top level."""
     for node in nodes:
         if isinstance(node, ast.Dict):
             parts = [value for key, value in zip(node.keys, node.values, strict=True) if key is None]
-            if len(parts) > 1 and _are_overrides(parts[-1]):
+            if len(parts) > 1 and _are_overrides(parts[-1], nesting):
                 yield node
         elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
-            yield from [node] if _are_overrides(node.right) else []
+            yield from [node] if _are_overrides(node.right, nesting) else []
         elif isinstance(node, ast.Call) and dotted(node.func).endswith(".update"):
-            yield from [node] if any(map(_are_overrides, node.args[:1])) else []
+            yield from [node] if any(_are_overrides(given, nesting) for given in node.args[:1]) else []
 
 
 def _has_sections(node: ast.ClassDef, classes: Mapping[str, ast.ClassDef]) -> bool:
@@ -165,13 +165,14 @@ def _is_part(node: ast.expr) -> bool:
     return isinstance(node, ast.Subscript) and not isinstance(node.slice, ast.Slice)
 
 
-def _are_overrides(node: ast.expr) -> bool:
-    called = node.func if isinstance(node, ast.Call) else node
-    return bool(OVERRIDES.search(dotted(called).rpartition(".")[2]))
+def _are_overrides(node: ast.expr, nesting: set[str]) -> bool:
+    name = dotted(node.func if isinstance(node, ast.Call) else node).rpartition(".")[2]
+    return bool(OVERRIDES.search(name)) or (isinstance(node, ast.Call) and name in nesting)
 
 
 def _calls_itself(function: Function, nodes: list[ast.AST]) -> bool:
-    return any(isinstance(node, ast.Call) and dotted(node.func).endswith(function.name) for node in nodes)
+    called = (dotted(node.func) for node in nodes if isinstance(node, ast.Call))
+    return any(name.removeprefix("self.") == function.name for name in called)
 
 
 def _finding(file: File, function: Function, node: ast.expr) -> Finding:

@@ -15,7 +15,9 @@ smaller than one batch has no score at all.
 The trainer's source is read (`Subject.source`, or the modules that the adapter imports): calls with `drop_last=True`
 whose function, or whose result, is called after an evaluation; and calls of the trainer's own functions and classes,
 called so, that drop: which have a parameter `drop_last` whose default is True and that is not given, or, without one,
-run over `range(len(rows) // size)`, also as the class's own `__len__`. Statistic: such calls. Allowed: 0.
+run over `range(len(rows) // size)`, also as the class's own `__len__`, or over `range(0, len(rows) - size + 1, size)`,
+or pass over a part that is shorter than a size; and such ranges over which a function that is called after an
+evaluation cuts rows. Statistic: such calls and ranges. Allowed: 0.
 
 False-alarm rate: 0 where names say what they are.
 
@@ -49,11 +51,13 @@ A boundary fault of a trainer that was read for the catalogue.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
+from types import UnionType
 
 from gradgate.checks.evaluation_names import EVALUATION, given_names
-from gradgate.checks.source_values import outwards, parents_in
-from gradgate.checks.trainer_source import NONE, File, Function, calls_in, dotted, files_of
+from gradgate.checks.source_values import Names, outwards, own_nodes, parents_in
+from gradgate.checks.trainer_source import NONE, File, Function, calls_in, dotted, files_of, nodes_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -61,6 +65,8 @@ from gradgate.subjects.contract import Context, Subject
 CODE, NAME = "GG433", "evaluation-drops-rows"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
+
+TOKENS = re.compile(r"(^|[^a-z])(\w*ids|\w*tokens?|text|stream|buffer|seq\w*|x|s)$", re.IGNORECASE)  # what is no row
 
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
@@ -74,6 +80,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 
 
 def _found(file: File, dropping: set[str]) -> Iterator[Finding]:
+    yield from _cut_there(file)
     if not file.has("drop_last", *dropping):
         return
     parents = parents_in(file.tree)
@@ -91,9 +98,19 @@ def _found(file: File, dropping: set[str]) -> Iterator[Finding]:
             yield _finding(file, call, name, how)
 
 
+def _cut_there(file: File) -> Iterator[Finding]:
+    """The ranges of whole batches over which an evaluation itself cuts its rows."""
+    for function, _ in file.functions if file.has("range(") else ():
+        if EVALUATION.search(function.name):
+            names = Names(function)
+            for call in _cut_over(ast.For | ast.ListComp | ast.GeneratorExp, own_nodes(function)):
+                if _stops_early(call, names):
+                    yield _finding(file, call, function.name, f"`{ast.unparse(call)}`")
+
+
 def _dropping(file: File) -> Iterator[str]:
     """The functions and classes of a file that give whole batches alone."""
-    for function, owner in file.functions if file.has("drop_last", "//") else ():
+    for function, owner in file.functions if file.has("drop_last", "//", "range(", "yield") else ():
         arguments = (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)
         flags = [each.arg for each in arguments if "drop" in each.arg]
         name = owner.name if owner is not None else function.name
@@ -118,8 +135,40 @@ def _default(function: Function, name: str) -> object:
 
 
 def _counts_whole(function: Function) -> bool:
-    """Whether it runs over as many whole batches as there are."""
-    return any(_is_whole(part) for call in _ranges(function) for part in call.args)
+    """Whether it runs over as many whole batches as there are, or leaves out the one that is not."""
+    names = Names(function)
+    return any(_stops_early(call, names) for call in _ranges(function)) or _leaves_out_the_rest(function)
+
+
+def _stops_early(call: ast.Call, names: Names) -> bool:
+    """Whether a range ends in front of what does not fill a batch."""
+    held = [names.held(part) for part in call.args]
+    if any(map(_is_whole, held)):
+        return True
+    stop = held[1] if len(held) == 3 else None
+    if isinstance(stop, ast.BinOp) and isinstance(stop.op, ast.Add):
+        stop = stop.left
+    if not isinstance(stop, ast.BinOp) or not _is_length(stop.left) or not isinstance(stop.op, ast.Sub):
+        return False
+    return ast.unparse(stop.right) == ast.unparse(call.args[2])  # len(rows) - size + 1
+
+
+def _leaves_out_the_rest(function: Function) -> bool:
+    """Whether a part that is shorter than a size is passed over, and others are yielded behind."""
+    nodes = own_nodes(function)
+    yielded = {ast.unparse(node.value) for node in nodes if isinstance(node, ast.Yield) and node.value is not None}
+    return any(
+        isinstance(node, ast.If)
+        and isinstance(node.body[-1], ast.Break | ast.Continue | ast.Return)
+        and not any(isinstance(part, ast.Yield) for part in nodes_in(node.body))
+        and isinstance(node.test, ast.Compare)
+        and isinstance(node.test.ops[0], ast.Lt | ast.NotEq)
+        and isinstance(node.test.left, ast.Call)
+        and not isinstance(node.test.comparators[0], ast.Constant)
+        and _is_length(node.test.left)
+        and ast.unparse(node.test.left.args[0]) in yielded
+        for node in (nodes if yielded else ())
+    )
 
 
 def _runs_over_its_length(function: Function, owner: ast.ClassDef) -> bool:
@@ -133,17 +182,33 @@ def _runs_over_its_length(function: Function, owner: ast.ClassDef) -> bool:
 def _ranges(function: Function) -> Iterator[ast.Call]:
     """The ranges that batches are taken from: of those over which something is yielded or cut."""
     yields = any(isinstance(node, ast.Yield) for node in ast.walk(function))
-    return (call for call in calls_in(function) if yields and dotted(call.func) == "range")
+    if yields:
+        return (call for call in calls_in(function) if dotted(call.func) == "range")
+    return _cut_over(ast.ListComp | ast.GeneratorExp, ast.walk(function))
+
+
+def _cut_over(kinds: type | UnionType, nodes: Iterable[ast.AST]) -> Iterator[ast.Call]:
+    """The ranges over which rows are cut: by a loop, or in a list."""
+    for node in nodes:
+        if isinstance(node, kinds):
+            body = node.body if isinstance(node, ast.For) else [node.elt]  # type: ignore[attr-defined]
+            over = node.iter if isinstance(node, ast.For) else node.generators[0].iter  # type: ignore[attr-defined]
+            cuts = any(isinstance(part, ast.Slice) for part in nodes_in(body))
+            if cuts and isinstance(over, ast.Call) and dotted(over.func) == "range":
+                yield over
 
 
 def _is_whole(node: ast.expr) -> bool:
-    """Whether a number is `len(rows) // size`."""
-    return (
-        isinstance(node, ast.BinOp)
-        and isinstance(node.op, ast.FloorDiv)
-        and isinstance(node.left, ast.Call)
-        and dotted(node.left.func) == "len"
-    )
+    """Whether a number is `len(rows) // size`, or that many times a size."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+        return _is_whole(node.left)
+    return isinstance(node, ast.BinOp) and isinstance(node.op, ast.FloorDiv) and _is_length(node.left)
+
+
+def _is_length(node: ast.expr) -> bool:
+    """Whether a number is how many rows there are."""
+    is_length = isinstance(node, ast.Call) and dotted(node.func) == "len" and len(node.args) == 1
+    return is_length and not TOKENS.search(ast.unparse(node.args[0]))  # type: ignore[attr-defined]
 
 
 def _names(call: ast.Call, parents: dict[int, ast.AST]) -> list[str]:

@@ -14,8 +14,10 @@ one that was set.
 ## How it decides
 
 The trainer's source is read (`Subject.source`, or the modules that the adapter imports): `mean` of a product with a
-mask, which is what is called one or is made of comparisons, where nothing divides by the mask's own mean or sum.
-Of `quantile`, `median`, `std`, `var`, `kthvalue` and `topk` these are findings:
+mask, which is what is called one or is made of comparisons, where nothing divides by the mask's own mean or sum. So the
+mean of what a name holds that is such a product with what is called a mask, or is 0 where it says so (`torch.where`,
+`masked_fill`), its square or its size; such a sum that is divided by its own `numel()`; and `mse_loss` and the like of
+two products with one mask. Of `quantile`, `median`, `std`, `var`, `kthvalue` and `topk` these are findings:
 
 * a quantile, a median or a spread of a product with a mask, or of what is 0 where a mask says so;
 * any of them whose result is compared with the values that it is of, where a mask is then taken with that comparison;
@@ -62,10 +64,10 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
+from gradgate.checks.masked_means import LOSSES, means
 from gradgate.checks.masked_thresholds import TAKEN, thresholds
-from gradgate.checks.source_masks import is_mask
 from gradgate.checks.source_values import Names, outwards, own_nodes, parents_in
-from gradgate.checks.trainer_source import File, Function, dotted, read_file_by_file
+from gradgate.checks.trainer_source import File, Function, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -81,7 +83,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 
 
 def _found(file: File) -> Iterator[Finding]:
-    if not file.has("mean(", *(f"{name}(" for name in TAKEN)):
+    if not file.has("mean(", ".numel()", *(f"{name}(" for name in LOSSES), *(f"{name}(" for name in TAKEN)):
         return
     parents: dict[int, ast.AST] = {}
     for function, _ in file.functions:
@@ -89,33 +91,21 @@ def _found(file: File) -> Iterator[Finding]:
         names = Names(function)
         for taken in thresholds(nodes, names):
             yield _taken(file, function, taken.call, taken.mask)
-        for call in (node for node in nodes if isinstance(node, ast.Call)):
-            product = _averaged(call)
-            masks = [side for side in (product.left, product.right) if is_mask(side, names)] if product else []
-            if len(masks) != 1:
-                continue
+        for node, mask in means(nodes, names):
             parents = parents or parents_in(file.tree)
             if not any(
-                isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) for node in outwards(call, parents)
+                isinstance(each, ast.BinOp) and isinstance(each.op, ast.Div) for each in outwards(node, parents)
             ):
-                yield _finding(file, function, call, masks[0])
+                yield _finding(file, function, node, mask)
 
 
-def _averaged(call: ast.Call) -> ast.BinOp | None:
-    """The product whose mean a call takes."""
-    if not isinstance(call.func, ast.Attribute) or call.func.attr != "mean":
-        return None
-    given = call.args[0] if dotted(call.func) == "torch.mean" and call.args else call.func.value
-    return given if isinstance(given, ast.BinOp) and isinstance(given.op, ast.Mult) else None
-
-
-def _finding(file: File, function: Function, call: ast.Call, mask: ast.expr) -> Finding:
+def _finding(file: File, function: Function, node: ast.expr, mask: ast.expr) -> Finding:
     return Finding(
         code=CODE,
         name=NAME,
         message=f"{function.name}() averages over places that `{ast.unparse(mask)}` leaves out: they are 0 and count; "
         "allowed: none",
-        culprit=file.at(call, function.name),
+        culprit=file.at(node, function.name),
         fix="divide the sum by the number of places that count",
     )
 

@@ -13,10 +13,11 @@ parameter; if a guard leaves the step out, that row is never trained.
 ## How it decides
 
 By reading the files of `Subject.source`, or those of the modules that the adapter imports. Findings are `std()` and
-`var()` of a tensor over everything or along axis 0, corrected for the mean (as PyTorch does unless it is told
-`unbiased=False` or `correction=0`), by which something is divided, in a function that neither asks how many there are,
-by `numel`, `len`, `size` or `shape` beside a comparison, or by `sum` or `count` of what is selected, nor replaces what
-is not finite. NumPy's are not corrected, and no findings. What selects or reduces parameters is none either.
+`var()`, `std_mean()` and `var_mean()` of a tensor over everything or along axis 0, corrected for the mean (as PyTorch
+does unless it is told `unbiased=False` or `correction=0`), and `statistics.stdev` and `variance`, by which something is
+divided (`/`, `/=`, `rsqrt`), in a function that neither asks how many there are, by `numel`, `len`, `size` or `shape`
+beside a comparison, or by `sum` or `count` of what is selected, nor replaces what is not finite. NumPy's are not
+corrected, and no findings. What selects or reduces parameters is none either.
 
 A warning: whether batches of one occur, the data say.
 
@@ -77,24 +78,42 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 
 
 def _of_file(file: File) -> Iterator[Finding]:
-    if not file.has(".std", ".var"):
+    if not file.has(".std", ".var", "statistics"):
         return
     for function, _ in file.functions:
-        spreads = {id(call): call for call in own_nodes(function) if isinstance(call, ast.Call) and _is_spread(call)}
+        nodes = own_nodes(function)
+        spreads = {id(call): call for call in nodes if isinstance(call, ast.Call) and _is_spread(call)}
         if not spreads or _asks_how_many(function):
             continue
         names, seen = Names(function), set[int]()
-        for node in own_nodes(function):
-            divisor = node.right if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) else None
-            for part in names.parts(divisor, 2) if divisor is not None else ():
-                if id(part) in spreads and id(part) not in seen:
-                    seen.add(id(part))
-                    yield _finding(file, spreads[id(part)], function.name)
+        unpacked = {  # var, mean = torch.var_mean(rows)
+            dotted(node.targets[0].elts[0]): spreads[id(node.value)]
+            for node in nodes
+            if isinstance(node, ast.Assign) and id(node.value) in spreads and isinstance(node.targets[0], ast.Tuple)
+        }
+        for divisor in filter(None, map(_divisor, nodes)):
+            for part in names.parts(divisor, 2):
+                spread = spreads.get(id(part)) or (unpacked.get(part.id) if isinstance(part, ast.Name) else None)
+                if spread is not None and id(spread) not in seen:
+                    seen.add(id(spread))
+                    yield _finding(file, spread, function.name)
+
+
+def _divisor(node: ast.AST) -> ast.expr | None:
+    """What a node divides by, itself or by `rsqrt`."""
+    if isinstance(node, ast.BinOp | ast.AugAssign) and isinstance(node.op, ast.Div):
+        return node.right if isinstance(node, ast.BinOp) else node.value
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "rsqrt":
+        return node.args[0] if dotted(node.func.value) == "torch" and node.args else node.func.value
+    return None
 
 
 def _is_spread(node: ast.Call) -> bool:
     """Whether a call is a corrected `std` or `var` over rows or over everything."""
-    if not (isinstance(node.func, ast.Attribute) and node.func.attr in ("std", "var")):
+    if dotted(node.func) in ("statistics.stdev", "statistics.variance"):
+        return True
+    pairs = ("std_mean", "var_mean") if dotted(node.func).startswith("torch.") else ()
+    if not (isinstance(node.func, ast.Attribute) and node.func.attr in ("std", "var", *pairs)):
         return False
     given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
     if given.get("unbiased") == "False" or given.get("correction") == "0" or "ddof" in given:
@@ -118,10 +137,12 @@ def _asks_how_many(function: Function) -> bool:
 
 
 def _finding(file: File, call: ast.Call, function: str) -> Finding:
+    of_one = "an error" if dotted(call.func).startswith("statistics.") else "NaN"
+    told = f"{function}() divides by `{ast.unparse(call)}`, which is {of_one} of one value"
     return Finding(
         code=CODE,
         name=NAME,
-        message=f"{function}() divides by `{ast.unparse(call)}`, which is NaN of one value; allowed: a finite number",
+        message=f"{told}; allowed: a finite number",
         culprit=file.at(call, function),
         severity="warning",
         fix="give `correction=0`, or leave the scaling out where there are fewer than two",

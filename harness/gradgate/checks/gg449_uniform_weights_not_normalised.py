@@ -15,8 +15,9 @@ to the weight decay and to the limit of gradient clipping: the two groups differ
 The trainer's source is read (`Subject.source`, or the modules that the adapter imports). Names decide. The control
 group is what is called uniform, equal, baseline, control or constant: a function or the class of a method, the name
 that one is registered by, the key of a mapping of such, or the text that a branch asks for. It must give weights, of
-heads: a name around it says so, and its file or that of the others names heads or a horizon.
-A finding is one that gives back nothing but a mask cast to numbers, or ones, where
+heads: a name around it says so, and its file or that of the others names heads or a horizon. A finding is one that
+gives back nothing but a mask cast to numbers, or ones, also but for places that are set to 0, or a mask divided by the
+number of all heads, where
 
 * another function of weights takes a softmax or divides by a sum over the heads, and does not multiply by their number;
 * nothing divides a sum of weighted values by the weights' sum, or the weights that it is given by theirs.
@@ -92,6 +93,8 @@ MASK = re.compile(r"(^|_)(masks?|valid|is_real|real|not_pad|active|legal|keep|ke
 NUMBER = re.compile(r"head|horizon|num|count|size|shape|(^|\W)n_|sum\(|len\(|\bH\b")
 TEXTS = ("niform", "qual", "aseline", "ontrol", "onstant", "nweighted")
 ONES = ("ones", "ones_like", "new_ones")
+ZEROS = ("zeros", "zeros_like", "new_zeros")
+ALL = re.compile(r"\.shape\[-1\]$|\.size\((dim=)?-1\)$|horizon$|n_?heads$|^H$|num_heads$")  # the number of heads
 
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
@@ -205,13 +208,17 @@ def _is_ones(value: ast.expr, names: Names, hops: int = 4) -> bool:
         return any(_is_ones(side, names, hops) for side in sides) and all(
             _is_ones(side, names, hops) or is_mask(side, names, MASK) for side in sides
         )
+    if isinstance(value, ast.BinOp) and isinstance(value.op, ast.Div):
+        by_all = not isinstance(value.right, ast.BinOp) and ALL.search(ast.unparse(value.right))
+        return bool(by_all) and _is_of_mask(value.left, names)
     if isinstance(value, ast.Call):
         last = last_of(value)
         if last in ONES:
             return True
-        if last in ("full", "full_like", "new_full", "where"):
-            numbers = [ast.unparse(part) for part in value.args[1:]]
-            return numbers[:1] in (["1.0"], ["1"]) and (last != "where" or numbers[1:] in (["0.0"], ["0"]))
+        if last == "where":
+            return len(value.args) == 3 and _is(1, value.args[1]) and _is(0, value.args[2])
+        if last in ("full", "full_like", "new_full"):
+            return len(value.args) > 1 and _is(1, value.args[1])
         if last in FLOATS and isinstance(value.func, ast.Attribute):
             cast = value.func.value
             made = isinstance(cast, ast.Call) and bool(MASK.search(last_of(cast)))  # `self.valid(labels).float()`
@@ -223,13 +230,33 @@ def _is_ones(value: ast.expr, names: Names, hops: int = 4) -> bool:
     return held is not value and hops > 0 and _is_ones(held, names, hops - 1)
 
 
+def _is(number: int, value: ast.expr) -> bool:
+    """Whether a value is 0 or 1, or a tensor of these."""
+    if isinstance(value, ast.Call):
+        return last_of(value) in (ONES if number else ZEROS)
+    return isinstance(value, ast.Constant) and value.value == number
+
+
+def _is_of_mask(value: ast.expr, names: Names) -> bool:
+    """Whether ones stand for a mask's places alone: they do not fill what is divided by the number of all."""
+    made = names.held(value)
+    return _is_ones(value, names) and any(
+        isinstance(part, ast.expr) and is_mask(part, names, MASK) for part in (value, *ast.walk(made))
+    )
+
+
 def _changed(value: ast.expr, nodes: Iterable[ast.AST]) -> bool:
     """Whether what a name holds is divided, or written into, in place."""
-    name = dotted(value)
+    name, nodes = dotted(value), list(nodes)
+    left_out = {  # weights[~valid] = 0
+        id(target) for node in nodes if isinstance(node, ast.Assign) and _is(0, node.value) for target in node.targets
+    }
     for node in nodes if name else ():
         if isinstance(node, ast.AugAssign) and dotted(node.target).partition("[")[0] == name:
             return True
         if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store) and dotted(node.value) == name:
+            if id(node) in left_out:
+                continue
             return True
         method = node.func if isinstance(node, ast.Call) else None
         if isinstance(method, ast.Attribute) and dotted(method.value) == name and method.attr.endswith("_"):
@@ -277,12 +304,15 @@ def _of_heads(file: File, others: Sequence[Weighting]) -> bool:
 
 
 def _finding(file: File, node: ast.AST, function: str, value: ast.expr, other: str) -> Finding:
+    weight, told = "1", "as many times as large as there are heads"
+    if isinstance(value, ast.BinOp) and isinstance(value.op, ast.Div):
+        weight, told = "a share of all", "smaller where some are left out"
     return Finding(
         code=CODE,
         name=NAME,
         message=(
-            f"{function}() weighs each head by 1 (`{ast.unparse(value)}`), and {other}() shares 1 among them: "
-            "the control group's loss is as many times as large as there are heads; allowed: weights of the same sum"
+            f"{function}() weighs each head by {weight} (`{ast.unparse(value)}`), and {other}() shares 1 among them: "
+            f"the control group's loss is {told}; allowed: weights of the same sum"
         ),
         culprit=file.at(node, function),
         fix="divide by the number of valid heads: `valid.float() / valid.sum(-1, keepdim=True).clamp(min=1)`",

@@ -15,7 +15,7 @@ at the first step, where the two models are one, they differ.
 
 By reading the files of `Subject.source`, or those of the modules that the adapter imports. Looked for is what is called
 a reference (`reference`, `ref_model`, `teacher`, `old_policy`, `critic_target`, or what `build_reference()` returns),
-and
+or is a `deepcopy` of a model under whatever name, also where an object is made with it, and
 
 * is a `deepcopy` of a model, or is built by the trainer's own function or class and given a `load_state_dict`;
 * is frozen, or is called without a gradient;
@@ -67,7 +67,7 @@ from functools import cached_property
 
 from gradgate.checks.dropouts import drops
 from gradgate.checks.reference_uses import Uses
-from gradgate.checks.references import chain_of, copied_in, kinds_of, meant, model_named, puts_in_eval
+from gradgate.checks.references import chain_of, copied_in, copy_key, kinds_of, meant, model_named, puts_in_eval
 from gradgate.checks.source_places import Place
 from gradgate.checks.source_values import assignments_in
 from gradgate.checks.trainer_source import NONE, File, calls_in, dotted, files_of
@@ -87,7 +87,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     if not files:
         return Outcome(not_applicable=NONE)
     asked = any(file.has("rop") for file in files) and any(
-        file.has("deepcopy(", ".load_state_dict(") and file.has(*WORDS) for file in files
+        file.has("deepcopy(") or (file.has(".load_state_dict(") and file.has(*WORDS)) for file in files
     )
     findings = tuple(_References(files).all()) if asked else ()
     return Outcome(findings, {"references": len(findings)}, {"references": 0})
@@ -124,9 +124,14 @@ class _References:
                 kinds = kinds_of(name)
                 if name in returned:  # what builds every model builds references, too
                     kinds |= of_function if any(True for _ in copied_in(each)) else own_name
+                kinds = kinds or _of_copy(each)
                 if kinds:
                     yield name, kinds, each
         for node in nodes:
+            if isinstance(node, ast.Call):  # a scorer is given it
+                for each in (*node.args, *(word.value for word in node.keywords)):
+                    if kinds := _of_copy(each):
+                        yield ast.unparse(chain_of(each)[0]), kinds, each
             if isinstance(node, ast.Return) and node.value is not None and of_function:
                 yield from ((place.function.name, of_function, each) for each in _branches(node.value))
 
@@ -245,6 +250,11 @@ class _Models:
     @cached_property
     def _any(self) -> bool:
         return any(drops(file.tree) for file in self._files if file.has("rop", "TransformerEncoder"))
+
+
+def _of_copy(value: ast.expr) -> frozenset[str]:
+    first, _ = chain_of(value)
+    return copy_key(first) if isinstance(first, ast.Call) else frozenset()
 
 
 def _branches(value: ast.expr) -> list[ast.expr]:

@@ -13,7 +13,8 @@ is a difference is 0 or noise, weights that are made of it are uniform, and the 
 
 By reading the files of `Subject.source`, or those of the modules that the adapter imports, of a trainer that runs a
 backward. A finding is the live model (`model`, `self.policy`, `actor.module`) where it is what an `or`, or one branch
-of an `if ... else`, gives instead of a reference or a teacher, and where it is assigned or given to what is called one.
+of an `if ... else`, gives instead of a reference or a teacher, or of what is loaded, and where it is assigned or given
+to what is called one, also by its position where an object of the trainer's own is made.
 
 Not so where that model is copied, loaded or frozen in the same function; where its name is another model's behind that;
 where what is called one is copied or averaged (EMA) there or in what it is given to; and not in a trainer that disables
@@ -42,7 +43,7 @@ Refuse to run without a reference, or take a frozen copy of the model as it is b
 
 ## Known limits
 
-A live model under another name, and one that is given by its position, are not seen.
+A live model under another name, and one that is given to a function by its position, are not seen.
 
 ## Sources
 
@@ -87,7 +88,7 @@ def _found(own: Places) -> Iterator[Finding]:
     for place in own.functions:
         if place.file.has("ref", "teacher"):
             nodes = place.nodes
-            for name, value, call in _given(nodes):
+            for name, value, call in (*_given(nodes), *_made_with(nodes, place, own)):
                 if (
                     kinds_of(name) & KINDS
                     and (model := _live(value))
@@ -115,6 +116,16 @@ def _given(nodes: list[ast.AST]) -> Iterator[tuple[str, ast.expr, ast.Call | Non
             yield from ((word.arg, word.value, node) for word in node.keywords if word.arg is not None)
 
 
+def _made_with(nodes: list[ast.AST], place: Place, own: Places) -> Iterator[tuple[str, ast.expr, ast.Call]]:
+    """What objects of the trainer's own are made with, by the names of their arguments: what has none where it is."""
+    for node in nodes:
+        if isinstance(node, ast.Call) and node.args:
+            called = own.called(node, place)
+            if called is not None and called.function.name == "__init__" and place.function.name != "__init__":
+                given = called.given(node)
+                yield from ((name, value, node) for name, value in given.items() if value in node.args)
+
+
 def _live(value: ast.expr) -> str:
     """The live model that a value is, or is where there is no reference; empty: it is none."""
     if isinstance(value, ast.BoolOp) and isinstance(value.op, ast.Or):
@@ -125,8 +136,14 @@ def _live(value: ast.expr) -> str:
         parts = [value]
     named = [model_named(part) for part in parts]
     live = [name for name in named if name.rpartition(".")[2] in LIVE]
-    others = [name for name in named if kinds_of(name) & KINDS]
+    others = [name for name, part in zip(named, parts, strict=True) if kinds_of(name) & KINDS or _is_loaded(part)]
     return live[0] if len(live) == 1 and len(others) == len(parts) - 1 else ""
+
+
+def _is_loaded(part: ast.expr) -> bool:
+    """Whether a value is loaded from elsewhere, or built as a reference."""
+    name = dotted(part.func).rpartition(".")[2] if isinstance(part, ast.Call) else ""
+    return bool(name) and (bool(LOADS.search(name)) or bool(kinds_of(name) & KINDS))
 
 
 def _another(

@@ -14,8 +14,9 @@ sees nothing but bad evaluations.
 ## How it decides
 
 By reading the files of `Subject.source`, or those of the modules that the adapter imports. A finding is a sum that is
-raised by a product of a number and of a cross entropy, by itself or by what a name holds, without `reduction="sum"` or
-`"none"`, where the number holds a `sum` of a comparison or a mask, and no condition of the function names that number.
+raised (`+=`, or `total = total + ...`) by a product of a number and of a cross entropy, by itself, by what a name holds
+or by a module of one, without `reduction="sum"` or `"none"`, where the number holds a `sum` of a comparison or a mask,
+and no condition of the function names that number.
 
 Statistic: such sums; allowed: 0.
 
@@ -55,7 +56,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from gradgate.checks.source_values import Names, own_nodes
+from gradgate.checks.source_values import Names, assignments_in, last_name, own_nodes
 from gradgate.checks.trainer_source import File, Function, dotted, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -65,6 +66,7 @@ CODE, NAME = "GG453", "mean-of-none"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
 AVERAGES = ("cross_entropy", "nll_loss")
+MODULES = ("CrossEntropyLoss", "NLLLoss")
 
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
@@ -73,25 +75,52 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 
 
 def _of_file(file: File) -> Iterator[Finding]:
-    if not file.has(*AVERAGES):
+    if not file.has(*AVERAGES, *MODULES):
         return
+    modules = _modules(file)
     for function, _ in file.functions:
         names = Names(function)
         for node in own_nodes(function):
-            raised = node.value if isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Add) else None
+            raised = _raised_by(node)
             if not (isinstance(raised, ast.BinOp) and isinstance(raised.op, ast.Mult)):
                 continue
             for mean, number in ((raised.left, raised.right), (raised.right, raised.left)):
-                if _averages(mean, names) and _counts(number, names) and not _is_asked(number, function):
+                if _averages(mean, names, modules) and _counts(number, names) and not _is_asked(number, function):
                     yield _finding(file, node, function.name, ast.unparse(number))
 
 
-def _averages(node: ast.expr, names: Names) -> bool:
+def _raised_by(node: ast.AST) -> ast.expr | None:
+    """What a sum is raised by: `total += part`, or `total = total + part`."""
+    if isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Add):
+        return node.value
+    value = node.value if isinstance(node, ast.Assign) else None
+    if not (isinstance(node, ast.Assign) and isinstance(value, ast.BinOp) and isinstance(value.op, ast.Add)):
+        return None
+    name = ast.unparse(node.targets[0])
+    return value.right if ast.unparse(value.left) == name else value.left if ast.unparse(value.right) == name else None
+
+
+def _modules(file: File) -> set[str]:
+    """The names of the losses that a file makes to average over the labels that are not ignored."""
+    return {
+        last_name(target)
+        for target, value in (assignments_in(file.nodes) if file.has(*MODULES) else ())
+        if isinstance(value, ast.Call) and dotted(value.func).rpartition(".")[2] in MODULES and _is_mean(value)
+    }
+
+
+def _is_mean(call: ast.Call) -> bool:
+    given = {word.arg: ast.unparse(word.value) for word in call.keywords}
+    return given.get("reduction", "'mean'") == "'mean'"
+
+
+def _averages(node: ast.expr, names: Names, modules: set[str]) -> bool:
     """Whether a number is a mean over the labels that are not ignored."""
     for part in names.parts(node, 2):
+        if isinstance(part, ast.Call) and last_name(part.func) in modules:
+            return True
         if isinstance(part, ast.Call) and dotted(part.func).rpartition(".")[2] in AVERAGES:
-            given = {word.arg: ast.unparse(word.value) for word in part.keywords}
-            return given.get("reduction", "'mean'") == "'mean'"
+            return _is_mean(part)
     return False
 
 

@@ -15,10 +15,10 @@ earlier ones. The loss falls, and the values mean nothing.
 
 By reading the files of `Subject.source`, or those of the modules that the adapter imports. A pair is two arguments of a
 call that is named after a loss, an error or a regression, or the two sides of a difference that is squared, of which
-one is named after returns or targets. It is a finding where what that name was assigned is a call of a function of the
-trainer's, which is given the other one, and there is no `detach`, `no_grad`, `inference_mode`, `item`, `tolist`,
-`numpy` or `data` in the call, around it, where the other name was assigned, on the function, in it, or in what it calls
-by a name of the trainer's.
+one is named after returns or targets. It is a finding where what that name was assigned is, or is one of what is given
+by, or is a sum with, a call of a function of the trainer's, which is given the other one, and there is no `detach`,
+`no_grad`, `inference_mode`, `item`, `tolist`, `numpy` or `data` in the call, around it, where the other name was
+assigned, on the function, in it, or in what it calls by a name of the trainer's.
 
 Statistic: such pairs; allowed: 0.
 
@@ -71,7 +71,7 @@ CODE, NAME = "GG509", "target-follows-prediction"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
 LOSS = re.compile(r"loss|mse|huber|error|regress|smooth_l1", re.IGNORECASE)
-TARGET = re.compile(r"(^|[._])(returns?|targets?|goals?|lambda_returns?)($|_)", re.IGNORECASE)
+TARGET = re.compile(r"(^|[._])(returns?|rets?|targets?|goals?|lambda_returns?)($|_)", re.IGNORECASE)
 WITHOUT = re.compile(r"detach|no_grad|inference_mode|\.item\(|tolist|numpy|\.data\b|stop_grad")
 POWERS = ("square", "abs", "pow")
 HOPS = 3  # functions that call each other
@@ -101,8 +101,8 @@ def _of_file(file: File, known: Known) -> Iterator[Finding]:
             continue
         names, nodes = Names(function), own_nodes(function)
         for prediction, target in _pairs(nodes):
-            made = names.held(target)
-            if not isinstance(made, ast.Call) or not _follows(made, prediction, names, known):
+            made = _made(target, nodes, names)
+            if made is None or not _follows(made, prediction, names, known):
                 continue
             parents = parents or parents_in(file.tree)
             if not _is_left_out_around(made, parents, known):
@@ -118,9 +118,27 @@ def _pairs(nodes: list[ast.AST]) -> Iterator[tuple[ast.expr, ast.expr]]:
             given = [*node.args, *(keyword.value for keyword in node.keywords)]
         elif isinstance(squared := _squared(node), ast.BinOp) and isinstance(squared.op, ast.Sub):
             given = [squared.left, squared.right]
+        given = [each.value if isinstance(each, ast.Subscript) else each for each in given]
         targets = [each for each in given if isinstance(each, ast.Name) and TARGET.search(each.id)]
         others = [each for each in given if isinstance(each, ast.Name | ast.Attribute) and each not in targets]
         yield from ((other, target) for target in targets for other in others)
+
+
+def _made(target: ast.expr, nodes: list[ast.AST], names: Names) -> ast.Call | None:
+    """The call that a target comes from: as one of what it gives, or as a part of a sum with the prediction."""
+    made = names.held(target)
+    if made is target:
+        given = [
+            node.value
+            for node in nodes
+            if isinstance(node, ast.Assign) and node.lineno < target.lineno
+            for place in node.targets
+            if isinstance(place, ast.Tuple) and dotted(target) in map(dotted, place.elts)
+        ]
+        made = given[-1] if given else made
+    if isinstance(made, ast.BinOp) and isinstance(made.op, ast.Add):
+        made = next((held for side in (made.left, made.right) if (held := names.held(side)) is not side), made)
+    return made if isinstance(made, ast.Call) else None
 
 
 def _squared(node: ast.AST) -> ast.expr | None:

@@ -12,13 +12,14 @@ run under a harness does not show it, since the harness sets the seeds itself.
 
 ## How it decides
 
-By reading the files of `Subject.source`, or those of the modules that the adapter imports. Draws are calls of
-`random`, `numpy.random` and torch's functions of random numbers without a generator of their own, loaders that
-shuffle, and dropout where something is put into train mode. Seeds are `manual_seed`, `random.seed`,
-`numpy.random.seed` and any call with `seed` in its name that the trainer does not define itself, which is taken for
-one that seeds everything; what stands in a function that is named after seeding counts where something calls that
-function. A `TrainingArguments` or a `Trainer` of transformers seeds by itself. Statistic: generators that are drawn
-from and never seeded; allowed: 0.
+By reading the files of `Subject.source`, or those of the modules that the adapter imports. Draws are calls of `random`,
+`numpy.random` and torch's functions of random numbers without a generator of their own, loaders that shuffle, and
+dropout where something is put into train mode. Seeds are `manual_seed`, `random.seed`, `numpy.random.seed` and any call
+with `seed` in its name that the trainer does not define itself, which is taken for one that seeds everything; what
+stands in a function that is named after seeding counts where something calls that function. A `TrainingArguments` or a
+`Trainer` of transformers seeds by itself. `np.random.default_rng()`, `RandomState()` and `random.Random()` that are
+given no seed, and whose name is given none either, draw one from the system. Statistic: generators that are drawn from
+and never seeded, or made without a seed; allowed: 0.
 
 Looked at only where there is an entry: `if __name__ == "__main__"`, a `main`, a command line, or a function outside a
 class that loops and saves. A library leaves seeds to those who use it.
@@ -61,6 +62,7 @@ import ast
 from collections.abc import Iterator
 from itertools import chain
 
+from gradgate.checks.source_values import assignments_in, last_name
 from gradgate.checks.trainer_source import NONE, File, Function, calls_in, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -77,6 +79,7 @@ OF_TORCH = (
 DROPOUT = ("dropout", "Dropout")  # draws where something is put into train mode
 OF_PYTHON = ("shuffle", "choice", "choices", "sample", "random", "randint", "randrange", "uniform", "gauss")
 NOT_DRAWN = ("seed", "default_rng", "RandomState", "Generator", "SeedSequence", "get_state", "set_state")
+UNSEEDED = ("random.default_rng", "random.RandomState", "random.Random")  # of which each one has its own seed
 SEEDS_ITSELF = ("transformers", "trl")  # their Trainer seeds everything, from its arguments
 COMMAND_LINE = ("parse_args", "parse_known_args", "fire.Fire", "Fire", "tyro.cli", "HfArgumentParser")
 SAVES = ("torch.save", "save_pretrained", "save_model", "save_file")
@@ -102,6 +105,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
         for generator in GENERATORS
         if generator not in seeded and (places := [place for place in drawn if place[0] == generator])
     ]
+    findings += [_of_its_own(file, call) for file in files for call in _never_given_a_seed(file)]
     measured = {"generators_never_seeded": len(findings), "draws": len(drawn)}
     return Outcome(tuple(findings), measured, {"generators_never_seeded": 0})
 
@@ -144,6 +148,30 @@ def _draws(file: File, of_torch: tuple[str, ...]) -> Iterator[tuple[str, File, a
             last in of_torch and _is_torch(before, modules)
         ):
             yield "torch", file, call
+
+
+def _never_given_a_seed(file: File) -> Iterator[ast.Call]:
+    """The generators that a file makes without a seed, and gives none behind."""
+    if not file.has(*UNSEEDED):
+        return
+    drawn_seeds = {  # a seed that is asked of the system
+        id(part)
+        for target, value in assignments_in(file.nodes)
+        if "seed" in last_name(target).lower()
+        for part in ast.walk(value)
+    }
+    named = {id(value): dotted(target) for target, value in assignments_in(file.nodes)}
+    seeded = {
+        before
+        for call in calls_in(file.tree)
+        if (name := dotted(call.func)).endswith((".seed", ".setstate", ".set_state"))
+        for before in [name.rpartition(".")[0]]
+    }
+    for call in calls_in(file.tree):
+        is_made = dotted(call.func).endswith(UNSEEDED) and not call.keywords
+        is_given = any(not isinstance(each, ast.Constant) or each.value is not None for each in call.args)
+        if is_made and not is_given and id(call) not in drawn_seeds and named.get(id(call), "") not in seeded:
+            yield call
 
 
 def _is_torch(before: str, modules: dict[str, str]) -> bool:
@@ -190,6 +218,16 @@ def _seeds_itself(node: ast.AST) -> bool:
     if not isinstance(node, ast.ImportFrom) or (node.module or "").partition(".")[0] not in SEEDS_ITSELF:
         return False
     return any(alias.name.endswith(("Trainer", "TrainingArguments")) for alias in node.names)
+
+
+def _of_its_own(file: File, call: ast.Call) -> Finding:
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"`{ast.unparse(call)}` is a generator that is given no seed: the system draws one; allowed: none",
+        culprit=file.at(call),
+        fix=f"give it the run's: `{dotted(call.func)}(seed)`",
+    )
 
 
 def _finding(generator: str, places: list[tuple[str, File, ast.Call]], others: bool) -> Finding:

@@ -14,19 +14,21 @@ the score in the log is the best one.
 ## How it decides
 
 By reading the files of `Subject.source`, or those of the modules that the adapter imports. Kept is what is assigned to
-a name, an attribute or an item in a loop, in a function that one calls, or where scores are compared: a
-`state_dict()`; `dict`, `.copy()` or `copy.copy` of one; a mapping, a tuple or a comprehension that passes its tensors
-on, with `.data` or `.detach()` too; a name that holds one of these. Findings are those that
+a name, an attribute or an item in a loop, in a function that one calls, or where scores are compared: a `state_dict()`
+or the named parameters; `dict`, `.copy()` or `copy.copy` of one; a mapping, a tuple or a comprehension that passes its
+tensors on, with `.data` or `.detach()` too; a name that holds one of these. Findings are those that
 
 * `load_state_dict` of the same module is given, in the same function, or in the same class or file where it is an
   attribute or an item;
 * a save is given, or the function returns, behind the loop, where they were kept under a comparison;
 * are kept as an attribute that another method saves, which no loop calls or which is not called right behind, or, of an
-  object called best, another function.
+  object called best, another function;
+* an object keeps under a comparison, or a method that is called under one, and that are saved or loaded behind the
+  loop.
 
-Clean are `copy.deepcopy`, `.clone()`, `.cpu()` (a copy where training runs on another device), a module that is made
-anew within the loop, a mapping that is changed afterwards or handed to another function, and a loop that ends there.
-Statistic: such states; allowed: 0.
+Clean are `copy.deepcopy`, `.clone()`, `.cpu()` (a copy where training runs on another device: not where the source
+names none, or its setting's default is the CPU), a module that is made anew within the loop, a mapping that is changed
+afterwards or handed to another function, and a loop that ends there. Statistic: such states; allowed: 0.
 
 False-alarm rate: 0 on the bundled trainer and on the documented ones.
 
@@ -69,8 +71,9 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from gradgate.checks.live_states import SHALLOW, STATES, aliased, kept_in, parts_of, runs_on_cpu
 from gradgate.checks.source_values import Names, assignments_in, blocks_in, outwards, own_nodes, parents_in
-from gradgate.checks.trainer_source import File, Function, calls_in, dotted, names_in, read_file_by_file
+from gradgate.checks.trainer_source import File, Function, calls_in, dotted, files_of, names_in, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -78,7 +81,6 @@ from gradgate.subjects.contract import Context, Subject
 CODE, NAME = "GG617", "best-state-aliased"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
-SHALLOW = ("dict", "OrderedDict", "collections.OrderedDict", "copy.copy")
 CHANGES = ("update", "pop", "clear", "setdefault", "popitem")
 OF_NUMBERS = re.compile(r"sched|scaler|early|stop|stats|statis|meter|loader|sampler|rng|generator", re.IGNORECASE)
 BETTER = re.compile(r"improve|better|best", re.IGNORECASE)
@@ -108,23 +110,25 @@ class _Kept:
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     """Read each state that is kept while training goes on."""
-    return read_file_by_file(subject, _of_file, "states")
+    on_cpu = runs_on_cpu(files_of(subject))
+    return read_file_by_file(subject, lambda file: _of_file(file, on_cpu), "states")
 
 
-def _of_file(file: File) -> Iterator[Finding]:
-    if not file.has("state_dict()"):
+def _of_file(file: File, on_cpu: bool) -> Iterator[Finding]:
+    if not file.has(*(f"{name}()" for name in STATES)):
         return
     parents = parents_in(file.tree)
     loops = [node for node in file.nodes if isinstance(node, ast.For | ast.While)]
     called = _called(file, loops)
     for function, owner in file.functions:
-        for kept in _kept(function, parents, called):
+        for kept in _kept(function, parents, called, on_cpu):
             scope = function if kept.name.isidentifier() else (owner or file.tree)
             if _is_changed(scope, kept):
                 continue
             used = _used(scope, function, kept)
             if used is None and owner is not None:
-                used = _used_at_the_end(owner, function, kept, called)
+                used = _used_at_the_end(owner, function, kept, called, parents)
+                used = used or _used_of_another(file, function, kept, parents)
             elif used is None:
                 used = _used_by_another(file, function, kept, called)
             if used is not None and not _is_made_anew(file, kept, called):
@@ -147,11 +151,11 @@ def _names_of_calls(node: ast.AST) -> set[str]:
     return {dotted(call.func).rpartition(".")[2] for call in calls_in(node)}
 
 
-def _kept(function: Function, parents: dict[int, ast.AST], called: set[str]) -> Iterator[_Kept]:
+def _kept(function: Function, parents: dict[int, ast.AST], called: set[str], on_cpu: bool) -> Iterator[_Kept]:
     """What a function keeps of the state of modules while training goes on."""
     names = Names(function)
-    for target, value in assignments_in(own_nodes(function)):
-        modules = tuple(name for name in _aliased(value, names) if not OF_NUMBERS.search(name))
+    for target, value in kept_in(own_nodes(function)):
+        modules = tuple(name for name in aliased(value, names, on_cpu) if not OF_NUMBERS.search(name))
         if not modules or not isinstance(target, ast.Name | ast.Attribute | ast.Subscript):
             continue
         around = _around(value, function, parents)
@@ -187,39 +191,6 @@ def _ends(around: list[ast.AST]) -> bool:
     """Whether the loop is left behind a statement."""
     branch = next((node for node in around if isinstance(node, ast.If | ast.For | ast.While)), None)
     return isinstance(branch, ast.If) and any(isinstance(last, ast.Break | ast.Return) for last in branch.body)
-
-
-def _aliased(value: ast.expr, names: Names) -> Iterator[str]:
-    """The modules whose live tensors an expression holds."""
-    if isinstance(value, ast.Name) and (held := names.held(value)) is not value:
-        yield from _aliased(held, names)
-    elif isinstance(value, ast.Dict) and None in value.keys and len(value.keys) > 1:
-        return  # entries of one over those of another
-    elif isinstance(value, ast.Dict | ast.Tuple | ast.List):
-        for part in _parts(value):
-            yield from _aliased(part, names)
-    elif isinstance(value, ast.DictComp) and _passes_on(value):
-        yield from _aliased(value.generators[0].iter.func.value, names)  # type: ignore[attr-defined]
-    elif isinstance(value, ast.Call):
-        if dotted(value.func) in SHALLOW and len(value.args) == 1 and not value.keywords:
-            yield from _aliased(value.args[0], names)
-        elif isinstance(value.func, ast.Attribute) and not value.args:
-            if value.func.attr == "state_dict":
-                yield ast.unparse(value.func.value)
-            elif value.func.attr == "copy":
-                yield from _aliased(value.func.value, names)
-
-
-def _passes_on(value: ast.DictComp) -> bool:
-    """Whether a comprehension over `items()` gives the tensors that it gets, or what shares their memory."""
-    over, target, given = value.generators[0].iter, value.generators[0].target, value.value
-    if not (isinstance(over, ast.Call) and dotted(over.func).rpartition(".")[2] == "items"):
-        return False
-    if isinstance(given, ast.Call) and isinstance(given.func, ast.Attribute) and given.func.attr == "detach":
-        given = given.func.value
-    if isinstance(given, ast.Attribute) and given.attr == "data":
-        given = given.value
-    return isinstance(target, ast.Tuple) and dotted(given) == dotted(target.elts[-1]) != ""
 
 
 def _is_changed(scope: ast.AST, kept: _Kept) -> bool:
@@ -260,13 +231,17 @@ def _used(scope: ast.AST, function: Function, kept: _Kept) -> str | None:
     return None
 
 
-def _used_at_the_end(owner: ast.ClassDef, function: Function, kept: _Kept, called: set[str]) -> str | None:
+def _used_at_the_end(
+    owner: ast.ClassDef, function: Function, kept: _Kept, called: set[str], parents: dict[int, ast.AST]
+) -> str | None:
     """What another method does with a best state that is kept as an attribute: one that no loop calls, or that is not
     called right behind.
     """
-    if not (kept.name.startswith("self.") and (kept.compared or BETTER.search(kept.name))):
-        return None
     methods = [part for part in owner.body if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef)]
+    if not kept.name.startswith("self."):
+        return None
+    if not (kept.compared or BETTER.search(kept.name)):
+        return _used_behind(methods, function, kept, parents)
     at_once = _names_of_calls(function)
     for method in methods:
         for call in calls_in(method) if method is not function else ():
@@ -274,6 +249,41 @@ def _used_at_the_end(owner: ast.ClassDef, function: Function, kept: _Kept, calle
                 later = method.name not in called | at_once
                 if later or not _are_right_behind(methods, function, _leading_to(methods, method)):
                     return "is written"
+    return None
+
+
+def _used_behind(
+    methods: Sequence[Function], function: Function, kept: _Kept, parents: dict[int, ast.AST]
+) -> str | None:
+    """What a method that calls another under a comparison does behind its loop with what that one keeps."""
+    for method in methods:
+        calls = [call for call in calls_in(method) if dotted(call.func) == f"self.{function.name}"]
+        arounds = [_around(call, method, parents) for call in calls]
+        if arounds and all(any(isinstance(n, ast.If) and _compares(n.test) for n in around) for around in arounds):
+            ends = [
+                node.end_lineno or 0 for around in arounds for node in around if isinstance(node, ast.For | ast.While)
+            ]
+            behind = [call for call in calls_in(method) if ends and call.lineno > max(ends)]
+            if any(SAVES.search(dotted(call.func)) and any(_holds(a, kept.name) for a in call.args) for call in behind):
+                return "is written"
+    return None
+
+
+def _used_of_another(file: File, function: Function, kept: _Kept, parents: dict[int, ast.AST]) -> str | None:
+    """What is done behind a loop with what an object keeps, of which it calls a method that compares."""
+    if not kept.compared or not kept.name.startswith("self."):
+        return None
+    for other in (each for each, _ in file.functions if each is not function):
+        calls = [call for call in calls_in(other) if dotted(call.func).endswith(f".{function.name}")]
+        for call in calls:
+            loops = [node for node in _around(call, other, parents) if isinstance(node, ast.For | ast.While)]
+            there = dotted(call.func).rpartition(".")[0] + kept.name.removeprefix("self")
+            for use in calls_in(other) if loops and there.partition(".")[2] else ():
+                if use.lineno > (loops[-1].end_lineno or 0) and any(_holds(given, there) for given in use.args):
+                    if dotted(use.func).endswith("load_state_dict"):
+                        return "is loaded back"
+                    if SAVES.search(dotted(use.func)):
+                        return "is written"
     return None
 
 
@@ -322,12 +332,8 @@ def _is_of(node: ast.expr, name: str) -> bool:
 def _holds(node: ast.expr, name: str) -> bool:
     """Whether an expression hands on what a name holds, alone or among others."""
     if isinstance(node, ast.Dict | ast.Tuple | ast.List):
-        return any(_holds(part, name) for part in _parts(node))
-    return _is_of(node, name)
-
-
-def _parts(node: ast.Dict | ast.Tuple | ast.List) -> list[ast.expr]:
-    return node.values if isinstance(node, ast.Dict) else node.elts
+        return any(_holds(part, name) for part in parts_of(node))
+    return _is_of(node, name) or name.startswith(f"{ast.unparse(node)}[")
 
 
 def _is_made_anew(file: File, kept: _Kept, called: set[str]) -> bool:

@@ -16,9 +16,10 @@ By reading the files of `Subject.source`, or those of the modules that the adapt
 is a format (`f"..."`, `%d`, `.format`, `+ str(...)`) with a step, an epoch, an update or a checkpoint in front of the
 number or as the number, without a width. A list of files is `listdir`, `glob`, `rglob` or `iterdir`, through filters,
 and joined with a folder. It is sorted by name by `sorted`, `.sort`, `max` or `min` without a key, or with one that is
-the name; functions that return it are followed. Findings are those of which an index, a slice or `.pop` takes some, and
-whose list names what stands in front of the number; where it names nothing, those that are called after checkpoints and
-have the same ending. Statistic: such sorts; allowed: 0.
+the name, or a part of it that is a text (`name.split("_")[1]`, `match.group(1)`); functions that return it are
+followed. Findings are those of which an index, a slice, a star or `.pop` takes some, or a loop that goes backwards
+gives back the first, and whose list names what stands in front of the number; where it names nothing, those that are
+called after checkpoints and have the same ending. Statistic: such sorts; allowed: 0.
 
 False-alarm rate: 0 on the bundled trainer and on the documented ones.
 
@@ -62,8 +63,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 
-from gradgate.checks.source_values import Names, assignments_in, own_nodes
-from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
+from gradgate.checks.source_values import SPLITS, Names, assignments_in, own_nodes
+from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of, names_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -209,8 +210,20 @@ class _Reader:
                 found = self.sorted_by_name(node.func.value)
             elif isinstance(node, ast.Call) and dotted(node.func) in ("max", "min"):
                 found = self._sort(node)
+            elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple | ast.List):
+                starred = any(isinstance(part, ast.Starred) for part in node.targets[0].elts)
+                found = self.sorted_by_name(node.value) if starred else None
+            elif isinstance(node, ast.For) and self._takes_first(node):
+                found = self.sorted_by_name(node.iter)
             if found is not None:
-                yield found, ast.unparse(node)
+                yield found, ast.unparse(node).partition("\n")[0]
+
+    def _takes_first(self, loop: ast.For) -> bool:
+        """Whether a loop goes backwards through what is sorted, and gives back the first that will do."""
+        gives = (node.value for part in loop.body for node in ast.walk(part) if isinstance(node, ast.Return))
+        held = self.names.held(loop.iter)
+        backwards = "reverse" in f"{ast.unparse(loop.iter)} {ast.unparse(held)}"
+        return backwards and any(value is not None and dotted(loop.target) in names_in(value) for value in gives)
 
     def sorted_by_name(self, node: ast.expr, hops: int = 6) -> _Sorted | None:
         """Where the files that an expression holds were sorted by their names."""
@@ -246,8 +259,8 @@ class _Reader:
     def _sorted_in_place(self, name: ast.Name, held: ast.expr) -> _Sorted | None:
         for node in self.nodes:
             if isinstance(node, ast.Call) and dotted(node.func) == f"{name.id}.sort" and not node.args:
-                keyed = any(word.arg == "key" for word in node.keywords)
-                if not keyed and held.lineno <= node.lineno < name.lineno:
+                keyed = all(_is_name(word.value) for word in node.keywords if word.arg == "key")
+                if keyed and held.lineno <= node.lineno < name.lineno:
                     return self._of(node, self._listed(held))
         return None
 
@@ -287,7 +300,9 @@ class _Reader:
 
 
 def _keeps(part: ast.expr, name: str) -> bool:
-    """Whether an element is the file's name, or its path."""
+    """Whether an element is the file's name, or its path, or a part of it."""
+    if _is_piece(part):
+        return any(each.partition(".")[0] == name for each in names_in(part))
     if isinstance(part, ast.Call):
         joined = dotted(part.func).rpartition(".")[2] in ("join", "str", "Path", "joinpath", "basename")
         return joined and any(_keeps(given, name) for given in part.args)
@@ -298,11 +313,19 @@ def _keeps(part: ast.expr, name: str) -> bool:
     return dotted(part) in (name, f"{name}.name", f"{name}.stem")
 
 
+def _is_piece(part: ast.expr) -> bool:
+    """Whether an expression is a part of a text that still is one: `name.split("_")[1]`, `match.group(1)`."""
+    if isinstance(part, ast.Subscript):
+        of = part.value
+        return isinstance(of, ast.Call) and isinstance(of.func, ast.Attribute) and of.func.attr in SPLITS
+    return isinstance(part, ast.Call) and isinstance(part.func, ast.Attribute) and part.func.attr == "group"
+
+
 def _is_name(key: ast.expr) -> bool:
     """Whether a key is a file's name: `str`, `lambda path: path.name`."""
     if isinstance(key, ast.Lambda):
         named = isinstance(key.body, ast.Attribute) and key.body.attr in ("name", "stem")
-        return named or (isinstance(key.body, ast.Call) and _is_name(key.body.func))
+        return named or _is_piece(key.body) or (isinstance(key.body, ast.Call) and _is_name(key.body.func))
     return dotted(key) in ("str", "os.path.basename")
 
 

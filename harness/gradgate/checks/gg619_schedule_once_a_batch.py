@@ -14,7 +14,8 @@ run, nothing is wrong.
 ## How it decides
 
 By reading the files of `Subject.source`, or those of the modules that the adapter imports. A schedule is what is called
-`...sched...` and steps without an argument. Findings are its steps under no condition
+`...sched...` and steps without an argument. Findings are its steps under no condition, or under one that only asks a
+setting (`if scheduler is not None`),
 
 * in a loop that runs a backward at each turn, and steps an optimizer only where a condition holds once in so many turns
   (`%`) or names accumulation, or in a function that is such a turn;

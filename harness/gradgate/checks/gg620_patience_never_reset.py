@@ -12,8 +12,9 @@ and still falls, is stopped.
 ## How it decides
 
 The trainer's source is read (`Subject.source`, or the modules that the adapter imports). Where a function keeps a best
-score and counts up a name that speaks of waiting, that name must also be set in the same function; for a local name, in
-the same loop. Statistic: counts that are not. Allowed: 0. GG608 drives the loop itself, where the stage has one.
+score and counts up a name that speaks of waiting (`+= 1`, `bad = bad + 1`), or down one that speaks of what is left,
+that name must also be set in the same function; for a local name, in the same loop. Statistic: counts that are not.
+Allowed: 0. GG608 drives the loop itself, where the stage has one.
 
 False-alarm rate: 0 where the count is of evaluations in a row.
 
@@ -66,6 +67,7 @@ CODE, NAME = "GG620", "patience-never-reset"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
 WAITS = re.compile(r"stale|bad|worse|wait|no_?improv|without|since|patience|plateau|stagna|strike", re.IGNORECASE)
+LEFT = re.compile(r"left|remain|patience|lives|chances", re.IGNORECASE)  # what is counted down
 BEST = re.compile(r"best|lowest|highest", re.IGNORECASE)
 
 
@@ -87,26 +89,42 @@ def _found(file: File) -> Iterator[Finding]:
             continue
         loops = [node for node in nodes if isinstance(node, ast.For | ast.AsyncFor | ast.While)]
         for node in nodes:
-            if isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Add):
-                name = dotted(node.target)
+            name, waits = _counted(node)
+            if name and isinstance(node, ast.stmt):
                 last = name.rpartition(".")[2]
                 around = [loop for loop in loops if loop.lineno < node.lineno <= (loop.end_lineno or 0)]
                 scope = list(ast.walk(around[0])) if around and "." not in name else nodes
-                if WAITS.search(last) and last in compared and name not in _set_in(scope):
-                    yield _finding(file, function, node, name)
+                if waits.search(last) and last in compared and name not in _set_in(scope):
+                    yield _finding(file, function, node, name, "up" if waits is WAITS else "down")
+
+
+def _counted(node: ast.AST) -> tuple[str, re.Pattern[str]]:
+    """What a statement counts up, or down, and what such counts are called; of another an empty name."""
+    if isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Add):
+        return dotted(node.target), WAITS
+    if isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Sub):
+        return dotted(node.target), LEFT
+    value = node.value if isinstance(node, ast.Assign) and len(node.targets) == 1 else None
+    if isinstance(value, ast.BinOp) and isinstance(value.op, ast.Add | ast.Sub) and isinstance(node, ast.Assign):
+        name = dotted(node.targets[0])
+        if isinstance(value.right, ast.Constant) and dotted(value.left) == name:
+            return name, WAITS if isinstance(value.op, ast.Add) else LEFT
+    return "", WAITS
 
 
 def _set_in(nodes: list[ast.AST]) -> set[str]:
-    """The names that are set, also as parts of a tuple."""
-    return {dotted(part) for target, _ in assignments_in(nodes) for part in places_of(target)}
+    """The names that are set, also as parts of a tuple, and not to one more or one less."""
+    others = [node for node in nodes if not _counted(node)[0]]
+    return {dotted(part) for target, _ in assignments_in(others) for part in places_of(target)}
 
 
-def _finding(file: File, function: Function, node: ast.AugAssign, name: str) -> Finding:
+def _finding(file: File, function: Function, node: ast.stmt, name: str, way: str) -> Finding:
     return Finding(
         code=CODE,
         name=NAME,
-        message=f"{function.name}() counts `{name}` up, and leaves it so where there is a new best; allowed: 0 there",
+        message=f"{function.name}() counts `{name}` {way}, and leaves it so where there is a new best; allowed: 0 "
+        "there",
         culprit=file.at(node, function.name),
-        fix=f"`{name} = 0` where the best is set",
+        fix=f"`{name} = 0` where the best is set, or what it begins with",
         detail={"count": name},
     )

@@ -15,7 +15,8 @@ that of a part. With one micro-batch an update, as in a small run, nothing is wr
 
 By reading the files of `Subject.source`, or those of the modules that the adapter imports. Clipping is what is called
 `clip_grad_norm_`, `clip_grad_value_`, `clip_grad_norm`, `clip_gradients` or `clip_grads`, by itself or in a method of
-the file that always does. Findings are such calls under no condition
+the file that always does. Findings are such calls under no condition, or under one that only asks a setting (`if
+config.max_grad_norm > 0`),
 
 * in a loop that runs a backward at each turn, and steps an optimizer only where a condition holds once in so many turns
   (`%`) or names accumulation, or in a function that is such a turn;
@@ -70,7 +71,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 
 from gradgate.checks.accumulation import methods_of, once_a_turn
-from gradgate.checks.source_values import always_run
+from gradgate.checks.source_conditions import at_each_turn
 from gradgate.checks.trainer_source import File, dotted, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -89,7 +90,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 
 def _of_file(file: File) -> Iterator[Finding]:
     if file.has("clip"):
-        own = {function.name for function, _ in file.functions if any(_clippings(set(), always_run(function)))}
+        own = {function.name for function, _ in file.functions if any(_clippings(set(), at_each_turn(function.body)))}
         for call, function, told in once_a_turn(file, partial(_clippings, own), methods_of(file)):
             yield _finding(file, call, function, told)
 

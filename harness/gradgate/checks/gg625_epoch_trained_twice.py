@@ -98,8 +98,8 @@ def _of_all(files: tuple[File, ...]) -> Iterator[Finding]:
     own = places_in(files)
     read = {text for file in files for text in _read_keys(file)}
     seen: set[int] = set()
-    for place in (place for place in own.functions if place.file.has("range(") and place.file.has("epoch")):
-        for loop in (node for node in place.nodes if isinstance(node, ast.For)):
+    for place in (place for place in own.functions if place.file.has("range(", "while ") and place.file.has("epoch")):
+        for loop in (node for node in place.nodes if isinstance(node, ast.For | ast.While)):
             start = _start(loop)
             begun = set(Starts(own, EPOCH).of(start, place)) if start is not None else set()
             if len(begun) != 1:
@@ -114,8 +114,12 @@ def _of_all(files: tuple[File, ...]) -> Iterator[Finding]:
                     yield _finding(save, first, loop, start)
 
 
-def _start(loop: ast.For) -> ast.expr | None:
-    """The first number of a loop over epochs."""
+def _start(loop: ast.For | ast.While) -> ast.expr | None:
+    """The first number of a loop over epochs; of a `while` what it compares."""
+    if isinstance(loop, ast.While):
+        test = loop.test
+        below = isinstance(test, ast.Compare) and isinstance(test.ops[0], ast.Lt)
+        return test.left if below and isinstance(test, ast.Compare) and EPOCH.search(dotted(test.left)) else None
     for call in (node for node in ast.walk(loop.iter) if isinstance(node, ast.Call)):
         named = EPOCH.search(ast.unparse(loop.target)) or EPOCH.search(ast.unparse(call))
         if dotted(call.func).rpartition(".")[2] in ("range", "trange") and len(call.args) == 2 and named:
@@ -140,10 +144,10 @@ class _Saves:
         place: the function that it stands in.
     """
 
-    def __init__(self, own: Places, loop: ast.For, place: Place) -> None:
+    def __init__(self, own: Places, loop: ast.For | ast.While, place: Place) -> None:
         self.own, self.loop, self.place = own, loop, place
         self.payloads = Payloads(own, EPOCH, place)
-        target = loop.target
+        target = loop.target if isinstance(loop, ast.For) else _start(loop) or loop.test
         parts = target.elts if isinstance(target, ast.Tuple) else [target]
         self._first = {dotted(part): 0 for part in parts if dotted(part)}
 
@@ -184,7 +188,7 @@ def _own_calls(statement: ast.stmt) -> list[ast.Call]:
     return list(calls_in(statement)) if isinstance(statement, ast.Expr | ast.Assign) else []
 
 
-def _finding(save: Save, first: Number, loop: ast.For, start: ast.expr | None) -> Finding:
+def _finding(save: Save, first: Number, loop: ast.For | ast.While, start: ast.expr | None) -> Finding:
     told = "trained twice" if save.number.more + first.more < 1 else "left out"
     begin = ast.unparse(start) if start is not None else ""
     return Finding(

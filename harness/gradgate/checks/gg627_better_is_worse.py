@@ -14,11 +14,13 @@ no score beats the first number, there is no best checkpoint at all, or patience
 
 By reading the files of `Subject.source`, or those of the modules that the adapter imports. A best is what is called so
 and is assigned where a comparison by `<` or `>` with it holds (or in the `else`), by `x if x > best else best`, by
-`max(best, x)`, or by `max` and `argmax` of many. Its direction has to fit the names of what is compared: losses,
-perplexities and errors are better where they are smaller, accuracies, rewards, F1, BLEU and explained variances where
-they are larger. A minus turns it. `monitor=` and `mode=`, or `metric_for_best_model=` and `greater_is_better=`, are
-held against each other where both are written down in one call or one mapping. A first number is a finding where each
-that is written down is infinite on the better side, or 0 for losses that have to be below it.
+`max(best, x)`, or by `max` and `argmax` of many, of rows by what they begin with. A call of the trainer's own that
+compares two of its arguments is that comparison, and an argument is what a method of an object named after the class is
+given. Its direction has to fit the names of what is compared: losses, cross entropies (`ce`), perplexities and errors
+are better where they are smaller, accuracies, rewards, F1, BLEU and explained variances where they are larger. A minus
+turns it. `monitor=` and `mode=`, or `metric_for_best_model=` and `greater_is_better=`, are held against each other
+where both are written down in one call or one mapping. A first number is a finding where each that is written down is
+infinite on the better side, or 0 for losses that have to be below it.
 
 Names that say neither or both, and functions or classes that ask for a direction, are none. Statistic: such places;
 allowed: 0.
@@ -63,8 +65,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from gradgate.checks.given_scores import Given
 from gradgate.checks.source_values import Names, assignments_in, last_name, own_nodes
-from gradgate.checks.trainer_source import File, Function, dotted, read_file_by_file
+from gradgate.checks.trainer_source import File, Function, dotted, files_of, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -74,7 +77,7 @@ NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
 BEST = re.compile(r"(^|_)best(_|$)", re.IGNORECASE)
 WORDS = re.compile(r"[A-Z]?[a-z]+\d?|[A-Z]+(?![a-z])|\d+")
-FALLS = re.compile(r"loss(es)?|perplexity|ppl|nll|err(ors?)?|r?mse|mae|wer|cer|xent|bpb|bpc")
+FALLS = re.compile(r"loss(es)?|perplexity|ppl|nll|err(ors?)?|r?mse|mae|wer|cer|xent|ce|bpb|bpc")
 RISES = re.compile(r"acc|accurac(y|ies)|rewards?|f1|bleu|rouge|auc|auroc|r2|explained|winrate")
 OTHERWISE = re.compile(  # says that a name is of something else than the score, or of its opposite
     r"improve\w*|reduc\w*|drop|gain|decrease|increase|delta|diff|ratio|weight|scale|count|steps?|epoch|idx|index|id"
@@ -108,19 +111,23 @@ class _Kept:
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     """Hold the direction of each best against its name."""
-    return read_file_by_file(subject, _of_file, "directions")
+    given = Given(files_of(subject))
+    return read_file_by_file(subject, lambda file: _of_file(file, given), "directions")
 
 
-def _of_file(file: File) -> Iterator[Finding]:
+def _of_file(file: File, given: Given) -> Iterator[Finding]:
     if file.has("monitor", "metric_for_best_model"):
         yield from _switched(file)
     if not file.has("best"):
         return
     for function, owner in file.functions:
-        kept = [] if ASKED.search(ast.unparse(owner or function)) else list(_kept(function))
+        kept = [] if ASKED.search(ast.unparse(owner or function)) else list(_kept(function, given))
         for one in kept:
             names = Names(function)
             falls = _falls(one.score, names)
+            if falls is None and isinstance(one.score, ast.Name):
+                ways = {_falls(each, Names(where)) for where, each in given.to(function, owner, one.score.id)}
+                falls = ways.pop() if len(ways) == 1 else None
             falls = _falls(one.best, names) if falls is None else falls
             if falls is not None and falls is not (one.sign == "<"):
                 told = f"takes a {'larger' if falls else 'smaller'} `{ast.unparse(one.score)}` for the better one"
@@ -134,12 +141,12 @@ def _side(sign: str) -> str:
     return "below" if sign == "<" else "above"
 
 
-def _kept(function: Function) -> Iterator[_Kept]:
+def _kept(function: Function, given: Given) -> Iterator[_Kept]:
     """The bests of a function."""
     nodes, names = own_nodes(function), Names(function)
     for node in nodes:
         if isinstance(node, ast.If):
-            test = names.held(node.test)
+            test = given.compared(names.held(node.test))
             for compared in _compares(test):
                 for best, score, sign in _sides(compared):
                     alone = not any(isinstance(part, ast.BoolOp) for part in ast.walk(test))
@@ -157,18 +164,27 @@ def _kept(function: Function) -> Iterator[_Kept]:
                         better = ast.unparse(value.orelse) == ast.unparse(best)
                         yield _Kept(best, score, sign if better else TURNED[sign], compared, True)
         elif isinstance(value, ast.Call) and (sign := OF_MANY.get(dotted(value.func).rpartition(".")[2], "")):
-            yield from _of_many(target, value, sign)
+            yield from _of_many(target, value, sign, nodes)
 
 
-def _of_many(target: ast.expr, value: ast.Call, sign: str) -> Iterator[_Kept]:
-    """A best that `max` or `min` takes, of itself and another, or of many."""
+def _of_many(target: ast.expr, value: ast.Call, sign: str, nodes: list[ast.AST]) -> Iterator[_Kept]:
+    """A best that `max` or `min` takes, of itself and another, or of many, or of rows that begin with a score."""
     others = [each for each in value.args if ast.unparse(each) != ast.unparse(target)]
     if len(value.args) == 2 and len(others) == 1:
         yield _Kept(target, others[0], sign, value, True)
     elif len(value.args) == 1 and not value.keywords:
-        yield _Kept(target, value.args[0], sign, value, False)
+        rows = list(_rows_of(dotted(value.args[0]), nodes))
+        yield from (_Kept(target, each, sign, value, False) for each in rows[:1] or value.args)
     elif isinstance(value.func, ast.Attribute) and not value.args and dotted(value.func.value):
         yield _Kept(target, value.func.value, sign, value, False)
+
+
+def _rows_of(name: str, nodes: list[ast.AST]) -> Iterator[ast.expr]:
+    """What the rows begin with that a list is given."""
+    for node in nodes:
+        if isinstance(node, ast.Call) and name and dotted(node.func) == f"{name}.append" and len(node.args) == 1:
+            row = node.args[0]
+            yield from row.elts[:1] if isinstance(row, ast.Tuple | ast.List) else ()
 
 
 def _compares(test: ast.expr) -> list[ast.Compare]:

@@ -19,8 +19,9 @@ it, or a function that it calls, loads a state into a model, and
 * the step or the epoch, and its condition or the call speaks of it (`resume`, `restore`, `latest`, `continue`).
 
 It is a finding where a statement behind it, in the same list or further out, makes a reference of that same model: what
-is called so (`reference`, `ref_model`, `initial_policy`) and is a `deepcopy` of the model or has its
-`state_dict()`, there or in a function that is called.
+is called so (`reference`, `ref_model`, `initial_policy`) and is a `deepcopy` of the model or has its `state_dict()`,
+there or in a function that is called; or is such a copy under another name that is called, is frozen or is asked
+without a gradient, and is neither loaded, saved nor moved with the model.
 
 Not so where the copy is made in a loop, or under a condition that speaks of the resume or asks whether there is a
 reference; where the reference is saved, or is loaded from a file under no condition; and not for an old policy, a
@@ -64,13 +65,16 @@ Ouyang et al. 2022, arXiv:2203.02155: the penalty is taken from the model that t
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
+from functools import cached_property
 
-from gradgate.checks.references import COPIES, kinds_of, meant, model_named
+from gradgate.checks.reference_uses import Uses
+from gradgate.checks.references import COPIES, copy_key, kinds_of, meant, model_named
 from gradgate.checks.restored_models import DEPTH, FIRST, Here, Restores, first_kinds, reached, says
-from gradgate.checks.source_places import Place, places_in
+from gradgate.checks.source_places import Place, Places, places_in
 from gradgate.checks.source_values import assignments_in
-from gradgate.checks.trainer_source import NONE, calls_in, dotted, files_of
+from gradgate.checks.trainer_source import NONE, File, calls_in, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -78,6 +82,9 @@ from gradgate.subjects.contract import Context, Subject
 CODE, NAME = "GG629", "reference-taken-behind-resume"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
+OF_OTHERS = re.compile(
+    r"(^|[._])(ema|old|target|best|eval|snap\w*|shadow|aver\w*|avg|swa|val\w*|teacher)(_|$)", re.IGNORECASE
+)
 
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
@@ -86,9 +93,9 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     if not files:
         return Outcome(not_applicable=NONE)
     asked = any(file.has("load_state_dict(", "load_state(") for file in files) and any(
-        file.has("deepcopy(", "state_dict()") and file.has("ref", "initial", "anchor") for file in files
+        file.has("deepcopy(") or (file.has("state_dict()") and file.has("ref", "initial", "anchor")) for file in files
     )
-    findings = tuple(_Order(places_in(files)).all()) if asked else ()
+    findings = tuple(_Order(places_in(files), files).all()) if asked else ()
     return Outcome(findings, {"copies": len(findings)}, {"copies": 0})
 
 
@@ -97,7 +104,18 @@ class _Order(Restores):
 
     Args:
         own: the trainer's functions.
+        files: of the trainer.
     """
+
+    def __init__(self, own: Places, files: tuple[File, ...]) -> None:
+        super().__init__(own)
+        self._files = files
+
+    @cached_property
+    def _still(self) -> frozenset[str]:
+        """The copies that are frozen, or asked without a gradient, and neither loaded, saved nor moved on."""
+        uses = Uses(self._files)
+        return (uses.called & uses.frozen) - uses.loaded - uses.moved
 
     def all(self) -> Iterator[Finding]:
         """The copies behind what restores."""
@@ -134,6 +152,12 @@ class _Order(Restores):
                 values.append((FIRST, statement.value))
             elif named:
                 values += [(FIRST, value) for _, value in assignments_in([statement])]
+            of_others = any(OF_OTHERS.search(dotted(target)) for target, _ in assignments_in([statement]))
+            for call in calls if not of_others else ():
+                if copy_key(call) & self._still and not any(
+                    call in ast.walk(value) for kinds, value in values if kinds
+                ):
+                    yield call, _model_copied(call)
             for kinds, value in values:
                 for call in calls_in(value) if kinds else ():
                     yield from ((call, model) for model in [_model_copied(call)] if model)

@@ -12,12 +12,14 @@ that the seed seems to work.
 ## How it decides
 
 By reading the files of `Subject.source`, or those of the modules that the adapter imports. A finding is a statement
-that sets the run's seed, in a function that trains, or builds what does, behind one that builds a model in the same
-list of statements:
+that sets the run's seed, under no condition or where one asks for the seed alone, in a function that trains, or builds
+what does, behind one that builds a model in the same list of statements:
 
 * the seed is `seed_everything` or `set_seed`, the trainer's own also, or `torch.manual_seed` of what is named a seed;
 * what is built is assigned to a `model`, `net`, `network`, `policy` or `actor`, and is a call of a class, or of a
-  function that builds, makes, creates or initialises.
+  function that builds, makes, creates or initialises; or it is a layer, a module of the trainer's own, or an object
+  whose `__init__` builds one of these;
+* so the seeds of a `run()`, `fit()` or `train()` of an object that builds a model as it is made.
 
 Not so where something seeds in front: in that function, where it is called, in what builds, or where a module is
 imported; where the weights are loaded under no condition, there or in what builds; and where the seed depends on a
@@ -47,8 +49,8 @@ Seed first.
 
 ## Known limits
 
-A model that is built in one function and seeded behind in another is not seen. Whether two runs of a seed are alike is
-GG601's, which runs them.
+A model that is built in one function and seeded behind in another is not seen, but for the two above. Whether two runs
+of a seed are alike is GG601's, which runs them.
 
 ## Sources
 
@@ -61,8 +63,9 @@ import ast
 import re
 from collections.abc import Callable, Iterable, Iterator
 
+from gradgate.checks.source_conditions import is_setting
 from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.source_values import OTHERS, always_run, blocks_in, own_nodes
+from gradgate.checks.source_values import OTHERS, always_run, assignments_in, blocks_in, own_nodes
 from gradgate.checks.trainer_source import NONE, Function, calls_in, dotted, files_of, nodes_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -77,6 +80,8 @@ OF_PLACE = re.compile(r"epoch|step|iter|resum|rank|process|worker|device|eval|sa
 MODEL = re.compile(r"(^|[._])(model|net|network|policy|actor)$", re.IGNORECASE)
 BUILDS = re.compile(r"(^|\.)_?(build|make|create|init|get|setup)_(\w+_)?(model|net|network|policy|actor)$")
 LOADS = re.compile(r"load_state_dict|from_pretrained|load_checkpoint|load_weights|load_model|\.load$")
+LAYERS = re.compile(r"^(torch\.)?nn\.(Linear|Embedding|Sequential|GRU|LSTM|Transformer\w*|Conv\w+)$")
+RUNS = re.compile(r"^_?(run|fit|train|main)$")
 TRAINS = re.compile(r"optim|train|(^|\.)_?fit|backward|(^|\.)run$", re.IGNORECASE)
 DEPTH = 3  # calls that are followed
 
@@ -123,18 +128,35 @@ def _late(place: Place, own: Places) -> Iterator[tuple[ast.stmt, ast.stmt]]:
     nodes = place.nodes
     if not any(isinstance(node, ast.Call) and TRAINS.search(dotted(node.func)) for node in nodes):
         return
+    made_with = _made_with(place, own)
     for block in (place.function.body, *blocks_in(nodes)):
-        at = next((index for index, each in enumerate(block) if _seeds_the_run(each)), 0)
-        assigned = [each for each in block[:at] if isinstance(each, ast.Assign | ast.AnnAssign)]
-        built = [each for each in assigned if _builds(each, own, place)]
+        at, seed = next(((index, seed) for index, each in enumerate(block) for seed in _seeding(each)), (0, None))
+        built = [each for each in block[:at] if _builds(each, own, place)]
+        built += made_with if block is place.function.body else []
         loaded = any(
             LOADS.search(dotted(call.func))
             for each in block
             if not isinstance(each, ast.If | ast.For | ast.While)
             for call in calls_in(each)
         )
-        if built and not loaded and not _seeded_before(nodes, block[at].lineno):
-            yield block[at], built[0]
+        if seed is not None and built and not loaded and not _seeded_before(nodes, seed.lineno):
+            yield seed, built[0]
+
+
+def _made_with(place: Place, own: Places) -> list[ast.stmt]:
+    """What builds a model as the object is made whose run a method is."""
+    if place.owner is None or not RUNS.search(place.function.name):
+        return []
+    made = [each for each in own.methods("__init__") if each.owner is place.owner and not _seeds_or_loads(each, own)]
+    return [each for one in made for each in one.function.body if _builds(each, own, one)]
+
+
+def _seeding(statement: ast.stmt) -> Iterator[ast.stmt]:
+    """A statement that sets the run's seed, or those of a branch that only asks whether there is one."""
+    if isinstance(statement, ast.If) and "seed" in ast.unparse(statement.test) and is_setting(statement.test):
+        yield from filter(_seeds_the_run, statement.body)
+    elif _seeds_the_run(statement):
+        yield statement
 
 
 def _seeds_the_run(statement: ast.stmt) -> bool:
@@ -147,23 +169,34 @@ def _seeds_the_run(statement: ast.stmt) -> bool:
     return bool(of_run) and not OF_PLACE.search(given)
 
 
-def _builds(statement: ast.Assign | ast.AnnAssign, own: Places, place: Place) -> bool:
-    """Whether a statement builds a model, and does neither seed nor load it."""
-    targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-    value = statement.value
+def _builds(statement: ast.stmt, own: Places, place: Place) -> bool:
+    """Whether a statement builds a model, or an object that does as it is made, and does neither seed nor load."""
+    return any(_makes(target, value, own, place) for target, value in assignments_in([statement]))
+
+
+def _makes(target: ast.expr, value: ast.expr, own: Places, place: Place) -> bool:
     while (
         isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) and isinstance(value.func.value, ast.Call)
     ):
         value = value.func.value  # Model(config).to(device)
-    if not isinstance(value, ast.Call) or not any(MODEL.search(dotted(target)) for target in targets):
-        return False
-    name = dotted(value.func)
-    if not (BUILDS.search(name) or name.rpartition(".")[2][:1].isupper()):
+    if not isinstance(value, ast.Call):
         return False
     if any(MODEL.search(dotted(each)) for each in (*value.args, *(word.value for word in value.keywords))):
         return False  # what wraps a model draws nothing
+    name = dotted(value.func)
     called = own.called(value, place)
-    return called is None or not _seeds_or_loads(called, own)
+    if called is not None and _seeds_or_loads(called, own):
+        return False
+    if MODEL.search(dotted(target)) and (BUILDS.search(name) or name.rpartition(".")[2][:1].isupper()):
+        return True
+    if called is None or called.owner is None or called.function.name != "__init__":
+        return bool(LAYERS.search(name))
+    is_module = any(dotted(base).endswith("Module") for base in called.owner.bases)
+    return is_module or any(
+        _makes(inner, made, own, called)
+        for inner, made in assignments_in(called.function.body)
+        if isinstance(made, ast.Call) and own.called(made, called) is not called
+    )
 
 
 def _seeds_or_loads(place: Place, own: Places) -> bool:

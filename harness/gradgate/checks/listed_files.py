@@ -196,6 +196,14 @@ def _written(node: ast.expr) -> str | None:
         return node.value
     if isinstance(node, ast.JoinedStr):
         return with_stars(node)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mod) and isinstance(node.left, ast.Constant):
+        return re.sub(r"%[-\d.]*[a-z]", "*", node.left.value) if isinstance(node.left.value, str) else None
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "format":
+        text = node.func.value.value if isinstance(node.func.value, ast.Constant) else None
+        return re.sub(r"\{[^}]*\}", "*", text) if isinstance(text, str) else None
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        parts = [_written(node.left), _written(node.right)]
+        return None if parts == [None, None] else "".join("*" if part is None else part for part in parts)
     return None
 
 

@@ -37,10 +37,10 @@ def thresholds(nodes: Sequence[ast.AST], names: Names) -> Iterator[Taken]:
     for call in (node for node in nodes if isinstance(node, ast.Call)):
         kind, values, share = _parts(call)
         amount = list(_amount(share, names))
-        if values is None or any(_leaves_out(part, names) for part in amount):
+        if values is None or any(leaves_out(part, names) for part in amount):
             continue
         made = list(names.parts(values))
-        mask = _zeroed(values, names) if kind in SPREADS else _of_all(values, amount, made, names)
+        mask = zeroed(values, names) if kind in SPREADS else _of_all(values, amount, made, names)
         if mask is None and not _is_far(made):
             mask = _masked_behind(call, values, nodes, names)
         if mask is not None:
@@ -53,11 +53,11 @@ def _parts(call: ast.Call) -> tuple[str, ast.expr | None, list[ast.expr]]:
         return "", None, []
     given = [*call.args, *(word.value for word in call.keywords)]
     if dotted(call.func.value) in LIBRARIES:
-        return call.func.attr, _bare(given[0]) if given else None, given[1:]
-    return call.func.attr, _bare(call.func.value), given
+        return call.func.attr, bare(given[0]) if given else None, given[1:]
+    return call.func.attr, bare(call.func.value), given
 
 
-def _bare(node: ast.expr) -> ast.expr:
+def bare(node: ast.expr) -> ast.expr:
     """An expression without what only changes its form."""
     while isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in FORMS:
         node = node.func.value
@@ -79,11 +79,11 @@ def _amount(share: Sequence[ast.AST], names: Names, hops: int = 4) -> Iterator[a
         yield from _amount(list(ast.iter_child_nodes(node)), names, hops)
 
 
-def _leaves_out(node: ast.expr, names: Names) -> bool:
+def leaves_out(node: ast.expr, names: Names) -> bool:
     """Whether an expression says by its name, or by labels, which places count."""
-    node = _bare(node)
-    node = _bare(node.operand) if isinstance(node, ast.UnaryOp) else node
-    held = _bare(names.held(node))
+    node = bare(node)
+    node = bare(node.operand) if isinstance(node, ast.UnaryOp) else node
+    held = bare(names.held(node))
     named = bool(MASK.search(dotted(node).rpartition(".")[2]))
     return named or (isinstance(held, ast.Compare) and bool(LABELS.search(ast.unparse(held))))
 
@@ -105,15 +105,15 @@ def _is_far(made: Sequence[ast.AST]) -> bool:
     return any(filled is not None and bool(FAR.search(ast.unparse(filled[1]))) for filled in map(_filled, made))
 
 
-def _zeroed(values: ast.expr, names: Names) -> ast.expr | None:
+def zeroed(values: ast.expr, names: Names) -> ast.expr | None:
     """The mask that makes values 0."""
-    held = _bare(names.held(values))
+    held = bare(names.held(values))
     if isinstance(held, ast.BinOp) and isinstance(held.op, ast.Mult):
-        masks = [side for side in (held.left, held.right) if _leaves_out(side, names)]
+        masks = [side for side in (held.left, held.right) if leaves_out(side, names)]
         return masks[0] if len(masks) == 1 else None
     filled = _filled(held)
     is_zero = filled is not None and re.fullmatch(r"0(\.0*)?|.*zeros\w*\(.*", ast.unparse(filled[1]))
-    return filled[0] if filled is not None and is_zero and _leaves_out(filled[0], names) else None
+    return filled[0] if filled is not None and is_zero and leaves_out(filled[0], names) else None
 
 
 def _of_all(values: ast.expr, amount: Sequence[ast.expr], made: Sequence[ast.AST], names: Names) -> ast.expr | None:
@@ -126,7 +126,7 @@ def _of_all(values: ast.expr, amount: Sequence[ast.expr], made: Sequence[ast.AST
         for part in amount
     )
     for filled in filter(None, map(_filled, made)) if is_share else ():
-        if FAR.search(ast.unparse(filled[1])) and _leaves_out(filled[0], names):
+        if FAR.search(ast.unparse(filled[1])) and leaves_out(filled[0], names):
             return filled[0]
     return None
 
@@ -143,7 +143,7 @@ def _masked_behind(call: ast.Call, values: ast.expr, nodes: Sequence[ast.AST], n
         for node in nodes
         if isinstance(node, ast.Compare) and len(node.ops) == 1 and _is_of(node, values, results, held_in)
     }
-    chosen = {dotted(target) for target, value in assignments_in(nodes) if id(_bare(value)) in compared}
+    chosen = {dotted(target) for target, value in assignments_in(nodes) if id(bare(value)) in compared}
     for node in nodes:
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitAnd | ast.Mult):
             sides = [node.left, node.right]
@@ -154,8 +154,8 @@ def _masked_behind(call: ast.Call, values: ast.expr, nodes: Sequence[ast.AST], n
         else:
             continue
         for side, other in (sides, sides[::-1]):
-            is_compared = id(_bare(side)) in compared or dotted(_bare(side)) in chosen - {""}
-            if is_compared and _leaves_out(other, names):
+            is_compared = id(bare(side)) in compared or dotted(bare(side)) in chosen - {""}
+            if is_compared and leaves_out(other, names):
                 return other
     return None
 
@@ -168,6 +168,6 @@ def _is_of(node: ast.Compare, values: ast.expr, results: set[int], held_in: set[
     """Whether a comparison holds values against a threshold of theirs."""
     sides = [node.left, node.comparators[0]]
     return any(
-        ast.unparse(_bare(one)) == ast.unparse(values) and _reads(other, results, held_in)
+        ast.unparse(bare(one)) == ast.unparse(values) and _reads(other, results, held_in)
         for one, other in (sides, sides[::-1])
     )

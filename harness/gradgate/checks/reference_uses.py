@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from functools import cached_property
 
-from gradgate.checks.references import ALL, PASSED_ON, chain_of, kinds_of, meant, puts_in_eval
+from gradgate.checks.references import ALL, PASSED_ON, chain_of, copy_key, kinds_of, meant, puts_in_eval
 from gradgate.checks.source_places import Place, places_in
 from gradgate.checks.source_values import assignments_in, outwards, parents_in, places_of
 from gradgate.checks.trainer_source import File, dotted
@@ -32,6 +32,7 @@ class Uses:
         self.own = places_in(files)
         self.places = [*self.own.functions, *(place for place in self.own.all if place.is_top)]
         self.called, self.frozen, self.loaded, self.eased = NOTHING, NOTHING, NOTHING, NOTHING
+        self.moved = NOTHING  # beside the model, or saved with it
         self._names: dict[tuple[int, str], frozenset[str]] = {}
         for _ in range(ROUNDS):
             known = dict(self._names)
@@ -73,7 +74,7 @@ class Uses:
         if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
             return kinds_of(str(node.slice.value))
         if isinstance(node, ast.Call):
-            return self.kinds_of_function(dotted(node.func).rpartition(".")[2])
+            return copy_key(node) or self.kinds_of_function(dotted(node.func).rpartition(".")[2])
         name = dotted(node)
         return kinds_of(name) | self._names.get((_scope(name, place), name), NOTHING) if name else NOTHING
 
@@ -118,10 +119,14 @@ class Uses:
             self.frozen |= given if FREEZES.search(name) else NOTHING
             unknown = not meant(self.own, call, place) and MAY_PUT.search(ast.unparse(call.func))
             told = any(word.arg and "eval" in word.arg for word in call.keywords)
+            self.moved |= given if MOVES.search(name) else NOTHING
             self.eased |= given if unknown or told or MOVES.search(name) else NOTHING
         if name == "zip":  # moved beside the model
             moved = (_of_weights(each) for each in _given(call) if isinstance(each, ast.Call))
-            self.eased |= NOTHING.union(*(self.kinds(each, place) for each in moved if each is not None))
+            kinds = NOTHING.union(*(self.kinds(each, place) for each in moved if each is not None))
+            self.eased, self.moved = self.eased | kinds, self.moved | kinds
+        if method == "state_dict":
+            self.moved |= of
         if (asks or given) - self.frozen and self._without_gradient(call, place):
             self.frozen |= asks | given
 

@@ -55,6 +55,12 @@ def copied_in(tree: ast.AST) -> Iterator[tuple[ast.Call, ast.expr]]:
             yield node, node.args[0]
 
 
+def copy_key(call: ast.Call) -> frozenset[str]:
+    """What kind of reference a copy of a model is that nothing else names one: itself."""
+    is_copy = bool(call.args) and bool(COPIES.search(dotted(call.func))) and bool(model_named(call.args[0]))
+    return frozenset({f"copy {call.lineno}:{call.col_offset} {id(call)}"}) if is_copy else frozenset()
+
+
 def puts_in_eval(call: ast.Call) -> bool:
     """Whether a call is `.eval()` or `.train(False)`."""
     if not isinstance(call.func, ast.Attribute):

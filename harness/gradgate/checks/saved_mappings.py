@@ -51,7 +51,7 @@ def _given_to(file: File, called: Collection[str]) -> Iterator[Saved]:
         nodes = list(ast.walk(function))
         for call in nodes:
             if isinstance(call, ast.Call) and dotted(call.func) in called and call.args:
-                given = _held(call.args[0], nodes)
+                given = _mapping(_held(call.args[0], nodes))
                 if isinstance(given, ast.Dict):
                     yield Saved(file, call, function.name, entries_of(given))
 
@@ -66,7 +66,7 @@ def returned_in(file: File) -> Iterator[Saved]:
             continue
         nodes = list(ast.walk(function))
         for node in nodes:
-            given = _held(node.value, nodes) if isinstance(node, ast.Return) else None
+            given = _mapping(_held(node.value, nodes)) if isinstance(node, ast.Return) else None
             if isinstance(given, ast.Dict):
                 entries = entries_of(given)
                 if holds_optimizer(entries.values()):
@@ -78,6 +78,14 @@ def _held(given: ast.expr | None, nodes: Iterable[ast.AST]) -> ast.expr | None:
     if not isinstance(given, ast.Name):
         return given
     return next((value for name, value in assignments_in(nodes) if dotted(name) == given.id), given)
+
+
+def _mapping(given: ast.expr | None) -> ast.expr | None:
+    """An expression, and of `dict(model=...)` the same as it is written in braces."""
+    if not (isinstance(given, ast.Call) and dotted(given.func) == "dict" and given.keywords and not given.args):
+        return given
+    keys = [None if word.arg is None else ast.copy_location(ast.Constant(word.arg), given) for word in given.keywords]
+    return ast.copy_location(ast.Dict(list(keys), [word.value for word in given.keywords]), given)
 
 
 def entries_of(mapping: ast.Dict) -> dict[str, ast.expr]:

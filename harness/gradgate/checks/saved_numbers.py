@@ -119,7 +119,7 @@ class Starts:
             )
             for target, value in assignments_in(nodes):
                 named = isinstance(target, ast.Attribute) and target.attr == node.attr
-                if named and not (isinstance(without_added(value)[0], ast.Attribute) and dotted(value) == dotted(node)):
+                if named and dotted(without_added(value)[0]) != dotted(node):
                     yield from self.of(value, other, more + raised, hops)
 
     def _entry(self, node: ast.expr) -> str:
@@ -209,9 +209,10 @@ def held_at(body: list[ast.stmt], first: Mapping[str, int], line: int) -> dict[s
     for node in sorted((node for node in nodes if isinstance(node, ast.stmt)), key=lambda node: node.lineno):
         for to, value in assignments_in([node]):
             name, (inner, more) = dotted(to), without_added(value)
+            held = known.get(dotted(inner))
             known.pop(name, None)
-            if dotted(inner) in known and name:
-                known[name] = known[dotted(inner)] + more
+            if held is not None and name:
+                known[name] = held + more
         if isinstance(node, ast.AugAssign) and dotted(node.target) in known and ast.unparse(node.value) == "1":
             known[dotted(node.target)] += 1
     return known
