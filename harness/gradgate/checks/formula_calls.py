@@ -57,6 +57,10 @@ class Call:
         named = {name: held for name, held in self.options.items() if held is not None}
         return {name: held for name, held in named.items() if _takes(self.function, name)}
 
+    def takes(self, name: str) -> bool:
+        """Whether the formula can be given this option."""
+        return _takes(self.function, name)
+
     @property
     def is_double(self) -> bool:
         """Whether it is given float64, as no trainer is."""

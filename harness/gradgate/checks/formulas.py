@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from gradgate.checks.first_fault import FirstFaultError, wanted
 from gradgate.checks.formula_calls import Call
 from gradgate.checks.naming import are_named
 from gradgate.checks.oracle_steps import reference
+from gradgate.checks.told_apart import Told, told_apart
 from gradgate.core.finding import Finding, Location
 from gradgate.core.origin import in_one_line, origin
 from gradgate.core.verdict import Outcome
@@ -27,6 +28,14 @@ _TORCHS_OWN = ("not implemented for", "Could not run")  # how torch says that it
 LOOKED_INTO = 1500  # numbers given, in a call that is looked into for the line
 KEPT = ("value_BS", "logits_BSHV", "weight_BSH")  # arguments that are a module's output, or another formula's
 FLOAT32_TO_FLOAT64 = 2.0**29  # roundoff: what is off by less in float64 is not off in float32
+JUDGES: Mapping[str, str] = {  # who tells a formula's faults apart
+    "weights": "GG403",
+    "returns": "GG501",
+    "labels": "GG412",
+    "loss": "GG404",
+    "value_loss": "GG404",
+    "place_rewards": "GG404",
+}
 SHARES = (0.5, 0.8, 0.2, 0.0)  # of the failing calls by size, those that are looked into
 
 
@@ -231,25 +240,44 @@ class Ledger:
         """
         share, error, bound = self._worst
         lines = {name: _line(calls, self.device, self.source) for name, calls in self._failed.items()}
+        told = {
+            name: found
+            for name, calls in self._failed.items()
+            if JUDGES.get(name) == self.code and (found := told_apart(calls[0], self.device)) is not None
+        }
         findings = tuple(
             dataclasses.replace(
                 finding,
+                message=_with_cause(finding.message, told.get(self._formula[symptom])),
                 culprit=finding.culprit or lines[self._formula[symptom]],
                 severity="error" if symptom in self._likely else "warning",
             )
             for symptom, (_, finding) in self._found.items()
         )
+        findings = (*findings, *(each for formula, found in told.items() for each in self._each(found, lines[formula])))
         name, number, limit = (unit, error, bound) if unit else ("error_to_bound_ratio", max(share, 0.0), 1.0)
         reported = {name: number, "calls": self.tried, **measured}
         if self.left:
             reported["calls_left"] = self.left
         return Outcome(findings, {key: plain(held) for key, held in reported.items()}, {name: plain(limit)})
 
+    def _each(self, told: Told, line: Location | None) -> Iterator[Finding]:
+        """A finding for each fault of a formula that has several at once."""
+        number = len(told.faults)
+        for fault in told.faults if number > 1 else ():
+            message = f"{told.subject} {fault.told}; allowed: none ({number} such faults explain all of its numbers)"
+            yield Finding(self.code, self.name, message, culprit=line, fix=fault.fix, detail={"fault": fault.name})
+
     def _raised(self, what: str, error: Exception, call: Call, fix: str) -> None:
         """The finding for an exception of the subject's."""
         kind = type(error).__name__
         message = f"{what} raised {in_one_line(error, self.source)}"
         self.note(f"{what} raises {kind}", message, fix, call, victim=origin(error, self.source), error=kind)
+
+
+def _with_cause(message: str, told: Told | None) -> str:
+    """A message with what explains it, where that is one fault."""
+    return f"{message}: {told.text}" if told is not None and len(told.faults) == 1 else message
 
 
 def _line(calls: Sequence[Call], device: str, source: Path | None) -> Location | None:

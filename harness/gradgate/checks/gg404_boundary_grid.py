@@ -41,6 +41,10 @@ one row; where it has `select_rows`, on one row; where its batches are mappings 
 first row has none (-100 throughout), and on one without any: none may raise, none may be NaN or infinite, nor its
 gradient, and `total` must be on the graph.
 
+Faults that hide one another: where all of the formula's numbers on some more batches are those of the reference with
+usual faults in it, up to five at once (`gradgate.checks.usual_faults` lists them), these are told, one alone in the
+message, several as a finding each.
+
 ## Example
 
 Bad:

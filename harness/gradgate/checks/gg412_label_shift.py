@@ -21,6 +21,10 @@ none but such is a finding. Statistic: places trained on another token, or where
 threshold 0. False-alarm rate: 0 for losses whose gradient at the logits is that of a weighted cross-entropy.
 Function: where the subject has `functions.labels`, its labels of distinct tokens must be equal to the reference's.
 
+Faults that hide one another: where all of the formula's numbers on some more batches are those of the reference with
+usual faults in it, up to five at once (`gradgate.checks.usual_faults` lists them), these are told, one alone in the
+message, several as a finding each.
+
 ## Example
 
 Bad:

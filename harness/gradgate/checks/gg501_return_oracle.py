@@ -29,6 +29,10 @@ rewards that its rows have in the data. Threshold: two roundings of the rewards'
 A formula may not write into the values that it is given, also not behind `detach`, which shares them: the model's
 output is then another for whoever reads it next. At padding alone that is a warning.
 
+Faults that hide one another: where all of the formula's numbers on some more batches are those of the reference with
+usual faults in it, up to five at once (`gradgate.checks.usual_faults` lists them), these are told, one alone in the
+message, several as a finding each.
+
 ## Example
 
 Bad:
