@@ -82,6 +82,11 @@ def is_built(entry: Rule) -> bool:
     return _file(entry) is not None
 
 
+def reads_source(entry: Rule) -> bool:
+    """Whether a rule's check reads the trainer's files, and runs nothing."""
+    return set(entry.looks) == {"scan"} and is_built(entry)
+
+
 def page(entry: Rule) -> str:
     """The rule's page in Markdown: title, the catalogue's line, and the docstring of its check."""
     file = _file(entry)

@@ -157,9 +157,14 @@ def _held_out_elsewhere(
 
 
 def _names_agree(ours: Mapping[Hashable, set[Row]], theirs: Mapping[Hashable, set[Row]]) -> bool:
-    """Whether names that two stages have in common stand for the same rows in both, and there are some."""
+    """Whether names that two stages have in common stand for the same rows in both, and there are some.
+
+    Where several rows have one name, that of a prompt, each stage may draw others of them.
+    """
     common = ours.keys() & theirs.keys()
-    return bool(common) and all(ours[name] & theirs[name] for name in common)
+    several = any(len(rows) > 1 for rows in (*ours.values(), *theirs.values()))
+    same = sum(bool(ours[name] & theirs[name]) for name in common)
+    return 2 * same > len(common) if several else same == len(common) > 0
 
 
 def _never_drawn(run: Run, subject: Subject, stage: Stage, context: Context) -> list[tuple[str, Find]]:

@@ -16,13 +16,14 @@ def pages() -> dict[str, str]:
 
 
 def index() -> str:
-    """All rules by family, each with its page and whether it is built."""
+    """All rules by family, each with its page and whether it is built, and reads the source alone."""
     origin = "Written by `make docs` from the checks' docstrings. `gradgate rule CODE` prints the same pages."
     lines = ["# Rules", "", origin, ""]
     for title, rules in catalogue.by_family(RULES).items():
         lines += [f"## {title}", "", "| code | name | fails when | |", "|---|---|---|---|"]
         for rule in rules:
             state = "built" if catalogue.is_built(rule) else "not built yet"
+            state = "reads the source" if catalogue.reads_source(rule) else state
             lines.append(f"| [{rule.code}]({rule.code}.md) | {rule.name} | {rule.fails_when} | {state} |")
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"
