@@ -374,10 +374,10 @@ class Functions:
         labels: `(token_BS, valid_BS, horizon, document_BS=None) -> label_BSH`, -100 where nothing is to be predicted.
         weights: `(value_BS, label_BSH, valid_BS, *, discount_lambda, temperature, document_BS=None) -> weight_BSH`.
         loss: `(logits_BSHV, label_BSH, weight_BSH) -> scalar`.
+        value_loss: `(value_BS, return_BS, valid_BS) -> scalar`, the mean squared error over real tokens.
         returns: `(reward_BS, value_BS, valid_BS, *, gamma, gae_lambda, document_BS=None) -> return_BS`.
         place_rewards: `(reward_B, valid_BS, placement, document_BS=None) -> reward_BS`, "terminal" or "uniform";
             NotImplementedError for one that the trainer does not have.
-        value_loss: `(value_BS, return_BS, valid_BS) -> scalar`, the mean squared error over real tokens.
         token_weights: `(score_BS, valid_BS) -> weight_BS`, of a trainer that weighs tokens and not heads: as its loss
             uses them, averaging 1 over real tokens, growing with the score (an advantage, an excess loss).
         gaps: whether masks may have padding between real tokens, as the trainer's data have or not.
@@ -389,9 +389,9 @@ class Functions:
     labels: Callable[..., Tensor] | None = None
     weights: Callable[..., Tensor] | None = None
     loss: Callable[..., Tensor] | None = None
+    value_loss: Callable[..., Tensor] | None = None
     returns: Callable[..., Tensor] | None = None
     place_rewards: Callable[..., Tensor] | None = None
-    value_loss: Callable[..., Tensor] | None = None
     token_weights: Callable[..., Tensor] | None = None
     gaps: bool = False
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gradgate.core.errors import SubjectError, nearest
@@ -60,6 +61,8 @@ class Place:
             value = _inside(value, step)
         if self.name == RETURN and not self.steps and isinstance(value, tuple | list):
             value = next((part for part in value if isinstance(part, Tensor)), None)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return torch.tensor(float(value), dtype=torch.float64)
         return value if isinstance(value, Tensor) else None
 
 

@@ -121,6 +121,13 @@ def test_return_alone_is_the_first_tensor(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_number_is_a_term(kind: Any) -> None:
+    """A count that the step holds as a Python number: for an overridden `losses` to divide by."""
+    number = kind("compute_loss:return[0]").losses(BATCH)["value_loss"]
+    assert isinstance(number, torch.Tensor) and number.dim() == 0 and not number.requires_grad
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_term_in_a_call_has_a_part_at_each_backward(kind: Any) -> None:
     """The latest call in front of each backward is that part's."""
     whole, split = kind("compute_loss:return", parts=1), kind("compute_loss:return", parts=2)
@@ -132,7 +139,7 @@ def test_a_term_in_a_call_has_a_part_at_each_backward(kind: Any) -> None:
     [
         ("compute_los:value_loss", r"no call of 'compute_los' ended.*did you mean 'compute_loss'"),
         ("compute_loss:value_los", r"no tensor 'compute_loss:value_los' in the last call.*mean 'value_loss'.*batch"),
-        ("compute_loss:return[0]", r"no tensor 'compute_loss:return\[0\]'"),
+        ("compute_loss:return[5]", r"no tensor 'compute_loss:return\[5\]'"),
         ("outputs.los", r"no tensor 'outputs.los' at the step's backward"),
         ("compute_loss()", r"is no `variable`"),
     ],
