@@ -15,8 +15,8 @@ another machine, whose batches are larger.
 With every key of `Stage.options` that says how many rows a batch has (`batch_size`, `eval_batch_size`,
 `per_device_eval_batch_size`) moved, fresh runs with the same parameters are evaluated. Statistic: the largest relative
 change of a number that `Run.evaluate` returns; allowed: 1e-3, which is far above the rounding of other sums in float32.
-Numbers that are counts of batches, times or rates of work by their names are left out. Where two seeds give two
-evaluations, it draws random numbers, and nothing can be said.
+Numbers that are counts of batches, times or rates of work by their names are left out. Dropout that is on keeps
+everything here. Where two seeds give two evaluations, it draws other random numbers, and nothing can be said.
 
 A trainer may look at so many batches and not at so many rows: where its source limits them by their number
 (`eval_iters`, `max_eval_batches`), and where it is not known, a finding for a key that is the training's, too, is a
@@ -72,6 +72,7 @@ from gradgate.checks.moved import in_words, runs_of, take_parameters
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.randomness import seeded
 from gradgate.checks.trainer_source import files_of
+from gradgate.checks.without_dropout import without_dropout
 from gradgate.core.finding import Finding, Severity
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Run, Stage, Subject
@@ -137,7 +138,7 @@ def _start(stage: Stage, context: Context) -> Run:
 
 def _numbers(run: Run, seed: int) -> Numbers:
     """What an evaluation says, by name; numbers of its own work, and what is not finite, left out."""
-    with seeded(seed), calling("evaluate()"):
+    with seeded(seed), without_dropout(), calling("evaluate()"):
         found = dict(_flat("", run.evaluate()))
     return {name: number for name, number in found.items() if isfinite(number) and not OF_WORK.search(name.lower())}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fixtures.check_runs import errors, run_check
-from fixtures.evaluation_faults import EVALUATION_FAULTS, drawn, evaluated
+from fixtures.evaluation_faults import EVALUATION_FAULTS, drawn, dropping, evaluated, mean_of_means, over_all
 from gradgate.subjects.contract import Subject
 from gradgate.subjects.settings import options_of
 from gradgate_wmtp.adapter import build_subject
@@ -50,6 +50,14 @@ def test_evaluation_that_draws_is_inconclusive() -> None:
     subject = evaluated(evaluation=drawn)
 
     assert "draws random numbers" in run_check("GG428", subject, subject.stages[0]).inconclusive
+
+
+def test_dropout_that_is_on_hides_no_mean_of_means() -> None:
+    """That it drops is another check's; here it keeps everything."""
+    faulty, clean = (evaluated(evaluation=dropping(each)) for each in (mean_of_means, over_all))
+
+    assert errors(run_check("GG428", faulty, faulty.stages[0])) != []
+    assert run_check("GG428", clean, clean.stages[0]).findings == ()
 
 
 def test_key_that_is_no_size_of_a_batch_is_not_moved() -> None:
