@@ -118,6 +118,7 @@ WHOLE, ONE_POSITION = 2.0, 3.0
 CASES = 20
 ALLOWED = 1e-5  # of the largest term: terms may be float32
 FIX = "divide each term by its own count over all rows and micro-batches of an update, and by nothing else"
+FAR_FROM_ONE = 0.25  # of a count
 FIX_WEIGHTS = "sum(weight * cross_entropy) / positions: no renormalisation by the weights, no count of non-zero ones"
 
 
@@ -317,11 +318,21 @@ def _miscounted(count: _Count) -> Finding:
         code=CODE,
         name=NAME,
         message=f"`{shares.term}` has {number} {shares.unit} in it and counts one of them as in a mean over "
-        f"{shares.divisor:.6g}{count.moved}; allowed: {number}, to a quarter",
+        f"{shares.divisor:.6g}{count.moved}; allowed: {number}, to a quarter{_of_whole(shares)}",
         severity="warning" if count.rows else "error",
         fix=FIX,
         detail={"counted": number, "divisor": shares.divisor},
     )
+
+
+def _of_whole(shares: mean_shares.Shares) -> str:
+    """What the divisor is where all heads are in a share: whether it is that, or the weights, that is wrong."""
+    whole, number = shares.whole_divisor, len(shares.share_N)
+    if whole is None or abs(whole - shares.divisor) < FAR_FROM_ONE:
+        return ""
+    is_right = abs(whole - number) < FAR_FROM_ONE
+    told = "so it is the weights that do not sum to 1" if is_right else "which is the divisor, and wrong as well"
+    return f"; where all heads have a share it is a mean over {whole:.6g}, {told}"
 
 
 def _summed(probe: Probe, batch: Batch, coefficients: Mapping[str, float], source: Path | None) -> Iterator[Finding]:

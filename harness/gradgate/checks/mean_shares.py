@@ -28,12 +28,23 @@ class Shares:
         share_N: Double[N], of the tokens that have any.
         unit: what counts, in the plural.
         shape: of the weights that the shares are sums of, [B, S, H]; empty: of none.
+        whole_N: Bool[N], tokens whose share is of all heads; None: there are no heads.
     """
 
     term: str
     share_N: Tensor
     unit: str
     shape: tuple[int, ...] = ()
+    whole_N: Tensor | None = None
+
+    @property
+    def whole_divisor(self) -> float | None:
+        """The divisor where a share is of all heads, whose weights sum to 1 also where those of fewer do not; None:
+        there are not two such places, or they differ."""
+        whole = self.share_N[self.whole_N] if self.whole_N is not None else self.share_N[:0]
+        if len(whole) < 2 or float(whole.max() - whole.min()) > ROUNDING * float(whole.max()):
+            return None
+        return 1.0 / float(whole[0])
 
     @property
     def divisor(self) -> float:
@@ -144,6 +155,7 @@ def of_positions(run: Run, batch: Batch, seed: int) -> Shares | None:
     ((name, gradient_BSHV),) = reached.items()
     lowest_BSH, label_BSH = gradient_BSHV.min(-1)
     chance_BSH = torch.softmax(logits_BSHV.detach().double(), -1).gather(-1, label_BSH[..., None])[..., 0]
-    share_BS = (-lowest_BSH.double().clamp(max=0.0) / (1 - chance_BSH)).sum(-1)
-    share_N = share_BS[share_BS > 0].cpu()
-    return Shares(name, share_N, "positions", tuple(label_BSH.shape)) if len(share_N) else None
+    share_BSH = -lowest_BSH.double().clamp(max=0.0) / (1 - chance_BSH)
+    share_BS = share_BSH.sum(-1)
+    share_N, whole_N = share_BS[share_BS > 0].cpu(), (share_BSH > 0).all(-1)[share_BS > 0].cpu()
+    return Shares(name, share_N, "positions", tuple(label_BSH.shape), whole_N) if len(share_N) else None

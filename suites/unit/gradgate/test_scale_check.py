@@ -150,6 +150,30 @@ def test_gg410_names_who_had_the_count_or_the_weights(stage: str, parts: dict[st
     assert any(finding.culprit and finding.culprit.source.startswith(line) for finding in found)
 
 
+def over_two_more(logits_BSHV: Tensor, label_BSH: Tensor, weight_BSH: Tensor) -> Tensor:
+    """A mean over two positions more than there are."""
+    positions = (label_BSH != -100).any(-1).sum()
+    return mini_trainer.token_loss(logits_BSHV, label_BSH, weight_BSH) * positions / (positions + 2)
+
+
+@pytest.mark.parametrize(
+    ("parts", "told"),
+    [
+        ({"head_weights": over_all_heads}, "so it is the weights that do not sum to 1"),
+        ({"head_weights": over_all_heads, "token_loss": over_two_more}, "which is the divisor, and wrong as well"),
+        ({"token_loss": over_two_more}, ""),
+    ],
+)
+def test_gg410_tells_a_divisor_from_weights_that_do_not_sum_to_one(parts: dict[str, Any], told: str) -> None:
+    """Where all heads have a share, weights that fall short elsewhere sum to 1, and the divisor shows alone."""
+    subject = replace(mini_trainer.subject(**parts), functions=MEANS)
+
+    (message,) = (each for each in errors(run_check("GG410", subject, stage_of(subject, "tokens"))) if COUNTED in each)
+
+    assert message.endswith(f"allowed: {int(message.split()[2])}, to a quarter") is not bool(told)
+    assert told in message
+
+
 class Counting(MiniRun):
     """Its update divides the squares of a window by a count."""
 
