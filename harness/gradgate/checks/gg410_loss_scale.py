@@ -32,9 +32,9 @@ In float64, at one point, without dropout. Statistic: the distance of loss terms
   (read out of softmax - onehot at the logits). Statistic: the largest |N share - 1|; allowed: 1/(4 N), since a count
   that is one off gives 1/(N + 1). Where it fails of positions, those at which all heads have a share say whether it is
   the divisor or the weights: there these sum to 1 also where a softmax goes over invalid heads. The same with each key
-  of `Stage.options` moved. Without these functions, shares that are all 1/M for a whole number M that is neither N, nor the rows, nor a multiple or a part of N, are a warning.
-  A factor that the configuration knows is none of the term's: where `Run.coefficients` says it, `total` is that sum of
-  the terms, to 1e-5.
+  of `Stage.options` moved. Without these functions, shares that are all 1/M for a whole number M that is neither N, nor
+  the rows, nor a multiple or a part of N, are a warning. A factor that the configuration knows is none of the term's:
+  where `Run.coefficients` says it, `total` is that sum of the terms, to 1e-5.
 * Weights, where the subject has `functions.loss` and the stage learns tokens: the loss is linear in the weights, all of
   them (times 2) and those of one position (times 3).
 
