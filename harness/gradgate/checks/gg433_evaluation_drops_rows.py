@@ -19,9 +19,9 @@ the keyword, the key, one of the names that a loop is over, or, where that says 
 by a setting that is no evaluation's own (`config.drop_last`) and also given where no evaluation is; calls of a function
 that gives back what such a flag of its own makes, or what another one gives it; and calls of the trainer's own
 functions and classes, called so, that drop: which have a parameter `drop_last` whose default is True and that is not
-given, or, without one, run over `range(len(rows) // size)`, also as the class's own `__len__`, or over `range(0, len(rows) - size + 1, size)`,
-or pass over a part that is shorter than a size; and such ranges over which a function that is called after an
-evaluation cuts rows. Statistic: such calls and ranges. Allowed: 0.
+given, or, without one, run over `range(len(rows) // size)`, also as the class's own `__len__`, or over `range(0,
+len(rows) - size + 1, size)`, or pass over a part that is shorter than a size; and such ranges over which a function
+that is called after an evaluation cuts rows. Statistic: such calls and ranges. Allowed: 0.
 
 False-alarm rate: 0 where names say what they are.
 

@@ -21,8 +21,8 @@ tensors on, with `.data` or `.detach()` too; a name that holds one of these. Fin
 * `load_state_dict` of the same module is given, in the same function, or in the same class or file where it is an
   attribute or an item;
 * a save is given, or the function returns, behind the loop, where they were kept under a comparison;
-* are kept as an attribute that another method saves, which no loop calls or which is not called right behind, or, of an
-  object called best, another function;
+* are kept as an attribute that another method saves, which no loop calls or which is not called right behind, or, of
+  what is called best, an entry of a mapping or a name of an outer function too, another function;
 * an object keeps under a comparison, or a method that is called under one, and that are saved or loaded behind the
   loop.
 
@@ -85,6 +85,7 @@ CHANGES = ("update", "pop", "clear", "setdefault", "popitem")
 OF_NUMBERS = re.compile(r"sched|scaler|early|stop|stats|statis|meter|loader|sampler|rng|generator", re.IGNORECASE)
 BETTER = re.compile(r"improve|better|best", re.IGNORECASE)
 SAVES = re.compile(r"(^|[._])(save|dump|write)", re.IGNORECASE)
+TELLS = re.compile(r"log|metric|histor|csv|json|summary|writer|board|console|print|report", re.IGNORECASE)
 LEAVES = re.compile(r"(^|[._])(load_state_dict|save\w*|dump\w*|write\w*|len|print|deepcopy|copy|dict|OrderedDict)$")
 FIX = "copy the tensors (copy.deepcopy, or .clone() of each), or write the file at once"
 
@@ -122,7 +123,7 @@ def _of_file(file: File, on_cpu: bool) -> Iterator[Finding]:
     called = _called(file, loops)
     for function, owner in file.functions:
         for kept in _kept(function, parents, called, on_cpu):
-            scope = function if kept.name.isidentifier() else (owner or file.tree)
+            scope = function if _is_local(kept.name, function) else (owner or file.tree)
             if _is_changed(scope, kept):
                 continue
             used = _used(scope, function, kept)
@@ -133,6 +134,16 @@ def _of_file(file: File, on_cpu: bool) -> Iterator[Finding]:
                 used = _used_by_another(file, function, kept, called)
             if used is not None and not _is_made_anew(file, kept, called):
                 yield _finding(file, function, kept, used)
+
+
+def _is_local(name: str, function: Function) -> bool:
+    """Whether a name is the function's own, and not one of a function that it stands in, or an entry of a mapping that
+    is made in it."""
+    nodes = own_nodes(function)
+    if not name.isidentifier():
+        made = (dotted(target) for target, value in assignments_in(nodes) if isinstance(value, ast.Dict))
+        return name.partition("[")[0] in made and name.partition("[")[0].isidentifier()
+    return name not in (part for node in nodes if isinstance(node, ast.Nonlocal | ast.Global) for part in node.names)
 
 
 def _called(file: File, loops: list[ast.For | ast.While]) -> set[str]:
@@ -161,7 +172,7 @@ def _kept(function: Function, parents: dict[int, ast.AST], called: set[str], on_
         around = _around(value, function, parents)
         loops = [node for node in around if isinstance(node, ast.For | ast.While)]
         branches = [node for node in around if isinstance(node, ast.If)]
-        best = isinstance(target, ast.Name) and bool(BETTER.search(target.id))
+        best = bool(BETTER.search(ast.unparse(target)))
         compared = any(_compares(node.test) for node in branches) or (best and bool(branches))
         own = isinstance(target, ast.Attribute) and bool(BETTER.search(target.attr))
         gathered = any(
@@ -313,13 +324,19 @@ def _follows(block: list[ast.stmt], name: str, writers: set[str]) -> bool:
 
 def _used_by_another(file: File, function: Function, kept: _Kept, called: set[str]) -> str | None:
     """What another function, that no loop calls, does with a best state that is kept in an object of both."""
-    if not BETTER.search(kept.name) or any(map(SAVES.search, _names_of_calls(function))):
+    if not BETTER.search(kept.name) or any(map(_saves, calls_in(function))):
         return None
     for other in (each for each, owner in file.functions if owner is None and each.name not in called):
         for call in calls_in(other) if other is not function else ():
             if SAVES.search(dotted(call.func)) and any(_holds(given, kept.name) for given in call.args):
                 return "is written"
     return None
+
+
+def _saves(call: ast.Call) -> bool:
+    """Whether a call saves, and not only tells a log."""
+    name = dotted(call.func)
+    return bool(SAVES.search(name.rpartition(".")[2])) and not TELLS.search(name)
 
 
 def _is_of(node: ast.expr, name: str) -> bool:
