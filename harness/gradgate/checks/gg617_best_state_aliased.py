@@ -85,7 +85,7 @@ CHANGES = ("update", "pop", "clear", "setdefault", "popitem")
 OF_NUMBERS = re.compile(r"sched|scaler|early|stop|stats|statis|meter|loader|sampler|rng|generator", re.IGNORECASE)
 BETTER = re.compile(r"improve|better|best", re.IGNORECASE)
 SAVES = re.compile(r"(^|[._])(save|dump|write)", re.IGNORECASE)
-TELLS = re.compile(r"log|metric|histor|csv|json|summary|writer|board|console|print|report", re.IGNORECASE)
+TELLS = re.compile(r"log|metric|histor|csv|json|summary|writer|board|console|print|report|record", re.IGNORECASE)
 LEAVES = re.compile(r"(^|[._])(load_state_dict|save\w*|dump\w*|write\w*|len|print|deepcopy|copy|dict|OrderedDict)$")
 FIX = "copy the tensors (copy.deepcopy, or .clone() of each), or write the file at once"
 
