@@ -6,9 +6,11 @@ import ast
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from gradgate.checks.source_conditions import at_each_turn, changed_in
-from gradgate.checks.source_values import OTHERS, Names, always_run, own_nodes
+from gradgate.checks.source_places import Places
+from gradgate.checks.source_values import OTHERS, Names, always_run, assignments_in, is_empty_list, own_nodes
 from gradgate.checks.trainer_source import File, Function, dotted, nodes_in
 from gradgate.subjects.settings import is_of_accumulation
 
@@ -47,22 +49,41 @@ class Methods:
     Args:
         step: those that step.
         backward: those that go backward.
+        stepping: the calls of those that step, in whatever file and however deep, by their `id`.
+        going_back: the calls of those that go backward.
     """
 
     step: frozenset[str] = frozenset()
     backward: frozenset[str] = frozenset()
+    stepping: frozenset[int] = frozenset()
+    going_back: frozenset[int] = frozenset()
 
 
 NO_METHODS = Methods()
 
 
-def methods_of(file: File) -> Methods:
-    """Those of a file: what stands in a branch or a loop of theirs need not run."""
+def methods_of(file: File, own: Places | None = None) -> Methods:
+    """Those of a file: what stands in a branch or a loop of theirs need not run.
+
+    Args:
+        file: whose functions are looked at.
+        own: the trainer's functions, for calls of other files' and of those that call others.
+    """
     always = {function.name: list(always_run(function)) for function, _ in file.functions}
     return Methods(
         frozenset(name for name, nodes in always.items() if any(steps_in(nodes))),
         frozenset(name for name, nodes in always.items() if any(map(is_backward, nodes))),
+        *(_deep(own) if own is not None else ()),
     )
+
+
+@lru_cache(maxsize=1)
+def _deep(own: Places) -> tuple[frozenset[int], frozenset[int]]:
+    """The calls of a trainer's functions that always step, and that always go backward."""
+    always = {place: list(always_run(place.function)) for place in own.functions}
+    stepping = [place for place, nodes in always.items() if any(steps_in(nodes))]
+    going_back = [place for place, nodes in always.items() if any(map(is_backward, nodes))]
+    return own.calls_leading_to(stepping, always.__getitem__), own.calls_leading_to(going_back, always.__getitem__)
 
 
 def accumulations(nodes: Iterable[ast.AST], names: Names, methods: Methods = NO_METHODS) -> Iterator[Accumulation]:
@@ -81,12 +102,15 @@ def stepping_in(
         The branch, the test, the statements that step and the condition, as an `Accumulation` has them.
     """
     inside = list(nodes_in(turn.body, *OTHERS, ast.For, ast.While))
-    backward = {id(node) for node in inside if is_backward(node) or _is_of(node, methods.backward)}
+    backward = {id(node) for node in inside if is_backward(node) or _is_of(node, methods.backward, methods.going_back)}
     steps = set(map(id, steps_in(inside, methods))) if backward else set()
     for block in _blocks(turn, inside) if steps else ():
         for branch, when, stepping in _conditions(block, ast.Return if isinstance(turn, Function) else ast.Continue):
             taken = set(map(id, nodes_in(stepping, *OTHERS)))
-            if steps & taken and not backward & taken and _is_now_and_then(test := _held(when, names)):
+            test = _held(when, names)
+            if not steps & taken or backward & taken:
+                continue
+            if _is_now_and_then(test) or (begun_anew(test, stepping) and dotted(counted_to(test)) in _grown(inside)):
                 yield branch, test, tuple(stepping), ast.unparse(when)
 
 
@@ -192,7 +216,8 @@ def steps_in(nodes: Iterable[ast.AST], methods: Methods = NO_METHODS) -> Iterato
     """The calls that step an optimizer."""
     for node in nodes:
         if isinstance(node, ast.Call) and (
-            (dotted(node.func).endswith("step") and STEPS.search(ast.unparse(node.func))) or _is_of(node, methods.step)
+            (dotted(node.func).endswith("step") and STEPS.search(ast.unparse(node.func)))
+            or _is_of(node, methods.step, methods.stepping)
         ):
             yield node
 
@@ -204,9 +229,9 @@ def scheduled(nodes: Iterable[ast.AST]) -> Iterator[ast.Call]:
             yield node
 
 
-def _is_of(node: ast.AST, names: Collection[str]) -> bool:
-    """Whether a node calls one of these functions, or methods of the same object."""
-    return isinstance(node, ast.Call) and dotted(node.func).removeprefix("self.") in names
+def _is_of(node: ast.AST, names: Collection[str], calls: Collection[int]) -> bool:
+    """Whether a node calls one of these functions, or methods of the same object, or is one of these calls."""
+    return isinstance(node, ast.Call) and (id(node) in calls or dotted(node.func).removeprefix("self.") in names)
 
 
 def every(test: ast.expr) -> tuple[ast.expr, ast.expr] | None:
@@ -222,6 +247,41 @@ def alternatives(test: ast.expr) -> list[ast.expr]:
 
 def _is_now_and_then(test: ast.expr) -> bool:
     return any(map(every, alternatives(test))) or is_of_accumulation(ast.unparse(test))
+
+
+def counted_to(test: ast.expr) -> ast.expr:
+    """What has to reach a number for a condition to hold: a count, or a list that is asked for its length."""
+    right: tuple[type[ast.cmpop], ...] = (ast.Eq, ast.GtE)
+    if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+        test, right = test.operand, (ast.NotEq, ast.Lt)
+    if not (isinstance(test, ast.Compare) and len(test.ops) == 1 and isinstance(test.ops[0], right)):
+        return ast.Constant(None)
+    asks = isinstance(test.left, ast.Call) and dotted(test.left.func) == "len" and len(test.left.args) == 1
+    return test.left.args[0] if asks else test.left  # type: ignore[attr-defined]
+
+
+def begun_anew(test: ast.expr, stepping: Iterable[ast.stmt]) -> bool:
+    """Whether what a condition counts begins at 0, or as an empty list, behind what is done where it holds."""
+    name = dotted(counted_to(test))
+    nodes = list(nodes_in(stepping, *OTHERS)) if name else []
+    cleared = any(isinstance(node, ast.Call) and dotted(node.func) == f"{name}.clear" for node in nodes)
+    return cleared or any(dotted(target) == name and is_nothing(value) for target, value in assignments_in(nodes))
+
+
+def is_nothing(value: ast.expr) -> bool:
+    """Whether a value is 0, or an empty list."""
+    return is_empty_list(value) or (isinstance(value, ast.Constant) and value.value == 0)
+
+
+def _grown(nodes: Iterable[ast.AST]) -> set[str]:
+    """What is raised, or appended to."""
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Add):
+            found.add(dotted(node.target))
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "append":
+            found.add(dotted(node.func.value))
+    return found
 
 
 def _counted(test: ast.expr) -> tuple[ast.expr, ast.expr] | None:

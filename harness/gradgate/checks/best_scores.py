@@ -136,7 +136,10 @@ def _is_kept(name: str, best: set[str], methods: list[ast.FunctionDef]) -> bool:
 
 def _judged(owner: ast.ClassDef) -> Iterator[str]:
     """The attributes in which a class keeps the best score that it is told."""
-    for method in (part for part in owner.body if isinstance(part, ast.FunctionDef) and part.name != "__init__"):
+    methods = [part for part in owner.body if isinstance(part, ast.FunctionDef) and part.name != "__init__"]
+    yield from (name for name in _told(methods) if not _finds(owner, ast.parse(f"self.{name}", mode="eval").body))
+    for method in methods:
+        names = Names(method)
         for block in blocks_in((method, *own_nodes(method))):
             for at, branch in enumerate(block):
                 if isinstance(branch, ast.If):
@@ -144,8 +147,21 @@ def _judged(owner: ast.ClassDef) -> Iterator[str]:
                     taken = [*branch.body, *(block[at + 1 :] if leaves else [])]
                     given = [target for target, _ in assignments_in(part for each in taken for part in ast.walk(each))]
                     best = [each for each in given if isinstance(each, ast.Attribute) and BEST.search(last_name(each))]
-                    best = [target for target in best if _is_compared(branch.test, target)]
+                    test = names.held(branch.test)
+                    best = [target for target in best if _is_compared(test, target)]
                     yield from (target.attr for target in best if not _finds(owner, target))
+
+
+def _told(methods: list[ast.FunctionDef]) -> Iterator[str]:
+    """The attributes of a best score that one method is told, and another holds a score against."""
+    for method in methods:
+        given = {each.arg for each in (*method.args.args, *method.args.kwonlyargs)}
+        for target, value in assignments_in(method.body):
+            is_own = isinstance(target, ast.Attribute) and dotted(target.value) == "self"
+            if is_own and BEST.search(last_name(target)) and dotted(value) in given - {"self"}:
+                others = (node for each in methods if each is not method for node in ast.walk(each))
+                if any(isinstance(node, ast.Compare) and _is_compared(node, target) for node in others):
+                    yield last_name(target)
 
 
 def _finds(owner: ast.ClassDef, target: ast.expr) -> bool:

@@ -17,11 +17,14 @@ a loop that waits for a number of updates never ends. Small runs without accumul
 By reading the files of `Subject.source`, or those of the modules that the adapter imports, function by function:
 
 * a loop over an `enumerate` runs a backward at each turn, and steps in a branch that holds once in so many turns by the
-  number that `enumerate` gives, or behind one that passes on to the next turn in all others; nothing else in the
-  function steps, and the condition has no `or`;
+  number that `enumerate` gives, or where a count or the `len` of a list, which begins at nothing in front of the loop
+  and behind each step, reaches a size; or behind a branch that passes on to the next turn in all others; nothing else
+  in the function steps, and the condition has no `or`;
 * in a loop elements are appended to a list that begins empty in front of it; in a branch, as where its `len` reaches a
   size, it is yielded, put into another list, or handed to what is called after a step or an update, and emptied;
   nothing reads it behind the loop.
+
+Backwards and steps are also those of functions of the trainer's that always make one, however many calls are between.
 
 A number that is counted on over epochs, a loop without an end (`while True`, `cycle`), one that is in no other and has
 a `break`, and a function that says somewhere in its text that it drops what is left (`drop_last`, `remainder`,
@@ -54,7 +57,7 @@ setting that says so.
 
 ## Known limits
 
-Loops whose groups are cut by index, and steps in another function, are not seen. Whether unequal groups weigh right is
+Loops whose groups are cut by index are not seen. Whether unequal groups weigh right is
 GG410's.
 
 ## Sources
@@ -69,9 +72,21 @@ import re
 from collections.abc import Iterator
 from itertools import chain
 
-from gradgate.checks.accumulation import ENDLESS, Methods, accumulations, every, methods_of, steps_in
+from gradgate.checks.accumulation import (
+    ENDLESS,
+    Accumulation,
+    Methods,
+    accumulations,
+    begun_anew,
+    counted_to,
+    every,
+    is_nothing,
+    methods_of,
+    steps_in,
+)
+from gradgate.checks.source_places import Places, places_in
 from gradgate.checks.source_values import Names, assignments_in, is_empty_list, outwards, own_nodes, parents_in
-from gradgate.checks.trainer_source import File, Function, calls_in, dotted, read_file_by_file
+from gradgate.checks.trainer_source import File, Function, calls_in, dotted, files_of, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -90,12 +105,13 @@ FIX = "step what is left at the end of an epoch, or leave it out under a setting
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     """Read each loop that steps, or gives on, once in several batches."""
-    return read_file_by_file(subject, _of_file, "remainders")
+    own = places_in(files_of(subject))
+    return read_file_by_file(subject, lambda file: _of_file(file, own), "remainders")
 
 
-def _of_file(file: File) -> Iterator[Finding]:
+def _of_file(file: File, own: Places) -> Iterator[Finding]:
     parents: dict[int, ast.AST] = {}
-    methods = methods_of(file)
+    methods = methods_of(file, own)
     repeated = {
         dotted(call.func).rpartition(".")[2]
         for loop in file.nodes
@@ -107,7 +123,11 @@ def _of_file(file: File) -> Iterator[Finding]:
             continue
         parents = parents or parents_in(file.tree)
         nodes = own_nodes(function)
+        seen: set[int] = set()
         for node, told in chain(_unstepped(function, nodes, methods, repeated), _not_given_on(nodes, parents)):
+            if id(node) in seen:
+                continue
+            seen.add(id(node))
             yield Finding(
                 code=CODE,
                 name=NAME,
@@ -125,8 +145,8 @@ def _unstepped(
     A function that loops call runs an epoch: that it is left early is no sign of data without an end.
     """
     for found in accumulations(nodes, Names(function), methods):
-        counted = every(found.test)
-        if counted is None or not isinstance(found.loop, ast.For) or not _numbers(found.loop, counted[0]):
+        size = _size(found, nodes)
+        if size is None or not isinstance(found.loop, ast.For):
             continue
         if function.name not in repeated and _is_left_early(found.loop, nodes):
             continue
@@ -139,7 +159,28 @@ def _unstepped(
         cleared = any(id(node) not in taken and _clears(node) for node in of_each_epoch)
         lost = "are thrown away" if cleared else "leak into the first update of the next one"
         told = f"steps where `{found.when}`, and nothing steps behind the loop"
-        yield found.branch, f"{told}: the last batches of an epoch, fewer than `{ast.unparse(counted[1])}`, {lost}"
+        yield found.branch, f"{told}: the last batches of an epoch, fewer than `{ast.unparse(size)}`, {lost}"
+
+
+def _size(found: Accumulation, nodes: list[ast.AST]) -> ast.expr | None:
+    """How many batches make an update of an epoch, where each epoch counts them from the start; None: none does."""
+    if not isinstance(found.loop, ast.For) or ENDLESS.search(ast.unparse(found.loop.iter)):
+        return None
+    if (counted := every(found.test)) is not None:
+        return counted[1] if _numbers(found.loop, counted[0]) else None
+    if not begun_anew(found.test, found.stepping):
+        return None
+    name = dotted(counted_to(found.test))
+    around = [node for node in nodes if isinstance(node, ast.For | ast.While) and _is_in(found.loop, node)]
+    inner = min(around, key=lambda loop: sum(1 for _ in ast.walk(loop)), default=None)
+    where = list(ast.walk(inner)) if inner is not None else nodes
+    begun = any(
+        dotted(target) == name and is_nothing(value) and value.lineno < found.loop.lineno
+        for target, value in assignments_in(where)
+    )
+    read_behind = any(_reads(node, name) and node.lineno > (found.loop.end_lineno or 0) for node in nodes)  # type: ignore[attr-defined]
+    test = found.test.operand if isinstance(found.test, ast.UnaryOp) else found.test
+    return test.comparators[0] if begun and not read_behind else None  # type: ignore[attr-defined]
 
 
 def _is_in(loop: ast.AST, other: ast.AST) -> bool:
@@ -148,7 +189,7 @@ def _is_in(loop: ast.AST, other: ast.AST) -> bool:
 
 def _numbers(loop: ast.For, counted: ast.expr) -> bool:
     """Whether what is counted is the number that an `enumerate` over data gives."""
-    if ENDLESS.search(ast.unparse(loop.iter)) or not isinstance(loop.target, ast.Tuple):
+    if not isinstance(loop.target, ast.Tuple):
         return False
     called = {dotted(node.func) for node in ast.walk(loop.iter) if isinstance(node, ast.Call)}
     number = ast.unparse(loop.target.elts[0])

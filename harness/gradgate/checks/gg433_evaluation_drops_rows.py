@@ -2,8 +2,9 @@
 
 ## What it detects
 
-A loader of held-out rows with `drop_last=True`, which was copied from the one that trains; a function or class of the
-trainer's own that makes whole batches alone, and makes those of the evaluation, too.
+A loader of held-out rows with `drop_last=True`, which was copied from the one that trains, or which shares that with
+it by a mapping, a setting or a function that makes both; a function or class of the trainer's own that makes whole
+batches alone, and makes those of the evaluation, too.
 
 ## Why it matters
 
@@ -12,12 +13,15 @@ smaller than one batch has no score at all.
 
 ## How it decides
 
-The trainer's source is read (`Subject.source`, or the modules that the adapter imports): calls with `drop_last=True`
-whose function, or whose result, is called after an evaluation; and calls of the trainer's own functions and classes,
-called so, that drop: which have a parameter `drop_last` whose default is True and that is not given, or, without one,
-run over `range(len(rows) // size)`, also as the class's own `__len__`, or over `range(0, len(rows) - size + 1, size)`,
-or pass over a part that is shorter than a size; and such ranges over which a function that is called after an
-evaluation cuts rows. Statistic: such calls and ranges. Allowed: 0.
+The trainer's source is read (`Subject.source`, or the modules that the adapter imports): calls with `drop_last=True`,
+also in a mapping that is handed on by `**`, whose function, or whose result, is called after an evaluation: the name,
+the keyword, the key, one of the names that a loop is over, or, where that says nothing, the first argument; such calls
+by a setting that is no evaluation's own (`config.drop_last`) and also given where no evaluation is; calls of a function
+that gives back what such a flag of its own makes, or what another one gives it; and calls of the trainer's own
+functions and classes, called so, that drop: which have a parameter `drop_last` whose default is True and that is not
+given, or, without one, run over `range(len(rows) // size)`, also as the class's own `__len__`, or over `range(0,
+len(rows) - size + 1, size)`, or pass over a part that is shorter than a size; and such ranges over which a function
+that is called after an evaluation cuts rows. Statistic: such calls and ranges. Allowed: 0.
 
 False-alarm rate: 0 where names say what they are.
 
@@ -41,7 +45,7 @@ Let the last batch be smaller, and weigh what it gives by its rows or tokens.
 
 ## Known limits
 
-A flag that is handed on as a variable is not followed, nor one that is given by its position.
+A flag that is given by its position is not followed.
 
 ## Sources
 
@@ -55,8 +59,10 @@ import re
 from collections.abc import Iterable, Iterator
 from types import UnionType
 
-from gradgate.checks.evaluation_names import EVALUATION, given_names
-from gradgate.checks.source_values import Names, outwards, own_nodes, parents_in
+from gradgate.checks.dropped_rows import dropped_in, held_out_name, is_true
+from gradgate.checks.evaluation_names import EVALUATION
+from gradgate.checks.source_places import Places, places_in
+from gradgate.checks.source_values import Names, own_nodes
 from gradgate.checks.trainer_source import NONE, File, Function, calls_in, dotted, files_of, nodes_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -75,27 +81,27 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     if not files:
         return Outcome(not_applicable=NONE)
     dropping = {name for file in files for name in _dropping(file)}
-    found = [finding for file in files for finding in _found(file, dropping)]
+    own = places_in(files)
+    found = [finding for file in files for finding in _cut_there(file)]
+    found += [*_found(own, dropping)]
+    if any(file.has("drop_last") for file in files):
+        found += [_finding(each.place.file, each.flag, each.name, each.how) for each in dropped_in(own)]
     return Outcome(tuple(found), {"loaders_that_drop": len(found)}, {"loaders_that_drop": 0})
 
 
-def _found(file: File, dropping: set[str]) -> Iterator[Finding]:
-    yield from _cut_there(file)
-    if not file.has("drop_last", *dropping):
-        return
-    parents = parents_in(file.tree)
-    for call in calls_in(file.tree):
-        flags = [word.value for word in call.keywords if word.arg == "drop_last"]
-        own = dotted(call.func).rpartition(".")[2]
-        if any(isinstance(flag, ast.Constant) and flag.value is True for flag in flags):
-            how = "`drop_last=True`"
-        elif not flags and own in dropping:
-            how = f"`{own}` makes whole batches alone"
-        else:
-            continue
-        name = next(filter(EVALUATION.search, _names(call, parents)), None)
-        if name is not None:
-            yield _finding(file, call, name, how)
+def _found(own: Places, dropping: set[str]) -> Iterator[Finding]:
+    for place in (place for place in own.all if place.file.has("drop_last", *dropping)):
+        for call in (node for node in place.nodes if isinstance(node, ast.Call)):
+            flags = [word.value for word in call.keywords if word.arg in ("drop_last", None)]
+            called = dotted(call.func).rpartition(".")[2]
+            if any(map(is_true, flags)):
+                how = "`drop_last=True`"
+            elif not flags and called in dropping:
+                how = f"`{called}` makes whole batches alone"
+            else:
+                continue
+            if name := held_out_name(call, place):
+                yield _finding(place.file, call, name, how)
 
 
 def _cut_there(file: File) -> Iterator[Finding]:
@@ -211,15 +217,7 @@ def _is_length(node: ast.expr) -> bool:
     return is_length and not TOKENS.search(ast.unparse(node.args[0]))  # type: ignore[attr-defined]
 
 
-def _names(call: ast.Call, parents: dict[int, ast.AST]) -> list[str]:
-    """What a call's result, or else its function, is called."""
-    for node in outwards(call, parents):
-        if names := [node.name] if isinstance(node, Function) else given_names(node):
-            return names
-    return []
-
-
-def _finding(file: File, call: ast.Call, name: str, how: str) -> Finding:
+def _finding(file: File, call: ast.expr, name: str, how: str) -> Finding:
     return Finding(
         code=CODE,
         name=NAME,

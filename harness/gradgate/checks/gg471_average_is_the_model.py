@@ -53,9 +53,10 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Sequence
 
-from gradgate.checks.averages import AVERAGE, COPIES
+from gradgate.checks.averages import AVERAGE
+from gradgate.checks.live_states import WEIGHTS, is_the_models
 from gradgate.checks.source_values import assignments_in, last_name, own_nodes
-from gradgate.checks.trainer_source import File, Function, dotted, read_file_by_file
+from gradgate.checks.trainer_source import File, Function, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -63,7 +64,6 @@ from gradgate.subjects.contract import Context, Subject
 CODE, NAME = "GG471", "average-is-the-model"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
-WEIGHTS = ("named_parameters", "parameters", "state_dict")
 IN_PLACE = ("mul_", "lerp_", "copy_", "add_", "sub_")
 
 
@@ -84,7 +84,7 @@ def _of_file(file: File) -> Iterator[Finding]:
             continue
         for function in functions:
             for target, value in assignments_in(own_nodes(function)):
-                if AVERAGE.search(last_name(target)) and _is_the_models(value):
+                if AVERAGE.search(last_name(target)) and is_the_models(value):
                     yield _finding(file, value, function.name, last_name(target))
 
 
@@ -92,38 +92,6 @@ def _writes(nodes: Sequence[ast.AST]) -> bool:
     """Whether something is written in place that an average's name, or one of its items, may be."""
     calls = (node for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute))
     return any(call.func.attr in IN_PLACE for call in calls)  # type: ignore[attr-defined]
-
-
-def _is_the_models(value: ast.expr) -> bool:
-    """Whether a value is made of a model's parameters, none of them copied."""
-    called = [node for node in ast.walk(value) if isinstance(node, ast.Call)]
-    if any(_called(call) in COPIES for call in called):
-        return False
-    if isinstance(value, ast.Call):
-        inner = [value] if _called(value) != "dict" and _called(value) != "list" else called[1:]
-        return any(_called(call) in WEIGHTS and _is_of_model(call.func) for call in inner)
-    if isinstance(value, ast.DictComp | ast.ListComp):
-        held = value.value if isinstance(value, ast.DictComp) else value.elt
-        gives = _called(value.generators[0].iter) in WEIGHTS or ".state_dict()" in ast.unparse(value.generators[0].iter)
-        return gives and _base(held) in {
-            part.id for part in ast.walk(value.generators[0].target) if isinstance(part, ast.Name)
-        }
-    return False
-
-
-def _is_of_model(method: ast.expr) -> bool:
-    return isinstance(method, ast.Attribute) and bool(dotted(method)) and not AVERAGE.search(last_name(method.value))
-
-
-def _base(node: ast.expr) -> str:
-    """The name that `.data` and `.detach()` are taken of."""
-    while isinstance(node, ast.Attribute | ast.Call):
-        node = node.func if isinstance(node, ast.Call) else node.value
-    return node.id if isinstance(node, ast.Name) else ""
-
-
-def _called(node: ast.AST) -> str:
-    return last_name(node.func) if isinstance(node, ast.Call) else ""
 
 
 def _finding(file: File, value: ast.expr, function: str, name: str) -> Finding:

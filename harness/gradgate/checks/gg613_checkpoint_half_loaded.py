@@ -34,8 +34,9 @@ name keeps it. An object with a best score is kept where the method that makes t
 and loading, names it; so is one that others, such as a callback, set on the trainer. Of a record whose fields a mapping
 with an optimizer's state takes one by one, a best score that is compared anywhere as a record's must be among them, or
 its name stand as a string. A trainer draws where its model has dropout whose rate is not 0, or what goes backward, or
-is called there, draws from a global generator; it keeps no random state where no file takes one, and none seeds by a
-step or leaves it to a library. Statistic: entries and places; allowed: 0.
+is called there, draws from a global generator; it keeps no random state where no file takes one, or where those that
+are taken are of other libraries (torch, numpy, Python's own) than what draws, and none seeds by a step or leaves it to
+a library. Statistic: entries and places; allowed: 0.
 
 False-alarm rate: 0 on the bundled trainer and on the documented ones. A trainer whose files other programs read is one.
 
@@ -82,6 +83,7 @@ from dataclasses import dataclass
 
 from gradgate.checks.best_scores import Held, Unsaved, held_scores, lent_scores, unsaved_scores
 from gradgate.checks.random_states import without_random_state
+from gradgate.checks.resuming import keys_read
 from gradgate.checks.saved_mappings import LOADS, SAVES, Saved, handed_to_savers, returned_in, saved_in
 from gradgate.checks.saved_records import lost_scores
 from gradgate.checks.source_values import assignments_in
@@ -177,14 +179,7 @@ def _never_read(files: tuple[File, ...]) -> Iterator[Finding]:
     """Entries of what a function gives back to be saved, an optimizer's state among them, which nothing reads."""
     given = [one for file in files for one in returned_in(file)]
     nodes = [node for file in files for node in file.nodes] if given else []
-    read: set[object] = set()
-    for node in nodes:
-        if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load):
-            read.add(getattr(node.slice, "value", None))
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("get", "pop"):
-            read |= {getattr(part, "value", None) for part in node.args[:1]}
-        elif isinstance(node, ast.Compare):
-            read.add(getattr(node.left, "value", None))
+    read = keys_read(nodes)
     for one in given:
         lost = [key for key in one.entries if key not in read and not TOLD.search(key)]
         if lost and len(lost) <= MOST * len(one.entries):  # else it is read in another way

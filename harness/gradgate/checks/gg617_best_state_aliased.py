@@ -3,7 +3,7 @@
 ## What it detects
 
 `best = model.state_dict()` while training goes on, bare or in a shallow copy, that is later loaded into the same
-module, or written or returned behind the loop.
+module, or written or returned behind the loop; weights that are set aside so, while an average stands in their place.
 
 ## Why it matters
 
@@ -21,8 +21,9 @@ tensors on, with `.data` or `.detach()` too; a name that holds one of these. Fin
 * `load_state_dict` of the same module is given, in the same function, or in the same class or file where it is an
   attribute or an item;
 * a save is given, or the function returns, behind the loop, where they were kept under a comparison;
-* are kept as an attribute that another method saves, which no loop calls or which is not called right behind, or, of an
-  object called best, another function;
+* are kept as an attribute that another method saves, which no loop calls or which is not called right behind, or, of
+  what is called best, an entry of a mapping or a name of an outer function too, another function;
+* the same function or class writes over in place (`copy_`, `load_state_dict` of another one), and brings back;
 * an object keeps under a comparison, or a method that is called under one, and that are saved or loaded behind the
   loop.
 
@@ -71,7 +72,17 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from gradgate.checks.live_states import SHALLOW, STATES, aliased, kept_in, parts_of, runs_on_cpu
+from gradgate.checks.live_states import (
+    SHALLOW,
+    STATES,
+    aliased,
+    called_in_loops,
+    kept_in,
+    names_of_calls,
+    parts_of,
+    runs_on_cpu,
+)
+from gradgate.checks.set_aside import set_aside
 from gradgate.checks.source_values import Names, assignments_in, blocks_in, outwards, own_nodes, parents_in
 from gradgate.checks.trainer_source import File, Function, calls_in, dotted, files_of, names_in, read_file_by_file
 from gradgate.core.finding import Finding
@@ -85,6 +96,7 @@ CHANGES = ("update", "pop", "clear", "setdefault", "popitem")
 OF_NUMBERS = re.compile(r"sched|scaler|early|stop|stats|statis|meter|loader|sampler|rng|generator", re.IGNORECASE)
 BETTER = re.compile(r"improve|better|best", re.IGNORECASE)
 SAVES = re.compile(r"(^|[._])(save|dump|write)", re.IGNORECASE)
+TELLS = re.compile(r"log|metric|histor|csv|json|summary|writer|board|console|print|report|record", re.IGNORECASE)
 LEAVES = re.compile(r"(^|[._])(load_state_dict|save\w*|dump\w*|write\w*|len|print|deepcopy|copy|dict|OrderedDict)$")
 FIX = "copy the tensors (copy.deepcopy, or .clone() of each), or write the file at once"
 
@@ -115,14 +127,24 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 
 
 def _of_file(file: File, on_cpu: bool) -> Iterator[Finding]:
+    told: set[int] = set()
+    for finding, value in _kept_live(file, on_cpu):
+        told.add(id(value))
+        yield finding
+    for each in set_aside(file):
+        if id(each.value) not in told:
+            yield _told(file, each.function, each.name, each.value, "the model", "is brought back")
+
+
+def _kept_live(file: File, on_cpu: bool) -> Iterator[tuple[Finding, ast.expr]]:
     if not file.has(*(f"{name}()" for name in STATES)):
         return
     parents = parents_in(file.tree)
     loops = [node for node in file.nodes if isinstance(node, ast.For | ast.While)]
-    called = _called(file, loops)
+    called = called_in_loops(file, loops)
     for function, owner in file.functions:
         for kept in _kept(function, parents, called, on_cpu):
-            scope = function if kept.name.isidentifier() else (owner or file.tree)
+            scope = function if _is_local(kept.name, function) else (owner or file.tree)
             if _is_changed(scope, kept):
                 continue
             used = _used(scope, function, kept)
@@ -132,23 +154,17 @@ def _of_file(file: File, on_cpu: bool) -> Iterator[Finding]:
             elif used is None:
                 used = _used_by_another(file, function, kept, called)
             if used is not None and not _is_made_anew(file, kept, called):
-                yield _finding(file, function, kept, used)
+                yield _finding(file, function, kept, used), kept.value
 
 
-def _called(file: File, loops: list[ast.For | ast.While]) -> set[str]:
-    """The functions that are called in loops, and by those."""
-    calls: dict[str, set[str]] = {}
-    for function, _ in file.functions:
-        calls.setdefault(function.name, set()).update(_names_of_calls(function))
-    found, new = set[str](), set[str]().union(*map(_names_of_calls, loops))
-    while new - found:
-        found |= new
-        new = set[str]().union(*(calls.get(name, ()) for name in new))
-    return found
-
-
-def _names_of_calls(node: ast.AST) -> set[str]:
-    return {dotted(call.func).rpartition(".")[2] for call in calls_in(node)}
+def _is_local(name: str, function: Function) -> bool:
+    """Whether a name is the function's own, and not one of a function that it stands in, or an entry of a mapping that
+    is made in it."""
+    nodes = own_nodes(function)
+    if not name.isidentifier():
+        made = (dotted(target) for target, value in assignments_in(nodes) if isinstance(value, ast.Dict))
+        return name.partition("[")[0] in made and name.partition("[")[0].isidentifier()
+    return name not in (part for node in nodes if isinstance(node, ast.Nonlocal | ast.Global) for part in node.names)
 
 
 def _kept(function: Function, parents: dict[int, ast.AST], called: set[str], on_cpu: bool) -> Iterator[_Kept]:
@@ -161,7 +177,7 @@ def _kept(function: Function, parents: dict[int, ast.AST], called: set[str], on_
         around = _around(value, function, parents)
         loops = [node for node in around if isinstance(node, ast.For | ast.While)]
         branches = [node for node in around if isinstance(node, ast.If)]
-        best = isinstance(target, ast.Name) and bool(BETTER.search(target.id))
+        best = bool(BETTER.search(ast.unparse(target)))
         compared = any(_compares(node.test) for node in branches) or (best and bool(branches))
         own = isinstance(target, ast.Attribute) and bool(BETTER.search(target.attr))
         gathered = any(
@@ -242,7 +258,7 @@ def _used_at_the_end(
         return None
     if not (kept.compared or BETTER.search(kept.name)):
         return _used_behind(methods, function, kept, parents)
-    at_once = _names_of_calls(function)
+    at_once = names_of_calls(function)
     for method in methods:
         for call in calls_in(method) if method is not function else ():
             if SAVES.search(dotted(call.func)) and any(_holds(given, kept.name) for given in call.args):
@@ -292,34 +308,40 @@ def _leading_to(methods: Sequence[Function], method: Function) -> set[str]:
     found, new = set[str](), {method.name}
     while new - found:
         found |= new
-        new = {each.name for each in methods if _names_of_calls(each) & found}
+        new = {each.name for each in methods if names_of_calls(each) & found}
     return found
 
 
 def _are_right_behind(methods: Sequence[Function], function: Function, writers: set[str]) -> bool:
     """Whether wherever a method is called, or in itself, one of the writers is called without a condition."""
-    if _names_of_calls(function) & writers:
+    if names_of_calls(function) & writers:
         return True
-    callers = [each for each in methods if function.name in _names_of_calls(each)]
+    callers = [each for each in methods if function.name in names_of_calls(each)]
     return all(any(_follows(block, function.name, writers) for block in blocks_in(ast.walk(each))) for each in callers)
 
 
 def _follows(block: list[ast.stmt], name: str, writers: set[str]) -> bool:
     """Whether behind a statement that calls a function another calls one of the writers."""
-    at = next((at for at, statement in enumerate(block) if name in _names_of_calls(statement)), len(block))
+    at = next((at for at, statement in enumerate(block) if name in names_of_calls(statement)), len(block))
     behind = (part for part in block[at:] if isinstance(part, ast.Expr | ast.Assign | ast.Return))
-    return any(_names_of_calls(part) & writers - {name} for part in behind)
+    return any(names_of_calls(part) & writers - {name} for part in behind)
 
 
 def _used_by_another(file: File, function: Function, kept: _Kept, called: set[str]) -> str | None:
     """What another function, that no loop calls, does with a best state that is kept in an object of both."""
-    if not BETTER.search(kept.name) or any(map(SAVES.search, _names_of_calls(function))):
+    if not BETTER.search(kept.name) or any(map(_saves, calls_in(function))):
         return None
     for other in (each for each, owner in file.functions if owner is None and each.name not in called):
         for call in calls_in(other) if other is not function else ():
             if SAVES.search(dotted(call.func)) and any(_holds(given, kept.name) for given in call.args):
                 return "is written"
     return None
+
+
+def _saves(call: ast.Call) -> bool:
+    """Whether a call saves, and not only tells a log."""
+    name = dotted(call.func)
+    return bool(SAVES.search(name.rpartition(".")[2])) and not TELLS.search(name)
 
 
 def _is_of(node: ast.expr, name: str) -> bool:
@@ -360,12 +382,16 @@ def _targets(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _finding(file: File, function: Function, kept: _Kept, used: str) -> Finding:
-    told = " and ".join(f"`{module}`" for module in kept.modules)
+    modules = " and ".join(f"`{module}`" for module in kept.modules)
+    return _told(file, function, kept.name, kept.value, modules, used)
+
+
+def _told(file: File, function: Function, name: str, value: ast.expr, modules: str, used: str) -> Finding:
     return Finding(
         code=CODE,
         name=NAME,
-        message=f"{function.name}() keeps the live tensors of {told} as `{kept.name}`: what {used} is the last state, "
+        message=f"{function.name}() keeps the live tensors of {modules} as `{name}`: what {used} is the last state, "
         "not the one that was kept; allowed: none",
-        culprit=file.at(kept.value, function.name),
+        culprit=file.at(value, function.name),
         fix=FIX,
     )

@@ -14,12 +14,12 @@ that of a part. With one micro-batch an update, as in a small run, nothing is wr
 ## How it decides
 
 By reading the files of `Subject.source`, or those of the modules that the adapter imports. Clipping is what is called
-`clip_grad_norm_`, `clip_grad_value_`, `clip_grad_norm`, `clip_gradients` or `clip_grads`, by itself or in a method of
-the file that always does. Findings are such calls under no condition, or under one that only asks a setting (`if
-config.max_grad_norm > 0`),
+`clip_grad_norm_`, `clip_grad_value_`, `clip_grad_norm`, `clip_gradients` or `clip_grads`, by itself or in a function of
+the trainer's that always does, however many calls are between. Findings are such calls under no condition, or under
+one that only asks a setting (`if config.max_grad_norm > 0`),
 
 * in a loop that runs a backward at each turn, and steps an optimizer only where a condition holds once in so many turns
-  (`%`) or names accumulation, or in a function that is such a turn;
+  (`%`), names accumulation, or counts to a size from nothing, or in a function that is such a turn;
 * in a loop over what is called after accumulation or micro-batches, or over what another loop of the function runs a
   backward for, in which no optimizer steps.
 
@@ -67,12 +67,13 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import partial
 
 from gradgate.checks.accumulation import methods_of, once_a_turn
 from gradgate.checks.source_conditions import at_each_turn
-from gradgate.checks.trainer_source import File, dotted, read_file_by_file
+from gradgate.checks.source_places import Place, Places, places_in
+from gradgate.checks.trainer_source import NONE, File, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -85,23 +86,32 @@ CLIPS = re.compile(r"(^|_)clip_grad(_norm|_value|ient|s)", re.IGNORECASE)
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     """Read each loop that clips."""
-    return read_file_by_file(subject, _of_file, "clippings")
+    files = files_of(subject)
+    if not files:
+        return Outcome(not_applicable=NONE)
+    clips = any(file.has("clip_grad", "clip_") for file in files)
+    findings = tuple(_of_all(files, places_in(files))) if clips else ()
+    return Outcome(findings, {"clippings": len(findings)}, {"clippings": 0})
 
 
-def _of_file(file: File) -> Iterator[Finding]:
-    if file.has("clip"):
-        own = {function.name for function, _ in file.functions if any(_clippings(set(), at_each_turn(function.body)))}
-        for call, function, told in once_a_turn(file, partial(_clippings, own), methods_of(file)):
+def _of_all(files: tuple[File, ...], own: Places) -> Iterator[Finding]:
+    clipping = [place for place in own.functions if place.file.has("clip") and any(_clippings((), _always(place)))]
+    calls = own.calls_leading_to(clipping, _always)
+    for file in (file for file in files if file.has("backward", "step(")):
+        methods = methods_of(file, own)
+        for call, function, told in once_a_turn(file, partial(_clippings, calls - methods.stepping), methods):
             yield _finding(file, call, function, told)
 
 
-def _clippings(own: set[str], nodes: Iterable[ast.AST]) -> Iterator[ast.Call]:
-    """The calls that clip, by themselves or by one of these functions of the file."""
+def _always(place: Place) -> Iterator[ast.AST]:
+    return at_each_turn(place.function.body)
+
+
+def _clippings(calls: Collection[int], nodes: Iterable[ast.AST]) -> Iterator[ast.Call]:
+    """The calls that clip, by themselves or as one of these."""
     for node in nodes:
-        if isinstance(node, ast.Call):
-            name = dotted(node.func)
-            if CLIPS.search(name.rpartition(".")[2]) or name.removeprefix("self.") in own:
-                yield node
+        if isinstance(node, ast.Call) and (id(node) in calls or CLIPS.search(dotted(node.func).rpartition(".")[2])):
+            yield node
 
 
 def _finding(file: File, call: ast.Call, function: str, told: str) -> Finding:

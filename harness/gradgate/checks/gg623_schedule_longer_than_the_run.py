@@ -2,7 +2,8 @@
 
 ## What it detects
 
-`epochs * len(loader)` as the length of a schedule, in a trainer whose optimizer steps once in so many batches.
+`epochs * len(loader)`, or `max_steps * accumulation`, as the length of a schedule, in a trainer whose optimizer steps
+once in so many batches.
 
 ## Why it matters
 
@@ -13,9 +14,10 @@ as in a small run, nothing is wrong.
 ## How it decides
 
 By reading the files of `Subject.source`, or those of the modules that the adapter imports. A length is a product of
-epochs and of `len(...)` or a number of batches, in which nothing is divided, and which reaches a call that is named
-after a schedule, a rate or a warm-up: as it stands, by a name or an attribute, as an argument of a function of the
-trainer's that calls one, or as what a function gives back. It is a finding
+epochs and of `len(...)` or a number of batches, or of what is called after a number of steps or updates and what is
+called after accumulation, in which nothing is divided, and which reaches a call that is named after a schedule, a rate
+or a warm-up: as it stands, by a name or an attribute, as an argument of a function of the trainer's that calls one, or
+as what a function gives back. It is a finding
 
 * in a trainer with a loop that runs a backward at each turn, and steps an optimizer only where a condition holds once
   in so many turns (`%`) or names accumulation, or one over what a function gives that is named after accumulation;
@@ -65,7 +67,13 @@ import ast
 from collections.abc import Iterable, Iterator
 
 from gradgate.checks.accumulation import accumulations, methods_of, once_a_turn, scheduled
-from gradgate.checks.schedule_lengths import counts_batches, products_of_epochs, reaches_a_schedule
+from gradgate.checks.schedule_lengths import (
+    counts_batches,
+    products_of_epochs,
+    products_of_updates,
+    reaches_a_schedule,
+)
+from gradgate.checks.source_places import places_in
 from gradgate.checks.source_values import Names, own_nodes
 from gradgate.checks.trainer_source import NONE, File, calls_in, dotted, files_of
 from gradgate.core.finding import Finding
@@ -87,11 +95,11 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     return Outcome(findings, {"lengths": len(findings)}, {"lengths": 0})
 
 
-def _accumulates(files: Iterable[File]) -> bool:
+def _accumulates(files: tuple[File, ...]) -> bool:
     """Whether a loop steps its optimizer once in several batches, and none its schedule at each."""
     found = False
     for file in (file for file in files if file.has("backward", "step(")):
-        methods = methods_of(file)
+        methods = methods_of(file, places_in(files))
         if next(once_a_turn(file, scheduled, methods), None):
             return False
         nodes = ((function, own_nodes(function)) for function, _ in file.functions)
@@ -107,10 +115,10 @@ def _groups(node: ast.AST) -> bool:
 
 
 def _of_all(files: Iterable[File]) -> Iterator[Finding]:
-    for file in (file for file in files if file.has("epoch")):
+    for file in (file for file in files if file.has("epoch", "accum")):
         for function, _ in file.functions:
-            names = Names(function)
-            for product in products_of_epochs(own_nodes(function), names, _counts_batches):
+            names, nodes = Names(function), own_nodes(function)
+            for product in (*products_of_epochs(nodes, names, _counts_batches), *products_of_updates(nodes, names)):
                 if reaches_a_schedule(product, function, file):
                     yield _finding(file, product, function.name)
 

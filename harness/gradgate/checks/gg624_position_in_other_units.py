@@ -23,6 +23,10 @@ a finding where such a number stands, multiplied by nothing,
   that is named after starting, skipping or an offset;
 * in a condition `i < number` under which a turn is passed over, or in what a name there holds.
 
+The same of a loop over groups of batches (`windows(batches, accumulation)`: a call that names accumulation, or that is
+named after groups): a number that is raised by one at each of its turns, and that says where the batches that it groups
+begin: of a slice `batches[number:]`, of an `islice`, or in a call named as above.
+
 Statistic: such numbers; allowed: 0.
 
 False-alarm rate: 0 on the bundled trainer and on the documented ones.
@@ -66,11 +70,12 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from gradgate.checks.accumulation import Accumulation, accumulations, methods_of
-from gradgate.checks.source_values import OTHERS, Names, assignments_in, own_nodes
-from gradgate.checks.trainer_source import File, dotted, nodes_in, read_file_by_file
+from gradgate.checks.source_places import Places, places_in
+from gradgate.checks.source_values import OTHERS, Names, assignments_in, last_name, own_nodes
+from gradgate.checks.trainer_source import File, Function, dotted, files_of, nodes_in, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -79,21 +84,24 @@ from gradgate.subjects.settings import is_of_accumulation
 CODE, NAME = "GG624", "position-in-other-units"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
+GROUPS = re.compile(r"window|group|chunk|batched|micro", re.IGNORECASE)
 STARTS = re.compile(r"(^|_)(start|skip|offset|first|begin|consumed|fast_forward|seek)(_|$)")
 
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     """Read each loop that steps once in several batches."""
-    return read_file_by_file(subject, _of_file, "positions")
+    own = places_in(files_of(subject))
+    return read_file_by_file(subject, lambda file: _of_file(file, own), "positions")
 
 
-def _of_file(file: File) -> Iterator[Finding]:
-    if not file.has("step("):
+def _of_file(file: File, own: Places) -> Iterator[Finding]:
+    if not file.has("step", "+= 1"):
         return
-    methods = methods_of(file)
+    methods = methods_of(file, own)
     in_methods = {function.name: {name for _, name in _raised(own_nodes(function))} for function, _ in file.functions}
     for function, _ in file.functions:
         names, nodes = Names(function), own_nodes(function)
+        yield from _of_groups(file, function, nodes, names)
         for found in accumulations(nodes, names, methods):
             inside = list(nodes_in(found.loop.body, *OTHERS))
             taken = {id(node) for part in found.stepping for node in ast.walk(part)}
@@ -103,8 +111,51 @@ def _of_file(file: File) -> Iterator[Finding]:
             before = [node for node in nodes if getattr(node, "lineno", found.loop.lineno) < found.loop.lineno]
             for number, where in (*_passing_over(found, names), *_starts(before)):
                 if counted := sorted(once & _counted(number, names)):
-                    yield _finding(file, where, function.name, counted[0], found.when)
+                    yield _finding(file, where, function.name, counted[0], f"where `{found.when}`")
                     break
+
+
+def _of_groups(file: File, function: Function, nodes: list[ast.AST], names: Names) -> Iterator[Finding]:
+    """The numbers of groups that say how many batches are passed over."""
+    for loop in (node for node in nodes if isinstance(node, ast.For)):
+        calls = [node for node in ast.walk(loop.iter) if isinstance(node, ast.Call)]
+        grouping = [call for call in calls if _groups(call)]
+        inside = nodes_in(loop.body, *OTHERS, ast.For, ast.While)
+        raised = {ast.unparse(node.target) for node in _one_more(inside)} if grouping else set[str]()
+        for call in grouping if raised else ():
+            for number in _beginnings(call, names):
+                parts = list(names.parts(number))
+                told = " ".join(ast.unparse(part) for part in parts if isinstance(part, ast.expr))
+                multiplied = any(isinstance(part, ast.BinOp) and isinstance(part.op, ast.Mult) for part in parts)
+                counted = sorted(raised & {ast.unparse(part) for part in parts if isinstance(part, ast.expr)})
+                if counted and not multiplied and not is_of_accumulation(told):
+                    over = f"for each of `{ast.unparse(call)}`"
+                    yield _finding(file, number, function.name, counted[0], over)
+
+
+def _groups(call: ast.Call) -> bool:
+    """Whether a call gives groups of the batches that it is given."""
+    sized = len(call.args) + len(call.keywords) > 1
+    return sized and (is_of_accumulation(ast.unparse(call)) or bool(GROUPS.search(last_name(call.func))))
+
+
+def _one_more(nodes: Iterable[ast.AST]) -> Iterator[ast.AugAssign]:
+    """The statements that raise by one."""
+    for node in nodes:
+        if isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Add) and ast.unparse(node.value) == "1":
+            yield node
+
+
+def _beginnings(call: ast.Call, names: Names) -> Iterator[ast.expr]:
+    """The numbers by which the batches that a call groups begin later."""
+    for part in (part for given in call.args[:1] for part in names.parts(given)):
+        if isinstance(part, ast.Subscript) and isinstance(part.slice, ast.Slice) and part.slice.lower is not None:
+            if part.slice.upper is None:
+                yield part.slice.lower
+        elif isinstance(part, ast.Call) and last_name(part.func) == "islice" and len(part.args) > 2:
+            yield part.args[1]
+        elif isinstance(part, ast.Call) and STARTS.search(last_name(part.func)):
+            yield from (*part.args, *(word.value for word in part.keywords))
 
 
 def _counted(number: ast.expr, names: Names) -> set[str]:
@@ -117,9 +168,7 @@ def _counted(number: ast.expr, names: Names) -> set[str]:
 
 def _raised(nodes: list[ast.AST]) -> Iterator[tuple[ast.AST, str]]:
     """The numbers that are raised by one, each with the node that does."""
-    for node in nodes:
-        if isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Add) and ast.unparse(node.value) == "1":
-            yield node, dotted(node.target)
+    return ((node, dotted(node.target)) for node in _one_more(nodes))
 
 
 def _raised_there(nodes: list[ast.AST], in_methods: Mapping[str, set[str]]) -> Iterator[tuple[ast.AST, str]]:
@@ -161,7 +210,7 @@ def _finding(file: File, node: ast.expr, function: str, name: str, when: str) ->
         code=CODE,
         name=NAME,
         message=(
-            f"{function}() passes over as many batches as `{name}` says, which grows where `{when}`; allowed: a count "
+            f"{function}() passes over as many batches as `{name}` says, which grows {when}; allowed: a count "
             "of batches"
         ),
         culprit=file.at(node, function),

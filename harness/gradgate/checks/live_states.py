@@ -6,10 +6,12 @@ import ast
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from gradgate.checks.source_values import Names, assignments_in
-from gradgate.checks.trainer_source import File, dotted
+from gradgate.checks.averages import AVERAGE, COPIES
+from gradgate.checks.source_values import Names, assignments_in, last_name
+from gradgate.checks.trainer_source import File, calls_in, dotted
 
 SHALLOW = ("dict", "OrderedDict", "collections.OrderedDict", "copy.copy")
+WEIGHTS = ("named_parameters", "parameters", "state_dict")
 STATES = ("state_dict", "named_parameters", "named_buffers")
 DEVICES = ("cuda", "device", "mps", "xpu", "ccelerat", "abric", "gpu")
 IS_CPU = re.compile(r"^(device\s*(:[^=]*)?=|.*add_argument\(.--device.*default=)\s*.cpu\b")  # a setting's default
@@ -73,3 +75,53 @@ def _passes_on(value: ast.DictComp, on_cpu: bool) -> bool:
 def parts_of(node: ast.Dict | ast.Tuple | ast.List) -> list[ast.expr]:
     """The values of a mapping or of a row."""
     return node.values if isinstance(node, ast.Dict) else node.elts
+
+
+def is_the_models(value: ast.expr) -> bool:
+    """Whether a value is made of a model's parameters, none of them copied."""
+    calls = [node for node in ast.walk(value) if isinstance(node, ast.Call)]
+    if any(called(call) in COPIES for call in calls):
+        return False
+    if isinstance(value, ast.Call):
+        inner = [value] if called(value) != "dict" and called(value) != "list" else calls[1:]
+        return any(called(call) in WEIGHTS and _is_of_model(call.func) for call in inner)
+    if isinstance(value, ast.DictComp | ast.ListComp):
+        held = value.value if isinstance(value, ast.DictComp) else value.elt
+        gives = called(value.generators[0].iter) in WEIGHTS or ".state_dict()" in ast.unparse(value.generators[0].iter)
+        return gives and base_of(held) in {
+            part.id for part in ast.walk(value.generators[0].target) if isinstance(part, ast.Name)
+        }
+    return False
+
+
+def _is_of_model(method: ast.expr) -> bool:
+    return isinstance(method, ast.Attribute) and bool(dotted(method)) and not AVERAGE.search(last_name(method.value))
+
+
+def base_of(node: ast.expr) -> str:
+    """The name that `.data` and `.detach()` are taken of."""
+    while isinstance(node, ast.Attribute | ast.Call):
+        node = node.func if isinstance(node, ast.Call) else node.value
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def called(node: ast.AST) -> str:
+    """The last name of what a node calls; empty: it calls nothing."""
+    return last_name(node.func) if isinstance(node, ast.Call) else ""
+
+
+def called_in_loops(file: File, loops: list[ast.For | ast.While]) -> set[str]:
+    """The functions that are called in loops, and by those."""
+    calls: dict[str, set[str]] = {}
+    for function, _ in file.functions:
+        calls.setdefault(function.name, set()).update(names_of_calls(function))
+    found, new = set[str](), set[str]().union(*map(names_of_calls, loops))
+    while new - found:
+        found |= new
+        new = set[str]().union(*(calls.get(name, ()) for name in new))
+    return found
+
+
+def names_of_calls(node: ast.AST) -> set[str]:
+    """The last names of what is called in a node."""
+    return {dotted(call.func).rpartition(".")[2] for call in calls_in(node)}

@@ -18,14 +18,29 @@ KEPT = re.compile(
     r"|[\"']\w*(rng|random)\w*[\"']\s*[:\]]",
     re.IGNORECASE,
 )
+KINDS = {  # of generators: what takes its state, and what draws from it
+    "torch": (
+        re.compile(r"get_rng_state|torch\.random\.|(?<!random)\.get_state\(|generator_state|default_generator", re.I),
+        re.compile(r"^torch\."),
+    ),
+    "python's own": (re.compile(r"getstate\("), re.compile(r"^random\.")),
+    "numpy": (re.compile(r"random\.get_state\(|bit_generator", re.I), re.compile(r"^(np|numpy)\.")),
+}
 LIBRARY = re.compile(r"^\s*(from|import) (lightning|pytorch_lightning|accelerate|deepspeed|ignite|composer)\b")
 OF_LIBRARY = re.compile(r"\b(Seq2Seq)?Trainer\(|\b(SFT|DPO|PPO|GRPO)Trainer\b")
-SEED_OF_PLACE = re.compile(r"seed\w*\(.*(epoch|step|iter)|fold_in\(|fork_rng\(", re.IGNORECASE)
+SEED_OF_PLACE = re.compile(  # not one of a generator of its own
+    r"(?<![\w.])((torch|cuda|random|np|numpy|self|utils|\w*seed\w*)\.)*\w*seed\w*\(.*(epoch|step|iter)|fold_in\(|fork_rng\(",
+    re.I,
+)
 DRAWS = re.compile(
     r"^(torch\.(rand|randn|randint|randperm|multinomial|bernoulli|normal|rand_like|randn_like|randint_like)"
     r"|random\.(random|randint|choice|choices|sample|shuffle|uniform|gauss|randrange)"
     r"|(np|numpy)\.random\.(rand|randn|randint|random|choice|permutation|shuffle|normal|uniform))$"
 )
+TAKES = re.compile(
+    r"^(random\.getstate|(np|numpy)\.random\.get_state|torch\.(cuda\.)?(random\.)?get_rng_state(_all)?)$"
+)
+ALL = re.compile("")
 DEPTH = 3  # calls that are followed
 
 
@@ -36,20 +51,44 @@ def without_random_state(files: tuple[File, ...], saved: list[Saved]) -> Iterato
     if whole is None or not any(map(_goes_on, places_in(files).all)):
         return
     lines = [line.partition("#")[0] for file in files for line in file.lines]
-    if any(pattern.search(line) for line in lines for pattern in (KEPT, LIBRARY, OF_LIBRARY, SEED_OF_PLACE)):
+    if any(pattern.search(line) for line in lines for pattern in (LIBRARY, OF_LIBRARY, SEED_OF_PLACE)):
+        return
+    if any(map(KEPT.search, lines)):
+        yield from _without_a_kind(files, lines)
         return
     if (draws := _drawing(files)) is not None:
         told = f"the checkpoint holds the optimizer and no random state, and {draws}: a run that is resumed from it "
         yield whole.file, whole.call, whole.function, f"{told}draws what it drew at its start"
 
 
+def _without_a_kind(files: tuple[File, ...], lines: list[str]) -> Iterator[tuple[File, ast.AST, str, str]]:
+    """What takes the states of some generators, where another one draws in training."""
+    kept = [name for name, (takes, _) in KINDS.items() if any(map(takes.search, lines))]
+    for name, (_, draws_by) in KINDS.items() if kept else ():
+        draws = _drawing(files, draws_by) if name not in kept else None
+        where = _taken(files) if draws is not None else None
+        if where is not None:
+            place, node = where
+            told = f"the random state that {place.name}() takes is of {' and '.join(kept)} alone, and {draws} by {name}"
+            yield place.file, node, place.name, f"{told}: a run that is resumed draws other numbers"
+
+
+def _taken(files: tuple[File, ...]) -> tuple[Place, ast.Call] | None:
+    """The function that takes the state of a generator."""
+    for place in places_in(files).functions:
+        for node in place.nodes if place.file.has("state(") else ():
+            if isinstance(node, ast.Call) and TAKES.search(dotted(node.func)):
+                return place, node
+    return None
+
+
 def _goes_on(place: Place) -> bool:
     return place.file.has("load_state_dict(") and bool(loads_optimizer(place.nodes))
 
 
-def _drawing(files: tuple[File, ...]) -> str | None:
-    """What draws in training; None: nothing that is seen."""
-    asked = [file for file in files if file.has("rop", "Transformer")]
+def _drawing(files: tuple[File, ...], by: re.Pattern[str] = ALL) -> str | None:
+    """What draws in training, by these names; None: nothing that is seen."""
+    asked = [file for file in files if file.has("rop", "Transformer")] if by.search("torch.dropout") else []
     zero = _zero(files) if asked else frozenset()
     dropping = next((file for file in asked if drops(file.tree, zero)), None)
     if dropping is not None:
@@ -59,7 +98,7 @@ def _drawing(files: tuple[File, ...]) -> str | None:
         if place.file.has(".backward("):
             calls = [node for node in place.nodes if isinstance(node, ast.Call)]
             if any(isinstance(call.func, ast.Attribute) and call.func.attr == "backward" for call in calls):
-                for call in _draws(place, own, DEPTH):
+                for call in (call for call in _draws(place, own, DEPTH) if by.search(dotted(call.func))):
                     return f"`{ast.unparse(call)}` draws in training"
     return None
 
@@ -98,5 +137,8 @@ def _named(node: ast.AST) -> Iterator[tuple[str, ast.expr]]:
                 yield argument.arg, value
     else:
         for target, value in assignments_in([node]):
-            inside = value.args[0] if isinstance(value, ast.Call) and value.args else value  # `Field(0.0)`
+            inside = value
+            if isinstance(value, ast.Call):  # `Field(0.0)`, `Field(default=0.0)`
+                told = [*value.args[:1], *(word.value for word in value.keywords if word.arg == "default")]
+                inside = told[0] if told else value
             yield dotted(target).rpartition(".")[2], inside

@@ -87,7 +87,35 @@ def holds_optimizer(values: Iterable[ast.expr]) -> bool:
 
 
 def loads_optimizer(nodes: Iterable[ast.AST]) -> list[ast.Call]:
-    """The calls among the nodes of a function that load an optimizer's state."""
-    calls = (node for node in nodes if isinstance(node, ast.Call))
-    loads = (call for call in calls if dotted(call.func).endswith("load_state_dict"))
-    return [call for call in loads if "opt" in ast.unparse(call).lower()]
+    """The calls among the nodes of a function that load an optimizer's state, also by its name in a loop over names."""
+    given = list(nodes)
+    loads = [node for node in given if isinstance(node, ast.Call) and dotted(node.func).endswith("load_state_dict")]
+    named = [
+        node for node in given if isinstance(node, ast.For) and any("opt" in name.lower() for name in names_of(node))
+    ]
+    inside = {id(part) for loop in (named if loads else ()) for part in ast.walk(loop)}
+    return [call for call in loads if id(call) in inside or "opt" in ast.unparse(call).lower()]
+
+
+def names_of(loop: ast.For) -> list[str]:
+    """The texts that a loop is over, where they are written down in it."""
+    if not isinstance(loop.iter, ast.Tuple | ast.List | ast.Set):
+        return []
+    return [
+        part.value for part in ast.walk(loop.iter) if isinstance(part, ast.Constant) and isinstance(part.value, str)
+    ]
+
+
+def keys_read(nodes: Iterable[ast.AST]) -> set[object]:
+    """The keys that are read of mappings, or asked for, or that a loop is over."""
+    read: set[object] = set()
+    for node in nodes:
+        if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load):
+            read.add(getattr(node.slice, "value", None))
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("get", "pop"):
+            read |= {getattr(part, "value", None) for part in node.args[:1]}
+        elif isinstance(node, ast.Compare):
+            read.add(getattr(node.left, "value", None))
+        elif isinstance(node, ast.For):
+            read.update(names_of(node))
+    return read

@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterable, Iterator
 
 from gradgate.checks.source_values import Names, assignments_in, last_name, own_nodes
 from gradgate.checks.trainer_source import File, Function, calls_in, dotted
+from gradgate.subjects.settings import is_of_accumulation
 
 PACED = re.compile(r"sched|lr($|_)|(^|[._])lr|cosine|warm_?up|anneal|decay", re.IGNORECASE)
+UPDATES = re.compile(r"(^|_)(steps?|updates?|iters?|iterations)(_|$)", re.IGNORECASE)
 EPOCHS = re.compile(r"epochs?$", re.IGNORECASE)
 BATCHES = re.compile(r"(^|_)(n|num|number_of|total)?_?(micro_?)?batches$|batches_(per|an|in)_", re.IGNORECASE)
 
@@ -24,6 +26,25 @@ def products_of_epochs(
         for epochs, batches in ((node.left, node.right), (node.right, node.left)):
             if EPOCHS.search(last_name(epochs) or ast.unparse(epochs)) and counts(batches, names):
                 yield node
+
+
+def products_of_updates(nodes: Iterable[ast.AST], names: Names) -> Iterator[ast.BinOp]:
+    """The products of a number of updates and of the batches of one."""
+    for node in nodes:
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+            for updates, size in ((node.left, node.right), (node.right, node.left)):
+                if _is_of_updates(updates) and is_of_accumulation(_named(size) + _named(names.held(size))):
+                    yield node
+
+
+def _is_of_updates(node: ast.expr) -> bool:
+    name = _named(node)
+    return bool(UPDATES.search(name)) and not is_of_accumulation(name)
+
+
+def _named(node: ast.expr) -> str:
+    """The last name of an expression, or of what it calls."""
+    return last_name(node.func if isinstance(node, ast.Call) else node)
 
 
 def counts_batches(node: ast.expr, names: Names) -> bool:

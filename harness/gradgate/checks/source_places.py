@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -139,6 +139,26 @@ class Places:
     def calls_of(self, name: str) -> Iterator[tuple[Place, ast.Call]]:
         """The calls of a name in functions, whatever it is looked up in, each with the function that it stands in."""
         return ((place, call) for place, call in self._calls.get(name, ()) if not place.is_top)
+
+    def calls_leading_to(self, places: Iterable[Place], runs: Callable[[Place], Iterable[ast.AST]]) -> frozenset[int]:
+        """The calls of these functions, and of those that make such a call, however deep, by their `id`.
+
+        Args:
+            places: the functions.
+            runs: the nodes of one in which a call counts: those that run whenever it does.
+        """
+        found, waiting = set[int](), list(places)
+        seen = set(waiting)
+        while waiting:
+            place = waiting.pop()
+            for caller, call in self._calls.get(place.name, ()):
+                if self.called(call, caller) is not place:
+                    continue
+                found.add(id(call))
+                if caller not in seen and not caller.is_top and any(node is call for node in runs(caller)):
+                    seen.add(caller)
+                    waiting.append(caller)
+        return frozenset(found)
 
     def given_to(self, place: Place, parameter: str) -> list[tuple[Place, ast.expr]] | None:
         """What the calls of a function give a parameter, and where; None: it may be given something else."""
