@@ -20,7 +20,7 @@ def defaulted(nodes: Sequence[ast.AST]) -> Iterator[tuple[ast.AST, str]]:
     A setting is an attribute, or what `get` gives without a default, whose name is that of a number that 0 switches
     off; in a condition its truth may be meant.
     """
-    asked = {id(part) for node in nodes for part in _conditions(node)}
+    asked = {id(part) for node in nodes for part in conditions(node)}
     for node in nodes:
         if id(node) in asked:
             continue
@@ -34,7 +34,8 @@ def defaulted(nodes: Sequence[ast.AST]) -> Iterator[tuple[ast.AST, str]]:
             yield node, ast.unparse(setting)
 
 
-def _conditions(node: ast.AST) -> Iterator[ast.AST]:
+def conditions(node: ast.AST) -> Iterator[ast.AST]:
+    """The nodes of what a statement asks."""
     if isinstance(node, ast.If | ast.While | ast.IfExp | ast.Assert):
         yield from ast.walk(node.test)
 

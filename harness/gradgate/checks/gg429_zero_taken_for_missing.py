@@ -14,7 +14,7 @@ nothing says so, and the comparison shows no difference. A run with seed 0 canno
 
 ## How it decides
 
-By reading the files of `Subject.source`, or those of the modules that the adapter imports. Six forms:
+By reading the files of `Subject.source`, or those of the modules that the adapter imports. Seven forms:
 
 * a value that a parser of text (`yaml.safe_load`, `json.loads`, `ast.literal_eval`) makes of a piece of a split text;
 * the values of `vars(args).items()`, or of a mapping that is called after overrides, that go into a configuration;
@@ -24,6 +24,9 @@ By reading the files of `Subject.source`, or those of the modules that the adapt
   all that the variable stands for, or all that any parser declares, is never such a number;
 * a setting, an attribute or `get("…")`, that 0 switches off by its name (`…coef`, `…weight`, `dropout`, `warmup`, …),
   in `setting or 0.1` and `setting if setting else 0.1`, outside of conditions;
+* a number of such a name that is declared as one or None (`warmup_steps: int | None`), in `setting or anything`,
+  `if not setting: setting = ...` and two branches of which one takes it; not where a range (`gt=0`) or a comparison
+  keeps it from 0, where another declaration has 0 for it, or where what stands in is nothing or infinite;
 * a seed, by its name, that is asked for its truth where a call behind it seeds with it, and nothing else is done where
   it is not; or in `seed or other`, where the other is not 0.
 
@@ -73,9 +76,11 @@ from functools import partial
 from itertools import chain
 
 from gradgate.checks.defaulted import defaulted
+from gradgate.checks.optional_numbers import optional_numbers, stood_in_for
 from gradgate.checks.overrides import ARGS, Lookups, declared_in, mentions, puts
 from gradgate.checks.seed_truths import seed_truths
-from gradgate.checks.source_values import SPLITS, Names, assignments_in, own_nodes
+from gradgate.checks.source_places import places_in
+from gradgate.checks.source_values import SPLITS, assignments_in
 from gradgate.checks.trainer_source import NONE, File, Function, calls_in, dotted, files_of, nodes_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -101,20 +106,20 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
         return Outcome(not_applicable=NONE)
     declared = declared_in(files)
     findings: list[Finding] = []
-    for file in files:
-        own = declared_in([file]).numbers
-        for function, _ in file.functions:
-            nodes, names = own_nodes(function), Names(function)
-            lookups = Lookups(file, nodes, names, declared)
-            found = chain(
-                _of_values(nodes),
-                _of_numbers(nodes, own, declared.numbers),
-                _of_lookups(nodes, lookups),
-                defaulted(nodes),
-                seed_truths(nodes) if file.has("seed") else (),
-            )
-            at = {id(node): (node, value) for node, value in found}
-            findings += [_finding(file, function, node, value) for node, value in at.values()]
+    optional, own_of = optional_numbers(files), {file: declared_in([file]).numbers for file in files}
+    for place in places_in(files).functions:
+        file, function, nodes, own = place.file, place.function, place.nodes, own_of[place.file]
+        lookups = Lookups(file, nodes, place.names, declared)
+        found = chain(
+            _of_values(nodes),
+            _of_numbers(nodes, own, declared.numbers),
+            _of_lookups(nodes, lookups),
+            defaulted(nodes),
+            seed_truths(nodes) if file.has("seed") else (),
+            stood_in_for(place, optional) if optional else (),
+        )
+        at = {id(node): (node, value) for node, value in found}
+        findings += [_finding(file, function, node, value) for node, value in at.values()]
     return Outcome(tuple(findings), {"values_asked_for_truth": len(findings)}, {"values_asked_for_truth": 0})
 
 

@@ -4,7 +4,7 @@
 
 `--set optim.lr=0.01` that is read into `{"optim": {"lr": 0.01}}` and merged with `{**content, **overrides}`, `update`
 or `|`: all other keys of `optim` are gone, and their defaults are trained with. A stage's `optim: {lr: 0.01}` that is
-merged so into what all stages share.
+merged so into what all stages share. A merge that goes one level deep, where `optim.schedule` is a section, too.
 
 ## Why it matters
 
@@ -16,7 +16,10 @@ The trainer's source is read (`Subject.source`, or the modules that the adapter 
 at their dots and nests dictionaries (`.split(".")`, `setdefault(part, {})`), what is called after overrides, or is what
 such a function gives, must not be merged into another mapping at its top level alone. Nor must a part of a mapping
 (`tree[stage]`, `tree.get(stage)`) be merged so into one of which the same function makes a configuration class that has
-other classes of the trainer for sections. Statistic: such merges, outside of functions that call themselves. Allowed:
+other classes of the trainer for sections. Where a section has a section of its own (a field of a class that has such
+fields, or a mapping in a mapping of a section in a YAML file), a function that is called after merging or configuring
+must not go through a mapping's items and put each into the other's one level deep (`merged[key].update(value)`,
+`{**merged[key], **value}`). Statistic: such merges, outside of functions that call themselves. Allowed:
 0.
 
 False-alarm rate: 0 where what is merged is what was nested.
@@ -57,6 +60,8 @@ import ast
 import re
 from collections.abc import Iterator, Mapping
 
+from gradgate.checks.section_merges import has_inner_sections, one_level
+from gradgate.checks.source_settings import yaml_files
 from gradgate.checks.source_values import Names, assignments_in, own_nodes
 from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
 from gradgate.core.finding import Finding
@@ -78,9 +83,12 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     nesting = {function.name for _, function, nodes in functions if _nests(nodes)}
     classes = {node.name: node for file in files for node in file.nodes if isinstance(node, ast.ClassDef)}
     whole = {name for name, node in classes.items() if _has_sections(node, classes)}
+    has_inner = has_inner_sections(classes, [content for *_, content in yaml_files(subject)])
     found = []
     for file, function, nodes in functions:
         if not _calls_itself(function, nodes):
+            if has_inner and file.has(".items()"):
+                found += [_finding(file, function, node, "an inner section") for node in one_level(function, nodes)]
             nested = _merges(nodes, nesting) if nesting else ()
             merges = {id(node): node for node in (*nested, *_of_parts(function, nodes, whole))}
             found += [_finding(file, function, node) for node in merges.values()]
@@ -175,11 +183,11 @@ def _calls_itself(function: Function, nodes: list[ast.AST]) -> bool:
     return any(name.removeprefix("self.") == function.name for name in called)
 
 
-def _finding(file: File, function: Function, node: ast.expr) -> Finding:
+def _finding(file: File, function: Function, node: ast.expr | ast.stmt, what: str = "a section") -> Finding:
     return Finding(
         code=CODE,
         name=NAME,
-        message=f"{function.name}() merges nested overrides by `{ast.unparse(node)}`: a section of which one key is "
+        message=f"{function.name}() merges nested overrides by `{ast.unparse(node)}`: {what} of which one key is "
         "given loses all others; allowed: none",
         culprit=file.at(node, function.name),
         fix="merge section by section",

@@ -17,14 +17,16 @@ The trainer's source is read (`Subject.source`, or the modules that the adapter 
 mask, which is what is called one or is made of comparisons, where nothing divides by the mask's own mean or sum. So the
 mean of what a name holds that is such a product with what is called a mask, or is 0 where it says so (`torch.where`,
 `masked_fill`), its square or its size; such a sum that is divided by its own `numel()`; and `mse_loss` and the like of
-two products with one mask. Of `quantile`, `median`, `std`, `var`, `kthvalue` and `topk` these are findings:
+two products with one mask. Of `quantile`, `median`, `std`, `var`, `kthvalue`, `topk` and `sort` these are findings:
 
 * a quantile, a median or a spread of a product with a mask, or of what is 0 where a mask says so;
 * any of them whose result is compared with the values that it is of, where a mask is then taken with that comparison;
+* the largest (`topk`, `sort(descending=True)`, `argsort`) of a difference that a mask makes 0, since what is left out
+  stands above what is less than 0, and the smallest (`kthvalue`, `largest=False`) of anything that it makes 0;
 * a `topk` or `kthvalue` of a share of all places (`share * x.numel()`), of values that are `-inf` where a mask says so.
 
 What an index, a `nan` or an infinite number has left out before is none of the second, nor is a share that is made of a
-mask any of them.
+mask any of them, but for the third.
 Statistic: such means and thresholds. Allowed: 0.
 
 False-alarm rate: 0 where what is masked is not to count.
@@ -65,7 +67,7 @@ import ast
 from collections.abc import Iterator
 
 from gradgate.checks.masked_means import LOSSES, means
-from gradgate.checks.masked_thresholds import TAKEN, thresholds
+from gradgate.checks.masked_thresholds import ORDERED, TAKEN, thresholds
 from gradgate.checks.source_values import Names, outwards, own_nodes, parents_in
 from gradgate.checks.trainer_source import File, Function, read_file_by_file
 from gradgate.core.finding import Finding
@@ -83,7 +85,9 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 
 
 def _found(file: File) -> Iterator[Finding]:
-    if not file.has("mean(", ".numel()", *(f"{name}(" for name in LOSSES), *(f"{name}(" for name in TAKEN)):
+    if not file.has(
+        "mean(", ".numel()", *(f"{name}(" for name in LOSSES), *(f"{name}(" for name in {*TAKEN, *ORDERED})
+    ):
         return
     parents: dict[int, ast.AST] = {}
     for function, _ in file.functions:

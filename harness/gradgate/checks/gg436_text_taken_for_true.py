@@ -19,6 +19,9 @@ By reading the files of `Subject.source`, or those of the modules that the adapt
 * in a function that takes a text apart at `=`, or that is called after overriding, converting or parsing and has a
   parameter for a text (`raw`, `text`, `: str`): `type(x)(text)`, `field.type(text)`, `types[key](text)` and
   `bool(text)`, unless it mentions `bool` otherwise, or one of the words "true", "yes" and "on";
+* where a text is taken apart at `=` and no parser reads it: the call of a type that comes from hints
+  (`get_type_hints`, `hints[key]`), a parameter for a type (`hint`, `kind`) or `type(current)`, by a name, with one
+  argument of the function, which neither holds the type against `bool` nor mentions these words;
 * a function that tries `float(text)`, mostly behind `int(text)`, and goes on with the text, where the result is set on
   an object or in a mapping in a function that takes a text apart at `=`. Not so where either reads types, parses YAML,
   JSON or literals, or validates, or where an assignment is validated (`validate_assignment`, `__setattr__`).
@@ -62,7 +65,7 @@ import ast
 import re
 from collections.abc import Iterator, Sequence
 
-from gradgate.checks.source_values import SPLITS, assignments_in, own_nodes, places_of
+from gradgate.checks.source_values import SPLITS, assignments_in, last_name, own_nodes, places_of
 from gradgate.checks.trainer_source import File, Function, calls_in, dotted, files_of, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -76,6 +79,9 @@ READS = re.compile(r"overrid|overwrit|coerc|cast|convert|parse", re.IGNORECASE)
 TEXTS = ("raw", "text")
 TYPES = re.compile(r"(^|_)(types?|hints?|annotations|kinds?|casts?)_*$", re.IGNORECASE)
 WORDS = ("true", "yes", "on")
+HINTS = re.compile(r"^(hints?|annotations?)$")
+BUILT_IN = ("type", "dict", "list", "str", "int", "float")
+PARSES = re.compile(r"safe_load|full_load|^loads?$|literal_eval|from_dotlist|parse_value")
 READS_MORE = re.compile(
     r"yaml|json|literal_eval|isinstance|^type$|get_type|annotation|type_hints|validat|TypeAdapter|OmegaConf|^eval$|bool",
     re.IGNORECASE,
@@ -84,14 +90,69 @@ READS_MORE = re.compile(
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     """Look for texts that become truth values."""
-    validated = any(file.has("validate_assignment", "def __setattr__") for file in files_of(subject))
+    files = files_of(subject)
+    validated = any(file.has("validate_assignment", "def __setattr__") for file in files)
+    splitting = (function for file in files if file.has('"="', "'='") for function, _ in file.functions)
+    takes_texts = any(_taken_apart(own_nodes(one)) and not _parses(one) for one in splitting)
 
     def find(file: File) -> Iterator[Finding]:
         yield from _found(file)
+        if takes_texts and file.has("hint", "type", "annotation"):
+            yield from _by_hints(file)
         if not validated and file.has("float") and file.has('"="', "'='"):
             yield from _left_as_texts(file)
 
     return read_file_by_file(subject, find, "texts_taken_for_true")
+
+
+def _parses(function: Function) -> bool:
+    """Whether a function makes more of texts than texts, by a parser."""
+    names = [last_name(node.func) for node in own_nodes(function) if isinstance(node, ast.Call)]
+    return any(map(PARSES.search, names))
+
+
+def _by_hints(file: File) -> Iterator[Finding]:
+    """The calls of types that come from hints or from what is replaced, where truth values are not treated apart."""
+    for function, _ in file.functions:
+        nodes = own_nodes(function)
+        kinds = {each.arg for each in (*function.args.posonlyargs, *function.args.args) if TYPES.search(each.arg)}
+        texts = {each.arg for each in (*function.args.posonlyargs, *function.args.args)} | _taken_apart(nodes)
+        for target, value in assignments_in(nodes):
+            of_type = isinstance(value, ast.Call) and dotted(value.func) == "type"
+            if of_type or any(_is_hint(part, kinds) for part in ast.walk(value)):
+                kinds |= {dotted(place) for place in places_of(target)} - {""}
+        if not kinds or _treats_bool(nodes):
+            continue
+        for node in nodes:
+            is_of_text = isinstance(node, ast.Call) and len(node.args) == 1 and dotted(node.args[0]) in texts
+            if not isinstance(node, ast.Call) or not is_of_text or node.keywords:
+                continue
+            if isinstance(node.func, ast.Name) and node.func.id in kinds - set(BUILT_IN):
+                yield _finding(file, node, function.name, f"`{ast.unparse(node)}`")
+
+
+def _is_hint(part: ast.AST, kinds: set[str]) -> bool:
+    name = last_name(part) if isinstance(part, ast.Name | ast.Attribute) else ""
+    return name in kinds or name in ("get_type_hints", "__annotations__") or bool(HINTS.search(name))
+
+
+def _treats_bool(nodes: Sequence[ast.AST]) -> bool:
+    """Whether a function holds a type against `bool`, has a table of it, or knows the words of truth values."""
+    for node in nodes:
+        sides: list[ast.expr | None] = []
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+        elif isinstance(node, ast.Dict):
+            sides = list(node.keys)
+        elif isinstance(node, ast.Call) and dotted(node.func) == "issubclass":
+            sides = list(node.args)
+        elif isinstance(node, ast.MatchValue):
+            sides = [node.value]
+        names = (part for side in sides if side is not None for part in ast.walk(side))
+        if any(isinstance(part, ast.Name) and part.id == "bool" for part in names):
+            return True
+    texts = (node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str))
+    return any(text.lower() in WORDS for text in texts)
 
 
 def _left_as_texts(file: File) -> Iterator[Finding]:

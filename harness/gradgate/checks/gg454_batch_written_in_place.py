@@ -12,10 +12,11 @@ wrong, so nothing raises; a batch that is used twice is another one the second t
 ## How it decides
 
 By reading the files of `Subject.source`, or those of the modules that the adapter imports. Findings are calls of a
-method whose name ends in `_`, and, in a function that gives something back, stores at an index and `&=`, `|=` and `*=`,
-of an argument, or of an item or an attribute of one, that is called labels, targets, mask, valid, ids or tokens, or of
-a name that holds it; where the function assigns that name nothing before and does not give it back; not where it is
-what the function is named after (`mask_labels_`, `collate`).
+method whose name ends in `_`, and, in a function that gives something back or keeps something, stores at an index,
+`&=`, `|=` and `*=`, and calls of functions that do nothing else, of an argument, or of an item or an attribute of one,
+however deep (`inputs.batch.labels`), that is called labels, targets, mask, valid, ids or tokens, of a view of it, or of
+a name that holds it; where the function assigns that nothing before and does not give it, or what holds it, back; not
+where it is what the function is named after (`mask_labels_`, `collate`).
 
 Statistic: such writes; allowed: 0.
 
@@ -42,7 +43,7 @@ Take the operation that makes a new tensor, without the `_`.
 
 ## Known limits
 
-Writes by an index, and into a batch's attributes, are not looked at. What a step writes into its batch is GG104's,
+What a loop writes into the batches that it goes through is not looked at. What a step writes into its batch is GG104's,
 which runs it.
 
 ## Sources
@@ -56,8 +57,9 @@ import ast
 import re
 from collections.abc import Iterator, Sequence
 
-from gradgate.checks.source_values import assignments_in, last_name, own_nodes, places_of
-from gradgate.checks.trainer_source import File, Function, dotted, read_file_by_file
+from gradgate.checks.source_places import Place, Places, places_in
+from gradgate.checks.source_values import assignments_in, last_name, places_of
+from gradgate.checks.trainer_source import NONE, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -65,37 +67,58 @@ from gradgate.subjects.contract import Context, Subject
 CODE, NAME = "GG454", "batch-written-in-place"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
-OF_A_BATCH = re.compile(r"(^|_)(labels?|targets?|mask|valid|ids|tokens?)(_[A-Z]+)?$")
+OF_A_BATCH = re.compile(r"^(?!out_|outputs?_|buf)(\w*_)?(labels?|targets?|mask|valid|ids|tokens?)(_[A-Z]+)?$")
 IN_PLACE = re.compile(r"[a-z]_$")
 MAKES = re.compile(
-    r"_$|collat|fill|pad_|_pad|corrupt|noise|mask_|_mask|shift|prepare|augment|preprocess", re.IGNORECASE
+    r"[^_]_$|collat|fill|pad_|_pad|corrupt|noise|mask_|_mask|shift|prepare|augment|preprocess", re.IGNORECASE
 )
 PLACES = re.compile(r"mask|valid|pad|ignore|keep|drop", re.IGNORECASE)
 NO_WRITES = ("requires_grad_", "share_memory_", "pin_memory_")
+COPIES = ("replace", "_replace", "dict")
+VIEWS = ("view", "squeeze", "unsqueeze", "transpose", "permute", "narrow", "select", "detach", "reshape", "flatten")
+ASKS = ("eq", "ne", "lt", "le", "gt", "ge", "isnan", "isin", "logical_not", "logical_and", "logical_or", "bool")
+Write = tuple[ast.expr | ast.stmt, ast.expr]  # what writes in place, and where
 
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
-    """Look for methods that write into what a function is given."""
-    return read_file_by_file(subject, _of_file, "writes")
+    """Look for what writes into what a function is given."""
+    files = files_of(subject)
+    if not files:
+        return Outcome(not_applicable=NONE)
+    writing = [file for file in files if file.has("_(", "] =", "&=", "|=", "*=")]
+    places = places_in(files) if writing else None
+    known = [place for place in places.functions if place.file in writing] if places is not None else []
+    found = tuple(finding for place in known for finding in _of_place(place, _Given(place), places_in(files)))
+    return Outcome(found, {"writes": len(found)}, {"writes": 0})
 
 
-def _of_file(file: File) -> Iterator[Finding]:
-    if not file.has("_(", "] =", "&=", "|=", "*="):
+def _of_place(place: Place, given: _Given, places: Places) -> Iterator[Finding]:
+    if MAKES.search(place.name):
         return
-    for function, _ in file.functions:
-        if MAKES.search(function.name):
-            continue
-        nodes = own_nodes(function)
-        values = [node.value for node in nodes if isinstance(node, ast.Return) and node.value is not None]
-        returned = {dotted(place) for value in values for place in places_of(value)}
-        given = _given(function, nodes)
-        for node, written in _writes(nodes, bool(values)) if given else ():
-            if (name := given.get(ast.unparse(written), "")) and not {ast.unparse(written), name} & returned:
-                yield _finding(file, node, function.name, name)
+    acts = _acts(place.nodes)
+    for node, written in (*_writes(place, acts), *(_by_calls(place, places) if acts else ())):
+        path = given.path(written)
+        if path and OF_A_BATCH.search(_last(path)) and not given.is_renewed(path) and not given.is_returned(path):
+            yield _finding(place, node, path)
 
 
-def _writes(nodes: Sequence[ast.AST], gives: bool) -> Iterator[tuple[ast.expr | ast.stmt, ast.expr]]:
-    """What writes in place, and where: of a function that gives something back also stores and `&=`."""
+def _acts(nodes: Sequence[ast.AST]) -> bool:
+    """Whether a function gives something back, or keeps something: what it writes into is not what it is for."""
+    for node in nodes:
+        if isinstance(node, ast.Return) and node.value is not None:
+            return True
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and dotted(node.value) == "self":
+            return True
+        if isinstance(node, ast.AugAssign) and dotted(node.target).startswith("self."):
+            return True
+        if isinstance(node, ast.Call) and re.fullmatch(r"self\..*\.(append|add|update)", dotted(node.func)):
+            return True
+    return False
+
+
+def _writes(place: Place, acts: bool) -> Iterator[Write]:
+    """What writes in place: of a function that gives or keeps something also stores and `&=`."""
+    nodes = place.nodes
     asked = {  # what is no number: it is indexed, or has methods
         ast.unparse(node.value if isinstance(node, ast.Attribute | ast.Subscript) else node.operand)
         for node in nodes
@@ -106,54 +129,129 @@ def _writes(nodes: Sequence[ast.AST], gives: bool) -> Iterator[tuple[ast.expr | 
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and IN_PLACE.search(node.func.attr):
             if node.func.attr not in NO_WRITES:
                 yield node, node.func.value
-        elif isinstance(node, ast.Assign) and gives:
+        elif isinstance(node, ast.Assign) and acts:
             for target in node.targets:
-                if isinstance(target, ast.Subscript) and _is_of_places(target.slice):
+                if isinstance(target, ast.Subscript) and _is_of_places(target.slice, place):
                     yield node, target.value
         elif isinstance(node, ast.AugAssign) and isinstance(node.op, ast.BitAnd | ast.BitOr | ast.Mult):
             is_tensor = ast.unparse(node.target) in asked and not any(map(_is_of_numbers, ast.walk(node.value)))
-            yield from [(node, node.target)] if is_tensor and gives else []
+            yield from [(node, node.target)] if is_tensor and acts else []
 
 
-def _is_of_places(index: ast.expr) -> bool:
+def _by_calls(place: Place, places: Places) -> Iterator[Write]:
+    """Calls of functions that do nothing but write into an argument."""
+    for call in (node for node in place.nodes if isinstance(node, ast.Call)):
+        called = places.called(call, place)
+        if called is None or called.function is place.function or _acts(called.nodes):
+            continue
+        given = _Given(called)
+        for _, written in _writes(called, acts=True):
+            root, _, rest = given.path(written).partition(".")
+            value = called.given(call).get(root) if root and not given.is_renewed(given.path(written)) else None
+            if value is not None:
+                yield call, _within(value, rest)
+
+
+def _within(value: ast.expr, rest: str) -> ast.expr:
+    for name in rest.split(".") if rest else ():
+        value = ast.copy_location(ast.Attribute(value, name, ast.Load()), value)
+    return value
+
+
+def _is_of_places(index: ast.expr, place: Place) -> bool:
     """Whether an index takes places of a tensor: a range, several axes, a condition or a mask, and no key."""
     kinds = (ast.Slice, ast.Tuple, ast.Compare, ast.UnaryOp, ast.BinOp)
-    return isinstance(index, kinds) or bool(PLACES.search(last_name(index)))
+    if isinstance(index, ast.Call) and isinstance(index.func, ast.Attribute) and index.func.attr in ASKS:
+        return True
+    held = place.names.held(index)
+    return isinstance(index, kinds) or isinstance(held, ast.Compare) or bool(PLACES.search(last_name(index)))
 
 
 def _is_of_numbers(node: ast.AST) -> bool:
     return isinstance(node, ast.Call) and dotted(node.func) in ("len", "isinstance", "bool", "all", "any")
 
 
-def _given(function: Function, nodes: Sequence[ast.AST]) -> dict[str, str]:
-    """What a function is given that is called after a part of a batch, and other names for it.
+class _Given:
+    """What a function is given: its arguments, their parts, and names that hold one of these alone.
 
-    Arguments that it assigns nothing, items of arguments, and names that hold one of these alone.
+    Args:
+        place: the function.
     """
-    arguments = (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)
-    names = {each.arg for each in arguments} - {"self", "cls"}
-    values: dict[str, list[ast.expr]] = {}
-    for target, value in assignments_in(nodes):
-        for place in places_of(target):
-            values.setdefault(dotted(place), []).append(value)
-    found = {name: name for name in names - set(values) if OF_A_BATCH.search(name)}
-    for node in nodes:
-        of_argument = isinstance(node, ast.Attribute | ast.Subscript) and dotted(node.value) in names - set(values)
-        if of_argument and OF_A_BATCH.search(last_name(node)) and not isinstance(getattr(node, "ctx", None), ast.Store):
-            found[ast.unparse(node)] = ast.unparse(node)
-    stored = {ast.unparse(target) for target, _ in assignments_in(nodes)}
-    found = {name: told for name, told in found.items() if name not in stored}
-    for name, held in values.items():
-        if len(held) == 1 and name and ast.unparse(held[0]) in found:
-            found[name] = found[ast.unparse(held[0])]
-    return found
+
+    def __init__(self, place: Place) -> None:
+        self._values: dict[str, list[ast.expr]] = {}
+        for target, value in assignments_in(place.nodes):
+            for one in places_of(target):
+                self._values.setdefault(dotted(one) or ast.unparse(one), []).append(value)
+        self._arguments = place.parameters.keys() - {"self", "cls"}
+        self._renewed = {self.path(target) for target, _ in assignments_in(place.nodes) if _is_part(target)}
+        values = [node.value for node in place.nodes if isinstance(node, ast.Return) and node.value is not None]
+        self._returned = {self.path(part) for value in values for part in _handed_back(value)} - {""}
+
+    def path(self, node: ast.expr, hops: int = 6) -> str:
+        """Where in an argument something stands, `inputs.batch.labels`; empty: it is none of what is given."""
+        if isinstance(node, ast.Name):
+            held = self._values.get(node.id, [])
+            if node.id in self._arguments:
+                return "" if held else node.id
+            return self.path(held[0], hops - 1) if len(held) == 1 and hops else ""
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            if node.func.attr in VIEWS:
+                return self.path(node.func.value, hops)
+            key = node.args[0] if node.func.attr == "get" and node.args else None
+            holder, name = node.func.value, str(key.value) if isinstance(key, ast.Constant) else ""
+        elif isinstance(node, ast.Subscript):
+            if isinstance(node.slice, ast.Slice | ast.Tuple):
+                return self.path(node.value, hops)  # a view
+            holder, name = node.value, last_name(node)
+        elif isinstance(node, ast.Attribute):
+            if node.attr == "data":
+                return self.path(node.value, hops)
+            holder, name = node.value, node.attr
+        else:
+            return ""
+        before = self.path(holder, hops) if name else ""
+        return f"{before}.{name}" if before else ""
+
+    def is_renewed(self, path: str) -> bool:
+        """Whether the function puts something else in its place, or in that of what holds it."""
+        return any(path == one or path.startswith(f"{one}.") for one in self._renewed if one)
+
+    def is_returned(self, path: str) -> bool:
+        """Whether the function gives it back, or what holds it."""
+        return any(path == one or path.startswith(f"{one}.") for one in self._returned)
 
 
-def _finding(file: File, node: ast.expr | ast.stmt, function: str, name: str) -> Finding:
+def _is_part(target: ast.expr) -> bool:
+    return isinstance(target, ast.Attribute) or (isinstance(target, ast.Subscript) and bool(last_name(target)))
+
+
+def _handed_back(value: ast.expr) -> Iterator[ast.expr]:
+    """What a function gives back: itself, the parts of a tuple or a mapping, and what a class is made of."""
+    if isinstance(value, ast.Tuple | ast.List):
+        parts: Sequence[ast.expr] = value.elts
+    elif isinstance(value, ast.Dict):
+        parts = value.values
+    elif isinstance(value, ast.Call) and (
+        _last(dotted(value.func))[:1].isupper() or _last(dotted(value.func)) in COPIES
+    ):
+        parts = [*value.args, *(word.value for word in value.keywords)]
+    else:
+        yield value
+        return
+    for part in parts:
+        yield from _handed_back(part)
+
+
+def _last(path: str) -> str:
+    return path.rpartition(".")[2]
+
+
+def _finding(place: Place, node: ast.expr | ast.stmt, name: str) -> Finding:
     return Finding(
         code=CODE,
         name=NAME,
-        message=f"{function}() writes into the `{name}` that it is given, by `{ast.unparse(node)}`; allowed: none",
-        culprit=file.at(node, function),
+        message=f"{place.name}() writes into the `{name}` that it is given, by `{ast.unparse(node)}`; allowed: none",
+        culprit=place.file.at(node, place.name),
         fix="take the operation without the `_`, or write into a clone",
     )

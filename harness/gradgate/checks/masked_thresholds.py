@@ -13,6 +13,8 @@ from gradgate.checks.trainer_source import dotted
 
 SPREADS = ("quantile", "median", "std", "var")
 TAKEN = (*SPREADS, "kthvalue", "topk")
+ORDERED = ("topk", "kthvalue", "sort", "argsort")
+ABOVE_0 = ("abs", "clamp", "clamp_min", "relu", "square", "pow", "exp", "softmax", "sigmoid", "softplus")
 LIBRARIES = ("torch", "np", "numpy", "jnp")
 FORMS = (*CASTS, "flatten", "ravel", "detach", "contiguous", "clone", "cpu", "numpy")
 LABELS = re.compile(r"-100|ignore|pad|label", re.IGNORECASE)
@@ -35,6 +37,9 @@ def thresholds(nodes: Sequence[ast.AST], names: Names) -> Iterator[Taken]:
         names: what its names hold.
     """
     for call in (node for node in nodes if isinstance(node, ast.Call)):
+        if (mask := competing(call, names)) is not None:
+            yield Taken(call, ast.unparse(mask.operand if isinstance(mask, ast.UnaryOp) else mask))
+            continue
         kind, values, share = _parts(call)
         amount = list(_amount(share, names))
         if values is None or any(leaves_out(part, names) for part in amount):
@@ -45,6 +50,29 @@ def thresholds(nodes: Sequence[ast.AST], names: Names) -> Iterator[Taken]:
             mask = _masked_behind(call, values, nodes, names)
         if mask is not None:
             yield Taken(call, ast.unparse(mask.operand if isinstance(mask, ast.UnaryOp) else mask))
+
+
+def competing(call: ast.Call, names: Names) -> ast.expr | None:
+    """The mask that makes values 0 of which the largest, or the smallest, are taken, where 0 may be one of them.
+
+    The largest of what is a difference, which may be less than 0, or the smallest of anything.
+    """
+    kind = call.func.attr if isinstance(call.func, ast.Attribute) else ""
+    if kind not in ORDERED or not isinstance(call.func, ast.Attribute):
+        return None
+    of_library = dotted(call.func.value) in LIBRARIES
+    values = (call.args[0] if call.args else None) if of_library else call.func.value
+    mask = zeroed(bare(values), names) if values is not None else None
+    if values is None or mask is None:
+        return None
+    words = {word.arg: ast.unparse(word.value) for word in call.keywords}
+    smallest = kind == "kthvalue" or words.get("largest") == "False"
+    if kind in ("sort", "argsort") and words.get("descending") != "True":
+        return None  # what is taken of an order from the smallest is not known
+    made = [part for part in names.parts(bare(values)) if isinstance(part, ast.expr)]
+    above_0 = (getattr(part.func, "attr", "") for part in made if isinstance(part, ast.Call))
+    differs = any(isinstance(part, ast.BinOp) and isinstance(part.op, ast.Sub) for part in made)
+    return mask if smallest or (differs and not any(name in ABOVE_0 for name in above_0)) else None
 
 
 def _parts(call: ast.Call) -> tuple[str, ast.expr | None, list[ast.expr]]:
