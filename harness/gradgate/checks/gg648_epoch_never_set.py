@@ -15,9 +15,10 @@ are left over by `drop_last`, and nothing in the log says so.
 By reading the files of `Subject.source`, or those of the modules that the adapter imports. Looked at are classes whose
 methods seed (`manual_seed`, `Random`, `default_rng`) by `self.epoch`, or what is named so, which no method of the class
 raises by itself; a method that keeps an argument in it, as `set_epoch` does, has to be called from what is no such
-method itself, or the attribute set from outside (`sampler.epoch = epoch`), or the epoch given where the object is made
-within a loop. `DistributedSampler(...)` without `shuffle=False` counts where no file calls `set_epoch` at all, and no
-library does that for the trainer. Only classes that the trainer makes an object of are looked at.
+method itself, or the attribute set from outside (`sampler.epoch = epoch`; not that of a state, or a trainer), or the
+epoch given where the object is made within a loop. `DistributedSampler(...)` without `shuffle=False` counts where no
+file calls `set_epoch` at all, and no library does that for the trainer. Only classes that the trainer makes an object
+of are looked at.
 
 Statistic: such classes and samplers; allowed: 0.
 
@@ -74,6 +75,10 @@ NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
 EPOCH = re.compile(r"^_?(cur(rent)?_)?epoch(_?(number|index|idx|id|count(er)?))?$")
 SEEDS = ("manual_seed", "Random", "default_rng", "RandomState", "seed", "SeedSequence")
+OF_RUN = re.compile(  # whose epoch is the run's
+    r"state|progress|trainer|status|position|count|track|meta|record|run|context|ctx|history|clock|summary|log|entry",
+    re.I,
+)
 LIBRARY = re.compile(r"^\s*(from|import) (lightning|pytorch_lightning|accelerate|deepspeed|ignite|composer)\b")
 OF_LIBRARY = re.compile(r"\b(Seq2Seq|SFT|DPO|PPO|GRPO)?Trainer\(")
 
@@ -162,7 +167,8 @@ def _set_there(place: Place) -> Iterator[ast.Attribute]:
     """The attributes of other objects that a function sets or counts."""
     targets = [target for target, _ in assignments_in(place.nodes)]
     targets += [node.target for node in place.nodes if isinstance(node, ast.AugAssign)]
-    return (each for each in targets if isinstance(each, ast.Attribute) and dotted(each.value) != "self")
+    held = (each for each in targets if isinstance(each, ast.Attribute) and dotted(each.value) != "self")
+    return (each for each in held if not OF_RUN.search(last_name(each.value)))
 
 
 def _is_called(name: str, own: Places) -> bool:
