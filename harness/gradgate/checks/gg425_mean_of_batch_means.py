@@ -19,9 +19,9 @@ it is a loop without one that stands under `no_grad`, or holds it. In a loop ove
 `torch.nn.functional` or `torch.nn` whose reduction is the default, the `.loss` of a model's output, and, where a name
 there says loss, `.mean()` over everything or a sum that is divided by a sum or a count. The number of batches is `len`
 of what the loop goes over, a number that is 1 more in each turn, what `enumerate` gives; of a list `sum(x) / len(x)`
-and its `mean`. A mean that is multiplied, by the count of its batch, is none. So are they in a class that keeps such a
-mean in one method, also under `exp`, and averages what it has kept in another. Statistic: such means of means; a
-warning each.
+and its `mean`, also by a function of the trainer's that gives such a one of what it is given. A mean that is
+multiplied, by the count of its batch, is none. So are they in a class that keeps such a mean in one method, also under
+`exp`, and averages what it has kept in another. Statistic: such means of means; a warning each.
 
 False-alarm rate: 0 on the bundled trainer and on the documented ones.
 
@@ -65,7 +65,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from gradgate.checks.source_values import OTHERS, Names, assignments_in, own_nodes
-from gradgate.checks.trainer_source import File, Function, calls_in, dotted, nodes_in, read_file_by_file
+from gradgate.checks.trainer_source import File, Function, calls_in, dotted, files_of, nodes_in, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -88,21 +88,33 @@ STACKS = ("tensor", "stack", "cat", "array", "as_tensor")
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     """Read each loop of an evaluation for what it averages."""
-    return read_file_by_file(subject, _of_file, "means_of_means")
+    averaging = frozenset(name for file in files_of(subject) for name in _averaging(file))
+    return read_file_by_file(subject, lambda file: _of_file(file, averaging), "means_of_means")
 
 
-def _of_file(file: File) -> Iterator[Finding]:
+def _averaging(file: File) -> Iterator[str]:
+    """The functions that give the mean of what they are given first."""
+    for function, owner in file.functions if file.has("len(", "mean(") else ():
+        arguments = [each.arg for each in (*function.args.posonlyargs, *function.args.args)]
+        given = arguments[1:] if owner is not None and arguments[:1] in (["self"], ["cls"]) else arguments
+        returned = [node for node in own_nodes(function) if isinstance(node, ast.Return) and node.value is not None]
+        parts = (part for node in returned for part in ast.walk(node))
+        if given and any(_averaged_of(part, set(), frozenset()) == given[0] for part in parts):
+            yield function.name
+
+
+def _of_file(file: File, averaging: frozenset[str]) -> Iterator[Finding]:
     modules = set(_loss_modules(file))
     for function, _ in file.functions if file.has("no_grad", "inference_mode", ".eval(") else ():
         nodes = own_nodes(function)
         for loop in _evaluations(function, nodes):
-            means = _Means(loop, Names(function), modules)
+            means = _Means(loop, Names(function), modules, averaging)
             yield from (_finding(file, function, node, name) for node in nodes if (name := means.averaged(node)))
     for owner in (node for node in file.nodes if isinstance(node, ast.ClassDef)) if file.has("mean(") else ():
-        yield from _of_metric(file, owner)
+        yield from _of_metric(file, owner, averaging)
 
 
-def _of_metric(file: File, owner: ast.ClassDef) -> Iterator[Finding]:
+def _of_metric(file: File, owner: ast.ClassDef, averaging: frozenset[str]) -> Iterator[Finding]:
     """What a class keeps of each batch that is a mean of it, and averages in another method."""
     methods = [part for part in owner.body if isinstance(part, Function) and part.name != "__init__"]
     for method in methods:
@@ -113,7 +125,7 @@ def _of_metric(file: File, owner: ast.ClassDef) -> Iterator[Finding]:
         kept |= {name for name, value in added if ones and _holds_mean(value, f"{owner.name} {name}")}
         for other in methods if kept else ():
             for node in own_nodes(other) if other is not method else ():
-                if (name := _averaged_of(node, ones)) in kept:
+                if (name := _averaged_of(node, ones, averaging)) in kept:
                     yield _finding(file, other, node, name)
 
 
@@ -127,15 +139,20 @@ def _holds_mean(value: ast.expr, around: str) -> bool:
     return False
 
 
-def _averaged_of(node: ast.AST, ones: set[str]) -> str:
-    """The list of which a node is the mean, or the sum that it divides by a number of batches."""
+def _averaged_of(node: ast.AST, ones: set[str], averaging: frozenset[str]) -> str:
+    """The list of which a node is the mean, also by a function of these, or the sum that it divides by a number of
+    batches."""
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
         above, below = node.left, ast.unparse(node.right)
         if isinstance(above, ast.Call) and dotted(above.func) == "sum" and above.args:
             name = dotted(above.args[0])
             return name if name and f"len({name})" in below else ""
         return dotted(above) if any(re.search(rf"{re.escape(one)}\b", below) for one in ones) else ""
-    if isinstance(node, ast.Call) and dotted(node.func).rpartition(".")[2] in ("mean", "fmean") and node.args:
+    if (
+        isinstance(node, ast.Call)
+        and node.args
+        and dotted(node.func).rpartition(".")[2] in {"mean", "fmean", *averaging}
+    ):
         return dotted(node.args[0])
     return ""
 
@@ -180,8 +197,8 @@ class _Means:
         counts: what the number of batches is called.
     """
 
-    def __init__(self, loop: ast.For, names: Names, modules: set[str]) -> None:
-        self.names, self.modules = names, modules
+    def __init__(self, loop: ast.For, names: Names, modules: set[str], averaging: frozenset[str]) -> None:
+        self.names, self.modules, self.averaging = names, modules, {"mean", "fmean", *averaging}
         inside = list(nodes_in(loop.body, *OTHERS, ast.For, ast.While))
         added = list(_added(inside))
         self.sums = {name for name, value in added if self._is_mean(value, name)}
@@ -198,7 +215,7 @@ class _Means:
             return self._divided(node.left, node.right)
         if isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Div):
             return self._divided(node.target, node.value)
-        if isinstance(node, ast.Call) and dotted(node.func).rpartition(".")[2] in ("mean", "fmean"):
+        if isinstance(node, ast.Call) and dotted(node.func).rpartition(".")[2] in self.averaging:
             given = node.args[0] if node.args else getattr(node.func, "value", node)
             if isinstance(given, ast.Call) and dotted(given.func).rpartition(".")[2] in STACKS and given.args:
                 given = given.args[0]

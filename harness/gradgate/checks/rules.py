@@ -266,6 +266,8 @@ _ROWS = (
      "a run that is stopped leaves out what stands behind its loop, or one that fails saves as usual"),
     ("GG647", "patience-in-other-units", "scan",
      "patience in evaluations is held against steps, or the least improvement has the wrong sign"),
+    ("GG648", "epoch-never-set", "scan",
+     "a sampler shuffles by the number of the epoch, and nothing tells it that"),
     ("GG701", "slower-than-base", "run",
      "head is slower than base by more than the budget, with the stated confidence"),
     ("GG702", "counters-grew", "count", "a counter of work per step is above its stored count"),
