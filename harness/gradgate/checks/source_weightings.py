@@ -56,7 +56,9 @@ class Weighting:
         if owner is not None:
             holders += [*owner.decorator_list, *owner.bases]
         around = [snake(part) for holder in holders for part in re.findall(r"\w+", ast.unparse(holder))]
-        around += [*self.called, self.place.file.path.stem, self.place.name]
+        given = (each.annotation for each in self.place.parameters.values() if each.annotation is not None)
+        around += [snake(part) for kind in given for part in re.findall(r"\w+", ast.unparse(kind))]  # `ScorerInputs`
+        around += [*self.called, self.place.file.path.parent.name, self.place.file.path.stem, self.place.name]
         return any(map(WEIGHS.search, around)) and not any(map(ALSO.search, self.called))
 
     @cached_property
