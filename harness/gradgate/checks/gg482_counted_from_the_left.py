@@ -1,9 +1,10 @@
-"""A prompt is counted from column 0 of rows that may be padded on the left.
+"""A prompt, or what a row's tokens are given, is counted from column 0 of rows that may be padded on the left.
 
 ## What it detects
 
 `labels[i, :n_prompt] = -100` and `torch.arange(S) < n_prompt[:, None]` in a trainer that can pad on the left: the
-columns that are left out are padding, and the prompt is trained on.
+columns that are left out are padding, and the prompt is trained on. Rewards of a row's documents that are written one
+behind the other from column 0.
 
 ## Why it matters
 
@@ -14,8 +15,9 @@ the longest, and what is trained on depends on which rows share a batch.
 
 By reading the files of `Subject.source`, or those of the modules that the adapter imports, where one of them pads on
 the left: it has a setting for the side, or asks for "left". Findings are slices from 0 by the length of a prompt on the
-second axis of something, and comparisons of an `arange` with such a length for each row, in a function that neither
-reads the side nor an offset (side, left, offset, start, shift, first) nor rolls rows.
+second axis of something, comparisons of an `arange` with such a length for each row, and writes into a tensor of rows
+at a place that begins at 0 for each row and goes on by its parts, in a function that neither reads the side nor an
+offset (side, left, offset, start, shift, first) nor rolls or packs rows.
 
 Statistic: such places; allowed: 0.
 
@@ -56,8 +58,8 @@ import re
 from collections.abc import Iterator
 from itertools import chain
 
-from gradgate.checks.source_values import last_name, own_nodes
-from gradgate.checks.trainer_source import NONE, File, Function, files_of
+from gradgate.checks.source_values import assignments_in, last_name, own_nodes
+from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -67,6 +69,8 @@ NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
 SIDES = ('"left"', "'left'", "padding_side", "pad_side", "left_pad", "pad_left")
 PROMPT = re.compile(r"prompt", re.IGNORECASE)
+PACKS = re.compile(r"pack|concat|chunk", re.IGNORECASE)
+MAKES = ("zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full")
 OFFSET = re.compile(
     r"(^|_)(side|left|offset|off|start|shift|first|begin|pad(ding)?_side|lead)(_|$)|^(roll|flip|fliplr)$"
 )
@@ -83,22 +87,55 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 
 
 def _of_file(file: File) -> Iterator[Finding]:
-    if not file.has("prompt"):
+    if not file.has("prompt", "= 0"):
         return
     for function, _ in file.functions:
         nodes = own_nodes(function)
-        if _knows_the_side(function, nodes):
+        walked = _walked(function, nodes)
+        if _knows_the_side(function, nodes, walked[1]):
             continue
         for node in nodes:
-            if _is_slice(node) or _is_comparison(node):
+            if _is_slice(node) or _is_comparison(node) or _is_of(node, walked):
                 yield _finding(file, node, function.name)
 
 
-def _knows_the_side(function: Function, nodes: list[ast.AST]) -> bool:
+def _knows_the_side(function: Function, nodes: list[ast.AST], walked: set[str]) -> bool:
+    """Whether a function reads the side, or an offset that is none of the places by which it goes on from 0."""
     words = [each.arg for each in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)]
     words += [last_name(node) for node in nodes if isinstance(node, ast.Name | ast.Attribute | ast.Subscript)]
     texts = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
-    return any(map(OFFSET.search, words)) or "left" in texts
+    return any(OFFSET.search(word) for word in words if word not in walked) or "left" in texts
+
+
+def _walked(function: Function, nodes: list[ast.AST]) -> tuple[set[str], set[str]]:
+    """Tensors of rows that a function makes, and places that begin at 0 and go on by each row's own lengths."""
+    if PACKS.search(function.name):
+        return set(), set()
+    made, begun, moved = set(), set(), set()
+    loops = [node for node in nodes if isinstance(node, ast.For)]
+    inside = {id(part) for loop in loops for part in ast.walk(loop)}
+    for target, value in assignments_in(nodes):
+        name = dotted(target)
+        if isinstance(value, ast.Call) and last_name(value.func) in MAKES and len(value.args) >= 1:
+            made.add(name)
+        elif isinstance(value, ast.Constant) and value.value == 0 and id(value) in inside:
+            begun.add(name)
+        elif isinstance(value, ast.Name) and id(value) in inside:
+            moved.add(name)
+    moved |= {dotted(node.target) for node in nodes if isinstance(node, ast.AugAssign) and id(node) in inside}
+    return made, begun & moved
+
+
+def _is_of(node: ast.AST, walked: tuple[set[str], set[str]]) -> bool:
+    """Whether a tensor of rows is written at such a place of its second axis."""
+    made, places = walked
+    if not places or not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Subscript):
+        return False
+    target = node.targets[0]
+    parts = target.slice.elts if isinstance(target.slice, ast.Tuple) else []
+    if dotted(target.value) not in made or len(parts) < 2 or not isinstance(parts[1], ast.Slice):
+        return False
+    return parts[1].lower is not None and dotted(parts[1].lower) in places
 
 
 def _is_slice(node: ast.AST) -> bool:
@@ -128,7 +165,7 @@ def _finding(file: File, node: ast.AST, function: str) -> Finding:
         code=CODE,
         name=NAME,
         message=(
-            f"{function}() counts a prompt from column 0, in `{ast.unparse(node)}`; "
+            f"{function}() counts from column 0, in `{ast.unparse(node)}`; "
             "allowed: from its first token, since rows may be padded on the left"
         ),
         culprit=file.at(node, function),

@@ -174,7 +174,7 @@ _ROWS = (
     ("GG477", "slice-by-none", "scan", "a slice from the end by a number that may be 0 takes everything then"),
     ("GG479", "sorted-behind-shuffle", "scan", "an order is sorted by length behind its shuffle"),
     ("GG482", "counted-from-the-left", "scan",
-     "a prompt is counted from column 0 of rows that may be padded on the left"),
+     "a prompt, or what its tokens are given, is counted from column 0 of rows that may be padded on the left"),
     ("GG483", "excess-reversed", "scan", "tokens are selected by how much better the model is than the reference"),
     ("GG484", "share-of-all-places", "scan", "a share of the places that count is taken of all places"),
     ("GG485", "last-of-none", "scan", "the last of the largest is taken where their number may be 0"),
