@@ -21,8 +21,9 @@ those that another class of the same family (of a base, or of a register) reads 
 deleted there; keys of YAML files in the source's folder that stand beside keys which are read. Read is a name that
 stands anywhere as an attribute that is loaded, or as a string; not `self.patience` in a class that keeps its own
 argument `patience` there, since whoever makes one has to read the setting first; where settings are passed on as a
-whole (`**vars(args)`, `asdict`), as an argument of a function as well. Statistic: declared settings that are not read;
-allowed: 0.
+whole (`**vars(args)`, `asdict`), as an argument of a function as well. A field of a section's class whose name is read
+of other sections alone (`cfg.train.max_steps`, never `cfg.critic.max_steps`) is not read. Statistic: declared settings
+that are not read; allowed: 0.
 
 False-alarm rate: 0 on the bundled trainer and on the documented ones. A setting that only a library reads, off an
 object that is handed to it whole, is one.
@@ -64,6 +65,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from gradgate.checks.section_reads import unread_in_sections
 from gradgate.checks.source_settings import SETTINGS, Setting, declared_settings, yaml_files, yaml_keys
 from gradgate.checks.source_values import assignments_in
 from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
@@ -98,6 +100,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     unread = [setting for setting in settings if setting.name not in read]
     findings = [
         *(_finding(setting) for setting in unread),
+        *(_finding(setting) for setting in unread_in_sections(files) if setting.name in read),
         *(finding for file in files for finding in _of_functions(file, kept, families)),
         *(_finding(setting) for setting in _of_yaml(subject, read)),
         *(finding for finding in _asked_in_vain(subject, files, {setting.name for setting in settings})),
