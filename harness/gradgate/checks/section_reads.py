@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator, Sequence
 
 from gradgate.checks.source_settings import Setting, declared_settings
 from gradgate.checks.source_values import last_name
 from gradgate.checks.trainer_source import File, dotted
 
+CONFIGURATION = re.compile(r"(^|_)(config|cfg|conf|settings|hparams)(_|$)", re.IGNORECASE)
 FIELD = "field of "
 WHOLE = ("model_dump", "dict", "asdict", "vars", "fields", "items", "getattr")
 
@@ -27,8 +29,7 @@ def unread_in_sections(files: Sequence[File]) -> Iterator[Setting]:
     reads: dict[str, set[str]] = {}
     for node in nodes:
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
-            of = node.value.attr if isinstance(node.value, ast.Attribute) else ""  # a name may be anything
-            reads.setdefault(node.attr, set()).add(of)
+            reads.setdefault(node.attr, set()).add(_section_of(node.value))
     texts = {part for node in nodes if isinstance(node, ast.Constant) for part in str(node.value).split(".")}
     taken = {name for node in nodes if isinstance(node, ast.Call) for name in _taken_apart(node)}
     for owner, setting in _fields(files):
@@ -49,6 +50,12 @@ def _sections(files: Sequence[File]) -> dict[str, set[str]]:
                 for kind in kinds:
                     found.setdefault(kind, set()).add(node.target.id)
     return found
+
+
+def _section_of(node: ast.expr) -> str:
+    """The section that an expression is, by its name in a configuration; empty: it may be any."""
+    whole = isinstance(node, ast.Attribute) and CONFIGURATION.search(last_name(node.value))
+    return node.attr if whole and isinstance(node, ast.Attribute) else ""
 
 
 def _fields(files: Sequence[File]) -> list[tuple[str, Setting]]:
