@@ -10,11 +10,12 @@ from functools import lru_cache
 
 from gradgate.checks.source_conditions import at_each_turn, changed_in
 from gradgate.checks.source_places import Places
-from gradgate.checks.source_values import OTHERS, Names, always_run, assignments_in, is_empty_list, own_nodes
+from gradgate.checks.source_values import OTHERS, Names, always_run, assignments_in, is_empty_list, last_name, own_nodes
 from gradgate.checks.trainer_source import File, Function, dotted, nodes_in
 from gradgate.subjects.settings import is_of_accumulation
 
 STEPS = re.compile(r"opt[^.]*\.step$|opt\w*_step$|scaler\w*\.step$", re.IGNORECASE)
+OPTIMIZER = re.compile(r"(^|_)opt(im(izer)?)?s?(_|$)", re.IGNORECASE)
 SCHEDULE = re.compile(r"sched[^.]*\.step$", re.IGNORECASE)
 ENDLESS = re.compile(r"cycle|infinite|endless|forever|\bcount\(|streaming|\bstream\(", re.IGNORECASE)
 MICRO = re.compile(r"micro_?(batch|step)|micros\b", re.IGNORECASE)
@@ -157,9 +158,9 @@ def _held(test: ast.expr, names: Names) -> ast.expr:
     return names.held(test)
 
 
-def parts_of_updates(nodes: Sequence[ast.AST]) -> set[str]:
+def parts_of_updates(nodes: Sequence[ast.AST], methods: Methods = NO_METHODS) -> set[str]:
     """What the loops are over that run a backward at each turn and leave the optimizer's step to what follows."""
-    if not any(steps_in(nodes)):
+    if not any(steps_in(nodes, methods)):
         return set()
     loops = [node for node in nodes if isinstance(node, ast.For)]
     inside = {id(loop): list(nodes_in(loop.body, *OTHERS)) for loop in loops}
@@ -205,7 +206,7 @@ def _turns(function: Function, methods: Methods) -> Iterator[tuple[ast.For | ast
                 {id(node) for part in stepping for node in ast.walk(part)},
                 f"and the optimizer only where `{when}`",
             )
-    parts = parts_of_updates(nodes)
+    parts = parts_of_updates(nodes, methods)
     for loop in (node for node in nodes if isinstance(node, ast.For)):
         over = ast.unparse(loop.iter)
         if (over in parts or is_of_accumulation(over) or MICRO.search(over)) and not any(steps_in(ast.walk(loop))):
@@ -215,11 +216,16 @@ def _turns(function: Function, methods: Methods) -> Iterator[tuple[ast.For | ast
 def steps_in(nodes: Iterable[ast.AST], methods: Methods = NO_METHODS) -> Iterator[ast.Call]:
     """The calls that step an optimizer."""
     for node in nodes:
-        if isinstance(node, ast.Call) and (
-            (dotted(node.func).endswith("step") and STEPS.search(ast.unparse(node.func)))
-            or _is_of(node, methods.step, methods.stepping)
-        ):
+        if isinstance(node, ast.Call) and (_is_a_step(node) or _is_of(node, methods.step, methods.stepping)):
             yield node
+
+
+def _is_a_step(call: ast.Call) -> bool:
+    """Whether a call steps an optimizer by its name, or by that of what it is given: `precision.step(optimizer)`."""
+    if not dotted(call.func).endswith("step"):
+        return False
+    named = dotted(call.func).endswith(".step") and any(OPTIMIZER.search(last_name(each)) for each in call.args)
+    return named or bool(STEPS.search(ast.unparse(call.func)))
 
 
 def scheduled(nodes: Iterable[ast.AST]) -> Iterator[ast.Call]:
