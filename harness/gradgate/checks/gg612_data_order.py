@@ -105,7 +105,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         if shared := whole & heldout:
             text = f"{len(shared)} held-out samples are trained on; allowed: 0"
             found.append((text, partial(_line_of_shared, subject, stage, context, whole, heldout)))
-        found += _moved_split(stage, context, heldout)
+        found += _moved_split(stage, context, heldout, whole)
     found += _held_out_elsewhere(subject, stage, context, whole)
     more = _oversampled(epochs) if usual is None else 0
     for number, epoch in enumerate([] if more else epochs, 1):
@@ -126,14 +126,19 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     return Outcome(findings, measured, {"uneven_samples": 0})
 
 
-def _moved_split(stage: Stage, context: Context, heldout: set[Hashable]) -> Iterator[tuple[str, Find]]:
-    """Held-out samples that are others, as many of them, where a key is moved that says nothing of the data."""
+def _moved_split(
+    stage: Stage, context: Context, heldout: set[Hashable], whole: set[Hashable]
+) -> Iterator[tuple[str, Find]]:
+    """Held-out samples that are others, as many of them, where a key is moved that says nothing of the data.
+
+    The others are among those that were known: a name that goes by what a sample holds may change with a key.
+    """
     options = stage.options or {}
     keys = [key for key in options if not _OF_DATA.search(key.lower())]
     for one, run in runs_of(stage, context, ({key: value} for key in keys for value in options[key][1:2])):
         with calling(f"heldout(){in_words(one)}"):
             moved = set(run.heldout())
-        if len(moved) == len(heldout) and moved != heldout:
+        if len(moved) == len(heldout) and moved != heldout and moved <= whole | heldout:
             text = f"{len(heldout - moved)} of {len(heldout)} held-out samples are others{in_words(one)}; allowed: 0"
             yield text, lambda: None
             return
