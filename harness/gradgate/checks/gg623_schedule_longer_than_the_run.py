@@ -21,7 +21,8 @@ as what a function gives back. It is a finding
 
 * in a trainer with a loop that runs a backward at each turn, and steps an optimizer only where a condition holds once
   in so many turns (`%`) or names accumulation, or one over what a function gives that is named after accumulation;
-* where no such loop steps its schedule at each turn, which GG619 has.
+* where no such loop steps its schedule at each turn, which GG619 has;
+* not in a file with a loop of its own that takes a step behind each backward: the stage that accumulates is another.
 
 Statistic: such lengths; allowed: 0.
 
@@ -66,7 +67,15 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable, Iterator
 
-from gradgate.checks.accumulation import accumulations, methods_of, once_a_turn, scheduled
+from gradgate.checks.accumulation import (
+    accumulations,
+    is_backward,
+    methods_of,
+    once_a_turn,
+    parts_of_updates,
+    scheduled,
+    steps_in,
+)
 from gradgate.checks.schedule_lengths import (
     counts_batches,
     products_of_epochs,
@@ -115,12 +124,25 @@ def _groups(node: ast.AST) -> bool:
 
 
 def _of_all(files: Iterable[File]) -> Iterator[Finding]:
-    for file in (file for file in files if file.has("epoch", "accum")):
+    for file in (file for file in files if file.has("epoch", "accum") and not _steps_each_batch(file)):
         for function, _ in file.functions:
             names, nodes = Names(function), own_nodes(function)
             for product in (*products_of_epochs(nodes, names, _counts_batches), *products_of_updates(nodes, names)):
                 if reaches_a_schedule(product, function, file):
                     yield _finding(file, product, function.name)
+
+
+def _steps_each_batch(file: File) -> bool:
+    """Whether a file has a loop of its own that accumulates nothing: one stage of a trainer whose other one does."""
+    if not file.has("backward(") or file.has("accum"):
+        return False
+    methods = methods_of(file)
+    functions = [(function, own_nodes(function)) for function, _ in file.functions]
+    steps = any(any(steps_in(nodes)) and any(map(is_backward, nodes)) for _, nodes in functions)
+    return steps and all(
+        next(accumulations(nodes, Names(function), methods), None) is None and not parts_of_updates(nodes)
+        for function, nodes in functions
+    )
 
 
 def _counts_batches(node: ast.expr, names: Names) -> bool:

@@ -141,6 +141,32 @@ def test_what_a_yaml_file_holds_is_what_it_looks_like(value: str, read: str, tol
     assert all(each.culprit is not None and each.culprit.line == 2 for each in outcome.findings)
 
 
+ONE_STAGE = """
+class Critic:
+    def __init__(self, loader, epochs, optimizer):
+        self.scheduler = build_scheduler(optimizer, len(loader) * epochs)
+        self.optimizer = optimizer
+
+    def update(self, batch):
+        self.loss(batch).backward()
+        {step}
+"""
+OTHER_STAGE = """
+def fit(model, loader, optimizer, accumulation):
+    for i, batch in enumerate(loader):
+        model(batch).backward()
+        if (i + 1) % accumulation == 0:
+            optimizer.step()
+"""
+
+
+@pytest.mark.parametrize(("step", "found"), [("self.optimizer.step()", 0), ("return batch", 1)])
+def test_the_length_of_a_stage_that_steps_each_batch_is_its_batches(step: str, found: int, tmp_path: Path) -> None:
+    """That another stage's loop accumulates is nothing to it; a file without a loop of its own may be for that one."""
+    subject = reading(tmp_path, ONE_STAGE.format(step=step), {"main.py": OTHER_STAGE})
+    assert len(run_check("GG623", subject, None).findings) == found
+
+
 CALLING = """
 from dataclasses import dataclass
 
