@@ -11,7 +11,7 @@ from functools import lru_cache
 from gradgate.checks.source_conditions import at_each_turn, changed_in
 from gradgate.checks.source_places import Places
 from gradgate.checks.source_values import OTHERS, Names, always_run, assignments_in, is_empty_list, last_name, own_nodes
-from gradgate.checks.trainer_source import File, Function, dotted, nodes_in
+from gradgate.checks.trainer_source import File, Function, called_name, dotted, nodes_in
 from gradgate.subjects.settings import is_of_accumulation
 
 STEPS = re.compile(r"opt[^.]*\.step$|opt\w*_step$|scaler\w*\.step$", re.IGNORECASE)
@@ -20,6 +20,7 @@ SCHEDULE = re.compile(r"sched[^.]*\.step$", re.IGNORECASE)
 ENDLESS = re.compile(r"cycle|infinite|endless|forever|\bcount\(|streaming|\bstream\(", re.IGNORECASE)
 MICRO = re.compile(r"micro_?(batch|step)|micros\b", re.IGNORECASE)
 
+Body = ast.For | ast.While | Function
 Calls = Callable[[Iterable[ast.AST]], Iterator[ast.Call]]
 
 
@@ -95,7 +96,7 @@ def accumulations(nodes: Iterable[ast.AST], names: Names, methods: Methods = NO_
 
 
 def stepping_in(
-    turn: ast.For | ast.While | Function, names: Names, methods: Methods = NO_METHODS
+    turn: Body, names: Names, methods: Methods = NO_METHODS
 ) -> Iterator[tuple[ast.If, ast.expr, tuple[ast.stmt, ...], str]]:
     """Where the body of a loop, or of a function that is called once a batch, runs a backward and steps now and then.
 
@@ -115,7 +116,16 @@ def stepping_in(
                 yield branch, test, tuple(stepping), ast.unparse(when)
 
 
-def _blocks(turn: ast.For | ast.While | Function, inside: Iterable[ast.AST]) -> Iterator[list[ast.stmt]]:
+def turns_in(
+    function: Function, nodes: Iterable[ast.AST], names: Names, methods: Methods
+) -> Iterator[tuple[Body, ast.If, ast.expr, tuple[ast.stmt, ...], str]]:
+    """The loops of a function that do so, and itself where it does, each with what `stepping_in` yields."""
+    for body in (function, *(node for node in nodes if isinstance(node, ast.For | ast.While))):
+        for found in stepping_in(body, names, methods):
+            yield body, *found
+
+
+def _blocks(turn: Body, inside: Iterable[ast.AST]) -> Iterator[list[ast.stmt]]:
     """The lists of statements of such a body."""
     yield turn.body
     for node in inside:
@@ -192,20 +202,15 @@ def once_a_turn(file: File, calls: Calls, methods: Methods = NO_METHODS) -> Iter
                     yield call, function.name, told
 
 
-def _turns(function: Function, methods: Methods) -> Iterator[tuple[ast.For | ast.While | Function, set[int], str]]:
+def _turns(function: Function, methods: Methods) -> Iterator[tuple[Body, set[int], str]]:
     """The loops of a function whose turns are parts of an update, each with the nodes that step, and when that is.
 
     A function that is such a turn itself is one of them.
     """
     nodes = own_nodes(function)
     names = Names(function)
-    for body in (function, *(node for node in nodes if isinstance(node, ast.For | ast.While))):
-        for _, _, stepping, when in stepping_in(body, names, methods):
-            yield (
-                body,
-                {id(node) for part in stepping for node in ast.walk(part)},
-                f"and the optimizer only where `{when}`",
-            )
+    for body, _, _, stepping, when in turns_in(function, nodes, names, methods):
+        yield body, {id(node) for part in stepping for node in ast.walk(part)}, f"and the optimizer only where `{when}`"
     parts = parts_of_updates(nodes, methods)
     for loop in (node for node in nodes if isinstance(node, ast.For)):
         over = ast.unparse(loop.iter)
@@ -302,4 +307,4 @@ def _counted(test: ast.expr) -> tuple[ast.expr, ast.expr] | None:
 
 def is_backward(node: ast.AST) -> bool:
     """Whether a node goes backward."""
-    return isinstance(node, ast.Call) and dotted(node.func).rpartition(".")[2].endswith("backward")
+    return isinstance(node, ast.Call) and called_name(node).endswith("backward")

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 
 from gradgate.checks.source_places import Place, Places
 from gradgate.checks.source_values import assignments_in, with_stars
-from gradgate.checks.trainer_source import calls_in, dotted
+from gradgate.checks.trainer_source import called_name, calls_in, dotted
 
 DELETES = ("unlink", "remove", "rmtree")
 THERE = re.compile(r"(\.|^)(exists|is_file|is_dir|isfile|isdir)\(")
@@ -65,7 +65,7 @@ def is_known(test: ast.expr) -> bool:
 def _prunes(place: Place) -> bool:
     """Whether a function deletes files of a list but for the last, whatever they are called."""
     for loop in place.nodes:
-        if isinstance(loop, ast.For) and any(_last(call) in DELETES for call in calls_in(loop)):
+        if isinstance(loop, ast.For) and any(called_name(call) in DELETES for call in calls_in(loop)):
             some = any(isinstance(part, ast.Slice) for part in place.names.parts(loop.iter))
             if some and all(is_known(node.test) for node in ast.walk(loop) if isinstance(node, ast.If)):
                 return True
@@ -82,7 +82,7 @@ def _takes_care(pruning: Place, methods: list[Place], own: Places) -> bool:
         for node in place.nodes:
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and WEIGHTS.search(node.value):
                 return True
-            if isinstance(node, ast.Call) and TAKES_CARE.search(_last(node)):
+            if isinstance(node, ast.Call) and TAKES_CARE.search(called_name(node)):
                 return True
     return False
 
@@ -97,7 +97,7 @@ def _reached(place: Place, own: Places, depth: int) -> Iterator[Place]:
 def _patterns(pruning: Place, own: Places) -> Iterator[str]:
     for place in _reached(pruning, own, DEPTH):
         for call in calls_in(place.function):
-            if _last(call) == "glob" and call.args and isinstance(call.args[0], ast.Constant):
+            if called_name(call) == "glob" and call.args and isinstance(call.args[0], ast.Constant):
                 yield str(call.args[0].value)
 
 
@@ -110,7 +110,7 @@ def _noted(place: Place, patterns: list[str], own: Places) -> Iterator[tuple[ast
         if name.startswith("self.") and BEST.search(name) and OF_FILE.search(name) and _is_read(name[5:], own):
             values.append((value, value))
     texts = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
-    for call in (node for node in nodes if isinstance(node, ast.Call) and _last(node) in WRITES and node.args):
+    for call in (node for node in nodes if isinstance(node, ast.Call) and called_name(node) in WRITES and node.args):
         if any(NOTE.search(text) for text in texts):
             values.append((call, call.args[0]))
         for part in place.names.parts(call.args[0]):
@@ -142,7 +142,3 @@ def _numbered(value: ast.expr, place: Place, own: Places, depth: int) -> Iterato
             for node in called.nodes:
                 if isinstance(node, ast.Return) and node.value is not None:
                     yield from _numbered(node.value, called, own, depth - 1)
-
-
-def _last(call: ast.Call) -> str:
-    return dotted(call.func).rpartition(".")[2]

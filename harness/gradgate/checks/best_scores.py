@@ -8,8 +8,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from gradgate.checks.resuming import Resumes, holds_optimizer, loads_optimizer
-from gradgate.checks.source_values import Names, assignments_in, blocks_in, last_name, own_nodes, places_of
-from gradgate.checks.trainer_source import File, Function, calls_in, dotted
+from gradgate.checks.source_values import (
+    Names,
+    assignments_in,
+    blocks_in,
+    last_name,
+    own_nodes,
+    parameters_of,
+    places_of,
+)
+from gradgate.checks.trainer_source import File, Function, called_name, calls_in, dotted
 
 BEST = re.compile(r"(^|_)(best|lowest|highest)(_|$)", re.IGNORECASE)
 COUNTED = re.compile(r"patience|wait|bad|stale|worse|no_improve|since|not_improved", re.IGNORECASE)
@@ -92,7 +100,7 @@ def held_scores(files: tuple[File, ...]) -> Iterator[Held]:
             keeping = [one for one in methods if one is saved or KEEPS.search(one.name)]
             for target, value in assignments_in(ast.walk(owner)):
                 kind, name = (
-                    dotted(value.func).rpartition(".")[2] if isinstance(value, ast.Call) else "",
+                    called_name(value),
                     dotted(target),
                 )
                 if kind in judges and name.startswith("self.") and not _is_kept(name, judges[kind], keeping):
@@ -155,7 +163,7 @@ def _judged(owner: ast.ClassDef) -> Iterator[str]:
 def _told(methods: list[ast.FunctionDef]) -> Iterator[str]:
     """The attributes of a best score that one method is told, and another holds a score against."""
     for method in methods:
-        given = {each.arg for each in (*method.args.args, *method.args.kwonlyargs)}
+        given = {each.arg for each in parameters_of(method)}
         for target, value in assignments_in(method.body):
             is_own = isinstance(target, ast.Attribute) and dotted(target.value) == "self"
             if is_own and BEST.search(last_name(target)) and dotted(value) in given - {"self"}:
@@ -201,7 +209,7 @@ def _is_compared(test: ast.expr, target: ast.expr) -> bool:
     text = ast.unparse(target)
     for node in ast.walk(test):
         is_order = isinstance(node, ast.Compare) and isinstance(node.ops[0], ORDERS)
-        judges = isinstance(node, ast.Call) and bool(JUDGES.search(dotted(node.func).rpartition(".")[2]))
+        judges = isinstance(node, ast.Call) and bool(JUDGES.search(called_name(node)))
         if (is_order or judges) and _mentions(node, text):
             return True
     return False

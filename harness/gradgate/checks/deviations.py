@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-IGNORED = -100
+from gradgate.checks.oracles import IGNORED
+
 OVER_ALL = {"over all heads", "clamped", "filled with 0"}
 Chosen = Collection[str]
 Numbers = list[Any]  # nested lists of floats, or a float

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from gradgate.checks.evaluation_names import EVALUATION, given_names
 from gradgate.checks.source_places import Place, Places
-from gradgate.checks.source_values import assignments_in, last_name, outwards, parents_in, places_of
+from gradgate.checks.source_values import assignments_in, contains, is_true, last_name, outwards, parents_in, places_of
 from gradgate.checks.trainer_source import dotted
 
 FLAG = "drop_last"
@@ -113,11 +113,6 @@ def _gives(place: Place, call: ast.Call) -> bool:
     return any(part is call for value in given if value is not None for part in place.names.parts(value))
 
 
-def is_true(flag: ast.expr) -> bool:
-    """Whether a flag is set for good."""
-    return isinstance(flag, ast.Constant) and flag.value is True
-
-
 def is_setting_of(flag: ast.expr) -> bool:
     """Whether a flag is a setting, and not one of the evaluation's own, nor what an object was given."""
     if isinstance(flag, ast.Call) and isinstance(flag.func, ast.Attribute) and flag.func.attr == "get" and flag.args:
@@ -203,14 +198,10 @@ def _names_around(call: ast.Call, place: Place) -> list[str]:
             names = [last_name(part) for target in node.targets for part in places_of(target)]
         elif isinstance(node, ast.Dict):
             pairs = zip(node.keys, node.values, strict=True)
-            names = [str(key.value) for key, value in pairs if isinstance(key, ast.Constant) and _has(value, call)]
+            names = [str(key.value) for key, value in pairs if isinstance(key, ast.Constant) and contains(value, call)]
         elif isinstance(node, ast.DictComp | ast.For):
             over = node.generators[0].iter if isinstance(node, ast.DictComp) else node.iter
             names = [str(part.value) for part in ast.walk(over) if isinstance(part, ast.Constant)]
         if any(names):
             return names
     return [place.name]
-
-
-def _has(node: ast.AST, call: ast.Call) -> bool:
-    return any(part is call for part in ast.walk(node))

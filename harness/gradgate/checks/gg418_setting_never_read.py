@@ -67,8 +67,8 @@ from typing import Any
 
 from gradgate.checks.section_reads import unread_in_sections
 from gradgate.checks.source_settings import SETTINGS, Setting, declared_settings, yaml_files, yaml_keys
-from gradgate.checks.source_values import assignments_in
-from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
+from gradgate.checks.source_values import assignments_in, defaults_of, parameters_of
+from gradgate.checks.trainer_source import NONE, File, Function, called_name, dotted, files_of
 from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.argument_calls import is_argument_call
@@ -164,7 +164,7 @@ def _unpacks(node: ast.AST) -> bool:
 
 def _called(call: ast.Call, known: set[str]) -> str:
     """The last name of what a call calls; empty where it may be any class: `TABLE[name](...)`, `cls(...)`."""
-    name = dotted(call.func).rpartition(".")[2]
+    name = called_name(call)
     variable = isinstance(call.func, ast.Name) and name not in known and name[:1].islower()
     return "" if variable or name in ("cls", "instantiate") else name
 
@@ -185,7 +185,7 @@ def _is_handed_out(node: ast.AST, nodes: list[ast.AST]) -> bool:
         return False
     unpacked = [keyword.value for keyword in node.keywords if keyword.arg is None]
     whole = any(isinstance(value, ast.Call) and dotted(value.func).endswith(WHOLE) for value in unpacked)
-    called = dotted(node.func).rpartition(".")[2]
+    called = called_name(node)
     return whole and not any(isinstance(other, Function | ast.ClassDef) and other.name == called for other in nodes)
 
 
@@ -196,7 +196,7 @@ def _families(files: tuple[File, ...]) -> set[Taken]:
         for file in files
         for function, owner in file.functions
         if owner is not None
-        for argument in (*function.args.args, *function.args.kwonlyargs)
+        for argument in parameters_of(function)
         if any(name.id == argument.arg for name in _loaded(function))
         for base in (_registers(owner) if function.name == "__init__" else _kin(owner))
     }
@@ -277,8 +277,7 @@ def _with_default(function: Function) -> list[ast.arg]:
     """Its arguments with a default, and those that are called as a configuration is."""
     given = function.args
     positional = [*given.posonlyargs, *given.args]
-    keyword = [arg for arg, value in zip(given.kwonlyargs, given.kw_defaults, strict=True) if value is not None]
-    with_default = positional[len(positional) - len(given.defaults) :] + keyword
+    with_default = [argument for argument, _ in defaults_of(given)]
     settings = [arg for arg in positional if arg.arg in SETTINGS and function.name == "__init__"]
     return list(dict.fromkeys([*settings, *with_default]))
 

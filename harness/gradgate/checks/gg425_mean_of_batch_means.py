@@ -65,7 +65,16 @@ import re
 from collections.abc import Iterable, Iterator
 
 from gradgate.checks.source_values import OTHERS, Names, assignments_in, own_nodes
-from gradgate.checks.trainer_source import File, Function, calls_in, dotted, files_of, nodes_in, read_file_by_file
+from gradgate.checks.trainer_source import (
+    File,
+    Function,
+    called_name,
+    calls_in,
+    dotted,
+    files_of,
+    nodes_in,
+    read_file_by_file,
+)
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -133,7 +142,7 @@ def _holds_mean(value: ast.expr, around: str) -> bool:
     """Whether something that is kept of a batch is a mean over it, of a loss by its name or by that of its holder."""
     for part in ast.walk(value):
         if isinstance(part, ast.Call):
-            bare = dotted(part.func).rpartition(".")[2] == "mean" or getattr(part.func, "attr", "") == "mean"
+            bare = called_name(part) == "mean"
             if bare and not part.keywords and bool(LOSS.search(f"{around} {ast.unparse(value)}")):
                 return True
     return False
@@ -148,11 +157,7 @@ def _averaged_of(node: ast.AST, ones: set[str], averaging: frozenset[str]) -> st
             name = dotted(above.args[0])
             return name if name and f"len({name})" in below else ""
         return dotted(above) if any(re.search(rf"{re.escape(one)}\b", below) for one in ones) else ""
-    if (
-        isinstance(node, ast.Call)
-        and node.args
-        and dotted(node.func).rpartition(".")[2] in {"mean", "fmean", *averaging}
-    ):
+    if isinstance(node, ast.Call) and node.args and called_name(node) in {"mean", "fmean", *averaging}:
         return dotted(node.args[0])
     return ""
 
@@ -215,9 +220,9 @@ class _Means:
             return self._divided(node.left, node.right)
         if isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Div):
             return self._divided(node.target, node.value)
-        if isinstance(node, ast.Call) and dotted(node.func).rpartition(".")[2] in self.averaging:
+        if isinstance(node, ast.Call) and called_name(node) in self.averaging:
             given = node.args[0] if node.args else getattr(node.func, "value", node)
-            if isinstance(given, ast.Call) and dotted(given.func).rpartition(".")[2] in STACKS and given.args:
+            if isinstance(given, ast.Call) and called_name(given) in STACKS and given.args:
                 given = given.args[0]
             return name if (name := dotted(given)) in self.lists else ""
         return ""
@@ -308,7 +313,7 @@ def _appended(nodes: Iterable[ast.AST]) -> Iterator[tuple[str, ast.expr]]:
 
 
 def _unwrapped(over: ast.expr) -> ast.expr:
-    while isinstance(over, ast.Call) and dotted(over.func).rpartition(".")[2] in WRAPPERS and over.args:
+    while isinstance(over, ast.Call) and called_name(over) in WRAPPERS and over.args:
         over = over.args[0]
     return over
 

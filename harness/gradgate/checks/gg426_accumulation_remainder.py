@@ -85,8 +85,16 @@ from gradgate.checks.accumulation import (
     steps_in,
 )
 from gradgate.checks.source_places import Places, places_in
-from gradgate.checks.source_values import Names, assignments_in, is_empty_list, outwards, own_nodes, parents_in
-from gradgate.checks.trainer_source import File, Function, calls_in, dotted, files_of, read_file_by_file
+from gradgate.checks.source_values import (
+    Names,
+    assignments_in,
+    contains,
+    is_empty_list,
+    outwards,
+    own_nodes,
+    parents_in,
+)
+from gradgate.checks.trainer_source import File, Function, called_name, calls_in, dotted, files_of, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -113,7 +121,7 @@ def _of_file(file: File, own: Places) -> Iterator[Finding]:
     parents: dict[int, ast.AST] = {}
     methods = methods_of(file, own)
     repeated = {
-        dotted(call.func).rpartition(".")[2]
+        called_name(call)
         for loop in file.nodes
         if isinstance(loop, ast.For | ast.While) and file.has("backward")
         for call in calls_in(loop)
@@ -184,7 +192,7 @@ def _size(found: Accumulation, nodes: list[ast.AST]) -> ast.expr | None:
 
 
 def _is_in(loop: ast.AST, other: ast.AST) -> bool:
-    return loop is not other and any(node is loop for node in ast.walk(other))
+    return loop is not other and contains(other, loop)
 
 
 def _numbers(loop: ast.For, counted: ast.expr) -> bool:

@@ -56,7 +56,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gradgate.checks.source_settings import SETTINGS, declared_settings
-from gradgate.checks.trainer_source import NONE, File, Function, calls_in, dotted, files_of
+from gradgate.checks.trainer_source import NONE, File, Function, called_name, calls_in, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -109,7 +109,7 @@ def _given(files: tuple[File, ...], keys: set[str]) -> Iterator[_Given]:
     parameters = _parameters(files)
     for file in files:
         for call in calls_in(file.tree):
-            name = dotted(call.func).rpartition(".")[2]
+            name = called_name(call)
             named = [*zip(parameters.get(name, ()), call.args, strict=False)]
             named += [(word.arg, word.value) for word in call.keywords if word.arg and name in parameters]
             starred = any(isinstance(value, ast.Starred) for value in call.args)

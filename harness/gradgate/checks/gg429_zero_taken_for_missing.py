@@ -81,7 +81,7 @@ from gradgate.checks.overrides import ARGS, Lookups, declared_in, mentions, puts
 from gradgate.checks.seed_truths import seed_truths
 from gradgate.checks.source_places import places_in
 from gradgate.checks.source_values import SPLITS, assignments_in
-from gradgate.checks.trainer_source import NONE, File, Function, calls_in, dotted, files_of, nodes_in
+from gradgate.checks.trainer_source import NONE, File, Function, called_name, calls_in, dotted, files_of, nodes_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -142,13 +142,13 @@ def _of_values(nodes: Sequence[ast.AST]) -> Iterator[Truth]:
 
 
 def _splits(value: ast.AST) -> bool:
-    called = (dotted(part.func).rpartition(".")[2] for part in calls_in(value))
+    called = (called_name(part) for part in calls_in(value))
     return any(name in SPLITS for name in called)
 
 
 def _parses(value: ast.expr, pieces: set[str]) -> bool:
     """Whether an expression is the value that a piece of text stands for."""
-    if not isinstance(value, ast.Call) or dotted(value.func).rpartition(".")[2] not in PARSERS or not value.args:
+    if not isinstance(value, ast.Call) or called_name(value) not in PARSERS or not value.args:
         return False
     return dotted(value.args[0]) in pieces or _splits(value.args[0])
 

@@ -59,7 +59,7 @@ from pathlib import Path
 
 from gradgate.checks.source_settings import SETTINGS
 from gradgate.checks.source_values import Names, own_nodes
-from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
+from gradgate.checks.trainer_source import NONE, File, Function, called_name, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -83,7 +83,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     calls: _Calls = {}
     for node in chain.from_iterable(file.nodes for file in files):
         if isinstance(node, ast.Call):
-            calls.setdefault(dotted(node.func).rpartition(".")[2], []).append(node)
+            calls.setdefault(called_name(node), []).append(node)
     found = [
         _finding(file, function, key, place, words, declared[key])
         for file in files

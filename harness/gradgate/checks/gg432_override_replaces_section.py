@@ -58,9 +58,9 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
-from gradgate.checks.section_merges import has_inner_sections, one_level
+from gradgate.checks.section_merges import has_field_of, has_inner_sections, one_level
 from gradgate.checks.source_settings import yaml_files
 from gradgate.checks.source_values import Names, assignments_in, own_nodes
 from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
@@ -82,7 +82,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     functions = [(file, function, own_nodes(function)) for file in files for function, _ in file.functions]
     nesting = {function.name for _, function, nodes in functions if _nests(nodes)}
     classes = {node.name: node for file in files for node in file.nodes if isinstance(node, ast.ClassDef)}
-    whole = {name for name, node in classes.items() if _has_sections(node, classes)}
+    whole = {name for name, node in classes.items() if has_field_of(node, classes)}
     has_inner = has_inner_sections(classes, [content for *_, content in yaml_files(subject)])
     found = []
     for file, function, nodes in functions:
@@ -127,12 +127,6 @@ def _merges(nodes: list[ast.AST], nesting: set[str]) -> Iterator[ast.expr]:
             yield from [node] if _are_overrides(node.right, nesting) else []
         elif isinstance(node, ast.Call) and dotted(node.func).endswith(".update"):
             yield from [node] if any(_are_overrides(given, nesting) for given in node.args[:1]) else []
-
-
-def _has_sections(node: ast.ClassDef, classes: Mapping[str, ast.ClassDef]) -> bool:
-    """Whether a class has a field that is of another class of the trainer."""
-    fields = [part.annotation for part in node.body if isinstance(part, ast.AnnAssign)]
-    return any(isinstance(part, ast.Name) and part.id in classes for field in fields for part in ast.walk(field))
 
 
 def _of_parts(function: Function, nodes: list[ast.AST], whole: set[str]) -> Iterator[ast.expr]:

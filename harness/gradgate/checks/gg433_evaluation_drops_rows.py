@@ -59,11 +59,11 @@ import re
 from collections.abc import Iterable, Iterator
 from types import UnionType
 
-from gradgate.checks.dropped_rows import dropped_in, held_out_name, is_true
+from gradgate.checks.dropped_rows import dropped_in, held_out_name
 from gradgate.checks.evaluation_names import EVALUATION
 from gradgate.checks.source_places import Places, places_in
-from gradgate.checks.source_values import Names, own_nodes
-from gradgate.checks.trainer_source import NONE, File, Function, calls_in, dotted, files_of, nodes_in
+from gradgate.checks.source_values import Names, defaults_of, is_true, own_nodes, parameters_of
+from gradgate.checks.trainer_source import NONE, File, Function, called_name, calls_in, dotted, files_of, nodes_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -93,7 +93,7 @@ def _found(own: Places, dropping: set[str]) -> Iterator[Finding]:
     for place in (place for place in own.all if place.file.has("drop_last", *dropping)):
         for call in (node for node in place.nodes if isinstance(node, ast.Call)):
             flags = [word.value for word in call.keywords if word.arg in ("drop_last", None)]
-            called = dotted(call.func).rpartition(".")[2]
+            called = called_name(call)
             if any(map(is_true, flags)):
                 how = "`drop_last=True`"
             elif not flags and called in dropping:
@@ -117,8 +117,7 @@ def _cut_there(file: File) -> Iterator[Finding]:
 def _dropping(file: File) -> Iterator[str]:
     """The functions and classes of a file that give whole batches alone."""
     for function, owner in file.functions if file.has("drop_last", "//", "range(", "yield") else ():
-        arguments = (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)
-        flags = [each.arg for each in arguments if "drop" in each.arg]
+        flags = [each.arg for each in parameters_of(function) if "drop" in each.arg]
         name = owner.name if owner is not None else function.name
         if flags:
             if _default(function, "drop_last") is True and (owner is None or function.name == "__init__"):
@@ -131,12 +130,7 @@ def _dropping(file: File) -> Iterator[str]:
 
 def _default(function: Function, name: str) -> object:
     """The constant that a parameter is where it is not given."""
-    last, named = function.args.defaults, function.args.kwonlyargs
-    by_place = [*function.args.posonlyargs, *function.args.args]
-    pairs = [
-        *zip(by_place[len(by_place) - len(last) :], last, strict=True),
-        *zip(named, function.args.kw_defaults, strict=True),
-    ]
+    pairs = defaults_of(function.args)
     return next((value.value for each, value in pairs if each.arg == name and isinstance(value, ast.Constant)), None)
 
 

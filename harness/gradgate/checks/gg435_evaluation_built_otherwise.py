@@ -57,7 +57,7 @@ from collections.abc import Iterable, Iterator
 
 from gradgate.checks.evaluation_names import EVALUATION, TRAINING, given_names
 from gradgate.checks.source_values import outwards, own_nodes, parents_in
-from gradgate.checks.trainer_source import NONE, File, dotted, files_of
+from gradgate.checks.trainer_source import NONE, File, called_name, dotted, files_of, given_by
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -87,7 +87,7 @@ def _of_file(file: File, own: set[str]) -> Iterator[Finding]:
     for function, _ in file.functions:
         calls: dict[str, list[ast.Call]] = {}
         for node in own_nodes(function):
-            if isinstance(node, ast.Call) and dotted(node.func).rpartition(".")[2] in own:
+            if isinstance(node, ast.Call) and called_name(node) in own:
                 calls.setdefault(dotted(node.func), []).append(node)
         for name, same in calls.items():
             if len(same) > 1:
@@ -123,7 +123,7 @@ def _around(call: ast.Call, parents: dict[int, ast.AST]) -> Iterator[str]:
 
 def _words(call: ast.Call) -> Iterator[str]:
     """The names and texts among the arguments."""
-    for given in (*call.args, *(word.value for word in call.keywords)):
+    for given in given_by(call):
         for node in ast.walk(given):
             if isinstance(node, ast.Name | ast.Attribute):
                 yield dotted(node).rpartition(".")[2]

@@ -65,8 +65,8 @@ import ast
 import re
 from collections.abc import Iterator, Sequence
 
-from gradgate.checks.source_values import SPLITS, assignments_in, last_name, own_nodes, places_of
-from gradgate.checks.trainer_source import File, Function, calls_in, dotted, files_of, read_file_by_file
+from gradgate.checks.source_values import SPLITS, assignments_in, last_name, own_nodes, parameters_of, places_of
+from gradgate.checks.trainer_source import File, Function, called_name, calls_in, dotted, files_of, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.argument_calls import argument_call
@@ -212,7 +212,7 @@ def _sets(function: Function, reads: Function) -> bool:
 
 
 def _calls(value: ast.expr, function: Function) -> bool:
-    return isinstance(value, ast.Call) and dotted(value.func).rpartition(".")[2] == function.name
+    return isinstance(value, ast.Call) and called_name(value) == function.name
 
 
 def _found(file: File) -> Iterator[Finding]:
@@ -243,8 +243,9 @@ def _taken_apart(nodes: Sequence[ast.AST]) -> set[str]:
 
 def _given(function: Function) -> set[str]:
     """The parameters of a function that are texts."""
-    given = (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)
-    return {each.arg for each in given if each.arg in TEXTS or dotted(each.annotation or each) == "str"}
+    return {
+        each.arg for each in parameters_of(function) if each.arg in TEXTS or dotted(each.annotation or each) == "str"
+    }
 
 
 def _knows_words(nodes: Sequence[ast.AST]) -> bool:

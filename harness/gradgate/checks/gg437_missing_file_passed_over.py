@@ -58,7 +58,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from gradgate.checks.source_values import Names, blocks_in, own_nodes
-from gradgate.checks.trainer_source import File, Function, dotted, nodes_in, read_file_by_file
+from gradgate.checks.trainer_source import File, Function, called_name, dotted, nodes_in, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -110,7 +110,7 @@ def _asked_for(
                 yield node, asked[0], [there], []
         elif isinstance(node, ast.Try):
             opened = (
-                call for call in nodes_in(node.body) if isinstance(call, ast.Call) and LOADS.search(_called(call))
+                call for call in nodes_in(node.body) if isinstance(call, ast.Call) and LOADS.search(called_name(call))
             )
             path = next((call.args[0] for call in opened if call.args and not isinstance(call.args[0], ast.Call)), None)
             for handler in node.handlers:
@@ -140,11 +140,7 @@ def _parts(branch: ast.If, rest: list[ast.stmt], is_there: bool) -> tuple[list[a
 
 def _loads(statements: Sequence[ast.AST]) -> bool:
     calls = (node for node in nodes_in(statements) if isinstance(node, ast.Call))
-    return any(LOADS.search(_called(call)) and dotted(call.func).partition(".")[0] not in TEXTS for call in calls)
-
-
-def _called(call: ast.Call) -> str:
-    return call.func.attr if isinstance(call.func, ast.Attribute) else dotted(call.func)
+    return any(LOADS.search(called_name(call)) and dotted(call.func).partition(".")[0] not in TEXTS for call in calls)
 
 
 def _is_passed_over(statements: Sequence[ast.AST]) -> bool:
@@ -164,7 +160,7 @@ def _is_passed_over(statements: Sequence[ast.AST]) -> bool:
 
 def _is_start(path: ast.expr, names: Names, function: Function, there: Sequence[ast.AST]) -> bool:
     """Whether the file holds what a run starts from, by the words around it."""
-    calls = [node for node in nodes_in(there) if isinstance(node, ast.Call) and LOADS.search(_called(node))]
+    calls = [node for node in nodes_in(there) if isinstance(node, ast.Call) and LOADS.search(called_name(node))]
     own = [ast.unparse(part) for part in (path, names.held(path))]
     words = " ".join([function.name.removeprefix("__init__"), *own]).lower()
     if STAGE.search(words):

@@ -59,7 +59,7 @@ import re
 from collections.abc import Iterator
 
 from gradgate.checks.source_values import Names, own_nodes
-from gradgate.checks.trainer_source import File, Function, dotted, read_file_by_file
+from gradgate.checks.trainer_source import File, Function, called_name, dotted, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -131,7 +131,7 @@ def _asks_how_many(function: Function) -> bool:
     for node in ast.walk(function):
         if isinstance(node, ast.Compare) and COUNTS.search(ast.unparse(node)):
             return True
-        if isinstance(node, ast.Call) and dotted(node.func).rpartition(".")[2] in REPLACED:
+        if called_name(node) in REPLACED:
             return True
     return False
 

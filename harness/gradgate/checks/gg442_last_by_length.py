@@ -61,7 +61,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 
 from gradgate.checks.source_values import Names, last_name, own_nodes, places_of
-from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
+from gradgate.checks.trainer_source import NONE, File, Function, called_name, dotted, files_of, given_by
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -157,8 +157,8 @@ def _indices(nodes: Iterable[ast.AST]) -> Iterator[ast.expr]:
         if isinstance(node, ast.Subscript) and not isinstance(node.slice, ast.Slice | ast.Constant):
             parts = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
             yield from (part for part in parts if not isinstance(part, ast.Slice))
-        elif isinstance(node, ast.Call) and dotted(node.func).rpartition(".")[2] in TAKES:
-            yield from (*node.args, *(keyword.value for keyword in node.keywords))
+        elif isinstance(node, ast.Call) and called_name(node) in TAKES:
+            yield from given_by(node)
 
 
 def _finding(file: File, node: ast.BinOp, function: str) -> Finding:

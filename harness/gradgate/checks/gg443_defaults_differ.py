@@ -70,7 +70,7 @@ from dataclasses import dataclass
 from gradgate.checks.setting_sections import Section, Sections, asked
 from gradgate.checks.source_places import Place, places_in
 from gradgate.checks.source_values import outwards, parents_in
-from gradgate.checks.trainer_source import NONE, File, dotted, files_of
+from gradgate.checks.trainer_source import NONE, File, called_name, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -162,7 +162,7 @@ def _is_told_or_guarded(node: ast.AST, key: str, parents: dict[int, ast.AST]) ->
     for around in outwards(node, parents):
         if isinstance(around, ast.JoinedStr):
             return True
-        if isinstance(around, ast.Call) and dotted(around.func).rpartition(".")[2] in TELLS:
+        if called_name(around) in TELLS:
             return True
         if (
             isinstance(around, ast.If | ast.IfExp | ast.While)

@@ -73,7 +73,7 @@ from gradgate.checks.setting_sections import called
 from gradgate.checks.source_places import Place, Places, places_in
 from gradgate.checks.source_settings import declared_settings, yaml_keys
 from gradgate.checks.source_values import assignments_in, outwards, parents_in
-from gradgate.checks.trainer_source import NONE, File, dotted, files_of
+from gradgate.checks.trainer_source import NONE, File, called_name, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.argument_calls import argument_call
@@ -193,7 +193,7 @@ def _click(place: Place) -> dict[str, str]:
                 found[name] = default
     given = place.function.args
     for argument, value in zip((*given.posonlyargs, *given.args)[::-1], given.defaults[::-1], strict=False):
-        is_option = isinstance(value, ast.Call) and dotted(value.func).rpartition(".")[2] == "Option"
+        is_option = called_name(value) == "Option"
         first = value.args[0] if is_option and value.args else None  # type: ignore[attr-defined]
         if first is not None and (default := _default({"default": first})) is not None:
             found[argument.arg] = default
@@ -231,7 +231,7 @@ def _texts(place: Place) -> Iterator[_Written]:
 
 
 def _by_call(call: ast.Call) -> Iterator[_Written]:
-    name = dotted(call.func).rpartition(".")[2]
+    name = called_name(call)
     into = call.func.value if isinstance(call.func, ast.Attribute) else None
     given: list[ast.expr] = list(call.args)
     if name == "setattr" and len(call.args) == 3 and isinstance(call.args[1], ast.Constant):

@@ -71,7 +71,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from gradgate.checks.saved_mappings import LOADS, SAVES
 from gradgate.checks.source_values import assignments_in, own_nodes
-from gradgate.checks.trainer_source import File, dotted, nodes_in, read_file_by_file
+from gradgate.checks.trainer_source import File, dotted, given_by, nodes_in, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -153,7 +153,7 @@ def _is_training(name: str) -> bool:
 
 
 def _takes_a_model(call: ast.Call) -> bool:
-    given = [ast.unparse(value) for value in (*call.args, *(word.value for word in call.keywords))]
+    given = [ast.unparse(value) for value in given_by(call)]
     kept = isinstance(call.func, ast.Attribute) and dotted(call.func.value) in ("self", "trainer", "self.trainer")
     return kept or any(re.search(r"model|loader|policy|\bnet\b|heldout|held_out", text) for text in given)
 

@@ -64,8 +64,8 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.source_values import Names, assignments_in, last_name, outwards, own_nodes, parents_in
-from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
+from gradgate.checks.source_values import Names, assignments_in, defaults_of, last_name, outwards, own_nodes, parents_in
+from gradgate.checks.trainer_source import NONE, File, Function, called_name, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -129,10 +129,7 @@ def _pairs(file: File) -> Iterator[tuple[str, ast.expr]]:
         elif isinstance(node, ast.Call) and not SETTINGS.search(dotted(node.func)):
             yield from ((word.arg, word.value) for word in node.keywords if word.arg)
     for function, _ in file.functions:
-        given = function.args
-        defaults = zip(reversed([*given.posonlyargs, *given.args]), reversed(given.defaults), strict=False)
-        yield from ((each.arg, value) for each, value in defaults)
-        yield from ((each.arg, value) for each, value in zip(given.kwonlyargs, given.kw_defaults, strict=True) if value)
+        yield from ((each.arg, value) for each, value in defaults_of(function.args))
         if PAD.search(function.name) and isinstance(back := function.body[-1], ast.Return) and back.value:
             yield function.name, back.value
 
@@ -149,7 +146,7 @@ def _has_an_end(file: File) -> bool:
             inside = [node.left, node.right]
         elif isinstance(node, ast.FormattedValue):
             inside = [node.value]
-        elif isinstance(node, ast.Call) and dotted(node.func).rpartition(".")[2] in ("append", "insert"):
+        elif isinstance(node, ast.Call) and called_name(node) in ("append", "insert"):
             inside = node.args
         if any(END.search(_last(part)) for part in inside):
             return True
@@ -169,7 +166,7 @@ def _of_file(file: File, others: set[str]) -> Iterator[Finding]:
     parents: dict[int, ast.AST] = {}
     for function, _ in file.functions:
         nodes = own_nodes(function)
-        called = [dotted(node.func).rpartition(".")[2] for node in nodes if isinstance(node, ast.Call)]
+        called = [called_name(node) for node in nodes if isinstance(node, ast.Call)]
         if any(map(GENERATES.search, (*called, function.name))):
             continue
         names = Names(function)
@@ -228,7 +225,7 @@ def _makes_a_mask(
         if isinstance(around, ast.Subscript):
             return isinstance(around.ctx, ast.Store) and _puts_ignored(around, nodes)
         if isinstance(around, ast.Call) and inner is not around.func:
-            last = dotted(around.func).rpartition(".")[2] or getattr(around.func, "attr", "")
+            last = called_name(around)
             if last in FILLS:
                 return any(IGNORED.search(ast.unparse(given)) for given in around.args)
             if last in COUNTS:

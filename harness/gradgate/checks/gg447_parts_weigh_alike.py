@@ -65,8 +65,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from gradgate.checks.accumulation import MICRO, Methods, accumulations, every, methods_of, parts_of_updates, steps_in
-from gradgate.checks.source_values import Names, assignments_in, own_nodes, places_of
-from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
+from gradgate.checks.source_values import Names, assignments_in, own_nodes, parameters_of, places_of
+from gradgate.checks.trainer_source import NONE, File, Function, called_name, dotted, files_of, given_by
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -163,7 +163,7 @@ def _start(call: ast.Call) -> ast.expr | None:
     if not (isinstance(call.func, ast.Attribute) and call.func.attr.endswith("backward")):
         return None
     start = call.args[0] if call.args else call.func.value
-    scaled = isinstance(start, ast.Call) and dotted(start.func).rpartition(".")[2] == "scale" and start.args
+    scaled = isinstance(start, ast.Call) and called_name(start) == "scale" and start.args
     return start.args[0] if scaled else start  # type: ignore[attr-defined]
 
 
@@ -191,8 +191,8 @@ def _counts(nodes: Sequence[ast.AST]) -> bool:
             parts = [node.left, node.right]
         elif isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Div | ast.Mult):
             parts = [node.value]
-        elif isinstance(node, ast.Call) and not NO_LOSS.search(dotted(node.func).rpartition(".")[2]):
-            parts = [*node.args, *(word.value for word in node.keywords)]
+        elif isinstance(node, ast.Call) and not NO_LOSS.search(called_name(node)):
+            parts = given_by(node)
         if any(COUNTED.search(dotted(part).rpartition(".")[2]) for part in parts):
             return True
     return False
@@ -241,8 +241,7 @@ class _Losses:
             seen |= level
             level = set()
             for each in reached:
-                given = each.args
-                if any(COUNTED.search(argument.arg) for argument in (*given.args, *given.kwonlyargs)):
+                if any(COUNTED.search(argument.arg) for argument in parameters_of(each)):
                     return None
                 libraries = libraries and each.name != "forward"
                 inside = list(ast.walk(each))
@@ -313,7 +312,7 @@ def _slice(loss: ast.expr, nodes: list[ast.AST]) -> list[ast.AST]:
 def _called(nodes: Iterable[ast.AST]) -> set[str]:
     """What nodes call, by the last of its name."""
     calls = (part for node in nodes for part in ast.walk(node) if isinstance(part, ast.Call))
-    return {dotted(call.func).rpartition(".")[2] for call in calls}
+    return {called_name(call) for call in calls}
 
 
 def _is_sum_of_mask(node: ast.expr, names: Names, hops: int = 6) -> bool:
@@ -325,7 +324,7 @@ def _is_sum_of_mask(node: ast.expr, names: Names, hops: int = 6) -> bool:
         return held is not node and hops > 0 and _is_sum_of_mask(held, names, hops - 1)
     if not isinstance(node, ast.Call):
         return False
-    last = dotted(node.func).rpartition(".")[2] or getattr(node.func, "attr", "")
+    last = called_name(node)
     if last in ("max", "float", "clamp") and node.args and dotted(node.func) in ("max", "float", "torch.clamp"):
         return any(_is_sum_of_mask(part, names, hops) for part in node.args)
     if last in MOVES and isinstance(node.func, ast.Attribute):

@@ -64,8 +64,9 @@ import ast
 import re
 from collections.abc import Iterator, Sequence
 
-from gradgate.checks.source_values import Names, assignments_in, own_nodes, places_of
-from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
+from gradgate.checks.source_places import places_in
+from gradgate.checks.source_values import Names, assignments_in, own_nodes, parameters_of, places_of
+from gradgate.checks.trainer_source import NONE, File, Function, called_name, dotted, files_of, given_by
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -124,11 +125,10 @@ def _of_file(file: File, keys: _Keys) -> Iterator[Finding]:
 
 def _evaluates(nodes: Sequence[ast.AST], function: Function) -> bool:
     """Whether something in a function holds what an evaluation gave."""
-    given = function.args
-    held = {each.arg for each in (*given.args, *given.kwonlyargs)}
+    held = {each.arg for each in parameters_of(function)}
     for target, value in assignments_in(nodes):
         held |= {dotted(place).rpartition(".")[2] for place in places_of(target)}
-        if isinstance(value, ast.Call) and HELD.search(dotted(value.func).rpartition(".")[2]):
+        if isinstance(value, ast.Call) and HELD.search(called_name(value)):
             return True
     return any(HELD.search(name) and SCORE.search(name) for name in held)
 
@@ -181,7 +181,7 @@ def _deciding(node: ast.expr, calls: re.Pattern[str] = DECIDES) -> Iterator[ast.
     elif isinstance(node, ast.Call) and dotted(node.func) in ("min", "max"):
         sides = node.args
     elif isinstance(node, ast.Call) and calls.search(dotted(node.func)):
-        yield from (*node.args, *(word.value for word in node.keywords))
+        yield from given_by(node)
     best = [side for side in sides if BEST.search(ast.unparse(side)) and not TRAIN.search(ast.unparse(side))]
     if best:
         for side in (side for side in sides if side not in best):
@@ -202,19 +202,17 @@ class _Keys:
     """The keys of a trainer's mappings, as far as they are written down."""
 
     def __init__(self, files: Sequence[File]) -> None:
-        self._functions: dict[str, list[Function]] = {}
+        self._own = places_in(tuple(files))
         self._held: dict[str, list[ast.expr]] = {}
         for file in files:
-            for function, _ in file.functions:
-                self._functions.setdefault(function.name, []).append(function)
             for target, value in assignments_in(file.nodes):
                 self._held.setdefault(dotted(target).rpartition(".")[2], []).append(value)
 
     def are_prefixed(self, name: str) -> bool:
         """Whether what a name holds, or a function of that name gives back, has keys named after its side."""
         held = self._held.get(name, [])
-        called = [dotted(value.func).rpartition(".")[2] for value in held if isinstance(value, ast.Call)]
-        bodies = [*held, *(function for each in (name, *called) for function in self._functions.get(each, []))]
+        called = [called_name(value) for value in held if isinstance(value, ast.Call)]
+        bodies = [*held, *(place.function for each in (name, *called) for place in self._own.named(each))]
         return any(PREFIX.match(key) for body in bodies for key in _written(body))
 
     def read_by(self, node: ast.expr, mapping: str) -> str:
@@ -224,12 +222,10 @@ class _Keys:
         for place, given in enumerate(node.args):
             if ast.unparse(given) != mapping:
                 continue
-            for function in self._functions.get(dotted(node.func).rpartition(".")[2], []):
-                arguments = [each.arg for each in function.args.args if each.arg not in ("self", "cls")]
-                names = Names(function)
-                for inner in own_nodes(function) if place < len(arguments) else ():
+            for called in self._own.named(called_name(node)):
+                for inner in called.nodes if place < len(called.positional) else ():
                     for part in _deciding(inner) if isinstance(inner, ast.expr) else ():
-                        if key := _key(names.held(part), arguments[place]):
+                        if key := _key(called.names.held(part), called.positional[place]):
                             return key
         return ""
 
@@ -245,8 +241,8 @@ class _Keys:
         known = {each for value in self._held.get(train, []) if isinstance(value, ast.Dict) for each in _written(value)}
         for value in self._held.get(train, []):
             if isinstance(value, ast.Call):
-                for function in self._functions.get(dotted(value.func).rpartition(".")[2], []):
-                    returned = [node.value for node in own_nodes(function) if isinstance(node, ast.Return)]
+                for called in self._own.named(called_name(value)):
+                    returned = [node.value for node in called.nodes if isinstance(node, ast.Return)]
                     if all(isinstance(each, ast.Dict) for each in returned):
                         known |= {each for value in returned if value is not None for each in _written(value)}
         return again or bool(HELD.search(literal)) or bool(known and literal not in known)

@@ -74,11 +74,10 @@ from gradgate.checks.source_weightings import (
     WEIGHS,
     Weighting,
     is_divided_later,
-    last_of,
     snake,
     summed_in,
 )
-from gradgate.checks.trainer_source import NONE, File, dotted, files_of, nodes_in
+from gradgate.checks.trainer_source import NONE, File, called_name, dotted, files_of, nodes_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -212,7 +211,7 @@ def _is_ones(value: ast.expr, names: Names, hops: int = 4) -> bool:
         by_all = not isinstance(value.right, ast.BinOp) and ALL.search(ast.unparse(value.right))
         return bool(by_all) and _is_of_mask(value.left, names)
     if isinstance(value, ast.Call):
-        last = last_of(value)
+        last = called_name(value)
         if last in ONES:
             return True
         if last == "where":
@@ -221,7 +220,7 @@ def _is_ones(value: ast.expr, names: Names, hops: int = 4) -> bool:
             return len(value.args) > 1 and _is(1, value.args[1])
         if last in FLOATS and isinstance(value.func, ast.Attribute):
             cast = value.func.value
-            made = isinstance(cast, ast.Call) and bool(MASK.search(last_of(cast)))  # `self.valid(labels).float()`
+            made = isinstance(cast, ast.Call) and bool(MASK.search(called_name(cast)))  # `self.valid(labels).float()`
             return made or is_mask(cast, names, MASK) or _is_ones(cast, names, hops)
         if last in SHAPES and isinstance(value.func, ast.Attribute):
             return _is_ones(value.func.value, names, hops)
@@ -233,7 +232,7 @@ def _is_ones(value: ast.expr, names: Names, hops: int = 4) -> bool:
 def _is(number: int, value: ast.expr) -> bool:
     """Whether a value is 0 or 1, or a tensor of these."""
     if isinstance(value, ast.Call):
-        return last_of(value) in (ONES if number else ZEROS)
+        return called_name(value) in (ONES if number else ZEROS)
     return isinstance(value, ast.Constant) and value.value == number
 
 
@@ -291,7 +290,7 @@ def _sums_to_one(nodes: Sequence[ast.AST]) -> bool:
 
 def _is_share(node: ast.expr) -> bool:
     if isinstance(node, ast.Call):
-        return last_of(node) == "softmax"
+        return called_name(node) == "softmax"
     if not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div)):
         return False
     summed, left = summed_in(node.right), dotted(node.left)

@@ -70,7 +70,7 @@ from gradgate.checks.reference_uses import Uses
 from gradgate.checks.references import chain_of, copied_in, copy_key, kinds_of, meant, model_named, puts_in_eval
 from gradgate.checks.source_places import Place
 from gradgate.checks.source_values import assignments_in
-from gradgate.checks.trainer_source import NONE, File, calls_in, dotted, files_of
+from gradgate.checks.trainer_source import NONE, File, called_name, calls_in, dotted, files_of, given_by
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -129,7 +129,7 @@ class _References:
                     yield name, kinds, each
         for node in nodes:
             if isinstance(node, ast.Call):  # a scorer is given it
-                for each in (*node.args, *(word.value for word in node.keywords)):
+                for each in given_by(node):
                     if kinds := _of_copy(each):
                         yield ast.unparse(chain_of(each)[0]), kinds, each
             if isinstance(node, ast.Return) and node.value is not None and of_function:
@@ -172,7 +172,7 @@ class _Models:
             return call.func.args[0]
         if isinstance(call.func, ast.Attribute) and call.func.attr == "__class__":
             return call.func.value
-        name = dotted(call.func).rpartition(".")[2]
+        name = called_name(call)
         built = [*self._named.get(name, ()), *(each.function for each in meant(self.uses.own, call, place))]
         told = kinds_of(name) or any(True for each in built for _ in copied_in(each))  # there
         return call if built and not told else None

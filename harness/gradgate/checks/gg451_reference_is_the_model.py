@@ -59,7 +59,7 @@ from collections.abc import Iterator
 from gradgate.checks.references import kinds_of, meant, model_named
 from gradgate.checks.source_places import Place, Places, places_in
 from gradgate.checks.source_values import assignments_in
-from gradgate.checks.trainer_source import NONE, dotted, files_of
+from gradgate.checks.trainer_source import NONE, called_name, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -142,7 +142,7 @@ def _live(value: ast.expr) -> str:
 
 def _is_loaded(part: ast.expr) -> bool:
     """Whether a value is loaded from elsewhere, or built as a reference."""
-    name = dotted(part.func).rpartition(".")[2] if isinstance(part, ast.Call) else ""
+    name = called_name(part)
     return bool(name) and (bool(LOADS.search(name)) or bool(kinds_of(name) & KINDS))
 
 

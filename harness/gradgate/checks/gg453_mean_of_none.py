@@ -57,7 +57,7 @@ import ast
 from collections.abc import Iterator
 
 from gradgate.checks.source_values import Names, assignments_in, last_name, own_nodes
-from gradgate.checks.trainer_source import File, Function, dotted, read_file_by_file
+from gradgate.checks.trainer_source import File, Function, called_name, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -105,7 +105,7 @@ def _modules(file: File) -> set[str]:
     return {
         last_name(target)
         for target, value in (assignments_in(file.nodes) if file.has(*MODULES) else ())
-        if isinstance(value, ast.Call) and dotted(value.func).rpartition(".")[2] in MODULES and _is_mean(value)
+        if isinstance(value, ast.Call) and called_name(value) in MODULES and _is_mean(value)
     }
 
 
@@ -119,7 +119,7 @@ def _averages(node: ast.expr, names: Names, modules: set[str]) -> bool:
     for part in names.parts(node, 2):
         if isinstance(part, ast.Call) and last_name(part.func) in modules:
             return True
-        if isinstance(part, ast.Call) and dotted(part.func).rpartition(".")[2] in AVERAGES:
+        if isinstance(part, ast.Call) and called_name(part) in AVERAGES:
             return _is_mean(part)
     return False
 
@@ -141,7 +141,7 @@ def _is_asked(number: ast.expr, function: Function) -> bool:
         test = node.test if isinstance(node, ast.If | ast.IfExp | ast.While) else None
         if test is not None and any(isinstance(part, ast.Name) and part.id == name for part in ast.walk(test)):
             return True
-        if isinstance(node, ast.Call) and dotted(node.func).rpartition(".")[2] in ("nan_to_num", "isfinite", "isnan"):
+        if called_name(node) in ("nan_to_num", "isfinite", "isnan"):
             return True
     return False
 

@@ -59,7 +59,7 @@ from collections.abc import Iterator, Sequence
 
 from gradgate.checks.source_places import Place, Places, places_in
 from gradgate.checks.source_values import assignments_in, last_name, places_of
-from gradgate.checks.trainer_source import NONE, dotted, files_of
+from gradgate.checks.trainer_source import NONE, dotted, files_of, given_by
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -235,7 +235,7 @@ def _handed_back(value: ast.expr) -> Iterator[ast.expr]:
     elif isinstance(value, ast.Call) and (
         _last(dotted(value.func))[:1].isupper() or _last(dotted(value.func)) in COPIES
     ):
-        parts = [*value.args, *(word.value for word in value.keywords)]
+        parts = given_by(value)
     else:
         yield value
         return

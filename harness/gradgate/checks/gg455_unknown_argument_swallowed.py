@@ -71,8 +71,8 @@ from typing import Any
 
 from gradgate.checks.source_places import Place, places_in
 from gradgate.checks.source_settings import declared_settings, yaml_files
-from gradgate.checks.source_values import Names, own_nodes
-from gradgate.checks.trainer_source import NONE, File, Function, calls_in, dotted, files_of
+from gradgate.checks.source_values import Names, defaults_of, own_nodes
+from gradgate.checks.trainer_source import NONE, File, Function, called_name, calls_in, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -107,17 +107,17 @@ def _all(subject: Subject, files: tuple[File, ...]) -> Iterator[Finding]:
     calls = places_in(files)
     told = set()
     for here in calls.functions:
-        for call in (node for node in own_nodes(here.function) if isinstance(node, ast.Call) and node.keywords):
+        for call in (node for node in here.nodes if isinstance(node, ast.Call) and node.keywords):
             place = calls.called(call, here)
             if place is None or id(place.function) not in swallows or not _is_surely(call, place, here.function):
                 continue
-            for key in _keys(call, Names(here.function), here.function, content):
+            for key in _keys(call, here.names, here.function, content):
                 if key not in _arguments(place.function):
                     told.add(id(place.function))
                     yield _of_call(here, call, place, key)
     given = _Given(files, content)
     for file, function, owner in (each for key, each in swallows.items() if key not in told):
-        for argument in _with_default(function):
+        for argument, _ in defaults_of(function.args):
             key = given.instead_of(argument.arg, function)
             if key and not given.reaches(argument.arg, function, owner):
                 yield _of_argument(file, function, owner, argument, key)
@@ -185,12 +185,6 @@ def _below(content: Any, section: str) -> Iterator[str]:
             yield from _below(inner, section)
 
 
-def _with_default(function: Function) -> list[ast.arg]:
-    given = function.args
-    keyword = [each for each, value in zip(given.kwonlyargs, given.kw_defaults, strict=True) if value is not None]
-    return given.args[len(given.args) - len(given.defaults) :] + keyword
-
-
 class _Given:
     """The keys that a trainer gives: by calls that may be of any function, and by what declares settings."""
 
@@ -203,7 +197,7 @@ class _Given:
             key
             for function in functions
             for call in calls_in(function)
-            if call.keywords and (dotted(call.func).rpartition(".")[2] in passing or _is_of_any(call, function))
+            if call.keywords and (called_name(call) in passing or _is_of_any(call, function))
             for key in _keys(call, Names(function), function, ())
         }
         words = {word.arg for call in self._calls for word in call.keywords if word.arg is not None}
@@ -238,7 +232,7 @@ class _Given:
         return any(
             len(call.args) > at or any(isinstance(each, ast.Starred) for each in call.args)
             for call in self._calls
-            if dotted(call.func).rpartition(".")[2] == called
+            if called_name(call) == called
             or (isinstance(call.func, ast.Subscript | ast.Call) and any(word.arg is None for word in call.keywords))
         )
 

@@ -62,8 +62,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.source_values import Names, last_name, outwards, own_nodes, parents_in
-from gradgate.checks.trainer_source import NONE, Function, dotted, files_of
+from gradgate.checks.source_values import Names, defaults_of, last_name, outwards, parents_in
+from gradgate.checks.trainer_source import NONE, Function, called_name, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -106,8 +106,8 @@ def _left_out(calls: Places) -> Iterator[Finding]:
     names = {_called(place) for place, _ in looked_at.values()}
     of_each: dict[int, list[_Call]] = {}
     for here in calls.functions if looked_at else ():
-        for node in own_nodes(here.function):
-            if not isinstance(node, ast.Call) or dotted(node.func).rpartition(".")[2] not in names:
+        for node in here.nodes:
+            if not isinstance(node, ast.Call) or called_name(node) not in names:
                 continue
             place = calls.called(node, here)
             if place is not None and id(place.function) in looked_at and _is_surely(node, place):
@@ -125,13 +125,8 @@ def _called(place: Place) -> str:
 
 def _defaults(function: Function) -> dict[str, str]:
     """The arguments that are numbers of the algorithm, with their defaults."""
-    given = function.args
-    pairs = [
-        *zip(given.args[::-1], given.defaults[::-1], strict=False),
-        *zip(given.kwonlyargs, given.kw_defaults, strict=True),
-    ]
-    return {each.arg: ast.unparse(value) for each, value in pairs
-            if value is not None and OF_THE_ALGORITHM.search(each.arg) and _is_number(value)}  # fmt: skip
+    return {each.arg: ast.unparse(value) for each, value in defaults_of(function.args)
+            if OF_THE_ALGORITHM.search(each.arg) and _is_number(value)}  # fmt: skip
 
 
 def _is_number(value: ast.expr) -> bool:

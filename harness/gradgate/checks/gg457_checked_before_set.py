@@ -67,8 +67,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gradgate.checks.source_places import Place, places_in
-from gradgate.checks.source_values import SPLITS, Names, assignments_in, own_nodes
-from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of, names_in
+from gradgate.checks.source_values import SPLITS, assignments_in, contains, own_nodes
+from gradgate.checks.trainer_source import NONE, File, Function, called_name, dotted, files_of, names_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -129,9 +129,9 @@ class _Read:
 
     def _sets(self, here: Place) -> Iterator[_Set]:
         """Where a function sets overrides, itself or by one that it calls."""
-        nodes = own_nodes(here.function)
+        nodes = here.nodes
         if id(here.function) in self._setters:
-            names = Names(here.function)
+            names = here.names
             for node, target in _set_by_names(nodes):
                 yield _Set(node, {dotted(part) for part in names.parts(target) if isinstance(part, ast.Name)})
             return
@@ -141,7 +141,7 @@ class _Read:
                 yield _Set(node, {name for part in (*node.args, *node.keywords) for name in names_in(part)})
 
     def _checks_itself(self, setter: Place) -> bool:
-        sets = [node.lineno for node, _ in _set_by_names(own_nodes(setter.function))]
+        sets = [node.lineno for node, _ in _set_by_names(setter.nodes)]
         return any(node.lineno >= min(sets) for node in self._check_calls(setter.function))
 
     def _check_calls(self, function: Function) -> list[ast.Call]:
@@ -158,9 +158,9 @@ class _Read:
 
     def _checked(self, here: Place, each: _Set) -> ast.AST | None:
         """What checked, in front of a place, that on which overrides are set there."""
-        nodes = own_nodes(here.function)
+        nodes = here.nodes
         for call in (node for node in nodes if isinstance(node, ast.Call) and node.lineno < each.node.lineno):
-            last = dotted(call.func).rpartition(".")[2]
+            last = called_name(call)
             given = {dotted(part) for part in (call.func, *call.args)} | {dotted(call.func).rpartition(".")[0]}
             if CHECKS.search(last) and given & each.on and not dotted(call.func).startswith("torch."):
                 return call
@@ -182,7 +182,7 @@ class _Read:
         returned = [node.value for node in nodes if isinstance(node, ast.Return) and node.value is not None]
         names = set().union(*map(names_in, returned)) if returned else set()
         checked = any(
-            CHECKS.search(dotted(call.func).rpartition(".")[2]) and (names & names_in(call))
+            CHECKS.search(called_name(call)) and (names & names_in(call))
             for call in (node for node in nodes if isinstance(node, ast.Call))
         )
         held = [place.names.held(each) for each in returned]
@@ -191,7 +191,7 @@ class _Read:
     def _is_checked_behind(self, here: Place, each: _Set) -> bool:
         """Whether a check stands behind a place, there or behind a call of its function."""
         inside = self._check_calls(here.function)
-        if any(node.lineno > each.node.lineno or _contains(node, each.node) for node in inside):
+        if any(node.lineno > each.node.lineno or contains(node, each.node) for node in inside):
             return True
         name = here.function.name
         return any(
@@ -211,7 +211,7 @@ class _Read:
                         before.add(id(called.function))
         before -= {id(place.function) for place in self._calls.functions if place.name == "__init__"}
         return any(
-            CHECKS.search(dotted(node.func).rpartition(".")[2])
+            CHECKS.search(called_name(node))
             and not dotted(node.func).startswith(("torch.", "super"))
             and re.search(r"config|cfg|recipe|settings|hparams|args", ast.unparse(node))
             for place in self._calls.functions
@@ -255,10 +255,6 @@ def _set_by_names(nodes: list[ast.AST]) -> Iterator[tuple[ast.expr, ast.expr]]:
     for target, _ in assignments_in(nodes):
         if isinstance(target, ast.Subscript) and isinstance(target.slice, ast.Name):
             yield from [(target, target.value)] if dotted(target.value) not in empty else []
-
-
-def _contains(node: ast.AST, inner: ast.AST) -> bool:
-    return any(part is inner for part in ast.walk(node))
 
 
 def _finding(here: Place, each: _Set, before: ast.AST) -> Finding:

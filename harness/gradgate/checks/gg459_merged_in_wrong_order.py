@@ -61,7 +61,7 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
 from gradgate.checks.source_values import Names, assignments_in, last_name, own_nodes
-from gradgate.checks.trainer_source import File, Function, dotted, files_of, read_file_by_file
+from gradgate.checks.trainer_source import File, Function, called_name, dotted, files_of, given_by, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -176,7 +176,7 @@ def _merges(nodes: Sequence[ast.AST], merging: dict[str, int]) -> Iterator[Merge
 
 
 def _by_call(call: ast.Call, merging: dict[str, int]) -> Iterator[Merge]:
-    name = dotted(call.func).rpartition(".")[2]
+    name = called_name(call)
     given = [*call.args, *(word.value for word in call.keywords if word.arg is None)]
     if name == "update" and isinstance(call.func, ast.Attribute) and len(given) == 1 == len(call.args + call.keywords):
         yield call, [call.func.value, given[0]]
@@ -253,9 +253,9 @@ class _Ranks:
         return max((rank for part in parts if (rank := self.of(part, at, hops - 1)) is not None), default=None)
 
     def _of_call(self, call: ast.Call, at: ast.AST, hops: int) -> int | None:
-        name = dotted(call.func).rpartition(".")[2]
+        name = called_name(call)
         own = _rank(name)
-        inside = self._highest([*call.args, *(word.value for word in call.keywords)], at, hops)
+        inside = self._highest(given_by(call), at, hops)
         if own in (DEFAULTS, OVERRIDES):
             return own
         if name in ("copy", "deepcopy", "dict", "items") and not call.args and isinstance(call.func, ast.Attribute):

@@ -65,8 +65,8 @@ from collections.abc import Iterator, Sequence
 
 from gradgate.checks.setting_sections import called
 from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.source_values import assignments_in, last_name, outwards, own_nodes, parents_in
-from gradgate.checks.trainer_source import NONE, File, dotted, files_of, nodes_in
+from gradgate.checks.source_values import assignments_in, last_name, outwards, parents_in
+from gradgate.checks.trainer_source import NONE, File, dotted, files_of, given_by, nodes_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -122,18 +122,14 @@ def _goes_on(place: Place, parameter: str, calls: Places) -> str:
         if calls.called(call, caller) is not place or not isinstance(given, ast.Name | ast.Attribute):
             continue
         name = dotted(given)
-        nodes = own_nodes(caller.function)
+        nodes = caller.nodes
         if any(dotted(target) == name and target.lineno > call.lineno for target, _ in assignments_in(nodes)):
             continue
         for other in (node for node in nodes if isinstance(node, ast.Call) and node is not call):
             behind = (other.lineno, other.col_offset) > (call.end_lineno or 0, call.end_col_offset or 0)
-            if behind and calls.called(other, caller) not in (None, place) and name in map(dotted, _given(other)):
+            if behind and calls.called(other, caller) not in (None, place) and name in map(dotted, given_by(other)):
                 return f"{caller.function.name}() gives the same to {dotted(other.func)}() behind it"
     return ""
-
-
-def _given(call: ast.Call) -> list[ast.expr]:
-    return [*call.args, *(word.value for word in call.keywords)]
 
 
 def _of_loops(place: Place) -> Iterator[Finding]:
@@ -161,7 +157,7 @@ def _of_loops(place: Place) -> Iterator[Finding]:
 
 def _is_run(inside: Sequence[ast.AST], name: str) -> bool:
     """Whether a configuration is given to a call as a whole."""
-    return any(name in map(dotted, _given(node)) for node in inside if isinstance(node, ast.Call))
+    return any(name in map(dotted, given_by(node)) for node in inside if isinstance(node, ast.Call))
 
 
 def _finding(file: File, function: str, node: ast.AST, told: str) -> Finding:

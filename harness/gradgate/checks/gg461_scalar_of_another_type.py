@@ -64,7 +64,7 @@ from pathlib import Path
 from gradgate.checks.setting_sections import asked, is_configuration
 from gradgate.checks.source_settings import yaml_files
 from gradgate.checks.source_values import Names, last_name, own_nodes
-from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
+from gradgate.checks.trainer_source import NONE, File, Function, called_name, dotted, files_of
 from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -168,7 +168,7 @@ def _read_as_they_come(files: tuple[File, ...]) -> set[str]:
 
 def _tells(node: ast.AST) -> bool:
     """Whether a node is a text, a table of values or a line of a log."""
-    called = dotted(node.func).rpartition(".")[2] if isinstance(node, ast.Call) else ""
+    called = called_name(node)
     return isinstance(node, ast.JoinedStr | ast.Dict) or called in (
         "print",
         "info",

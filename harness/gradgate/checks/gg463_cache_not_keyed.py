@@ -64,7 +64,7 @@ from collections.abc import Iterator, Sequence
 from gradgate.checks.setting_sections import called
 from gradgate.checks.source_places import Place, Places, places_in
 from gradgate.checks.source_values import Names, last_name
-from gradgate.checks.trainer_source import NONE, dotted, files_of
+from gradgate.checks.trainer_source import NONE, called_name, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -115,7 +115,7 @@ def _found(calls: Places) -> Iterator[Finding]:
 
 def _asked(test: ast.expr) -> ast.expr | None:
     """The path that a condition asks for; None: it asks something else, or more."""
-    if not isinstance(test, ast.Call) or dotted(test.func).rpartition(".")[2] not in EXISTS:
+    if not isinstance(test, ast.Call) or called_name(test) not in EXISTS:
         return None
     if test.args:
         return test.args[0]
@@ -172,8 +172,7 @@ def _is_one_name(path: ast.expr, names: Names, place: Place, calls: Places, hops
         return False
     of_calls = [(caller, place.given(call).get(given[0])) for caller, call in calls.calls_of(place.name)]
     return bool(of_calls) and all(
-        value is not None and _is_one_name(value, Names(caller.function), caller, calls, hops - 1)
-        for caller, value in of_calls
+        value is not None and _is_one_name(value, caller.names, caller, calls, hops - 1) for caller, value in of_calls
     )
 
 

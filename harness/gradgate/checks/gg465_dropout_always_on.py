@@ -56,8 +56,8 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.source_values import Names, outwards, own_nodes, parents_in
-from gradgate.checks.trainer_source import File, Function, dotted, read_file_by_file
+from gradgate.checks.source_values import Names, is_true, outwards, own_nodes, parameters_of, parents_in
+from gradgate.checks.trainer_source import File, Function, dotted, given_for, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -96,21 +96,19 @@ def _is_on(call: ast.Call) -> bool:
     """Whether a dropout is told to drop, or nothing."""
     if any(word.arg is None for word in call.keywords):
         return False
-    rate = next((word.value for word in call.keywords if word.arg == "p"), None) or next(iter(call.args[1:2]), None)
+    rate = given_for(call, "p", 1)
     if isinstance(rate, ast.Constant) and not rate.value:
         return False
-    told = next((word.value for word in call.keywords if word.arg == "training"), None)
-    told = told or next(iter(call.args[MODE : MODE + 1]), None)
-    return told is None or (isinstance(told, ast.Constant) and told.value is True)
+    told = given_for(call, "training", MODE)
+    return told is None or is_true(told)
 
 
 def _always_drops(call: ast.Call, function: Function, owner: ast.ClassDef | None, names: Names) -> bool:
     """Whether the rate of an attention goes by no mode, nor by whoever calls the function."""
-    rate = next((word.value for word in call.keywords if word.arg == "dropout_p"), None)
-    rate = rate if rate is not None else next(iter(call.args[RATE : RATE + 1]), None)
+    rate = given_for(call, "dropout_p", RATE)
     if rate is None or (isinstance(rate, ast.Constant) and not rate.value):
         return False
-    arguments = {each.arg for each in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)}
+    arguments = {each.arg for each in parameters_of(function)}
     properties = {part.name for part in owner.body if isinstance(part, Function)} if owner is not None else set()
     for part in names.parts(rate):
         if isinstance(part, ast.IfExp | ast.Call | ast.BoolOp):

@@ -58,7 +58,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 
 from gradgate.checks.source_values import Names, last_name, own_nodes
-from gradgate.checks.trainer_source import NONE, File, dotted, files_of
+from gradgate.checks.trainer_source import NONE, File, called_name, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -85,7 +85,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 def _of_file(file: File) -> Iterator[Finding]:
     if not file.has("==", ".eq("):
         return
-    masked = {dotted(call.func).rpartition(".")[2] for call in _calls(file.nodes) if any(map(_is_masked, call.args))}
+    masked = {called_name(call) for call in _calls(file.nodes) if any(map(_is_masked, call.args))}
     for function, _ in file.functions:
         if function.name in masked:
             continue

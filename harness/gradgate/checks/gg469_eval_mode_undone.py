@@ -62,8 +62,8 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 
 from gradgate.checks.dropouts import drops
-from gradgate.checks.source_values import own_nodes
-from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
+from gradgate.checks.source_values import is_true, own_nodes
+from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of, given_by
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -109,9 +109,9 @@ def _calls(nodes: Sequence[ast.AST], method: str) -> Iterator[tuple[ast.Call, st
     """The calls of a method without arguments, or with True, each with the chain of names that it is of."""
     for node in nodes:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == method:
-            told = [*node.args, *(word.value for word in node.keywords)]
+            told = given_by(node)
             of = dotted(node.func.value)
-            if of and all(isinstance(each, ast.Constant) and each.value is True for each in told):
+            if of and all(map(is_true, told)):
                 yield node, of
 
 
@@ -120,7 +120,7 @@ def _frozen(nodes: Sequence[ast.AST]) -> set[str]:
     found = set()
     for node in nodes:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "requires_grad_":
-            told = [*node.args, *(word.value for word in node.keywords)]
+            told = given_by(node)
             if told and isinstance(told[0], ast.Constant) and told[0].value is False:
                 found.add(dotted(node.func.value))
         elif isinstance(node, ast.For) and isinstance(node.iter, ast.Call):

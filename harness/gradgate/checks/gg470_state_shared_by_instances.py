@@ -56,7 +56,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Sequence
 
-from gradgate.checks.source_values import assignments_in, last_name, own_nodes, places_of
+from gradgate.checks.source_values import assignments_in, defaults_of, last_name, own_nodes, places_of
 from gradgate.checks.trainer_source import File, Function, dotted, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -102,11 +102,7 @@ def _of_class(file: File, owner: ast.ClassDef) -> Iterator[Finding]:
 
 
 def _of_defaults(file: File, function: Function, owner: ast.ClassDef | None) -> Iterator[Finding]:
-    given = function.args
-    plain = [*given.posonlyargs, *given.args]
-    pairs = [*zip(plain[len(plain) - len(given.defaults) :], given.defaults, strict=True)]
-    pairs += [(each, value) for each, value in zip(given.kwonlyargs, given.kw_defaults, strict=True) if value]
-    shared = {each.arg: value for each, value in pairs if _is_empty(value)}
+    shared = {each.arg: value for each, value in defaults_of(function.args) if _is_empty(value)}
     if not shared:
         return
     nodes = own_nodes(function)

@@ -56,7 +56,7 @@ import re
 from collections.abc import Iterator, Mapping
 from itertools import chain, combinations
 
-from gradgate.checks.source_values import assignments_in, last_name, own_nodes
+from gradgate.checks.source_values import assignments_in, last_name, own_nodes, parameters_of
 from gradgate.checks.trainer_source import NONE, File, Function, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -176,7 +176,7 @@ def _given(call: ast.Call, function: Function) -> dict[str, ast.expr]:
 
 
 def _parameters(function: Function) -> list[str]:
-    given = [each.arg for each in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)]
+    given = [each.arg for each in parameters_of(function)]
     return [name for name in given if name not in ("self", "cls")]
 
 

@@ -58,7 +58,7 @@ import re
 from collections.abc import Iterator
 from itertools import chain
 
-from gradgate.checks.source_values import assignments_in, last_name, own_nodes
+from gradgate.checks.source_values import assignments_in, last_name, own_nodes, parameters_of
 from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -101,7 +101,7 @@ def _of_file(file: File) -> Iterator[Finding]:
 
 def _knows_the_side(function: Function, nodes: list[ast.AST], walked: set[str]) -> bool:
     """Whether a function reads the side, or an offset that is none of the places by which it goes on from 0."""
-    words = [each.arg for each in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)]
+    words = [each.arg for each in parameters_of(function)]
     words += [last_name(node) for node in nodes if isinstance(node, ast.Name | ast.Attribute | ast.Subscript)]
     texts = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
     return any(OFFSET.search(word) for word in words if word not in walked) or "left" in texts

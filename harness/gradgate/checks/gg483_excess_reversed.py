@@ -58,7 +58,7 @@ import re
 from collections.abc import Iterator
 
 from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.source_values import assignments_in, last_name
+from gradgate.checks.source_values import assignments_in, contains, last_name
 from gradgate.checks.trainer_source import NONE, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -126,7 +126,7 @@ def _is_kept(node: ast.expr, place: Place) -> bool:
     values += [("kept", each.value) for each in place.nodes if isinstance(each, ast.Return) and each.value is not None]
     for name, value in values:
         inside = list(ast.walk(value))
-        turned = any(isinstance(part, ast.UnaryOp) and any(one is node for one in ast.walk(part)) for part in inside)
+        turned = any(isinstance(part, ast.UnaryOp) and contains(part, node) for part in inside)
         if KEPT.search(name) and any(part is node for part in inside) and not turned and not _is_filled(inside):
             return True
     return False

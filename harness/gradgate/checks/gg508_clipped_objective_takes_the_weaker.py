@@ -64,7 +64,7 @@ import re
 from collections.abc import Iterator
 
 from gradgate.checks.source_values import Names, own_nodes
-from gradgate.checks.trainer_source import File, dotted, names_in, read_file_by_file
+from gradgate.checks.trainer_source import File, called_name, dotted, names_in, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -107,7 +107,7 @@ def _pair(call: ast.Call) -> list[ast.expr] | None:
     if len(given) < 2 and isinstance(call.func, ast.Attribute) and not any(map(_stacked, given)):
         given.insert(0, call.func.value)
     given = next(filter(None, map(_stacked, given)), given)
-    return given if dotted(call.func).rpartition(".")[2] in SMALLER + LARGER and len(given) == 2 else None
+    return given if called_name(call) in SMALLER + LARGER and len(given) == 2 else None
 
 
 def _stacked(node: ast.expr) -> list[ast.expr]:
@@ -151,7 +151,7 @@ def _is_clipped_twin(parts: list[ast.expr], names: Names) -> bool:
 
 
 def _clips(node: ast.expr, names: Names) -> bool:
-    called = (dotted(part.func).rpartition(".")[2] for part in names.parts(node) if isinstance(part, ast.Call))
+    called = (called_name(part) for part in names.parts(node) if isinstance(part, ast.Call))
     return any(name in CLIPS for name in called)
 
 
@@ -164,7 +164,7 @@ def _error(node: ast.expr, names: Names) -> list[ast.expr] | None:
         return _error(node.left, names) or _error(node.right, names)  # with a factor, or a mask
     if not isinstance(node, ast.Call):
         return None
-    last = dotted(node.func).rpartition(".")[2]
+    last = called_name(node)
     if last in ERRORS and len(node.args) > 1:
         return node.args[:2]
     if last not in POWERS:

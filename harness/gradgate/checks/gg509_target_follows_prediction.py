@@ -59,10 +59,11 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
+from gradgate.checks.source_places import Places, places_in
 from gradgate.checks.source_values import Names, outwards, own_nodes, parents_in
-from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
+from gradgate.checks.trainer_source import NONE, File, called_name, dotted, files_of, given_by
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -76,23 +77,17 @@ WITHOUT = re.compile(r"detach|no_grad|inference_mode|\.item\(|tolist|numpy|\.dat
 POWERS = ("square", "abs", "pow")
 HOPS = 3  # functions that call each other
 
-Known = Mapping[str, list[tuple[File, Function]]]
-
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     """Read what each value loss is given."""
     files = files_of(subject)
     if not files:
         return Outcome(not_applicable=NONE)
-    known: dict[str, list[tuple[File, Function]]] = {}
-    for file in files:
-        for function, _ in file.functions:
-            known.setdefault(function.name, []).append((file, function))
-    findings = tuple(finding for file in files for finding in _of_file(file, known))
+    findings = tuple(finding for file in files for finding in _of_file(file, places_in(files)))
     return Outcome(findings, {"pairs": len(findings)}, {"pairs": 0})
 
 
-def _of_file(file: File, known: Known) -> Iterator[Finding]:
+def _of_file(file: File, own: Places) -> Iterator[Finding]:
     if not file.has("return", "target"):
         return
     parents: dict[int, ast.AST] = {}
@@ -102,10 +97,10 @@ def _of_file(file: File, known: Known) -> Iterator[Finding]:
         names, nodes = Names(function), own_nodes(function)
         for prediction, target in _pairs(nodes):
             made = _made(target, nodes, names)
-            if made is None or not _follows(made, prediction, names, known):
+            if made is None or not _follows(made, prediction, names, own):
                 continue
             parents = parents or parents_in(file.tree)
-            if not _is_left_out_around(made, parents, known):
+            if not _is_left_out_around(made, parents, own):
                 yield _finding(file, made, function.name, ast.unparse(prediction), ast.unparse(target))
                 break
 
@@ -114,8 +109,8 @@ def _pairs(nodes: list[ast.AST]) -> Iterator[tuple[ast.expr, ast.expr]]:
     """The prediction and the target of each loss."""
     for node in nodes:
         given: list[ast.expr] = []
-        if isinstance(node, ast.Call) and LOSS.search(dotted(node.func).rpartition(".")[2]):
-            given = [*node.args, *(keyword.value for keyword in node.keywords)]
+        if isinstance(node, ast.Call) and LOSS.search(called_name(node)):
+            given = given_by(node)
         elif isinstance(squared := _squared(node), ast.BinOp) and isinstance(squared.op, ast.Sub):
             given = [squared.left, squared.right]
         given = [each.value if isinstance(each, ast.Subscript) else each for each in given]
@@ -150,37 +145,38 @@ def _squared(node: ast.AST) -> ast.expr | None:
     return node.args[0] if dotted(node.func.value) == "torch" and node.args else node.func.value
 
 
-def _follows(made: ast.Call, prediction: ast.expr, names: Names, known: Known) -> bool:
+def _follows(made: ast.Call, prediction: ast.expr, names: Names, own: Places) -> bool:
     """Whether a call of the trainer's is given a prediction as it is, and leaves its gradient in."""
-    given = [*made.args, *(keyword.value for keyword in made.keywords)]
-    name = dotted(made.func).rpartition(".")[2]
+    given = given_by(made)
+    name = called_name(made)
     return (
-        name in known
+        bool(own.named(name))
         and any(ast.unparse(each) == ast.unparse(prediction) for each in given)
         and not any(WITHOUT.search(ast.unparse(each)) for each in (made, names.held(prediction)))
-        and not _leaves_out(name, known, HOPS)
+        and not _leaves_out(name, own, HOPS)
     )
 
 
-def _leaves_out(name: str, known: Known, hops: int) -> bool:
+def _leaves_out(name: str, own: Places, hops: int) -> bool:
     """Whether a function of this name, or what it calls, leaves gradients out anywhere."""
-    for file, function in known.get(name, []):
+    for place in own.named(name):
+        function = place.function
         first = min((each.lineno for each in function.decorator_list), default=function.lineno)
-        if any(WITHOUT.search(line) for line in file.lines[first - 1 : function.end_lineno]):
+        if any(WITHOUT.search(line) for line in place.file.lines[first - 1 : function.end_lineno]):
             return True
-        called = {dotted(node.func).rpartition(".")[2] for node in ast.walk(function) if isinstance(node, ast.Call)}
-        if hops and any(_leaves_out(each, known, hops - 1) for each in called - {name}):
+        called = {called_name(node) for node in ast.walk(function) if isinstance(node, ast.Call)}
+        if hops and any(_leaves_out(each, own, hops - 1) for each in called - {name}):
             return True
     return False
 
 
-def _is_left_out_around(node: ast.AST, parents: dict[int, ast.AST], known: Known) -> bool:
+def _is_left_out_around(node: ast.AST, parents: dict[int, ast.AST], own: Places) -> bool:
     """Whether a `with` around it leaves gradients out, by itself or by a function of the trainer's."""
     for around in outwards(node, parents):
         for item in around.items if isinstance(around, ast.With) else ():
             text, call = ast.unparse(item), item.context_expr
-            name = dotted(call.func).rpartition(".")[2] if isinstance(call, ast.Call) else ""
-            if WITHOUT.search(text) or _leaves_out(name, known, HOPS):
+            name = called_name(call)
+            if WITHOUT.search(text) or _leaves_out(name, own, HOPS):
                 return True
     return False
 

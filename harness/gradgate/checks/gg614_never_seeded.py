@@ -62,8 +62,8 @@ import ast
 from collections.abc import Iterator
 from itertools import chain
 
-from gradgate.checks.source_values import assignments_in, last_name
-from gradgate.checks.trainer_source import NONE, File, Function, calls_in, dotted, files_of
+from gradgate.checks.source_values import assignments_in, is_true, last_name
+from gradgate.checks.trainer_source import NONE, File, Function, called_name, calls_in, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -144,7 +144,7 @@ def _draws(file: File, of_torch: tuple[str, ...]) -> Iterator[tuple[str, File, a
             yield "numpy", file, call
         elif "generator" in options or "random_state" in options:
             continue
-        elif (last == "DataLoader" and _is_true(options.get("shuffle"))) or (
+        elif (last == "DataLoader" and is_true(options.get("shuffle"))) or (
             last in of_torch and _is_torch(before, modules)
         ):
             yield "torch", file, call
@@ -178,14 +178,10 @@ def _is_torch(before: str, modules: dict[str, str]) -> bool:
     return modules.get(before.partition(".")[0], "").partition(".")[0] == "torch" or before in ("nn", "F")
 
 
-def _is_true(value: ast.expr | None) -> bool:
-    return isinstance(value, ast.Constant) and value.value is True
-
-
 def _seeded(files: tuple[File, ...]) -> set[str]:
     """The generators that some line seeds."""
     own = {function.name for file in files for function, _ in file.functions if "seed" in function.name.lower()}
-    called = {dotted(call.func).rpartition(".")[2] for file in files for call in calls_in(file.tree)}
+    called = {called_name(call) for file in files for call in calls_in(file.tree)}
     seeded: set[str] = set()
     for file in files:
         if any(_seeds_itself(node) for node in file.nodes):

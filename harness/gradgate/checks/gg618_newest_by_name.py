@@ -64,7 +64,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from gradgate.checks.source_values import SPLITS, Names, assignments_in, own_nodes
-from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of, names_in
+from gradgate.checks.trainer_source import NONE, File, Function, called_name, dotted, files_of, names_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -282,7 +282,7 @@ class _Reader:
             return None if inside is None else [*inside, *part.ifs]
         if not isinstance(node, ast.Call):
             return None
-        called = dotted(node.func).rpartition(".")[2]
+        called = called_name(node)
         if called in LISTS:
             return [node]
         if called in (*SAME_ORDER, "set", "filter") and node.args:
@@ -304,7 +304,7 @@ def _keeps(part: ast.expr, name: str) -> bool:
     if _is_piece(part):
         return any(each.partition(".")[0] == name for each in names_in(part))
     if isinstance(part, ast.Call):
-        joined = dotted(part.func).rpartition(".")[2] in ("join", "str", "Path", "joinpath", "basename")
+        joined = called_name(part) in ("join", "str", "Path", "joinpath", "basename")
         return joined and any(_keeps(given, name) for given in part.args)
     if isinstance(part, ast.BinOp):
         return isinstance(part.op, ast.Div) and _keeps(part.right, name)

@@ -70,7 +70,7 @@ from collections.abc import Iterator
 
 from gradgate.checks.accumulation import methods_of, once_a_turn, scheduled
 from gradgate.checks.source_values import Names
-from gradgate.checks.trainer_source import File, calls_in, dotted, read_file_by_file
+from gradgate.checks.trainer_source import File, called_name, calls_in, dotted, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -99,7 +99,7 @@ def _is_counted_in_batches(file: File) -> bool:
     """Whether a schedule's length is made of a `len` that nothing divides."""
     for function, _ in file.functions:
         names = Names(function)
-        for call in (call for call in calls_in(function) if MADE.search(dotted(call.func).rpartition(".")[2])):
+        for call in (call for call in calls_in(function) if MADE.search(called_name(call))):
             parts = [part for given in (*call.args, *call.keywords) for part in names.parts(given)]
             counts = any(isinstance(part, ast.Call) and dotted(part.func) == "len" for part in parts)
             if counts and not any(isinstance(part, ast.FloorDiv | ast.Div) for part in parts):

@@ -73,7 +73,7 @@ from functools import partial
 from gradgate.checks.accumulation import methods_of, once_a_turn
 from gradgate.checks.source_conditions import at_each_turn
 from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.trainer_source import NONE, File, dotted, files_of
+from gradgate.checks.trainer_source import NONE, File, called_name, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -110,7 +110,7 @@ def _always(place: Place) -> Iterator[ast.AST]:
 def _clippings(calls: Collection[int], nodes: Iterable[ast.AST]) -> Iterator[ast.Call]:
     """The calls that clip, by themselves or as one of these."""
     for node in nodes:
-        if isinstance(node, ast.Call) and (id(node) in calls or CLIPS.search(dotted(node.func).rpartition(".")[2])):
+        if isinstance(node, ast.Call) and (id(node) in calls or CLIPS.search(called_name(node))):
             yield node
 
 

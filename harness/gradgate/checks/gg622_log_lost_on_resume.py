@@ -55,7 +55,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from gradgate.checks.source_values import outwards, parents_in
-from gradgate.checks.trainer_source import NONE, File, calls_in, dotted, files_of
+from gradgate.checks.trainer_source import NONE, File, called_name, calls_in, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -110,7 +110,7 @@ def _of_file(file: File) -> Iterator[Finding]:
 
 def _empties(call: ast.Call) -> bool | None:
     """Whether a call empties a file at once; False: it opens one to be written; None: it does neither."""
-    name = dotted(call.func).rpartition(".")[2] or getattr(call.func, "attr", "")
+    name = called_name(call)
     if name == "write_text":
         given = call.args[0] if call.args else None
         return True if isinstance(given, ast.Constant) and given.value == "" else None
@@ -143,7 +143,7 @@ def _are_rows_of(around: list[ast.AST], targets: Sequence[ast.expr]) -> bool:
     function = _function_of(around)
     names = {dotted(target) for target in targets}
     return function is not None and any(
-        dotted(each.func).rpartition(".")[2] in WRITERS and any(dotted(given) in names for given in each.args)
+        called_name(each) in WRITERS and any(dotted(given) in names for given in each.args)
         for each in calls_in(function)
     )
 

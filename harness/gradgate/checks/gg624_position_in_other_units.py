@@ -75,7 +75,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from gradgate.checks.accumulation import Accumulation, accumulations, methods_of
 from gradgate.checks.source_places import Places, places_in
 from gradgate.checks.source_values import OTHERS, Names, assignments_in, last_name, own_nodes
-from gradgate.checks.trainer_source import File, Function, dotted, files_of, nodes_in, read_file_by_file
+from gradgate.checks.trainer_source import (
+    File,
+    Function,
+    called_name,
+    dotted,
+    files_of,
+    given_by,
+    nodes_in,
+    read_file_by_file,
+)
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -155,7 +164,7 @@ def _beginnings(call: ast.Call, names: Names) -> Iterator[ast.expr]:
         elif isinstance(part, ast.Call) and last_name(part.func) == "islice" and len(part.args) > 2:
             yield part.args[1]
         elif isinstance(part, ast.Call) and STARTS.search(last_name(part.func)):
-            yield from (*part.args, *(word.value for word in part.keywords))
+            yield from given_by(part)
 
 
 def _counted(number: ast.expr, names: Names) -> set[str]:
@@ -184,7 +193,7 @@ def _starts(nodes: list[ast.AST]) -> Iterator[tuple[ast.expr, ast.expr]]:
         if isinstance(target, ast.Attribute) and STARTS.search(target.attr):
             yield value, value
     for node in nodes:
-        if isinstance(node, ast.Call) and STARTS.search(dotted(node.func).rpartition(".")[2]):
+        if isinstance(node, ast.Call) and STARTS.search(called_name(node)):
             yield from ((given, node) for given in node.args)
 
 
@@ -193,7 +202,7 @@ def _passing_over(found: Accumulation, names: Names) -> Iterator[tuple[ast.expr,
     if isinstance(found.loop, ast.For):
         starts = [call for call in ast.walk(found.loop.iter) if isinstance(call, ast.Call)]
         for call in starts:
-            for given in (*call.args, *(keyword.value for keyword in call.keywords)):
+            for given in given_by(call):
                 if isinstance(held := names.held(given), ast.Name | ast.Attribute | ast.BinOp):
                     yield held, call
     for node in found.loop.body:

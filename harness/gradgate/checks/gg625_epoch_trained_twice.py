@@ -67,7 +67,7 @@ from collections.abc import Iterator, Mapping
 
 from gradgate.checks.saved_numbers import Number, Payloads, Save, Starts, held_at, texts_of, without_leaving
 from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.trainer_source import NONE, File, calls_in, dotted, files_of
+from gradgate.checks.trainer_source import NONE, File, called_name, calls_in, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -122,7 +122,7 @@ def _start(loop: ast.For | ast.While) -> ast.expr | None:
         return test.left if below and isinstance(test, ast.Compare) and EPOCH.search(dotted(test.left)) else None
     for call in (node for node in ast.walk(loop.iter) if isinstance(node, ast.Call)):
         named = EPOCH.search(ast.unparse(loop.target)) or EPOCH.search(ast.unparse(call))
-        if dotted(call.func).rpartition(".")[2] in ("range", "trange") and len(call.args) == 2 and named:
+        if called_name(call) in ("range", "trange") and len(call.args) == 2 and named:
             return call.args[0]
     return None
 
@@ -176,7 +176,7 @@ class _Saves:
 
 def _trains(statement: ast.stmt) -> bool:
     """Whether a statement goes through batches, or calls what is named after that."""
-    names = (dotted(call.func).rpartition(".")[2] for call in calls_in(statement) if call.args or call.keywords)
+    names = (called_name(call) for call in calls_in(statement) if call.args or call.keywords)
     return _loops_over(statement) or any(TRAINS.search(name) and not BEFORE.search(name) for name in names)
 
 

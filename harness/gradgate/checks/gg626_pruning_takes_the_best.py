@@ -73,7 +73,7 @@ from collections.abc import Iterator
 from gradgate.checks.best_pointers import DELETES, Pointer, is_known, pointers
 from gradgate.checks.listed_files import BEST, LISTS, Listed, Listings, Written, is_taken
 from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.trainer_source import NONE, calls_in, dotted, files_of
+from gradgate.checks.trainer_source import NONE, called_name, calls_in, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -110,7 +110,7 @@ def _pruned(reader: Listings, place: Place) -> Iterator[Listed]:
     """The lists of which a function deletes some."""
     names = place.names
     for loop in (node for node in place.nodes if isinstance(node, ast.For | ast.While)):
-        deleted = [call for call in calls_in(loop) if dotted(call.func).rpartition(".")[2] in DELETES]
+        deleted = [call for call in calls_in(loop) if called_name(call) in DELETES]
         if not deleted or any(isinstance(node, ast.If) and not is_known(node.test) for node in ast.walk(loop)):
             continue
         if isinstance(loop, ast.For):

@@ -71,7 +71,7 @@ from gradgate.checks.given_scores import Given
 from gradgate.checks.guessed_directions import guesses_in, watched_in
 from gradgate.checks.source_places import Places, places_in
 from gradgate.checks.source_values import Names, assignments_in, last_name, own_nodes
-from gradgate.checks.trainer_source import File, Function, dotted, files_of, read_file_by_file
+from gradgate.checks.trainer_source import File, Function, called_name, dotted, files_of, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -184,7 +184,7 @@ def _kept(function: Function, given: Given) -> Iterator[_Kept]:
                     if ast.unparse(best) == ast.unparse(target):
                         better = ast.unparse(value.orelse) == ast.unparse(best)
                         yield _Kept(best, score, sign if better else TURNED[sign], compared, True)
-        elif isinstance(value, ast.Call) and (sign := OF_MANY.get(dotted(value.func).rpartition(".")[2], "")):
+        elif isinstance(value, ast.Call) and (sign := OF_MANY.get(called_name(value), "")):
             yield from _of_many(target, value, sign, nodes)
 
 
@@ -236,7 +236,7 @@ def _falls(node: ast.expr, names: Names, hops: int = 3) -> bool | None:
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
         return _falls(node.left, names, hops)
     if isinstance(node, ast.Call):
-        called = dotted(node.func).rpartition(".")[2]
+        called = called_name(node)
         if called in THROUGH and isinstance(node.func, ast.Attribute) and not node.args:
             return _falls(node.func.value, names, hops)
         if dotted(node.func) in AROUND and node.args:

@@ -72,7 +72,7 @@ from typing import TypeGuard
 from gradgate.checks.source_conditions import changed_in, is_setting
 from gradgate.checks.source_places import Place, Places, places_in
 from gradgate.checks.source_values import OTHERS, blocks_in, last_name
-from gradgate.checks.trainer_source import NONE, calls_in, dotted, files_of, nodes_in
+from gradgate.checks.trainer_source import NONE, calls_in, dotted, files_of, given_by, nodes_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -292,7 +292,7 @@ def _named(
 
 
 def _says_when(call: ast.Call) -> bool:
-    return any(OF_PLACE.search(ast.unparse(given)) for given in (*call.args, *(word.value for word in call.keywords)))
+    return any(OF_PLACE.search(ast.unparse(given)) for given in given_by(call))
 
 
 def _seeds(call: ast.Call) -> frozenset[str]:

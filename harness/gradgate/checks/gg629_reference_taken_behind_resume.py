@@ -74,7 +74,7 @@ from gradgate.checks.references import COPIES, copy_key, kinds_of, meant, model_
 from gradgate.checks.restored_models import DEPTH, FIRST, Here, Restores, first_kinds, reached, says
 from gradgate.checks.source_places import Place, Places, places_in
 from gradgate.checks.source_values import assignments_in
-from gradgate.checks.trainer_source import NONE, File, calls_in, dotted, files_of
+from gradgate.checks.trainer_source import NONE, File, calls_in, dotted, files_of, given_by
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -198,7 +198,7 @@ def _loads_reference(block: list[ast.stmt], *, named: bool) -> bool:
     for statement in _always(block):
         for call in calls_in(statement):
             name = dotted(call.func)
-            given = [*call.args, *(word.value for word in call.keywords)]
+            given = given_by(call)
             own = isinstance(call.func, ast.Attribute) and call.func.attr == "load_state_dict"
             states = [each for each in given if isinstance(each, ast.Call) and _model_copied(each)]
             of = call.func.value if own and isinstance(call.func, ast.Attribute) else None

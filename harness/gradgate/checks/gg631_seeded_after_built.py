@@ -66,7 +66,7 @@ from collections.abc import Callable, Iterable, Iterator
 from gradgate.checks.source_conditions import is_setting
 from gradgate.checks.source_places import Place, Places, places_in
 from gradgate.checks.source_values import OTHERS, always_run, assignments_in, blocks_in, own_nodes
-from gradgate.checks.trainer_source import NONE, Function, calls_in, dotted, files_of, nodes_in
+from gradgate.checks.trainer_source import NONE, Function, calls_in, dotted, files_of, given_by, nodes_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -181,7 +181,7 @@ def _makes(target: ast.expr, value: ast.expr, own: Places, place: Place) -> bool
         value = value.func.value  # Model(config).to(device)
     if not isinstance(value, ast.Call):
         return False
-    if any(MODEL.search(dotted(each)) for each in (*value.args, *(word.value for word in value.keywords))):
+    if any(MODEL.search(dotted(each)) for each in given_by(value)):
         return False  # what wraps a model draws nothing
     name = dotted(value.func)
     called = own.called(value, place)

@@ -70,7 +70,7 @@ from collections.abc import Iterable, Iterator
 
 from gradgate.checks.accumulation import alternatives, every, is_backward, methods_of, steps_in
 from gradgate.checks.source_values import Names, assignments_in, own_nodes
-from gradgate.checks.trainer_source import File, calls_in, dotted, read_file_by_file
+from gradgate.checks.trainer_source import File, called_name, calls_in, dotted, read_file_by_file
 from gradgate.checks.update_turns import Own, Turn, read_in, turns_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -183,7 +183,7 @@ def _divisors(call: ast.AST, nodes: Iterable[ast.AST], names: Names, ones: dict[
             yield part.right
         elif isinstance(part, ast.BinOp) and isinstance(part.op, ast.Mult):
             yield from (ones[text] for side in (part.left, part.right) if (text := ast.unparse(side)) in ones)
-        elif isinstance(part, ast.Call) and part.args and dotted(part.func).rpartition(".")[2] in ("div", "div_"):
+        elif isinstance(part, ast.Call) and part.args and called_name(part) in ("div", "div_"):
             yield part.args[-1]
     for node in nodes:
         if isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Div) and ast.unparse(node.target) in read:

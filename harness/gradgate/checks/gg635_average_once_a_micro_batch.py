@@ -73,7 +73,7 @@ from functools import partial
 
 from gradgate.checks.accumulation import methods_of, once_a_turn
 from gradgate.checks.source_values import always_run
-from gradgate.checks.trainer_source import File, dotted, nodes_in, read_file_by_file
+from gradgate.checks.trainer_source import File, called_name, dotted, nodes_in, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -124,7 +124,7 @@ def _written(loop: ast.For) -> Iterator[ast.Call]:
     over = {part for node in ast.walk(loop.iter) if (part := dotted(node).removeprefix("self.").partition(".")[0])}
     if any(map(AVERAGE.search, over)) and re.search(r"parameters|params|items|state_dict|buffers", ast.unparse(loop)):
         writes = (node for node in nodes_in(loop.body) if isinstance(node, ast.Call))
-        yield from [node for node in writes if dotted(node.func).rpartition(".")[2] in WRITES][:1]
+        yield from [node for node in writes if called_name(node) in WRITES][:1]
 
 
 def _finding(file: File, call: ast.Call, function: str, told: str) -> Finding:

@@ -66,7 +66,7 @@ from collections.abc import Iterable, Iterator
 
 from gradgate.checks.accumulation import alternatives, every
 from gradgate.checks.source_values import OTHERS, assignments_in, is_empty_list, own_nodes, places_of
-from gradgate.checks.trainer_source import File, Function, dotted, nodes_in, read_file_by_file
+from gradgate.checks.trainer_source import File, Function, called_name, dotted, nodes_in, read_file_by_file
 from gradgate.checks.update_turns import Own, raised_by
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -144,7 +144,7 @@ def _sum(division: ast.BinOp, body: Iterable[ast.AST]) -> str:
     """What is divided, as it is written: of each value of a mapping, the mapping; of a list's sum, the list."""
     node = division.left
     while isinstance(node, ast.Call):
-        name = dotted(node.func).rpartition(".")[2]
+        name = called_name(node)
         if name in (*PASSES, "sum") and node.args:
             node = node.args[0]
         elif name in PASSES and isinstance(node.func, ast.Attribute):

@@ -65,7 +65,7 @@ from collections.abc import Iterator
 
 from gradgate.checks.kept_bests import SPEAKS, Around, Kept, is_read, kept_bests, loops_around, modules_in
 from gradgate.checks.source_places import Places, places_in
-from gradgate.checks.source_values import last_name, own_nodes
+from gradgate.checks.source_values import last_name
 from gradgate.checks.trainer_source import NONE, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -116,7 +116,7 @@ def _of_all(own: Places) -> Iterator[Finding]:
 def _given(kept: Kept, around: Around) -> Iterator[ast.Call]:
     """What gives the same module on behind a loop, as it is."""
     end = around.loop.end_lineno or 0
-    behind = [node for node in own_nodes(around.place.function) if getattr(node, "lineno", 0) > end]
+    behind = [node for node in around.place.nodes if getattr(node, "lineno", 0) > end]
     calls = sorted((node for node in behind if isinstance(node, ast.Call)), key=lambda call: call.lineno)
     by = dotted(kept.node.func) if isinstance(kept.node, ast.Call) else ""
     for call in calls:

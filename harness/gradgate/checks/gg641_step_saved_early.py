@@ -74,7 +74,7 @@ from gradgate.checks.accumulation import steps_in
 from gradgate.checks.saved_numbers import Number, Payloads, Save, Starts, held_at, without_leaving
 from gradgate.checks.source_places import Place, Places, places_in
 from gradgate.checks.source_values import OTHERS, blocks_in
-from gradgate.checks.trainer_source import NONE, File, dotted, files_of, nodes_in
+from gradgate.checks.trainer_source import NONE, File, called_name, dotted, files_of, nodes_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -149,7 +149,7 @@ def _counts(place: Place) -> Iterator[_Count]:
 def _start(loop: ast.For) -> ast.expr | None:
     """The first number of a `range`."""
     for call in (node for node in ast.walk(loop.iter) if isinstance(node, ast.Call)):
-        if dotted(call.func).rpartition(".")[2] in ("range", "trange") and len(call.args) == 2:
+        if called_name(call) in ("range", "trange") and len(call.args) == 2:
             return call.args[0] if isinstance(loop.target, ast.Name | ast.Attribute) else None
     return None
 

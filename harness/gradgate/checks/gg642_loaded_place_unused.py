@@ -67,8 +67,8 @@ from gradgate.checks.accumulation import steps_in
 from gradgate.checks.references import meant
 from gradgate.checks.resuming import loads_optimizer
 from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.source_values import last_name, outwards, own_nodes, parents_in
-from gradgate.checks.trainer_source import NONE, calls_in, dotted, files_of
+from gradgate.checks.source_values import contains, last_name, outwards, parents_in
+from gradgate.checks.trainer_source import NONE, called_name, calls_in, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -204,7 +204,7 @@ class _Followed:
         for target in targets:
             at = target
             if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
-                number = next((n for n, part in enumerate(node.value.elts) if _holds(part, held)), 0)
+                number = next((n for n, part in enumerate(node.value.elts) if contains(part, held)), 0)
                 at = target.elts[number] if number < len(target.elts) else target
             used |= self._by_name(at, place, hops)
         return used
@@ -221,7 +221,7 @@ class _Followed:
         for other in [place] if isinstance(target, ast.Name) else self.own.functions:
             if not other.file.has(name):
                 continue
-            nodes = own_nodes(other.function)
+            nodes = other.nodes
             same = [node for node in nodes if isinstance(node, type(target)) and last_name(node) == name]
             if same:
                 self.holders.append(other)
@@ -234,7 +234,7 @@ class _Followed:
             return True
         value, used = node.value, False
         parts = value.elts if isinstance(value, ast.Tuple) else []
-        number = next((at for at, part in enumerate(parts) if _holds(part, held)), None)
+        number = next((at for at, part in enumerate(parts) if contains(part, held)), None)
         for caller, call in self.own.calls_of(place.name):
             if place not in meant(self.own, call, caller):
                 continue
@@ -260,15 +260,11 @@ class _Followed:
                             yield place, node
 
 
-def _holds(part: ast.AST, held: ast.AST) -> bool:
-    return any(node is held for node in ast.walk(part))
-
-
 def _is_from_0(over: ast.expr) -> bool:
     """Whether a loop goes over a `range` with one argument that is no number, alone or beside others."""
     calls = [over] if isinstance(over, ast.Call) else []
     for call in calls:
-        name = dotted(call.func).rpartition(".")[2]
+        name = called_name(call)
         if name in ("range", "trange"):
             return len(call.args) == 1 and not isinstance(call.args[0], ast.Constant)
         if name in ("zip", "tqdm"):
@@ -278,7 +274,7 @@ def _is_from_0(over: ast.expr) -> bool:
 
 def _trains(loop: ast.For) -> bool:
     named = re.search(r"epoch|step|iter|update", f"{ast.unparse(loop.target)} {ast.unparse(loop.iter)}", re.IGNORECASE)
-    names = [dotted(call.func).rpartition(".")[2] for call in calls_in(loop)]
+    names = [called_name(call) for call in calls_in(loop)]
     trains = any(steps_in(ast.walk(loop))) or any(TRAINS.search(name) or name == "backward" for name in names)
     return bool(named) and trains
 

@@ -69,8 +69,8 @@ from dataclasses import dataclass
 
 from gradgate.checks.references import meant
 from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.source_values import OTHERS, Names, assignments_in, blocks_in, last_name, own_nodes, places_of
-from gradgate.checks.trainer_source import NONE, calls_in, dotted, files_of, nodes_in
+from gradgate.checks.source_values import OTHERS, Names, assignments_in, blocks_in, last_name, places_of
+from gradgate.checks.trainer_source import NONE, calls_in, dotted, files_of, given_by, nodes_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -149,13 +149,13 @@ class _Reader:
 
     def _by_call(self, call: ast.Call, place: Place) -> tuple[frozenset[str], frozenset[str]] | None:
         """What a call of a function that judges a score sets, by the names of where it is called."""
-        given = frozenset(dotted(each) for each in (*call.args, *(word.value for word in call.keywords))) - {""}
+        given = frozenset(dotted(each) for each in given_by(call)) - {""}
         receiver = dotted(call.func).rpartition(".")[0]
         if not given or not receiver:
             return None
         for called in meant(self.own, call, place):
-            names = Names(called.function)
-            for branch in (node for node in own_nodes(called.function) if isinstance(node, ast.If)):
+            names = called.names
+            for branch in (node for node in called.nodes if isinstance(node, ast.If)):
                 found = _decides(branch, names)
                 if found and called.owner is not None and any(name.startswith("self.") for name in found[0]):
                     parameters = set(called.positional)
@@ -193,7 +193,7 @@ class _Reader:
             name = dotted(call.func)
             if not SAVES.search(name.rpartition(".")[2]) or SPEAKS.search(name) or OF_BEST.search(_told(call)):
                 continue
-            given = [*call.args, *(word.value for word in call.keywords)]
+            given = given_by(call)
             given += [names.held(each) for each in call.args if isinstance(each, ast.Name)]
             if any(self._takes(each, decision, place, depth) for each in given):
                 return call

@@ -63,8 +63,8 @@ from collections.abc import Iterator
 from gradgate.checks.accumulation import every
 from gradgate.checks.kept_bests import LOADS, SPEAKS, Around, Kept, is_read, kept_bests, loops_around
 from gradgate.checks.source_places import Places, places_in
-from gradgate.checks.source_values import Names, outwards, own_nodes, parents_in
-from gradgate.checks.trainer_source import NONE, dotted, files_of
+from gradgate.checks.source_values import outwards, parents_in
+from gradgate.checks.trainer_source import NONE, called_name, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -101,7 +101,7 @@ def _of_all(own: Places) -> Iterator[Finding]:
 
 def _now_and_then(around: Around) -> ast.If | None:
     """The branch that keeps the best once in several turns; None: there is none, or it is also taken at the end."""
-    names, parents = Names(around.place.function), parents_in(around.loop)
+    names, parents = around.place.names, parents_in(around.loop)
     for outer in outwards(around.at, parents):
         if isinstance(outer, ast.If):
             test = names.held(outer.test)
@@ -118,7 +118,7 @@ def _now_and_then(around: Around) -> ast.If | None:
 def _is_elsewhere(around: Around, branch: ast.If) -> bool:
     """Whether a function evaluates outside of that branch, on the weights of the end."""
     inside = set(map(id, ast.walk(branch)))
-    nodes = [node for node in own_nodes(around.place.function) if isinstance(node, ast.Call) and id(node) not in inside]
+    nodes = [node for node in around.place.nodes if isinstance(node, ast.Call) and id(node) not in inside]
     for call in sorted(nodes, key=lambda call: (call.lineno, call.col_offset)):
         name = dotted(call.func)
         behind = call.lineno > (around.loop.end_lineno or 0)
@@ -136,14 +136,14 @@ def _is_called_elsewhere(kept: Kept, around: Around, branch: ast.If, own: Places
     inside = set(map(id, ast.walk(branch)))
     names = {kept.place.name} if kept.place.function is not around.place.function else set()
     if isinstance(around.at, ast.Call):
-        names.add(dotted(around.at.func).rpartition(".")[2])
+        names.add(called_name(around.at))
     if any(id(call) not in inside for name in names for _, call in own.calls_of(name)):
         return True
     callers = [caller for caller, _ in own.calls_of(around.place.name)]
     callers += [caller for each in callers for caller, _ in own.calls_of(each.function.name)]
     for caller in (each for each in callers if each.function is not around.place.function):
-        for node in own_nodes(caller.function):
-            last = dotted(node.func).rpartition(".")[2] if isinstance(node, ast.Call) else ""
+        for node in caller.nodes:
+            last = called_name(node)
             if EVALUATES.search(last) and last != "eval" and not LOADS.search(last):
                 return True
     return False

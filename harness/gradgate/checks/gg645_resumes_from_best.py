@@ -66,8 +66,8 @@ from gradgate.checks.references import meant
 from gradgate.checks.restored_models import RESUMES
 from gradgate.checks.resuming import loads_optimizer
 from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.source_values import Names, outwards, parents_in
-from gradgate.checks.trainer_source import NONE, dotted, files_of
+from gradgate.checks.source_values import Names, is_true, outwards, parents_in
+from gradgate.checks.trainer_source import NONE, dotted, files_of, given_by
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -122,7 +122,7 @@ def _taken(own: Places, place: Place) -> Iterator[tuple[ast.expr, ast.expr]]:
         elif isinstance(node, ast.Call):
             others = [each.nodes for each in meant(own, node, place) if not BEST.search(each.name)]
             if any(map(loads_optimizer, others)) or (loads and dotted(node.func).endswith("load")):
-                given = [*node.args, *(word.value for word in node.keywords)]
+                given = given_by(node)
         for each in given:
             for path, alone in _preferred(each, names):
                 parents = parents or parents_in(place.function)
@@ -197,7 +197,7 @@ def _is_turned(node: ast.expr, names: Names, place: Place) -> bool:
     own = (part for part in place.nodes if isinstance(part, ast.Call))
     calls += [call for call in own if dotted(call.func).endswith(".sort")]
     words = [word for call in calls for word in call.keywords if word.arg == "reverse"]
-    return any(isinstance(word.value, ast.Constant) and word.value.value is True for word in words)
+    return any(is_true(word.value) for word in words)
 
 
 def _may_be(listed: Listed, best: Written, paths: list[tuple[Written, ast.expr]]) -> bool:

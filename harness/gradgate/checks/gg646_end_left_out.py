@@ -67,7 +67,7 @@ from collections.abc import Iterable, Iterator
 
 from gradgate.checks.accumulation import steps_in
 from gradgate.checks.source_values import OTHERS, own_nodes
-from gradgate.checks.trainer_source import File, Function, calls_in, dotted, nodes_in, read_file_by_file
+from gradgate.checks.trainer_source import File, Function, called_name, calls_in, dotted, nodes_in, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -152,7 +152,7 @@ def _gives(statements: Iterable[ast.stmt]) -> Iterator[ast.Call]:
     """The calls that save or export weights."""
     for each in statements:
         for call in calls_in(each):
-            if GIVES.search(dotted(call.func).rpartition(".")[2]) and not NO_FILE.search(ast.unparse(call)):
+            if GIVES.search(called_name(call)) and not NO_FILE.search(ast.unparse(call)):
                 yield call
 
 

@@ -65,7 +65,7 @@ from collections.abc import Iterator
 
 from gradgate.checks.source_places import Place, Places, places_in
 from gradgate.checks.source_values import assignments_in, last_name
-from gradgate.checks.trainer_source import NONE, File, dotted, files_of
+from gradgate.checks.trainer_source import NONE, File, dotted, files_of, given_by
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -111,11 +111,7 @@ def _seeds(method: Place) -> Iterator[tuple[Place, str, ast.Call]]:
     """The seeds of a method by an epoch of its own object."""
     for node in method.nodes if method.file.has(*SEEDS) else ():
         if isinstance(node, ast.Call) and last_name(node.func) in SEEDS:
-            given = [
-                part
-                for one in (*node.args, *(word.value for word in node.keywords))
-                for part in method.names.parts(one)
-            ]
+            given = [part for one in given_by(node) for part in method.names.parts(one)]
             for part in given:
                 if isinstance(part, ast.Attribute) and dotted(part.value) == "self" and EPOCH.search(part.attr):
                     yield method, part.attr, node

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from gradgate.checks.references import meant
 from gradgate.checks.source_places import Place, Places
-from gradgate.checks.source_values import OTHERS, assignments_in, last_name, own_nodes
-from gradgate.checks.trainer_source import calls_in, dotted, nodes_in
+from gradgate.checks.source_values import OTHERS, assignments_in, contains, last_name
+from gradgate.checks.trainer_source import called_name, calls_in, dotted, given_by, nodes_in
 
 BEST = re.compile(r"best", re.IGNORECASE)
 BETTER = re.compile(r"improve|better|best|lowest|highest|is_new|offer", re.IGNORECASE)
@@ -86,8 +86,8 @@ def _in_branch(branch: ast.If, place: Place, own: Places) -> Iterator[Kept]:
         if copied and BEST.search(last_name(target)):
             yield Kept(place, branch, value, modules_in([value]), ast.unparse(target))
     for call in (node for node in nodes if isinstance(node, ast.Call)):
-        name = dotted(call.func).rpartition(".")[2]
-        told = " ".join(map(ast.unparse, [*call.args, *(word.value for word in call.keywords)]))
+        name = called_name(call)
+        told = " ".join(map(ast.unparse, given_by(call)))
         if (
             SAVES.search(name)
             and not SPEAKS.search(dotted(call.func))
@@ -104,7 +104,7 @@ def _without_scores(told: str) -> str:
 def _reached(call: ast.Call, place: Place, own: Places, depth: int = DEPTH) -> Iterator[ast.AST]:
     yield call
     called = own.called(call, place) if depth else None
-    for node in own_nodes(called.function) if called is not None else ():
+    for node in called.nodes if called is not None else ():
         if isinstance(node, ast.Call) and called is not None:
             yield from _reached(node, called, own, depth - 1)
 
@@ -124,7 +124,7 @@ def modules_in(nodes: Iterable[ast.AST]) -> frozenset[str]:
 def loops_around(place: Place, node: ast.AST, own: Places, hops: int = DEPTH) -> Iterator[Around]:
     """The loops that a node is run in: of its function, or of those that call it."""
     loops = [one for one in place.nodes if isinstance(one, ast.For | ast.While)]
-    around = [loop for loop in loops if any(part is node for part in ast.walk(loop))]
+    around = [loop for loop in loops if contains(loop, node)]
     if around:
         yield Around(place, min(around, key=lambda loop: loop.lineno), node)
     elif hops:
@@ -169,7 +169,7 @@ def _idle(place: Place, kept: Kept, *, by_saves: bool) -> Iterator[int]:
     """What stands in saves, in lines of a log, in `is None`, and in what makes the best's own path."""
     for node in place.nodes:
         if isinstance(node, ast.Call):
-            saves = SAVES.search(dotted(node.func).rpartition(".")[2]) and not LOADS.search(dotted(node.func))
+            saves = SAVES.search(called_name(node)) and not LOADS.search(dotted(node.func))
             if SPEAKS.search(dotted(node.func)) or (saves and not (kept.name and by_saves)):
                 yield from map(id, ast.walk(node))
         elif isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.Is | ast.IsNot):

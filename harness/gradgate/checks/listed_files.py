@@ -10,8 +10,8 @@ from fnmatch import fnmatchcase
 
 from gradgate.checks.best_pointers import THERE
 from gradgate.checks.source_places import Place, Places
-from gradgate.checks.source_values import Names, own_nodes, with_stars
-from gradgate.checks.trainer_source import dotted
+from gradgate.checks.source_values import Names, with_stars
+from gradgate.checks.trainer_source import called_name, dotted
 
 LISTS = ("glob", "iterdir", "listdir", "iglob")
 BEST = re.compile(r"best", re.IGNORECASE)
@@ -91,7 +91,7 @@ class Listings:
             return None if unknown or found is None else _with(found, [one for one in kept if one is not None])
         if not isinstance(node, ast.Call):
             return None
-        called = dotted(node.func).rpartition(".")[2]
+        called = called_name(node)
         if called in ("list", "reversed") and node.args:
             return self.listed(node.args[0], place, names, hops - 1)
         if called == "sorted":
@@ -101,9 +101,9 @@ class Listings:
         if called in LISTS:
             return self._of_call(node, called, place)
         other = self.own.called(node, place)
-        values = [part.value for part in own_nodes(other.function) if isinstance(part, ast.Return)] if other else []
+        values = [part.value for part in other.nodes if isinstance(part, ast.Return)] if other else []
         if other is not None and len(values) == 1 and values[0] is not None:
-            found = self.listed(values[0], other, Names(other.function), hops - 1)
+            found = self.listed(values[0], other, other.names, hops - 1)
             same = {dotted(given) for given in other.given(node).values()} - {""}
             return found and Listed(found.folder | same, found.patterns, found.by_name, found.node, found.place)
         return None

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from gradgate.checks.averages import AVERAGE, COPIES
 from gradgate.checks.source_values import Names, assignments_in, last_name
-from gradgate.checks.trainer_source import File, calls_in, dotted
+from gradgate.checks.trainer_source import File, called_name, calls_in, dotted
 
 SHALLOW = ("dict", "OrderedDict", "collections.OrderedDict", "copy.copy")
 WEIGHTS = ("named_parameters", "parameters", "state_dict")
@@ -62,7 +62,7 @@ def aliased(value: ast.expr, names: Names, on_cpu: bool) -> Iterator[str]:
 def _passes_on(value: ast.DictComp, on_cpu: bool) -> bool:
     """Whether a comprehension over `items()` gives the tensors that it gets, or what shares their memory."""
     over, target, given = value.generators[0].iter, value.generators[0].target, value.value
-    if not (isinstance(over, ast.Call) and dotted(over.func).rpartition(".")[2] == "items"):
+    if called_name(over) != "items":
         return False
     shares = ("detach", "cpu") if on_cpu else ("detach",)
     while isinstance(given, ast.Call) and isinstance(given.func, ast.Attribute) and given.func.attr in shares:
@@ -80,17 +80,16 @@ def parts_of(node: ast.Dict | ast.Tuple | ast.List) -> list[ast.expr]:
 def is_the_models(value: ast.expr) -> bool:
     """Whether a value is made of a model's parameters, none of them copied."""
     calls = [node for node in ast.walk(value) if isinstance(node, ast.Call)]
-    if any(called(call) in COPIES for call in calls):
+    if any(called_name(call) in COPIES for call in calls):
         return False
     if isinstance(value, ast.Call):
-        inner = [value] if called(value) != "dict" and called(value) != "list" else calls[1:]
-        return any(called(call) in WEIGHTS and _is_of_model(call.func) for call in inner)
+        inner = [value] if called_name(value) != "dict" and called_name(value) != "list" else calls[1:]
+        return any(called_name(call) in WEIGHTS and _is_of_model(call.func) for call in inner)
     if isinstance(value, ast.DictComp | ast.ListComp):
         held = value.value if isinstance(value, ast.DictComp) else value.elt
-        gives = called(value.generators[0].iter) in WEIGHTS or ".state_dict()" in ast.unparse(value.generators[0].iter)
-        return gives and base_of(held) in {
-            part.id for part in ast.walk(value.generators[0].target) if isinstance(part, ast.Name)
-        }
+        over, target = value.generators[0].iter, value.generators[0].target
+        gives = called_name(over) in WEIGHTS or ".state_dict()" in ast.unparse(over)
+        return gives and base_of(held) in {part.id for part in ast.walk(target) if isinstance(part, ast.Name)}
     return False
 
 
@@ -103,11 +102,6 @@ def base_of(node: ast.expr) -> str:
     while isinstance(node, ast.Attribute | ast.Call):
         node = node.func if isinstance(node, ast.Call) else node.value
     return node.id if isinstance(node, ast.Name) else ""
-
-
-def called(node: ast.AST) -> str:
-    """The last name of what a node calls; empty: it calls nothing."""
-    return last_name(node.func) if isinstance(node, ast.Call) else ""
 
 
 def called_in_loops(file: File, loops: list[ast.For | ast.While]) -> set[str]:
@@ -124,4 +118,4 @@ def called_in_loops(file: File, loops: list[ast.For | ast.While]) -> set[str]:
 
 def names_of_calls(node: ast.AST) -> set[str]:
     """The last names of what is called in a node."""
-    return {dotted(call.func).rpartition(".")[2] for call in calls_in(node)}
+    return set(map(called_name, calls_in(node)))

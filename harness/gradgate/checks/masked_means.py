@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from gradgate.checks.masked_thresholds import bare, leaves_out, zeroed
 from gradgate.checks.source_masks import is_mask
 from gradgate.checks.source_values import Names
-from gradgate.checks.trainer_source import dotted
+from gradgate.checks.trainer_source import called_name, dotted
 
 POWERS = ("square", "abs", "pow")
 LOSSES = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
@@ -88,7 +88,7 @@ def _powered(node: ast.expr) -> ast.expr:
 
 def _of_loss(node: ast.AST, names: Names) -> ast.expr | None:
     """The mask that both sides of a loss are multiplied by, which averages over all places."""
-    if not isinstance(node, ast.Call) or dotted(node.func).rpartition(".")[2] not in LOSSES or len(node.args) != 2:
+    if not isinstance(node, ast.Call) or called_name(node) not in LOSSES or len(node.args) != 2:
         return None
     if any(word.arg in ("reduction", "reduce", "size_average") for word in node.keywords):
         return None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from gradgate.checks.source_masks import CASTS, MASK
 from gradgate.checks.source_values import Names, assignments_in, places_of
-from gradgate.checks.trainer_source import dotted
+from gradgate.checks.trainer_source import called_name, dotted, given_by
 
 SPREADS = ("quantile", "median", "std", "var")
 TAKEN = (*SPREADS, "kthvalue", "topk")
@@ -79,7 +79,7 @@ def _parts(call: ast.Call) -> tuple[str, ast.expr | None, list[ast.expr]]:
     """Which it is, the values that it is taken of, and how much of them."""
     if not (isinstance(call.func, ast.Attribute) and call.func.attr in TAKEN):
         return "", None, []
-    given = [*call.args, *(word.value for word in call.keywords)]
+    given = given_by(call)
     if dotted(call.func.value) in LIBRARIES:
         return call.func.attr, bare(given[0]) if given else None, given[1:]
     return call.func.attr, bare(call.func.value), given
@@ -120,7 +120,7 @@ def _filled(node: ast.AST) -> tuple[ast.expr, ast.expr] | None:
     """Where `masked_fill` or `where` puts something else, and what."""
     if not isinstance(node, ast.Call):
         return None
-    last = dotted(node.func).rpartition(".")[2] or getattr(node.func, "attr", "")
+    last = called_name(node)
     if last in ("masked_fill", "masked_fill_") and len(node.args) > 1:
         return node.args[-2], node.args[-1]
     if last == "where" and len(node.args) == 3:

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from gradgate.checks.defaulted import MAY_BE_0, conditions
 from gradgate.checks.source_places import Place
-from gradgate.checks.source_values import OTHERS, Names, assignments_in, last_name
+from gradgate.checks.source_values import OTHERS, Names, assignments_in, defaults_of, last_name, parameters_of
 from gradgate.checks.trainer_source import File, Function, dotted, nodes_in
 
 ALSO_0 = re.compile(
@@ -49,11 +49,9 @@ def _declared(file: File) -> Iterator[tuple[str, ast.expr | None, ast.expr | Non
                 if isinstance(field, ast.AnnAssign):
                     yield dotted(field.target), field.annotation, field.value
         elif isinstance(node, Function):
-            given = [*node.args.posonlyargs, *node.args.args]
-            defaults = [None] * (len(given) - len(node.args.defaults)) + [*node.args.defaults]
-            for each, default in (*zip(given, defaults, strict=True), *zip(node.args.kwonlyargs, node.args.kw_defaults,
-                                                                          strict=True)):  # fmt: skip
-                yield each.arg, each.annotation, default
+            defaults = {each.arg: default for each, default in defaults_of(node.args)}
+            for each in parameters_of(node):
+                yield each.arg, each.annotation, defaults.get(each.arg)
 
 
 def _may_be_0(name: str) -> bool:

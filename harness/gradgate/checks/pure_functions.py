@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from gradgate.checks.source_values import own_nodes
-from gradgate.checks.trainer_source import File, Function, dotted
+from gradgate.checks.trainer_source import File, Function, called_name, dotted
 
 MAKE_NEW = (
     *("dataclasses.replace", "copy.deepcopy", "copy.copy", "deepcopy", "sorted", "random.sample", "torch.where"),
@@ -118,7 +118,7 @@ def _made(function: Function, nodes: Sequence[ast.AST]) -> set[str]:
 def _is_new(value: ast.expr) -> bool:
     if isinstance(value, ast.Dict | ast.List | ast.Set | ast.DictComp | ast.ListComp | ast.SetComp):
         return True
-    name = dotted(value.func).rpartition(".")[2] if isinstance(value, ast.Call) else ""
+    name = called_name(value)
     return name in ("dict", "list", "set", "asdict", "deepcopy", "model_dump", "defaultdict", "sorted")
 
 

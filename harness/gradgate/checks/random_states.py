@@ -10,7 +10,7 @@ from gradgate.checks.dropouts import RATE, drops
 from gradgate.checks.resuming import holds_optimizer, loads_optimizer
 from gradgate.checks.saved_mappings import Saved, returned_in
 from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.source_values import assignments_in
+from gradgate.checks.source_values import assignments_in, defaults_of
 from gradgate.checks.trainer_source import File, dotted
 
 KEPT = re.compile(
@@ -129,12 +129,7 @@ def _named(node: ast.AST) -> Iterator[tuple[str, ast.expr]]:
     if isinstance(node, ast.keyword) and node.arg:
         yield node.arg, node.value
     elif isinstance(node, ast.arguments):
-        given = [*node.posonlyargs, *node.args]
-        for argument, default in zip(reversed(given), reversed(node.defaults), strict=False):
-            yield argument.arg, default
-        for argument, value in zip(node.kwonlyargs, node.kw_defaults, strict=True):
-            if value is not None:
-                yield argument.arg, value
+        yield from ((argument.arg, default) for argument, default in defaults_of(node))
     else:
         for target, value in assignments_in([node]):
             inside = value

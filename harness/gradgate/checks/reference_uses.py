@@ -10,7 +10,7 @@ from functools import cached_property
 from gradgate.checks.references import ALL, PASSED_ON, chain_of, copy_key, kinds_of, meant, puts_in_eval
 from gradgate.checks.source_places import Place, places_in
 from gradgate.checks.source_values import assignments_in, outwards, parents_in, places_of
-from gradgate.checks.trainer_source import File, dotted
+from gradgate.checks.trainer_source import File, called_name, dotted
 
 MAY_PUT = re.compile(r"eval|freez|frozen|prepare|dropout|inference", re.IGNORECASE)  # functions that nobody knows
 MOVES = re.compile(r"ema(_|$)|polyak|soft|average|moving|momentum|lerp", re.IGNORECASE)
@@ -59,7 +59,7 @@ class Uses:
             for name, value in taken:
                 first, _ = chain_of(value)
                 if isinstance(first, ast.Call):
-                    last = dotted(first.func).rpartition(".")[2]
+                    last = called_name(first)
                     found[last] = found.get(last, NOTHING) | kinds_of(name)
                     others |= set() if kinds_of(name) else {last}
         return {name: kinds for name, kinds in found.items() if kinds and name not in others}
@@ -74,7 +74,7 @@ class Uses:
         if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
             return kinds_of(str(node.slice.value))
         if isinstance(node, ast.Call):
-            return copy_key(node) or self.kinds_of_function(dotted(node.func).rpartition(".")[2])
+            return copy_key(node) or self.kinds_of_function(called_name(node))
         name = dotted(node)
         return kinds_of(name) | self._names.get((_scope(name, place), name), NOTHING) if name else NOTHING
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 from gradgate.checks.source_places import Place, Places
-from gradgate.checks.trainer_source import dotted
+from gradgate.checks.trainer_source import dotted, given_by
 
 KINDS = {"ref": "reference", "reference": "reference", "teacher": "teacher"}  # whatever else stands in the name
 OF_A_MODEL = {"frozen", "anchor", "initial", "baseline", "old", "target"}  # beside a word for a model
@@ -65,7 +65,7 @@ def puts_in_eval(call: ast.Call) -> bool:
     """Whether a call is `.eval()` or `.train(False)`."""
     if not isinstance(call.func, ast.Attribute):
         return False
-    given = [*call.args, *(word.value for word in call.keywords)]
+    given = given_by(call)
     off = any(isinstance(each, ast.Constant) and each.value is False for each in given)
     return (call.func.attr == "eval" and not given) or (call.func.attr == "train" and off)
 

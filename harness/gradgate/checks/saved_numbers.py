@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from gradgate.checks.source_places import Place, Places
-from gradgate.checks.source_values import OTHERS, assignments_in, own_nodes
+from gradgate.checks.source_values import OTHERS, assignments_in
 from gradgate.checks.trainer_source import dotted, nodes_in
 
 BEST = re.compile(r"best|better|improve", re.IGNORECASE)
@@ -112,7 +112,7 @@ class Starts:
         for other in self.own.functions:
             if (of_self and other.file is not place.file) or not other.file.has(node.attr):
                 continue
-            nodes = own_nodes(other.function)
+            nodes = other.nodes
             raised = sum(
                 isinstance(part, ast.AugAssign) and dotted(part.target) == dotted(node) and not _loops(nodes, part)
                 for part in nodes

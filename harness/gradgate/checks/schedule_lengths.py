@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 
 from gradgate.checks.source_values import Names, assignments_in, last_name, own_nodes
-from gradgate.checks.trainer_source import File, Function, calls_in, dotted
+from gradgate.checks.trainer_source import File, Function, calls_in, dotted, given_by
 from gradgate.subjects.settings import is_of_accumulation
 
 PACED = re.compile(r"sched|lr($|_)|(^|[._])lr|cosine|warm_?up|anneal|decay", re.IGNORECASE)
@@ -64,8 +64,8 @@ def reaches_a_schedule(product: ast.BinOp, function: Function, file: File) -> bo
         isinstance(node, ast.Return) and node.value is not None and _names(node.value, product, held) for node in nodes
     )
     own = {name for name in held if "." in name} | ({function.name, f"self.{function.name}"} if given_back else set())
-    inside = any(_names(given, product, held) for call in paced_in(function) for given in _given(call))
-    return inside or any(_names(given, product, own) for call in paced_in(file.tree) for given in _given(call))
+    inside = any(_names(given, product, held) for call in paced_in(function) for given in given_by(call))
+    return inside or any(_names(given, product, own) for call in paced_in(file.tree) for given in given_by(call))
 
 
 def _is_call(node: ast.expr | None) -> bool:
@@ -78,10 +78,6 @@ def _is_call(node: ast.expr | None) -> bool:
 def paced_in(tree: ast.AST) -> Iterator[ast.Call]:
     """The calls that are named after a schedule."""
     return (call for call in calls_in(tree) if _is_call(call))
-
-
-def _given(call: ast.Call) -> list[ast.expr]:
-    return [*call.args, *(keyword.value for keyword in call.keywords)]
 
 
 def _names(node: ast.expr, product: ast.BinOp, names: set[str]) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gradgate.checks.source_settings import SETTINGS
-from gradgate.checks.trainer_source import Function, dotted
+from gradgate.checks.trainer_source import Function, called_name, dotted
 
 MERGES = re.compile(
     r"merg|overr|overwr|overlay|extend|combin|layer|inherit|preset|default|resolve|compos|config|cfg|recipe|nested|deep|"
@@ -21,8 +21,8 @@ DEEP = 3  # mappings in one another, of which the innermost is a section of a se
 def has_inner_sections(classes: Mapping[str, ast.ClassDef], contents: Sequence[Any]) -> bool:
     """Whether a section of a configuration has a section: of its classes, or in its files."""
     settings = {name: node for name, node in classes.items() if _is_of_settings(node)}
-    inner = {name for name, node in settings.items() if _fields_of(node, settings)}
-    return any(_fields_of(node, inner) for node in settings.values()) or any(map(_is_deep, contents))
+    inner = {name for name, node in settings.items() if has_field_of(node, settings)}
+    return any(has_field_of(node, inner) for node in settings.values()) or any(map(_is_deep, contents))
 
 
 def _is_of_settings(node: ast.ClassDef) -> bool:
@@ -30,7 +30,8 @@ def _is_of_settings(node: ast.ClassDef) -> bool:
     return node.name.lower().endswith((*SETTINGS, "section", "spec")) or "BaseModel" in bases
 
 
-def _fields_of(node: ast.ClassDef, classes: Mapping[str, ast.ClassDef] | set[str]) -> bool:
+def has_field_of(node: ast.ClassDef, classes: Mapping[str, ast.ClassDef] | set[str]) -> bool:
+    """Whether a class has a field that is of one of these classes."""
     fields = [part.annotation for part in node.body if isinstance(part, ast.AnnAssign)]
     return any(isinstance(part, ast.Name) and part.id in classes for field in fields for part in ast.walk(field))
 
@@ -90,11 +91,7 @@ def _is_items_of(over: ast.expr, value: str) -> bool:
 
 def _is_whole(node: ast.expr, value: str) -> bool:
     """Whether something is a value itself, or a copy of it."""
-    while (
-        isinstance(node, ast.Call)
-        and dotted(node.func).rpartition(".")[2] in ("deepcopy", "copy", "dict")
-        and node.args
-    ):
+    while isinstance(node, ast.Call) and called_name(node) in ("deepcopy", "copy", "dict") and node.args:
         node = node.args[0]
     node = node.values[0] if isinstance(node, ast.BoolOp) else node
     return dotted(node) == value

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from gradgate.checks.source_settings import Setting, declared_settings
 from gradgate.checks.source_values import last_name
-from gradgate.checks.trainer_source import File, dotted
+from gradgate.checks.trainer_source import File, called_name
 
 CONFIGURATION = re.compile(r"(^|_)(config|cfg|conf|settings|hparams)(_|$)", re.IGNORECASE)
 FIELD = "field of "
@@ -66,7 +66,7 @@ def _fields(files: Sequence[File]) -> list[tuple[str, Setting]]:
 
 def _taken_apart(call: ast.Call) -> Iterator[str]:
     """The sections that a call takes as a whole: of which, or with which, it makes a mapping, or asks by a name."""
-    name = dotted(call.func).rpartition(".")[2] or getattr(call.func, "attr", "")
+    name = called_name(call)
     if name in WHOLE:
         of = [call.func.value] if isinstance(call.func, ast.Attribute) else []
         yield from (last_name(each) for each in (*of, *call.args[:1]))

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from gradgate.checks.source_values import last_name
-from gradgate.checks.trainer_source import dotted, nodes_in
+from gradgate.checks.trainer_source import called_name, nodes_in
 
 SEED = re.compile(r"(^|_)seed$")
 SEEDS = re.compile(r"seed|^(Random|RandomState|default_rng|Generator)$")
@@ -61,7 +61,7 @@ def _seeds(nodes: Sequence[ast.AST], seed: str) -> bool:
     """Whether a call that seeds is given a seed."""
     return any(
         isinstance(node, ast.Call)
-        and bool(SEEDS.search(dotted(node.func).rpartition(".")[2]))
+        and bool(SEEDS.search(called_name(node)))
         and seed in map(ast.unparse, (part for given in (*node.args, *node.keywords) for part in ast.walk(given)
                                       if isinstance(part, ast.expr)))
         for node in nodes

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from gradgate.checks.averages import AVERAGE, COPIES
-from gradgate.checks.live_states import base_of, called, is_the_models
+from gradgate.checks.live_states import base_of, is_the_models
 from gradgate.checks.source_values import assignments_in, own_nodes, places_of
-from gradgate.checks.trainer_source import File, Function, dotted
+from gradgate.checks.trainer_source import File, Function, called_name, dotted
 
 GIVES = ("parameters", "named_parameters", "buffers", "named_buffers", "state_dict")
 WRITES = ("copy_", "lerp_", "mul_", "add_", "sub_", "swap_", "load_state_dict")
@@ -51,7 +51,7 @@ def _kept(function: Function) -> Iterator[SetAside]:
         name = dotted(target) if isinstance(target, ast.Name | ast.Attribute) else ""
         if name and is_the_models(value) and not _is_changed(name, value, nodes):
             yield SetAside(function, name, value)
-    for loop in (node for node in nodes if isinstance(node, ast.For) and called(node.iter) in (*GIVES, "items")):
+    for loop in (node for node in nodes if isinstance(node, ast.For) and called_name(node.iter) in (*GIVES, "items")):
         given = {dotted(place) for place in places_of(loop.target)} if _is_of_a_model(loop.iter) else set()
         for target, value in assignments_in(ast.walk(loop)) if given else ():
             if isinstance(target, ast.Subscript) and dotted(target.value) and _is_one_of(value, given):
@@ -69,17 +69,17 @@ def _is_changed(name: str, value: ast.expr, nodes: Sequence[ast.AST]) -> bool:
             return True
     calls = (node for node in nodes if isinstance(node, ast.Call) and node is not value)
     return any(
-        any(dotted(given) == name for given in call.args) and called(call) not in (*WRITES, "len", "zip")
+        any(dotted(given) == name for given in call.args) and called_name(call) not in (*WRITES, "len", "zip")
         for call in calls
     )
 
 
 def _is_of_a_model(over: ast.expr) -> bool:
-    return any(called(node) in GIVES for node in ast.walk(over)) and not AVERAGE.search(ast.unparse(over))
+    return any(called_name(node) in GIVES for node in ast.walk(over)) and not AVERAGE.search(ast.unparse(over))
 
 
 def _is_one_of(value: ast.expr, names: set[str]) -> bool:
-    copied = any(called(node) in COPIES for node in ast.walk(value))
+    copied = any(called_name(node) in COPIES for node in ast.walk(value))
     return not copied and base_of(value) in names
 
 
@@ -92,7 +92,7 @@ def _comes_back(kept: SetAside, nodes: Sequence[ast.AST]) -> bool:
     for loop in (node for node in nodes if isinstance(node, ast.For)):
         if _reads(loop.iter, {kept.name}):
             names |= _of_what_is_kept(loop, kept.name)
-    writes = [node for node in nodes if isinstance(node, ast.Call) and called(node) in WRITES and node.args]
+    writes = [node for node in nodes if isinstance(node, ast.Call) and called_name(node) in WRITES and node.args]
     back = [call for call in writes if call.func.attr in ("copy_", "load_state_dict") and _reads(call.args[0], names)]  # type: ignore[attr-defined]
     over = [call for call in writes if not any(_reads(part, names) for part in (*call.args, call.func))]
     over = [call for call in over if not AVERAGE.search(ast.unparse(call.func.value))]  # type: ignore[attr-defined]
@@ -107,7 +107,7 @@ def _comes_back(kept: SetAside, nodes: Sequence[ast.AST]) -> bool:
 
 def _of_what_is_kept(loop: ast.For, name: str) -> set[str]:
     """The targets of a loop that what is kept gives: of a `zip`, by its place."""
-    if called(loop.iter) == "zip" and isinstance(loop.target, ast.Tuple) and isinstance(loop.iter, ast.Call):
+    if called_name(loop.iter) == "zip" and isinstance(loop.target, ast.Tuple) and isinstance(loop.iter, ast.Call):
         pairs = zip(loop.iter.args, loop.target.elts, strict=False)
         return {dotted(place) for given, part in pairs if _reads(given, {name}) for place in places_of(part)}
     return {dotted(place) for place in places_of(loop.target)}

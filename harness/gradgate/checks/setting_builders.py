@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from gradgate.checks.source_settings import SETTINGS
 from gradgate.checks.source_values import Names, own_nodes
-from gradgate.checks.trainer_source import File, Function, calls_in, dotted
+from gradgate.checks.trainer_source import File, Function, called_name, calls_in, dotted, given_by
 
 FIELDS = re.compile(
     r"(^|\.)(fields|get_type_hints)$|\.?(__dataclass_fields__|__annotations__|model_fields|__fields__)$"
@@ -69,7 +69,7 @@ def _callees(function: Function) -> Iterator[ast.expr]:
 
 def _calls_of(function: Function, other: Function) -> Iterator[ast.Call]:
     """The calls of one function in another."""
-    return (call for call in calls_in(other) if dotted(call.func).rpartition(".")[2] == function.name)
+    return (call for call in calls_in(other) if called_name(call) == function.name)
 
 
 def _are_fields(node: ast.expr, names: Names) -> bool:
@@ -178,7 +178,7 @@ def _refuses(function: Function, mapping: str, functions: Known) -> bool:
                 given = call.args[place]
             for held in (given, Names(other).held(given)) if given is not None else ():
                 text = ast.unparse(held)
-                read = dotted(held.func).rpartition(".")[2] if isinstance(held, ast.Call) else ""
+                read = called_name(held)
                 if _holds_against(other, text) or _checks(other, text, functions):
                     return True
                 if any(each.name == read and _names_keys(each) for _, each, _ in functions):
@@ -202,7 +202,7 @@ def _tells(function: Function) -> bool:
     return any(
         (isinstance(node, ast.Raise) and id(node) not in guarded)
         or isinstance(node, ast.Assert)
-        or (isinstance(node, ast.Call) and (dotted(node.func).rpartition(".")[2] in TELLS))
+        or (isinstance(node, ast.Call) and (called_name(node) in TELLS))
         for node in ast.walk(function)
     )
 
@@ -229,8 +229,8 @@ def _asks_for_rest(node: ast.AST, mapping: str) -> bool:
 def _checks(function: Function, mapping: str, functions: Known) -> bool:
     """Whether a function hands the mapping to what is named after a check, or raises."""
     for call in calls_in(function):
-        given = [*call.args, *(word.value for word in call.keywords)]
-        name = dotted(call.func).rpartition(".")[2]
+        given = given_by(call)
+        name = called_name(call)
         if name != function.name and mapping in map(ast.unparse, given):
             raising = any(each.name == name and _names_keys(each) for _, each, _ in functions)
             if REFUSES.search(name) or raising:

@@ -7,7 +7,7 @@ import re
 
 from gradgate.checks.source_places import Place, Places
 from gradgate.checks.source_values import assignments_in, last_name
-from gradgate.checks.trainer_source import dotted
+from gradgate.checks.trainer_source import called_name, dotted
 
 Section = tuple[str, ...]  # names from the whole down; ("class", NAME): what a class declares
 WHOLE = r"config|cfg|conf|recipe|settings|hparams"
@@ -127,7 +127,7 @@ class Sections:
     def _of_call(self, node: ast.Call, place: Place, hops: int) -> Section | None:
         if (found := asked(node)) is not None:
             return self._below(self.of(found[0], place, hops - 1), found[1])
-        name = dotted(node.func).rpartition(".")[2]
+        name = called_name(node)
         if name in SAME:
             of = node.args[0] if node.args else node.func.value if isinstance(node.func, ast.Attribute) else None
             return self.of(of, place, hops - 1) if of is not None else None

@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator
 
 from gradgate.checks.source_values import OTHERS, assignments_in, last_name, places_of
-from gradgate.checks.trainer_source import dotted
+from gradgate.checks.trainer_source import called_name
 
 OF_TURNS = re.compile(
     r"step|iter|count|micro|batch|updat|accum|epoch|sync|turn|last|first|interval|every|resum|rank|process|bound|ready"
@@ -39,7 +39,7 @@ def is_setting(test: ast.expr, changed: Collection[str] = ()) -> bool:
     if OF_TURNS.search(ast.unparse(test)):
         return False
     for part in ast.walk(test):
-        if isinstance(part, ast.Call) and dotted(part.func).rpartition(".")[2] not in ASKS:
+        if isinstance(part, ast.Call) and called_name(part) not in ASKS:
             return False
         if isinstance(part, ast.Name | ast.Attribute) and last_name(part) in changed:
             return False

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from gradgate.checks.source_values import Names, own_nodes
+from gradgate.checks.source_values import Names, own_nodes, parameters_of
 from gradgate.checks.trainer_source import File, Function, dotted
 
 _TOP = "<module>"
@@ -52,8 +52,7 @@ class Place:
     @cached_property
     def parameters(self) -> dict[str, ast.arg]:
         """By their names."""
-        given = self.function.args
-        return {each.arg: each for each in (*given.posonlyargs, *given.args, *given.kwonlyargs)}
+        return {each.arg: each for each in parameters_of(self.function)}
 
     @cached_property
     def positional(self) -> list[str]:
@@ -117,7 +116,7 @@ class Places:
         before, _, name = dotted(call.func).rpartition(".")
         if before.partition(".")[0] in _LIBRARIES:
             return None
-        known = self._named.get(name, [])
+        known = self.named(name)
         if isinstance(call.func, ast.Name):
             known = [place for place in known if place.owner is None]
             known = [place for place in known if place.file is here.file] or known
@@ -128,9 +127,13 @@ class Places:
             known = of_class or [place for place in known if place.owner is not None and place.owner.name in above]
         return known[0] if len(known) == 1 else None
 
+    def named(self, name: str) -> list[Place]:
+        """The functions of a name, methods among them."""
+        return self._named.get(name, [])
+
     def methods(self, name: str) -> list[Place]:
         """The methods of a name, of whatever class."""
-        return [place for place in self._named.get(name, ()) if place.owner is not None]
+        return [place for place in self.named(name) if place.owner is not None]
 
     def methods_of(self, owner: ast.ClassDef) -> list[Place]:
         """The methods of a class."""
@@ -163,7 +166,7 @@ class Places:
     def given_to(self, place: Place, parameter: str) -> list[tuple[Place, ast.expr]] | None:
         """What the calls of a function give a parameter, and where; None: it may be given something else."""
         name = place.owner.name if place.owner is not None and place.name == "__init__" else place.name
-        same = len(self._named.get(name, ())) + len(self.classes.get(name, ()))
+        same = len(self.named(name)) + len(self.classes.get(name, ()))
         if place.function.decorator_list or same != 1 or name in self._handed_on or name in self.bases:
             return None
         found = []

@@ -75,6 +75,29 @@ def with_stars(text: ast.JoinedStr) -> str:
     return "".join(str(part.value) if isinstance(part, ast.Constant) else "*" for part in text.values)
 
 
+def contains(outer: ast.AST, inner: ast.AST) -> bool:
+    """Whether a node is another, or stands in it."""
+    return any(part is inner for part in ast.walk(outer))
+
+
+def is_true(value: ast.expr | None) -> bool:
+    """Whether a value is `True`."""
+    return isinstance(value, ast.Constant) and value.value is True
+
+
+def parameters_of(function: Function) -> list[ast.arg]:
+    """What a function may be given, in order, without `*rows` and `**words`."""
+    return [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+
+
+def defaults_of(given: ast.arguments) -> list[tuple[ast.arg, ast.expr]]:
+    """The parameters that have a default, each with it."""
+    positional = [*given.posonlyargs, *given.args]
+    pairs = [*zip(positional[len(positional) - len(given.defaults) :], given.defaults, strict=True)]
+    by_name = zip(given.kwonlyargs, given.kw_defaults, strict=True)
+    return pairs + [(each, value) for each, value in by_name if value is not None]
+
+
 def is_empty_list(value: ast.expr) -> bool:
     """Whether a value is `[]`."""
     return isinstance(value, ast.List) and not value.elts

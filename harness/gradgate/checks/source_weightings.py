@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from gradgate.checks.source_places import Place
-from gradgate.checks.trainer_source import dotted
+from gradgate.checks.trainer_source import called_name, dotted
 
 CONTROL = re.compile(r"(^|_)(uniform(ly)?|equal(ly)?|baseline|control|constant|unweighted)(_|$)")
 WEIGHS = re.compile(
@@ -70,7 +70,7 @@ class Weighting:
 def summed_in(node: ast.expr, calls: Sequence[str] = ("sum",)) -> ast.expr | None:
     """What a divisor is the sum of, without what only changes its form."""
     for part in ast.walk(node):
-        if isinstance(part, ast.Call) and last_of(part) in calls:
+        if isinstance(part, ast.Call) and called_name(part) in calls:
             is_function = dotted(part.func).rpartition(".")[0] in ("torch", "np", "jnp", "")
             summed = part.args[0] if is_function and part.args else getattr(part.func, "value", None)
             return _bare(summed)
@@ -78,14 +78,9 @@ def summed_in(node: ast.expr, calls: Sequence[str] = ("sum",)) -> ast.expr | Non
 
 
 def _bare(node: ast.expr | None) -> ast.expr | None:
-    while isinstance(node, ast.Call) and last_of(node) in (*SHAPES, *FLOATS):
+    while isinstance(node, ast.Call) and called_name(node) in (*SHAPES, *FLOATS):
         node = getattr(node.func, "value", None)
     return node
-
-
-def last_of(call: ast.Call) -> str:
-    """The last of what a call calls."""
-    return dotted(call.func).rpartition(".")[2] or getattr(call.func, "attr", "")
 
 
 def is_divided_later(places: Sequence[Place], others: Sequence[Place]) -> bool:
@@ -103,7 +98,7 @@ def is_divided_later(places: Sequence[Place], others: Sequence[Place]) -> bool:
                 continue
             held = place.names.held(left)
             made = isinstance(held, ast.Call) and (
-                last_of(held) in known or WEIGHS.search(last_of(held)) or not last_of(held)
+                called_name(held) in known or WEIGHS.search(called_name(held)) or not called_name(held)
             )
             given = held is left and name in arguments and _others_call(place.name, places, own)
             if dotted(left) != name or made or given:
@@ -112,9 +107,9 @@ def is_divided_later(places: Sequence[Place], others: Sequence[Place]) -> bool:
         _is_called_weight(dotted(value))
         for place in places
         for node in place.nodes
-        if isinstance(node, ast.Call) and last_of(node) in means
+        if isinstance(node, ast.Call) and called_name(node) in means
         for key, value in (*enumerate(node.args), *((word.arg, word.value) for word in node.keywords))
-        if key in means[last_of(node)]
+        if key in means[called_name(node)]
     )
 
 
@@ -139,7 +134,7 @@ def _others_call(name: str, places: Sequence[Place], own: set[str]) -> bool:
         place.name
         for place in places
         for node in place.nodes
-        if isinstance(node, ast.Call) and dotted(node.func).rpartition(".")[2] == name
+        if isinstance(node, ast.Call) and called_name(node) == name
     }
     return not callers or bool(callers - own)
 

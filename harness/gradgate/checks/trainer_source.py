@@ -106,6 +106,22 @@ def calls_in(tree: ast.AST) -> Iterator[ast.Call]:
     return (node for node in ast.walk(tree) if isinstance(node, ast.Call))
 
 
+def called_name(node: ast.AST) -> str:
+    """The last name of what a node calls: `step` of `self.optimizer.step()`; empty: it calls nothing, or no name."""
+    return dotted(node.func).rpartition(".")[2] if isinstance(node, ast.Call) else ""
+
+
+def given_by(call: ast.Call) -> list[ast.expr]:
+    """What a call gives, by position and by name."""
+    return [*call.args, *(word.value for word in call.keywords)]
+
+
+def given_for(call: ast.Call, name: str, at: int) -> ast.expr | None:
+    """What a call gives an argument, by its name or else at its place; None: nothing."""
+    named = (word.value for word in call.keywords if word.arg == name)
+    return next(named, None) or next(iter(call.args[at : at + 1]), None)
+
+
 def names_in(node: ast.AST) -> set[str]:
     """The names and dotted names that an expression reads, as they are written."""
     return {ast.unparse(part) for part in ast.walk(node) if isinstance(part, ast.Name | ast.Attribute)}

@@ -7,12 +7,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from gradgate.checks.accumulation import Methods, alternatives, every, stepping_in
+from gradgate.checks.accumulation import Body, Methods, alternatives, every, turns_in
 from gradgate.checks.source_values import OTHERS, Names, own_nodes, places_of
 from gradgate.checks.trainer_source import File, Function, dotted, nodes_in
-
-Body = ast.For | ast.While | Function
-_LOOPS = (ast.For, ast.While)
 
 
 @dataclass(frozen=True)
@@ -104,6 +101,5 @@ def turns_of(file: File, methods: Methods) -> Iterator[Turn]:
     """Those of a file's loops, and of its functions that run one."""
     for function, _ in file.functions:
         nodes, names = own_nodes(function), Names(function)
-        for body in (function, *(node for node in nodes if isinstance(node, _LOOPS))):
-            for found in stepping_in(body, names, methods):
-                yield Turn(function, body, *found)
+        for found in turns_in(function, nodes, names, methods):
+            yield Turn(function, *found)

@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from gradgate.checks import deviations
-from gradgate.checks.deviations import IGNORED, Chosen, Numbers
+from gradgate.checks.deviations import Chosen, Numbers
+from gradgate.checks.oracles import IGNORED
 
 
 @dataclass(frozen=True)
