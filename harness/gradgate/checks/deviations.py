@@ -42,6 +42,8 @@ def returns(arguments: Mapping[str, Any], options: Mapping[str, Any], chosen: Ch
             takes_advantage = not ends and not padding
             takes_advantage = takes_advantage and not (other and "advantage of the next document" not in chosen)
             following = value_S[t + 1] if takes_value else 0.0
+            if ends and "first value of the row" in chosen:
+                following = value_S[0]
             if not valid_S[t]:
                 continue
             error = reward_S[t] + gamma * following - value_S[t]
@@ -89,12 +91,12 @@ def _deltas(
 ) -> list[float]:
     delta_S = []
     for t, value in enumerate(value_S):
-        first = t == 0
+        first = t == 0 and "last value of the row" not in chosen
         padding = not first and not valid_S[t - 1]
-        other = not first and not padding and document_S[t - 1] != document_S[t]
+        other = t > 0 and not padding and document_S[t - 1] != document_S[t]
         takes = not first and (not padding or "previous value at padding" in chosen)
         takes = takes and (not other or "previous document's value" in chosen)
-        begins = first or padding or other
+        begins = t == 0 or padding or other
         start = 0.0 if begins and not takes and "first is 0" in chosen else value
         delta = start - discount * (value_S[t - 1] if takes else 0.0)
         delta_S.append(delta if valid_S[t] else 0.0)
@@ -148,12 +150,14 @@ def labels(arguments: Mapping[str, Any], options: Mapping[str, Any], chosen: Cho
             row = []
             for k in range(horizon):
                 at = t + k + shift
+                at = at % len(token_S) if "beginning of the row" in chosen else at
                 real = at < len(token_S) and (valid_S[t] or "from padding" in chosen)
                 real = real and (valid_S[at] or "at padding" in chosen)
                 if real and "documents" not in chosen:
                     first = at - 1 if "last link alone" in chosen else t
                     last = t + 1 if "first link alone" in chosen else at
-                    real = first == last or (0 <= first < last < len(token_S) and document_S[first] == document_S[last])
+                    inside = min(first, last) >= 0 and max(first, last) < len(token_S)
+                    real = first == last or (inside and document_S[first] == document_S[last])
                 row.append(float(token_S[at]) if real else float(IGNORED))
             rows.append(row)
         found.append(rows)

@@ -254,12 +254,12 @@ class Ledger:
             )
             for symptom, (_, finding) in self._found.items()
         )
-        findings = (*findings, *(each for formula, found in told.items() for each in self._each(found, lines[formula])))
+        named = tuple(each for formula, found in told.items() for each in self._each(found, lines[formula]))
         name, number, limit = (unit, error, bound) if unit else ("error_to_bound_ratio", max(share, 0.0), 1.0)
         reported = {name: number, "calls": self.tried, **measured}
         if self.left:
             reported["calls_left"] = self.left
-        return Outcome(findings, {key: plain(held) for key, held in reported.items()}, {name: plain(limit)})
+        return Outcome((*named, *findings), {key: plain(held) for key, held in reported.items()}, {name: plain(limit)})
 
     def _each(self, told: Told, line: Location | None) -> Iterator[Finding]:
         """A finding for each fault of a formula that has several at once."""

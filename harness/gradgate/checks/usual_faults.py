@@ -66,6 +66,11 @@ DEVIATIONS: Mapping[str, Deviations] = {
             Deviation(
                 "advantage of the next document", "carry the advantage of the next packed document on", _TO_ITS_END
             ),
+            Deviation(
+                "first value of the row",
+                "bootstrap from the first value of the row behind its last column",
+                "no value follows the last column: `roll` brings the first one there",
+            ),
             Deviation("advantages", "are the advantages: the values are not added", "add the values to the advantages"),
             Deviation(
                 "swapped", "take gamma for lambda and lambda for gamma", "hand them on in the other order", "gamma"
@@ -128,6 +133,11 @@ DEVIATIONS: Mapping[str, Deviations] = {
                 "previous document's value",
                 "subtract the last value of the previous packed document",
                 "begin each document with the value 0 before it",
+            ),
+            Deviation(
+                "last value of the row",
+                "subtract the row's last value from its first",
+                "the value before the first column is 0: `roll` brings the last one there",
             ),
             Deviation(
                 "first is 0", "take 0 for the delta of a first token", "take its value: the value before it is 0"
@@ -193,6 +203,11 @@ DEVIATIONS: Mapping[str, Deviations] = {
                 "run into the next packed document",
                 "compare the documents of t and t + k + 1",
                 "documents",
+            ),
+            Deviation(
+                "beginning of the row",
+                "are taken from the row's beginning behind its end",
+                "no token follows the last column: `roll` brings the first ones there",
             ),
             Deviation("from padding", "are given at padding", "leave out positions that are padding"),
             Deviation("at padding", "are taken from padding", "leave out targets that are padding"),

@@ -18,7 +18,9 @@ from gradgate.checks.usual_faults import DEVIATIONS
 from gradgate.subjects.contract import Functions, Subject
 
 CASE = cases.make("rows", torch.ones(2, 4, dtype=torch.bool), 3, 0)
-SILENT = {"previous value at padding", "previous document's value", "first is 0"}  # where no head reads a first token
+SILENT = {
+    "last value of the row", "previous value at padding", "previous document's value", "first is 0"
+}  # where no head reads a first token  # fmt: skip
 
 
 def faulty(name: str, chosen: Collection[str]) -> Callable[..., Tensor]:
