@@ -40,6 +40,8 @@ _ROWS = (
      "a parameter that should move does not, one that should not does, or one moves against its descent direction"),
     ("GG209", "freed-graph", "watch scan", "backward runs a second time through a graph that the first one freed"),
     ("GG210", "graph-retained", "watch run scan", "something keeps a step's graph alive after the step"),
+    ("GG211", "part-left-frozen", "scan",
+     "what one function of the source freezes, another one releases in part"),
     ("GG301", "nonfinite-forward", "watch scan", "NaN or Inf appears in the forward pass"),
     ("GG302", "nonfinite-backward", "watch", "NaN or Inf first appears in the backward pass"),
     ("GG303", "guard-after-update", "run",

@@ -1,0 +1,131 @@
+"""Which parts of a model a trainer's source freezes and releases, and which parts its classes have."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from gradgate.checks.source_places import Place, Places
+from gradgate.checks.source_values import assignments_in
+from gradgate.checks.trainer_source import called_name, dotted, given_by, nodes_in
+
+_PARAMETERS = ("parameters", "named_parameters")
+_LEARNT = {"Embedding", "EmbeddingBag", "Linear", "Bilinear", "LayerNorm", "RMSNorm", "GroupNorm", "BatchNorm1d"}
+_LEARNT |= {"Conv1d", "Conv2d", "GRU", "LSTM", "MultiheadAttention", "ModuleList", "ModuleDict", "Sequential"}
+_LEARNT |= {"Parameter", "TransformerEncoder", "TransformerEncoderLayer", "TransformerDecoderLayer"}
+
+
+@dataclass(frozen=True)
+class Switch:
+    """A place at which parameters are told to train, or not to.
+
+    Args:
+        part: of the model, from its root on, without `self`; empty: all of it.
+        trains: whether they are to train.
+        node: where.
+    """
+
+    part: tuple[str, ...]
+    trains: bool
+    node: ast.AST
+
+
+def switches_in(place: Place, places: Places) -> list[Switch]:
+    """The parts that a function freezes or releases, those that it hands to a function that does so among them."""
+    found = [each for node, what, flag in _written(place) for each in _switched(what, flag, node, place)]
+    for node in place.nodes:
+        if isinstance(node, ast.Call) and (helper := places.called(node, place)) is not None and helper is not place:
+            found += _by_helper(node, helper, place)
+    return found
+
+
+def parts_of(places: Places, name: str) -> set[str]:
+    """The parts with parameters of its own that the module of an attribute has; empty: not known, or several may be."""
+    made = {called_name(value) for value in _values_of(name, places.all)}
+    kinds = {kind for each in made for kind in _kinds_of(each, places)}
+    if len(kinds) != 1 or len(nodes := places.classes[next(iter(kinds))]) != 1:
+        return set()
+    init = [place for place in places.methods_of(nodes[0]) if place.name == "__init__"]
+    return {
+        target.attr
+        for place in init
+        for target, value in _own_assignments(place.nodes)
+        if called_name(value) in _LEARNT or called_name(value) in places.classes
+    }
+
+
+def _kinds_of(name: str, places: Places) -> set[str]:
+    """The class of a name, or the classes that the function of that name makes."""
+    if name in places.classes:
+        return {name}
+    returns = (node.value for place in places.named(name) for node in place.nodes if isinstance(node, ast.Return))
+    return {called for value in returns if value is not None and (called := called_name(value)) in places.classes}
+
+
+def _values_of(name: str, all_places: Iterable[Place]) -> Iterator[ast.expr]:
+    for place in all_places:
+        if place.name == "__init__":
+            yield from (value for target, value in _own_assignments(place.nodes) if target.attr == name)
+
+
+def _own_assignments(nodes: Iterable[ast.AST]) -> Iterator[tuple[ast.Attribute, ast.expr]]:
+    """Attributes of `self`, each with what it is given."""
+    for target, value in assignments_in(nodes):
+        if isinstance(target, ast.Attribute) and dotted(target.value) == "self":
+            yield target, value
+
+
+def _written(place: Place) -> Iterator[tuple[ast.AST, ast.expr, ast.expr]]:
+    """Where a function writes `requires_grad` itself, of what, and what."""
+    for node in place.nodes:
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "requires_grad_":
+            yield node, node.func.value, next(iter(given_by(node)), ast.Constant(True))
+        elif isinstance(node, ast.Assign) and dotted(node.targets[0]).endswith(".requires_grad"):
+            yield node, node.targets[0].value, node.value  # type: ignore[attr-defined]
+
+
+def _switched(what: ast.expr, flag: ast.expr, node: ast.AST, place: Place) -> list[Switch]:
+    if not isinstance(flag, ast.Constant) or not isinstance(flag.value, bool):
+        return []
+    return [Switch(part, flag.value, node) for part in _meant(what, place)]
+
+
+def _by_helper(call: ast.Call, helper: Place, place: Place) -> list[Switch]:
+    """What a call of `set_trainable(model.trunk, True)` or `unfreeze(model.trunk)` switches."""
+    given, found = helper.given(call), []
+    for _, what, flag in _written(helper):
+        flag = given.get(flag.id, flag) if isinstance(flag, ast.Name) else flag
+        for root in _meant(what, helper):
+            if len(root) == 1 and root[0] in given:
+                found += _switched(given[root[0]], flag, call, place)
+    return found
+
+
+def _meant(what: ast.expr, place: Place, hops: int = 4) -> list[tuple[str, ...]]:
+    """The parts of the model that an expression names: itself, or what its loop goes over."""
+    if isinstance(what, ast.Name) and hops and (loop := _loop_of(what.id, place)) is not None:
+        return [part for module in _modules_of(loop, place) for part in _meant(module, place, hops - 1)]
+    path = dotted(what)
+    if not path or isinstance(what, ast.Subscript):
+        return []
+    return [tuple(name for name in path.split(".") if name != "self")]
+
+
+def _modules_of(loop: ast.For, place: Place) -> list[ast.expr]:
+    """What a loop goes over, or over whose parameters; nothing where a condition in it chooses among them."""
+    over = place.names.held(loop.iter)
+    if any(isinstance(node, ast.If) for node in nodes_in(loop.body)):
+        return []
+    if isinstance(over, ast.Call) and isinstance(over.func, ast.Attribute) and over.func.attr in _PARAMETERS:
+        return [over.func.value]
+    return list(over.elts) if isinstance(over, ast.Tuple | ast.List) else [over]
+
+
+def _loop_of(name: str, place: Place) -> ast.For | None:
+    for node in place.nodes:
+        if isinstance(node, ast.For):
+            target = node.target.elts[-1] if isinstance(node.target, ast.Tuple) and node.target.elts else node.target
+            if isinstance(target, ast.Name) and target.id == name:
+                return node
+    return None
