@@ -60,6 +60,7 @@ import re
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
+from gradgate.checks.left_padding import SIDE, may_pad_on_the_left
 from gradgate.checks.source_values import Names, last_name, own_nodes, places_of
 from gradgate.checks.trainer_source import NONE, File, Function, called_name, dotted, files_of, given_by
 from gradgate.core.finding import Finding
@@ -69,7 +70,6 @@ from gradgate.subjects.contract import Context, Subject
 CODE, NAME = "GG442", "last-by-length"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
-SIDE = re.compile(r"pad\w*_side|side_of_pad|left_pad|pad\w*_left", re.IGNORECASE)
 MASK = re.compile(r"mask|valid|real|present|member|attention", re.IGNORECASE)
 LENGTHS = re.compile(r"(^|[._])(\w*_)?(lengths?|lens)$", re.IGNORECASE)
 TAKES = ("gather", "scatter", "scatter_", "scatter_add", "scatter_add_", "index_select", "take_along_dim", "index_put_")
@@ -80,13 +80,8 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     files = files_of(subject)
     if not files:
         return Outcome(not_applicable=NONE)
-    findings = tuple(chain.from_iterable(map(_of_file, files))) if _may_pad_on_the_left(files) else ()
+    findings = tuple(chain.from_iterable(map(_of_file, files))) if may_pad_on_the_left(files) else ()
     return Outcome(findings, {"places": len(findings)}, {"places": 0})
-
-
-def _may_pad_on_the_left(files: Iterable[File]) -> bool:
-    lines = [line for file in files for line in file.lines]
-    return any(SIDE.search(line) for line in lines) and any('"left"' in line or "'left'" in line for line in lines)
 
 
 def _of_file(file: File) -> Iterator[Finding]:

@@ -1,0 +1,154 @@
+"""Positions are counted from the first column, in a trainer that may pad on the left.
+
+## What it detects
+
+`positions = torch.arange(width)` for all rows of a batch, or `self.position(torch.arange(ids.shape[1]))`, where a
+setting may put padding in front of a row.
+
+## Why it matters
+
+A row's first token then has the position of the padding in front of it: how many columns that are depends on the
+longest row of its batch. The same row gets other hidden states, values and losses beside other rows, and other ones in
+training than in a generation without padding. On the right nothing of it shows.
+
+## How it decides
+
+By reading the files of `Subject.source`, or those of the modules that the adapter imports, of a trainer in which a
+padding side of `left` is spoken of. Findings are names of positions that are given an `arange` over the width of a
+batch, and embeddings of positions that are called with one, where nothing that always runs behind it in the same
+function counts anew (`cumsum`, `cummax`, `where`, a subtraction).
+
+Statistic: such positions; allowed: 0. A warning: a model whose positions are relative is not changed by it.
+
+False-alarm rate: 0 on the bundled trainer and on the documented ones.
+
+## Example
+
+Bad:
+
+```python
+positions = torch.arange(ids.shape[1]).expand_as(ids)
+```
+
+Good:
+
+```python
+positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+```
+
+## How to fix
+
+Count from each row's first real token: `(mask.cumsum(dim=1) - 1).clamp(min=0)`.
+
+## Known limits
+
+Positions that are made by a function of their own and subtracted from elsewhere are not followed.
+
+## Sources
+
+transformers, `position_ids` of left-padded batches in generation with decoder-only models.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from itertools import chain
+
+from gradgate.checks.left_padding import may_pad_on_the_left
+from gradgate.checks.source_places import Place, places_in
+from gradgate.checks.source_values import assignments_in, last_name
+from gradgate.checks.trainer_source import NONE, called_name, files_of, given_by, nodes_in
+from gradgate.core.finding import Finding
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Context, Subject
+
+CODE, NAME = "GG490", "positions-count-padding"
+NEEDS: tuple[str, ...] = ()
+PER_STAGE = False
+POSITIONS = re.compile(r"(^|_)pos(ition)?s?(_ids?|_emb\w*)?$|^position_?\w*emb\w*$|^w?pe$", re.IGNORECASE)
+_ONE_ROW = re.compile(r"generat|decod|sampl", re.IGNORECASE)
+_COUNTS_ANEW = ("cumsum", "cummax", "where", "sub_")
+_SHAPES = ("expand", "expand_as", "repeat", "unsqueeze", "to", "view", "long", "broadcast_to", "tile")
+
+
+def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
+    """Look for positions that no row begins."""
+    files = files_of(subject)
+    if not files:
+        return Outcome(not_applicable=NONE)
+    able = any(file.has("arange(") for file in files) and may_pad_on_the_left(files)
+    findings = tuple(chain.from_iterable(map(_of_place, places_in(files).functions))) if able else ()
+    return Outcome(findings, {"positions": len(findings)}, {"positions": 0})
+
+
+def _of_place(place: Place) -> Iterator[Finding]:
+    if _ONE_ROW.search(place.name):
+        return
+    for target, value in assignments_in(place.nodes):
+        name = last_name(target)
+        if POSITIONS.search(name) and _over_a_width(value, place) and not _counted_anew(name, value, place):
+            yield _finding(place, value, name)
+    for call in (node for node in place.nodes if isinstance(node, ast.Call)):
+        if POSITIONS.search(called_name(call)) and any(_over_a_width(given, place) for given in given_by(call)[:1]):
+            yield _finding(place, call, called_name(call))
+
+
+def _over_a_width(value: ast.expr, place: Place) -> bool:
+    """Whether a value is an `arange` over the columns of a batch, in whatever shape."""
+    while isinstance(value, ast.Subscript) or (called_name(value) in _SHAPES and isinstance(value, ast.Call)):
+        value = value.value if isinstance(value, ast.Subscript) else _of_call(value)
+    if not isinstance(value, ast.Call) or called_name(value) != "arange" or not value.args:
+        return False
+    if len(value.args) > 1 and ast.unparse(value.args[0]) != "0":
+        return False
+    width = place.names.held(value.args[min(len(value.args), 2) - 1])
+    return _is_width(width, place)
+
+
+def _of_call(call: ast.Call) -> ast.expr:
+    return call.func.value if isinstance(call.func, ast.Attribute) else call
+
+
+def _is_width(width: ast.expr, place: Place) -> bool:
+    text = ast.unparse(width)
+    if re.search(r"\.shape\[(1|-1)\]$|\.size\((1|-1)\)$|^max\(", text):
+        return True
+    shapes = (
+        target
+        for node in place.nodes
+        if isinstance(node, ast.Assign) and isinstance(target := node.targets[0], ast.Tuple)
+        if ast.unparse(node.value).endswith((".shape", ".size()", ".shape[:2]"))
+    )
+    return any(len(target.elts) > 1 and ast.unparse(target.elts[1]) == text for target in shapes)
+
+
+def _counted_anew(name: str, value: ast.expr, place: Place) -> bool:
+    """Whether what always runs behind a value counts the positions of that name from a row's first token."""
+    for node in nodes_in(place.function.body, ast.If):
+        if isinstance(node, ast.AugAssign) and last_name(node.target) == name and isinstance(node.op, ast.Sub):
+            return True
+        for target, later in assignments_in([node]):
+            if last_name(target) == name and later is not value and _is_count(later):
+                return True
+    return False
+
+
+def _is_count(value: ast.expr) -> bool:
+    parts = list(ast.walk(value))
+    return any(called_name(part) in _COUNTS_ANEW for part in parts) or any(
+        isinstance(part, ast.BinOp) and isinstance(part.op, ast.Sub) for part in parts
+    )
+
+
+def _finding(place: Place, node: ast.expr, name: str) -> Finding:
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"{place.name}() counts `{name}` from the first column, and rows may be padded on the left; "
+        "allowed: from each row's first real token",
+        severity="warning",
+        culprit=place.file.at(node, place.name),
+        fix="count from each row's first real token: `(mask.cumsum(dim=1) - 1).clamp(min=0)`",
+    )
