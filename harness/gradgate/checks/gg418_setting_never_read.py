@@ -18,12 +18,13 @@ By reading the files of `Subject.source`, or those of the modules that the adapt
 of `add_argument`; the annotated fields of classes that are called `...Config`, `...Args`, `...Settings`, `...Recipe`
 and the like; arguments with a default of functions that override nothing of a foreign class, and of methods but for
 those that another class of the same family (of a base, or of a register) reads in a method of that name, none of them
-deleted there; keys of YAML files in the source's folder that stand beside keys which are read. Read is a name that
-stands anywhere as an attribute that is loaded, or as a string; not `self.patience` in a class that keeps its own
-argument `patience` there, since whoever makes one has to read the setting first; where settings are passed on as a
-whole (`**vars(args)`, `asdict`), as an argument of a function as well. A field of a section's class whose name is read
-of other sections alone (`cfg.train.max_steps`, never `cfg.critic.max_steps`) is not read. Statistic: declared settings
-that are not read; allowed: 0.
+deleted there; keys of YAML files in the source's folder that stand beside keys which are read, but for the arguments of
+what a library makes (`_target_`), each once, whatever the number of files. Read is a name that stands anywhere as an
+attribute that is loaded, or as a string, of a dotted argument (`adam.lr`) each part; not `self.patience` in a class
+that keeps its own argument `patience` there, since whoever makes one has to read the setting first; where settings are
+passed on as a whole (`**vars(args)`, `asdict`), as an argument of a function as well. A field of a section's class
+whose name is read of other sections alone (`cfg.train.max_steps`, never `cfg.critic.max_steps`) is not read. Statistic:
+declared settings that are not read; allowed: 0.
 
 False-alarm rate: 0 on the bundled trainer and on the documented ones. A setting that only a library reads, off an
 object that is handed to it whole, is one.
@@ -82,6 +83,9 @@ GUARDS = {"torch.no_grad", "torch.inference_mode", "torch.enable_grad", "staticm
 FIX = "pass it on to the code that it is for, or take it out"
 FEW = 3  # declared settings read off an object, below which it may be somebody else's
 EVERYBODYS = {"Module", "object", "ABC", "Protocol"}  # bases that make no family
+TAKE_ALL = ("locals", "vars", "store_attr")
+MADE_OF = ("_target_", "_component_", "class_path", "_args_")
+_INTERPOLATED = re.compile(r"\$\{([\w.]+)\}")
 SHORT = 3  # letters; a shorter name is too common to tell
 
 Taken = tuple[str, str, str]  # a class of a family, a method, an argument
@@ -97,7 +101,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     kept = read | {node.attr for node in own}
     settings = [setting for file in files for setting in declared_settings(file)]
     families = _families(files)
-    unread = [setting for setting in settings if setting.name not in read]
+    unread = [setting for setting in settings if not read.issuperset(setting.name.split("."))]
     findings = [
         *(_finding(setting) for setting in unread),
         *(_finding(setting) for setting in unread_in_sections(files) if setting.name in read),
@@ -240,7 +244,7 @@ def _of_functions(file: File, read: set[str], families: set[Taken]) -> Iterator[
 def _is_stub(function: Function) -> bool:
     """Whether it does nothing with anything: an interface, or one that takes what comes."""
     body = [node for node in function.body if not isinstance(node, ast.Expr | ast.Pass | ast.Raise)]
-    uses_all = any(isinstance(node, ast.Name) and node.id in ("locals", "vars") for node in ast.walk(function))
+    uses_all = any(isinstance(node, ast.Name) and node.id in TAKE_ALL for node in ast.walk(function))
     plain = {dotted(node.func if isinstance(node, ast.Call) else node) for node in function.decorator_list} <= GUARDS
     return not body or uses_all or not plain or _returns_at_once(function)
 
@@ -293,8 +297,15 @@ def _idle_branches(file: File, function: Function) -> Iterator[Finding]:
 
 def _of_yaml(subject: Subject, read: set[str]) -> Iterator[Setting]:
     """Keys of YAML files that nothing reads, beside keys that are read."""
-    for path, text, content in yaml_files(subject):
+    files = list(yaml_files(subject))
+    paths = (path for _, text, _ in files for path in _INTERPOLATED.findall(text))
+    read = read | {"hydra"} | {name for path in paths for name in path.split(".")}
+    told = set[str]()
+    for path, text, content in files:
         for key in dict.fromkeys(_unread_keys(content, read)):
+            if key in told:
+                continue
+            told.add(key)
             lines = text.splitlines()
             number = next((i for i, line in enumerate(lines, 1) if line.strip().startswith(f"{key}:")), 1)
             yield Setting(key, "key", Location(str(path), number, "", lines[number - 1].strip()))
@@ -304,6 +315,8 @@ def _unread_keys(content: Any, read: set[str]) -> Iterator[str]:
     if not isinstance(content, Mapping):
         return
     keys = [key for key in content if isinstance(key, str)]
+    if any(key in MADE_OF for key in keys):  # the arguments of what a library makes
+        return
     known = sum(key in read for key in keys)
     for key in keys:
         if key in read:

@@ -58,7 +58,7 @@ from itertools import chain
 
 from gradgate.checks.left_padding import may_pad_on_the_left
 from gradgate.checks.source_places import Place, places_in
-from gradgate.checks.source_values import assignments_in, last_name
+from gradgate.checks.source_values import assignments_in, contains, last_name
 from gradgate.checks.trainer_source import NONE, called_name, files_of, given_by, nodes_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -88,11 +88,29 @@ def _of_place(place: Place) -> Iterator[Finding]:
         return
     for target, value in assignments_in(place.nodes):
         name = last_name(target)
-        if POSITIONS.search(name) and _over_a_width(value, place) and not _counted_anew(name, value, place):
+        made = POSITIONS.search(name) and _over_a_width(value, place)
+        if made and _is_handed_on(name, place) and not _counted_anew(name, value, place):
             yield _finding(place, value, name)
     for call in (node for node in place.nodes if isinstance(node, ast.Call)):
         if POSITIONS.search(called_name(call)) and any(_over_a_width(given, place) for given in given_by(call)[:1]):
             yield _finding(place, call, called_name(call))
+
+
+def _is_handed_on(name: str, place: Place) -> bool:
+    """Whether a function gives a value away as it is, and does not only compare or count with it."""
+    for node in place.nodes:
+        held: list[ast.expr] = []
+        if isinstance(node, ast.Call):
+            held = given_by(node)
+        elif isinstance(node, ast.Return) and node.value is not None:
+            held = list(node.value.elts) if isinstance(node.value, ast.Tuple) else [node.value]
+        elif isinstance(node, ast.Dict):
+            held = node.values
+        elif isinstance(node, ast.Assign) and not isinstance(node.targets[0], ast.Name):
+            held = [node.value]
+        if any(last_name(each.value if isinstance(each, ast.Subscript) else each) == name for each in held):
+            return True
+    return False
 
 
 def _over_a_width(value: ast.expr, place: Place) -> bool:
@@ -125,8 +143,11 @@ def _is_width(width: ast.expr, place: Place) -> bool:
 
 
 def _counted_anew(name: str, value: ast.expr, place: Place) -> bool:
-    """Whether what always runs behind a value counts the positions of that name from a row's first token."""
-    for node in nodes_in(place.function.body, ast.If):
+    """Whether what always runs behind a value counts the positions of that name from a row's first token, or the value
+    is that of rows without a mask."""
+    always = list(nodes_in(place.function.body, ast.If))
+    runs_always = any(contains(node, value) for node in always if isinstance(node, ast.Assign))
+    for node in always if runs_always else place.nodes:
         if isinstance(node, ast.AugAssign) and last_name(node.target) == name and isinstance(node.op, ast.Sub):
             return True
         for target, later in assignments_in([node]):

@@ -112,6 +112,17 @@ def test_a_key_of_yaml_beside_keys_that_are_read_is_named(tmp_path: Path) -> Non
     ]
 
 
+def test_a_key_of_many_files_is_named_once_and_arguments_of_libraries_are_left_out(tmp_path: Path) -> None:
+    """As is a key that another one is made of."""
+    optimizer = "optimizer: {_target_: torch.optim.AdamW, foreach: true}\n"
+    text = optimizer + "lr: ${pace}\ntau: 1\npace: 1\nhorizn: 2\n"
+    read = '    parser.add_argument("--seed", type=int, default=0)\n    parser.add_argument("--adam.seed")\n'
+    read += "    print(args.optimizer)\n"
+    trainer = TRAINER.replace('    parser.add_argument("--seed", type=int, default=0)\n', read)
+    outcome = run_check("GG418", reading(tmp_path, trainer, {"a.yaml": text, "b.yaml": text}), None)
+    assert [f.detail["setting"] for f in outcome.findings if f.culprit and "yaml" in f.culprit.file] == ["horizn"]
+
+
 @pytest.mark.parametrize(
     ("value", "read", "told"),
     [
