@@ -158,6 +158,7 @@ _ROWS = (
      "a setting counts where it is a float alone, and a whole number passes by"),
     ("GG465", "dropout-always-on", "scan", "dropout by a function does not ask for the mode"),
     ("GG466", "accuracy-over-padding", "scan", "a share of right predictions counts what has no label"),
+    ("GG467", "stops-at-blank-line", "scan", "a file of rows is read up to its first blank line"),
     ("GG468", "variance-of-the-prediction", "scan",
      "an explained variance is measured against the variance of the prediction"),
     ("GG469", "eval-mode-undone", "scan",
