@@ -173,6 +173,8 @@ _ROWS = (
     ("GG475", "held-out-twice", "scan", "two sets of rows that are to be apart are the same ones"),
     ("GG476", "first-epoch-for-ever", "scan", "`itertools.cycle` gives the batches of the first epoch for ever"),
     ("GG477", "slice-by-none", "scan", "a slice from the end by a number that may be 0 takes everything then"),
+    ("GG478", "generated-behind-padding", "scan",
+     "text is generated from prompts that are padded on the right, and the next token is read off the last column"),
     ("GG479", "sorted-behind-shuffle", "scan", "an order is sorted by length behind its shuffle"),
     ("GG482", "counted-from-the-left", "scan",
      "a prompt, or what its tokens are given, is counted from column 0 of rows that may be padded on the left"),
