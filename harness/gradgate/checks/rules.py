@@ -176,6 +176,7 @@ _ROWS = (
     ("GG478", "generated-behind-padding", "scan",
      "text is generated from prompts that are padded on the right, and the next token is read off the last column"),
     ("GG479", "sorted-behind-shuffle", "scan", "an order is sorted by length behind its shuffle"),
+    ("GG480", "pass-at-k-biased", "scan", "pass@k is estimated from the share of right samples"),
     ("GG481", "masked-at-the-source", "scan", "targets are masked by what the token in front of them is"),
     ("GG482", "counted-from-the-left", "scan",
      "a prompt, or what its tokens are given, is counted from column 0 of rows that may be padded on the left"),
