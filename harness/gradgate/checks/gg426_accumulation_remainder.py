@@ -20,9 +20,11 @@ By reading the files of `Subject.source`, or those of the modules that the adapt
   number that `enumerate` gives, or where a count or the `len` of a list, which begins at nothing in front of the loop
   and behind each step, reaches a size; or behind a branch that passes on to the next turn in all others; nothing else
   in the function steps, and the condition has no `or`;
-* in a loop elements are appended to a list that begins empty in front of it; in a branch, as where its `len` reaches a
-  size, it is yielded, put into another list, or handed to what is called after a step or an update, and emptied;
-  nothing reads it behind the loop.
+* in a loop elements are added to a list, a text or an object that begins in front of it; in a branch, as where its
+  `len` reaches a size or the next element has no room, it is yielded, put into another list, itself or what is made of
+  it, or handed to what is called after a step, an update or the writing of a part, and is begun anew; nothing reads it
+  behind the loop. So too lists by a key that are given on one by one, an attribute that no other method reads, and a
+  group that a function puts away which is called there and nowhere else.
 
 Backwards and steps are also those of functions of the trainer's that always make one, however many calls are between.
 
@@ -84,16 +86,9 @@ from gradgate.checks.accumulation import (
     methods_of,
     steps_in,
 )
+from gradgate.checks.full_groups import SHOWS, UPDATES, not_given_on, reads
 from gradgate.checks.source_places import Places, places_in
-from gradgate.checks.source_values import (
-    Names,
-    assignments_in,
-    contains,
-    is_empty_list,
-    outwards,
-    own_nodes,
-    parents_in,
-)
+from gradgate.checks.source_values import Names, assignments_in, contains, parents_in
 from gradgate.checks.trainer_source import File, Function, called_name, calls_in, dotted, files_of, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -106,8 +101,7 @@ ON_PURPOSE = re.compile(
     r"drop_?(last|rem|incompl|partial)|\bdrops?\b|remainder|incomplete|leftover|\b(is|are) left\b|\bleft out\b",
     re.IGNORECASE,
 )
-UPDATES = re.compile(r"step|update|flush", re.IGNORECASE)
-SHOWS = re.compile(r"sched|bar|log|metric|meter|stat|prof|save|ckpt|checkpoint", re.IGNORECASE)
+LAST = "gives `{group}` on where it is full, and never the last one, which has fewer elements"
 FIX = "step what is left at the end of an epoch, or leave it out under a setting that says so"
 
 
@@ -120,19 +114,24 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 def _of_file(file: File, own: Places) -> Iterator[Finding]:
     parents: dict[int, ast.AST] = {}
     methods = methods_of(file, own)
+    groups = file.has("append", "yield", "extend", ".clear(", "flush")
     repeated = {
         called_name(call)
         for loop in file.nodes
         if isinstance(loop, ast.For | ast.While) and file.has("backward")
         for call in calls_in(loop)
     }
-    for function, _ in file.functions:
-        if ON_PURPOSE.search("\n".join(file.lines[function.lineno - 1 : function.end_lineno])):
+    for place in own.functions:
+        function, nodes = place.function, place.nodes
+        if place.file is not file or ON_PURPOSE.search(
+            "\n".join(file.lines[function.lineno - 1 : function.end_lineno])
+        ):
             continue
         parents = parents or parents_in(file.tree)
-        nodes = own_nodes(function)
         seen: set[int] = set()
-        for node, told in chain(_unstepped(function, nodes, methods, repeated), _not_given_on(nodes, parents)):
+        lost = not_given_on(place, own, parents) if groups else ()
+        told_of = ((node, LAST.format(group=group)) for node, group in lost)
+        for node, told in chain(_unstepped(function, nodes, methods, repeated), told_of):
             if id(node) in seen:
                 continue
             seen.add(id(node))
@@ -186,7 +185,7 @@ def _size(found: Accumulation, nodes: list[ast.AST]) -> ast.expr | None:
         dotted(target) == name and is_nothing(value) and value.lineno < found.loop.lineno
         for target, value in assignments_in(where)
     )
-    read_behind = any(_reads(node, name) and node.lineno > (found.loop.end_lineno or 0) for node in nodes)  # type: ignore[attr-defined]
+    read_behind = any(reads(node, name) and node.lineno > (found.loop.end_lineno or 0) for node in nodes)  # type: ignore[attr-defined]
     test = found.test.operand if isinstance(found.test, ast.UnaryOp) else found.test
     return test.comparators[0] if begun and not read_behind else None  # type: ignore[attr-defined]
 
@@ -219,69 +218,3 @@ def _may_step(node: ast.AST, loop: ast.For) -> bool:
 
 def _clears(node: ast.AST) -> bool:
     return isinstance(node, ast.Call) and dotted(node.func).endswith("zero_grad")
-
-
-def _not_given_on(nodes: list[ast.AST], parents: dict[int, ast.AST]) -> Iterator[tuple[ast.AST, str]]:
-    """Groups that are given on when they are full, and the last one never."""
-    full = [(node, group) for node in nodes if isinstance(node, ast.If) and (group := _full(node) or _put_away(node))]
-    for branch, group in full:
-        begun = [value for target, value in assignments_in(nodes) if is_empty_list(value) and dotted(target) == group]
-        taken = set(map(id, ast.walk(branch)))
-        first = next((value for value in begun if id(value) not in taken), None)
-        if first is None or not _gives_on(branch, group) or not _empties(branch, group, begun):
-            continue
-        around = {id(node) for node in outwards(first, parents)}
-        loops = [node for node in outwards(branch, parents) if isinstance(node, ast.For | ast.While)]
-        loop = next((loop for loop in reversed(loops) if id(loop) not in around), None)  # the outermost of the group
-        if loop is not None and _ends(loop) and _is_filled(loop, group) and not _is_read_behind(nodes, loop, group):
-            yield branch, f"gives `{group}` on where it is full, and never the last one, which has fewer elements"
-
-
-def _is_read_behind(nodes: list[ast.AST], loop: ast.For | ast.While, group: str) -> bool:
-    inside = {id(node) for part in loop.body for node in ast.walk(part)}
-    behind = (node for node in nodes if id(node) not in inside and getattr(node, "lineno", 0) > loop.lineno)
-    return any(_reads(node, group) for node in behind)
-
-
-def _full(branch: ast.If) -> str:
-    """The list that is asked for its length; empty: none is."""
-    test = branch.test
-    if not (isinstance(test, ast.Compare) and isinstance(test.ops[0], ast.Eq | ast.GtE)):
-        return ""
-    asked = test.left
-    return dotted(asked.args[0]) if isinstance(asked, ast.Call) and dotted(asked.func) == "len" else ""
-
-
-def _put_away(branch: ast.If) -> str:
-    """The list that a branch puts into another one."""
-    calls = (node for node in ast.walk(branch) if isinstance(node, ast.Call) and len(node.args) == 1)
-    given = (call.args[0] for call in calls if dotted(call.func).endswith(".append"))
-    return next((name.id for name in given if isinstance(name, ast.Name)), "")
-
-
-def _gives_on(branch: ast.AST, group: str) -> bool:
-    for node in ast.walk(branch):
-        trains = isinstance(node, ast.Call) and UPDATES.search(name := dotted(node.func)) and not SHOWS.search(name)
-        puts = isinstance(node, ast.Call) and dotted(node.func).endswith(".append")
-        if (trains or puts or isinstance(node, ast.Yield)) and any(_reads(part, group) for part in ast.walk(node)):
-            return True
-    return False
-
-
-def _empties(branch: ast.AST, group: str, begun: list[ast.expr]) -> bool:
-    cleared = any(dotted(node.func) == f"{group}.clear" for node in ast.walk(branch) if isinstance(node, ast.Call))
-    return cleared or any(node is value for node in ast.walk(branch) for value in begun)
-
-
-def _ends(loop: ast.For | ast.While) -> bool:
-    if isinstance(loop, ast.While):
-        return not isinstance(loop.test, ast.Constant)
-    return not ENDLESS.search(ast.unparse(loop.iter))
-
-
-def _is_filled(loop: ast.AST, group: str) -> bool:
-    return any(dotted(node.func) == f"{group}.append" for node in ast.walk(loop) if isinstance(node, ast.Call))
-
-
-def _reads(node: ast.AST, name: str) -> bool:
-    return isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Load) and ast.unparse(node) == name

@@ -25,9 +25,8 @@ FAULTY = FAULTS | {name: fault for module in OTHERS for name, fault in module.FA
 CLEAN = SOUND_EDITS | {"clean": ("", "")} | {name: edit for module in OTHERS for name, edit in module.SOUND.items()}
 CODES = sorted({"GG427", "GG461", *(fault.code for fault in FAULTY.values())})
 WARNS = {
-    "GG211",
-    "GG308", "GG425", "GG427", "GG435", "GG437", "GG439", "GG441", "GG445", "GG447", "GG456", "GG462", "GG463", "GG473",
-    "GG486", "GG490", "GG634", "GG638", "GG640", "GG644", "GG646",
+    "GG211", "GG308", "GG425", "GG427", "GG435", "GG437", "GG439", "GG441", "GG445", "GG447", "GG456", "GG462", "GG463",
+    "GG473", "GG486", "GG487", "GG490", "GG634", "GG638", "GG640", "GG644", "GG646",
 }  # fmt: skip
 
 
