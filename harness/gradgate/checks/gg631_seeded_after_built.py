@@ -148,20 +148,22 @@ def _late(place: Place, own: Places) -> Iterator[tuple[ast.stmt, ast.stmt]]:
 
 
 def _trains(place: Place, own: Places) -> bool:
-    """Whether a function trains, or one that calls it does, by itself or by what it calls behind that."""
-    if _has_training(place.nodes):
+    """Whether a function trains, or calls what does; or one that calls it does so behind that."""
+    if _has_training(place.nodes, place, own):
         return True
     for caller, call in own.calls_of(place.name):
-        if own.called(call, caller) is place:
-            behind = [node for node in caller.nodes if isinstance(node, ast.Call) and node.lineno > call.lineno]
-            called = [each for node in behind if (each := own.called(node, caller)) is not None]
-            if _has_training(behind) or any(_has_training(each.nodes) for each in called):
-                return True
+        behind = [node for node in caller.nodes if getattr(node, "lineno", 0) > call.lineno]
+        if own.called(call, caller) is place and _has_training(behind, caller, own):
+            return True
     return False
 
 
-def _has_training(nodes: Iterable[ast.AST]) -> bool:
-    return any(isinstance(node, ast.Call) and TRAINS.search(dotted(node.func)) for node in nodes)
+def _has_training(nodes: list[ast.AST], place: Place, own: Places, depth: int = 1) -> bool:
+    calls = [node for node in nodes if isinstance(node, ast.Call)]
+    if any(TRAINS.search(dotted(call.func)) for call in calls):
+        return True
+    called = [each for call in calls if depth and (each := own.called(call, place)) is not None]
+    return any(_has_training(each.nodes, each, own, depth - 1) for each in called if each.name != "__init__")
 
 
 def _made_with(place: Place, own: Places) -> list[ast.stmt]:
