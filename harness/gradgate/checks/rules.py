@@ -179,6 +179,8 @@ _ROWS = (
     ("GG484", "share-of-all-places", "scan", "a share of the places that count is taken of all places"),
     ("GG485", "last-of-none", "scan", "the last of the largest is taken where their number may be 0"),
     ("GG486", "answer-found-anywhere", "scan", "an answer counts as right where it stands anywhere in a text"),
+    ("GG488", "unknown-name-taken-for-default", "scan",
+     "a name that a setting's table does not have is taken for its default"),
     ("GG501", "return-oracle", "run", "returns differ from a slow, literal reference"),
     ("GG502", "stages-disagree", "run", "two stages regress on different functions of the same reward"),
     ("GG503", "reward-nondeterministic", "run", "the same sequence gets two rewards"),
