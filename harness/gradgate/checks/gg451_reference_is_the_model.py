@@ -2,7 +2,8 @@
 
 ## What it detects
 
-`reference or model`; `options["reference"] = reference if reference is not None else model`.
+`reference or model`; `options["reference"] = reference if reference is not None else model`; a function that gives
+`lambda batch: model(batch)` back where the reference's file is missing.
 
 ## Why it matters
 
@@ -14,7 +15,9 @@ is a difference is 0 or noise, weights that are made of it are uniform, and the 
 By reading the files of `Subject.source`, or those of the modules that the adapter imports, of a trainer that runs a
 backward. A finding is the live model (`model`, `self.policy`, `actor.module`) where it is what an `or`, or one branch
 of an `if ... else`, gives instead of a reference or a teacher, or of what is loaded, and where it is assigned or given
-to what is called one, also by its position where an object of the trainer's own is made.
+to what is called one, also by its position where an object of the trainer's own is made; or where a function that is
+named after one gives it back, and elsewhere what is loaded. A `lambda`, a function in that one, a `partial` or a
+`forward` that calls the live model is as good as that.
 
 Not so where that model is copied, loaded or frozen in the same function; where its name is another model's behind that;
 where what is called one is copied or averaged (EMA) there or in what it is given to; and not in a trainer that disables
@@ -56,7 +59,7 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.references import kinds_of, meant, model_named
+from gradgate.checks.references import chain_of, kinds_of, meant, model_named
 from gradgate.checks.source_places import Place, Places, places_in
 from gradgate.checks.source_values import assignments_in
 from gradgate.checks.trainer_source import NONE, called_name, dotted, files_of
@@ -88,10 +91,10 @@ def _found(own: Places) -> Iterator[Finding]:
     for place in own.functions:
         if place.file.has("ref", "teacher"):
             nodes = place.nodes
-            for name, value, call in (*_given(nodes), *_made_with(nodes, place, own)):
+            for name, value, call in (*_given(nodes), *_made_with(nodes, place, own), *_given_back(place)):
                 if (
                     kinds_of(name) & KINDS
-                    and (model := _live(value))
+                    and (model := _live(value, place))
                     and not _another(model, value, call, nodes, place, own)
                 ):
                     yield Finding(
@@ -126,18 +129,42 @@ def _made_with(nodes: list[ast.AST], place: Place, own: Places) -> Iterator[tupl
                 yield from ((name, value, node) for name, value in given.items() if value in node.args)
 
 
-def _live(value: ast.expr) -> str:
-    """The live model that a value is, or is where there is no reference; empty: it is none."""
+def _given_back(place: Place) -> Iterator[tuple[str, ast.expr, None]]:
+    """What a function gives back that is named after a reference, where it loads one, or gives another, elsewhere."""
+    if kinds_of(place.name) & KINDS:
+        values = [node.value for node in place.nodes if isinstance(node, ast.Return) and node.value is not None]
+        for value in values:
+            others = [place.names.held(other) for other in values if other is not value]
+            if isinstance(value, ast.IfExp | ast.BoolOp) or any(_is_loaded(chain_of(other)[0]) for other in others):
+                yield place.name, value, None
+
+
+def _live(value: ast.expr, place: Place) -> str:
+    """The live model that a value is or calls, or does so where there is no reference; empty: none."""
     if isinstance(value, ast.BoolOp) and isinstance(value.op, ast.Or):
         parts = value.values
     elif isinstance(value, ast.IfExp):
         parts = [value.body, value.orelse]
     else:
         parts = [value]
-    named = [model_named(part) for part in parts]
+    named = [_called_in(part, place) or model_named(part) for part in parts]
     live = [name for name in named if name.rpartition(".")[2] in LIVE]
     others = [name for name, part in zip(named, parts, strict=True) if kinds_of(name) & KINDS or _is_loaded(part)]
     return live[0] if len(live) == 1 and len(others) == len(parts) - 1 else ""
+
+
+def _called_in(part: ast.expr, place: Place) -> str:
+    """The live model that a function calls which is written down here, or that is called by its `forward`."""
+    inside: ast.AST | None = part if isinstance(part, ast.Lambda) else None
+    if isinstance(part, ast.Name):
+        functions = (node for node in place.nodes if isinstance(node, ast.FunctionDef))
+        inside = next((node for node in functions if node.name == part.id), None)
+    elif isinstance(part, ast.Attribute) and part.attr == "forward":
+        return model_named(part.value)
+    elif isinstance(part, ast.Call) and dotted(part.func).endswith("partial") and part.args:
+        return model_named(part.args[0]).removesuffix(".forward")
+    called = [model_named(node.func) for node in ast.walk(inside) if isinstance(node, ast.Call)] if inside else []
+    return next((name for name in called if name.removesuffix(".forward").rpartition(".")[2] in LIVE), "")
 
 
 def _is_loaded(part: ast.expr) -> bool:

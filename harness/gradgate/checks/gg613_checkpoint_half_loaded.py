@@ -20,23 +20,26 @@ first evaluation is the best, and a worse model overwrites the best checkpoint.
 By reading the files of `Subject.source`, or those of the modules that the adapter imports. Saved entries are the keys
 of the mapping that `torch.save` is given, written down there or in a variable of the same function. One is loaded where
 its name stands as a string anywhere else. Those of a mapping that a function returns, an optimizer's state among them,
-must be asked for as an item, by `get` or by `in`, and most of them are. Where a function keeps what `torch.load`
-returns in a variable, the keys that it is asked for must be saved somewhere (looked at only where every saved mapping
-is written down, and not for keys asked for with `get` or `in`). In a class with both, an entry that `state_dict`
-returns must be asked for in `load_state_dict`, unless that hands the whole on; without such a method, an attribute that
-it returns and that other methods assign, by the one that asks for most of the others. A best score is what is called
-so, is compared by `<`, `>` or a function named after it (`improves`) and assigned in the branch, which saves, copies a
-state or sets a count of patience back; it is kept where its name stands as a string, a save is given it or what holds
-it, or it is ever assigned from anything but a number that is written down. It is looked for where an optimizer's state
-is loaded in the same class or by functions that are called there, also of another file; a local variable only in a
-function that loads, or calls what does, in front of the loop. That is kept by its own function alone: no string of its
-name keeps it. An object with a best score is kept where the method that makes the mapping, or one named after saving
-and loading, names it; so is one that others, such as a callback, set on the trainer. Of a record whose fields a mapping
-with an optimizer's state takes one by one, a best score that is compared anywhere as a record's must be among them, or
-its name stand as a string. A trainer draws where its model has dropout whose rate is not 0, or what goes backward, or
-is called there, draws from a global generator; it keeps no random state where no file takes one, or where those that
-are taken are of other libraries (torch, numpy, Python's own) than what draws, and none seeds by a step or leaves it to
-a library. Statistic: entries and places; allowed: 0.
+must be asked for as an item, by `get` or by `in`, and most of them are; another object's state, and what is called
+after the best or a patience, by a function that asks for the optimizer's and most others, of the same class or file.
+What a method that is named after loading reads back, another of its class must not set to its first value behind a
+resume. Where a function keeps what `torch.load` returns in a variable, the keys that it is asked for must be saved
+somewhere (looked at only where every saved mapping is written down, and not for keys asked for with `get` or `in`). In
+a class with both, an entry that `state_dict` returns must be asked for in `load_state_dict`, unless that hands the
+whole on; without such a method, an attribute that it returns and that other methods assign, by the one that asks for
+most of the others. A best score is what is called so, is compared by `<`, `>` or a function named after it (`improves`)
+and assigned in the branch, which saves, copies a state or sets a count of patience back; it is kept where its name
+stands as a string, a save is given it or what holds it, or it is ever assigned from anything but a number that is
+written down. It is looked for where an optimizer's state is loaded in the same class or by functions that are called
+there, also of another file; a local variable only in a function that loads, or calls what does, in front of the loop.
+That is kept by its own function alone: no string of its name keeps it. An object with a best score is kept where the
+method that makes the mapping, or one named after saving and loading, names it; so is one that others, such as a
+callback, set on the trainer. Of a record whose fields a mapping with an optimizer's state takes one by one, a best
+score that is compared anywhere as a record's must be among them, or its name stand as a string. A trainer draws where
+its model has dropout whose rate is not 0, or what goes backward, or is called there, draws from a global generator; it
+keeps no random state where no file takes one, or where those that are taken are of other libraries (torch, numpy,
+Python's own) than what draws, and none seeds by a step or leaves it to a library. Statistic: entries and places;
+allowed: 0.
 
 False-alarm rate: 0 on the bundled trainer and on the documented ones. A trainer whose files other programs read is one.
 
@@ -82,12 +85,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gradgate.checks.best_scores import Held, Unsaved, held_scores, lent_scores, unsaved_scores
+from gradgate.checks.lax_loads import swallowed, unstrict
 from gradgate.checks.random_states import without_random_state
+from gradgate.checks.reset_states import reset_behind
 from gradgate.checks.resuming import keys_read
 from gradgate.checks.saved_mappings import LOADS, SAVES, Saved, handed_to_savers, returned_in, saved_in
 from gradgate.checks.saved_records import lost_scores
+from gradgate.checks.source_places import places_in
 from gradgate.checks.source_values import assignments_in
 from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
+from gradgate.checks.unread_entries import left_out
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -100,7 +107,6 @@ LOADERS = ("load_state_dict", "load_state", "from_pretrained", "resume_from_chec
 TOLD = re.compile(  # to whoever opens the file
     r"^(config|cfg|recipe|monitor|args|hparams|hyper_?parameters|settings|stage|version|format|meta(data)?|date|time(stamp)?|git\w*|host\w*)$"
 )
-EXPECTED = ("FileNotFoundError", "ImportError", "ModuleNotFoundError")  # says that there is nothing to load
 KEEPS_STATE = re.compile(r"\b(Adam\w*|RAdam|NAdam|RMSprop|Adagrad|Adadelta|Lion|Adafactor)\(|momentum=")
 FIX = "load what is saved, in one function beside the one that saves, strictly; let errors out"
 
@@ -143,8 +149,10 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
         *(_finding(*lost) for lost in without_random_state(files, [*saved, *handed_to_savers(files)])),
         *map(_of_score, unsaved_scores(files)),
         *map(_of_held, (*held_scores(files), *lent_scores(files), *lost_scores(files))),
-        *(finding for file in files for finding in (*_swallowed(file), *_unstrict(file))),
+        *(_finding(*lax) for file in files for lax in (*swallowed(file), *unstrict(file))),
+        *(_finding(*reset) for reset in reset_behind(places_in(files))),
     ]
+    findings += _left_out(files, [*saved, *handed_to_savers(files)], " ".join(each.message for each in findings))
     if len(saved) == len(saves) and saved:
         names = {key for entry in saved for key in entry.entries}
         findings += [finding for file in files for finding in _never_saved(file, names)]
@@ -184,6 +192,18 @@ def _never_read(files: tuple[File, ...]) -> Iterator[Finding]:
         lost = [key for key in one.entries if key not in read and not TOLD.search(key)]
         if lost and len(lost) <= MOST * len(one.entries):  # else it is read in another way
             yield _finding(one.file, one.call, one.function, _lost(lost))
+
+
+def _left_out(files: tuple[File, ...], saved: list[Saved], told: str) -> Iterator[Finding]:
+    """Entries that the functions which go on from a checkpoint do not ask for, of which nothing has been told."""
+    given = [*saved, *(one for file in files for one in returned_in(file))]
+    for one, reader, keys in left_out(given, places_in(files)):
+        if lost := [key for key in keys if f"`{key}`" not in told]:
+            names = ", ".join(f"`{key}`" for key in lost)
+            where = f"{names} of the checkpoint that {one.function}() makes in line {one.call.lineno}"
+            yield _finding(
+                reader.place.file, reader.node, reader.place.name, f"{reader.place.name}() leaves out {where}"
+            )
 
 
 def _written(function: Function) -> Iterator[ast.AST]:
@@ -323,43 +343,6 @@ def _of_held(held: Held) -> Finding:
     told = f"`{held.name}` ({held.kind}) keeps the best score, and {held.saved.name}() leaves it out"
     more = "a run that is resumed overwrites the best with what is worse"
     return _finding(held.file, held.saved, held.saved.name, f"{told}: {more}")
-
-
-def _unstrict(file: File) -> Iterator[Finding]:
-    for node in file.nodes:
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-            call = node.value
-            lax = any(
-                keyword.arg == "strict" and isinstance(keyword.value, ast.Constant) and keyword.value.value is False
-                for keyword in call.keywords
-            )
-            if lax and dotted(call.func).endswith("load_state_dict"):
-                told = "load_state_dict(strict=False) drops its list of keys that do not fit: those keep random numbers"
-                yield _finding(file, node, "", told)
-
-
-def _swallowed(file: File) -> Iterator[Finding]:
-    """Handlers around saving or loading that go on."""
-    for node in file.nodes:
-        if not isinstance(node, ast.Try):
-            continue
-        inside = [dotted(inner.func) for part in node.body for inner in ast.walk(part) if isinstance(inner, ast.Call)]
-        touched = [name for name in inside if name in (*SAVES, *LOADS) or name.endswith("load_state_dict")]
-        for handler in node.handlers if touched else ():
-            caught = ast.unparse(handler.type) if handler.type else ""
-            ends = any(isinstance(inner, ast.Raise | ast.Call) and _leaves(inner) for inner in ast.walk(handler))
-            if not ends and not any(name in caught for name in EXPECTED) and not _tries_again(handler):
-                told = f"a failing {touched[0]}() is caught, and training goes on as if nothing had been"
-                yield _finding(file, handler, "", told)
-
-
-def _leaves(node: ast.AST) -> bool:
-    return isinstance(node, ast.Raise) or (isinstance(node, ast.Call) and dotted(node.func) in ("sys.exit", "exit"))
-
-
-def _tries_again(handler: ast.ExceptHandler) -> bool:
-    names = [dotted(inner.func) for inner in ast.walk(handler) if isinstance(inner, ast.Call)]
-    return any(name in (*SAVES, *LOADS) or name.endswith("load_state_dict") for name in names)
 
 
 def _never_saved(file: File, names: set[str]) -> Iterator[Finding]:

@@ -21,7 +21,12 @@ a finding where such a number stands, multiplied by nothing,
 * in what the loop is over, or in what a name there holds;
 * in what the same function sets a start to in front of the loop: an attribute, or a method, of a sampler or a loader
   that is named after starting, skipping or an offset;
-* in a condition `i < number` under which a turn is passed over, or in what a name there holds.
+* in a condition `i < number` under which a turn is passed over, or in what a name there holds;
+* in how often a loop in front takes the next batch and does nothing else.
+
+Names are followed to what they hold, to what callers give, to attributes that other methods of the class set, to what
+functions return, and to the entry of a checkpoint that has the number's name. A rest of it (`%`, or of `divmod`) and a
+difference are the number as well; its whole part (`//`) is one of epochs, and not.
 
 The same of a loop over groups of batches (`windows(batches, accumulation)`: a call that names accumulation, or that is
 named after groups): a number that is raised by one at each of its turns, and that says where the batches that it groups
@@ -73,6 +78,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from gradgate.checks.accumulation import Accumulation, accumulations, methods_of
+from gradgate.checks.skipped_batches import Counted, taken_off
 from gradgate.checks.source_places import Places, places_in
 from gradgate.checks.source_values import OTHERS, Names, assignments_in, last_name, own_nodes
 from gradgate.checks.trainer_source import (
@@ -108,8 +114,9 @@ def _of_file(file: File, own: Places) -> Iterator[Finding]:
         return
     methods = methods_of(file, own)
     in_methods = {function.name: {name for _, name in _raised(own_nodes(function))} for function, _ in file.functions}
-    for function, _ in file.functions:
-        names, nodes = Names(function), own_nodes(function)
+    counted = Counted(own)
+    for place in (place for place in own.functions if place.file is file):
+        function, names, nodes = place.function, place.names, place.nodes
         yield from _of_groups(file, function, nodes, names)
         for found in accumulations(nodes, names, methods):
             inside = list(nodes_in(found.loop.body, *OTHERS))
@@ -118,9 +125,11 @@ def _of_file(file: File, own: Places) -> Iterator[Finding]:
             once = {name for node, name in raised if id(node) in taken}
             once -= {name for node, name in raised if id(node) not in taken}
             before = [node for node in nodes if getattr(node, "lineno", found.loop.lineno) < found.loop.lineno]
-            for number, where in (*_passing_over(found, names), *_starts(before)):
-                if counted := sorted(once & _counted(number, names)):
-                    yield _finding(file, where, function.name, counted[0], f"where `{found.when}`")
+            passing = [*_passing_over(found), *_starts(before), *taken_off(before)] if once else []
+            for number, where in passing:
+                made_of = counted.of(number, place) or ()
+                if same := sorted(name for name in once if name in made_of or f".{name.rpartition('.')[2]}" in made_of):
+                    yield _finding(file, where, function.name, same[0], f"where `{found.when}`")
                     break
 
 
@@ -167,14 +176,6 @@ def _beginnings(call: ast.Call, names: Names) -> Iterator[ast.expr]:
             yield from given_by(part)
 
 
-def _counted(number: ast.expr, names: Names) -> set[str]:
-    """The names that a number of batches is made of; none where it is multiplied."""
-    parts = [part for part in names.parts(number) if isinstance(part, ast.expr)]
-    if any(isinstance(part, ast.BinOp) and isinstance(part.op, ast.Mult) for part in parts):
-        return set()
-    return set() if any(is_of_accumulation(ast.unparse(part)) for part in parts) else {*map(dotted, parts)}
-
-
 def _raised(nodes: list[ast.AST]) -> Iterator[tuple[ast.AST, str]]:
     """The numbers that are raised by one, each with the node that does."""
     return ((node, dotted(node.target)) for node in _one_more(nodes))
@@ -197,14 +198,14 @@ def _starts(nodes: list[ast.AST]) -> Iterator[tuple[ast.expr, ast.expr]]:
             yield from ((given, node) for given in node.args)
 
 
-def _passing_over(found: Accumulation, names: Names) -> Iterator[tuple[ast.expr, ast.expr]]:
+def _passing_over(found: Accumulation) -> Iterator[tuple[ast.expr, ast.expr]]:
     """What says how many turns are passed over, each with the node to name."""
     if isinstance(found.loop, ast.For):
         starts = [call for call in ast.walk(found.loop.iter) if isinstance(call, ast.Call)]
         for call in starts:
-            for given in given_by(call):
-                if isinstance(held := names.held(given), ast.Name | ast.Attribute | ast.BinOp):
-                    yield held, call
+            numbers = (given for given in given_by(call) if isinstance(given, ast.Name | ast.Attribute | ast.BinOp))
+            yield from ((given, call) for given in numbers)
+            yield from _starts([call])
     for node in found.loop.body:
         if isinstance(node, ast.If) and isinstance(node.body[-1], ast.Continue):
             for test in (part for part in ast.walk(node.test) if isinstance(part, ast.Compare)):

@@ -12,13 +12,14 @@ that the seed seems to work.
 ## How it decides
 
 By reading the files of `Subject.source`, or those of the modules that the adapter imports. A finding is a statement
-that sets the run's seed, under no condition or where one asks for the seed alone, in a function that trains, or builds
-what does, behind one that builds a model in the same list of statements:
+that sets the run's seed, under no condition or where one asks for the seed alone, in a function that trains, builds
+what does, or is called by what trains behind it; and behind one that builds a model in the same list of statements:
 
 * the seed is `seed_everything` or `set_seed`, the trainer's own also, or `torch.manual_seed` of what is named a seed;
 * what is built is assigned to a `model`, `net`, `network`, `policy` or `actor`, and is a call of a class, or of a
   function that builds, makes, creates or initialises; or it is a layer, a module of the trainer's own, or an object
   whose `__init__` builds one of these;
+* a method of the same object may do either, and a function that is given the model may seed, and builds none;
 * so the seeds of a `run()`, `fit()` or `train()` of an object that builds a model as it is made.
 
 Not so where something seeds in front: in that function, where it is called, in what builds, or where a module is
@@ -49,7 +50,7 @@ Seed first.
 
 ## Known limits
 
-A model that is built in one function and seeded behind in another is not seen, but for the two above. Whether two runs
+A model that is built in one function and seeded behind in another is not seen, but for those above. Whether two runs
 of a seed are alike is GG601's, which runs them.
 
 ## Sources
@@ -65,7 +66,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from gradgate.checks.source_conditions import is_setting
 from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.source_values import OTHERS, always_run, assignments_in, blocks_in, own_nodes
+from gradgate.checks.source_values import OTHERS, always_run, assignments_in, blocks_in, own_nodes, places_of
 from gradgate.checks.trainer_source import NONE, Function, calls_in, dotted, files_of, given_by, nodes_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -126,12 +127,15 @@ def _found(own: Places) -> Iterator[Finding]:
 def _late(place: Place, own: Places) -> Iterator[tuple[ast.stmt, ast.stmt]]:
     """The first seeds of a function's lists of statements, with a model that is built in front."""
     nodes = place.nodes
-    if not any(isinstance(node, ast.Call) and TRAINS.search(dotted(node.func)) for node in nodes):
+    if not _trains(place, own):
         return
     made_with = _made_with(place, own)
     for block in (place.function.body, *blocks_in(nodes)):
-        at, seed = next(((index, seed) for index, each in enumerate(block) for seed in _seeding(each)), (0, None))
-        built = [each for each in block[:at] if _builds(each, own, place)]
+        found = (
+            (index, seed) for index, each in enumerate(block) for seed in _seeding(each, block[:index], own, place)
+        )
+        at, seed = next(found, (0, None))
+        built = [each for each in block[:at] if _builds(each, own, place) or _calls_what_builds(each, own, place)]
         built += made_with if block is place.function.body else []
         loaded = any(
             LOADS.search(dotted(call.func))
@@ -143,6 +147,25 @@ def _late(place: Place, own: Places) -> Iterator[tuple[ast.stmt, ast.stmt]]:
             yield seed, built[0]
 
 
+def _trains(place: Place, own: Places) -> bool:
+    """Whether a function trains, or calls what does; or one that calls it does so behind that."""
+    if _has_training(place.nodes, place, own):
+        return True
+    for caller, call in own.calls_of(place.name):
+        behind = [node for node in caller.nodes if getattr(node, "lineno", 0) > call.lineno]
+        if own.called(call, caller) is place and _has_training(behind, caller, own):
+            return True
+    return False
+
+
+def _has_training(nodes: list[ast.AST], place: Place, own: Places, depth: int = 1) -> bool:
+    calls = [node for node in nodes if isinstance(node, ast.Call)]
+    if any(TRAINS.search(dotted(call.func)) for call in calls):
+        return True
+    called = [each for call in calls if depth and (each := own.called(call, place)) is not None]
+    return any(_has_training(each.nodes, each, own, depth - 1) for each in called if each.name != "__init__")
+
+
 def _made_with(place: Place, own: Places) -> list[ast.stmt]:
     """What builds a model as the object is made whose run a method is."""
     if place.owner is None or not RUNS.search(place.function.name):
@@ -151,12 +174,31 @@ def _made_with(place: Place, own: Places) -> list[ast.stmt]:
     return [each for one in made for each in one.function.body if _builds(each, own, one)]
 
 
-def _seeding(statement: ast.stmt) -> Iterator[ast.stmt]:
-    """A statement that sets the run's seed, or those of a branch that only asks whether there is one."""
+def _seeding(statement: ast.stmt, before: list[ast.stmt], own: Places, place: Place) -> Iterator[ast.stmt]:
+    """A statement that sets the run's seed, or those of a branch that only asks whether there is one.
+
+    So does one that calls a function of the trainer's own which seeds under no condition and builds nothing: of the
+    same object, or one that is given a model that stands in front.
+    """
     if isinstance(statement, ast.If) and "seed" in ast.unparse(statement.test) and is_setting(statement.test):
         yield from filter(_seeds_the_run, statement.body)
-    elif _seeds_the_run(statement):
+    elif _seeds_the_run(statement) or _calls_what_seeds(statement, before, own, place):
         yield statement
+
+
+def _calls_what_seeds(statement: ast.stmt, before: list[ast.stmt], own: Places, place: Place) -> bool:
+    call = getattr(statement, "value", None)
+    called = own.called(call, place) if isinstance(call, ast.Call) and before else None
+    if not isinstance(call, ast.Call) or called is None or called.name == "__init__":
+        return False
+    names = {dotted(part) for target, _ in assignments_in(before) for part in places_of(target)}
+    given = set(filter(MODEL.search, names)) & set(map(dotted, given_by(call)))
+    if not given and not (dotted(call.func).startswith("self.") and not given_by(call)):
+        return False
+    body = called.function.body
+    if OF_PLACE.search(called.name) or any(_builds(each, own, called) for each in body):
+        return False
+    return any(_seeds_the_run(each) for each in body)
 
 
 def _seeds_the_run(statement: ast.stmt) -> bool:
@@ -174,6 +216,20 @@ def _builds(statement: ast.stmt, own: Places, place: Place) -> bool:
     return any(_makes(target, value, own, place) for target, value in assignments_in([statement]))
 
 
+def _calls_what_builds(statement: ast.stmt, own: Places, place: Place) -> bool:
+    """Whether a statement calls a method of the same object that builds its model, and neither seeds nor loads."""
+    call = statement.value if isinstance(statement, ast.Expr) else None
+    if not isinstance(call, ast.Call) or not dotted(call.func).startswith("self."):
+        return False
+    called = own.called(call, place)
+    if called is None or _seeds_or_loads(called, own):
+        return False
+    return any(
+        _builds(each, own, called) and any(dotted(target).startswith("self.") for target, _ in assignments_in([each]))
+        for each in called.function.body
+    )
+
+
 def _makes(target: ast.expr, value: ast.expr, own: Places, place: Place) -> bool:
     while (
         isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) and isinstance(value.func.value, ast.Call)
@@ -187,7 +243,8 @@ def _makes(target: ast.expr, value: ast.expr, own: Places, place: Place) -> bool
     called = own.called(value, place)
     if called is not None and _seeds_or_loads(called, own):
         return False
-    if MODEL.search(dotted(target)) and (BUILDS.search(name) or name.rpartition(".")[2][:1].isupper()):
+    named = any(MODEL.search(dotted(each)) for each in places_of(target))
+    if named and (BUILDS.search(name) or name.rpartition(".")[2][:1].isupper()):
         return True
     if called is None or called.owner is None or called.function.name != "__init__":
         return bool(LAYERS.search(name))

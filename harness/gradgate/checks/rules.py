@@ -188,6 +188,8 @@ _ROWS = (
     ("GG486", "answer-found-anywhere", "scan", "an answer counts as right where it stands anywhere in a text"),
     ("GG487", "reference-one-place-late", "scan",
      "losses of a reference are moved one place back, and held against a model's that are not"),
+    ("GG488", "unknown-name-taken-for-default", "scan",
+     "a name that a setting's table does not have is taken for its default"),
     ("GG490", "positions-count-padding", "scan",
      "positions are counted from the first column of rows that may be padded on the left"),
     ("GG501", "return-oracle", "run", "returns differ from a slow, literal reference"),
