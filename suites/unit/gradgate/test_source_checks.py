@@ -168,6 +168,29 @@ def test_the_length_of_a_stage_that_steps_each_batch_is_its_batches(step: str, f
     assert len(run_check("GG623", subject, None).findings) == found
 
 
+NESTING = """
+def parsed(pairs):
+    tree = {}
+    for key, text in pairs:
+        node, parts = tree, key.split(".")
+        for part in parts[:-1]:
+            node = node.setdefault(part, {})
+        node[parts[-1]] = text
+    return tree
+
+def main(pairs):
+    return CALL
+"""
+MERGING = "def merged(content, overrides):\n    content.update(overrides)\n    return content\n"
+
+
+@pytest.mark.parametrize(("call", "found"), [("merged({}, parsed(pairs))", 1), ("parsed(pairs)", 0)])
+def test_overrides_to_which_nothing_nested_comes_may_be_flat(call: str, found: int, tmp_path: Path) -> None:
+    """What is merged in another file is nested where one that nests calls that."""
+    subject = reading(tmp_path, NESTING.replace("CALL", call), {"merging.py": MERGING})
+    assert len(run_check("GG432", subject, None).findings) == found
+
+
 CALLING = """
 from dataclasses import dataclass
 
