@@ -191,6 +191,22 @@ def test_overrides_to_which_nothing_nested_comes_may_be_flat(call: str, found: i
     assert len(run_check("GG432", subject, None).findings) == found
 
 
+ENDED = """
+def ended(tokenizer):
+    tokenizer.pad_token = tokenizer.eos_token
+    return [tokenizer.eos_token]
+"""
+MASKING = "def labelled(labels):\n    labels[labels == tokenizer.pad_token_id] = -100\n    return labels\n"
+
+
+@pytest.mark.parametrize(("loaded", "found"), [("T5Tokenizer.from_pretrained('t5')", 0), ("lent()", 1)])
+def test_tokenizers_of_another_folder_have_their_own_padding(loaded: str, found: int, tmp_path: Path) -> None:
+    """Where one that is loaded there is given no end token for it."""
+    (tmp_path / "t5").mkdir()
+    subject = reading(tmp_path, ENDED, {"t5/model.py": f"tokenizer = {loaded}\n\n{MASKING}"})
+    assert len(run_check("GG446", subject, None).findings) == found
+
+
 CALLING = """
 from dataclasses import dataclass
 
