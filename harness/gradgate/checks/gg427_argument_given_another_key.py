@@ -16,7 +16,10 @@ By reading the files of `Subject.source`, or those of the modules that the adapt
 is a call of a function, method or class of the trainer's own, of which there is one of that name, that gives an
 argument P, which is a key, the attribute Q of some object, which is another key; where Q is no special case of P or P
 of Q (`lr=config.critic_lr`, `length=config.max_length`), and some other call does give an argument of the name P the
-key P; or where the same call gives the argument Q the key P. Allowed: 0.
+key P; or where the same call gives the argument Q the key P. What a class keeps as `self.Q` is a key where it takes it
+from an attribute or an item of something, or is given a number or a text: not what it builds. Arguments for models,
+optimizers and data may have the name of the setting that chooses one. An argument with
+the function's own name says which way of doing it is meant, and may come from any key. Allowed: 0.
 
 False-alarm rate: 0 on the bundled trainer and on the documented ones. Two things that go by one name, heads of
 attention and heads of prediction, can make one.
@@ -55,7 +58,9 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from gradgate.checks.setting_sections import asked
 from gradgate.checks.source_settings import SETTINGS, declared_settings
+from gradgate.checks.source_values import assignments_in, own_nodes, parameters_of
 from gradgate.checks.trainer_source import NONE, File, Function, called_name, calls_in, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -64,6 +69,7 @@ from gradgate.subjects.contract import Context, Subject
 CODE, NAME = "GG427", "argument-given-another-key"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
+PLAIN = {"int", "float", "str", "bool", "Any"}
 SHORT = 3  # letters; a shorter word is too common to tell
 COMMON = (
     *SETTINGS,
@@ -73,18 +79,20 @@ COMMON = (
     "name",
     "key",
     "value",
+    *("model", "module", "tokenizer", "processor", "optimizer", "dataset", "loader"),  # also what their settings make
 )  # what an argument is called whatever it is given
 
 
 @dataclass(frozen=True)
 class _Given:
-    """An argument that some call gives a key."""
+    """An argument that some call gives a key, or what is called like one."""
 
     file: File
     call: ast.Call
     function: str
     argument: str
     key: str
+    is_key: bool
 
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
@@ -95,10 +103,14 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     keys = {setting.name for file in files for setting in declared_settings(file) if len(setting.name) >= SHORT}
     given = list(_given(files, keys))
     proper = {each.argument for each in given if each.argument == each.key}
-    wrong = [each for each in given if each.argument in proper and not _is_akin(each.argument, each.key)]
+    wrong = [
+        each for each in given if each.is_key and each.argument in proper and not _is_akin(each.argument, each.key)
+    ]
     swapped = {(id(each.call), each.argument, each.key) for each in given if each.argument != each.key}
     wrong += [
-        each for each in given if each not in wrong and swapped >= {(id(each.call), each.key, each.argument)}
+        each
+        for each in given
+        if each.is_key and each not in wrong and swapped >= {(id(each.call), each.key, each.argument)}
     ]  # two that get each other's
     measured = {"arguments_given_another_key": len(wrong), "arguments_given_keys": len(given), "files": len(files)}
     return Outcome(tuple(_finding(each) for each in wrong), measured, {"arguments_given_another_key": 0})
@@ -107,31 +119,56 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 def _given(files: tuple[File, ...], keys: set[str]) -> Iterator[_Given]:
     """Every argument with the name of a key that is given a key."""
     parameters = _parameters(files)
+    kept = {id(owner): _kept(owner) for file in files for _, owner in file.functions if owner is not None}
     for file in files:
+        owners = {id(node): kept[id(owner)] for function, owner in file.functions if owner is not None
+                  for node in ast.walk(function)}  # fmt: skip
         for call in calls_in(file.tree):
             name = called_name(call)
-            named = [*zip(parameters.get(name, ()), call.args, strict=False)]
-            named += [(word.arg, word.value) for word in call.keywords if word.arg and name in parameters]
+            known = parameters.get(name)
+            if known is None:
+                continue
+            named = [*zip(known[0], call.args, strict=False)]
+            named += [(word.arg, word.value) for word in call.keywords if word.arg in known[0] + known[1]]
             starred = any(isinstance(value, ast.Starred) for value in call.args)
             for argument, value in () if starred else named:
                 if (
                     argument in keys
-                    and argument not in COMMON
+                    and argument not in (*COMMON, name)
                     and isinstance(value, ast.Attribute)
                     and value.attr in keys
                 ):
-                    yield _Given(file, call, name, argument, value.attr)
+                    is_key = dotted(value.value) != "self" or value.attr in owners.get(id(call), {value.attr})
+                    yield _Given(file, call, name, argument, value.attr, is_key)
 
 
-def _parameters(files: tuple[File, ...]) -> dict[str, tuple[str, ...]]:
-    """The positional arguments of the trainer's own functions, methods and classes that go by one name alone."""
-    found: dict[str, list[tuple[str, ...]]] = {}
+def _kept(owner: ast.ClassDef) -> set[str]:
+    """What a class keeps that may be a setting: its fields, what it reads of something, plain values it is given."""
+    found = {dotted(part.target) for part in owner.body if isinstance(part, ast.AnnAssign)}
+    for function in (part for part in owner.body if isinstance(part, Function)):
+        plain = {each.arg for each in parameters_of(function) if _is_plain(each.annotation)}
+        for target, value in assignments_in(own_nodes(function)):
+            if isinstance(target, ast.Attribute) and dotted(target.value) == "self":
+                is_read = isinstance(value, ast.Attribute | ast.Subscript) or asked(value) is not None
+                if is_read or dotted(value) in plain:
+                    found.add(target.attr)
+    return found
+
+
+def _is_plain(annotation: ast.expr | None) -> bool:
+    return annotation is None or bool(PLAIN & {word.id for word in ast.walk(annotation) if isinstance(word, ast.Name)})
+
+
+def _parameters(files: tuple[File, ...]) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
+    """The arguments of the trainer's own functions, methods and classes that go by one name alone, by place and not."""
+    found: dict[str, list[tuple[tuple[str, ...], tuple[str, ...]]]] = {}
     for file in files:
         for function, owner in file.functions:
             static = any(dotted(decorator) == "staticmethod" for decorator in function.decorator_list)
             names = _positional(function)[int(owner is not None and not static) :]
             called = owner.name if owner is not None and function.name == "__init__" else function.name
-            found.setdefault(called, []).append(names)
+            others = tuple(argument.arg for argument in function.args.kwonlyargs)
+            found.setdefault(called, []).append((names, others))
     return {name: several[0] for name, several in found.items() if len(several) == 1}
 
 

@@ -14,7 +14,8 @@ A sweep over the rate changes weight decay and warm-up as well, and no error say
 
 The trainer's source is read (`Subject.source`, or the modules that the adapter imports). Where a function splits keys
 at their dots and nests dictionaries (`.split(".")`, `setdefault(part, {})`), what is called after overrides, or is what
-such a function gives, must not be merged into another mapping at its top level alone. Nor must a part of a mapping
+such a function gives, must not be merged into another mapping at its top level alone, in a file that speaks of
+such a function or a function that one of such a file calls: other overrides may be flat. Nor must a part of a mapping
 (`tree[stage]`, `tree.get(stage)`) be merged so into one of which the same function makes a configuration class that has
 other classes of the trainer for sections. Where a section has a section of its own (a field of a class that has such
 fields, or a mapping in a mapping of a section in a YAML file), a function that is called after merging or configuring
@@ -89,10 +90,18 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
         if not _calls_itself(function, nodes):
             if has_inner and file.has(".items()"):
                 found += [_finding(file, function, node, "an inner section") for node in one_level(function, nodes)]
-            nested = _merges(nodes, nesting) if nesting else ()
+            nested = _merges(nodes, nesting) if nesting and _reached(file, function, files, nesting) else ()
             merges = {id(node): node for node in (*nested, *_of_parts(function, nodes, whole))}
             found += [_finding(file, function, node) for node in merges.values()]
     return Outcome(tuple(found), {"sections_replaced": len(found)}, {"sections_replaced": 0})
+
+
+def _reached(file: File, function: Function, files: tuple[File, ...], nesting: set[str]) -> bool:
+    """Whether what is nested may come to a function: its file speaks of it, or one that does calls the function."""
+    if file.has(*nesting):
+        return True
+    callers = () if function.name.startswith("__") else (other for other in files if other.has(f"{function.name}("))
+    return any(other.has(*nesting) for other in callers)
 
 
 def _nests(nodes: list[ast.AST]) -> bool:

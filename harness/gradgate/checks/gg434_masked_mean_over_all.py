@@ -25,8 +25,8 @@ two products with one mask. Of `quantile`, `median`, `std`, `var`, `kthvalue`, `
   stands above what is less than 0, and the smallest (`kthvalue`, `largest=False`) of anything that it makes 0;
 * a `topk` or `kthvalue` of a share of all places (`share * x.numel()`), of values that are `-inf` where a mask says so.
 
-What an index, a `nan` or an infinite number has left out before is none of the second, nor is a share that is made of a
-mask any of them, but for the third.
+What a mask has picked (`valid_ce = ce[valid]`) is no mask, whatever it is called. What an index, a `nan` or an infinite
+number has left out before is none of the second, nor is a share that is made of a mask any of them, but for the third.
 Statistic: such means and thresholds. Allowed: 0.
 
 False-alarm rate: 0 where what is masked is not to count.

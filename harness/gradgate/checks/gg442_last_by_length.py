@@ -17,7 +17,8 @@ By reading the files of `Subject.source`, or those of the modules that the adapt
 left where an argument, a field, a key or an assignment is named after a side of padding, and a text `"left"` stands in
 one of the files. Findings are a sum of a mask, or a length, less one, running sums of them as well, by which something
 is indexed, gathered or scattered, in a function that does not read a side; not the columns of a slice, nor the last;
-nor where the function itself puts rows into the first columns.
+nor where the function itself puts rows into the first columns, or its class says that they are padded on the right. Of
+a mask that is taken from the prompts' width on, what is left is padded on the right.
 
 Statistic: such places; allowed: 0.
 
@@ -61,7 +62,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 
 from gradgate.checks.left_padding import SIDE, may_pad_on_the_left
-from gradgate.checks.source_values import Names, last_name, own_nodes, places_of
+from gradgate.checks.source_values import Names, assignments_in, last_name, own_nodes, places_of
 from gradgate.checks.trainer_source import NONE, File, Function, called_name, dotted, files_of, given_by
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -87,19 +88,37 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 def _of_file(file: File) -> Iterator[Finding]:
     if not file.has("- 1"):
         return
-    for function, _ in file.functions:
+    for function, owner in file.functions:
         nodes, names = own_nodes(function), Names(function)
         lasts = {id(node): node for node in _less_one(nodes) if _is_length(node.left, names, nodes)}
         if not lasts or any("left" in text or SIDE.search(text) for text in _texts(function, file)):
             continue
-        if any(map(_pads_behind, nodes)):
+        if any(map(_pads_behind, nodes)) or (owner is not None and any(map(_says_right, ast.walk(owner)))):
             continue
         seen = set[int]()
-        for index in (index for index in _indices(nodes) if not isinstance(names.held(index), ast.Compare)):
+        for of, index in _indices(nodes):
+            if isinstance(names.held(index), ast.Compare):
+                continue
             for part in names.parts(index, 3):
-                if id(part) in lasts and id(part) not in seen:
+                if id(part) in lasts and id(part) not in seen and not _is_of(of, lasts[id(part)].left, nodes):
                     seen.add(id(part))
                     yield _finding(file, lasts[id(part)], function.name)
+
+
+def _says_right(node: ast.AST) -> bool:
+    """Whether a side is set to the right: `tokenizer.padding_side = "right"`."""
+    if not isinstance(node, ast.Assign) or not SIDE.search(last_name(node.targets[0])):
+        return False
+    return any(isinstance(part, ast.Constant) and part.value == "right" for part in ast.walk(node.value))
+
+
+def _is_of(of: ast.expr, length: ast.expr, nodes: Iterable[ast.AST]) -> bool:
+    """Whether a length is that of the very list that is indexed."""
+    counted = f"len({ast.unparse(of)})"
+    return any(
+        dotted(target) == dotted(length) and dotted(target) and ast.unparse(value) == counted
+        for target, value in assignments_in(nodes)
+    )
 
 
 def _pads_behind(node: ast.AST) -> bool:
@@ -125,7 +144,10 @@ def _less_one(nodes: Iterable[ast.AST]) -> Iterator[ast.BinOp]:
 
 def _is_length(node: ast.expr, names: Names, nodes: Iterable[ast.AST]) -> bool:
     """Whether something is the length of rows, of what a function's nodes make of it."""
-    for part in names.parts(node, 2):
+    parts = list(names.parts(node, 3))
+    if any(map(_is_from_a_column_on, parts)):
+        return False
+    for part in parts:
         if isinstance(part, ast.Call) and isinstance(part.func, ast.Attribute) and part.func.attr in ("sum", "cumsum"):
             summed = ast.unparse(part.func.value) + "".join(map(ast.unparse, part.args[:1]))
             if MASK.search(summed) or LENGTHS.search(ast.unparse(part.func.value)):
@@ -133,6 +155,16 @@ def _is_length(node: ast.expr, names: Names, nodes: Iterable[ast.AST]) -> bool:
         if isinstance(part, ast.Name | ast.Attribute | ast.Subscript) and LENGTHS.search(last_name(part)):
             return dotted(part) not in _widths(nodes)
     return False
+
+
+def _is_from_a_column_on(node: ast.AST) -> bool:
+    """Whether something is all columns from one on that has a name: `mask[:, n_prompt:]`, `mask[-n_answer:]`."""
+    if not isinstance(node, ast.Subscript):
+        return False
+    last = node.slice.elts[-1] if isinstance(node.slice, ast.Tuple) and node.slice.elts else node.slice
+    if not isinstance(last, ast.Slice) or last.lower is None or last.upper is not None:
+        return False
+    return any(isinstance(part, ast.Name | ast.Attribute) for part in ast.walk(last.lower))
 
 
 def _widths(nodes: Iterable[ast.AST]) -> set[str]:
@@ -146,14 +178,14 @@ def _widths(nodes: Iterable[ast.AST]) -> set[str]:
     }
 
 
-def _indices(nodes: Iterable[ast.AST]) -> Iterator[ast.expr]:
-    """What something is indexed, gathered or scattered by."""
+def _indices(nodes: Iterable[ast.AST]) -> Iterator[tuple[ast.expr, ast.expr]]:
+    """What is indexed, gathered or scattered, and by what."""
     for node in nodes:
         if isinstance(node, ast.Subscript) and not isinstance(node.slice, ast.Slice | ast.Constant):
             parts = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
-            yield from (part for part in parts if not isinstance(part, ast.Slice))
+            yield from ((node.value, part) for part in parts if not isinstance(part, ast.Slice))
         elif isinstance(node, ast.Call) and called_name(node) in TAKES:
-            yield from given_by(node)
+            yield from ((node.func, each) for each in given_by(node))
 
 
 def _finding(file: File, node: ast.BinOp, function: str) -> Finding:

@@ -21,8 +21,10 @@ By reading the files of `Subject.source`, or those of the modules that the adapt
 Findings are comparisons with padding's id, by `==`, `!=`, `eq` or `ne`, that say what is put to an ignored label, that
 choose between such a label and another value, or that are stored, given or given back under a mask's name; losses that
 ignore that id; and the collator of transformers for language modelling without masks, which compares. None are those
-in a function that generates, of prompts or queries, or in an expression or with a store behind it that has the end
-token, a length or a running sum as well.
+in a function that generates or hides tokens for a masked language model (`special_tokens_mask`), of prompts or queries,
+or in an expression or with a store behind it that has the end token, a length or a running sum as well; nor those in a
+folder that loads tokenizers of its own and gives their padding no end token. What labels are padded with is no id of
+padding's.
 
 Statistic: such masks; allowed: 0.
 
@@ -63,6 +65,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 from gradgate.checks.source_values import Names, assignments_in, defaults_of, last_name, outwards, own_nodes, parents_in
 from gradgate.checks.trainer_source import NONE, File, Function, called_name, dotted, files_of
@@ -77,6 +80,8 @@ _ID = r"(_?(tok|token))?(_?(id|idx|index))?$"
 PAD = re.compile(r"(^|_)pad(ding)?" + _ID, re.IGNORECASE)
 END = re.compile(r"(^|_)(eos|eot|eod|end_?of_?(text|turn|seq\w*|sentence)|end(?=_?(tok|id)))" + _ID, re.IGNORECASE)
 MASK = re.compile(r"mask|label|target|(^|_)(valid|real|keep|trainable|weights?|attention)(_|$)", re.IGNORECASE)
+OF_LABELS = re.compile(r"label|target|ignore", re.IGNORECASE)
+LOADS = re.compile(r"Tokenizer\w*\.from_pretrained\(|tokenizer\w* = .*\.from_pretrained\(")
 NOT_OF_DATA = re.compile(r"(model|generation|llm)\w*\.(\w+\.)*\w+$", re.IGNORECASE)
 OF_A_MODEL = re.compile(r"config\S*\.pad_token_id$")
 NOT_OF_ROWS = re.compile(r"prompt|quer(y|ies)|context|config|settings|\bargs\b", re.IGNORECASE)
@@ -95,11 +100,18 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     files = files_of(subject)
     if not files:
         return Outcome(not_applicable=NONE)
-    given = [pair for file in files if file.has("pad", "PAD") for pair in _given(file)]
+    by_file = {file.path: list(_given(file)) for file in files if file.has("pad", "PAD")}
+    given = [pair for pairs in by_file.values() for pair in pairs]
     ends = {last for last, value in given if value is None}
     ends |= {f"{last}_id" for last in ends}  # a tokenizer's `pad_token` gives it its `pad_token_id`
     others = {last for last, value in given if isinstance(value, ast.Constant) and isinstance(value.value, int)} - ends
     asked = bool(ends) and any(map(_has_an_end, files))
+    if asked:
+        giving = {Path(path).parent for path, pairs in by_file.items() if any(value is None for _, value in pairs)}
+        loading = {
+            Path(file.path).parent for file in files if file.has("okenizer") and any(map(LOADS.search, file.lines))
+        }
+        files = tuple(file for file in files if Path(file.path).parent not in loading - giving)
     findings = tuple(finding for file in files for finding in _of_file(file, others)) if asked else ()
     return Outcome(findings, {"masks": len(findings)}, {"masks": 0})
 
@@ -167,7 +179,7 @@ def _of_file(file: File, others: set[str]) -> Iterator[Finding]:
     for function, _ in file.functions:
         nodes = own_nodes(function)
         called = [called_name(node) for node in nodes if isinstance(node, ast.Call)]
-        if any(map(GENERATES.search, (*called, function.name))):
+        if any(map(GENERATES.search, (*called, function.name))) or "get_special_tokens_mask" in called:
             continue
         names = Names(function)
         for node in nodes:
@@ -182,6 +194,8 @@ def _of_file(file: File, others: set[str]) -> Iterator[Finding]:
 def _is_padding(node: ast.AST, names: Names, others: set[str]) -> bool:
     """Whether something is called after padding, and is not known to be another number than the end's."""
     if not isinstance(node, ast.expr) or not PAD.search(_last(node)) or _last(node) in others:
+        return False
+    if OF_LABELS.search(_last(node)):
         return False
     held = names.held(node)
     if OF_A_MODEL.search(ast.unparse(held)):
@@ -211,7 +225,7 @@ def _compares(node: ast.Compare | ast.Call, names: Names, others: set[str]) -> b
     ids = [side for side in sides if side not in pads and not isinstance(side, ast.Constant)]
     if len(pads) != 1 or len(ids) != 1 or END.search(_last(ids[0])):
         return False
-    return not NOT_OF_ROWS.search(ast.unparse(ids[0]))
+    return not any(NOT_OF_ROWS.search(ast.unparse(each)) for each in (ids[0], names.held(ids[0])))
 
 
 def _makes_a_mask(

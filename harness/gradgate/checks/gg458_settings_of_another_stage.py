@@ -20,8 +20,10 @@ section of is said by its last name, by what its name holds, by what is assigned
 what all calls of the function give a parameter.
 
 A finding is, in a function of one stage, a key read of another's section that its own has, too, where no line reads it
-of its own; and another's section that is taken where no line takes its own. A key that is read of what may be any
-section counts as read of all, and so does a section that is looked up by a variable. Statistic: such keys and
+of its own; and another's section that is taken where no line takes its own. A section that the stage's name is part of
+is its own, as is one whose words are all in the names by which the stage is known (`fsdp_config`, `engine_config` in
+`FsdpEngine`). A key that is read of what may be any section counts as read of all, and so does a section that is looked
+up by a variable. Statistic: such keys and
 sections. Allowed: 0.
 
 False-alarm rate: 0 on the bundled trainer and on the documented ones.
@@ -130,12 +132,23 @@ def _of_mapping(content: Any, found: Keys) -> None:
 
 def _stage_of(place: Place, sections: set[str]) -> str:
     """The section after whose stage a function is named; empty: none, or several."""
+    of = next((of for words in _known_by(place) if (of := words & sections)), set[str]())
+    return of.pop() if len(of) == 1 else ""
+
+
+def _known_by(place: Place) -> Iterator[set[str]]:
+    """The words of a function's name and its class's, and those of its file's."""
     names = ["" if place.name in ENTRIES else place.name, place.owner.name if place.owner is not None else ""]
     for texts in (names, [Path(place.file.path).stem]):
-        words = {word.lower() for text in texts if text not in ENTRIES for word in WORDS.findall(text)}
-        if of := words & sections:
-            return of.pop() if len(of) == 1 else ""
-    return ""
+        yield {word.lower() for text in texts if text not in ENTRIES for word in WORDS.findall(text)}
+
+
+def _is_own(section: str, own: str, place: Place) -> bool:
+    """Whether a section is a stage's own by another name."""
+    known = next((words for words in _known_by(place) if own in words), set[str]())
+    stem = (called(section) or (section,))[0].lower()
+    words = {word.lower() for word in WORDS.findall(stem)}
+    return own in words or words <= known | {own.rstrip("0123456789")}
 
 
 class _Reads:
@@ -172,6 +185,9 @@ class _Reads:
             if not own:
                 continue
             is_left = own not in taken and not self._by_variables
+            others = {key} & self._sections | of
+            if any(_is_own(other, own, place) for other in others - {own, ANY}):
+                continue
             if key in self._sections - {own} and is_left and len(sections[own] & sections[key]) >= FEW:
                 told = f"takes the section `{key}`, and no line takes `{own}`, its own"
             elif len(of) == 1 and not of & {own, ANY} and key in sections[own] & sections[next(iter(of))]:

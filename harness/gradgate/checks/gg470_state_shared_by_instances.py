@@ -15,7 +15,9 @@ evaluation's, a cache of rewards of one run answers the next.
 By reading the files of `Subject.source`, or those of the modules that the adapter imports. Findings are attributes of a
 class's body that hold an empty list, dictionary, set, deque, counter or defaultdict, which a method writes through
 `self`, and no method assigns anew; and defaults of that kind that a function writes, or keeps as an attribute that a
-method writes. Attributes in capitals, and those that a method of the class itself writes (`cls`), are registers.
+method writes. Attributes in capitals, those that are declared as the class's (`ClassVar`), are named after what is
+imported, loaded or registered, or that a method of the class itself writes (`cls`), are registers. A `BaseModel` of
+pydantic copies its defaults. What is only taken out of (`pop`) stays empty.
 
 Statistic: such attributes and defaults; allowed: 0.
 
@@ -54,6 +56,7 @@ Python's tutorial, "Class and Instance Variables"; ruff's B006 and RUF012 ask fo
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator, Sequence
 
 from gradgate.checks.source_values import assignments_in, defaults_of, last_name, own_nodes, places_of
@@ -66,7 +69,9 @@ CODE, NAME = "GG470", "state-shared-by-instances"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
 MAKES = ("list", "dict", "set", "deque", "defaultdict", "Counter", "OrderedDict")
-WRITES = ("append", "extend", "add", "update", "setdefault", "insert", "appendleft", "pop", "clear")
+WRITES = ("append", "extend", "add", "update", "setdefault", "insert", "appendleft")
+COPIES = ("BaseModel", "BaseSettings", "RootModel")  # pydantic's, which give each instance a copy of a default
+REGISTER = re.compile(r"(^|_)(import(s|ed)?|loaded|register(s|ed)?|registry|registries)$", re.IGNORECASE)
 FIX = "make it in `__init__`; let a default be None"
 
 
@@ -84,11 +89,15 @@ def _of_file(file: File) -> Iterator[Finding]:
 
 
 def _of_class(file: File, owner: ast.ClassDef) -> Iterator[Finding]:
+    if any(last_name(base) in COPIES for base in owner.bases):
+        return
+    own = [part for part in owner.body if not (isinstance(part, ast.AnnAssign) and _is_of_class(part.annotation))]
     held = [
         (target.id, value)
-        for target, value in assignments_in(owner.body)
+        for target, value in assignments_in(own)
         if isinstance(target, ast.Name) and not target.id.isupper() and _is_empty(value)
     ]
+    held = [(name, value) for name, value in held if not REGISTER.search(name)]
     if not held:
         return
     nodes = [node for part in owner.body if isinstance(part, Function) for node in own_nodes(part)]
@@ -99,6 +108,10 @@ def _of_class(file: File, owner: ast.ClassDef) -> Iterator[Finding]:
         if mine in written and mine not in assigned and f"cls.{name}" not in written:
             text = f"all instances of {owner.name} write into one `{name}`; allowed: one each"
             yield Finding(code=CODE, name=NAME, message=text, culprit=file.at(value, owner.name), fix=FIX)
+
+
+def _is_of_class(annotation: ast.expr) -> bool:
+    return "ClassVar" in ast.unparse(annotation)
 
 
 def _of_defaults(file: File, function: Function, owner: ast.ClassDef | None) -> Iterator[Finding]:
@@ -129,7 +142,7 @@ def _written(nodes: Sequence[ast.AST]) -> set[str]:
     found = set()
     for node in nodes:
         targets: list[ast.expr] = []
-        if isinstance(node, ast.Assign | ast.Delete):
+        if isinstance(node, ast.Assign):
             targets = [place for target in node.targets for place in places_of(target)]
         elif isinstance(node, ast.AugAssign):
             targets = [node.target]

@@ -14,7 +14,8 @@ It looks like an average, is saved as one, and smooths nothing. Nobody sees it: 
 By reading the files of `Subject.source`, or those of the modules that the adapter imports. Findings stand in a function
 or a class that is named after an average of weights (ema, average, polyak, shadow), or have such a name on their left:
 `mul_` by 1 less something that is called decay, beta or momentum with an `add_` of that behind it, `lerp_` with it for
-a weight, and sums of that form that are assigned to what stands beside 1 less the decay. A `tau` has the other meaning.
+a weight, and sums of that form that are assigned to what stands beside 1 less the decay. A `tau` has the other meaning;
+beta, mu and momentum may have either, and have this one where a default, a setting or a call says more than a half.
 
 Statistic: such updates; allowed: 0.
 
@@ -50,11 +51,12 @@ PyTorch, `torch.optim.swa_utils.get_ema_avg_fn`: decay * ema + (1 - decay) * cur
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 
 from gradgate.checks.averages import AVERAGE, DECAY, is_of_average
-from gradgate.checks.source_values import last_name, own_nodes
-from gradgate.checks.trainer_source import File, read_file_by_file
+from gradgate.checks.source_values import assignments_in, defaults_of, last_name, own_nodes
+from gradgate.checks.trainer_source import File, Function, dotted, files_of, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -62,21 +64,44 @@ from gradgate.subjects.contract import Context, Subject
 CODE, NAME = "GG472", "average-follows-at-once"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
+KEEPS = re.compile(r"decay|keep", re.IGNORECASE)
+HALF = 0.5
 
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     """Read how averages are moved."""
-    return read_file_by_file(subject, _of_file, "updates")
+    files = files_of(subject)
+    return read_file_by_file(subject, lambda file: _of_file(file, files), "updates")
 
 
-def _of_file(file: File) -> Iterator[Finding]:
+def _of_file(file: File, files: tuple[File, ...]) -> Iterator[Finding]:
     if not file.has("ema", "EMA", "averag", "Averag", "polyak", "shadow"):
         return
     for function, owner in file.functions:
         named = is_of_average(function.name, owner)
         for node in own_nodes(function):
             if isinstance(node, ast.expr | ast.stmt) and _is_swapped(node, named=named):
-                yield _finding(file, node, function.name)
+                names = {last_name(part) for part in ast.walk(node) if isinstance(part, ast.expr) and _is_decay(part)}
+                if all(KEEPS.search(name) or _is_large(name, files) for name in names):
+                    yield _finding(file, node, function.name)
+
+
+def _is_large(name: str, files: tuple[File, ...]) -> bool:
+    """Whether something of a name is more than a half: a default, a field, what is assigned or given."""
+    nodes = [node for file in files if file.has(name) for node in file.nodes]
+    said = [(dotted(target).rpartition(".")[2], value) for target, value in assignments_in(nodes)]
+    for node in nodes:
+        if isinstance(node, Function):
+            said += [(each.arg, value) for each, value in defaults_of(node.args)]
+        elif isinstance(node, ast.keyword) and node.arg is not None:
+            said.append((node.arg, node.value))
+        elif isinstance(node, ast.Dict):
+            said += [(str(key.value), value) for key, value in zip(node.keys, node.values, strict=True)
+                     if isinstance(key, ast.Constant)]  # fmt: skip
+    return any(
+        is_named == name and isinstance(value, ast.Constant) and isinstance(value.value, float) and value.value > HALF
+        for is_named, value in said
+    )
 
 
 def _is_swapped(node: ast.AST, *, named: bool) -> bool:

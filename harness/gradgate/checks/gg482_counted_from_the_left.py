@@ -17,7 +17,9 @@ By reading the files of `Subject.source`, or those of the modules that the adapt
 the left: it has a setting for the side, or asks for "left". Findings are slices from 0 by the length of a prompt on the
 second axis of something, comparisons of an `arange` with such a length for each row, and writes into a tensor of rows
 at a place that begins at 0 for each row and goes on by its parts, in a function that neither reads the side nor an
-offset (side, left, offset, start, shift, first) nor rolls or packs rows.
+offset (side, left, offset, start, shift, first, a length of padding) nor rolls or packs rows. How wide a tensor of
+prompts is (`prompts.shape[1]`) is the length of none: all columns up to there are prompts with their padding. Nor are
+those up to a place that is counted from the end, and tokens that are then put where a mask is set, findings.
 
 Statistic: such places; allowed: 0.
 
@@ -58,7 +60,8 @@ import re
 from collections.abc import Iterator
 from itertools import chain
 
-from gradgate.checks.source_values import assignments_in, last_name, own_nodes, parameters_of
+from gradgate.checks.source_places import Place, places_in
+from gradgate.checks.source_values import assignments_in, last_name, parameters_of
 from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -73,7 +76,9 @@ PACKS = re.compile(r"pack|concat|chunk", re.IGNORECASE)
 MAKES = ("zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full")
 OFFSET = re.compile(
     r"(^|_)(side|left|offset|off|start|shift|first|begin|pad(ding)?_side|lead)(_|$)|^(roll|flip|fliplr)$"
+    r"|(^|_)pad(s|ding)?_(len|length|width|count)s?$|(^|_)(n|num)_pads?$"
 )
+WIDTH = re.compile(r"\.(shape|size)$|(^|_)widths?$")
 
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
@@ -82,21 +87,59 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     if not files:
         return Outcome(not_applicable=NONE)
     pads_left = any(file.has(*SIDES) for file in files)
-    findings = tuple(chain.from_iterable(map(_of_file, files))) if pads_left else ()
+    places = places_in(files).functions if pads_left else ()
+    findings = tuple(chain.from_iterable(_of_place(place, files) for place in places))
     return Outcome(findings, {"places": len(findings)}, {"places": 0})
 
 
-def _of_file(file: File) -> Iterator[Finding]:
-    if not file.has("prompt", "= 0"):
+def _of_place(place: Place, files: tuple[File, ...]) -> Iterator[Finding]:
+    if not place.file.has("prompt", "= 0"):
         return
-    for function, _ in file.functions:
-        nodes = own_nodes(function)
-        walked = _walked(function, nodes)
-        if _knows_the_side(function, nodes, walked[1]):
-            continue
-        for node in nodes:
-            if _is_slice(node) or _is_comparison(node) or _is_of(node, walked):
-                yield _finding(file, node, function.name)
+    walked = _walked(place.function, place.nodes)
+    if _knows_the_side(place.function, place.nodes, walked[1]):
+        return
+    put = {id(node.value) for node in place.nodes if isinstance(node, ast.Assign) and _is_masked(node.targets[0])}
+    for node in place.nodes:
+        if _is_of(node, walked):
+            yield _finding(place.file, node, place.name)
+        elif (length := _length(node)) is not None and id(node) not in put:
+            is_of_all = isinstance(node, ast.Compare) or _is_of_all(node)
+            if not (is_of_all and _is_width(length, place, files)):
+                yield _finding(place.file, node, place.name)
+
+
+def _length(node: ast.AST) -> ast.expr | None:
+    """The length of a prompt up to which columns are counted."""
+    if _is_slice(node):
+        return node.slice.elts[1].upper  # type: ignore[attr-defined, no-any-return]
+    return node.comparators[0] if isinstance(node, ast.Compare) and _is_comparison(node) else None
+
+
+def _is_masked(target: ast.expr) -> bool:
+    """Whether something is put where a mask is set: `rows[i, mask] = ...`."""
+    parts = target.slice.elts if isinstance(target, ast.Subscript) and isinstance(target.slice, ast.Tuple) else []
+    return len(parts) == 2 and isinstance(parts[1], ast.Name)
+
+
+def _is_of_all(node: ast.AST) -> bool:
+    """Whether a slice is of all rows: `[:, :n]`, `[..., :n]`."""
+    first = node.slice.elts[0]  # type: ignore[attr-defined]
+    return ast.unparse(first) in (":", "...")
+
+
+def _is_width(length: ast.expr, place: Place, files: tuple[File, ...], hops: int = 2) -> bool:
+    """Whether a length is how wide the tensor of all prompts is, by what it is made of or what all calls give."""
+    parts = list(place.names.parts(length))
+    if any(isinstance(part, ast.Attribute | ast.Name) and WIDTH.search(ast.unparse(part)) for part in parts):
+        return True
+    asked = [part.id for part in parts if isinstance(part, ast.Name) and part.id in place.parameters]
+    places = places_in(files)
+    for name in asked if hops else ():
+        calls = [each for each in places.calls_of(place.name) if places.called(each[1], each[0]) is place]
+        given = [(caller, value) for caller, call in calls if (value := place.given(call).get(name)) is not None]
+        if given and all(_is_width(value, caller, files, hops - 1) for caller, value in given):
+            return True
+    return False
 
 
 def _knows_the_side(function: Function, nodes: list[ast.AST], walked: set[str]) -> bool:
@@ -145,7 +188,7 @@ def _is_slice(node: ast.AST) -> bool:
         return False
     begin, end = parts[1].lower, parts[1].upper
     from_zero = begin is None or (isinstance(begin, ast.Constant) and begin.value == 0)
-    return from_zero and end is not None and _is_of_prompt(end)
+    return from_zero and end is not None and not isinstance(end, ast.UnaryOp) and _is_of_prompt(end)
 
 
 def _is_comparison(node: ast.AST) -> bool:

@@ -23,7 +23,8 @@ tensors on, with `.data` or `.detach()` too; a name that holds one of these. Fin
 * a save is given, or the function returns, behind the loop, where they were kept under a comparison;
 * are kept as an attribute that another method saves, which no loop calls or which is not called right behind, or, of
   what is called best, an entry of a mapping or a name of an outer function too, another function;
-* the same function or class writes over in place (`copy_`, `load_state_dict` of another one), and brings back;
+* the same function, or class where it is an attribute, writes over in place (`copy_`, `load_state_dict` of another
+  one), and brings back, other than in `state_dict` and `load_state_dict` methods;
 * an object keeps under a comparison, or a method that is called under one, and that are saved or loaded behind the
   loop.
 

@@ -112,6 +112,8 @@ def leaves_out(node: ast.expr, names: Names) -> bool:
     node = bare(node)
     node = bare(node.operand) if isinstance(node, ast.UnaryOp) else node
     held = bare(names.held(node))
+    if isinstance(held, ast.Subscript) and leaves_out(held.slice, names):
+        return False  # what a mask has picked: all of it counts
     named = bool(MASK.search(dotted(node).rpartition(".")[2]))
     return named or (isinstance(held, ast.Compare) and bool(LABELS.search(ast.unparse(held))))
 

@@ -12,6 +12,7 @@ from gradgate.checks.source_values import assignments_in, own_nodes, places_of
 from gradgate.checks.trainer_source import File, Function, called_name, dotted
 
 GIVES = ("parameters", "named_parameters", "buffers", "named_buffers", "state_dict")
+HANDS_OVER = ("state_dict", "load_state_dict")  # methods in which nothing is trained
 WRITES = ("copy_", "lerp_", "mul_", "add_", "sub_", "swap_", "load_state_dict")
 
 
@@ -38,11 +39,18 @@ def set_aside(file: File) -> Iterator[SetAside]:
     for function, owner in file.functions:
         scopes.setdefault(id(owner) if owner is not None else id(function), []).append(function)
     for functions in scopes.values():
-        kept = [each for function in functions for each in _kept(function)]
+        kept = [each for function in functions if function.name not in HANDS_OVER for each in _kept(function)]
         nodes = [node for function in functions for node in own_nodes(function)] if kept else []
         for each in kept:
-            if not AVERAGE.search(each.name) and _comes_back(each, nodes):
+            within = own_nodes(each.function) if each.name.isidentifier() and not _is_shared(each) else nodes
+            if not AVERAGE.search(each.name) and _comes_back(each, within):
                 yield each
+
+
+def _is_shared(kept: SetAside) -> bool:
+    """Whether a name is that of an outer function or of the file, so that other functions have it, too."""
+    declared = (node for node in own_nodes(kept.function) if isinstance(node, ast.Global | ast.Nonlocal))
+    return any(kept.name in node.names for node in declared)
 
 
 def _kept(function: Function) -> Iterator[SetAside]:

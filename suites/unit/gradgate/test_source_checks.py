@@ -178,6 +178,45 @@ def test_the_length_of_a_stage_that_steps_each_batch_is_its_batches(step: str, f
     assert len(run_check("GG623", subject, None).findings) == found
 
 
+NESTING = """
+def parsed(pairs):
+    tree = {}
+    for key, text in pairs:
+        node, parts = tree, key.split(".")
+        for part in parts[:-1]:
+            node = node.setdefault(part, {})
+        node[parts[-1]] = text
+    return tree
+
+def main(pairs):
+    return CALL
+"""
+MERGING = "def merged(content, overrides):\n    content.update(overrides)\n    return content\n"
+
+
+@pytest.mark.parametrize(("call", "found"), [("merged({}, parsed(pairs))", 1), ("parsed(pairs)", 0)])
+def test_overrides_to_which_nothing_nested_comes_may_be_flat(call: str, found: int, tmp_path: Path) -> None:
+    """What is merged in another file is nested where one that nests calls that."""
+    subject = reading(tmp_path, NESTING.replace("CALL", call), {"merging.py": MERGING})
+    assert len(run_check("GG432", subject, None).findings) == found
+
+
+ENDED = """
+def ended(tokenizer):
+    tokenizer.pad_token = tokenizer.eos_token
+    return [tokenizer.eos_token]
+"""
+MASKING = "def labelled(labels):\n    labels[labels == tokenizer.pad_token_id] = -100\n    return labels\n"
+
+
+@pytest.mark.parametrize(("loaded", "found"), [("T5Tokenizer.from_pretrained('t5')", 0), ("lent()", 1)])
+def test_tokenizers_of_another_folder_have_their_own_padding(loaded: str, found: int, tmp_path: Path) -> None:
+    """Where one that is loaded there is given no end token for it."""
+    (tmp_path / "t5").mkdir()
+    subject = reading(tmp_path, ENDED, {"t5/model.py": f"tokenizer = {loaded}\n\n{MASKING}"})
+    assert len(run_check("GG446", subject, None).findings) == found
+
+
 CALLING = """
 from dataclasses import dataclass
 
