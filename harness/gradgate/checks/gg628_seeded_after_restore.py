@@ -160,17 +160,21 @@ class _Order:
             and any(TAKES.search(dotted(call.func)) for call in calls_in(place.function))
         }
 
-    def _restores(self, place: Place, depth: int = DEPTH) -> frozenset[str]:
-        """The generators whose state a function restores."""
+    def _restores(self, place: Place) -> frozenset[str]:
+        """The generators whose state a function restores, itself or by what it calls."""
         key = id(place.function)
-        if key in self._known or not depth:
-            return self._known.get(key, frozenset())
-        self._known[key] = frozenset()  # while it is looked at
-        calls = [node for node in place.nodes if isinstance(node, ast.Call)]
-        own = [(call, called) for call in calls if (called := self.own.called(call, place)) is not None]
-        if key not in self._taking and not any(id(called.function) in self._taking for _, called in own):
-            found = {kind for call in calls for kind, restore, _ in KINDS if restore.search(dotted(call.func))}
-            self._known[key] = frozenset(found).union(*(self._restores(called, depth - 1) for _, called in own))
+        if key not in self._known:
+            found, seen, waiting = set[str](), {key}, [place]
+            while waiting:
+                here = waiting.pop()
+                calls = [node for node in here.nodes if isinstance(node, ast.Call)]
+                own = [called for call in calls if (called := self.own.called(call, here)) is not None]
+                if {id(here.function), *(id(called.function) for called in own)} & self._taking:
+                    continue
+                found |= {kind for call in calls for kind, restore, _ in KINDS if restore.search(dotted(call.func))}
+                waiting += [called for called in own if id(called.function) not in seen]
+                seen |= {id(called.function) for called in own}
+            self._known[key] = frozenset(found)
         return self._known[key]
 
     def _restored_in(self, statement: ast.stmt, place: Place) -> Iterator[tuple[ast.Call, frozenset[str]]]:
