@@ -16,8 +16,9 @@ argument that nobody gives. Without the `**_` the first call would have raised.
 By reading the files of `Subject.source`, or those of the modules that the adapter imports. Looked at are functions and
 classes of the trainer's own whose `**kwargs` no line of theirs reads. Findings are
 
-* a call that can be of no other function (by its name, by `self`), undecorated, that gives a keyword, written, in a
-  dictionary that is unpacked, or in the YAML section that is unpacked, that is none of its arguments;
+* a call that can be of no other function (by its name, by `self`), undecorated, which no class below has anew, that
+  gives a keyword, written, in a dictionary that is unpacked, or in the YAML section that is unpacked, that is none of
+  its arguments;
 * an argument with a default that nothing gives: no keyword, text, field of a configuration class, key of a YAML file
   and attribute of another object has its name, and no positional argument reaches it; where there is a key beside it
   whose name is the same but for a word more or less, or an abbreviation (`temp` and `temperature`, `tau` and
@@ -69,7 +70,7 @@ import ast
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from gradgate.checks.source_places import Place, places_in
+from gradgate.checks.source_places import Place, Places, places_in
 from gradgate.checks.source_settings import declared_settings, yaml_files
 from gradgate.checks.source_values import Names, defaults_of, own_nodes
 from gradgate.checks.trainer_source import NONE, File, Function, called_name, calls_in, dotted, files_of
@@ -111,6 +112,8 @@ def _all(subject: Subject, files: tuple[File, ...]) -> Iterator[Finding]:
             place = calls.called(call, here)
             if place is None or id(place.function) not in swallows or not _is_surely(call, place, here.function):
                 continue
+            if place.owner is not None and _is_overridden(place, calls):
+                continue
             for key in _keys(call, here.names, here.function, content):
                 if key not in _arguments(place.function):
                     told.add(id(place.function))
@@ -121,6 +124,13 @@ def _all(subject: Subject, files: tuple[File, ...]) -> Iterator[Finding]:
             key = given.instead_of(argument.arg, function)
             if key and not given.reaches(argument.arg, function, owner):
                 yield _of_argument(file, function, owner, argument, key)
+
+
+def _is_overridden(place: Place, calls: Places) -> bool:
+    """Whether a class that is made of a method's has one of the same name, which may be meant."""
+    others = (each.owner for each in calls.methods(place.name) if each.owner is not None and each.name != "__init__")
+    above = {dotted(base).rpartition(".")[2] for other in others for base in other.bases}
+    return place.owner is not None and place.owner.name in above
 
 
 def _reads(function: Function, name: str) -> bool:
@@ -219,7 +229,8 @@ class _Given:
         """A key that may be meant for an argument that nothing gives; empty: something gives it, or there is none."""
         if argument in self.named:
             return ""
-        keys = (self.by_calls | self.declared) - _arguments(function)
+        keys = {key for key in (self.by_calls | self.declared) if key.isidentifier() and not key.isupper()}
+        keys -= _arguments(function)
         return min((key for key in keys if _is_akin(key, argument)), default="")
 
     def reaches(self, argument: str, function: Function, owner: ast.ClassDef | None) -> bool:

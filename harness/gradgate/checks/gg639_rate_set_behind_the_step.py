@@ -14,8 +14,8 @@ is built.
 ## How it decides
 
 By reading the files of `Subject.source`, or those of the modules that the adapter imports. A rate is set in a loop over
-`param_groups` that assigns `["lr"]` something that is computed, and not from the rate that it has; or in a call of a
-function of the trainer's that always does. A finding is such a place
+`param_groups` that assigns `["lr"]` something that is computed, not from the rate that it has nor taken back out of a
+list; or in a call of a function of the trainer's that always does. A finding is such a place
 
 * behind a statement of the same block that steps an optimizer, itself or by a method of the file that always does;
 * where no other place sets the rate: of the same function or its class, its `__init__` with it; in the same file, by a
@@ -151,6 +151,9 @@ def _loops(function: Function) -> Iterator[ast.For]:
             held = names.held(node.value)
             own = {ast.unparse(target) for target in node.targets}
             computed = any(isinstance(part, ast.Call | ast.BinOp | ast.IfExp) for part in ast.walk(held))
+            computed = computed and not ast.unparse(held).partition("(")[0].endswith(
+                ".pop"
+            )  # what was there before, put back
             if computed and not own & {ast.unparse(part) for part in ast.walk(held) if isinstance(part, ast.Subscript)}:
                 yield loop
                 break

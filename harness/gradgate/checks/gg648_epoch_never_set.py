@@ -17,7 +17,8 @@ methods seed (`manual_seed`, `Random`, `default_rng`) by `self.epoch`, or what i
 raises by itself; a method that keeps an argument in it, as `set_epoch` does, has to be called from what is no such
 method itself, or the attribute set from outside (`sampler.epoch = epoch`; not that of a state, or a trainer), or the
 epoch given where the object is made within a loop. `DistributedSampler(...)` without `shuffle=False` counts where no
-file calls `set_epoch` at all, and no library does that for the trainer. Only classes that the trainer makes an object
+file calls `set_epoch` at all, and no library does that for the trainer. A class with a `set_epoch` is left alone where
+the loop is one of transformers, accelerate or lightning, which calls it. Only classes that the trainer makes an object
 of are looked at.
 
 Statistic: such classes and samplers; allowed: 0.
@@ -80,6 +81,9 @@ OF_RUN = re.compile(  # whose epoch is the run's
     re.I,
 )
 LIBRARY = re.compile(r"^\s*(from|import) (lightning|pytorch_lightning|accelerate|deepspeed|ignite|composer)\b")
+CALLS_IT = re.compile(  # loops of libraries that tell each sampler its epoch
+    r"^\s*from (transformers\S*|accelerate\S*|(pytorch_)?lightning\S*) import .*\b(\w*Trainer|Accelerator|Fabric)\b"
+)
 OF_LIBRARY = re.compile(r"\b(Seq2Seq|SFT|DPO|PPO|GRPO)?Trainer\(")
 
 
@@ -94,10 +98,13 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 
 def _of_all(files: tuple[File, ...]) -> Iterator[Finding]:
     own = places_in(files)
+    calls_it = any(CALLS_IT.search(line) for file in files if file.has(" import ") for line in file.lines)
     for same in own.classes.values():
         for owner in same:
             methods = own.methods_of(owner)
             found = next((seed for method in methods for seed in _seeds(method)), None)
+            if found is not None and _has_setter(owner, own) and calls_it:
+                continue
             if found is not None and _is_made(owner, own) and not _is_told(owner, found[1], methods, own):
                 method, attribute, call = found
                 told = f"{owner.name}.{method.name}() seeds its order by `self.{attribute}`, which nothing sets"
@@ -105,6 +112,14 @@ def _of_all(files: tuple[File, ...]) -> Iterator[Finding]:
     lines = [line for file in files for line in file.lines]
     if not any(pattern.search(line) for line in lines for pattern in (LIBRARY, OF_LIBRARY)):
         yield from _distributed(own)
+
+
+def _has_setter(owner: ast.ClassDef, own: Places, hops: int = 3) -> bool:
+    """Whether a class, or one that it is made of, has a `set_epoch`."""
+    if any(method.name == "set_epoch" for method in own.methods_of(owner)):
+        return True
+    above = [one for base in owner.bases for one in own.classes.get(last_name(base), ())]
+    return hops > 0 and any(_has_setter(one, own, hops - 1) for one in above)
 
 
 def _seeds(method: Place) -> Iterator[tuple[Place, str, ast.Call]]:
