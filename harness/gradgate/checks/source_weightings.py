@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from gradgate.checks.source_places import Place
+from gradgate.checks.source_values import assignments_in
 from gradgate.checks.trainer_source import called_name, dotted
 
 CONTROL = re.compile(r"(^|_)(uniform(ly)?|equal(ly)?|baseline|control|constant|unweighted)(_|$)")
@@ -94,7 +95,7 @@ def is_divided_later(places: Sequence[Place], others: Sequence[Place]) -> bool:
             if dotted(left) != name and name in arguments:
                 shift = arguments[0] in ("self", "cls")
                 means.setdefault(place.name, set()).update((name, arguments.index(name) - shift))
-            if not _is_called_weight(name):
+            if not _is_called_weight(name) or _is_mask_as_numbers(name, place):
                 continue
             held = place.names.held(left)
             made = isinstance(held, ast.Call) and (
@@ -110,6 +111,15 @@ def is_divided_later(places: Sequence[Place], others: Sequence[Place]) -> bool:
         if isinstance(node, ast.Call) and called_name(node) in means
         for key, value in (*enumerate(node.args), *((word.arg, word.value) for word in node.keywords))
         if key in means[called_name(node)]
+    )
+
+
+def _is_mask_as_numbers(name: str, place: Place) -> bool:
+    """Whether a function makes a name of something else by a cast alone: of a mask, to take a mean over places."""
+    made = [value for target, value in assignments_in(place.nodes) if dotted(target) == name]
+    bare = [_bare(value) for value in made]
+    return bool(made) and all(
+        isinstance(value, ast.Name | ast.Attribute) and not _is_called_weight(dotted(value)) for value in bare
     )
 
 
