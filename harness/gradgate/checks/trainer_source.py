@@ -136,10 +136,14 @@ def runs_in_16_bits(subject: Subject) -> bool:
 
 
 def dotted(node: ast.AST) -> str:
-    """`torch.save` of the expression `torch.save`; what is no chain of names is empty."""
+    """`torch.save` of the expression `torch.save`, and of `state["best"]` `state.best`: settings and state are kept in
+    objects here and in dictionaries there. What is no chain of names is empty."""
     if isinstance(node, ast.Attribute):
         before = dotted(node.value)
         return f"{before}.{node.attr}" if before else node.attr
+    if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, str):
+        before = dotted(node.value)
+        return f"{before}.{node.slice.value}" if before else ""
     return node.id if isinstance(node, ast.Name) else ""
 
 
