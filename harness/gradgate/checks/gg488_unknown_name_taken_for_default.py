@@ -82,7 +82,7 @@ OTHER = re.compile(
     r"|dtype|^split$|^stage$|side$|interval|strategy$|unit$",
     re.IGNORECASE,
 )
-LEAST = 2  # names that a setting is compared with
+LEAST = 2  # comparisons of a setting with names
 
 _Found = tuple[ast.AST, ast.expr, set[str], str, str]  # where, what is asked, its words, the table, what is said
 
@@ -215,7 +215,7 @@ def _of_match(statement: ast.Match) -> Iterator[_Found]:
     words = set().union(*(words_of(case.pattern) for case in named))
     wild = isinstance(last.pattern, ast.MatchAs) and last.pattern.pattern is None
     does = {_does(case.body) for case in statement.cases}
-    if wild and len(words) >= LEAST and len(does) == 1 and does != {""}:
+    if wild and len(named) >= LEAST and len(does) == 1 and does != {""}:
         told = f"what line {last.body[0].lineno} does where it is none of them"
         yield statement, statement.subject, words, "", told
 
@@ -223,7 +223,7 @@ def _of_match(statement: ast.Match) -> Iterator[_Found]:
 def _one(node: ast.AST, tests: list[ast.expr], told: str) -> Iterator[_Found]:
     asked = {_asked(test) for test in tests}
     words = set().union(*(words_of(test.comparators[0]) for test in tests if isinstance(test, ast.Compare)))
-    if len(asked) == 1 and "" not in asked and len(words) >= LEAST and isinstance(tests[0], ast.Compare):
+    if len(asked) == 1 and "" not in asked and len(tests) >= LEAST and isinstance(tests[0], ast.Compare):
         yield node, tests[0].left, words, "", told
 
 

@@ -285,6 +285,8 @@ _ROWS = (
      "patience in evaluations is held against steps, or the least improvement has the wrong sign"),
     ("GG648", "epoch-never-set", "scan",
      "a sampler shuffles by the number of the epoch, and nothing tells it that"),
+    ("GG649", "end-not-saved", "scan",
+     "checkpoints are written at multiples of an interval alone, and none at the end"),
     ("GG701", "slower-than-base", "run",
      "head is slower than base by more than the budget, with the stated confidence"),
     ("GG702", "counters-grew", "count", "a counter of work per step is above its stored count"),
