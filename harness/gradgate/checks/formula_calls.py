@@ -41,10 +41,16 @@ class Call:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, device: str = "cpu") -> Tensor:
-        """The formula's answer, back on the CPU. Raises whatever the formula raises."""
+        """The formula's answer, back on the CPU. Raises whatever the formula raises.
+
+        Labels, tokens and masks are handed over as copies: a loss that fills its labels in place is to be held against
+        the reference of those that it was given.
+        """
 
         def moved(held: Any) -> Any:
-            return held.to(device) if isinstance(held, Tensor) else held
+            if not isinstance(held, Tensor):
+                return held
+            return held.to(device) if held.is_floating_point() else held.to(device, copy=True)
 
         arguments = [moved(held) for held in self.arguments.values()]
         options = {name: moved(held) for name, held in self._given.items()}

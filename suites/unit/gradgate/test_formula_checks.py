@@ -341,6 +341,19 @@ def test_label_shift_finds_a_target_in_another_document() -> None:
     assert "another document" in found.findings[0].message
 
 
+def test_a_loss_that_fills_its_labels_in_place_is_held_against_those_it_was_given() -> None:
+    """What stands there afterwards is no token of the vocabulary, or another one."""
+    right = GOOD.loss
+    assert right is not None
+
+    def filling(logits_BSHV: Tensor, label_BSH: Tensor, weight_BSH: Tensor) -> Tensor:
+        loss = right(logits_BSHV, label_BSH.clone(), weight_BSH)
+        label_BSH[label_BSH < 0] = logits_BSHV.shape[-1]
+        return loss
+
+    assert outcome("GG404", subject_with(Functions(loss=filling))).findings == ()
+
+
 def test_labels_that_are_wrong_for_two_reasons_are_two_findings() -> None:
     """A roll that wraps around, and documents that are not kept apart; one alone is one."""
 
