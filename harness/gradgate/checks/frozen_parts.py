@@ -11,6 +11,7 @@ from gradgate.checks.source_values import assignments_in
 from gradgate.checks.trainer_source import called_name, dotted, given_by, nodes_in
 
 _PARAMETERS = ("parameters", "named_parameters")
+_REGISTERS = ("register_buffer", "register_parameter", "register_module", "add_module")
 _LEARNT = {"Embedding", "EmbeddingBag", "Linear", "Bilinear", "LayerNorm", "RMSNorm", "GroupNorm", "BatchNorm1d"}
 _LEARNT |= {"Conv1d", "Conv2d", "GRU", "LSTM", "MultiheadAttention", "ModuleList", "ModuleDict", "Sequential"}
 _LEARNT |= {"Parameter", "TransformerEncoder", "TransformerEncoderLayer", "TransformerDecoderLayer"}
@@ -42,17 +43,28 @@ def switches_in(place: Place, places: Places) -> list[Switch]:
 
 def parts_of(places: Places, name: str) -> set[str]:
     """The parts with parameters of its own that the module of an attribute has; empty: not known, or several may be."""
+    found = _made_in(places, name)
+    return {part for part, value in found if called_name(value) in _LEARNT or called_name(value) in places.classes}
+
+
+def attributes_of(places: Places, name: str) -> set[str]:
+    """All attributes that the module of an attribute has; empty: not known, or several may be."""
+    return {part for part, _ in _made_in(places, name)}
+
+
+def _made_in(places: Places, name: str) -> list[tuple[str, ast.expr]]:
+    """What the class of an attribute gives itself in `__init__`, where it has no base but torch's."""
     made = {called_name(value) for value in _values_of(name, places.all)}
     kinds = {kind for each in made for kind in _kinds_of(each, places)}
     if len(kinds) != 1 or len(nodes := places.classes[next(iter(kinds))]) != 1:
-        return set()
-    init = [place for place in places.methods_of(nodes[0]) if place.name == "__init__"]
-    return {
-        target.attr
-        for place in init
-        for target, value in _own_assignments(place.nodes)
-        if called_name(value) in _LEARNT or called_name(value) in places.classes
-    }
+        return []
+    bases = {dotted(base).rpartition(".")[2] for base in nodes[0].bases}
+    if bases - {"Module"}:
+        return []
+    init = [node for place in places.methods_of(nodes[0]) if place.name == "__init__" for node in place.nodes]
+    registered = [node for node in init if isinstance(node, ast.Call) and called_name(node) in _REGISTERS]
+    named = ((str(call.args[0].value), call) for call in registered if isinstance(call.args[0], ast.Constant))
+    return [*((target.attr, value) for target, value in _own_assignments(init)), *named]
 
 
 def _kinds_of(name: str, places: Places) -> set[str]:

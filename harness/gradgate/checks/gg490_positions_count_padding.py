@@ -70,7 +70,8 @@ PER_STAGE = False
 POSITIONS = re.compile(r"(^|_)pos(ition)?s?(_ids?|_emb\w*)?$|^position_?\w*emb\w*$|^w?pe$", re.IGNORECASE)
 _ONE_ROW = re.compile(r"generat|decod|sampl", re.IGNORECASE)
 _COUNTS_ANEW = ("cumsum", "cummax", "where", "sub_")
-_SHAPES = ("expand", "expand_as", "repeat", "unsqueeze", "to", "view", "long", "broadcast_to", "tile", "contiguous", "clone")
+_SHAPES = {"expand", "expand_as", "repeat", "unsqueeze", "to", "view", "long", "broadcast_to", "tile"}
+_SHAPES |= {"contiguous", "clone"}
 
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:

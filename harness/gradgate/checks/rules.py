@@ -42,6 +42,7 @@ _ROWS = (
     ("GG210", "graph-retained", "watch run scan", "something keeps a step's graph alive after the step"),
     ("GG211", "part-left-frozen", "scan",
      "what one function of the source freezes, another one releases in part"),
+    ("GG212", "prefix-matches-nothing", "scan", "parameters are chosen by a prefix that none of them has"),
     ("GG301", "nonfinite-forward", "watch scan", "NaN or Inf appears in the forward pass"),
     ("GG302", "nonfinite-backward", "watch", "NaN or Inf first appears in the backward pass"),
     ("GG303", "guard-after-update", "run",
