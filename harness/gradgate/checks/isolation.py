@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -41,3 +43,25 @@ def isolated(seed: int, label: str = "check") -> Iterator[Path]:
         finally:
             end_backwards()
             before.restore()
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Drop what the block prints, on either stream, also out of C: hundreds of small runs of a trainer that reports
+    every step bury the results. For a process of its own: descriptors are everybody's."""
+    streams = (sys.stdout, sys.stderr)
+    for stream in streams:
+        stream.flush()
+    kept = [os.dup(number) for number in (1, 2)]
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        for number in (1, 2):
+            os.dup2(nowhere, number)
+        yield
+    finally:
+        for stream in streams:
+            stream.flush()
+        for number, descriptor in zip((1, 2), kept, strict=True):
+            os.dup2(descriptor, number)
+        for descriptor in (*kept, nowhere):
+            os.close(descriptor)

@@ -21,7 +21,7 @@ import gradgate
 from gradgate.checks import catalogue
 from gradgate.checks.catalogue import Check
 from gradgate.checks.consequences import traced
-from gradgate.checks.isolation import THREADS, isolated
+from gradgate.checks.isolation import THREADS, isolated, unheard
 from gradgate.checks.parallel import answers
 from gradgate.checks.raised import SubjectRaisedError, as_finding, is_raised
 from gradgate.checks.results import as_expected, as_unexpected, broken, hung, status_of, told
@@ -97,7 +97,8 @@ def check_trainer(
         command: what a result's `reproduce` line starts with.
         baselines: the folder of stored baselines; None: there are none.
         compare: a stage's name to its comparison with a base; None: there is no base.
-        jobs: processes that run checks side by side, forked from this one; 0: all run in this process.
+        jobs: processes that run checks side by side, forked from this one, in which prints are dropped; 0: all run in
+            this one.
         reuse: results of earlier runs, which stand in for those of checks that would read the same; None: all run.
         switches: whether checks that find nothing are made again with switches of the configuration flipped.
         on_start: called before each check and stage that runs.
@@ -262,10 +263,11 @@ class _Session:
         return replace(result, status="inconclusive", findings=(), reason=reason)
 
     def _run_apart(self, unit: Unit) -> Result:
-        """Run in a process of its own, where a KeyboardInterrupt can only be the subject's."""
+        """Run in a process of its own, where a KeyboardInterrupt can only be the subject's, and prints are dropped."""
         start = time.perf_counter()
         try:
-            return self.run(unit)
+            with unheard():
+                return self.run(unit)
         except KeyboardInterrupt as error:
             return self._result(unit, "error", Outcome(), _tail(error), time.perf_counter() - start)
 

@@ -104,7 +104,8 @@ class Selector(click.ParamType):  # type: ignore[type-arg]  # generic only in ne
     "--jobs",
     type=click.IntRange(min=0),
     metavar="N",
-    help="Processes that run checks side by side; default: one a core, on cpu. 0: none, for a debugger.",
+    help="Processes that run checks side by side; default: one a core, on cpu. 0: none, for a debugger, "
+    "and to see what the trainer prints, which is dropped in them.",
 )
 @click.option(
     "--locate",

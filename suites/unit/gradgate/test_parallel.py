@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -46,6 +47,21 @@ def test_checks_side_by_side_say_what_they_say_one_by_one():
     apart = check_trainer(capable(), jobs=2, on_result=told.append, **options)
     assert _told(apart) == _told(check_trainer(capable(), **options))
     assert tuple(told) == apart.results
+
+
+def test_prints_of_the_trainer_are_dropped_in_processes_and_shown_in_one(capfd: pytest.CaptureFixture[str]) -> None:
+    """On either stream, also past Python's; hundreds of runs of a trainer that prints each step bury the results."""
+
+    def step() -> None:
+        sys.stdout.write("spoken\n")
+        sys.stderr.write("warned\n")
+        os.write(1, b"written")
+
+    for jobs, heard in ((1, False), (0, True)):
+        verdict = check_trainer(_ending(step), select=["GG100"], jobs=jobs)
+        assert verdict.results[0].status == "passed"
+        out, err = capfd.readouterr()
+        assert [word in out + err for word in ("spoken", "warned", "written")] == [heard] * 3
 
 
 def test_check_that_hangs_in_c_is_killed_and_its_line_named(monkeypatch: pytest.MonkeyPatch):
