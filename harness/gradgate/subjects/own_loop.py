@@ -114,7 +114,8 @@ class OwnLoop(Run):
         return found[name]
 
     def step(self, batch: Any) -> Mapping[str, float]:
-        """One turn of the trainer's loop. The metrics are the loss terms, where they are still there behind it."""
+        """One turn of the trainer's loop. The metrics are the loss terms that are its variables, where these are still
+        there behind it; those of calls are in `losses`."""
         self._go_on(batch)
         found = locals_from(self._frame)
         places = {term: Place.of(name) for term, name in self.terms.items()}
