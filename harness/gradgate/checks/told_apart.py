@@ -93,9 +93,13 @@ def _agrees(known: Deviations, call: Call, answer: Tensor, chosen: Sequence[Devi
 
 
 def _answer(call: Call, device: str) -> Tensor | None:
-    """What the formula gives, or None where it raises or gives no finite numbers."""
+    """What the formula gives, or None where it raises or gives no finite numbers.
+
+    It is given copies: one that writes into its values would be held against what it made of them.
+    """
+    given = {name: held.clone() if isinstance(held, Tensor) else held for name, held in call.arguments.items()}
     try:
-        answer = call(device).detach().double()
+        answer = replace(call, arguments=given)(device).detach().double()
     except Exception:  # told by the check itself
         return None
     return answer if bool(answer.isfinite().all()) else None

@@ -96,6 +96,19 @@ def test_five_faults_at_once_are_told() -> None:
     assert told is not None and {fault.name for fault in told.faults} == set(chosen)
 
 
+def test_a_formula_that_writes_into_its_values_is_told_by_what_it_was_given() -> None:
+    """Not by what stands there afterwards, from which other faults would follow."""
+    right = faulty("weights", ("one token early",))
+
+    def writing(value_BS: Tensor, *given: Any, **options: Any) -> Tensor:
+        weights = right(value_BS.clone(), *given, **options)
+        value_BS.mul_(0.5)
+        return weights
+
+    told = told_apart(call_of("weights", writing), "cpu")
+    assert told is not None and [fault.name for fault in told.faults] == ["one token early"]
+
+
 @pytest.mark.parametrize("name", DEVIATIONS)
 def test_no_faults_are_those_of_the_reference(name: str) -> None:
     """Without any the numbers are the oracle's: what is told is a distance from that."""
