@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -11,6 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from gradgate.core.finding import Finding
 from gradgate.core.verdict import MARKS, Result
 from gradgate.report.model import Report
 
@@ -30,7 +32,8 @@ VERDICTS = {
     "inconclusive": "inconclusive: nothing failed, but not all is decided",
     "error": "error: the harness broke, not the trainer",
 }
-SHOWN = 3  # findings of one result that a terminal shows; JSON has them all
+SHOWN = 3  # findings of one result that a terminal shows in full
+LISTED = 20  # of those behind them that it names; JSON has them all
 
 
 def render(report: Report, *, wrap: bool = True) -> Group:
@@ -76,7 +79,7 @@ def result_lines(result: Result, again: str, most: int | None = None) -> list[st
     Args:
         result: what to tell.
         again: the command that repeats it.
-        most: findings to tell; None: all.
+        most: findings to tell in full, those behind them in a line each, up to `LISTED`; None: all in full.
 
     Returns:
         Lines; the first stands alone.
@@ -85,13 +88,21 @@ def result_lines(result: Result, again: str, most: int | None = None) -> list[st
         lines = [f"{result.code} {result.name}: fails as expected: {result.reason}"]
     elif result.findings:
         lines = [line for finding in result.findings[:most] for line in finding.lines()]
-        left = len(result.findings[most:]) if most else 0
-        lines += [f"  and {left} more; --json has them all"] if left else []
+        others = result.findings[most:] if most else ()
+        lines += [f"  also:  {_in_a_line(finding)}" for finding in others[:LISTED]]
+        left = len(others) - LISTED
+        lines += [f"  and {left} more; --json has them all"] if left > 0 else []
     else:
         lines = f"{result.code} {result.name}: {result.status}: {result.reason}".splitlines()
     numbers = "; ".join(number_lines(result.measured, result.allowed))
     rows = (("stage", result.stage), ("seen", numbers), ("again", again))
     return lines + [f"  {label + ':':<7}{text}" for label, text in rows if text]
+
+
+def _in_a_line(finding: Finding) -> str:
+    """What a finding says, and where."""
+    place = finding.culprit or finding.victim
+    return finding.message + (f" ({Path(place.file).name}:{place.line})" if place is not None else "")
 
 
 def number_lines(measured: Mapping[str, Any], allowed: Mapping[str, Any]) -> list[str]:

@@ -106,10 +106,12 @@ def test_text_tells_of_failures_in_full():
 
 
 def test_text_shows_three_findings_of_many():
-    """A flood of findings does not hide the summary; the rest is in the JSON."""
-    text = shown(Result("GG101", FINDING.name, "failed", findings=(FINDING,) * 5))
+    """A flood of findings does not hide the summary; those behind three have a line each, the rest is in the JSON."""
+    text = shown(Result("GG101", FINDING.name, "failed", findings=(FINDING,) * 25))
     assert text.count("GG101 inplace-on-saved-tensor:") == 3
+    assert text.count(f"  also:  {FINDING.message} (") == 20
     assert "  and 2 more; --json has them all\n" in text
+    assert "more; --json" not in shown(Result("GG101", FINDING.name, "failed", findings=(FINDING,) * 5))
 
 
 def test_text_shows_warnings_of_a_check_that_passed():
