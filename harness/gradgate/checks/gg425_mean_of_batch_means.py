@@ -132,6 +132,7 @@ def _of_metric(file: File, owner: ast.ClassDef, averaging: frozenset[str]) -> It
         ones = {name for name, value in added if isinstance(value, ast.Constant) and value.value == 1}
         kept = {name for name, value in _appended(nodes) if _holds_mean(value, f"{owner.name} {name}")}
         kept |= {name for name, value in added if ones and _holds_mean(value, f"{owner.name} {name}")}
+        kept.discard("")  # what is no chain of names
         for other in methods if kept else ():
             for node in own_nodes(other) if other is not method else ():
                 if (name := _averaged_of(node, ones, averaging)) in kept:
