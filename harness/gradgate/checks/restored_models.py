@@ -41,7 +41,7 @@ class Restores:
 
     def __init__(self, own: Places) -> None:
         self.own = own
-        self._known: dict[int, Loaded] = {}
+        self._known: dict[tuple[int, int], Loaded] = {}
 
     def blocks(self, place: Place) -> list[list[ast.stmt]]:
         """The lists of statements of a function, without those in loops."""
@@ -81,12 +81,15 @@ class Restores:
         return found
 
     def _called(self, call: ast.Call, place: Place, depth: int) -> Loaded:
-        """What a call of the trainer's own loads, by the names of where it is called."""
+        """What a call of the trainer's own loads, by the names of where it is called; one that says that it is no
+        resume loads nothing of one."""
+        said = (word.value for word in call.keywords if word.arg is not None and RESUMES.search(word.arg))
+        if any(isinstance(value, ast.Constant) and not value.value for value in said):
+            return Loaded()
         told = []
         for called in meant(self.own, call, place) if depth else ():
-            key = id(called.function)
+            key = id(called.function), depth
             if key not in self._known:
-                self._known[key] = Loaded()  # while it is looked at
                 self._known[key] = self.loaded(called.nodes, called, depth - 1)
             if (held := self._known[key]) != Loaded():
                 names = Here(call, called)
