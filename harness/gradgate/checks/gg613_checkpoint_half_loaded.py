@@ -34,7 +34,10 @@ written down. It is looked for where an optimizer's state is loaded in the same 
 there, also of another file; a local variable only in a function that loads, or calls what does, in front of the loop.
 That is kept by its own function alone: no string of its name keeps it. An object with a best score is kept where the
 method that makes the mapping, or one named after saving and loading, names it; so is one that others, such as a
-callback, set on the trainer. Of a record whose fields a mapping with an optimizer's state takes one by one, a best
+callback, set on the trainer. Where a class is named after the best, after stopping or tracking, any attribute may hold
+the score. Callbacks that keep one are looked for among what a trainer that saves goes through in a loop: they must have
+methods for their state, or what saves must name the row that they are in. A local variable, an object or a mapping that
+a function keeps the score in, is found where it is begun anew, told scores in a loop, and handed to nothing else. Of a record whose fields a mapping with an optimizer's state takes one by one, a best
 score that is compared anywhere as a record's must be among them, or its name stand as a string. A trainer draws where
 its model has dropout whose rate is not 0, or what goes backward, or is called there, draws from a global generator; it
 keeps no random state where no file takes one, or where those that are taken are of other libraries (torch, numpy,
@@ -84,13 +87,15 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gradgate.checks.best_scores import Held, Unsaved, held_scores, lent_scores, unsaved_scores
+from gradgate.checks.best_scores import Unsaved, unsaved_scores
+from gradgate.checks.keepers_in_loops import callback_scores, local_scores
 from gradgate.checks.lax_loads import swallowed, unstrict
 from gradgate.checks.random_states import without_random_state
 from gradgate.checks.reset_states import reset_behind
 from gradgate.checks.resuming import keys_read
 from gradgate.checks.saved_mappings import LOADS, SAVES, Saved, handed_to_savers, returned_in, saved_in
 from gradgate.checks.saved_records import lost_scores
+from gradgate.checks.score_keepers import Held, held_scores, lent_scores
 from gradgate.checks.source_places import places_in
 from gradgate.checks.source_values import assignments_in
 from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
@@ -148,7 +153,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
         *_without_schedule(files, [*saved, *handed_to_savers(files)]),
         *(_finding(*lost) for lost in without_random_state(files, [*saved, *handed_to_savers(files)])),
         *map(_of_score, unsaved_scores(files)),
-        *map(_of_held, (*held_scores(files), *lent_scores(files), *lost_scores(files))),
+        *map(_of_held, _held_by_others(files)),
         *(_finding(*lax) for file in files for lax in (*swallowed(file), *unstrict(file))),
         *(_finding(*reset) for reset in reset_behind(places_in(files))),
     ]
@@ -337,6 +342,12 @@ def _of_score(lost: Unsaved) -> Finding:
         f"{told} decides at {where} what is kept or when to stop, and no checkpoint holds it: a run that is resumed "
         "overwrites the best with what is worse",
     )
+
+
+def _held_by_others(files: tuple[File, ...]) -> Iterator[Held]:
+    """Best scores of objects, records and callbacks."""
+    for find in (held_scores, lent_scores, lost_scores, local_scores, callback_scores):
+        yield from find(files)
 
 
 def _of_held(held: Held) -> Finding:
