@@ -20,26 +20,30 @@ first evaluation is the best, and a worse model overwrites the best checkpoint.
 By reading the files of `Subject.source`, or those of the modules that the adapter imports. Saved entries are the keys
 of the mapping that `torch.save` is given, written down there or in a variable of the same function. One is loaded where
 its name stands as a string anywhere else. Those of a mapping that a function returns, an optimizer's state among them,
-must be asked for as an item, by `get` or by `in`, and most of them are; another object's state, and what is called
-after the best or a patience, by a function that asks for the optimizer's and most others, of the same class or file.
-What a method that is named after loading reads back, another of its class must not set to its first value behind a
-resume. Where a function keeps what `torch.load` returns in a variable, the keys that it is asked for must be saved
-somewhere (looked at only where every saved mapping is written down, and not for keys asked for with `get` or `in`). In
-a class with both, an entry that `state_dict` returns must be asked for in `load_state_dict`, unless that hands the
-whole on; without such a method, an attribute that it returns and that other methods assign, by the one that asks for
-most of the others. A best score is what is called so, is compared by `<`, `>` or a function named after it (`improves`)
-and assigned in the branch, which saves, copies a state or sets a count of patience back; it is kept where its name
-stands as a string, a save is given it or what holds it, or it is ever assigned from anything but a number that is
-written down. It is looked for where an optimizer's state is loaded in the same class or by functions that are called
-there, also of another file; a local variable only in a function that loads, or calls what does, in front of the loop.
-That is kept by its own function alone: no string of its name keeps it. An object with a best score is kept where the
-method that makes the mapping, or one named after saving and loading, names it; so is one that others, such as a
-callback, set on the trainer. Of a record whose fields a mapping with an optimizer's state takes one by one, a best
-score that is compared anywhere as a record's must be among them, or its name stand as a string. A trainer draws where
-its model has dropout whose rate is not 0, or what goes backward, or is called there, draws from a global generator; it
-keeps no random state where no file takes one, or where those that are taken are of other libraries (torch, numpy,
-Python's own) than what draws, and none seeds by a step or leaves it to a library. Statistic: entries and places;
-allowed: 0.
+must be asked for as an item, by `get` or by `in`, and most of them are; a configuration, a version, a time, a figure
+for whoever opens the file need not; another object's state, and what is called after the best or a patience, by a
+function that asks for the optimizer's and most others, of the same class or file. What a method that is named after
+loading reads back, another of its class must not set to its first value behind a resume. Where a function keeps what
+`torch.load` returns in a variable, the keys that it is asked for must be saved somewhere (looked at only where every
+saved mapping is written down, and not for keys asked for with `get` or `in`). In a class with both, an entry that
+`state_dict` returns must be asked for in `load_state_dict`, unless that hands the whole on; without such a method, an
+attribute that it returns and that other methods assign, by the one that asks for most of the others. A best score is
+what is called so, is compared by `<`, `>` or a function named after it (`improves`) and assigned in the branch, which
+saves, copies a state or sets a count of patience back; it is kept where its name stands as a string, a save is given it
+or what holds it, or it is ever assigned from anything but a number that is written down. It is looked for where an
+optimizer's state is loaded in the same class or by functions that are called there, also of another file; a local
+variable only in a function that loads, or calls what does, in front of the loop. That is kept by its own function
+alone: no string of its name keeps it. An object with a best score is kept where the method that makes the mapping, or
+one named after saving and loading, names it; so is one that others, such as a callback, set on the trainer. Where a
+class is named after the best, after stopping or tracking, any attribute may hold the score. Callbacks that keep one are
+looked for among what a trainer that saves goes through in a loop: they must have methods for their state, or what saves
+must name the row that they are in. A local variable, an object or a mapping that a function keeps the score in, is
+found where it is begun anew, told scores in a loop, and handed to nothing else. Of a record whose fields a mapping with
+an optimizer's state takes one by one, a best score that is compared anywhere as a record's must be among them, or its
+name stand as a string. A trainer draws where its model has dropout whose rate is not 0, or what goes backward, or is
+called there, draws from a global generator; it keeps no random state where no file takes one, or where those that are
+taken are of other libraries (torch, numpy, Python's own) than what draws, and none seeds by a step or leaves it to a
+library. Statistic: entries and places; allowed: 0.
 
 False-alarm rate: 0 on the bundled trainer and on the documented ones. A trainer whose files other programs read is one.
 
@@ -84,13 +88,15 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gradgate.checks.best_scores import Held, Unsaved, held_scores, lent_scores, unsaved_scores
+from gradgate.checks.best_scores import Unsaved, unsaved_scores
+from gradgate.checks.keepers_in_loops import callback_scores, local_scores
 from gradgate.checks.lax_loads import swallowed, unstrict
 from gradgate.checks.random_states import without_random_state
 from gradgate.checks.reset_states import reset_behind
 from gradgate.checks.resuming import keys_read
-from gradgate.checks.saved_mappings import LOADS, SAVES, Saved, handed_to_savers, returned_in, saved_in
+from gradgate.checks.saved_mappings import LOADS, SAVES, TOLD, Saved, handed_to_savers, is_record, returned_in, saved_in
 from gradgate.checks.saved_records import lost_scores
+from gradgate.checks.score_keepers import Held, held_scores, lent_scores
 from gradgate.checks.source_places import places_in
 from gradgate.checks.source_values import assignments_in
 from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
@@ -104,9 +110,6 @@ NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
 MOST = 0.5  # of the entries that a class writes down, which a method asks for that brings them back
 LOADERS = ("load_state_dict", "load_state", "from_pretrained", "resume_from_checkpoint")
-TOLD = re.compile(  # to whoever opens the file
-    r"^(config|cfg|recipe|monitor|args|hparams|hyper_?parameters|settings|stage|version|format|meta(data)?|date|time(stamp)?|git\w*|host\w*)$"
-)
 KEEPS_STATE = re.compile(r"\b(Adam\w*|RAdam|NAdam|RMSprop|Adagrad|Adadelta|Lion|Adafactor)\(|momentum=")
 FIX = "load what is saved, in one function beside the one that saves, strictly; let errors out"
 
@@ -148,7 +151,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
         *_without_schedule(files, [*saved, *handed_to_savers(files)]),
         *(_finding(*lost) for lost in without_random_state(files, [*saved, *handed_to_savers(files)])),
         *map(_of_score, unsaved_scores(files)),
-        *map(_of_held, (*held_scores(files), *lent_scores(files), *lost_scores(files))),
+        *map(_of_held, _held_by_others(files)),
         *(_finding(*lax) for file in files for lax in (*swallowed(file), *unstrict(file))),
         *(_finding(*reset) for reset in reset_behind(places_in(files))),
     ]
@@ -171,7 +174,7 @@ def _entries(files: tuple[File, ...], saved: list[Saved], loads: bool) -> Iterat
     )
     for entry in saved:
         state = [key for key, value in entry.entries.items() if "state_dict" in ast.unparse(value)]
-        lost = [key for key in entry.entries if not words[key]]
+        lost = [key for key, value in entry.entries.items() if not words[key] and not is_record(key, value)]
         if not state or not lost:
             continue
         told = _lost(lost)
@@ -189,7 +192,7 @@ def _never_read(files: tuple[File, ...]) -> Iterator[Finding]:
     nodes = [node for file in files for node in file.nodes] if given else []
     read = keys_read(nodes)
     for one in given:
-        lost = [key for key in one.entries if key not in read and not TOLD.search(key)]
+        lost = [key for key, value in one.entries.items() if key not in read and not is_record(key, value)]
         if lost and len(lost) <= MOST * len(one.entries):  # else it is read in another way
             yield _finding(one.file, one.call, one.function, _lost(lost))
 
@@ -337,6 +340,12 @@ def _of_score(lost: Unsaved) -> Finding:
         f"{told} decides at {where} what is kept or when to stop, and no checkpoint holds it: a run that is resumed "
         "overwrites the best with what is worse",
     )
+
+
+def _held_by_others(files: tuple[File, ...]) -> Iterator[Held]:
+    """Best scores of objects, records and callbacks."""
+    for find in (held_scores, lent_scores, lost_scores, local_scores, callback_scores):
+        yield from find(files)
 
 
 def _of_held(held: Held) -> Finding:

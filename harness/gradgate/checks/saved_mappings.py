@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from gradgate.checks.resuming import holds_optimizer
-from gradgate.checks.source_values import assignments_in
-from gradgate.checks.trainer_source import File, Function, calls_in, dotted
+from gradgate.checks.source_values import assignments_in, last_name
+from gradgate.checks.trainer_source import File, Function, called_name, calls_in, dotted
 
 LOADS = ("torch.load", "load_file", "safetensors.torch.load_file")
 SAVES = ("torch.save", "save_file", "safetensors.torch.save_file")
+TOLD = re.compile(  # to whoever opens the file
+    r"^(config|cfg|recipe|monitor|args|hparams|hyper_?parameters|settings|stage|version|format|meta(data)?|date|time(stamp)?|git\w*|host\w*)$"
+)
+OF_RUN = re.compile(r"config|cfg|args$|setting|experiment|hparams|hyper|option|recipe", re.IGNORECASE)
+FIGURES = re.compile(
+    r"^(metrics?|figures|held_out|eval\w*|(val|train|eval|test)_(loss|acc\w*|score|metrics?))$", re.IGNORECASE
+)
+WRITTEN_OUT = ("model_dump", "asdict", "to_dict", "dict", "vars", "to_container", "as_dict", "model_dump_json", "dumps")
+TIMES = ("now", "utcnow", "strftime", "isoformat", "gethostname", "getuser", "check_output", "version")
 
 
 @dataclass(frozen=True)
@@ -92,3 +102,15 @@ def entries_of(mapping: ast.Dict) -> dict[str, ast.expr]:
     """The entries of a mapping whose keys are written down."""
     keys = zip(mapping.keys, mapping.values, strict=True)
     return {str(key.value): value for key, value in keys if isinstance(key, ast.Constant)}
+
+
+def is_record(key: str, value: ast.expr) -> bool:
+    """Whether an entry tells whoever opens the file of the run, and is no state: its configuration, its versions, when
+    and where it ran, a figure."""
+    if TOLD.search(key) or FIGURES.search(key) or (isinstance(value, ast.Constant) and isinstance(value.value, str)):
+        return True
+    called = called_name(value)
+    if called in TIMES or dotted(value) == "torch.__version__" or (called and dotted(value.func) == "time.time"):  # type: ignore[attr-defined]
+        return True
+    inside = [part for part in ast.walk(value) if isinstance(part, ast.Name | ast.Attribute)]
+    return (not called or called in WRITTEN_OUT) and any(OF_RUN.search(last_name(part)) for part in inside)

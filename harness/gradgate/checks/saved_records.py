@@ -5,8 +5,9 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from gradgate.checks.best_scores import BEST, ORDERS, WHOLE, Held
+from gradgate.checks.best_scores import BEST, ORDERS, WHOLE
 from gradgate.checks.resuming import holds_optimizer
+from gradgate.checks.score_keepers import Held
 from gradgate.checks.source_values import assignments_in
 from gradgate.checks.trainer_source import File, Function, dotted
 
