@@ -14,8 +14,11 @@ from gradgate.checks.source_places import Place, Places
 from gradgate.checks.source_values import assignments_in
 from gradgate.checks.trainer_source import called_name, dotted
 
-YAML_READERS = ("yaml.safe_load", "yaml.load", "yaml.full_load", "yaml.unsafe_load", "safe_load", "full_load")
-READERS = (*YAML_READERS, "json.load", "json.loads", "tomllib.load", "tomllib.loads", "toml.load", "tomli.load")
+READERS = {
+    **dict.fromkeys(("yaml.safe_load", "yaml.load", "yaml.full_load", "yaml.unsafe_load", "safe_load"), "yaml"),
+    **dict.fromkeys(("json.load", "json.loads"), "json"),
+    **dict.fromkeys(("tomllib.load", "tomllib.loads", "toml.load", "tomli.load"), "toml"),
+}
 READS = ("safe_load", "yaml.load", "full_load", "json.load", "toml", "YAML(")
 COPIES = ("dict", "deepcopy", "copy", "OrderedDict")
 DUMPS = ("asdict", "model_dump", "to_dict", "dict")
@@ -52,7 +55,7 @@ class Contents:
         self._written: dict[int, dict[str, list[tuple[ast.AST, ast.expr, bool]]]] = {}
 
     def kind(self, node: ast.expr, place: Place, seen: set[int] | None = None) -> str:
-        """`yaml` or `other`, of which kind the file is whose content an expression is; empty: it is none."""
+        """`yaml`, `json` or `toml`, of which kind the file is whose content an expression is; empty: it is none."""
         seen = set() if seen is None else seen
         if id(node) in seen:
             return ""
@@ -259,11 +262,8 @@ def _reads(node: ast.AST) -> str:
     """Of which kind the file is that a call reads; empty: it reads none."""
     if not isinstance(node, ast.Call):
         return ""
-    name = dotted(node.func)
-    if name in READERS:
-        return "yaml" if name in YAML_READERS else "other"
     is_yaml = called_name(node) == "load" and isinstance(node.func, ast.Attribute) and "YAML(" in ast.unparse(node.func)
-    return "yaml" if is_yaml else ""
+    return "yaml" if is_yaml else READERS.get(dotted(node.func), "")
 
 
 def _is_item(node: ast.expr) -> bool:
