@@ -3,7 +3,8 @@
 ## What it detects
 
 `head_weights(value, discount_lambda=config.gamma)` where the configuration has a `discount_lambda`: a slip when a key
-was added, or when a call was copied from the other stage.
+was added, or when a call was copied from the other stage. `returns(rewards, values, config.lam, config.gamma)` where
+the function asks for `gamma` first.
 
 ## Why it matters
 
@@ -19,7 +20,12 @@ of Q (`lr=config.critic_lr`, `length=config.max_length`), and some other call do
 key P; or where the same call gives the argument Q the key P. What a class keeps as `self.Q` is a key where it takes it
 from an attribute or an item of something, or is given a number or a text: not what it builds. Arguments for models,
 optimizers and data may have the name of the setting that chooses one. An argument with
-the function's own name says which way of doing it is meant, and may come from any key. Allowed: 0.
+the function's own name says which way of doing it is meant, and may come from any key.
+
+A call is a finding, too, where two of its arguments are given each other's setting, by place or by name: fields of any
+class that are numbers with a default, arguments of a command line and keys of YAML files that are numbers, read as an
+attribute, an item or by `get`, or held by a name; where the setting's words are the other argument's (`gae_lambda` and
+`lam`), and not its own. Allowed: 0.
 
 False-alarm rate: 0 on the bundled trainer and on the documented ones. Two things that go by one name, heads of
 attention and heads of prediction, can make one.
@@ -44,8 +50,8 @@ Give the key of the argument's name; where the other one is meant, call the argu
 
 ## Known limits
 
-Keys that are read into a variable first, arguments behind a `*`, and functions of one name in several places are not
-looked at. A key that no call gives to an argument of its name is not either.
+Arguments behind a `*` and functions of one name in several places are not looked at. A key that no call gives to an
+argument of its name, and one that is read into a variable first, are where two have changed places alone.
 
 ## Sources
 
@@ -58,8 +64,10 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from gradgate.checks.crossed_settings import crossed, number_settings
 from gradgate.checks.setting_sections import asked
-from gradgate.checks.source_settings import SETTINGS, declared_settings
+from gradgate.checks.source_places import places_in
+from gradgate.checks.source_settings import SETTINGS, declared_settings, yaml_files
 from gradgate.checks.source_values import assignments_in, own_nodes, parameters_of
 from gradgate.checks.trainer_source import NONE, File, Function, called_name, calls_in, dotted, files_of
 from gradgate.core.finding import Finding
@@ -113,7 +121,23 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
         if each.is_key and each not in wrong and swapped >= {(id(each.call), each.key, each.argument)}
     ]  # two that get each other's
     measured = {"arguments_given_another_key": len(wrong), "arguments_given_keys": len(given), "files": len(files)}
-    return Outcome(tuple(_finding(each) for each in wrong), measured, {"arguments_given_another_key": 0})
+    seen = {id(each.call) for each in wrong}
+    findings = [*map(_finding, wrong), *(each for call, each in _crossed(files, subject) if id(call) not in seen)]
+    measured["arguments_given_another_key"] = len(findings)
+    return Outcome(tuple(findings), measured, {"arguments_given_another_key": 0})
+
+
+def _crossed(files: tuple[File, ...], subject: Subject) -> Iterator[tuple[ast.Call, Finding]]:
+    """The calls in which two settings have changed places."""
+    parameters, keys = _parameters(files), number_settings(files, [content for *_, content in yaml_files(subject)])
+    for place in places_in(files).all:
+        for call in (node for node in place.nodes if isinstance(node, ast.Call)):
+            name = called_name(call)
+            if name not in parameters:
+                continue
+            for one, other in crossed(call, parameters[name][0], place, keys):
+                told = f"{name}() is given for its arguments `{one}` and `{other}` each other's settings"
+                yield call, _at(place.file, call, told, {"argument": one, "key": other})
 
 
 def _given(files: tuple[File, ...], keys: set[str]) -> Iterator[_Given]:
@@ -186,13 +210,17 @@ def _is_akin(one: str, other: str) -> bool:
 
 
 def _finding(given: _Given) -> Finding:
+    told = f"{given.function}() is given `{given.key}` for its argument `{given.argument}`, which is a key of its own"
+    return _at(given.file, given.call, told, {"argument": given.argument, "key": given.key})
+
+
+def _at(file: File, call: ast.Call, told: str, detail: dict[str, str]) -> Finding:
     return Finding(
         code=CODE,
         name=NAME,
         severity="warning",
-        message=f"{given.function}() is given `{given.key}` for its argument `{given.argument}`, which is a key of its "
-        "own; allowed: none",
-        culprit=given.file.at(given.call),
+        message=f"{told}; allowed: none",
+        culprit=file.at(call),
         fix="give the key of the argument's name; where the other one is meant, call the argument what it is",
-        detail={"argument": given.argument, "key": given.key},
+        detail=detail,
     )

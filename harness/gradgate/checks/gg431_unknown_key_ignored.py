@@ -13,9 +13,12 @@ configuration and takes of a mapping only the keys of the class's fields.
 ## How it decides
 
 The trainer's source is read (`Subject.source`, or the modules that the adapter imports). A class that derives from
-pydantic's `BaseModel`, and that is called after settings or has a class derived from it, in any file, that is, must set
-`extra`. A call of a configuration class is given no dictionary that a comprehension has cut down to known keys, in a
-function that raises nothing.
+pydantic's `BaseModel`, and that is called after settings (a section and an experiment among them) or has a class
+derived from it, in any file, that is, must set `extra`, or raise over what is no field of it. So must one that is made
+of what is read from a YAML or TOML file (`Whole.model_validate(raw)`, `Whole(**raw)`), or, where its fields are models,
+from JSON, and the models of its fields. One that another is made of may not take that back by `extra="ignore"`. A call
+of a configuration class is given no dictionary that a comprehension has cut down to known keys, in a function that
+raises nothing.
 A function makes configurations where its name or its class says so, or where it makes, fills or is given one. It must
 not go through the fields of a class and read a mapping by their names, nor through the mapping and pass over what is no
 field (`if key in names`, `if hasattr(config, key)` without `else`), where neither itself, nor what it calls with the
@@ -65,8 +68,8 @@ Refuse unknown keys, and name the nearest one that is known.
 
 ## Known limits
 
-Configurations that are read key by written key from a dictionary are not looked at, nor is `extra` of a class that
-another file defines.
+Configurations that are read key by written key from a dictionary are not looked at. An `extra` of a mapping that is
+not among the files read is taken for one that refuses.
 
 ## Sources
 
@@ -79,8 +82,10 @@ import ast
 from collections.abc import Iterator
 
 from gradgate.checks.setting_builders import lenient_builders
+from gradgate.checks.setting_models import Models
+from gradgate.checks.source_places import places_in
 from gradgate.checks.source_settings import SETTINGS
-from gradgate.checks.source_values import Names, assignments_in, own_nodes
+from gradgate.checks.source_values import Names, own_nodes
 from gradgate.checks.trainer_source import NONE, File, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -97,8 +102,12 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     files = files_of(subject)
     if not files:
         return Outcome(not_applicable=NONE)
-    classes = [node for file in files for node in file.nodes if isinstance(node, ast.ClassDef)]
-    found = [finding for file in files for finding in _found(file, classes)]
+    found = [finding for file in files for finding in _cut_down(file)]
+    if any(file.has("BaseModel") for file in files):
+        found += [
+            _finding(file, node, node.name, f"{node.name} leaves out keys that it does not know")
+            for file, node in Models(files, places_in(files)).lenient()
+        ]
     seen = {(each.culprit.file, each.culprit.function) for each in found if each.culprit is not None}
     for file, function, node, mapping in lenient_builders(files):
         if (str(file.path), function.name) not in seen:
@@ -108,12 +117,8 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     return Outcome(tuple(found), {"keys_ignored": len(found)}, {"keys_ignored": 0})
 
 
-def _found(file: File, classes: list[ast.ClassDef]) -> Iterator[Finding]:
-    for node in (node for node in file.nodes if isinstance(node, ast.ClassDef)):
-        derived = [other.name for other in classes if node.name in map(dotted, other.bases)]
-        is_settings = any(name.lower().endswith(SETTINGS) for name in (node.name, *derived))
-        if is_settings and any(dotted(base).endswith("BaseModel") for base in node.bases) and not _refuses(node):
-            yield _finding(file, node, node.name, f"{node.name} leaves out keys that it does not know")
+def _cut_down(file: File) -> Iterator[Finding]:
+    """Configurations that a function gives only what they know."""
     for function, owner in file.functions:
         nodes = own_nodes(function)
         if any(isinstance(node, ast.Raise) for node in nodes):
@@ -124,19 +129,6 @@ def _found(file: File, classes: list[ast.ClassDef]) -> Iterator[Finding]:
             given = [names.held(word.value) for word in call.keywords if word.arg is None]
             if made.lower().endswith(SETTINGS) and any(map(_is_cut_down, given)):
                 yield _finding(file, call, function.name, f"{function.name}() cuts what {made} does not know")
-
-
-def _refuses(node: ast.ClassDef) -> bool:
-    """Whether a model says that other keys are an error, or are kept."""
-    told = [(word.arg or "", word.value) for word in node.keywords]
-    for part in ast.walk(node):
-        if isinstance(part, ast.Call) and dotted(part.func).endswith(("ConfigDict", "dict")):
-            told += [(word.arg or "", word.value) for word in part.keywords]
-        elif isinstance(part, ast.Dict):
-            keys = zip(part.keys, part.values, strict=True)
-            told += [(str(key.value), value) for key, value in keys if isinstance(key, ast.Constant)]
-    told += [(dotted(target), value) for target, value in assignments_in(ast.walk(node))]
-    return any(name == "extra" and "ignore" not in ast.unparse(value) for name, value in told)
 
 
 def _is_cut_down(value: ast.expr) -> bool:

@@ -4,7 +4,8 @@
 
 `--set optim.lr=0.01` that is read into `{"optim": {"lr": 0.01}}` and merged with `{**content, **overrides}`, `update`
 or `|`: all other keys of `optim` are gone, and their defaults are trained with. A stage's `optim: {lr: 0.01}` that is
-merged so into what all stages share. A merge that goes one level deep, where `optim.schedule` is a section, too.
+merged so into what all stages share, or a recipe's file that is merged so into the base's. A merge that goes one level
+deep, where `optim.schedule` is a section, too.
 
 ## Why it matters
 
@@ -20,8 +21,16 @@ such a function or a function that one of such a file calls: other overrides may
 other classes of the trainer for sections. Where a section has a section of its own (a field of a class that has such
 fields, or a mapping in a mapping of a section in a YAML file), a function that is called after merging or configuring
 must not go through a mapping's items and put each into the other's one level deep (`merged[key].update(value)`,
-`{**merged[key], **value}`). Statistic: such merges, outside of functions that call themselves. Allowed:
-0.
+`{**merged[key], **value}`).
+
+The content of a whole file (`yaml.safe_load`, `json.load`, `tomllib.load`, through names, arguments and what functions
+give back) must not be merged so over another file's, or over what a loop has read before, where the result becomes a
+configuration class with sections, or where both are YAML and two YAML files in the source's folder have a mapping under
+the same key; nor over a mapping of mappings that is written down, or over what `asdict` gives of such a class. Merges
+are `{**a, **b}`, `a | b`, `dict(a, **b)`, `a.update(b)`, `ChainMap(b, a)` and `for key, value in b.items(): a[key] =
+value`, in functions that merge no section besides.
+
+Statistic: such merges, outside of functions that call themselves. Allowed: 0.
 
 False-alarm rate: 0 where what is merged is what was nested.
 
@@ -61,7 +70,9 @@ import ast
 import re
 from collections.abc import Iterator
 
+from gradgate.checks.file_contents import READS, share_sections, whole_files
 from gradgate.checks.section_merges import has_field_of, has_inner_sections, one_level
+from gradgate.checks.source_places import Place, places_in
 from gradgate.checks.source_settings import yaml_files
 from gradgate.checks.source_values import Names, assignments_in, own_nodes
 from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
@@ -84,7 +95,8 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     nesting = {function.name for _, function, nodes in functions if _nests(nodes)}
     classes = {node.name: node for file in files for node in file.nodes if isinstance(node, ast.ClassDef)}
     whole = {name for name, node in classes.items() if has_field_of(node, classes)}
-    has_inner = has_inner_sections(classes, [content for *_, content in yaml_files(subject)])
+    read = list(yaml_files(subject))
+    has_inner = has_inner_sections(classes, [content for *_, content in read])
     found = []
     for file, function, nodes in functions:
         if not _calls_itself(function, nodes):
@@ -93,6 +105,11 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
             nested = _merges(nodes, nesting) if nesting and _reached(file, function, files, nesting) else ()
             merges = {id(node): node for node in (*nested, *_of_parts(function, nodes, whole))}
             found += [_finding(file, function, node) for node in merges.values()]
+    if any(file.has(*READS) for file in files):
+        shares = share_sections([(path, content) for path, _, content in read])
+        seen = {(each.culprit.file, each.culprit.line) for each in found if each.culprit is not None}
+        laid = whole_files(places_in(files), whole, shares)
+        found += [_of_files(place, node) for place, node in laid if (str(place.file.path), node.lineno) not in seen]
     return Outcome(tuple(found), {"sections_replaced": len(found)}, {"sections_replaced": 0})
 
 
@@ -193,5 +210,16 @@ def _finding(file: File, function: Function, node: ast.expr | ast.stmt, what: st
         message=f"{function.name}() merges nested overrides by `{ast.unparse(node)}`: {what} of which one key is "
         "given loses all others; allowed: none",
         culprit=file.at(node, function.name),
+        fix="merge section by section",
+    )
+
+
+def _of_files(place: Place, node: ast.expr | ast.stmt) -> Finding:
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"{place.name or 'the file'} lays a file's content over another mapping by `{ast.unparse(node)}`: a "
+        "section of which one key is given loses all others; allowed: none",
+        culprit=place.file.at(node, place.name),
         fix="merge section by section",
     )

@@ -20,9 +20,10 @@ given. Its direction has to fit the names of what is compared: losses, cross ent
 are better where they are smaller, accuracies, rewards, F1, BLEU and explained variances where they are larger. A minus
 turns it. `monitor=` and `mode=`, or `metric_for_best_model=` and `greater_is_better=`, are held against each other
 where both are written down in one call or one mapping. A direction that is chosen by a part of a score's name (`"min"
-if "loss" in monitor else "max"`) has to fit each name that the trainer gives what is called after monitoring. A first
-number is a finding where each that is written down is infinite on the better side, or 0 for losses that have to be
-below it.
+if "loss" in monitor else "max"`) has to fit each name that the trainer, or a YAML file in its folder, gives what is
+called after monitoring (`best_metric`), and each that it allows there: by `Literal`, by `choices`, by `in`, or in a
+call that is given both. A first number is a finding where each that is written down is infinite on the better side, or
+0 for losses that have to be below it.
 
 Names that say neither or both, and functions or classes that ask for a direction, are none. Statistic: such places;
 allowed: 0.
@@ -68,10 +69,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gradgate.checks.given_scores import Given
-from gradgate.checks.guessed_directions import guesses_in, watched_in
+from gradgate.checks.guessed_directions import guesses_in
 from gradgate.checks.source_places import Places, places_in
+from gradgate.checks.source_settings import yaml_files
 from gradgate.checks.source_values import Names, assignments_in, last_name, own_nodes
 from gradgate.checks.trainer_source import File, Function, called_name, dotted, files_of, read_file_by_file
+from gradgate.checks.watched_scores import watched_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -117,7 +120,8 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     """Hold the direction of each best against its name."""
     files = files_of(subject)
     given = Given(files)
-    guessed = [*_guessed(places_in(files))] if any(file.has("monitor", "metric", "watch") for file in files) else []
+    names_one = any(file.has("monitor", "metric", "watch", "_on", "_by") for file in files)
+    guessed = [*_guessed(places_in(files), subject)] if names_one else []
     return read_file_by_file(
         subject,
         lambda file: (*_of_file(file, given), *(_finding(*each) for each in guessed if each[0] is file)),
@@ -125,10 +129,11 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     )
 
 
-def _guessed(own: Places) -> Iterator[tuple[File, ast.expr, str, str]]:
+def _guessed(own: Places, subject: Subject) -> Iterator[tuple[File, ast.expr, str, str]]:
     """The guesses from a score's name that are wrong for one of those that the trainer goes by."""
-    watched = sorted(set(watched_in(own)))
-    for guess in guesses_in(own) if watched else ():
+    guesses = list(guesses_in(own))
+    watched = sorted(set(watched_in(own, [content for *_, content in yaml_files(subject)]))) if guesses else []
+    for guess in guesses:
         wrong = [name for name in watched if (falls := _said(name)) is not None and guess.of(name) is (not falls)]
         if wrong:
             way = "smaller" if guess.of(wrong[0]) else "larger"

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gradgate.checks.source_places import Place, Places
 from gradgate.checks.source_values import assignments_in, last_name
 from gradgate.checks.trainer_source import dotted
 
-WATCHED = re.compile(
-    r"(^|_)(monitor(ed)?|watch(ed)?|metric_for_best_model|best_metric|(early_)?stop_metric)(_?(name|key|metric))?$"
-)
 NAMED = re.compile(r"monitor|metric|score|name|key|watch", re.IGNORECASE)
 FALLING = re.compile(r"minimi[sz]e|(low|small)er_(is_)?better|is_loss|falls|lower$", re.IGNORECASE)
 RISING = re.compile(r"maximi[sz]e|(high|great|larg|bigg)er_(is_)?better|rises|higher$", re.IGNORECASE)
@@ -64,29 +61,6 @@ def guesses_in(own: Places) -> Iterator[Guess]:
 def _said(place: Place, test: ast.expr, name: str) -> Iterator[Guess]:
     if bool(FALLING.search(name)) is not bool(RISING.search(name)):
         yield Guess(place, test, bool(FALLING.search(name)))
-
-
-def watched_in(own: Places) -> Iterator[str]:
-    """The names of scores that a trainer goes by: of a property, a setting or an argument that is called so."""
-    for place in own.all:
-        given = [(last_name(target), value) for target, value in assignments_in(place.nodes)]
-        given += [
-            (word.arg or "", word.value) for node in place.nodes if isinstance(node, ast.Call) for word in node.keywords
-        ]
-        arguments = place.function.args
-        named = [*arguments.posonlyargs, *arguments.args]
-        given += [(each.arg, value) for each, value in zip(reversed(named), reversed(arguments.defaults), strict=False)]
-        given += [(place.name, node.value) for node in place.nodes if isinstance(node, ast.Return) and node.value]
-        yield from _texts(given)
-    for same in own.classes.values():
-        for owner in same:
-            yield from _texts([(last_name(target), value) for target, value in assignments_in(owner.body)])
-
-
-def _texts(given: Iterable[tuple[str, ast.expr]]) -> Iterator[str]:
-    for name, value in given:
-        if WATCHED.search(name) and isinstance(value, ast.Constant) and isinstance(value.value, str):
-            yield value.value
 
 
 def _asks_a_name(test: ast.expr) -> bool:

@@ -201,6 +201,32 @@ def test_overrides_to_which_nothing_nested_comes_may_be_flat(call: str, found: i
     assert len(run_check("GG432", subject, None).findings) == found
 
 
+@pytest.mark.parametrize(("metric", "found"), [("held_ce", 1), ("held_acc", 0), ("held_loss", 0)])
+def test_a_score_that_a_file_names_is_held_against_the_guess(metric: str, found: int, tmp_path: Path) -> None:
+    """A recipe says which one is watched."""
+    text = 'def way(metric):\n    return "min" if "loss" in metric else "max"\n'
+    subject = reading(tmp_path, text, {"recipe.yaml": f"stage:\n  best_metric: {metric}\n"})
+    assert len(run_check("GG627", subject, None).findings) == found
+
+
+LAYERS = """
+import yaml
+
+def read(path):
+    return yaml.safe_load(path.read_text())
+
+def loaded(path, recipe):
+    return {**read(path), **read(recipe)}
+"""
+
+
+@pytest.mark.parametrize(("recipe", "found"), [("optim: {lr: 2}", 1), ("name: b", 0), ("schedule: {warmup: 2}", 0)])
+def test_files_that_share_a_section_are_merged_section_by_section(recipe: str, found: int, tmp_path: Path) -> None:
+    """Where none do, nothing is lost."""
+    files = {"base.yaml": "name: a\noptim: {lr: 1, momentum: 0}\n", "recipe.yaml": recipe}
+    assert len(run_check("GG432", reading(tmp_path, LAYERS, files), None).findings) == found
+
+
 ENDED = """
 def ended(tokenizer):
     tokenizer.pad_token = tokenizer.eos_token
