@@ -192,6 +192,8 @@ _ROWS = (
      "a name that a setting's table does not have is taken for its default"),
     ("GG490", "positions-count-padding", "scan",
      "positions are counted from the first column of rows that may be padded on the left"),
+    ("GG492", "one-link-compared", "scan",
+     "documents of packed rows are compared at neighbours alone, for the labels of all heads"),
     ("GG501", "return-oracle", "run", "returns differ from a slow, literal reference"),
     ("GG502", "stages-disagree", "run", "two stages regress on different functions of the same reward"),
     ("GG503", "reward-nondeterministic", "run", "the same sequence gets two rewards"),
