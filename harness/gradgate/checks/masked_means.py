@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Sequence
 
+from gradgate.checks.axis_sizes import axes_in, number_in, size_of
 from gradgate.checks.masked_thresholds import bare, factors, leaves_out, zeroed
 from gradgate.checks.source_masks import is_mask
 from gradgate.checks.source_values import Names
@@ -35,7 +36,7 @@ def means(nodes: Sequence[ast.AST], names: Names) -> Iterator[tuple[ast.expr, as
         for block in (node.body, node.orelse)
         if block
     ]
-    axes, inplace = _axes(nodes), _in_place(nodes, names)
+    axes, inplace = axes_in(nodes), _in_place(nodes, names)
     for node in nodes:
         mask = _of_loss(node, names) or _masked(_averaged(node, names, axes), names, inplace)
         if mask is not None and isinstance(node, ast.expr):
@@ -65,57 +66,17 @@ def _averaged(node: ast.AST, names: Names, axes: dict[str, set[int]]) -> ast.exp
         sides = factors(names.held(by))
         return (
             summed
-            if len(sides) == 2 and {0, 1} <= set().union(*(_width(each, names, axes) for each in sides))
+            if len(sides) == 2 and {0, 1} <= set().union(*(size_of(each, names, axes) for each in sides))
             else None
         )
-    return summed if over in (1, -1) and _width(by, names, axes) & {1, -1} else None
+    return summed if over in (1, -1) and size_of(by, names, axes) & {1, -1} else None
 
 
 def _axis_of_sum(call: ast.Call) -> int | None:
     """The axis that a sum is over; None: over all, 0 where it is not written as a number."""
     of_library = isinstance(call.func, ast.Attribute) and dotted(call.func.value) in LIBRARIES
     given = [*call.args[of_library:], *(word.value for word in call.keywords if word.arg in ("dim", "axis"))]
-    return _number(given[0]) if given else None
-
-
-def _number(node: ast.expr) -> int:
-    text = ast.unparse(node)
-    return int(text) if text.lstrip("-").isdigit() else 0
-
-
-def _axes(nodes: Sequence[ast.AST]) -> dict[str, set[int]]:
-    """The names that a tensor's shape is taken apart into, each with its axis; of the last, -1 too."""
-    found: dict[str, set[int]] = {}
-    for node in nodes:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple) and _is_shape(node.value):
-            parts = node.targets[0].elts
-            for at, part in enumerate(parts):
-                found[dotted(part)] = {at, -1} if at == len(parts) - 1 else {at}
-    return found
-
-
-def _is_shape(node: ast.expr) -> bool:
-    if isinstance(node, ast.Attribute):
-        return node.attr == "shape"
-    return (
-        isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Attribute)
-        and node.func.attr == "size"
-        and not node.args
-    )
-
-
-def _width(node: ast.expr, names: Names, axes: dict[str, set[int]]) -> set[int]:
-    """The axis whose size a number is; empty: it is no size."""
-    node = names.held(node)
-    if isinstance(node, ast.Name):
-        return axes.get(node.id, set())
-    if isinstance(node, ast.Subscript) and _is_shape(node.value):
-        return {_number(node.slice)} if isinstance(node.slice, ast.Constant | ast.UnaryOp) else set()
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "size":
-        given = [*node.args, *(word.value for word in node.keywords)]
-        return {_number(given[0])} if len(given) == 1 else set()
-    return set()
+    return number_in(given[0]) if given else None
 
 
 def _given_to(call: ast.Call, name: str) -> ast.expr | None:

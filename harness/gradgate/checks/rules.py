@@ -192,6 +192,8 @@ _ROWS = (
      "a name that a setting's table does not have is taken for its default"),
     ("GG490", "positions-count-padding", "scan",
      "positions are counted from the first column of rows that may be padded on the left"),
+    ("GG491", "slice-end-negative", "scan",
+     "heads that are further ahead than a row is long take a slice that ends in front of its beginning"),
     ("GG492", "one-link-compared", "scan",
      "documents of packed rows are compared at neighbours alone, for the labels of all heads"),
     ("GG501", "return-oracle", "run", "returns differ from a slow, literal reference"),
