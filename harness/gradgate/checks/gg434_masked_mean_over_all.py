@@ -14,9 +14,10 @@ one that was set.
 ## How it decides
 
 The trainer's source is read (`Subject.source`, or the modules that the adapter imports): `mean` of a product with a
-mask, which is what is called one or is made of comparisons, where nothing divides by the mask's own mean or sum. So the
-mean of what a name holds that is such a product with what is called a mask, or is 0 where it says so (`torch.where`,
-`masked_fill`), its square or its size; such a sum that is divided by its own `numel()`; and `mse_loss` and the like of
+mask, which is what is called one (also `batch.span_mask()`) or is made of comparisons, where nothing divides by the
+mask's own mean or sum. So the mean of what a name holds that is such a product with what is called a mask, or is 0
+where it says so (`torch.where`, `masked_fill`, `ce[~mask] = 0`), its square or its size; such a sum that is divided by
+its own `numel()`, or that is over a row and divided by a width (`ids.shape[1]`); and `mse_loss` and the like of
 two products with one mask. Of `quantile`, `median`, `std`, `var`, `kthvalue`, `topk` and `sort` these are findings:
 
 * a quantile, a median or a spread of a product with a mask, or of what is 0 where a mask says so;
@@ -85,7 +86,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 
 
 def _found(file: File) -> Iterator[Finding]:
-    if not file.has(
+    if not (file.has("sum(") and file.has(".shape", ".size(")) and not file.has(
         "mean(", ".numel()", *(f"{name}(" for name in LOSSES), *(f"{name}(" for name in {*TAKEN, *ORDERED})
     ):
         return

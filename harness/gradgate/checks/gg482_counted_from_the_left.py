@@ -17,9 +17,14 @@ By reading the files of `Subject.source`, or those of the modules that the adapt
 the left: it has a setting for the side, or asks for "left". Findings are slices from 0 by the length of a prompt on the
 second axis of something, comparisons of an `arange` with such a length for each row, and writes into a tensor of rows
 at a place that begins at 0 for each row and goes on by its parts, in a function that neither reads the side nor an
-offset (side, left, offset, start, shift, first, a length of padding) nor rolls or packs rows. How wide a tensor of
-prompts is (`prompts.shape[1]`) is the length of none: all columns up to there are prompts with their padding. Nor are
-those up to a place that is counted from the end, and tokens that are then put where a mask is set, findings.
+offset (side, left, offset, start, shift, first, a length of padding) nor rolls or packs rows, nor puts the tokens
+themselves there. What is kept for the place of a row is one too: a 0 in front of its length, in a loop that puts rows
+at a place which depends on the side (`spans.append((row, 0, n))`), or places that are counted from 0 in a function
+which such a one calls.
+
+How wide a tensor of prompts is (`prompts.shape[1]`) is the length of none: all columns up to there are prompts with
+their padding. Nor are those up to a place that is counted from the end, and tokens that are then put where a mask is
+set, findings.
 
 Statistic: such places; allowed: 0.
 
@@ -60,6 +65,8 @@ import re
 from collections.abc import Iterator
 from itertools import chain
 
+from gradgate.checks.recorded_starts import recorded
+from gradgate.checks.recorded_starts import walked as of_row
 from gradgate.checks.source_places import Place, places_in
 from gradgate.checks.source_values import assignments_in, last_name, parameters_of
 from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
@@ -78,6 +85,7 @@ OFFSET = re.compile(
     r"(^|_)(side|left|offset|off|start|shift|first|begin|pad(ding)?_side|lead)(_|$)|^(roll|flip|fliplr)$"
     r"|(^|_)pad(s|ding)?_(len|length|width|count)s?$|(^|_)(n|num)_pads?$"
 )
+TOKENS = re.compile(r"(^|_)(ids|tokens|inputs?)(_[A-Z]+)?$")
 WIDTH = re.compile(r"\.(shape|size)$|(^|_)widths?$")
 
 
@@ -93,11 +101,17 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 
 
 def _of_place(place: Place, files: tuple[File, ...]) -> Iterator[Finding]:
-    if not place.file.has("prompt", "= 0"):
+    if not place.file.has("prompt", "= 0", " 0,", "=0", "(0)"):
         return
+    for call in recorded(place):
+        yield _finding(place.file, call, place.name)
     walked = _walked(place.function, place.nodes)
     if _knows_the_side(place.function, place.nodes, walked[1]):
         return
+    if _lays_rows(place.nodes, walked):
+        walked = set(), set()
+    elif walked[1]:
+        yield from (_finding(place.file, call, place.name) for call in of_row(place, places_in(files), walked[1]))
     put = {id(node.value) for node in place.nodes if isinstance(node, ast.Assign) and _is_masked(node.targets[0])}
     for node in place.nodes:
         if _is_of(node, walked):
@@ -167,6 +181,12 @@ def _walked(function: Function, nodes: list[ast.AST]) -> tuple[set[str], set[str
             moved.add(name)
     moved |= {dotted(node.target) for node in nodes if isinstance(node, ast.AugAssign) and id(node) in inside}
     return made, begun & moved
+
+
+def _lays_rows(nodes: list[ast.AST], walked: tuple[set[str], set[str]]) -> bool:
+    """Whether a function puts the tokens themselves at such places: it is what says where they are."""
+    written = (node.targets[0] for node in nodes if isinstance(node, ast.Assign) and _is_of(node, walked))
+    return any(isinstance(each, ast.Subscript) and TOKENS.search(last_name(each.value)) for each in written)
 
 
 def _is_of(node: ast.AST, walked: tuple[set[str], set[str]]) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Sequence
 
-from gradgate.checks.masked_thresholds import bare, leaves_out, zeroed
+from gradgate.checks.axis_sizes import axes_in, number_in, size_of
+from gradgate.checks.masked_thresholds import bare, factors, leaves_out, zeroed
 from gradgate.checks.source_masks import is_mask
 from gradgate.checks.source_values import Names
 from gradgate.checks.trainer_source import called_name, dotted
@@ -35,8 +36,9 @@ def means(nodes: Sequence[ast.AST], names: Names) -> Iterator[tuple[ast.expr, as
         for block in (node.body, node.orelse)
         if block
     ]
+    axes, inplace = axes_in(nodes), _in_place(nodes, names)
     for node in nodes:
-        mask = _of_loss(node, names) or _masked(_averaged(node), names)
+        mask = _of_loss(node, names) or _masked(_averaged(node, names, axes), names, inplace)
         if mask is not None and isinstance(node, ast.expr):
             at = (mask.lineno, node.lineno)
             if any(first <= at[0] <= last < at[1] for first, last in branches):
@@ -45,14 +47,36 @@ def means(nodes: Sequence[ast.AST], names: Names) -> Iterator[tuple[ast.expr, as
             yield node, mask  # type: ignore[misc]
 
 
-def _averaged(node: ast.AST) -> ast.expr | None:
+def _averaged(node: ast.AST, names: Names, axes: dict[str, set[int]]) -> ast.expr | None:
     """What a node is the mean of: by a call, or as a sum that is divided by how many there are."""
     if isinstance(node, ast.Call):
         return _given_to(node, "mean")
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and isinstance(node.left, ast.Call):
-        summed = _given_to(node.left, "sum")
-        return summed if summed is not None and ast.unparse(node.right) == f"{ast.unparse(summed)}.numel()" else None
-    return None
+    if not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div)):
+        return None
+    total = names.held(node.left.operand if isinstance(node.left, ast.UnaryOp) else node.left)
+    total = bare(total.operand if isinstance(total, ast.UnaryOp) else total)
+    summed = _given_to(total, "sum") if isinstance(total, ast.Call) else None
+    if summed is None:
+        return None
+    over = _axis_of_sum(total)  # type: ignore[arg-type]
+    by = node.right
+    if ast.unparse(by) == f"{ast.unparse(summed)}.numel()":
+        return summed
+    if over is None:
+        sides = factors(names.held(by))
+        return (
+            summed
+            if len(sides) == 2 and {0, 1} <= set().union(*(size_of(each, names, axes) for each in sides))
+            else None
+        )
+    return summed if over in (1, -1) and size_of(by, names, axes) & {1, -1} else None
+
+
+def _axis_of_sum(call: ast.Call) -> int | None:
+    """The axis that a sum is over; None: over all, 0 where it is not written as a number."""
+    of_library = isinstance(call.func, ast.Attribute) and dotted(call.func.value) in LIBRARIES
+    given = [*call.args[of_library:], *(word.value for word in call.keywords if word.arg in ("dim", "axis"))]
+    return number_in(given[0]) if given else None
 
 
 def _given_to(call: ast.Call, name: str) -> ast.expr | None:
@@ -63,18 +87,39 @@ def _given_to(call: ast.Call, name: str) -> ast.expr | None:
     return call.func.value
 
 
-def _masked(values: ast.expr | None, names: Names) -> ast.expr | None:
+def _masked(
+    values: ast.expr | None, names: Names, inplace: Sequence[tuple[str, int, ast.expr]] = ()
+) -> ast.expr | None:
     """The mask that has made values 0: by a product, or by what is put in its places."""
     if values is None:
         return None
-    if isinstance(values, ast.BinOp) and isinstance(values.op, ast.Mult):
-        masks = [side for side in (values.left, values.right) if is_mask(side, names)]
+    if sides := factors(values):
+        masks = [side for side in sides if is_mask(side, names)]
         return masks[0] if len(masks) == 1 else None
     for _ in range(HOPS):
-        values = names.held(_powered(bare(values)))
-        if (mask := zeroed(values, names)) is not None:
-            return mask
+        name = bare(_powered(bare(values)))
+        values = names.held(name)
+        for changed, line, mask in inplace:
+            if changed == dotted(name) and changed and line < name.lineno and (values is name or line > values.lineno):
+                return mask
+        if (mask_of := zeroed(values, names)) is not None:
+            return mask_of
     return None
+
+
+def _in_place(nodes: Sequence[ast.AST], names: Names) -> list[tuple[str, int, ast.expr]]:
+    """What a mask makes 0 in place, with the line and the mask: `ce *= mask`, `ce[~mask] = 0`."""
+    found = []
+    for node in nodes:
+        if isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Mult) and leaves_out(node.value, names):
+            found.append((dotted(node.target), node.lineno, node.value))
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Subscript):
+            target = node.targets[0]
+            is_zero = isinstance(node.value, ast.Constant) and node.value.value == 0
+            where = names.held(target.slice)
+            if is_zero and isinstance(where, ast.Compare | ast.UnaryOp) and leaves_out(where, names):
+                found.append((dotted(target.value), node.lineno, target.slice))
+    return found
 
 
 def _powered(node: ast.expr) -> ast.expr:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from gradgate.checks.source_masks import CASTS, MASK
+from gradgate.checks.source_masks import CASTS, MASK, gives_mask
 from gradgate.checks.source_values import Names, assignments_in, places_of
 from gradgate.checks.trainer_source import called_name, dotted, given_by
 
@@ -114,7 +114,7 @@ def leaves_out(node: ast.expr, names: Names) -> bool:
     held = bare(names.held(node))
     if isinstance(held, ast.Subscript) and leaves_out(held.slice, names):
         return False  # what a mask has picked: all of it counts
-    named = bool(MASK.search(dotted(node).rpartition(".")[2]))
+    named = bool(MASK.search(dotted(node).rpartition(".")[2])) or gives_mask(held)
     return named or (isinstance(held, ast.Compare) and bool(LABELS.search(ast.unparse(held))))
 
 
@@ -135,11 +135,21 @@ def _is_far(made: Sequence[ast.AST]) -> bool:
     return any(filled is not None and bool(FAR.search(ast.unparse(filled[1]))) for filled in map(_filled, made))
 
 
+def factors(node: ast.expr) -> list[ast.expr]:
+    """The two sides of a product, also of `a.mul(b)` and `torch.mul(a, b)`."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+        return [node.left, node.right]
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("mul", "multiply"):
+        sides = node.args if dotted(node.func.value) in LIBRARIES else [node.func.value, *node.args]
+        return sides if len(sides) == 2 else []
+    return []
+
+
 def zeroed(values: ast.expr, names: Names) -> ast.expr | None:
     """The mask that makes values 0."""
     held = bare(names.held(values))
-    if isinstance(held, ast.BinOp) and isinstance(held.op, ast.Mult):
-        masks = [side for side in (held.left, held.right) if leaves_out(side, names)]
+    if sides := factors(held):
+        masks = [side for side in sides if leaves_out(side, names)]
         return masks[0] if len(masks) == 1 else None
     filled = _filled(held)
     is_zero = filled is not None and re.fullmatch(r"0(\.0*)?|.*zeros\w*\(.*", ast.unparse(filled[1]))

@@ -6,9 +6,10 @@ import ast
 import re
 
 from gradgate.checks.source_values import Names
-from gradgate.checks.trainer_source import dotted
+from gradgate.checks.trainer_source import called_name, dotted
 
 MASK = re.compile(r"(^|_)(masks?|valid|is_real|not_pad)(_[A-Z]+)?$", re.IGNORECASE)
+DRAWN = re.compile(r"drop|rand|noise|bernoulli|prun|spars|causal|quantil|clip", re.IGNORECASE)
 CASTS = ("float", "double", "half", "long", "int", "bool", "to", "type_as", "unsqueeze", "squeeze", "view", "reshape")
 
 
@@ -31,6 +32,14 @@ def is_mask(node: ast.expr, names: Names, called: re.Pattern[str] = MASK, hops: 
         return is_mask(node.left, names, called, hops) or is_mask(node.right, names, called, hops)
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Invert):
         return True
+    if gives_mask(node, called):
+        return True
     held = names.held(node)
     made = held is not node and hops > 0 and is_mask(held, names, called, hops - 1)
     return made or bool(called.search(dotted(node).rpartition(".")[2]))
+
+
+def gives_mask(node: ast.expr, called: re.Pattern[str] = MASK) -> bool:
+    """Whether an expression calls what by its name gives a mask, and none that is drawn: `batch.span_mask()`."""
+    name = called_name(node) if isinstance(node, ast.Call) else ""
+    return bool(called.search(name)) and not DRAWN.search(name)
