@@ -15,8 +15,8 @@ sees nothing but bad evaluations.
 
 By reading the files of `Subject.source`, or those of the modules that the adapter imports. A finding is a sum that is
 raised (`+=`, or `total = total + ...`) by a product of a number and of a cross entropy, by itself, by what a name holds
-or by a module of one, without `reduction="sum"` or `"none"`, where the number holds a `sum` of a comparison or a mask,
-and no condition of the function names that number.
+or by a module of one, without `reduction="sum"` or `"none"`, or of the mean of what a mask picks (`ce[valid].mean()`),
+where the number holds a `sum` of a comparison or a mask, and no condition of the function names that number.
 
 Statistic: such sums; allowed: 0.
 
@@ -56,6 +56,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
+from gradgate.checks.masked_thresholds import leaves_out
 from gradgate.checks.source_values import Names, assignments_in, last_name, own_nodes
 from gradgate.checks.trainer_source import File, Function, called_name, read_file_by_file
 from gradgate.core.finding import Finding
@@ -75,7 +76,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 
 
 def _of_file(file: File) -> Iterator[Finding]:
-    if not file.has(*AVERAGES, *MODULES):
+    if not file.has(*AVERAGES, *MODULES, "].mean()"):
         return
     modules = _modules(file)
     for function, _ in file.functions:
@@ -121,6 +122,9 @@ def _averages(node: ast.expr, names: Names, modules: set[str]) -> bool:
             return True
         if isinstance(part, ast.Call) and called_name(part) in AVERAGES:
             return _is_mean(part)
+        if isinstance(part, ast.Call) and called_name(part) == "mean" and isinstance(part.func, ast.Attribute):
+            of = part.func.value
+            return isinstance(of, ast.Subscript) and leaves_out(of.slice, names)
     return False
 
 

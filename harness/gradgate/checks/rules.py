@@ -197,6 +197,8 @@ _ROWS = (
      "heads that are further ahead than a row is long take a slice that ends in front of its beginning"),
     ("GG492", "one-link-compared", "scan",
      "documents of packed rows are compared at neighbours alone, for the labels of all heads"),
+    ("GG493", "frozen-part-in-train-mode", "scan",
+     "a stage that trains a head freezes the trunk, and puts the whole model into train mode"),
     ("GG501", "return-oracle", "run", "returns differ from a slow, literal reference"),
     ("GG502", "stages-disagree", "run", "two stages regress on different functions of the same reward"),
     ("GG503", "reward-nondeterministic", "run", "the same sequence gets two rewards"),
