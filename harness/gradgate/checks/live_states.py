@@ -7,9 +7,10 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from gradgate.checks.averages import AVERAGE, COPIES
-from gradgate.checks.source_values import Names, assignments_in, last_name
-from gradgate.checks.trainer_source import File, called_name, calls_in, dotted
+from gradgate.checks.source_values import Names, assignments_in, blocks_in, last_name
+from gradgate.checks.trainer_source import File, Function, called_name, calls_in, dotted
 
+LEAST = 3  # letters of a name that tells of a class
 SHALLOW = ("dict", "OrderedDict", "collections.OrderedDict", "copy.copy")
 WEIGHTS = ("named_parameters", "parameters", "state_dict")
 STATES = ("state_dict", "named_parameters", "named_buffers")
@@ -22,6 +23,34 @@ def runs_on_cpu(files: Sequence[File]) -> bool:
     return not any(file.has(*DEVICES) for file in files) or any(
         IS_CPU.search(line.strip()) for file in files if file.has("device") for line in file.lines
     )
+
+
+def classes_of_numbers(files: Sequence[File]) -> set[str]:
+    """The names of classes that are no modules, and whose own `state_dict` gives what none of their tensors is."""
+    found = set[str]()
+    for owner in (node for file in files if file.has("def state_dict") for node in file.nodes):
+        if not isinstance(owner, ast.ClassDef) or any("Module" in ast.unparse(base) for base in owner.bases):
+            continue
+        starts = [part for part in owner.body if isinstance(part, ast.FunctionDef) and part.name == "__init__"]
+        given = {dotted(target): value for start in starts for target, value in assignments_in(ast.walk(start))}
+        for method in (part for part in owner.body if isinstance(part, ast.FunctionDef)):
+            dicts = (
+                [node for node in ast.walk(method) if isinstance(node, ast.Dict)] if method.name == "state_dict" else []
+            )
+            if dicts and all(_is_number(given.get(dotted(value))) for one in dicts for value in one.values):
+                found.add(owner.name)
+    return found
+
+
+def _is_number(value: ast.expr | None) -> bool:
+    """Whether the value that one begins with is a number, by how it is written."""
+    return isinstance(value, ast.Constant) or called_name(value or ast.Constant(None)) in ("float", "int")
+
+
+def is_named_after(module: str, classes: set[str]) -> bool:
+    """Whether what holds a state is called as one of some classes is, or as its last word: `normaliser`."""
+    last = module.rpartition(".")[2].replace("_", "").lower()
+    return any(name.lower().endswith(last) for name in classes) if len(last) > LEAST else False
 
 
 def kept_in(nodes: Iterable[ast.AST]) -> Iterator[tuple[ast.expr, ast.expr]]:
@@ -119,3 +148,27 @@ def called_in_loops(file: File, loops: list[ast.For | ast.While]) -> set[str]:
 def names_of_calls(node: ast.AST) -> set[str]:
     """The last names of what is called in a node."""
     return set(map(called_name, calls_in(node)))
+
+
+def leading_to(methods: Sequence[Function], method: Function) -> set[str]:
+    """The names of a method and of those that call it, whatever is between."""
+    found, new = set[str](), {method.name}
+    while new - found:
+        found |= new
+        new = {each.name for each in methods if names_of_calls(each) & found}
+    return found
+
+
+def are_right_behind(methods: Sequence[Function], function: Function, writers: set[str]) -> bool:
+    """Whether wherever a method is called, or in itself, one of the writers is called without a condition."""
+    if names_of_calls(function) & writers:
+        return True
+    callers = [each for each in methods if function.name in names_of_calls(each)]
+    return all(any(_follows(block, function.name, writers) for block in blocks_in(ast.walk(each))) for each in callers)
+
+
+def _follows(block: list[ast.stmt], name: str, writers: set[str]) -> bool:
+    """Whether behind a statement that calls a function another calls one of the writers."""
+    at = next((at for at, statement in enumerate(block) if name in names_of_calls(statement)), len(block))
+    behind = (part for part in block[at:] if isinstance(part, ast.Expr | ast.Assign | ast.Return))
+    return any(names_of_calls(part) & writers - {name} for part in behind)

@@ -191,6 +191,8 @@ _ROWS = (
      "losses of a reference are moved one place back, and held against a model's that are not"),
     ("GG488", "unknown-name-taken-for-default", "scan",
      "a name that a setting's table does not have is taken for its default"),
+    ("GG489", "checkpoint-written-in-place", "scan",
+     "a checkpoint that a resume reads is written straight to its final name"),
     ("GG490", "positions-count-padding", "scan",
      "positions are counted from the first column of rows that may be padded on the left"),
     ("GG491", "slice-end-negative", "scan",
