@@ -3,7 +3,8 @@
 ## What it detects
 
 A shuffle, a sample, dropout or a random initial weight in a trainer whose files seed nothing; numbers from Python's or
-NumPy's generator where torch's alone is seeded; a function that seeds and that nothing calls.
+NumPy's generator where torch's alone is seeded; a function that seeds and that nothing calls; one that seeds NumPy's
+generator for its rows and draws them from Python's.
 
 ## Why it matters
 
@@ -18,8 +19,14 @@ dropout where something is put into train mode. Seeds are `manual_seed`, `random
 with `seed` in its name that the trainer does not define itself, which is taken for one that seeds everything; what
 stands in a function that is named after seeding counts where something calls that function. A `TrainingArguments` or a
 `Trainer` of transformers seeds by itself. `np.random.default_rng()`, `RandomState()` and `random.Random()` that are
-given no seed, and whose name is given none either, draw one from the system. Statistic: generators that are drawn from
-and never seeded, or made without a seed; allowed: 0.
+given no seed, and whose name is given none either, draw one from the system.
+
+A function that seeds a generator of the whole program, and that draws, itself or by what it calls, from others of these
+alone, seeds the wrong one; so does one that makes a generator of its own with a seed, reads it nowhere, and draws from
+one of the whole program. Not so where something is called that may draw from the first: layers, models, splits of other
+packages, or all that a `main` of a file with such a package starts.
+
+Statistic: generators that are drawn from and never seeded, or made without a seed; allowed: 0.
 
 Looked at only where there is an entry: `if __name__ == "__main__"`, a `main`, a command line, or a function outside a
 class that loops and saves. A library leaves seeds to those who use it.
@@ -62,6 +69,8 @@ import ast
 from collections.abc import Iterator
 from itertools import chain
 
+from gradgate.checks.other_seeds import other_seeds
+from gradgate.checks.source_places import Place, places_in
 from gradgate.checks.source_values import assignments_in, is_true, last_name
 from gradgate.checks.trainer_source import NONE, File, Function, called_name, calls_in, dotted, files_of
 from gradgate.core.finding import Finding
@@ -106,6 +115,11 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
         if generator not in seeded and (places := [place for place in drawn if place[0] == generator])
     ]
     findings += [_of_its_own(file, call) for file in files for call in _never_given_a_seed(file)]
+    findings += [
+        _of_another(place, seed, draw, generator)
+        for place, seed, draw, generator in other_seeds(places_in(files))
+        if generator in seeded
+    ]
     measured = {"generators_never_seeded": len(findings), "draws": len(drawn)}
     return Outcome(tuple(findings), measured, {"generators_never_seeded": 0})
 
@@ -223,6 +237,18 @@ def _of_its_own(file: File, call: ast.Call) -> Finding:
         message=f"`{ast.unparse(call)}` is a generator that is given no seed: the system draws one; allowed: none",
         culprit=file.at(call),
         fix=f"give it the run's: `{dotted(call.func)}(seed)`",
+    )
+
+
+def _of_another(place: Place, seed: ast.Call, draw: ast.Call, generator: str) -> Finding:
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"{place.name or 'the file'} seeds a generator by `{ast.unparse(seed)}` and draws from another, "
+        f"{GENERATORS[generator]}, by `{ast.unparse(draw)}`; allowed: none",
+        culprit=place.file.at(seed, place.name),
+        fix="draw from a generator of its own that is given the seed: `random.Random(seed)`",
+        detail={"generator": generator, "places": 1},
     )
 
 

@@ -24,6 +24,10 @@ add nothing, or two, to the number. Not so
 * where another save of that block fits, or the starts differ;
 * in a branch that leaves the loop, or that is taken for the best.
 
+`done = self.progress.step + 1` and, behind it in one block, a save and then `self.progress.step = done` are a finding
+where what is saved has `self.progress.step` or `self.progress.state_dict()` beside an optimizer, and loading adds
+nothing.
+
 Statistic: such saves; allowed: 0.
 
 False-alarm rate: 0 on the bundled trainer and on the documented ones.
@@ -71,6 +75,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gradgate.checks.accumulation import steps_in
+from gradgate.checks.late_counts import late_counts
 from gradgate.checks.saved_numbers import Number, Payloads, Save, Starts, held_at, without_leaving
 from gradgate.checks.source_places import Place, Places, places_in
 from gradgate.checks.source_values import OTHERS, blocks_in
@@ -110,7 +115,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     if not files:
         return Outcome(not_applicable=NONE)
     saves = any(file.has("save") for file in files) and any(file.has("load_state_dict") for file in files)
-    findings = tuple(_of_all(files)) if saves else ()
+    findings = (*_of_all(files), *map(_late, late_counts(places_in(files)))) if saves else ()
     return Outcome(findings, {"saves": len(findings)}, {"saves": 0})
 
 
@@ -177,6 +182,18 @@ def _saves(count: _Count, at: int, place: Place, own: Places) -> Iterator[Save]:
         for part in without_leaving(statement):
             if statement is not count.body[at]:
                 yield from payloads.of(part, place, held_at(count.body, {count.name: 0}, part.lineno))
+
+
+def _late(found: tuple[Place, ast.Call, ast.expr]) -> Finding:
+    place, call, count = found
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"{place.name}() saves by `{ast.unparse(call)}` before it raises `{ast.unparse(count)}`, which is "
+        "saved: a resumed run makes an update twice; allowed: the number of updates that are made",
+        culprit=place.file.at(call, place.name),
+        fix="raise the count before the save",
+    )
 
 
 def _finding(save: Save, first: Number, count: _Count) -> Finding:
