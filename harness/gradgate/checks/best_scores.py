@@ -55,7 +55,12 @@ def unsaved_scores(files: tuple[File, ...]) -> Iterator[Unsaved]:
             for branch, deciding in branches if here or id(owner) in owners else ():
                 own = [part for part in deciding if isinstance(part, ast.Name) and not _is_outer(function, part.id)]
                 others = [part for part in deciding if part not in own and (here or not isinstance(part, ast.Name))]
-                lost = [part for part in others if not any(_keeps(each, part, branch) for each in files)]
+                lost = [
+                    part
+                    for part in others
+                    if _is_begun_alone(part, branch, owner, files)
+                    or not any(_keeps(each, part, branch) for each in files)
+                ]
                 if own and resumes.begins(file, function, branch):
                     better = [each for each, parts in branches if ast.unparse(own[0]) in map(ast.unparse, parts)]
                     lost += [part for part in own if not _keeps_own(function, part.id, better)]
@@ -119,6 +124,39 @@ def is_first(value: ast.AST | None) -> bool:
         return dotted(value.func) == "float" and all(map(is_first, value.args))
     name = dotted(value) if value is not None else ""
     return value is None or isinstance(value, ast.Constant) or name.lower().endswith("inf") or name.isupper()
+
+
+def _is_begun_alone(deciding: ast.expr, branch: ast.If, owner: ast.ClassDef | None, files: tuple[File, ...]) -> bool:
+    """Whether an attribute of `self` is given nothing but what it begins with and what is better: wherever it is
+    written, a log or the best one's file, nothing finds it again. What another class gives its own is left out."""
+    if owner is None or not isinstance(deciding, ast.Attribute) or dotted(deciding.value) != "self":
+        return False
+    name, left = deciding.attr, set(map(id, ast.walk(branch)))
+    for file in files:
+        if file.has("setattr(self", "self.__dict__", "vars(self"):
+            return False
+        strangers = [node for node in file.nodes if isinstance(node, ast.ClassDef) and not _are_kin(node, owner)]
+        judged = [node for node in file.nodes if isinstance(node, ast.If) and _asks(node, name)]
+        inside = left | {id(part) for node in judged for part in ast.walk(node)}
+        foreign = {id(part) for node in strangers for part in ast.walk(node)}
+        for node in (node for node in file.nodes if id(node) not in inside):
+            for target, value in assignments_in([node]):
+                own = [part for part in places_of(target) if isinstance(part, ast.Attribute) and part.attr == name]
+                own = [part for part in own if not (id(node) in foreign and dotted(part) == f"self.{name}")]
+                if own and not is_first(value):
+                    return False
+    return True
+
+
+def _are_kin(one: ast.ClassDef, other: ast.ClassDef) -> bool:
+    """Whether two classes are one, or one is a base of the other."""
+    bases = [{dotted(base).rpartition(".")[2] for base in node.bases} for node in (one, other)]
+    return one is other or other.name in bases[0] or one.name in bases[1]
+
+
+def _asks(branch: ast.If, name: str) -> bool:
+    """Whether a branch is taken by what an attribute of this name is."""
+    return any(isinstance(node, ast.Attribute) and node.attr == name for node in ast.walk(branch.test))
 
 
 def _keeps(file: File, deciding: ast.expr, branch: ast.If) -> bool:
