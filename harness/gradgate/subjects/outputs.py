@@ -60,6 +60,8 @@ def with_logits(output: Any, logits: Tensor) -> Any:
         return logits
     if type(output) is tuple:
         return (with_logits(output[0], logits), *output[1:])
+    if isinstance(output, tuple) and hasattr(output, "_replace"):
+        return output._replace(**{LOGITS: logits})
     changed = copy.copy(output)
     if isinstance(changed, Mapping):
         changed[LOGITS] = logits  # type: ignore[index]

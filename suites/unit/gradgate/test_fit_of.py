@@ -6,7 +6,7 @@ import copy
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -230,8 +230,22 @@ def test_rates_of_parameters_that_groups_split(declared_of_actor: Any, decays_al
     assert all("`actor.bias`" in message and "weight_decay" in message for message in found)
 
 
+class Named(NamedTuple):
+    """What a module may return: nothing can be assigned to it."""
+
+    hidden: Tensor
+    logits: Tensor
+
+
 @pytest.mark.parametrize(
-    "wrap", [lambda x: x, lambda x: (x, 1), lambda x: {"logits": x, "h": 1}, lambda x: SimpleNamespace(logits=x)]
+    "wrap",
+    [
+        lambda x: x,
+        lambda x: (x, 1),
+        lambda x: {"logits": x, "h": 1},
+        lambda x: SimpleNamespace(logits=x),
+        lambda x: Named(x, x),
+    ],
 )
 def test_with_logits_changes_a_copy(wrap: Any) -> None:
     """What the module returned stays as it is."""
