@@ -102,7 +102,8 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
         if not _calls_itself(function, nodes):
             if has_inner and file.has(".items()"):
                 found += [_finding(file, function, node, "an inner section") for node in one_level(function, nodes)]
-            nested = _merges(nodes, nesting) if nesting and _reached(file, function, files, nesting) else ()
+            nested = list(_merges(nodes, nesting)) if nesting else []
+            nested = nested if nested and _reached(file, function, files, nesting) else []
             merges = {id(node): node for node in (*nested, *_of_parts(function, nodes, whole))}
             found += [_finding(file, function, node) for node in merges.values()]
     if any(file.has(*READS) for file in files):
@@ -117,8 +118,8 @@ def _reached(file: File, function: Function, files: tuple[File, ...], nesting: s
     """Whether what is nested may come to a function: its file speaks of it, or one that does calls the function."""
     if file.has(*nesting):
         return True
-    callers = () if function.name.startswith("__") else (other for other in files if other.has(f"{function.name}("))
-    return any(other.has(*nesting) for other in callers)
+    speaking = () if function.name.startswith("__") else (other for other in files if other.has(*nesting))
+    return any(other.has(f"{function.name}(") for other in speaking)
 
 
 def _nests(nodes: list[ast.AST]) -> bool:

@@ -97,7 +97,8 @@ def _in_place(files: tuple[File, ...]) -> Iterator[Finding]:
     written = [file for file in files if file.has("save(", "dump(", "save_file(")]
     if not written or not any(file.has("load_state_dict") for file in files):
         return
-    if not any(Resumes(files).concern(file) for file in files) or any(map(_takes_another, files)):
+    resumes = Resumes(files)
+    if not any(map(resumes.concern, files)) or any(map(_takes_another, files)):
         return
     places = places_in(files)
     for place in places.functions:
