@@ -18,10 +18,11 @@ Running statistics of the data (GG407) are held still.
 1. For each module of the run, random directions u over its trainable parameters, scaled to their size. Statistic:
    `|D-g.u|/s`, where g is the gradient of `losses(batch)["total"]` by backward, D the derivative along u by central
    differences extrapolated over h, h/2 and h/4, and s = sqrt(sum (g_i u_i)^2), the size that g.u has for random signs
-   (at least 1e-4 of the loss). Threshold: 1e-5. D counts only where its own estimated error is below a quarter of
-   that; other step sizes, then other directions are tried, so that the kink of a ReLU is no false alarm. It fails
-   where 2 directions disagree, passes where 2 agree and none disagrees, and is inconclusive in between. Roundoff is
-   about 1e-16 L / h = 1e-12 for a loss L of a few nats and h = 1e-3; measured on sound trainers: 1e-12 to 2e-7.
+   (at least 1e-4 of the loss). Threshold: 1e-5. D counts only where its own estimated error is below a quarter of that,
+   and where it disagrees only if all smaller h disagree as well; other step sizes, then other directions are tried, so
+   that the kink of a ReLU is no false alarm. It fails where 2 directions disagree, passes where 2 agree and none
+   disagrees, and is inconclusive in between. Roundoff is about 1e-16 L / h = 1e-12 for a loss L of a few nats and h =
+   1e-3; measured on sound trainers: 1e-12 to 2e-7.
 2. What `detach`, `no_grad`, `.data` or a trip through Python cut off is held constant in the differences, since
    autograd says so: their values are recorded on the first evaluation and replayed on the others. A replay that takes
    another way is inconclusive.
@@ -35,8 +36,8 @@ Running statistics of the data (GG407) are held still.
    below 1 on both batches the norms must be the same, or it is no clipping. Where the two draw different random
    numbers and disagree, or the loss has a generator of its own, this part is inconclusive.
 
-False-alarm rate: two directions would each need a kink within 1e-6 h of the point: below 1e-9 for each unit that has
-one.
+False-alarm rate: a kink that changes the slope by more than the threshold would have to lie within some hundredths of
+the smallest h, 1e-6, of the point, and of all larger ones at once: 1e-8 for each unit that has one.
 
 ## Example
 

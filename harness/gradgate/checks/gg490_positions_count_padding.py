@@ -15,8 +15,8 @@ training than in a generation without padding. On the right nothing of it shows.
 
 By reading the files of `Subject.source`, or those of the modules that the adapter imports, of a trainer in which a
 padding side of `left` is spoken of. Findings are names of positions that are given an `arange` over the width of a
-batch, and embeddings of positions that are called with one, where nothing that always runs behind it in the same
-function counts anew (`cumsum`, `cummax`, `where`, a subtraction).
+batch, functions of such a name that return one, and embeddings of positions that are called with one, where nothing
+that always runs behind it in the same function counts anew (`cumsum`, `cummax`, `where`, a subtraction).
 
 Statistic: such positions; allowed: 0. A warning: a model whose positions are relative is not changed by it.
 
@@ -92,6 +92,9 @@ def _of_place(place: Place) -> Iterator[Finding]:
         made = POSITIONS.search(name) and _over_a_width(value, place)
         if made and _is_handed_on(name, place) and not _counted_anew(name, value, place):
             yield _finding(place, value, name)
+    for value in (node.value for node in place.nodes if isinstance(node, ast.Return)):
+        if value is not None and POSITIONS.search(place.name) and _over_a_width(value, place):
+            yield _finding(place, value, place.name)
     for call in (node for node in place.nodes if isinstance(node, ast.Call)):
         if POSITIONS.search(called_name(call)) and any(_over_a_width(given, place) for given in given_by(call)[:1]):
             yield _finding(place, call, called_name(call))

@@ -75,6 +75,7 @@ PER_STAGE = False
 STAGE = re.compile(
     r"critic|value_?head|(^|[^a-z])base([^a-z]|$)|init_from|pretrain|stage|[^a-z]sft|warm_?start", re.IGNORECASE
 )
+VALUES = re.compile(r"\.(critic|value_?head)$", re.IGNORECASE)  # a part that an earlier stage trains
 TRAINS = re.compile(r"(^|\.)_?(fit|train|run|main|learn)(_\w+)?$")
 
 
@@ -128,8 +129,9 @@ class _Order(Restores):
                     if TRAINS.search(dotted(call.func)):
                         return
                     loaded = self.loaded([call], place, DEPTH)
-                    if STAGE.search(ast.unparse(each)) and not loaded.optimizers:
-                        yield from ((call, model) for model in sorted(loaded.models))
+                    told = STAGE.search(ast.unparse(each)) is not None
+                    parts = [model for model in sorted(loaded.models) if told or VALUES.search(model)]
+                    yield from ((call, model) for model in parts if not loaded.optimizers)
 
 
 def _is_part(model: str, of: str) -> bool:

@@ -98,7 +98,9 @@ class LossGradient:
         by_backward = float(sum(product.sum() for product in products))
         size = float(sum(product.square().sum() for product in products)) ** 0.5
         size = max(size, _SMALLEST_SHARE * abs(self.loss), torch.finfo(torch.float64).tiny)
-        estimate = derivative(lambda x: self._moved(direction, x), size * tolerance / 4, self._roundoff)
+        apart = size * tolerance
+        along = lambda x: self._moved(direction, x)  # noqa: E731
+        estimate = derivative(along, apart / 4, self._roundoff, by_backward, apart)
         return None if estimate is None else Slope(by_backward, estimate.value, size)
 
     def change(self, direction: Directions) -> float:

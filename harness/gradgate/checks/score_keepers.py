@@ -14,7 +14,9 @@ from gradgate.checks.source_values import assignments_in, last_name, own_nodes, 
 from gradgate.checks.trainer_source import File, Function, called_name, calls_in, dotted
 
 KEEPS = re.compile(r"save|state|load|resum|checkpoint|ckpt|snapshot|restor", re.IGNORECASE)
-FILES = re.compile(r"^(save|write|read|latest|path|prune|folder|dir|exists|list|clear|find|newest|steps?$)(?!.*state)")
+FILES = re.compile(
+    r"^(save|write|flush|read|latest|path|prune|folder|dir|exists|list|clear|find|newest|steps?$)(?!.*state)"
+)
 
 
 @dataclass(frozen=True)

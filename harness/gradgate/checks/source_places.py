@@ -45,6 +45,15 @@ class Place:
         return own_nodes(self.function)
 
     @cached_property
+    def does_nothing(self) -> bool:
+        """Whether it is there to be written below: a text, `pass`, `...` or an error."""
+        return all(
+            isinstance(each, ast.Pass | ast.Raise)
+            or (isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant))
+            for each in self.function.body
+        )
+
+    @cached_property
     def names(self) -> Names:
         """What its names hold."""
         return Names(self.function)
@@ -111,7 +120,8 @@ class Places:
     def called(self, call: ast.Call, here: Place) -> Place | None:
         """The function that a call goes to; None: it is another's, or several may be meant.
 
-        A method of `self` is one of the same class, or of one above; a function is looked for in the same file first.
+        A method of `self` is one of the same class, or of one above, or where that does nothing the one that stands in
+        its place below; a function is looked for in the same file first.
         """
         before, _, name = dotted(call.func).rpartition(".")
         if before.partition(".")[0] in _LIBRARIES:
@@ -124,8 +134,22 @@ class Places:
         if before in ("self", "cls") and here.owner is not None:
             above = {here.owner.name, *map(_last, here.owner.bases)}
             of_class = [place for place in known if place.owner is here.owner]
+            below = known
             known = of_class or [place for place in known if place.owner is not None and place.owner.name in above]
+            if len(known) == 1 and known[0].does_nothing:
+                known = [place for place in below if self._is_below(place, known[0])] or known
         return known[0] if len(known) == 1 else None
+
+    def _is_below(self, place: Place, above: Place) -> bool:
+        """Whether a method stands in the place of another: its class has the other's for a base, however far above."""
+        if above.owner is None or place.owner is None or place.does_nothing:
+            return False
+        waiting, seen = [place.owner], set[str]()
+        while waiting:
+            for name in set(map(_last, waiting.pop().bases)) - seen:
+                seen.add(name)
+                waiting += self.classes.get(name, [])
+        return above.owner.name in seen
 
     def named(self, name: str) -> list[Place]:
         """The functions of a name, methods among them."""

@@ -29,6 +29,20 @@ def test_derivative_steps_round_a_kink_nearby() -> None:
     assert found.value == pytest.approx(0.0, abs=1e-8)
 
 
+def test_derivative_that_is_not_as_expected_is_asked_at_smaller_steps() -> None:
+    """A small kink close by is unseen at the first step, and puts it off by half its jump."""
+
+    def bent(x: float) -> float:
+        return x + 1e-4 * max(x, 2e-6)
+
+    off = derivative(bent, tolerance=1e-6)
+    assert off is not None and abs(off.value - 1.0) > 4e-5
+    right = derivative(bent, 1e-6, expected=1.0, apart=4e-6)
+    assert right is not None and right.value == pytest.approx(1.0, abs=4e-6)
+    wrong = derivative(bent, 1e-6, expected=1.1, apart=4e-6)
+    assert wrong == off
+
+
 def test_derivative_is_none_where_nothing_converges() -> None:
     """A function with noise above the tolerance at every step has no slope to be compared with."""
     assert derivative(lambda x: float(hash(round(x * 1e12)) % 7), tolerance=1e-8) is None
