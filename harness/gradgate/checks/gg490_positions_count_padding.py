@@ -92,9 +92,9 @@ def _of_place(place: Place) -> Iterator[Finding]:
         made = POSITIONS.search(name) and _over_a_width(value, place)
         if made and _is_handed_on(name, place) and not _counted_anew(name, value, place):
             yield _finding(place, value, name)
-    for value in (node.value for node in place.nodes if isinstance(node, ast.Return)):
-        if value is not None and POSITIONS.search(place.name) and _over_a_width(value, place):
-            yield _finding(place, value, place.name)
+    for node in place.nodes if POSITIONS.search(place.name) else ():
+        if isinstance(node, ast.Return) and node.value is not None and _over_a_width(node.value, place):
+            yield _finding(place, node.value, place.name)
     for call in (node for node in place.nodes if isinstance(node, ast.Call)):
         if POSITIONS.search(called_name(call)) and any(_over_a_width(given, place) for given in given_by(call)[:1]):
             yield _finding(place, call, called_name(call))
