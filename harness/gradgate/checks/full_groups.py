@@ -231,6 +231,8 @@ def _is_filled(loop: ast.AST, group: str) -> bool:
             filled = node.func.value
             if ast.unparse(filled) == group or called_name(filled) == "setdefault":
                 return True
+            if dotted(filled).startswith(f"{group}."):  # a list of it: `row.documents.append(document)`
+                return True
     return any(_adds(target, value, group) for target, value in assignments_in(ast.walk(loop)))
 
 

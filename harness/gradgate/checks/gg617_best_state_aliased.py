@@ -197,6 +197,7 @@ def _kept(function: Function, parents: dict[int, ast.AST], called: set[str], on_
         branches = [node for node in around if isinstance(node, ast.If)]
         best = bool(BETTER.search(ast.unparse(target)))
         compared = any(_compares(node.test) for node in branches) or (best and bool(branches))
+        compared |= any(_leaves_worse(each) for each in function.body if each.lineno < value.lineno)
         own = isinstance(target, ast.Attribute) and bool(BETTER.search(target.attr))
         gathered = any(
             isinstance(node, ast.With) and "state_dict_type" in ast.unparse(node.items[0]) for node in around
@@ -213,6 +214,11 @@ def _around(node: ast.AST, function: Function, parents: dict[int, ast.AST]) -> l
             break
         found.append(parent)
     return found
+
+
+def _leaves_worse(statement: ast.stmt) -> bool:
+    """Whether a function ends at a statement where a comparison says so: what is behind it is for what is better."""
+    return isinstance(statement, ast.If) and isinstance(statement.body[-1], ast.Return) and _compares(statement.test)
 
 
 def _compares(test: ast.expr) -> bool:
@@ -256,11 +262,8 @@ def _used(scope: ast.AST, function: Function, kept: _Kept) -> str | None:
             continue
         if isinstance(node, ast.Return) and node.value is not None and _holds(node.value, kept.name):
             return "is returned"
-        if (
-            isinstance(node, ast.Call)
-            and SAVES.search(dotted(node.func))
-            and any(_holds(a, kept.name) for a in node.args)
-        ):
+        given = node.args if isinstance(node, ast.Call) and SAVES.search(dotted(node.func)) else []
+        if any(_holds(each, kept.name) for each in given):
             return "is written"
     return None
 
