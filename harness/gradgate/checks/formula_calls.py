@@ -43,16 +43,14 @@ class Call:
     def __call__(self, device: str = "cpu") -> Tensor:
         """The formula's answer, back on the CPU. Raises whatever the formula raises.
 
-        Labels, tokens and masks are handed over as copies: a loss that fills its labels in place is to be held against
-        the reference of those that it was given.
+        Labels are handed over as a copy: a loss that fills them in place is to be held against the reference of those
+        that it was given.
         """
 
-        def moved(held: Any) -> Any:
-            if not isinstance(held, Tensor):
-                return held
-            return held.to(device) if held.is_floating_point() else held.to(device, copy=True)
+        def moved(held: Any, *, copy: bool = False) -> Any:
+            return held.to(device, copy=copy) if isinstance(held, Tensor) else held
 
-        arguments = [moved(held) for held in self.arguments.values()]
+        arguments = [moved(held, copy=name == "label_BSH") for name, held in self.arguments.items()]
         options = {name: moved(held) for name, held in self._given.items()}
         with doubles_kept() if self.is_double else nullcontext():
             return self.function(*arguments, **options).cpu()
