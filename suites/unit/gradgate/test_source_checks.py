@@ -12,6 +12,7 @@ import fixtures
 from fixtures.check_runs import errors, read_source, run_check
 from fixtures.documented import own_loop
 from fixtures.metric_faults import SOUND, reporting
+from fixtures.pytest_fixtures import rest_at_night
 from fixtures.source_faults import FAULTS, SOUND_EDITS, TRAINER, reading
 from gradgate.checks.trainer_source import files_of, paths_of, runs_in_16_bits
 from gradgate.subjects.contract import Run, Stage, Subject
@@ -36,7 +37,7 @@ def test_no_two_fixtures_have_one_name() -> None:
     assert len(CLEAN) == 1 + len(SOUND_EDITS) + sum(len(module.SOUND) for module in OTHERS)
 
 
-@pytest.mark.parametrize("name", FAULTY)
+@pytest.mark.parametrize("name", rest_at_night(FAULTY, day=5, of_each=lambda name: FAULTY[name].code))
 def test_a_fault_in_the_source_turns_its_own_check_red(name: str, tmp_path: Path) -> None:
     """And says what and where."""
     fault = FAULTY[name]
