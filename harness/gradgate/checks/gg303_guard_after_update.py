@@ -73,6 +73,10 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from math import inf, isfinite, nan
+from numbers import Real
+from typing import Any
+
+from torch import Tensor
 
 from gradgate.checks import batches as trees
 from gradgate.checks.injections import Injection, in_field, in_gradient, in_output
@@ -188,9 +192,17 @@ def _stuck(run: Run, batch: Batch, injection: Injection) -> Finding | None:
 
 
 def _says_skipped(metrics: Mapping[str, float], clean: Mapping[str, float]) -> bool:
-    """Whether some metric that a clean step reports otherwise is not finite, or counts what was skipped."""
-    changed = {name: float(value) for name, value in metrics.items() if value != clean.get(name)}
+    """Whether some metric that a clean step reports otherwise is not finite, or counts what was skipped.
+
+    What is no number, such as a list of each head's loss, says neither.
+    """
+    numbers = {name: float(value) for name, value in metrics.items() if _is_number(value)}
+    changed = {name: value for name, value in numbers.items() if value != clean.get(name)}
     return any(not isfinite(value) or bool(SKIPPED.search(name.lower())) for name, value in changed.items())
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1)
 
 
 def _silent(injection: Injection, metrics: Mapping[str, float]) -> Finding:

@@ -711,6 +711,26 @@ def test_gg303_leaves_a_rate_that_counts_skipped_steps() -> None:
     assert errors(run_check("GG303", Subject("own", [stage]), stage)) == []
 
 
+@pytest.mark.parametrize("count", [True, False])
+def test_gg303_passes_over_metrics_that_are_no_numbers(count: bool) -> None:
+    """A list of each head's loss says nothing of a step that was skipped; a count beside it does."""
+
+    class Listing(MiniRun):
+        def step(self, batch: Any) -> Mapping[str, Any]:
+            self.optimizers[0].zero_grad()
+            self.losses(batch)["total"].backward()
+            skips = not all(p.grad.isfinite().all() for p in self.trained() if p.grad is not None)
+            if not skips:
+                self.advance()
+            return {"heads": [float(skips), 1.0], "of_value": torch.tensor(1.0), "skipped": float(skips and count)}
+
+    stage = Stage(
+        "value", lambda seed, dtype=torch.float32, device="cpu": Listing("value", Parts(), seed, dtype, device)
+    )
+
+    assert bool(errors(run_check("GG303", Subject("own", [stage]), stage))) is not count
+
+
 @pytest.mark.parametrize("told", [{"value_loss"}, {"value_loss", "made"}])
 def test_gg303_asks_no_loop_that_keeps_its_metrics_to_say_that_it_skipped(told: set[str]) -> None:
     """What an adapter reads off a loop are its loss terms; whether its log tells more is not to be seen."""
