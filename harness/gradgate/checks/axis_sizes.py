@@ -6,7 +6,7 @@ import ast
 from collections.abc import Sequence
 
 from gradgate.checks.source_values import Names
-from gradgate.checks.trainer_source import dotted
+from gradgate.checks.trainer_source import dotted, given_by
 
 
 def axes_in(nodes: Sequence[ast.AST]) -> dict[str, set[int]]:
@@ -39,7 +39,7 @@ def size_of(node: ast.expr, names: Names, axes: dict[str, set[int]]) -> set[int]
     if isinstance(node, ast.Subscript) and _is_shape(node.value):
         return {number_in(node.slice)} if isinstance(node.slice, ast.Constant | ast.UnaryOp) else set()
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "size":
-        given = [*node.args, *(word.value for word in node.keywords)]
+        given = given_by(node)
         return {number_in(given[0])} if len(given) == 1 else set()
     return set()
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from gradgate.checks.head_shifts import HEAD, NUMBER, HeadLoop, Sum, less, slices_of, sum_of
 from gradgate.checks.source_places import Place
 from gradgate.checks.source_values import assignments_in, last_name
-from gradgate.checks.trainer_source import called_name, dotted
+from gradgate.checks.trainer_source import called_name, dotted, given_by
 
 DOCUMENTS = re.compile(
     r"(^|_)(docs?|documents?|doc_?ids?|document_?ids?|segs?|segments?|segment_?ids?|seq_?ids?|sequence_?ids?)(_[A-Z]+)?$"
@@ -139,7 +139,7 @@ def _begin(node: ast.expr, place: Place, head: str, hops: int = 3) -> Sum | None
         is_whole = slices_of(node) or dotted(node)
         return {} if is_whole else None
     if isinstance(node, ast.Call):
-        given = [*node.args, *(word.value for word in node.keywords)]
+        given = given_by(node)
         if called_name(node) == "roll":
             of_torch = isinstance(node.func, ast.Attribute) and dotted(node.func.value) == "torch"
             moved = sum_of(given[of_torch], place.names, head) if len(given) > of_torch else None

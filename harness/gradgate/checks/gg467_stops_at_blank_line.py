@@ -64,9 +64,9 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.source_places import Place, Places, places_in
+from gradgate.checks.source_places import Place, Places, read_place_by_place
 from gradgate.checks.source_values import assignments_in, contains, outwards, parents_in
-from gradgate.checks.trainer_source import NONE, called_name, calls_in, dotted, files_of
+from gradgate.checks.trainer_source import File, called_name, calls_in, dotted
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -83,14 +83,12 @@ FIX = "run over the file itself, and pass over blank lines"
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     """Look for loops over a file that a blank line ends."""
-    files = files_of(subject)
-    if not files:
-        return Outcome(not_applicable=NONE)
-    known = {file for file in files if file.has("readline(", "readline,", "next(", "loads(", "takewhile")}
-    known = {file for file in known if file.has("strip", "removesuffix", "replace(")}
-    found = [finding for place in (places_in(files).all if known else ()) if place.file in known
-             for finding in _of_place(place, places_in(files))]  # fmt: skip
-    return Outcome(tuple(found), {"loops": len(found)}, {"loops": 0})
+    return read_place_by_place(subject, _may_read, _of_place, "loops", tops=True)
+
+
+def _may_read(file: File) -> bool:
+    reads = file.has("readline(", "readline,", "next(", "loads(", "takewhile")
+    return reads and file.has("strip", "removesuffix", "replace(")
 
 
 def _of_place(place: Place, places: Places) -> Iterator[Finding]:

@@ -174,9 +174,7 @@ def _values(node: ast.Name, place: Place, places: Places) -> Iterator[tuple[ast.
         if dotted(call.func) == f"{node.id}.append":
             yield call.args[0], place
     if held is node and node.id in place.parameters:
-        for caller, call in places.calls_of(place.name):
-            if places.called(call, caller) is place and (value := place.given(call).get(node.id)) is not None:
-                yield value, caller
+        yield from ((value, caller) for caller, value in places.values_given(place, node.id))
 
 
 def _pads_within(place: Place, places: Places, any_side: bool, hops: int) -> bool:

@@ -53,9 +53,9 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.source_places import Place, places_in
+from gradgate.checks.source_places import Place, read_place_by_place
 from gradgate.checks.source_values import last_name
-from gradgate.checks.trainer_source import NONE, called_name, files_of
+from gradgate.checks.trainer_source import File, called_name
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -71,17 +71,11 @@ HOPS = 4  # names that are followed
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     """Look for pass@k that is a power of a share."""
-    files = files_of(subject)
-    if not files:
-        return Outcome(not_applicable=NONE)
-    known = {
-        file
-        for file in files
-        if (SPEAKS.search(file.path.stem) or any(map(SPEAKS.search, file.lines))) and file.has("**", "pow")
-    }
-    found = [finding for place in (places_in(files).all if known else ()) if place.file in known
-             for finding in _of_place(place)]  # fmt: skip
-    return Outcome(tuple(found), {"places": len(found)}, {"places": 0})
+    return read_place_by_place(subject, _speaks, lambda place, _: _of_place(place), "places", tops=True)
+
+
+def _speaks(file: File) -> bool:
+    return (bool(SPEAKS.search(file.path.stem)) or any(map(SPEAKS.search, file.lines))) and file.has("**", "pow")
 
 
 def _of_place(place: Place) -> Iterator[Finding]:

@@ -59,9 +59,9 @@ import re
 from collections.abc import Iterator
 
 from gradgate.checks.shifted_targets import CUT, FULL, LOSS, WHOLE, Alignment
-from gradgate.checks.source_places import Place, Places, places_in
+from gradgate.checks.source_places import Place, Places, read_place_by_place
 from gradgate.checks.source_values import assignments_in, last_name
-from gradgate.checks.trainer_source import NONE, called_name, files_of, given_by
+from gradgate.checks.trainer_source import File, called_name, given_by
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -84,14 +84,11 @@ FIX = "take the mask at the places of the targets"
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     """Look for targets that are masked by the token in front of them."""
-    files = files_of(subject)
-    if not files:
-        return Outcome(not_applicable=NONE)
-    known = {file for file in files if file.has("mask", "prompt") and file.has(":]", ":,", "roll(", ": ")}
-    own = places_in(files) if known else None
-    found = [finding for place in (own.functions if own is not None else ()) if place.file in known
-             for finding in _of_place(place, places_in(files))]  # fmt: skip
-    return Outcome(tuple(found), {"places": len(found)}, {"places": 0})
+    return read_place_by_place(subject, _may_mask, _of_place, "places")
+
+
+def _may_mask(file: File) -> bool:
+    return file.has("mask", "prompt") and file.has(":]", ":,", "roll(", ": ")
 
 
 def _of_place(place: Place, places: Places) -> Iterator[Finding]:
@@ -115,13 +112,11 @@ def _is_of_tokens(node: ast.expr, place: Place, places: Places) -> bool:
         return not _is_early(name, places)
     if not TRAINED.search(name) or not isinstance(node, ast.Name) or name not in place.parameters:
         return False
-    for caller, call in places.calls_of(place.name):
-        value = place.given(call).get(name) if places.called(call, caller) is place else None
-        if value is not None:
-            parts = list(caller.names.parts(value))
-            named = any(MAKES.search(last_name(part)) for part in parts if isinstance(part, ast.Name | ast.Attribute))
-            if named and not any(EARLY.search(ast.unparse(part)) for part in parts) and not _is_early(name, places):
-                return True
+    for caller, value in places.values_given(place, name):
+        parts = list(caller.names.parts(value))
+        named = any(MAKES.search(last_name(part)) for part in parts if isinstance(part, ast.Name | ast.Attribute))
+        if named and not any(EARLY.search(ast.unparse(part)) for part in parts) and not _is_early(name, places):
+            return True
     return False
 
 

@@ -149,8 +149,7 @@ def _is_width(length: ast.expr, place: Place, files: tuple[File, ...], hops: int
     asked = [part.id for part in parts if isinstance(part, ast.Name) and part.id in place.parameters]
     places = places_in(files)
     for name in asked if hops else ():
-        calls = [each for each in places.calls_of(place.name) if places.called(each[1], each[0]) is place]
-        given = [(caller, value) for caller, call in calls if (value := place.given(call).get(name)) is not None]
+        given = list(places.values_given(place, name))
         if given and all(_is_width(value, caller, files, hops - 1) for caller, value in given):
             return True
     return False

@@ -57,9 +57,9 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.source_places import Place, Places, places_in
+from gradgate.checks.source_places import Place, Places, read_place_by_place
 from gradgate.checks.source_values import assignments_in, contains, last_name
-from gradgate.checks.trainer_source import NONE, dotted, files_of
+from gradgate.checks.trainer_source import dotted
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -77,14 +77,9 @@ ABOVE, BELOW = ("ge", "gt", "greater", "greater_equal"), ("le", "lt", "less", "l
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     """Look for selections by an excess with the wrong sign."""
-    files = files_of(subject)
-    if not files:
-        return Outcome(not_applicable=NONE)
-    known = [file for file in files if file.has("xcess", "rho", "Rho", "reducible", "earnab")]
-    places = places_in(files) if known else None
-    found = [finding for place in (places.functions if places is not None else ()) if place.file in known
-             for finding in _of_place(place, places_in(files))]  # fmt: skip
-    return Outcome(tuple(found), {"selections": len(found)}, {"selections": 0})
+    return read_place_by_place(
+        subject, lambda file: file.has("xcess", "rho", "Rho", "reducible", "earnab"), _of_place, "selections"
+    )
 
 
 def _of_place(place: Place, places: Places) -> Iterator[Finding]:

@@ -57,9 +57,9 @@ from collections.abc import Iterator
 
 from gradgate.checks.masked_thresholds import bare, thresholds
 from gradgate.checks.source_masks import MASK
-from gradgate.checks.source_places import Place, places_in
+from gradgate.checks.source_places import Place, read_place_by_place
 from gradgate.checks.source_values import assignments_in, last_name, places_of
-from gradgate.checks.trainer_source import NONE, dotted, files_of
+from gradgate.checks.trainer_source import dotted
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -75,14 +75,9 @@ LEFT = re.compile(r"masked_select|nonzero")
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     """Look for shares of all places beside a mask."""
-    files = files_of(subject)
-    if not files:
-        return Outcome(not_applicable=NONE)
-    known = [file for file in files if file.has("topk", "kthvalue", "sort(")]
-    places = places_in(files) if known else None
-    found = [finding for place in (places.functions if places is not None else ()) if place.file in known
-             for finding in _of_place(place)]  # fmt: skip
-    return Outcome(tuple(found), {"shares": len(found)}, {"shares": 0})
+    return read_place_by_place(
+        subject, lambda file: file.has("topk", "kthvalue", "sort("), lambda place, _: _of_place(place), "shares"
+    )
 
 
 def _of_place(place: Place) -> Iterator[Finding]:

@@ -56,9 +56,9 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.source_places import Place, Places, places_in
+from gradgate.checks.source_places import Place, Places, read_place_by_place
 from gradgate.checks.source_values import assignments_in, places_of
-from gradgate.checks.trainer_source import NONE, dotted, files_of
+from gradgate.checks.trainer_source import dotted
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -72,14 +72,7 @@ KEEPS = re.compile(r"\bmax\(|clamp|ceil|\+ 1\b")
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     """Look for the last of what may be none."""
-    files = files_of(subject)
-    if not files:
-        return Outcome(not_applicable=NONE)
-    known = [file for file in files if file.has("topk", "sort(")]
-    places = places_in(files) if known else None
-    found = [finding for place in (places.functions if places is not None else ()) if place.file in known
-             for finding in _of_place(place, places_in(files))]  # fmt: skip
-    return Outcome(tuple(found), {"indices": len(found)}, {"indices": 0})
+    return read_place_by_place(subject, lambda file: file.has("topk", "sort("), _of_place, "indices")
 
 
 def _of_place(place: Place, places: Places) -> Iterator[Finding]:

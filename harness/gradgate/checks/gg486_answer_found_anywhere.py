@@ -57,9 +57,9 @@ import re
 from collections.abc import Iterator
 from typing import TypeGuard
 
-from gradgate.checks.source_places import Place, places_in
+from gradgate.checks.source_places import Place, read_place_by_place
 from gradgate.checks.source_values import last_name
-from gradgate.checks.trainer_source import NONE, dotted, files_of
+from gradgate.checks.trainer_source import dotted
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -83,13 +83,7 @@ ASKS = (" in ", "find(", "index(", ".count(", "contains", "re.search", "swith(",
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     """Look for answers that are looked for anywhere in a text."""
-    files = files_of(subject)
-    if not files:
-        return Outcome(not_applicable=NONE)
-    known = [file for file in files if file.has(*ASKS)]
-    found = [finding for place in (places_in(files).functions if known else ()) if place.file in known
-             for finding in _of_place(place)]  # fmt: skip
-    return Outcome(tuple(found), {"questions": len(found)}, {"questions": 0})
+    return read_place_by_place(subject, lambda file: file.has(*ASKS), lambda place, _: _of_place(place), "questions")
 
 
 def _of_place(place: Place) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from gradgate.checks.source_places import Place
 from gradgate.checks.source_values import Names
-from gradgate.checks.trainer_source import called_name, dotted
+from gradgate.checks.trainer_source import called_name, dotted, given_by
 
 HEAD = "<head>"  # the loop's own number in a sum
 NUMBER = ""  # what is added to it
@@ -55,7 +55,7 @@ class HeadLoop:
             if isinstance(node, ast.Slice) and self.moves(node):
                 return True
             if isinstance(node, ast.Call):
-                given = [*node.args, *(word.value for word in node.keywords)]
+                given = given_by(node)
                 counts = [(self.sum_of(each) or {}).get(HEAD, 0) for each in given]
                 if called_name(node) == "roll" and any(count < 0 for count in counts):
                     return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite
 
 import torch
@@ -99,8 +100,7 @@ class LossGradient:
         size = float(sum(product.square().sum() for product in products)) ** 0.5
         size = max(size, _SMALLEST_SHARE * abs(self.loss), torch.finfo(torch.float64).tiny)
         apart = size * tolerance
-        along = lambda x: self._moved(direction, x)  # noqa: E731
-        estimate = derivative(along, apart / 4, self._roundoff, by_backward, apart)
+        estimate = derivative(partial(self._moved, direction), apart / 4, self._roundoff, by_backward, apart)
         return None if estimate is None else Slope(by_backward, estimate.value, size)
 
     def change(self, direction: Directions) -> float:

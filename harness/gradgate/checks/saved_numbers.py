@@ -102,9 +102,8 @@ class Starts:
                     if isinstance(made, ast.Tuple) and maker and len(made.elts) == len(target.elts):
                         yield from self.of(made.elts[at[0]], maker, more, hops)
         if name in place.positional:
-            for caller, call in self.own.calls_of(place.name):
-                if self.own.called(call, caller) == place and (given := place.given(call).get(name)):
-                    yield from self.of(given, caller, more, hops)
+            for caller, given in self.own.values_given(place, name):
+                yield from self.of(given, caller, more, hops)
 
     def _of_attribute(self, node: ast.Attribute, place: Place, more: int, hops: int) -> Iterator[Number]:
         """What an attribute is assigned: of `self` in its class, of another object anywhere."""

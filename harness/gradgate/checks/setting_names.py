@@ -68,11 +68,7 @@ def _held(node: ast.expr, place: Place, own: Places) -> Iterator[tuple[ast.expr,
     if isinstance(node, ast.Name | ast.Attribute) and (held := place.names.held(node)) is not node:
         yield held, place
     elif isinstance(node, ast.Name) and node.id in place.parameters:
-        made = place.owner is not None and place.name == "__init__"
-        for caller, call in own.calls_of(place.owner.name if made and place.owner is not None else place.name):
-            given = place.given(call).get(node.id) if own.called(call, caller) is place else None
-            if given is not None:
-                yield given, caller
+        yield from ((given, caller) for caller, given in own.values_given(place, node.id, made=True))
     elif isinstance(node, ast.Attribute) and dotted(node).startswith("self.") and place.owner is not None:
         for other in own.methods_of(place.owner):
             for target, value in assignments_in(other.nodes) if other.file.has(node.attr) else ():

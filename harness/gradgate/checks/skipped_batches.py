@@ -70,10 +70,7 @@ class Counted:
         if before:
             yield max(before, key=lambda value: value.lineno), place
         elif isinstance(node, ast.Name) and name in place.parameters:
-            for caller, call in self.own.calls_of(place.name):
-                given = place.given(call).get(name) if self.own.called(call, caller) is place else None
-                if given is not None:
-                    yield given, caller
+            yield from ((given, caller) for caller, given in self.own.values_given(place, name))
         elif place.owner is not None and name.startswith("self."):
             for other in self.own.methods_of(place.owner):
                 if f"self.{other.name}" == name:  # a property

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 from gradgate.checks.source_values import Names, own_nodes, parameters_of
-from gradgate.checks.trainer_source import File, Function, dotted
+from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
+from gradgate.core.finding import Finding
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Subject
 
 _TOP = "<module>"
 _LIBRARIES = {*sys.stdlib_module_names, "torch", "np", "numpy", "F", "nn", "yaml", "pd", "transformers", "safetensors"}
@@ -201,6 +204,20 @@ class Places:
             found += [(caller, value)] if value is not None else []
         return found
 
+    def values_given(self, place: Place, parameter: str, *, made: bool = False) -> Iterator[tuple[Place, ast.expr]]:
+        """What the calls that are known to go to a function give a parameter, and where; others may give it more.
+
+        Args:
+            place: the function.
+            parameter: its name.
+            made: whether an `__init__` is called by its class.
+        """
+        by_class = made and place.owner is not None and place.name == "__init__"
+        name = place.owner.name if by_class and place.owner is not None else place.name
+        for caller, call in self.calls_of(name):
+            if self.called(call, caller) is place and (value := place.given(call).get(parameter)) is not None:
+                yield caller, value
+
     @cached_property
     def _calls(self) -> dict[str, list[tuple[Place, ast.Call]]]:
         found: dict[str, list[tuple[Place, ast.Call]]] = {}
@@ -225,6 +242,33 @@ def places_in(files: tuple[File, ...]) -> Places:
     """The functions of a trainer: made once for all checks, as they read the same files. Those of one trainer are kept,
     since they hold all of its nodes."""
     return Places(files)
+
+
+def read_place_by_place(
+    subject: Subject,
+    asks: Callable[[File], bool],
+    find: Callable[[Place, Places], Iterable[Finding]],
+    what: str,
+    *,
+    tops: bool = False,
+) -> Outcome:
+    """What `find` finds in each function of a trainer, none of it allowed.
+
+    Args:
+        subject: the trainer.
+        asks: whether a file may hold any: its functions alone are read.
+        find: reads one function.
+        what: the findings' name in what is measured.
+        tops: whether the top levels of files are read as well.
+    """
+    files = files_of(subject)
+    if not files:
+        return Outcome(not_applicable=NONE)
+    known = set(filter(asks, files))
+    places = places_in(files) if known else None
+    read = () if places is None else places.all if tops else places.functions
+    findings = tuple(found for place in read if place.file in known for found in find(place, places_in(files)))
+    return Outcome(findings, {what: len(findings)}, {what: 0})
 
 
 def _top_of(file: File) -> Place:
