@@ -22,8 +22,9 @@ In float64, at one point, without dropout. Statistic: the distance of loss terms
   2**-30, which is exact and too small to be clipped. Where the rows are not independent (GG407: whitening over the
   batch, pairs), the parts are a warning, and the batch twice must have the gradient of the batch. Without `window`,
   where a key of `Stage.options` or `Stage.neutral` says of how many micro-batches an update is made (`accum` is in its
-  name, its values are whole numbers): the first update with the key at 1 has the gradient of the first with the key at
-  n, on the batch n times where n steps make an update, on the batch once where the trainer cuts it. With n steps, n
+  name, or it ends in `micro_batches`, `micro_steps` or `batches_per_update`; its values are whole numbers): the first
+  update with the key at 1 has the gradient of the first with the key at n, on the batch n times where n steps make an
+  update (some may only collect), on the batch once where the trainer cuts it. With n steps, n
   parts of the batch give another gradient where each is divided by its own count: a warning, since a step cannot know
   what comes behind it. Not looked at: runs in which a step without an update changes the loss of the next one.
 * Counts, where the subject has `functions.value_loss` or `functions.loss`, whose terms are means: in the stage's own

@@ -28,7 +28,7 @@ declared and in no group is a fault of its own. A metric called `lr` or `learnin
 at the update or behind it. Each way of `precisions` also takes an update, a step whose gradients are infinite, and two
 steps more: where the trainer skips the second, what is declared for the second update holds for the third step.
 
-Where a key of `Stage.options` says of how many micro-batches an update is made (`accum` is in its name), and what is
+Where a key of `Stage.options` says of how many micro-batches an update is made (GG410 tells which), and what is
 declared goes by it, the same is looked at with several.
 
 A schedule may count skipped steps on purpose. `Run.schedule_counts` says what moves it: `"updates"`, as above, or

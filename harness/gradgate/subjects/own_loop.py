@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
+from functools import partial, wraps
 from types import FrameType
 from typing import Any, ClassVar
 from unittest.mock import patch
@@ -13,17 +13,23 @@ from unittest.mock import patch
 import torch
 from greenlet import getcurrent, greenlet
 from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from gradgate.core.errors import SubjectError
 from gradgate.core.origin import is_own_code
 from gradgate.subjects.contract import Run
 from gradgate.subjects.doubles import doubles_kept
-from gradgate.subjects.inside import backwards_read, locals_from
+from gradgate.subjects.inside import assigned_from, backwards_read, locals_from
 from gradgate.subjects.keeping import Counts
 from gradgate.subjects.loaders import LentLoader, OwnLoader, first_call, first_made
 from gradgate.subjects.places import Place
 
 _DEPTH = 24  # calls, of three frames of C and more each
+_WINDOW = 64  # micro-batches that a loop may collect in front of a backward
+
+
+class _NotYetError(SubjectError):
+    """A local variable of the loop has no value so far."""
 
 
 class OwnLoop(Run):
@@ -35,6 +41,9 @@ class OwnLoop(Run):
     hands it that batch and lets it go on to where it asks for the next: what runs is the trainer's own code.
     Give the trainer a number of steps and epochs that no check comes to the end of.
 
+    A loop that collects a window of batches in front of its update makes none in the turns that only collect: `step`
+    has no metrics there, and `losses` hands it the batch again until it goes backward.
+
     Attributes:
         terms: loss term -> the local variable of the loop that holds it at the backward, or another place, as in
             `StepLosses`; one whose variable has no value in a setting is left out there.
@@ -44,6 +53,12 @@ class OwnLoop(Run):
     terms: ClassVar[Mapping[str, str]] = {}
     length: ClassVar[int] = 1_000_000
     _own_loader: OwnLoader | None = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Let a turn that only collects have no metrics, whatever the adapter looks for behind it."""
+        super().__init_subclass__(**options)
+        if "step" in vars(cls):
+            setattr(cls, "step", _collecting(cls.step))  # noqa: B010 - a method, to mypy
 
     def begin(
         self,
@@ -110,7 +125,8 @@ class OwnLoop(Run):
         """
         found = locals_from(self._frame)
         if name not in found:
-            raise SubjectError(f"the loop has no local variable {name!r}; it has {', '.join(sorted(found))}")
+            kind, so_far = (_NotYetError, " so far") if name in assigned_from(self._frame) else (SubjectError, "")
+            raise kind(f"the loop has no local variable {name!r}{so_far}; it has {', '.join(sorted(found))}")
         return found[name]
 
     def step(self, batch: Any) -> Mapping[str, float]:
@@ -131,11 +147,14 @@ class OwnLoop(Run):
         counts = Counts(_values_of_own(self._frame))
         try:
             with backwards_read(self, self.terms) as found:
-                self._go_on(batch)
+                for _ in range(_WINDOW):
+                    self._go_on(batch)
+                    if found.parts:
+                        break
         finally:
             counts.put_back()
         if not found.parts:
-            raise SubjectError("the loop made a turn without a backward: there are no losses to be had from it")
+            raise SubjectError(f"the loop made {_WINDOW} turns without a backward: there are no losses to be had")
         return found.losses(self.coefficients)
 
     def _go_on(self, given: Any) -> None:
@@ -169,6 +188,23 @@ class OwnLoop(Run):
     def _know_epochs(self) -> None:
         if self._own_loader is not None and type(self).batches is OwnLoop.batches and not self.epoch_size:
             self.epoch_size = self._own_loader.epoch_size()
+
+
+def _collecting(step: Callable[[Any, Any], Mapping[str, float]]) -> Callable[[Any, Any], Mapping[str, float]]:
+    @wraps(step)
+    def collecting(run: Any, batch: Any) -> Mapping[str, float]:
+        updates: list[Any] = []
+        noted = register_optimizer_step_post_hook(lambda optimizer, *_: updates.append(optimizer))
+        try:
+            return step(run, batch)
+        except _NotYetError:
+            if updates:
+                raise
+            return {}
+        finally:
+            noted.remove()
+
+    return collecting
 
 
 def _below(depth: int, loop: Callable[[Any], Any], loader: Any) -> Any:

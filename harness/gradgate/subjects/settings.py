@@ -27,7 +27,7 @@ _PROCESS = re.compile(
 )  # `rank.coef`, `lora.rank` train
 _DATA = re.compile(r"^(\w+\.)*data\.")  # a section of which switches say what batches look like
 _CEILING = re.compile(r"clip|max|limit|(^|_)cap(_|$)|bound|delta|threshold")  # half may be above all there is
-_OF_ACCUMULATION = re.compile(r"accum", re.IGNORECASE)
+_OF_ACCUMULATION = re.compile(r"accum|micro_?(batches|steps)$|(batches|steps)_per_update$", re.IGNORECASE)
 _OF_EVALUATION = re.compile(r"(^|[._])(eval|evaluation|val|valid|validation|test)[._](\w+_)?(batch(_?size)?|bs)$")
 
 
