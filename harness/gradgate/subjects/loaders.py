@@ -20,13 +20,18 @@ class LentLoader:
     Args:
         ask: gives the batch.
         length: what `len` says.
+
+    Attributes:
+        is_begun: whether something iterates over it.
     """
 
     def __init__(self, ask: Callable[[FrameType], Any], length: int) -> None:
         self.ask = ask
+        self.is_begun = False
         self._length = length
 
     def __iter__(self) -> Iterator[Any]:
+        self.is_begun = True
         return self
 
     def __next__(self) -> Any:
@@ -37,9 +42,31 @@ class LentLoader:
 
 
 def first_call(loader: LentLoader, make: Callable[..., Any]) -> Callable[..., Any]:
-    """What gives the loader at its first call, that of the training data, and then what was made before."""
-    waiting = [loader]
-    return lambda *args, **options: waiting.pop() if waiting else make(*args, **options)
+    """What gives the loader at its first call, that of the training data, and then what was made before.
+
+    A call with the same arguments gives it as well while nothing has iterated over it: the first may want its length.
+    """
+    known: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    def lend(*args: Any, **options: Any) -> Any:
+        if not known:
+            known.append((args, options))
+        elif loader.is_begun or not _are_same(known[0], (args, options)):
+            return make(*args, **options)
+        return loader
+
+    return lend
+
+
+def _are_same(one: Any, other: Any) -> bool:
+    """Whether arguments are the same objects, or numbers and texts that are equal."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, tuple):
+        return len(one) == len(other) and all(map(_are_same, one, other))
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_are_same(value, other[key]) for key, value in one.items())
+    return one is other or (isinstance(one, str | int | float) and one == other)
 
 
 def first_made(kind: type[Any], is_inside: Callable[[], bool], taken: Callable[[Any], object]) -> ExitStack:

@@ -76,6 +76,33 @@ def test_function_that_is_asked_for_an_epoch_gives_the_lent_loader_once() -> Non
     assert weight.grad.item() == 35.0
 
 
+class Counting(OwnLoop):
+    """A loop that asks a function for its batches to count them, then for those of its evaluation, and then to train."""
+
+    def __init__(self, module: Any) -> None:
+        rows = [1.0]
+
+        def loop() -> None:
+            layer = torch.nn.Linear(1, 1)
+            many, held = len(module.batches_of(rows, 2)), module.batches_of([1.0], 2)
+            for batch in module.batches_of(rows, 2):
+                (layer(batch).sum() * len(held) * (many > 1) * len(module.batches_of(rows, 2))).backward()
+
+        self.begin(lambda _: loop(), loader_in=module, made_by="batches_of")
+
+
+def test_function_that_is_first_asked_for_a_length_lends_the_loop_its_loader() -> None:
+    """Calls with the same arguments do while nothing iterates; others, and those behind, are the function's own."""
+    module = ModuleType("script")
+    module.batches_of = lambda *given: given  # type: ignore[attr-defined]
+    run = Counting(module)
+    run.modules = {"layer": run.local("layer")}
+    for _ in range(2):
+        run.step(torch.ones(1, 1))
+    assert run.local("many") == run.length and run.local("held") == ([1.0], 2)
+    assert run.local("layer").weight.grad.item() == 8.0
+
+
 class Leaving(OwnLoop):
     """A loop that leaves each epoch behind two batches, lent its loader each turn as docs/adapters.md has it."""
 
