@@ -296,6 +296,8 @@ _ROWS = (
      "a sampler shuffles by the number of the epoch, and nothing tells it that"),
     ("GG649", "end-not-saved", "scan",
      "checkpoints are written at multiples of an interval alone, and none at the end"),
+    ("GG651", "cleared-once-a-micro-batch", "scan",
+     "gradients are cleared once a micro-batch, and the optimizer steps once in several"),
     ("GG701", "slower-than-base", "run",
      "head is slower than base by more than the budget, with the stated confidence"),
     ("GG702", "counters-grew", "count", "a counter of work per step is above its stored count"),
