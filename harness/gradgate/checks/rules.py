@@ -298,6 +298,8 @@ _ROWS = (
      "checkpoints are written at multiples of an interval alone, and none at the end"),
     ("GG651", "cleared-once-a-micro-batch", "scan",
      "gradients are cleared once a micro-batch, and the optimizer steps once in several"),
+    ("GG652", "resume-starts-anew", "scan",
+     "a resume that was asked for finds no checkpoint, and the run starts from scratch without a word"),
     ("GG701", "slower-than-base", "run",
      "head is slower than base by more than the budget, with the stated confidence"),
     ("GG702", "counters-grew", "count", "a counter of work per step is above its stored count"),
