@@ -201,6 +201,8 @@ _ROWS = (
      "documents of packed rows are compared at neighbours alone, for the labels of all heads"),
     ("GG493", "frozen-part-in-train-mode", "scan",
      "a stage that trains a head freezes the trunk, and puts the whole model into train mode"),
+    ("GG497", "cache-shared-by-splits", "scan",
+     "a cache whose key is a row's number serves two sets of rows, and both are numbered from 0"),
     ("GG501", "return-oracle", "run", "returns differ from a slow, literal reference"),
     ("GG502", "stages-disagree", "run", "two stages regress on different functions of the same reward"),
     ("GG503", "reward-nondeterministic", "run", "the same sequence gets two rewards"),
