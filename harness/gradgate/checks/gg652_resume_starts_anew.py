@@ -161,8 +161,8 @@ def _finding(place: Place, node: ast.If | ast.IfExp, path: ast.expr, asked: str)
     return Finding(
         code=CODE,
         name=NAME,
-        message=f"{place.name or 'the file'} starts from scratch without a word where `{ast.unparse(path)}` is "
-        f"missing, though `{asked}` asks for a resume; allowed: an error",
+        message=f"{f'{place.name}()' if place.name else 'the file'} starts from scratch without a word where "
+        f"`{ast.unparse(path)}` is missing, though `{asked}` asks for a resume; allowed: an error",
         severity="warning",
         culprit=place.file.at(node, place.name),
         fix="raise where a checkpoint that was asked for is missing",

@@ -6,7 +6,7 @@ import ast
 import re
 from collections.abc import Iterator, Sequence
 
-from gradgate.checks.source_values import Names, blocks_in
+from gradgate.checks.source_values import OTHERS, Names, blocks_in
 from gradgate.checks.trainer_source import Function, called_name, dotted, nodes_in
 
 MISSING = ("FileNotFoundError", "OSError", "IOError")
@@ -22,7 +22,7 @@ def asked_for(
     nodes: Sequence[ast.AST], function: Function, names: Names
 ) -> Iterator[tuple[Asks, ast.expr, Sequence[ast.AST], Sequence[ast.AST]]]:
     """What asks for files among a function's own nodes: with the path, what runs where it is there, and where not."""
-    for block in blocks_in((function, *nodes)):
+    for block in blocks_in((function, *(node for node in nodes if not isinstance(node, OTHERS)))):
         for at, branch in enumerate(block):
             if isinstance(branch, ast.If) and (asked := _asked(branch.test, names)) is not None:
                 yield branch, asked[0], *_parts(branch, block[at + 1 :], asked[1])
