@@ -189,8 +189,8 @@ def _finding(here: Place, call: ast.Call, cache: str, place: Place) -> Finding:
     return Finding(
         code=CODE,
         name=NAME,
-        message=f"{f'{here.name}()' if here.name else 'the file'} lets two sets of rows share `{cache}`, which {place.name}() looks up by "
-        "a row's number: both are numbered from 0; allowed: one cache a set",
+        message=f"{f'{here.name}()' if here.name else 'the file'} lets two sets of rows share `{cache}`, which "
+        f"{place.name}() looks up by a row's number: both are numbered from 0; allowed: one cache a set",
         severity="warning",
         culprit=here.file.at(call, here.name),
         fix="give each set a cache of its own, or make the split a part of the key",

@@ -19,8 +19,8 @@ setting (`if scheduler is not None`),
 
 * in a loop that runs a backward at each turn, and steps an optimizer only where a condition holds once in so many turns
   (`%`) or names accumulation, or in a function that is such a turn;
-* in a loop over what is called after accumulation or micro-batches, or over what another loop of the function runs a
-  backward for, in which no optimizer steps.
+* in a loop over what is called after accumulation or micro-batches, over a window of batches, whatever hands it over,
+  or over what another loop of the function runs a backward for, in which no optimizer steps.
 
 Where a schedule in the same file is given a length that is made of a `len` and divided by nothing, it is taken for one
 that is meant to be counted in batches. Statistic: such steps; allowed: 0.
