@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from gradgate.checks.source_conditions import at_each_turn, changed_in
 from gradgate.checks.source_places import Places
 from gradgate.checks.source_values import OTHERS, Names, always_run, assignments_in, is_empty_list, last_name, own_nodes
 from gradgate.checks.trainer_source import File, Function, called_name, dotted, nodes_in
+from gradgate.checks.windows import Cut, Windows
 from gradgate.subjects.settings import is_of_accumulation
 
 STEPS = re.compile(r"opt[^.]*\.step$|opt\w*_step$|scaler\w*\.step$", re.IGNORECASE)
@@ -53,12 +54,15 @@ class Methods:
         backward: those that go backward.
         stepping: the calls of those that step, in whatever file and however deep, by their `id`.
         going_back: the calls of those that go backward.
+        windows: the loops over the batches of one update that go backward and step nothing, wherever they stand and
+            whatever hands them their batches, by their `id`, each with how those are cut.
     """
 
     step: frozenset[str] = frozenset()
     backward: frozenset[str] = frozenset()
     stepping: frozenset[int] = frozenset()
     going_back: frozenset[int] = frozenset()
+    windows: Mapping[int, Cut] = field(default_factory=dict)
 
 
 NO_METHODS = Methods()
@@ -80,12 +84,28 @@ def methods_of(file: File, own: Places | None = None) -> Methods:
 
 
 @lru_cache(maxsize=1)
-def _deep(own: Places) -> tuple[frozenset[int], frozenset[int]]:
-    """The calls of a trainer's functions that always step, and that always go backward."""
+def _deep(own: Places) -> tuple[frozenset[int], frozenset[int], Mapping[int, Cut]]:
+    """The calls of a trainer's functions that always step, and that always go backward, and its loops over windows."""
     always = {place: list(always_run(place.function)) for place in own.functions}
     stepping = [place for place, nodes in always.items() if any(steps_in(nodes))]
     going_back = [place for place, nodes in always.items() if any(map(is_backward, nodes))]
-    return own.calls_leading_to(stepping, always.__getitem__), own.calls_leading_to(going_back, always.__getitem__)
+    steps = own.calls_leading_to(stepping, always.__getitem__)
+    backward = own.calls_leading_to(going_back, always.__getitem__)
+    known = Methods(stepping=steps, going_back=backward)
+    return steps, backward, dict(_over_windows(own, known))
+
+
+def _over_windows(own: Places, known: Methods) -> Iterator[tuple[int, Cut]]:
+    """The loops over windows that go backward at each turn, and step nothing."""
+    for loop, cut in Windows(own).loops:
+        inside = list(nodes_in(loop.body, *OTHERS))
+        if any(goes_back(node, known) for node in inside) and not any(steps_in(inside, known)):
+            yield id(loop), cut
+
+
+def goes_back(node: ast.AST, methods: Methods) -> bool:
+    """Whether a node goes backward, or calls what always does."""
+    return is_backward(node) or _is_of(node, methods.backward, methods.going_back)
 
 
 def accumulations(nodes: Iterable[ast.AST], names: Names, methods: Methods = NO_METHODS) -> Iterator[Accumulation]:
@@ -214,7 +234,8 @@ def _turns(function: Function, methods: Methods) -> Iterator[tuple[Body, set[int
     parts = parts_of_updates(nodes, methods)
     for loop in (node for node in nodes if isinstance(node, ast.For)):
         over = ast.unparse(loop.iter)
-        if (over in parts or is_of_accumulation(over) or MICRO.search(over)) and not any(steps_in(ast.walk(loop))):
+        is_part = over in parts or id(loop) in methods.windows or is_of_accumulation(over) or MICRO.search(over)
+        if is_part and not any(steps_in(ast.walk(loop))):
             yield loop, set(), f"for each of `{over}`, and the optimizer once for all of them"
 
 

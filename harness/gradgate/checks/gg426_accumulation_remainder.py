@@ -28,6 +28,9 @@ By reading the files of `Subject.source`, or those of the modules that the adapt
 
 Backwards and steps are also those of functions of the trainer's that always make one, however many calls are between.
 
+So too windows that are cut so that none is short, of which a loop goes backward for each batch, wherever it stands:
+`zip(*[iter(batches)] * n)`, `len(batches) // n` slices, `n` times `next` where the end of the data ends it.
+
 A number that is counted on over epochs, a loop without an end (`while True`, `cycle`), one that is in no other and has
 a `break`, and a function that says somewhere in its text that it drops what is left (`drop_last`, `remainder`,
 `incomplete`, "is left") are clean. Statistic: such places; allowed: 0.
@@ -59,8 +62,7 @@ setting that says so.
 
 ## Known limits
 
-Loops whose groups are cut by index are not seen. Whether unequal groups weigh right is
-GG410's.
+Groups of rows that are cut by index are not seen. Whether unequal groups weigh right is GG410's.
 
 ## Sources
 
@@ -102,6 +104,7 @@ ON_PURPOSE = re.compile(
     re.IGNORECASE,
 )
 LAST = "gives `{group}` on where it is full, and never the last one, which has fewer elements"
+CUT = "cuts batches into whole windows alone, `{cut}`: those that are left are never trained on"
 FIX = "step what is left at the end of an epoch, or leave it out under a setting that says so"
 
 
@@ -114,6 +117,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 def _of_file(file: File, own: Places) -> Iterator[Finding]:
     parents: dict[int, ast.AST] = {}
     methods = methods_of(file, own)
+    whole = [cut for cut in methods.windows.values() if not cut.short and not ENDLESS.search(ast.unparse(cut.node))]
     groups = file.has("append", "yield", "extend", ".clear(", "flush")
     repeated = {
         called_name(call)
@@ -131,8 +135,9 @@ def _of_file(file: File, own: Places) -> Iterator[Finding]:
         seen: set[int] = set()
         lost = not_given_on(place, own, parents) if groups else ()
         told_of = ((node, LAST.format(group=group)) for node, group in lost)
-        for node, told in chain(_unstepped(function, nodes, methods, repeated), told_of):
-            if id(node) in seen:
+        cuts = ((cut.node, CUT.format(cut=ast.unparse(cut.node))) for cut in whole if cut.place is place)
+        for node, told in chain(_unstepped(function, nodes, methods, repeated), told_of, cuts):
+            if id(node) in seen or (seen and told.startswith("cuts")):
                 continue
             seen.add(id(node))
             yield Finding(

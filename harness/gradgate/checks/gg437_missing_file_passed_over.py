@@ -2,8 +2,8 @@
 
 ## What it detects
 
-A file of pretrained weights, such as the value head of an earlier stage, a base model or a reference, that is loaded
-where it exists, and passed over, in silence or with a line of print, where it does not.
+A file of pretrained weights, such as the value head of an earlier stage, a base model, a reference, a reward model, or
+of a tokenizer, that is loaded where it exists, and passed over, in silence or with a line of print, where it does not.
 
 ## Why it matters
 
@@ -14,9 +14,10 @@ almost right, and the comparison with the baseline says that the method brings n
 
 By reading the files of `Subject.source`, or those of the modules that the adapter imports. A finding, as a warning, is
 a condition that asks whether a file exists, or a `glob` gave one, and behind which something is loaded, with no error
-where it does not, or a `FileNotFoundError` that is passed over; the file, its setting or the function is named after
-what a run starts from (critic, value head, base, pretrained, initial, reference, teacher), and none of them after
-resuming, a cache or the latest checkpoint, or the best one that is no stage's. Statistic: such conditions; allowed: 0.
+where it does not, or a `FileNotFoundError` that is passed over, by `except` or `suppress`; the file, its setting or the
+function is named after what a run starts from or scores by (critic, value head, base, pretrained, initial, reference,
+teacher, reward, scorer, judge, verifier, tokenizer), and none of them after resuming, a cache or the latest checkpoint,
+or the best one that is no stage's. Statistic: such conditions; allowed: 0.
 
 False-alarm rate: 0 on the bundled trainer and on the documented ones. A file that may be missing by design is a
 warning.
@@ -57,8 +58,9 @@ import ast
 import re
 from collections.abc import Iterator, Sequence
 
-from gradgate.checks.source_values import Names, blocks_in, own_nodes
-from gradgate.checks.trainer_source import File, Function, called_name, dotted, nodes_in, read_file_by_file
+from gradgate.checks.passed_over import EXISTS, LOADS, MISSING, Asks, asked_for, is_passed_over, loads
+from gradgate.checks.source_values import Names, own_nodes
+from gradgate.checks.trainer_source import File, Function, called_name, nodes_in, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -67,18 +69,15 @@ CODE, NAME = "GG437", "missing-file-passed-over"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
 START = re.compile(
-    r"critic|value_?head|stage_?(1|one)|base|pre_?train|(^|[^a-z])init|reference|teacher|warm_?start|backbone"
+    r"critic|value_?head|stage_?(1|one)|base|pre_?train|(^|[^a-z])init|reference|(^|[^a-z])ref_|teacher|warm_?start"
+    r"|backbone|reward_?(model|net|head|weights|path|ckpt|check)|reward(er)?(?![a-z_])|scorer|judge|verifier|tokeni[sz]er"
 )
 OTHER = re.compile(
-    r"resum|latest|last|cache|tokeni|optim|sched|best|config(?!\.)|recipe(?!\.)|ya?ml|json|toml|recover|done|finish"
+    r"resum|latest|last|cache|optim|sched|best|config(?!\.)|recipe(?!\.)|ya?ml|json|toml|recover|done|finish"
 )
-STAGE = re.compile(r"critic|value_?head|stage_?(1|one)|reference|teacher|backbone")  # whose best may be the file
-MISSING = ("FileNotFoundError",)
-EXISTS = ("exists", "is_file", "isfile")
-LOADS = re.compile(r"load|restore|read(?!_text|_bytes|lines?$)", re.IGNORECASE)
-TEXTS = ("json", "yaml", "toml", "csv", "tomllib")  # what a text is parsed by, which holds no weights
-Asks = ast.If | ast.IfExp | ast.ExceptHandler
-TELLS = re.compile(r"(^|\.)(print|echo|debug|info|warn|warning|log|write)$", re.IGNORECASE)
+STAGE = re.compile(
+    r"critic|value_?head|stage_?(1|one)|reference|teacher|backbone|reward|scorer|judge|verifier"
+)  # whose best may be the file
 
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
@@ -89,73 +88,9 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 def _found(file: File) -> Iterator[Finding]:
     for function, _ in file.functions if file.has(*EXISTS, *MISSING, "glob(") else ():
         names = Names(function)
-        for node, path, there, missing in _asked_for(function, names):
-            if _loads(there) and _is_passed_over(missing) and _is_start(path, names, function, there):
+        for node, path, there, missing in asked_for(own_nodes(function), function, names):
+            if loads(there) and is_passed_over(missing) and _is_start(path, names, function, there):
                 yield _finding(file, node, function.name, path)
-
-
-def _asked_for(
-    function: Function, names: Names
-) -> Iterator[tuple[Asks, ast.expr, Sequence[ast.AST], Sequence[ast.AST]]]:
-    """What asks for files: with the path, what runs where it is there, and where it is missing."""
-    nodes = own_nodes(function)
-    for block in blocks_in((function, *nodes)):
-        for at, branch in enumerate(block):
-            if isinstance(branch, ast.If) and (asked := _asked(branch.test, names)) is not None:
-                yield branch, asked[0], *_parts(branch, block[at + 1 :], asked[1])
-    for node in nodes:
-        if isinstance(node, ast.IfExp) and (asked := _asked(node.test, names)) is not None:
-            there, missing = (node.body, node.orelse) if asked[1] else (node.orelse, node.body)
-            if isinstance(missing, ast.Constant) and missing.value is None:
-                yield node, asked[0], [there], []
-        elif isinstance(node, ast.Try):
-            opened = (
-                call for call in nodes_in(node.body) if isinstance(call, ast.Call) and LOADS.search(called_name(call))
-            )
-            path = next((call.args[0] for call in opened if call.args and not isinstance(call.args[0], ast.Call)), None)
-            for handler in node.handlers:
-                if path is not None and handler.type is not None and dotted(handler.type) in MISSING:
-                    yield handler, path, node.body, handler.body
-
-
-def _asked(test: ast.expr, names: Names) -> tuple[ast.expr, bool] | None:
-    """The path whose existence a condition asks for, and whether it holds where the file is there."""
-    parts = test.values if isinstance(test, ast.BoolOp) else [test]
-    for part in parts:
-        is_there = not (isinstance(part, ast.UnaryOp) and isinstance(part.op, ast.Not))
-        asked = part if is_there else part.operand  # type: ignore[attr-defined]
-        if isinstance(asked, ast.Call) and isinstance(asked.func, ast.Attribute) and asked.func.attr in EXISTS:
-            return (asked.args[0] if asked.args else asked.func.value), is_there
-        if isinstance(asked, ast.Name) and "glob(" in ast.unparse(names.held(asked)):
-            return asked, is_there
-    return None
-
-
-def _parts(branch: ast.If, rest: list[ast.stmt], is_there: bool) -> tuple[list[ast.stmt], list[ast.stmt]]:
-    """What runs where the file is there, and where it is missing."""
-    leaves = isinstance(branch.body[-1], ast.Return | ast.Continue)
-    otherwise = branch.orelse or (rest if leaves else [])
-    return (branch.body, otherwise) if is_there else (otherwise, branch.body)
-
-
-def _loads(statements: Sequence[ast.AST]) -> bool:
-    calls = (node for node in nodes_in(statements) if isinstance(node, ast.Call))
-    return any(LOADS.search(called_name(call)) and dotted(call.func).partition(".")[0] not in TEXTS for call in calls)
-
-
-def _is_passed_over(statements: Sequence[ast.AST]) -> bool:
-    """Whether nothing is done but to say so."""
-    for statement in statements:
-        if isinstance(statement, ast.Return | ast.Continue | ast.Pass):
-            if any(isinstance(node, ast.Call) for node in ast.walk(statement)):
-                return False
-        elif not (
-            isinstance(statement, ast.Expr)
-            and isinstance(statement.value, ast.Call)
-            and TELLS.search(ast.unparse(statement.value.func))
-        ):
-            return False
-    return True
 
 
 def _is_start(path: ast.expr, names: Names, function: Function, there: Sequence[ast.AST]) -> bool:

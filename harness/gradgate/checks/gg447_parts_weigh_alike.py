@@ -12,7 +12,8 @@ than one of 16. With rows of one length it is the same, and many trainers accept
 ## How it decides
 
 By reading the files of `Subject.source`, or those of the modules that the adapter imports. Looked at are loops that run
-a backward at each turn, and step an optimizer once in several turns or behind the loop. A finding is a loss that is
+a backward at each turn, and step an optimizer once in several turns or behind the loop, and those over a window of
+batches, whatever hands it to them. A finding is a loss that is
 divided there by the number of turns, in front of backward or in its argument, where
 
 * what computes the loss, followed by names through the trainer's functions and classes, divides by the sum of a mask or
@@ -65,6 +66,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from gradgate.checks.accumulation import MICRO, Methods, accumulations, every, methods_of, parts_of_updates, steps_in
+from gradgate.checks.source_places import Places, places_in
 from gradgate.checks.source_values import Names, assignments_in, own_nodes, parameters_of, places_of
 from gradgate.checks.trainer_source import NONE, File, Function, called_name, dotted, files_of, given_by
 from gradgate.core.finding import Finding
@@ -96,15 +98,15 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     files = files_of(subject)
     if not files:
         return Outcome(not_applicable=NONE)
-    losses = _Losses(files)
-    findings = tuple(finding for file in files for finding in _of_file(file, losses))
+    losses, own = _Losses(files), places_in(files)
+    findings = tuple(finding for file in files for finding in _of_file(file, losses, own))
     return Outcome(findings, {"divisions": len(findings)}, {"divisions": 0})
 
 
-def _of_file(file: File, losses: _Losses) -> Iterator[Finding]:
+def _of_file(file: File, losses: _Losses, own: Places) -> Iterator[Finding]:
     if not file.has("backward"):
         return
-    methods, seen = methods_of(file), set[int]()
+    methods, seen = methods_of(file, own), set[int]()
     for function, _ in file.functions:
         for loop, numbers in _loops(function, methods):
             called = {dotted(node.func).removeprefix("self.") for node in ast.walk(loop) if isinstance(node, ast.Call)}
@@ -127,7 +129,8 @@ def _loops(function: Function, methods: Methods) -> Iterator[tuple[ast.For | ast
     parts = parts_of_updates(nodes)
     for loop in (node for node in nodes if isinstance(node, ast.For)):
         over = ast.unparse(loop.iter)
-        if (over in parts or is_of_accumulation(over) or MICRO.search(over)) and not any(steps_in(ast.walk(loop))):
+        is_part = over in parts or id(loop) in methods.windows or is_of_accumulation(over) or MICRO.search(over)
+        if is_part and not any(steps_in(ast.walk(loop))):
             given = loop.iter.args if isinstance(loop.iter, ast.Call) else []
             yield loop, {f"len({over})", *(f"len({ast.unparse(each)})" for each in given), *map(ast.unparse, given)}
 

@@ -3,12 +3,13 @@
 ## What it detects
 
 `def head_weights(delta, valid, temperature=1.0)` that the loss calls with `cfg.temperature`, and the evaluation, the
-log or the other stage without.
+log or the other stage without; `ShuffledStream(rows)` beside `seed_all(cfg.seed)`, with its own `seed=0`.
 
 ## Why it matters
 
 Where the setting is not the default, two parts of one run go by two numbers: what is evaluated or reported is not what
-is trained. With a run at the default everything agrees.
+is trained. With a run at the default everything agrees. Runs of several seeds see their data in one order, and their
+spread is too small.
 
 ## How it decides
 
@@ -21,6 +22,11 @@ attribute, an entry of a mapping, an argument of the caller's.
 A finding, as a warning, is another call that gives no such argument, nor `*` or `**`. It is none in a function that is
 named after a test, a demonstration or a baseline, in the function itself, in the other branch of one condition, nor
 where fewer calls give the setting than leave it out. Allowed: 0.
+
+So, too, a stream, a sampler, a split or a function that seeds, whose argument or field for a seed has a number for its
+default: a call that leaves it out, in a trainer that gives the seed of its configuration to anything. None where the
+call gives a generator, where a seed is set behind, nor where it is named after an evaluation or a test, which may draw
+alike in each run.
 
 False-alarm rate: 0 on the bundled trainer and on the documented ones; where the default is meant in one place, as a
 plain mean at temperature 1 may be, it is one.
@@ -61,6 +67,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
+from gradgate.checks.seeds_left_out import SeedLeft, seeds_left_out
 from gradgate.checks.source_places import Place, Places, places_in
 from gradgate.checks.source_values import Names, defaults_of, last_name, outwards, parents_in
 from gradgate.checks.trainer_source import NONE, Function, called_name, dotted, files_of
@@ -95,7 +102,8 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     files = files_of(subject)
     if not files:
         return Outcome(not_applicable=NONE)
-    found = tuple(_left_out(places_in(files)))
+    places = places_in(files)
+    found = (*_left_out(places), *map(_of_seed, seeds_left_out(places)))
     return Outcome(found, {"arguments_left_out": len(found)}, {"arguments_left_out": 0})
 
 
@@ -200,6 +208,22 @@ def _are_branches(one: _Call, other: _Call) -> bool:
 def _is_in_else(node: ast.If | ast.IfExp, part: ast.AST) -> bool:
     orelse = node.orelse if isinstance(node, ast.If) else [node.orelse]
     return any(part is each for each in orelse)
+
+
+def _of_seed(left: SeedLeft) -> Finding:
+    place, setting = left.setting
+    there = place.file.at(setting)
+    where = f"line {there.line}" if place.file is left.place.file else f"{place.file.path.name}:{there.line}"
+    return Finding(
+        code=CODE,
+        name=NAME,
+        severity="warning",
+        message=f"{called_name(left.call)}() is not given `{left.argument}` here and draws by its default "
+        f"{left.default}, while {where} reads the run's, `{ast.unparse(setting)}`; allowed: one seed for all",
+        culprit=left.place.file.at(left.call, left.place.name),
+        fix="hand the run's seed over, or give the argument no default",
+        detail={"argument": left.argument, "default": left.default},
+    )
 
 
 def _finding(left: _Call, given: _Call, called: str, argument: str, default: str) -> Finding:

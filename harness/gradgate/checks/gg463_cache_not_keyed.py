@@ -48,7 +48,8 @@ Make what it was computed from a part of the name, by a digest; or save that bes
 
 ## Known limits
 
-Files that another function writes, and caches that a method looks up by a key, are not looked at.
+Files that another function writes, and caches that a method looks up by a key, are not looked at;
+those by a row's number are GG497's.
 
 ## Sources
 

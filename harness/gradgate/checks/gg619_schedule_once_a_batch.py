@@ -19,8 +19,8 @@ setting (`if scheduler is not None`),
 
 * in a loop that runs a backward at each turn, and steps an optimizer only where a condition holds once in so many turns
   (`%`) or names accumulation, or in a function that is such a turn;
-* in a loop over what is called after accumulation or micro-batches, or over what another loop of the function runs a
-  backward for, in which no optimizer steps.
+* in a loop over what is called after accumulation or micro-batches, over a window of batches, whatever hands it over,
+  or over what another loop of the function runs a backward for, in which no optimizer steps.
 
 Where a schedule in the same file is given a length that is made of a `len` and divided by nothing, it is taken for one
 that is meant to be counted in batches. Statistic: such steps; allowed: 0.
@@ -69,8 +69,9 @@ import re
 from collections.abc import Iterator
 
 from gradgate.checks.accumulation import methods_of, once_a_turn, scheduled
+from gradgate.checks.source_places import Places, places_in
 from gradgate.checks.source_values import Names
-from gradgate.checks.trainer_source import File, called_name, calls_in, dotted, read_file_by_file
+from gradgate.checks.trainer_source import File, called_name, calls_in, dotted, files_of, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -83,13 +84,14 @@ MADE = re.compile(r"sched|LR$")
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     """Read each loop with a schedule's step."""
-    return read_file_by_file(subject, _of_file, "steps")
+    own = places_in(files_of(subject))
+    return read_file_by_file(subject, lambda file: _of_file(file, own), "steps")
 
 
-def _of_file(file: File) -> Iterator[Finding]:
+def _of_file(file: File, own: Places) -> Iterator[Finding]:
     if (
         file.has("sched")
-        and (found := list(once_a_turn(file, scheduled, methods_of(file))))
+        and (found := list(once_a_turn(file, scheduled, methods_of(file, own))))
         and not _is_counted_in_batches(file)
     ):
         yield from (_finding(file, *one) for one in found)

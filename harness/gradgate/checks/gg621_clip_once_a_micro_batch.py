@@ -20,8 +20,8 @@ one that only asks a setting (`if config.max_grad_norm > 0`),
 
 * in a loop that runs a backward at each turn, and steps an optimizer only where a condition holds once in so many turns
   (`%`), names accumulation, or counts to a size from nothing, or in a function that is such a turn;
-* in a loop over what is called after accumulation or micro-batches, or over what another loop of the function runs a
-  backward for, in which no optimizer steps.
+* in a loop over what is called after accumulation or micro-batches, over a window of batches, whatever hands it over,
+  or over what another loop of the function runs a backward for, in which no optimizer steps.
 
 Statistic: such calls; allowed: 0.
 

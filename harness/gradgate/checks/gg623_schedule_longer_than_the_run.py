@@ -20,7 +20,8 @@ or a warm-up: as it stands, by a name or an attribute, as an argument of a funct
 as what a function gives back. It is a finding
 
 * in a trainer with a loop that runs a backward at each turn, and steps an optimizer only where a condition holds once
-  in so many turns (`%`) or names accumulation, or one over what a function gives that is named after accumulation;
+  in so many turns (`%`) or names accumulation, or one over what a function gives that is named after accumulation, or
+  over the batches of a window;
 * where no such loop steps its schedule at each turn, which GG619 has;
 * not in a file with a loop of its own that takes a step behind each backward: the stage that accumulates is another.
 
@@ -65,7 +66,7 @@ The `num_update_steps_per_epoch` of transformers' examples: the batches of an ep
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from gradgate.checks.accumulation import (
     accumulations,
@@ -84,7 +85,8 @@ from gradgate.checks.schedule_lengths import (
 )
 from gradgate.checks.source_places import places_in
 from gradgate.checks.source_values import Names, own_nodes
-from gradgate.checks.trainer_source import NONE, File, calls_in, dotted, files_of
+from gradgate.checks.trainer_source import NONE, File, called_name, calls_in, dotted, files_of
+from gradgate.checks.windows import Windows
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -111,6 +113,7 @@ def _accumulates(files: tuple[File, ...]) -> bool:
         methods = methods_of(file, places_in(files))
         if next(once_a_turn(file, scheduled, methods), None):
             return False
+        found = found or bool(methods.windows)
         nodes = ((function, own_nodes(function)) for function, _ in file.functions)
         found = found or any(
             next(accumulations(own, Names(function), methods), None) is not None for function, own in nodes
@@ -123,13 +126,17 @@ def _groups(node: ast.AST) -> bool:
     return isinstance(node, ast.For) and any(is_of_accumulation(dotted(call.func)) for call in calls_in(node.iter))
 
 
-def _of_all(files: Iterable[File]) -> Iterator[Finding]:
-    for file in (file for file in files if file.has("epoch", "accum") and not _steps_each_batch(file)):
-        for function, _ in file.functions:
-            names, nodes = Names(function), own_nodes(function)
-            for product in (*products_of_epochs(nodes, names, _counts_batches), *products_of_updates(nodes, names)):
-                if reaches_a_schedule(product, function, file):
-                    yield _finding(file, product, function.name)
+def _of_all(files: tuple[File, ...]) -> Iterator[Finding]:
+    own = places_in(files)
+    windows = Windows(own)
+    known = {file for file in files if file.has("epoch", "accum") and not _steps_each_batch(file)}
+    for place in (place for place in own.functions if place.file in known):
+        names, nodes = place.names, place.nodes
+        for product in (*products_of_epochs(nodes, names, _counts_batches), *products_of_updates(nodes, names)):
+            counted = (part for part in names.parts(product) if called_name(part) == "len")
+            of_windows = (windows.cut(given, place) for call in counted for given in call.args)  # type: ignore[attr-defined]
+            if not any(of_windows) and reaches_a_schedule(product, place.function, place.file):
+                yield _finding(place.file, product, place.name)
 
 
 def _steps_each_batch(file: File) -> bool:

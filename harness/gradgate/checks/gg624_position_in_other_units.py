@@ -29,8 +29,8 @@ functions return, and to the entry of a checkpoint that has the number's name. A
 difference are the number as well; its whole part (`//`) is one of epochs, and not.
 
 The same of a loop over groups of batches (`windows(batches, accumulation)`: a call that names accumulation, or that is
-named after groups): a number that is raised by one at each of its turns, and that says where the batches that it groups
-begin: of a slice `batches[number:]`, of an `islice`, or in a call named as above.
+named after groups): a number that is raised by one at each of its turns, there or in a method that it calls, and that
+says where the batches that it groups begin: of a slice `batches[number:]`, of an `islice`, or in a call named as above.
 
 Statistic: such numbers; allowed: 0.
 
@@ -79,11 +79,10 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from gradgate.checks.accumulation import Accumulation, accumulations, methods_of
 from gradgate.checks.skipped_batches import Counted, taken_off
-from gradgate.checks.source_places import Places, places_in
+from gradgate.checks.source_places import Place, Places, places_in
 from gradgate.checks.source_values import OTHERS, Names, assignments_in, last_name, own_nodes
 from gradgate.checks.trainer_source import (
     File,
-    Function,
     called_name,
     dotted,
     files_of,
@@ -117,7 +116,7 @@ def _of_file(file: File, own: Places) -> Iterator[Finding]:
     counted = Counted(own)
     for place in (place for place in own.functions if place.file is file):
         function, names, nodes = place.function, place.names, place.nodes
-        yield from _of_groups(file, function, nodes, names)
+        yield from _of_groups(place, own)
         for found in accumulations(nodes, names, methods):
             inside = list(nodes_in(found.loop.body, *OTHERS))
             taken = {id(node) for part in found.stepping for node in ast.walk(part)}
@@ -133,13 +132,14 @@ def _of_file(file: File, own: Places) -> Iterator[Finding]:
                     break
 
 
-def _of_groups(file: File, function: Function, nodes: list[ast.AST], names: Names) -> Iterator[Finding]:
+def _of_groups(place: Place, own: Places) -> Iterator[Finding]:
     """The numbers of groups that say how many batches are passed over."""
-    for loop in (node for node in nodes if isinstance(node, ast.For)):
+    file, function, names = place.file, place.function, place.names
+    for loop in (node for node in place.nodes if isinstance(node, ast.For)):
         calls = [node for node in ast.walk(loop.iter) if isinstance(node, ast.Call)]
         grouping = [call for call in calls if _groups(call)]
-        inside = nodes_in(loop.body, *OTHERS, ast.For, ast.While)
-        raised = {ast.unparse(node.target) for node in _one_more(inside)} if grouping else set[str]()
+        inside = list(nodes_in(loop.body, *OTHERS, ast.For, ast.While)) if grouping else []
+        raised = {ast.unparse(node.target) for node in _one_more(inside)} | set(_raised_by_calls(inside, place, own))
         for call in grouping if raised else ():
             for number in _beginnings(call, names):
                 parts = list(names.parts(number))
@@ -149,6 +149,16 @@ def _of_groups(file: File, function: Function, nodes: list[ast.AST], names: Name
                 if counted and not multiplied and not is_of_accumulation(told):
                     over = f"for each of `{ast.unparse(call)}`"
                     yield _finding(file, number, function.name, counted[0], over)
+
+
+def _raised_by_calls(nodes: Iterable[ast.AST], place: Place, own: Places) -> Iterator[str]:
+    """The numbers of an object that methods of it raise by one, as they are called where the methods are."""
+    for call in (node for node in nodes if isinstance(node, ast.Call)):
+        called = own.called(call, place)
+        for node in _one_more(called.nodes) if called is not None and called.owner is not None else ():
+            first, _, rest = dotted(node.target).partition(".")
+            if first == "self" and rest:
+                yield f"{dotted(call.func).rpartition('.')[0]}.{rest}"
 
 
 def _groups(call: ast.Call) -> bool:

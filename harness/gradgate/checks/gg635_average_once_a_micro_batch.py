@@ -22,8 +22,8 @@ times are none. Findings are such calls under no condition
 
 * in a loop that runs a backward at each turn, and steps an optimizer only where a condition holds once in so many turns
   (`%`) or names accumulation, or in a function that is such a turn;
-* in a loop over what is called after accumulation or micro-batches, or over what another loop of the function runs a
-  backward for, in which no optimizer steps.
+* in a loop over what is called after accumulation or micro-batches, over a window of batches, whatever hands it over,
+  or over what another loop of the function runs a backward for, in which no optimizer steps.
 
 Statistic: such calls; allowed: 0.
 
@@ -72,8 +72,9 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 
 from gradgate.checks.accumulation import methods_of, once_a_turn
+from gradgate.checks.source_places import Places, places_in
 from gradgate.checks.source_values import always_run
-from gradgate.checks.trainer_source import File, called_name, dotted, nodes_in, read_file_by_file
+from gradgate.checks.trainer_source import File, called_name, dotted, files_of, nodes_in, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -94,13 +95,16 @@ HINTS = ("ema", "EMA", "swa", "polyak", "shadow", "averag", "Averag", "soft_upda
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     """Read each loop that moves an average."""
-    return read_file_by_file(subject, _of_file, "averages")
+    places = places_in(files_of(subject))
+    return read_file_by_file(subject, lambda file: _of_file(file, places), "averages")
 
 
-def _of_file(file: File) -> Iterator[Finding]:
+def _of_file(file: File, places: Places) -> Iterator[Finding]:
     if file.has(*HINTS) and file.has("backward"):
         own = {function.name for function, _ in file.functions if any(_moves(set(), always_run(function)))}
-        for call, function, told in once_a_turn(file, partial(_moves, own - {"update", "step"}), methods_of(file)):
+        for call, function, told in once_a_turn(
+            file, partial(_moves, own - {"update", "step"}), methods_of(file, places)
+        ):
             yield _finding(file, call, function, told)
 
 
