@@ -84,7 +84,9 @@ NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
 NUMBERS = ("np.mean", "numpy.mean", "np.nanmean", "numpy.nanmean", "torch.mean", "np.average", "numpy.average")
 MADE = ("tensor", "as_tensor", "array", "asarray", "FloatTensor")
-COUNT = re.compile(r"count|num|(^|_)n(_|$)|tok|rows|total|seen|len|batches|examples|samples|weight|size", re.IGNORECASE)
+COUNT = re.compile(
+    r"count|num|(?<![a-z])n(?![a-z])|tok|rows|total|seen|len|batches|examples|samples|weight|size", re.IGNORECASE
+)
 FIX = "refuse an empty held-out set, or give infinity for it"
 
 

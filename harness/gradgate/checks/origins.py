@@ -13,7 +13,8 @@ from gradgate.checks.trainer_source import called_name, dotted
 
 THROUGH = ("item", "cpu", "detach", "numpy", "tolist", "float", "double", "clone", "squeeze")  # the same number
 AROUND = ("float", "round", "math.exp", "np.exp", "numpy.exp", "torch.exp")
-HOPS = 8
+MEANS = ("sum", "fsum", "mean", "fmean", "min")
+HOPS = 16
 Key = str | int
 
 
@@ -30,6 +31,28 @@ class Origin:
     node: ast.expr
     place: Place
     by_name: bool = False
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How far a number has been followed.
+
+    Args:
+        hops: that are left.
+        added: as `Origins.of` has it.
+        seen: what has been looked at, by its `id` and the keys that are asked of it.
+    """
+
+    hops: int
+    added: bool
+    seen: dict[tuple[int, tuple[Key, ...]], ast.expr]
+
+    def on(self, node: ast.expr, keys: tuple[Key, ...]) -> _Way | None:
+        """The way from a node; None: it ends, or has been there."""
+        if not self.hops or (id(node), keys) in self.seen:
+            return None
+        self.seen[id(node), keys] = node
+        return _Way(self.hops - 1, self.added, self.seen)
 
 
 class Origins:
@@ -54,64 +77,63 @@ class Origins:
             added: whether what is added to a name, or appended to a list, is what it is made of, and a division what is
                 divided.
         """
-        yield from self._follow(node, place, (), HOPS, added)
+        yield from self._follow(node, place, (), _Way(HOPS, added, {}))
 
-    def _follow(self, node: ast.expr, place: Place, keys: tuple[Key, ...], hops: int, added: bool) -> Iterator[Origin]:
-        if not hops:
+    def _follow(self, node: ast.expr, place: Place, keys: tuple[Key, ...], before: _Way) -> Iterator[Origin]:
+        if (way := before.on(node, keys)) is None:
             return
-        less = hops - 1
         if isinstance(node, ast.IfExp):
-            if not added:
+            if not way.added:
                 yield Origin(node, place)
             for part in (node.body, node.orelse):
-                yield from self._follow(part, place, keys, less, added)
+                yield from self._follow(part, place, keys, way)
         elif isinstance(node, ast.Name):
-            yield from self._named(node, place, keys, less, added)
+            yield from self._named(node, place, keys, way)
         elif isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
-            yield from self._part(node, node.value, node.slice.value, place, keys, less, added)
+            yield from self._part(node, node.value, node.slice.value, place, keys, way)
         elif isinstance(node, ast.Attribute):
-            yield from self._part(node, node.value, node.attr, place, keys, less, added)
+            yield from self._part(node, node.value, node.attr, place, keys, way)
         elif isinstance(node, ast.Dict | ast.Tuple | ast.List) and keys:
             for part in _at(node, keys[0]):
-                yield from self._follow(part, place, keys[1:], less, added)
+                yield from self._follow(part, place, keys[1:], way)
         elif isinstance(node, ast.Call):
-            yield from self._called(node, place, keys, less, added)
-        elif added and isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div | ast.Mult):
+            yield from self._called(node, place, keys, way)
+        elif way.added and isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div | ast.Mult):
             for side in (node.left, node.right)[: 1 if isinstance(node.op, ast.Div) else 2]:
-                yield from self._follow(side, place, keys, less, added)
-        elif added and isinstance(node, ast.ListComp | ast.GeneratorExp):
-            yield from self._follow(node.elt, place, keys, less, added)
+                yield from self._follow(side, place, keys, way)
+        elif way.added and isinstance(node, ast.ListComp | ast.GeneratorExp):
+            yield from self._follow(node.elt, place, keys, way)
         elif not keys:
             yield Origin(node, place)
 
     def _part(
-        self, node: ast.expr, holder: ast.expr, key: object, place: Place, keys: tuple[Key, ...], hops: int, added: bool
+        self, node: ast.expr, holder: ast.expr, key: object, place: Place, keys: tuple[Key, ...], way: _Way
     ) -> Iterator[Origin]:
         """An item or an attribute: of what its holder is made of, or assigned where it stands."""
         text = ast.unparse(node)
-        for value in _values(text, place, added):
-            yield from self._follow(value, place, keys, hops, added)
+        for value in _values(text, place, way.added):
+            yield from self._follow(value, place, keys, way)
         computed = [each for each in self._own.methods(str(key)) if _is_property(each)]
         if isinstance(node, ast.Attribute) and len(computed) == 1:
             for value in returned_by(computed[0]):
-                yield from self._follow(value, computed[0], keys, hops, added)
+                yield from self._follow(value, computed[0], keys, way)
         elif isinstance(key, str | int) and dotted(holder) != "self":
-            yield from self._follow(holder, place, (key, *keys), hops, added)
+            yield from self._follow(holder, place, (key, *keys), way)
 
-    def _named(self, node: ast.Name, place: Place, keys: tuple[Key, ...], hops: int, added: bool) -> Iterator[Origin]:
+    def _named(self, node: ast.Name, place: Place, keys: tuple[Key, ...], way: _Way) -> Iterator[Origin]:
         for target, value in assignments_in(place.nodes):
             if isinstance(target, ast.Name) and target.id == node.id:
-                for origin in self._follow(value, place, keys, hops, added):
+                for origin in self._follow(value, place, keys, way):
                     yield Origin(origin.node, origin.place, by_name=True) if origin.node is value else origin
             elif isinstance(target, ast.Tuple | ast.List):
                 for at, part in enumerate(target.elts):
                     if isinstance(part, ast.Name) and part.id == node.id:
-                        yield from self._follow(value, place, (at, *keys), hops, added)
-        for value in _raised(node.id, place) if added else ():
-            yield from self._follow(value, place, keys, hops, added)
+                        yield from self._follow(value, place, (at, *keys), way)
+        for value in _raised(node.id, place) if way.added else ():
+            yield from self._follow(value, place, keys, way)
         if node.id in place.parameters:
             for where, value in self._arguments(place, node.id):
-                yield from self._follow(value, where, keys, hops, added)
+                yield from self._follow(value, where, keys, way)
 
     def _arguments(self, place: Place, name: str) -> Iterator[tuple[Place, ast.expr]]:
         known = list(self._own.values_given(place, name))
@@ -121,21 +143,23 @@ class Origins:
                 if id(function) in self._of:
                     yield self._of[id(function)], value
 
-    def _called(self, node: ast.Call, place: Place, keys: tuple[Key, ...], hops: int, added: bool) -> Iterator[Origin]:
+    def _called(self, node: ast.Call, place: Place, keys: tuple[Key, ...], way: _Way) -> Iterator[Origin]:
         name = called_name(node)
         inner = node.func.value if isinstance(node.func, ast.Attribute) else None
         if name == "get" and inner is not None and node.args and isinstance(node.args[0], ast.Constant):
             key = node.args[0].value
-            yield from self._part(ast.Subscript(inner, node.args[0]), inner, key, place, keys, hops, added)
+            yield from self._part(ast.Subscript(inner, node.args[0]), inner, key, place, keys, way)
         elif name in THROUGH and inner is not None and not node.args:
-            yield from self._follow(inner, place, keys, hops, added)
-        elif node.args and (dotted(node.func) in self._around or (added and name in ("sum", "mean", "fmean", "min"))):
-            yield from self._follow(node.args[0], place, keys, hops, added)
+            yield from self._follow(inner, place, keys, way)
+        elif node.args and (
+            dotted(node.func) in self._around or (way.added and name in ("sum", "mean", "fmean", "min"))
+        ):
+            yield from self._follow(node.args[0], place, keys, way)
         elif (called := self._own.called(node, place)) is not None and called.name != "__init__":
             for returned in returned_by(called):
-                yield from self._follow(returned, called, keys, hops, added)
+                yield from self._follow(returned, called, keys, way)
         elif keys and isinstance(keys[0], str) and (value := _given(node, keys[0])) is not None:
-            yield from self._follow(value, place, keys[1:], hops, added)
+            yield from self._follow(value, place, keys[1:], way)
         elif not keys:
             yield Origin(node, place)
 
