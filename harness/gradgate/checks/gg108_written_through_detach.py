@@ -15,9 +15,10 @@ is not linear in it is wrong. Nothing raises where nothing had been saved yet.
 By reading the files of `Subject.source`, or those of the modules that the adapter imports, function by function. What
 is detached is the name that `.detach()`, `.data` or `torch.detach` is taken of, through views (`view`, `flatten`,
 `squeeze`, an index by a slice) and through `float()` and `to()`, which copy nothing where nothing changes; not through
-`clone()`. Writes are `-=` and its like, a store at an index, and methods whose name ends in `_`, of the detached name,
-of a view of it, or of the detaching itself. A finding is a write behind which the function reads the name that was
-detached; or one into an argument of a function that a caller reads behind its call.
+`clone()`; `.data` of what is called after losses, scores or values alone, as others have a `.data`, too. Writes are
+`-=` and its like, a store at an index, and methods whose name ends in `_`, of the detached name, of a view of it, or of
+the detaching itself. A finding is a write behind which the function reads the name that was detached; or one into an
+argument of a function that a caller reads behind its call.
 
 What is made of nothing (`empty`, `zeros`), parameters, buffers, weights and attributes, and writes that do not ask for
 what was there (`copy_`, `fill_`, `normal_`), are meant that way. Statistic: such writes; allowed: 0.
@@ -87,6 +88,9 @@ SETS = (
 )
 MEANT = re.compile(
     r"param|weight|bias|buffer|(^|_)(p|w|buf|ema|shadow|avg|average|grads?|state|cache)(_|$)|data$", re.IGNORECASE
+)
+LOSS = re.compile(  # what has a `.data` that is a tensor's
+    r"loss|nll|xent|entropy|logit|log_?p|prob|value|score|excess|hidden|error|(^|_)(ce|kl|td)(_|$)", re.IGNORECASE
 )
 MADE = re.compile(r"^(new_)?(empty|zeros|ones|full|rand|randn|tensor|arange|eye|Parameter|from_numpy)(_like)?$")
 
@@ -161,7 +165,7 @@ def _detached(written: ast.expr, held: list[tuple[int, str, ast.expr]], at: ast.
             if not is_view and written is not getattr(at, "target", None):
                 return ""
             written = written.value
-        elif isinstance(written, ast.Attribute) and written.attr == "data":
+        elif isinstance(written, ast.Attribute) and written.attr == "data" and LOSS.search(ast.unparse(written.value)):
             written, detaches = written.value, True
         elif isinstance(written, ast.Call) and dotted(written.func) == "torch.detach" and written.args:
             written, detaches = written.args[0], True

@@ -122,10 +122,9 @@ def _perplexities(place: Place) -> Iterator[tuple[ast.expr, ast.expr]]:
         elif isinstance(node, ast.Dict):
             pairs = zip(node.keys, node.values, strict=True)
             values = [value for key, value in pairs if key is not None and PERPLEXITY.search(ast.unparse(key))]
-        elif (isinstance(node, ast.keyword) and PERPLEXITY.search(node.arg or "")) or (
-            isinstance(node, ast.Return) and node.value is not None and PERPLEXITY.search(place.name)
-        ):
-            values = [node.value]
+        elif isinstance(node, ast.keyword | ast.Return) and node.value is not None:
+            named = (node.arg or "") if isinstance(node, ast.keyword) else place.name
+            values = [node.value] if PERPLEXITY.search(named) else []
         for call in (call for value in values for call in calls_in(value) if called_name(call) == "exp"):
             of = call.args[0] if call.args else getattr(call.func, "value", None)
             if isinstance(of, ast.expr):
