@@ -74,7 +74,7 @@ from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
 
-CODE, NAME = "GG652", "last-micro-batch-logged"
+CODE, NAME = "GG653", "last-micro-batch-logged"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
 Loop = ast.For | ast.While

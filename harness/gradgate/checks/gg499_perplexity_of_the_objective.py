@@ -70,7 +70,7 @@ from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
 
-CODE, NAME = "GG497", "perplexity-of-the-objective"
+CODE, NAME = "GG499", "perplexity-of-the-objective"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
 PERPLEXITY = re.compile(r"ppl|perplex", re.IGNORECASE)
