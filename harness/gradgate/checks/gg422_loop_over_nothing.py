@@ -44,7 +44,7 @@ return total / max(count, 1)                                 # or an error that 
 
 ## How to fix
 
-Say what no data means: an error that names it, at the beginning, or a number.
+Say what no data means: an error that names it, at the beginning, or a number; of a loss none that is the best (GG496).
 
 ## Known limits
 

@@ -3,7 +3,8 @@
 ## What it detects
 
 `val, test = rows[-n_val:], rows[-n_test:]`; `test_rows = read(config.val_file)` beside `val_rows` of the same file;
-`train = make_rows(900, seed=seed)` and `val = make_rows(100, seed=seed)`, of which one is the beginning of the other.
+`train = make_rows(900, seed=seed)` and `val = make_rows(100, seed=seed)`, of which one is the beginning of the other;
+`split(rows, 0.1, seed)` in one stage and `split(rows, 0.1, seed + 1)` in the next.
 
 ## Why it matters
 
@@ -17,6 +18,11 @@ one function that are called after training, validation (val, dev, held out, eva
 different kinds that get the same value, of a call or an index; two that take slices of one list from the same end; and
 two that get what one function gives for the same seed where all else that differs is how many, or where to: a function
 of these files that seeds a generator with nothing but that argument.
+
+Two functions that split the same rows, into parts of which one is called held out, by one function (`random_split` and
+`train_test_split` among them), are a finding where the seeds are two numbers, or a seed and the same one with something
+added, or the shares two numbers: what one stage holds out the other trains on. Rows are the same by the call or the
+name that gives them.
 
 Statistic: such pairs; allowed: 0.
 
@@ -38,7 +44,7 @@ val, test = rows[-n_val - n_test : -n_test], rows[-n_test:]
 
 ## How to fix
 
-Cut one list into parts that do not overlap, or draw each from a seed of its own.
+Cut one list into parts that do not overlap, or draw each from a seed of its own; split once, for all stages.
 
 ## Known limits
 
@@ -56,7 +62,9 @@ import re
 from collections.abc import Iterator, Mapping
 from itertools import chain, combinations
 
+from gradgate.checks.source_places import places_in
 from gradgate.checks.source_values import assignments_in, last_name, own_nodes, parameters_of
+from gradgate.checks.split_twice import Split, split_otherwise
 from gradgate.checks.trainer_source import NONE, File, Function, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -82,8 +90,22 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     if not files:
         return Outcome(not_applicable=NONE)
     seeded = {function.name: function for file in files for function, _ in file.functions if _is_seeded(file, function)}
-    findings = tuple(chain.from_iterable(_of_file(file, seeded) for file in files))
-    return Outcome(findings, {"pairs": len(findings)}, {"pairs": 0})
+    findings = [*chain.from_iterable(_of_file(file, seeded) for file in files)]
+    if any(file.has("split", "partition", "hold") for file in files):
+        findings += [_of_stages(*found) for found in split_otherwise(places_in(files))]
+    return Outcome(tuple(findings), {"pairs": len(findings)}, {"pairs": 0})
+
+
+def _of_stages(one: Split, other: Split, what: str) -> Finding:
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"{other.place.name}() splits `{other.rows}` with another {what} than {one.place.name}() in line "
+        f"{one.call.lineno} of {one.place.file.path.name}: what one holds out the other trains on; "
+        "allowed: one split for all stages",
+        culprit=other.place.file.at(other.call, other.place.name),
+        fix="split once, with one seed and one share for all stages",
+    )
 
 
 def _of_file(file: File, seeded: Mapping[str, Function]) -> Iterator[Finding]:

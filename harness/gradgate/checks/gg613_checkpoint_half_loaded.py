@@ -6,6 +6,7 @@ An entry of a checkpoint that no line reads back; one that is read and never wri
 loaded nowhere; a trainer whose optimizer keeps a state (Adam, momentum) and that saves weights alone; one that saves
 the optimizer, and not the schedule or the scaler that it steps by, or no random state although it draws; one that can
 be resumed and keeps the best score by which it overwrites a checkpoint, or counts its patience, in memory alone;
+running statistics that one stage saves and the next one, which takes its model, begins anew;
 `load_state_dict(strict=False)` whose list of missing keys is dropped; an `except` around saving or loading that goes on
 as if nothing had been.
 
@@ -43,7 +44,9 @@ an optimizer's state takes one by one, a best score that is compared anywhere as
 name stand as a string. A trainer draws where its model has dropout whose rate is not 0, or what goes backward, or is
 called there, draws from a global generator; it keeps no random state where no file takes one, or where those that are
 taken are of other libraries (torch, numpy, Python's own) than what draws, and none seeds by a step or leaves it to a
-library. Statistic: entries and places; allowed: 0.
+library. Statistics are what is named after norms, running numbers or moments and has a `state_dict()` in a mapping with
+a model's; another class or file's function that loads a file and takes that model, no optimizer and not them, must not
+make an object of their class, itself or in its class. Statistic: entries and places; allowed: 0.
 
 False-alarm rate: 0 on the bundled trainer and on the documented ones. A trainer whose files other programs read is one.
 
@@ -91,6 +94,7 @@ from dataclasses import dataclass
 from gradgate.checks.best_scores import Unsaved, unsaved_scores
 from gradgate.checks.keepers_in_loops import callback_scores, local_scores
 from gradgate.checks.lax_loads import swallowed, unstrict
+from gradgate.checks.left_statistics import left_statistics
 from gradgate.checks.random_states import without_random_state
 from gradgate.checks.reset_states import reset_behind
 from gradgate.checks.resuming import keys_read
@@ -155,6 +159,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
         *(_finding(*lax) for file in files for lax in (*swallowed(file), *unstrict(file))),
         *(_finding(*reset) for reset in reset_behind(places_in(files))),
     ]
+    findings += _of_statistics(files, [*saved, *handed_to_savers(files)], " ".join(each.message for each in findings))
     findings += _left_out(files, [*saved, *handed_to_savers(files)], " ".join(each.message for each in findings))
     if len(saved) == len(saves) and saved:
         names = {key for entry in saved for key in entry.entries}
@@ -207,6 +212,16 @@ def _left_out(files: tuple[File, ...], saved: list[Saved], told: str) -> Iterato
             yield _finding(
                 reader.place.file, reader.node, reader.place.name, f"{reader.place.name}() leaves out {where}"
             )
+
+
+def _of_statistics(files: tuple[File, ...], saved: list[Saved], told_of: str) -> Iterator[Finding]:
+    """Running statistics that a stage begins anew, whose model comes from a checkpoint that has them."""
+    for place, node, key, made, one in left_statistics(saved, places_in(files)):
+        if f"`{key}`" in told_of:
+            continue
+        told = f"{place.name}() takes the model of a checkpoint and leaves `{key}`, which {one.function}() in line "
+        told += f"{one.call.lineno} of {one.file.path.name} saves; its own {made} begins anew"
+        yield _finding(place.file, node, place.name, told)
 
 
 def _written(function: Function) -> Iterator[ast.AST]:

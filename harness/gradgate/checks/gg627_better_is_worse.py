@@ -66,8 +66,8 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from gradgate.checks.compared_bests import Compared, compared_bests
 from gradgate.checks.given_scores import Given
 from gradgate.checks.guessed_directions import guesses_in
 from gradgate.checks.source_places import Places, places_in
@@ -82,7 +82,6 @@ from gradgate.subjects.contract import Context, Subject
 CODE, NAME = "GG627", "better-is-worse"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
-BEST = re.compile(r"(^|_)best(_|$)", re.IGNORECASE)
 WORDS = re.compile(r"[A-Z]?[a-z]+\d?|[A-Z]+(?![a-z])|\d+")
 FALLS = re.compile(r"loss(es)?|perplexity|ppl|nll|err(ors?)?|r?mse|mae|wer|cer|xent|ce|bpb|bpc")
 RISES = re.compile(r"acc|accurac(y|ies)|rewards?|f1|bleu|rouge|auc|auroc|r2|explained|winrate")
@@ -93,27 +92,8 @@ OTHERWISE = re.compile(  # says that a name is of something else than the score,
 ASKED = re.compile(r"\bmode\b|(great|high|low|larg|small|bigg)er_(is_)?better|maximi[sz]e|minimi[sz]e|direction")
 THROUGH = ("item", "mean", "cpu", "detach", "numpy", "tolist", "compute", "sum")
 AROUND = ("float", "abs", "round", "np.mean", "numpy.mean", "torch.mean", "statistics.mean", "mean")
-OF_MANY = {"max": ">", "argmax": ">", "nanargmax": ">", "min": "<", "argmin": "<", "nanargmin": "<"}
-TURNED = {"<": ">", ">": "<"}
-SIGNS: dict[type[ast.cmpop], str] = {ast.Lt: "<", ast.LtE: "<", ast.Gt: ">", ast.GtE: ">"}
 SWITCHES = (("monitor", "mode"), ("metric_for_best_model", "greater_is_better"))
 FIX = "turn the comparison or the sign, and begin at infinity on the worse side"
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """A best, and what it is compared with.
-
-    Args:
-        sign: `<` where a smaller one is better.
-        alone: whether nothing else than this comparison makes a best.
-    """
-
-    best: ast.expr
-    score: ast.expr
-    sign: str
-    node: ast.expr
-    alone: bool
 
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
@@ -147,7 +127,7 @@ def _of_file(file: File, given: Given) -> Iterator[Finding]:
     if not file.has("best"):
         return
     for function, owner in file.functions:
-        kept = [] if ASKED.search(ast.unparse(owner or function)) else list(_kept(function, given))
+        kept = [] if ASKED.search(ast.unparse(owner or function)) else list(compared_bests(function, given))
         for one in kept:
             names = Names(function)
             falls = _falls(one.score, names)
@@ -165,72 +145,6 @@ def _of_file(file: File, given: Given) -> Iterator[Finding]:
 
 def _side(sign: str) -> str:
     return "below" if sign == "<" else "above"
-
-
-def _kept(function: Function, given: Given) -> Iterator[_Kept]:
-    """The bests of a function."""
-    nodes, names = own_nodes(function), Names(function)
-    for node in nodes:
-        if isinstance(node, ast.If):
-            test = given.compared(names.held(node.test))
-            for compared in _compares(test):
-                for best, score, sign in _sides(compared):
-                    alone = not any(isinstance(part, ast.BoolOp) for part in ast.walk(test))
-                    if _gives(node.body, best):
-                        yield _Kept(best, score, sign, compared, alone)
-                    elif _gives([part for part in node.orelse if not isinstance(part, ast.If)], best):
-                        yield _Kept(best, score, TURNED[sign], compared, alone)
-    for target, value in assignments_in(nodes):
-        if not BEST.search(last_name(target)):
-            continue
-        if isinstance(value, ast.IfExp):
-            for compared in _compares(value.test):
-                for best, score, sign in _sides(compared):
-                    if ast.unparse(best) == ast.unparse(target):
-                        better = ast.unparse(value.orelse) == ast.unparse(best)
-                        yield _Kept(best, score, sign if better else TURNED[sign], compared, True)
-        elif isinstance(value, ast.Call) and (sign := OF_MANY.get(called_name(value), "")):
-            yield from _of_many(target, value, sign, nodes)
-
-
-def _of_many(target: ast.expr, value: ast.Call, sign: str, nodes: list[ast.AST]) -> Iterator[_Kept]:
-    """A best that `max` or `min` takes, of itself and another, or of many, or of rows that begin with a score."""
-    others = [each for each in value.args if ast.unparse(each) != ast.unparse(target)]
-    if len(value.args) == 2 and len(others) == 1:
-        yield _Kept(target, others[0], sign, value, True)
-    elif len(value.args) == 1 and not value.keywords:
-        rows = list(_rows_of(dotted(value.args[0]), nodes))
-        yield from (_Kept(target, each, sign, value, False) for each in rows[:1] or value.args)
-    elif isinstance(value.func, ast.Attribute) and not value.args and dotted(value.func.value):
-        yield _Kept(target, value.func.value, sign, value, False)
-
-
-def _rows_of(name: str, nodes: list[ast.AST]) -> Iterator[ast.expr]:
-    """What the rows begin with that a list is given."""
-    for node in nodes:
-        if isinstance(node, ast.Call) and name and dotted(node.func) == f"{name}.append" and len(node.args) == 1:
-            row = node.args[0]
-            yield from row.elts[:1] if isinstance(row, ast.Tuple | ast.List) else ()
-
-
-def _compares(test: ast.expr) -> list[ast.Compare]:
-    parts = test.values if isinstance(test, ast.BoolOp) else [test]
-    return [part for part in parts if isinstance(part, ast.Compare) and len(part.ops) == 1]
-
-
-def _sides(node: ast.Compare) -> Iterator[tuple[ast.expr, ast.expr, str]]:
-    """The best of a comparison, what it is compared with, and the sign, the best on the right."""
-    sign = SIGNS.get(type(node.ops[0]), "")
-    for left, right, turned in ((node.left, node.comparators[0], sign), (node.comparators[0], node.left, "")):
-        best = right.left if isinstance(right, ast.BinOp) and isinstance(right.op, ast.Add | ast.Sub) else right
-        if sign and BEST.search(last_name(best)) and not BEST.search(last_name(left)):
-            yield best, left, turned or TURNED[sign]
-
-
-def _gives(block: list[ast.stmt], best: ast.expr) -> bool:
-    """Whether statements give a best something new."""
-    nodes = [node for part in block for node in ast.walk(part)]
-    return any(ast.unparse(target) == ast.unparse(best) for target, _ in assignments_in(nodes))
 
 
 def _falls(node: ast.expr, names: Names, hops: int = 3) -> bool | None:
@@ -265,7 +179,7 @@ def _said(text: str) -> bool | None:
     return None if falls is rises or _any(OTHERWISE, text) else falls
 
 
-def _unbeaten(file: File, function: Function, owner: ast.ClassDef | None, kept: _Kept, falls: bool | None) -> str:
+def _unbeaten(file: File, function: Function, owner: ast.ClassDef | None, kept: Compared, falls: bool | None) -> str:
     """The first number of a best that no score beats; empty: some do, or it is not known."""
     name, of_self = ast.unparse(kept.best), dotted(kept.best).startswith("self.")
     local = isinstance(kept.best, ast.Name)
@@ -285,7 +199,7 @@ def _unbeaten(file: File, function: Function, owner: ast.ClassDef | None, kept: 
     return ast.unparse(first[0]) if nothing or of_losses else ""
 
 
-def _is_update(value: ast.expr, kept: _Kept) -> bool:
+def _is_update(value: ast.expr, kept: Compared) -> bool:
     """Whether a best is given what was compared, or itself."""
     texts = {ast.unparse(part) for part in ast.walk(value) if isinstance(part, ast.expr)}
     return ast.unparse(kept.score) in texts or value is kept.node

@@ -77,7 +77,7 @@ def test_function_that_is_asked_for_an_epoch_gives_the_lent_loader_once() -> Non
 
 
 class Counting(OwnLoop):
-    """A loop that asks a function for its batches to count them, then for those of its evaluation, and then to train."""
+    """A loop that asks a function for its batches to count them, for those of its evaluation, and then to train."""
 
     def __init__(self, module: Any) -> None:
         rows = [1.0]
