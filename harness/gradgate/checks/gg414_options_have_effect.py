@@ -25,7 +25,8 @@ these metrics: a bound that is in the report and not in the formula.
 
 One value that the adapter does not list is tried beside them: 0 where all listed ones are other numbers, a misspelt
 name where they are names. The name must be refused. The 0 may be, and it may do something of its own; what it may not
-do is what a listed value does, unless numbers near 0 do that as well: a limit that nothing reaches.
+do is what a listed value does, unless numbers near 0, or far above all of them, do that as well: a limit that nothing
+reaches.
 
 A key that is called after a module (`freeze_trunk`, `trunk_frozen`, `train_trunk: false`) freezes all of it or nothing:
 a parameter that two steps move all the same, beside others that they no longer move, is a finding.
@@ -119,6 +120,7 @@ FIX = "pass the key on to the code that it is for, or take it out of the configu
 FIX_REPLACED = "refuse what is no value of this key; where 0 is one, write `default if x is None else x`"
 MISSPELT = "_x"
 SMALL = 1e-3  # of the smallest listed number
+FAR = 1e6  # times the largest
 _NO_NAMES = ("true", "false", "null", "none", "yes", "no", "on", "off")
 
 
@@ -250,6 +252,7 @@ def _taken_for_another(
         if ours.is_like(found)
         and _stay_alike(stage, context, at_start, key, (odd, value))
         and not any(_stay_alike(stage, context, at_start, key, (near, value)) for near in _near(odd, seen))
+        and not any(_end_alike(stage, context, at_start, key, (far, value)) for far in _far(odd, seen))
     ]
     if isinstance(odd, str) and not taken:
         told = f"{odd!r} is accepted, which is none of its values: a name that is misspelt trains something else"
@@ -264,15 +267,37 @@ def _near(odd: Any, values: Iterable[Any]) -> list[Any]:
     return [near for near in (1,) if near not in values] if isinstance(odd, int) else [min(map(abs, values)) * SMALL]
 
 
+def _far(odd: Any, values: Iterable[Any]) -> list[Any]:
+    """A number far above all: a limit that nothing reaches is alike there, and 0 may be what switches it off.
+
+    No whole number: it may say how large something is.
+    """
+    return [max(map(abs, values)) * FAR] if isinstance(odd, float) else []
+
+
 def _stay_alike(
     stage: Stage, context: Context, at_start: GlobalState, key: str, values: tuple[Any, Any], steps: int = LONGER
 ) -> bool:
     """Whether nothing tells two values apart in a longer run on other data; also where that does not get so far."""
-    other = replace(context, seed=context.seed + 1)
     try:
-        one, two = (_observe(stage, other, at_start, key, value, steps) for value in values)
+        return _are_alike(stage, context, at_start, key, values, steps)
     except SubjectRaisedError:
         return True
+
+
+def _end_alike(stage: Stage, context: Context, at_start: GlobalState, key: str, values: tuple[Any, Any]) -> bool:
+    """The same, where that gets so far."""
+    try:
+        return _are_alike(stage, context, at_start, key, values)
+    except SubjectRaisedError:
+        return False
+
+
+def _are_alike(
+    stage: Stage, context: Context, at_start: GlobalState, key: str, values: tuple[Any, Any], steps: int = LONGER
+) -> bool:
+    other = replace(context, seed=context.seed + 1)
+    one, two = (_observe(stage, other, at_start, key, value, steps) for value in values)
     return one.is_like(two)
 
 

@@ -16,10 +16,11 @@ nobody has to list them.
 
 By reading the files of `Subject.source`, or those of the modules that the adapter imports. Declared are: the arguments
 of `add_argument`; the annotated fields of classes that are called `...Config`, `...Args`, `...Settings`, `...Recipe`
-and the like; arguments with a default of functions that override nothing of a foreign class, and of methods but for
-those that another class of the same family (of a base, or of a register) reads in a method of that name, none of them
-deleted there; keys of YAML files in the source's folder that stand beside keys which are read, but for the arguments of
-what a library makes (`_target_`), each once, whatever the number of files. Read is a name that stands anywhere as an
+and the like, where they stand below no library's class of that kind (`TrainingArguments`); arguments with a default of
+functions that override nothing of a foreign class, and of methods but for those that another class of the same family
+(of a base, or of a register) reads in a method of that name, none of them deleted there; keys of YAML files in the
+source's folder that stand beside keys which are read, but for the arguments of what a library makes (`_target_`), each
+once, whatever the number of files. Read is a name that stands anywhere as an
 attribute that is loaded, or as a string, of a dotted argument (`adam.lr`) each part; not `self.patience` in a class
 that keeps its own argument `patience` there, since whoever makes one has to read the setting first; where settings are
 passed on as a whole (`**vars(args)`, `asdict`), as an argument of a function as well. A field of a section's class
@@ -68,7 +69,7 @@ from typing import Any
 
 from gradgate.checks.section_reads import unread_in_sections
 from gradgate.checks.source_settings import SETTINGS, Setting, declared_settings, yaml_files, yaml_keys
-from gradgate.checks.source_values import assignments_in, defaults_of, parameters_of
+from gradgate.checks.source_values import assignments_in, defaults_of, last_name, parameters_of
 from gradgate.checks.trainer_source import NONE, File, Function, called_name, dotted, files_of
 from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Outcome
@@ -101,7 +102,8 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     kept = read | {node.attr for node in own}
     settings = [setting for file in files for setting in declared_settings(file)]
     families = _families(files)
-    unread = [setting for setting in settings if not read.issuperset(setting.name.split("."))]
+    theirs = {f"field of {name}" for name in _of_libraries(files)}
+    unread = [each for each in settings if not read.issuperset(each.name.split(".")) and each.what not in theirs]
     findings = [
         *(_finding(setting) for setting in unread),
         *(_finding(setting) for setting in unread_in_sections(files) if setting.name in read),
@@ -111,6 +113,20 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     ]
     measured = {"settings_never_read": len(findings), "settings": len(settings), "files": len(files)}
     return Outcome(tuple(findings), measured, {"settings_never_read": 0})
+
+
+def _of_libraries(files: tuple[File, ...]) -> set[str]:
+    """The classes below a library's class of settings (`TrainingArguments`), which may read what they declare anew."""
+    classes = {node.name: node for file in files for node in file.nodes if isinstance(node, ast.ClassDef)}
+    above = {name: {last_name(base) for base in node.bases} for name, node in classes.items()}
+    found = {
+        name
+        for name, bases in above.items()
+        if any(base not in classes and base.lower().endswith(SETTINGS) for base in bases)
+    }
+    while further := {name for name, bases in above.items() if bases & found} - found:
+        found |= further
+    return found
 
 
 def _read(files: tuple[File, ...], own: list[ast.Attribute]) -> set[str]:

@@ -139,7 +139,7 @@ class Probe:
     def _gradient(self, term: Tensor) -> Tensor:
         open_ = [parameter for parameter in self._parameters if parameter.requires_grad]  # a step may freeze some
         if not term.requires_grad or not open_:
-            return torch.zeros(1, dtype=torch.float64)
+            return torch.zeros(max(1, sum(map(Tensor.numel, self._parameters))), dtype=torch.float64)
         found = dict(zip(open_, torch.autograd.grad(term, open_, retain_graph=True, allow_unused=True), strict=True))
         parts = [
             (torch.zeros_like(parameter) if (gradient := found.get(parameter)) is None else gradient).detach()

@@ -27,7 +27,7 @@ def runs_of(
     for options in several:
         try:
             run = stage.start(context.seed, dtype=dtype, device=context.device, **as_given(options))
-        except Exception:  # noqa: S112 - GG414 tells it
+        except (Exception, SystemExit):  # noqa: S112 - GG414 tells it
             continue
         yield dict(options), run
 

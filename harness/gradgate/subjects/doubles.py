@@ -22,9 +22,11 @@ from torch.nn import functional
 
 @contextmanager
 def doubles_kept() -> Iterator[None]:
-    """Leave float64 tensors as they are where `float`, `to`, `type` or a softmax would cast them to float32,
-    unless torch itself asks."""
+    """Leave float64 tensors as they are where `float`, `to`, `type` or a softmax would cast them to float32, unless
+    torch itself asks; what is made without a dtype, `torch.zeros(n)`, is float64."""
     with ExitStack() as stack:
+        stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+        torch.set_default_dtype(torch.float64)
         for place, name, keeping in _CASTS:
             stack.enter_context(patch.object(place, name, keeping))
         yield

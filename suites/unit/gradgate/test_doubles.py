@@ -52,6 +52,21 @@ def test_the_same_step_without_the_harness_ends_in_a_layer_of_another_dtype() ->
         Upcasting.losses.__wrapped__(run, torch.ones(2, 3))  # type: ignore[attr-defined]
 
 
+def test_what_a_run_of_float64_makes_without_a_dtype_is_float64() -> None:
+    """It is written to by what has the run's dtype; the default is what it was behind it."""
+
+    class Placing(Upcasting):
+        def losses(self, batch: Tensor) -> Mapping[str, Tensor]:
+            value_B = super().losses(batch)["total"].expand(len(batch))
+            placed_BS = torch.zeros(batch.shape)
+            placed_BS[torch.arange(len(batch)), -1] = value_B
+            return {"total": placed_BS.mean()}
+
+    run = Placing(torch.float64)
+    assert run.losses(torch.ones(2, 3))["total"].dtype == torch.float64
+    assert torch.get_default_dtype() == torch.float32
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_any_other_run_casts_as_it_does(dtype: torch.dtype) -> None:
     run = Upcasting(dtype)

@@ -242,6 +242,21 @@ def test_row_whose_loss_is_nan_alone_is_combined_with_none() -> None:
     assert "no two rows" in outcome.inconclusive
 
 
+class Paired(MiniRun):
+    """It compares rows two by two: one alone gives a number without a graph."""
+
+    def losses(self, batch: MiniBatch) -> Mapping[str, torch.Tensor]:
+        terms = dict(super().losses(batch))
+        return {**terms, "ranking": terms["total"].square() if len(batch.token_BS) > 1 else torch.zeros(())}
+
+
+def test_row_that_has_no_part_in_a_term_has_a_gradient_of_zero() -> None:
+    """What two rows give together is no combination of that."""
+    (message,) = errors(run_check("GG407", *with_run(Paired)))
+
+    assert message.startswith("the gradient of `ranking` on rows 0 and 1 is no combination of those on each row alone")
+
+
 class Rounding(MiniRun):
     """Its features pass through float32, whatever the run's dtype, as norms of many models do."""
 

@@ -110,6 +110,18 @@ def test_gg414_passes_a_limit_that_nothing_reaches_near_zero() -> None:
     assert run_check("GG414", Subject("limited", [stage]), stage).findings == ()
 
 
+def test_gg414_passes_a_zero_that_switches_a_limit_off() -> None:
+    """It does what the listed limit does that nothing reaches, and so does one that is far above."""
+
+    def start(seed: int, *, options: Any = None, **given: Any) -> Any:
+        limit = (options or {}).get("limit", 1.0)
+        return optioned().stages[0].start(seed, options={"lr": min(0.01, limit or 1.0)}, **given)
+
+    stage = Stage("limited", start, options={"limit": (1.0, 0.001)})
+
+    assert run_check("GG414", Subject("limited", [stage]), stage).findings == ()
+
+
 def test_gg414_reports_a_value_that_raises() -> None:
     """With the key and the value."""
     subject = optioned(options={"lr": (0.01, -1.0)})
