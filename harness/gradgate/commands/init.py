@@ -85,19 +85,27 @@ HUGGING_FACE = '''import gradgate
 from gradgate.subjects.hugging_face import HuggingFaceRun
 from gradgate.subjects.rows import TokenRows
 {imports}
-
-class TrainRun(TokenRows, HuggingFaceRun):  # without TokenRows where batches hold no input_ids and attention_mask
-    """One step of a transformers.Trainer."""
-{found}
-    def trainer(self, seed, device):  # REPLACE: build your Trainer, its model small, its arguments with this seed
-        raise NotImplementedError("build your transformers.Trainer here")
-
-{more}
-
+{runs}
 
 def subject():
     known = {{"GG303": "the Trainer steps on a gradient that is NaN"}}
-    return gradgate.Subject(name="{name}", stages=[gradgate.Stage("train", TrainRun)], expected=known)
+    stages = [
+{stages}    ]
+    return gradgate.Subject(name="{name}", stages=stages, expected=known)
+'''
+HUGGING_FACE_RUN = '''
+class {run}(TokenRows, HuggingFaceRun):  # without TokenRows where batches hold no input_ids and attention_mask
+    """One step of a transformers.Trainer."""
+{found}
+    # updates = 40: what the schedule is made for; terms of its compute_loss by name: gradgate.StepLosses as first base
+
+    def trainer(self, seed, device):  # REPLACE: build your Trainer, its model small, its arguments with this seed
+        raise NotImplementedError("build your transformers.Trainer here")  # self.options: keys that are moved
+
+    def parts(self, model):  # name parts of the model here: a head that a loss alone trains, a frozen trunk
+        return {{"model": model}}
+
+{more}
 '''
 LIGHTNING = '''import gradgate
 from gradgate.subjects.lightning import LightningRun
@@ -118,7 +126,7 @@ def subject():
     known = {{"GG303": "Lightning steps on a gradient that is NaN"}}
     return gradgate.Subject(name="{name}", stages=[gradgate.Stage("train", TrainRun)], expected=known)
 '''
-TEMPLATES = {"loop": LOOP, "two-stage": LOOP, "hugging-face": HUGGING_FACE, "lightning": LIGHTNING}
+TEMPLATES = {"loop": LOOP, "two-stage": LOOP, "lightning": LIGHTNING}
 STAGES = {
     "two-stage": """
         gradgate.Stage("critic", TrainRun, objective="value"),  # REPLACE: one Run class a stage
@@ -166,12 +174,15 @@ def init(targets: tuple[str, ...], kind: str | None, output: Path, path: Path | 
     loaded = [_load(target, path) for target in targets]
     parts = [target.partition(":") for target in targets]
     stages = [Target(module, name, found) for (module, _, name), found in zip(parts, loaded, strict=True)]
-    if len(targets) > 1 or (kind is None and any(map(_trains_itself, stages))):
+    kinds = {_kind_of(each) for each in loaded}
+    if len(targets) > 1 and kinds == {"hugging-face"}:
+        kind, text = "hugging-face", _of_hugging_face(stages, output)
+    elif len(targets) > 1 or (kind is None and any(map(_trains_itself, stages))):
         kind, text = "staged", _head(output, READ) + text_of(stages, output.stem)
     else:
         target, found = (targets[0], loaded[0]) if targets else (None, None)
         kind = kind or _kind_of(found)
-        text = _text(target, found, kind, output)
+        text = _of_hugging_face(stages, output) if kind == "hugging-face" else _text(target, found, kind, output)
     write_whole(output, text)
     click.echo(f"written: {output}, an adapter for a {kind} trainer")
     click.echo(f"next: gradgate verify {output.stem}:subject --path {output.parent}")
@@ -227,6 +238,32 @@ def _text(target: str | None, found: Any, kind: str, output: Path) -> str:
     )
 
 
+def _of_hugging_face(targets: list[Target], output: Path) -> str:
+    """A run, and a stage, for each Trainer; one to be named where there is none."""
+    several = len(targets) > 1
+    runs, stages = list[str](), list[str]()
+    for target in targets or (None,):
+        name = target.name if target is not None and several else "Train"
+        objective = "value" if any(word in name.lower() for word in ("value", "critic", "reward")) else "tokens"
+        more = "\n".join(_missing("hugging-face")) if not runs else "    # And what else there is to write, as above."
+        found = "".join(f"    # {line}\n" for line in _own_of(target.function)) if target is not None else ""
+        runs.append(HUGGING_FACE_RUN.format(run=f"{name}Run", found=found, more=more))
+        declared = f', objective="{objective}"' if several else ""
+        stage = name.removesuffix("Trainer").lower() or name.lower()
+        stages.append(f'        gradgate.Stage("{stage}", {name}Run{declared}),\n')
+    imports = "".join(f"from {target.module} import {target.name}  # noqa: F401\n" for target in targets)
+    text = HUGGING_FACE.format(imports=imports, runs="\n".join(runs), name=output.stem, stages="".join(stages))
+    return _head(output, STAND_IN) + text
+
+
+def _own_of(found: Any) -> Iterator[str]:
+    """What a Trainer's class overrides: that is what its run drives."""
+    bases = [base for base in inspect.getmro(found) if not base.__module__.startswith(("transformers.", "builtins"))]
+    own = {name for base in bases for name, held in vars(base).items() if inspect.isfunction(held)}
+    own = {name for name in own if hasattr(inspect.getmro(found)[len(bases)], name) and not name.startswith("__")}
+    yield f"Found {found.__name__}{', which overrides ' * bool(own)}{', '.join(f'{name}()' for name in sorted(own))}."
+
+
 def _head(output: Path, state: str) -> str:
     return HEAD.format(module=output.stem, folder=output.parent, state=state)
 
@@ -253,7 +290,10 @@ def _missing(kind: str) -> Iterator[str]:
 
     has = {
         "loop": {"losses", "rows", "optimizers", "max_norm"},
-        "hugging-face": {"losses", "optimizers", "max_norm", "save", "rows", "tokens", "pad", "valid"},
+        "hugging-face": {
+            *("losses", "optimizers", "max_norm", "save", "saved", "window", "evaluate"),
+            *("rows", "tokens", "pad", "crop", "valid"),
+        },
         "lightning": {"losses", "optimizers", "max_norm", "save"},
     }
     yield "    # What else there is to write, each line for the checks that the report then runs:"

@@ -177,6 +177,23 @@ def test_init_knows_the_kind_by_its_base(folder: Path, package: str, base: str, 
     assert f"an adapter for a {kind} trainer" in init("somebodys_trainers:Mine").output
 
 
+def test_init_writes_a_run_for_each_of_several_trainers(folder: Path):
+    """Each is a stage, and the adapter says what its class overrides."""
+    pytest.importorskip("transformers")
+    (folder / "somebodys_trainers.py").write_text(
+        "import transformers\n\nclass CriticTrainer(transformers.Trainer):\n    def compute_loss(self): ...\n"
+        "\nclass MTPTrainer(CriticTrainer): ...\n",
+        encoding="utf-8",
+    )
+    assert "an adapter for a hugging-face trainer" in init(
+        "somebodys_trainers:CriticTrainer", "somebodys_trainers:MTPTrainer"
+    ).output
+    text = (folder / "gradgate_adapter.py").read_text(encoding="utf-8")
+    assert text.count("# Found CriticTrainer, which overrides compute_loss().") == 1
+    subject = importlib.import_module("gradgate_adapter").subject()
+    assert [(stage.name, stage.objective) for stage in subject.stages] == [("critic", "value"), ("mtp", "tokens")]
+
+
 def test_written_adapter_names_every_capability_that_it_lacks(folder: Path):
     """The list that the report would give, in the file."""
     init()
