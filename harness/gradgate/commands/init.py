@@ -81,7 +81,7 @@ class TrainRun(gradgate.Run):
 def subject():
     return gradgate.Subject(name="{name}", stages=[{stages}])
 '''
-HUGGING_FACE = '''import gradgate
+HUGGING_FACE = """import gradgate
 from gradgate.subjects.hugging_face import HuggingFaceRun
 from gradgate.subjects.rows import TokenRows
 {imports}
@@ -92,7 +92,7 @@ def subject():
     stages = [
 {stages}    ]
     return gradgate.Subject(name="{name}", stages=stages, expected=known)
-'''
+"""
 HUGGING_FACE_RUN = '''
 class {run}(TokenRows, HuggingFaceRun):  # without TokenRows where batches hold no input_ids and attention_mask
     """One step of a transformers.Trainer."""

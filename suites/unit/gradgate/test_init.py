@@ -185,9 +185,10 @@ def test_init_writes_a_run_for_each_of_several_trainers(folder: Path):
         "\nclass MTPTrainer(CriticTrainer): ...\n",
         encoding="utf-8",
     )
-    assert "an adapter for a hugging-face trainer" in init(
-        "somebodys_trainers:CriticTrainer", "somebodys_trainers:MTPTrainer"
-    ).output
+    assert (
+        "an adapter for a hugging-face trainer"
+        in init("somebodys_trainers:CriticTrainer", "somebodys_trainers:MTPTrainer").output
+    )
     text = (folder / "gradgate_adapter.py").read_text(encoding="utf-8")
     assert text.count("# Found CriticTrainer, which overrides compute_loss().") == 1
     subject = importlib.import_module("gradgate_adapter").subject()
