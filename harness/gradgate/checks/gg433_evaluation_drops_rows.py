@@ -199,7 +199,9 @@ def _cut_over(kinds: type | UnionType, nodes: Iterable[ast.AST]) -> Iterator[ast
 
 
 def _is_whole(node: ast.expr) -> bool:
-    """Whether a number is `len(rows) // size`, or that many times a size."""
+    """Whether a number is `len(rows) // size`, that many times a size, or 1 at least."""
+    if isinstance(node, ast.Call) and dotted(node.func) == "max" and len(node.args) == 2:
+        return any(map(_is_whole, node.args))
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
         return _is_whole(node.left)
     return isinstance(node, ast.BinOp) and isinstance(node.op, ast.FloorDiv) and _is_length(node.left)

@@ -13,9 +13,9 @@ trains on nothing, or a row is longer than the model's positions.
 ## How it decides
 
 By reading the files of `Subject.source`, or those of the modules that the adapter imports. Findings are slices
-`[-n:]` and `[:-n]` by a name, or attribute, that the same function has set to `max(0, ...)`, to `int(...)` or
-`round(...)` of a product or to a whole division, where no condition asks for it and no `max(1, ...)` keeps it from 0:
-of a share only where one list is cut both ways by it.
+`[-n:]` and `[:-n]` by `max(0, ...)`, or by a name, or attribute, that the same function has set to that, to `int(...)`
+or `round(...)` of a product or to a whole division, where no condition asks for it and no `max(1, ...)` keeps it from
+0: of a share only where one list is cut both ways by it.
 
 Statistic: such slices; allowed: 0.
 
@@ -80,14 +80,14 @@ def _of_file(file: File) -> Iterator[Finding]:
         ]
         asked = {dotted(part) for test in _tests(nodes) for part in ast.walk(test) if dotted(part)} if slices else set()
         for node, name, kind in slices:
-            if dotted(name) in asked:
+            if dotted(name) and dotted(name) in asked:
                 continue
             both = {
                 other_kind for other, by, other_kind in slices if _is_of(other, node) and dotted(by) == dotted(name)
             }
             origin = _origin(names.held(name))
             if (origin == "room" and kind == "end") or (origin == "share" and len(both) > 1 and kind == "end"):
-                yield _finding(file, node, function.name, dotted(name))
+                yield _finding(file, node, function.name, ast.unparse(name))
 
 
 def _is_of(other: ast.Subscript, node: ast.Subscript) -> bool:
@@ -104,7 +104,7 @@ def _by_name(node: ast.Subscript) -> Iterator[tuple[ast.expr, str]]:
                     isinstance(side, ast.UnaryOp)
                     and isinstance(side.op, ast.USub)
                     and other is None
-                    and dotted(side.operand)
+                    and (dotted(side.operand) or _origin(side.operand) == "room")
                 ):
                     yield side.operand, kind
 

@@ -138,13 +138,20 @@ class _Kept:
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     """Read each state that is kept while training goes on."""
     files = files_of(subject)
-    on_cpu, numbers = runs_on_cpu(files), classes_of_numbers(files)
-    return read_file_by_file(subject, lambda file: _of_file(file, on_cpu, numbers), "states")
+    on_cpu, numbers, loaded = runs_on_cpu(files), classes_of_numbers(files), set(_loaded_back(files))
+    return read_file_by_file(subject, lambda file: _of_file(file, on_cpu, numbers, loaded), "states")
 
 
-def _of_file(file: File, on_cpu: bool, numbers: set[str]) -> Iterator[Finding]:
+def _loaded_back(files: Sequence[File]) -> Iterator[str]:
+    """The attributes of other objects that a module is given back: `model.load_state_dict(tracker.best_weights)`."""
+    for call in (call for file in files if file.has("load_state_dict(") for call in calls_in(file.tree)):
+        if called_name(call) == "load_state_dict" and call.args and isinstance(call.args[0], ast.Attribute):
+            yield call.args[0].attr
+
+
+def _of_file(file: File, on_cpu: bool, numbers: set[str], loaded: set[str]) -> Iterator[Finding]:
     told: set[int] = set()
-    for finding, value in _kept_live(file, on_cpu, numbers):
+    for finding, value in _kept_live(file, on_cpu, numbers, loaded):
         told.add(id(value))
         yield finding
     for each in set_aside(file):
@@ -152,7 +159,7 @@ def _of_file(file: File, on_cpu: bool, numbers: set[str]) -> Iterator[Finding]:
             yield _told(file, each.function, each.name, each.value, "the model", "is brought back")
 
 
-def _kept_live(file: File, on_cpu: bool, numbers: set[str]) -> Iterator[tuple[Finding, ast.expr]]:
+def _kept_live(file: File, on_cpu: bool, numbers: set[str], loaded: set[str]) -> Iterator[tuple[Finding, ast.expr]]:
     if not file.has(*(f"{name}()" for name in STATES)):
         return
     parents = parents_in(file.tree)
@@ -169,6 +176,8 @@ def _kept_live(file: File, on_cpu: bool, numbers: set[str]) -> Iterator[tuple[Fi
             if used is None and owner is not None:
                 used = _used_at_the_end(owner, function, kept, called, parents)
                 used = used or _used_of_another(file, function, kept, parents)
+                if used is None and kept.compared and kept.name.removeprefix("self.") in loaded:
+                    used = "is loaded back"
             elif used is None:
                 used = _used_by_another(file, function, kept, called)
             if used is not None and not _is_made_anew(file, kept, called):

@@ -27,8 +27,8 @@ CLEAN = SOUND_EDITS | {"clean": ("", "")} | {name: edit for module in OTHERS for
 CODES = sorted({"GG427", "GG461", *(fault.code for fault in FAULTY.values())})
 WARNS = {
     "GG211", "GG308", "GG425", "GG427", "GG435", "GG437", "GG439", "GG441", "GG445", "GG447", "GG456", "GG462", "GG463",
-    "GG473", "GG486", "GG487", "GG490", "GG493", "GG497", "GG498", "GG634", "GG638", "GG640", "GG644", "GG646", "GG649",
-    "GG652", "GG653",
+    "GG473", "GG486", "GG487", "GG490", "GG493", "GG497", "GG498", "GG516", "GG634", "GG638", "GG640", "GG644", "GG646",
+    "GG649", "GG652", "GG653",
 }  # fmt: skip
 
 
