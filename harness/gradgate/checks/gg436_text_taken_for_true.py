@@ -239,9 +239,9 @@ def _found(file: File) -> Iterator[Finding]:
 def _given_texts(file: File, own: Places) -> Iterator[Finding]:
     """The functions that others give a text that they have taken apart at `=`, and that call a type with it."""
     for place in (place for place in own.functions if place.file is file):
-        if READS.search(place.name) and _given(place.function):
-            continue  # told where its name says so
-        calls = [node for node in place.nodes if isinstance(node, ast.Call) and _converts(node, set(place.parameters))]
+        told = _given(place.function) if READS.search(place.name) else set()  # where its name says so
+        texts = set(place.parameters) - told - _taken_apart(place.nodes)
+        calls = [node for node in place.nodes if isinstance(node, ast.Call) and _converts(node, texts)]
         if not calls or _knows_words(place.nodes) or _parses(place.function):
             continue
         for call in calls:
@@ -282,7 +282,7 @@ def _taken_apart(nodes: Sequence[ast.AST]) -> set[str]:
     for node in nodes:
         if isinstance(node, ast.For | ast.comprehension):
             over = node.iter.elt if isinstance(node.iter, ast.GeneratorExp | ast.ListComp) else node.iter
-            if _is_split(over) or (isinstance(over, ast.Call) and dotted(over.func) == "map" and "'='" in ast.unparse(over)):
+            if _is_split(over):
                 names |= {dotted(place) for place in places_of(node.target)}
     return names
 
