@@ -22,7 +22,9 @@ raises nothing.
 A function makes configurations where its name or its class says so, or where it makes, fills or is given one. It must
 not go through the fields of a class and read a mapping by their names, nor through the mapping and pass over what is no
 field (`if key in names`, `if hasattr(config, key)` without `else`), where neither itself, nor what it calls with the
-mapping, nor what calls it with that, raises, tells something, or holds the keys against the known ones. Arguments of a
+mapping, nor what calls it with that, raises, tells something, or holds the keys against the known ones. Of a section,
+which is an entry of another mapping, a condition has to ask for something of the section; what a caller holds against
+the known keys counts for the outermost ones alone where the function calls itself for sections. Arguments of a
 command line, environments and saved states are no such mappings: others read them as well.
 Statistic: such places. Allowed: 0.
 

@@ -160,7 +160,9 @@ def _whole(node: ast.AST, place: Place, own: Places) -> ast.expr | None:
 def _is_joined(value: ast.expr) -> bool:
     """Whether a sequence is made of several: `prompt + response`, `[*prompt, *response]`."""
     if isinstance(value, ast.BinOp) and isinstance(value.op, ast.Add):
-        return not any(isinstance(part, ast.Constant) and isinstance(part.value, int) for part in (value.left, value.right))
+        return not any(
+            isinstance(part, ast.Constant) and isinstance(part.value, int) for part in (value.left, value.right)
+        )
     return isinstance(value, ast.List | ast.Tuple) and sum(isinstance(one, ast.Starred) for one in value.elts) > 1
 
 
@@ -203,7 +205,11 @@ def _lengths(nodes: list[ast.AST], cut: _Cut) -> Iterator[tuple[ast.expr, str]]:
     beside = set(map(id, ast.walk(cut.around))) - set(map(id, ast.walk(cut.node))) if cut.around is not None else set()
     held: dict[str, str] = {}
     for target, value in assignments_in(nodes):
-        if isinstance(target, ast.Name) and lines[id(value)] < cut.node.lineno and (part := _length_of(value, cut.made)):
+        if (
+            isinstance(target, ast.Name)
+            and lines[id(value)] < cut.node.lineno
+            and (part := _length_of(value, cut.made))
+        ):
             held[target.id] = part
     again = {dotted(target) for target, value in assignments_in(nodes) if lines[id(value)] > behind}
     for node in nodes:
