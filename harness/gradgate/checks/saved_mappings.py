@@ -52,10 +52,15 @@ def handed_to_savers(files: tuple[File, ...]) -> Iterator[Saved]:
     names = {place.name for place in savers}
     for place in own.functions if savers else ():
         for call in (node for node in ast.walk(place.function) if isinstance(node, ast.Call)):
-            called = own.called(call, place) if called_name(call) in names else None
-            given = called.given(call).get(savers[called]) if called in savers and called is not None else None
-            if given is not None:
-                yield from _mapping_given(given, call, place.file, place.function)
+            if called_name(call) not in names:
+                continue
+            called = own.called(call, place)
+            alike = [each for each in savers if each.name == called_name(call) and isinstance(call.func, ast.Attribute)]
+            saver = called or (alike[0] if len(alike) == 1 else None)  # of several methods, one that saves
+            given = saver.given(call).get(savers[saver]) if saver is not None and saver in savers else None
+            for one in _mapping_given(given, call, place.file, place.function) if given is not None else ():
+                if called is not None or holds_optimizer(one.entries.values()):
+                    yield one
 
 
 def _given_to(file: File, called: Collection[str]) -> Iterator[Saved]:
