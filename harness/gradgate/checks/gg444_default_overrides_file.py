@@ -16,16 +16,15 @@ By reading the files of `Subject.source`, or those of the modules that the adapt
 file where what it holds is made by `yaml.safe_load`, `json.load`, `load_config`, `Config.from_file` and their like,
 also where all calls of a function give it such a one. An argument is one of `add_argument`, `click.option` or
 `typer.Option` that has a default that is not None; a switch (`store_true`) is one, its default is False. Findings are,
-behind that, `config["lr"] = args.lr` and `config.lr = args.lr`, `setattr`, `update`, `replace`,
-`model_copy(update=…)`, and `update(vars(args))` or a loop over `vars(args)`, or over names that are written down, each
-of which is asked of the arguments (`setattr(config, name, getattr(args, name))`); and, wherever they stand, texts of
-overrides with an argument for their value: `overrides.append(f"optim.lr={args.lr}")`.
+behind that, `config["lr"] = args.lr` and `config.lr = args.lr`, `setattr`, `update`, `replace`, `model_copy(update=…)`,
+and `update(vars(args))` or a loop over `vars(args)`, or over names that are written down, each of which is asked of the
+arguments (`setattr(config, name, getattr(args, name))`); and, wherever they stand, texts of overrides with an argument
+for their value: `overrides.append(f"optim.lr={args.lr}")`.
 
 It is none under a condition that reads the argument, the key or `sys.argv`, but for `is not None`, which a default that
-is something always passes; where a parser is given the file's values
-(`set_defaults(**…)`) or leaves out what was not given (`SUPPRESS`); for what is named after the run's place, its
-resuming or the machine; and for keys that neither a YAML file nor a configuration class of the trainer has, where it
-has any; by `vars(args)` these must be known.
+is something always passes; where a parser is given the file's values (`set_defaults(**…)`) or leaves out what was not
+given (`SUPPRESS`); for what is named after the run's place, its resuming or the machine; and for keys that neither a
+YAML file nor a configuration class of the trainer has, where it has any; by `vars(args)` these must be known.
 
 Statistic: such places; allowed: 0.
 

@@ -8,9 +8,8 @@ the optimizer, and not the schedule or the scaler that it steps by, or no random
 be resumed and keeps the best score by which it overwrites a checkpoint, or counts its patience, in memory alone;
 running statistics that one stage saves and the next one, which takes its model, begins anew; an entry that is saved
 under one name and looked for under another, and passed over where it is not there; objects with a state that nothing
-saves, and a `state_dict` with the best score and not the count of evaluations since;
-`load_state_dict(strict=False)` whose list of missing keys is dropped; an `except` around saving or loading that goes on
-as if nothing had been.
+saves, and a `state_dict` with the best score and not the count of evaluations since; `load_state_dict(strict=False)`
+whose list of missing keys is dropped; an `except` around saving or loading that goes on as if nothing had been.
 
 ## Why it matters
 
@@ -48,11 +47,12 @@ called there, draws from a global generator; it keeps no random state where no f
 taken are of other libraries (torch, numpy, Python's own) than what draws, and none seeds by a step or leaves it to a
 library. Statistics are what is named after norms, running numbers or moments and has a `state_dict()` in a mapping with
 a model's; another class or file's function that loads a file and takes that model, no optimizer and not them, must not
-make an object of their class, itself or in its class. A key that a function which goes on asks for by `get` or `in`, and
-that nothing writes, is one where an entry has a word of it, or the same object, and nothing reads that. A `state_dict`
-that has a best score must have a count beside it that is raised by one, speaks of waiting and is compared anywhere. An
-object with a `state_dict` and a `load_state_dict` that the trainer which saves keeps, itself or in another object, and
-whose state its methods change, must be asked for it, or be handed on. Statistic: entries and places; allowed: 0.
+make an object of their class, itself or in its class. A key that a function which goes on asks for by `get` or `in`,
+and that nothing writes, is one where an entry has a word of it, or the same object, and nothing reads that. A
+`state_dict` that has a best score must have a count beside it that is raised by one, speaks of waiting and is compared
+anywhere. An object with a `state_dict` and a `load_state_dict` that the trainer which saves keeps, itself or in another
+object, and whose state its methods change, must be asked for it, or be handed on. Statistic: entries and places;
+allowed: 0.
 
 False-alarm rate: 0 on the bundled trainer and on the documented ones. A trainer whose files other programs read is one.
 

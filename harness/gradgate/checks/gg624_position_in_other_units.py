@@ -30,8 +30,8 @@ difference are the number as well; its whole part (`//`) is one of epochs, and n
 
 The same of a loop over groups of batches (`windows(batches, accumulation)`: a call that names accumulation, or that is
 named after groups): a number that is raised by one at each of its turns, there or in a method that it calls, and that
-says where the batches that it groups begin: of a slice `batches[number:]`, of an `islice`, in a call named as above, or of an argument
-named so (`loader.batches(epoch, skip=number)`), which counts for the batches of other loops as well.
+says where the batches that it groups begin: of a slice `batches[number:]`, of an `islice`, in a call named as above, or
+of an argument named so (`loader.batches(epoch, skip=number)`), which counts for the batches of other loops as well.
 
 Statistic: such numbers; allowed: 0.
 
@@ -81,7 +81,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from gradgate.checks.accumulation import Accumulation, accumulations, methods_of
 from gradgate.checks.skipped_batches import Counted, taken_off
 from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.source_values import OTHERS, Names, assignments_in, last_name, own_nodes
+from gradgate.checks.source_values import OTHERS, assignments_in, last_name, own_nodes
 from gradgate.checks.trainer_source import (
     File,
     called_name,

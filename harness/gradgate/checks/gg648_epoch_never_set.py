@@ -16,11 +16,11 @@ By reading the files of `Subject.source`, or those of the modules that the adapt
 methods seed (`manual_seed`, `Random`, `default_rng`) by `self.epoch`, or what is named so, which no method of the class
 raises by itself; a method that keeps an argument in it, as `set_epoch` does, has to be called from what is no such
 method itself, or the attribute set from outside (`sampler.epoch = epoch`; not that of a state, or a trainer), or the
-epoch given where the object is made within a loop. Where loaders are given such objects as their `batch_sampler` alone, calls of `loader.sampler` tell
-them nothing, nor those of `loader.batch_sampler` where they are its `sampler`. `DistributedSampler(...)` without `shuffle=False` counts where no
-file calls `set_epoch` at all, and no library does that for the trainer. A class with a `set_epoch` is left alone where
-the loop is one of transformers, accelerate or lightning, which calls it. Only classes that the trainer makes an object
-of are looked at.
+epoch given where the object is made within a loop. Where loaders are given such objects as their `batch_sampler` alone,
+calls of `loader.sampler` tell them nothing, nor those of `loader.batch_sampler` where they are its `sampler`.
+`DistributedSampler(...)` without `shuffle=False` counts where no file calls `set_epoch` at all, and no library does
+that for the trainer. A class with a `set_epoch` is left alone where the loop is one of transformers, accelerate or
+lightning, which calls it. Only classes that the trainer makes an object of are looked at.
 
 Statistic: such classes and samplers; allowed: 0.
 
@@ -205,9 +205,9 @@ def _reaches(name: str, owner: ast.ClassDef, own: Places) -> bool:
         for node in place.nodes:
             if _names_text(node, name):
                 return True
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == name:
-                if _had_by_a_loader(place.names.held(node.func.value)) != other:
-                    return True
+            calls = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == name
+            if calls and _had_by_a_loader(place.names.held(node.func.value)) != other:  # type: ignore[attr-defined]
+                return True
     return False
 
 

@@ -132,8 +132,8 @@ def _left_objects(saver: Saver, files: tuple[File, ...], own: Places) -> Iterato
                 save = next(part for part in inside if part.name == "state_dict")
                 file = next(file for file in files if same[0] in file.nodes)
                 where = ".".join(("self", *chain, name))
-                told = f"{kind}.state_dict() is called for no checkpoint, and `{where}` changes in training: a run that is "
-                yield LeftState(file, save, f"{kind}.state_dict", f"{told}resumed begins it anew")
+                told = f"{kind}.state_dict() is called for no checkpoint, and `{where}` changes in training: a run "
+                yield LeftState(file, save, f"{kind}.state_dict", f"{told}that is resumed begins it anew")
 
 
 def _keeping(saver: Saver) -> list[ast.FunctionDef]:

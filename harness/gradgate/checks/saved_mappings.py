@@ -78,9 +78,10 @@ def _mapping_given(given: ast.expr, call: ast.Call, file: File, function: Functi
     if isinstance(mapping, ast.Dict):
         entries = entries_of(mapping)
         for target, value in assignments_in(nodes) if isinstance(given, ast.Name) else ():
-            if isinstance(target, ast.Subscript) and dotted(target.value) == given.id and value.lineno <= call.lineno:  # type: ignore[attr-defined]
-                if isinstance(target.slice, ast.Constant) and isinstance(target.slice.value, str):
-                    entries.setdefault(target.slice.value, value)
+            key = target.slice if isinstance(target, ast.Subscript) else None
+            is_put = isinstance(target, ast.Subscript) and dotted(target.value) == dotted(given)
+            if is_put and isinstance(key, ast.Constant) and isinstance(key.value, str) and value.lineno <= call.lineno:
+                entries.setdefault(key.value, value)
         yield Saved(file, call, function.name, entries)
 
 
