@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gradgate.checks.evaluation_names import EVALUATION, given_names
+from gradgate.checks.evaluation_names import EVALUATION, TRAINING, given_names
 from gradgate.checks.source_places import Place, Places
 from gradgate.checks.source_values import assignments_in, contains, is_true, last_name, outwards, parents_in, places_of
-from gradgate.checks.trainer_source import dotted
+from gradgate.checks.trainer_source import called_name, dotted
 
 FLAG = "drop_last"
 HOPS = 3  # mappings and names that are followed
@@ -184,10 +184,16 @@ def held_out_name(call: ast.Call, place: Place) -> str:
     names = _names_around(call, place)
     if found := next(filter(EVALUATION.search, names), ""):
         return found
-    if any(names) or not call.args:
+    says_both = names == [place.name] and not TRAINING.search(place.name) and _makes_several(call, place)
+    if (any(names) and not says_both) or not call.args:
         return ""
     first = last_name(call.args[0])
     return first if EVALUATION.search(first) else ""
+
+
+def _makes_several(call: ast.Call, place: Place) -> bool:
+    """Whether a function makes others by the same call: its own name is none of theirs."""
+    return sum(isinstance(node, ast.Call) and called_name(node) == called_name(call) for node in place.nodes) > 1
 
 
 def _names_around(call: ast.Call, place: Place) -> list[str]:

@@ -69,7 +69,7 @@ def _begins(value: ast.expr) -> bool:
     """Whether a value is one to begin a group with: an empty one, or one of a single element, or an object's."""
     if isinstance(value, ast.List):
         return len(value.elts) <= 1 and not any(isinstance(each, ast.Starred) for each in value.elts)
-    return isinstance(value, ast.Call) or (isinstance(value, ast.Constant) and value.value == "")
+    return isinstance(value, ast.Call) or (isinstance(value, ast.Constant) and value.value in ("", None))
 
 
 def _gives_on(inside: list[ast.AST], group: str, place: Place, own: Places, may_train: bool) -> bool:
@@ -225,15 +225,22 @@ def _ends(loop: ast.For | ast.While) -> bool:
 
 def _is_filled(loop: ast.AST, group: str) -> bool:
     for node in ast.walk(loop):
-        if isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Add) and ast.unparse(node.target) == group:
-            return True
+        if isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Add):
+            of_a_name = not group.startswith("self.") and _is_of(node.target, group)
+            if ast.unparse(node.target) == group or of_a_name:
+                return True
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in FILLS:
             filled = node.func.value
             if ast.unparse(filled) == group or called_name(filled) == "setdefault":
                 return True
-            if dotted(filled).startswith(f"{group}."):  # a list of it: `row.documents.append(document)`
+            if _is_of(filled, group):  # a list of it: `row.documents.append(document)`
                 return True
     return any(_adds(target, value, group) for target, value in assignments_in(ast.walk(loop)))
+
+
+def _is_of(filled: ast.expr, group: str) -> bool:
+    """Whether something is a part of a group by its name: `row.ids`, `row["ids"]`."""
+    return dotted(filled).startswith(f"{group}.")
 
 
 def _adds(target: ast.expr, value: ast.expr, group: str) -> bool:

@@ -14,7 +14,7 @@ nothing says so, and the comparison shows no difference. A run with seed 0 canno
 
 ## How it decides
 
-By reading the files of `Subject.source`, or those of the modules that the adapter imports. Seven forms:
+By reading the files of `Subject.source`, or those of the modules that the adapter imports. Eight forms:
 
 * a value that a parser of text (`yaml.safe_load`, `json.loads`, `ast.literal_eval`) makes of a piece of a split text;
 * the values of `vars(args).items()`, or of a mapping that is called after overrides, that go into a configuration;
@@ -26,7 +26,10 @@ By reading the files of `Subject.source`, or those of the modules that the adapt
   in `setting or 0.1` and `setting if setting else 0.1`, outside of conditions;
 * a number of such a name that is declared as one or None (`warmup_steps: int | None`), in `setting or anything`,
   `if not setting: setting = ...` and two branches of which one takes it; not where a range (`gt=0`) or a comparison
-  keeps it from 0, where another declaration has 0 for it, or where what stands in is nothing or infinite;
+  keeps it from 0, where another declaration has 0 for it, unless the class of which it is a field is known, or where
+  what stands in is nothing or infinite;
+* the values of a whole configuration that is written down, to a dictionary or a file: `{k: v for k, v in
+  vars(self).items() if v}`, in a class of settings of which one is something by its default, which then comes back;
 * a seed, by its name, that is asked for its truth where a call behind it seeds with it, and nothing else is done where
   it is not; or in `seed or other`, where the other is not 0.
 
@@ -76,11 +79,13 @@ from functools import partial
 from itertools import chain
 
 from gradgate.checks.defaulted import defaulted
-from gradgate.checks.optional_numbers import optional_numbers, stood_in_for
+from gradgate.checks.optional_numbers import OptionalNumbers, stood_in_for
 from gradgate.checks.overrides import ARGS, Lookups, declared_in, mentions, puts
 from gradgate.checks.seed_truths import seed_truths
-from gradgate.checks.source_places import places_in
-from gradgate.checks.source_values import SPLITS, assignments_in
+from gradgate.checks.setting_sections import called
+from gradgate.checks.source_places import Place, places_in
+from gradgate.checks.source_settings import SETTINGS
+from gradgate.checks.source_values import SPLITS, assignments_in, defaults_of
 from gradgate.checks.trainer_source import NONE, File, Function, called_name, calls_in, dotted, files_of, nodes_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -95,6 +100,8 @@ GIVEN = re.compile(
     r"|(^|[._])(\w+_)?over(ride|write)s?(_args)?$|(^|_)cli_args$"
 )
 COMPREHENSIONS = ast.DictComp | ast.ListComp | ast.SetComp | ast.GeneratorExp
+WRITES = re.compile(r"dict|json|yaml|dump|save|serial|write|store|getstate", re.IGNORECASE)
+WHOLES = ("vars", "asdict", "model_dump", "to_dict", "as_dict")
 FIX = "ask `is not None`, or whether the key was given at all"
 Truth = tuple[ast.AST, str]  # where a value decides by its truth whether it is taken, and the value
 
@@ -106,7 +113,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
         return Outcome(not_applicable=NONE)
     declared = declared_in(files)
     findings: list[Finding] = []
-    optional, own_of = optional_numbers(files), {file: declared_in([file]).numbers for file in files}
+    optional, own_of = OptionalNumbers(files, places_in(files)), {file: declared_in([file]).numbers for file in files}
     for place in places_in(files).functions:
         file, function, nodes, own = place.file, place.function, place.nodes, own_of[place.file]
         lookups = Lookups(file, nodes, place.names, declared)
@@ -117,6 +124,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
             defaulted(nodes),
             seed_truths(nodes) if file.has("seed") else (),
             stood_in_for(place, optional) if optional else (),
+            _of_written(place) if file.has("__dict__", "vars(", "dict(", "model_dump(") else (),
         )
         at = {id(node): (node, value) for node, value in found}
         findings += [_finding(file, function, node, value) for node, value in at.values()]
@@ -139,6 +147,45 @@ def _of_values(nodes: Sequence[ast.AST]) -> Iterator[Truth]:
                 pair = _pair_of(part)
                 yield from ((test, pair[1]) for test in part.ifs if pair and pair[1] in map(dotted, _asked(test)))
     yield from ((each, ast.unparse(_bare(each.test))) for each in _truths(nodes, parsed))
+
+
+def _of_written(place: Place) -> Iterator[Truth]:
+    """Of settings that a configuration writes down."""
+    if not WRITES.search(place.name) or (place.owner is not None and not _comes_back(place.owner)):
+        return
+    for node in place.nodes:
+        if isinstance(node, COMPREHENSIONS):
+            for part in node.generators:
+                value = _value_of_own(part, place)
+                yield from ((test, value) for test in part.ifs if value and value in map(dotted, _asked(test)))
+        elif isinstance(node, ast.For) and (value := _value_of_own(node, place)):
+            yield from ((each, value) for each in _truths(list(nodes_in(node.body, ast.For)), {value}))
+
+
+def _value_of_own(loop: ast.For | ast.comprehension, place: Place) -> str:
+    """What a loop calls the values of the settings of a whole configuration; empty: it is over something else."""
+    over, target = loop.iter, loop.target
+    if not isinstance(target, ast.Tuple) or len(target.elts) != 2 or called_name(over) != "items":
+        return ""
+    of = place.names.held(over.func.value)  # type: ignore[attr-defined]
+    whole = of.value if isinstance(of, ast.Attribute) and of.attr == "__dict__" else None
+    if isinstance(of, ast.Call) and called_name(of) in WHOLES:
+        whole = of.args[0] if of.args else of.func.value if isinstance(of.func, ast.Attribute) else None
+    name = dotted(whole) if whole is not None else ""
+    is_own = name == "self" and place.owner is not None
+    return dotted(target.elts[1]) if is_own or (name and called(name.rpartition(".")[2]) is not None) else ""
+
+
+def _comes_back(owner: ast.ClassDef) -> bool:
+    """Whether a class is of settings, one of which is something by its default."""
+    if not owner.name.lower().endswith((*SETTINGS, "section", "configuration")):
+        return False
+    fields = [part.value for part in owner.body if isinstance(part, ast.AnnAssign)]
+    made = [part for part in owner.body if isinstance(part, ast.FunctionDef) and part.name == "__init__"]
+    defaults = [*fields, *(value for each in made for _, value in defaults_of(each.args))]
+    return any(
+        isinstance(value, ast.Constant) and isinstance(value.value, int | float) and value.value for value in defaults
+    )
 
 
 def _splits(value: ast.AST) -> bool:

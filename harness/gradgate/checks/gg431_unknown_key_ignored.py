@@ -18,13 +18,14 @@ derived from it, in any file, that is, must set `extra`, or raise over what is n
 of what is read from a YAML or TOML file (`Whole.model_validate(raw)`, `Whole(**raw)`), or, where its fields are models,
 from JSON, and the models of its fields. One that another is made of may not take that back by `extra="ignore"`. A call
 of a configuration class is given no dictionary that a comprehension has cut down to known keys, in a function that
-raises nothing.
-A function makes configurations where its name or its class says so, or where it makes, fills or is given one. It must
-not go through the fields of a class and read a mapping by their names, nor through the mapping and pass over what is no
-field (`if key in names`, `if hasattr(config, key)` without `else`), where neither itself, nor what it calls with the
-mapping, nor what calls it with that, raises, tells something, or holds the keys against the known ones. Arguments of a
-command line, environments and saved states are no such mappings: others read them as well.
-Statistic: such places. Allowed: 0.
+raises nothing. A function makes configurations where its name or its class says so, or where it makes, fills or is
+given one. It must not go through the fields of a class and read a mapping by their names, nor through the mapping and
+pass over what is no field (`if key in names`, `if hasattr(config, key)` without `else`), where neither itself, nor what
+it calls with the mapping, nor what calls it with that, raises, tells something, or holds the keys against the known
+ones. Of a section, which is an entry of another mapping, a condition has to ask for something of the section; what a
+caller holds against the known keys counts for the outermost ones alone where the function calls itself for sections.
+Arguments of a command line, environments and saved states are no such mappings: others read them as well. Statistic:
+such places. Allowed: 0.
 
 False-alarm rate: 0 where configurations are to refuse what they do not know, as a misspelt key always is.
 

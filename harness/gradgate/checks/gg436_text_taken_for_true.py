@@ -18,7 +18,8 @@ By reading the files of `Subject.source`, or those of the modules that the adapt
 * arguments with `type=bool`;
 * in a function that takes a text apart at `=`, or that is called after overriding, converting or parsing and has a
   parameter for a text (`raw`, `text`, `: str`): `type(x)(text)`, `field.type(text)`, `types[key](text)` and
-  `bool(text)`, unless it mentions `bool` otherwise, or one of the words "true", "yes" and "on";
+  `bool(text)`, unless it mentions `bool` otherwise, or one of the words "true", "yes" and "on"; so in a function of
+  any name that another one gives such a part of a text, through however many of them;
 * where a text is taken apart at `=` and no parser reads it: the call of a type that comes from hints
   (`get_type_hints`, `hints[key]`), a parameter for a type (`hint`, `kind`) or `type(current)`, by a name, with one
   argument of the function, which neither holds the type against `bool` nor mentions these words;
@@ -51,8 +52,7 @@ Read truth values by their words and refuse the rest: `argparse.BooleanOptionalA
 
 ## Known limits
 
-A conversion by `bool` in another function than the one that takes the text apart, and a number read in another file,
-are not seen.
+A number read in another file than the one that takes the text apart is not seen.
 
 ## Sources
 
@@ -65,6 +65,7 @@ import ast
 import re
 from collections.abc import Iterator, Sequence
 
+from gradgate.checks.source_places import Place, Places, places_in
 from gradgate.checks.source_values import SPLITS, assignments_in, last_name, own_nodes, parameters_of, places_of
 from gradgate.checks.trainer_source import File, Function, called_name, calls_in, dotted, files_of, read_file_by_file
 from gradgate.core.finding import Finding
@@ -79,6 +80,7 @@ READS = re.compile(r"overrid|overwrit|coerc|cast|convert|parse", re.IGNORECASE)
 TEXTS = ("raw", "text")
 TYPES = re.compile(r"(^|_)(types?|hints?|annotations|kinds?|casts?)_*$", re.IGNORECASE)
 WORDS = ("true", "yes", "on")
+TRIMS = ("strip", "lstrip", "rstrip", "lower", "casefold")
 HINTS = re.compile(r"^(hints?|annotations?)$")
 BUILT_IN = ("type", "dict", "list", "str", "int", "float")
 PARSES = re.compile(r"safe_load|full_load|^loads?$|literal_eval|from_dotlist|parse_value")
@@ -95,8 +97,12 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     splitting = (function for file in files if file.has('"="', "'='") for function, _ in file.functions)
     takes_texts = any(_taken_apart(own_nodes(one)) and not _parses(one) for one in splitting)
 
+    own = places_in(files)
+
     def find(file: File) -> Iterator[Finding]:
         yield from _found(file)
+        if file.has("type(", ".type(", "bool(", "types[", "cast"):
+            yield from _given_texts(file, own)
         if takes_texts and file.has("hint", "type", "annotation"):
             yield from _by_hints(file)
         if not validated and file.has("float") and file.has('"="', "'='"):
@@ -230,14 +236,54 @@ def _found(file: File) -> Iterator[Finding]:
                     yield _finding(file, node, function.name, f"`{ast.unparse(node)}`")
 
 
+def _given_texts(file: File, own: Places) -> Iterator[Finding]:
+    """The functions that others give a text that they have taken apart at `=`, and that call a type with it."""
+    for place in (place for place in own.functions if place.file is file):
+        told = _given(place.function) if READS.search(place.name) else set()  # where its name says so
+        texts = set(place.parameters) - told - _taken_apart(place.nodes)
+        calls = [node for node in place.nodes if isinstance(node, ast.Call) and _converts(node, texts)]
+        if not calls or _knows_words(place.nodes) or _parses(place.function):
+            continue
+        for call in calls:
+            if any(_is_a_text(value, at, own) for at, value in own.values_given(place, dotted(call.args[0]))):
+                yield _finding(file, call, place.name, f"`{ast.unparse(call)}`")
+
+
+def _is_a_text(value: ast.expr, place: Place, own: Places, hops: int = 3) -> bool:
+    """Whether a value is a part of a text that was taken apart at `=`, stripped or not."""
+    while isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) and value.func.attr in TRIMS:
+        value = value.func.value
+    if isinstance(value, ast.Subscript):  # `item.split("=")[1]`
+        return _is_split(value.value)
+    name = dotted(value)
+    if not name or _knows_words(place.nodes):
+        return False
+    if name in _taken_apart(place.nodes):
+        return (held := place.names.held(value)) is value or not isinstance(held, ast.Call) or _is_split(held)
+    if (held := place.names.held(value)) is not value:
+        return hops > 0 and _is_a_text(held, place, own, hops - 1)
+    given = own.values_given(place, name) if hops and name in place.parameters else ()
+    return any(_is_a_text(one, at, own, hops - 1) for at, one in given)
+
+
+def _is_split(value: ast.expr) -> bool:
+    """Whether a text is taken apart at `=`."""
+    if not (isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) and value.func.attr in SPLITS):
+        return False
+    return bool(value.args) and isinstance(value.args[0], ast.Constant) and value.args[0].value == "="
+
+
 def _taken_apart(nodes: Sequence[ast.AST]) -> set[str]:
     """The names of the parts of texts that are split at `=`."""
     names: set[str] = set()
     for target, value in assignments_in(nodes):
-        if isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) and value.func.attr in SPLITS:
-            at = value.args[0] if value.args else None
-            if isinstance(at, ast.Constant) and at.value == "=":
-                names |= {dotted(place) for place in places_of(target)}
+        if _is_split(value):
+            names |= {dotted(place) for place in places_of(target)}
+    for node in nodes:
+        if isinstance(node, ast.For | ast.comprehension):
+            over = node.iter.elt if isinstance(node.iter, ast.GeneratorExp | ast.ListComp) else node.iter
+            if _is_split(over):
+                names |= {dotted(place) for place in places_of(node.target)}
     return names
 
 

@@ -13,10 +13,13 @@ are not trained, or not rewarded. It happens in long rows alone, and without an 
 ## How it decides
 
 By reading the files of `Subject.source`, or those of the modules that the adapter imports. A sequence is cut where a
-name is assigned its own end, `x[-n:]` or `x[len(x) - n:]`. Its parts are the names of which it was made in front of
-that. A finding is a `len(part)` behind the cut, or a name that holds one from in front of it, that is stored, given on,
-compared with places, or reckoned with; not where something is subtracted from it, where a condition asks for it, or in
-a text.
+name is assigned its own end, `x[-n:]` or `x[len(x) - n:]`, and where the end is taken of what is joined of several,
+`(prompt + response)[-n:]`, there or in a name that nothing reads behind, or by a function of the trainer's that gives
+back the end of what it is given. Its parts are the names of which it was made; not one that is cut itself, or whose
+length a branch in front asks for that leaves the function or the row. A finding is a `len(part)` behind the cut, or in
+its statement, or a name that holds one from in front of it, that is stored, given on, compared with places, or
+reckoned with; not where something is subtracted from it, or in the `min` beside it, where a condition asks for it, or
+in a text.
 
 Statistic: such lengths; allowed: 0.
 
@@ -45,7 +48,7 @@ Subtract what was cut, and no more than there was; or cut the prompt before the 
 
 ## Known limits
 
-Cuts that keep an end under another name, and lengths that another function takes, are not seen.
+Lengths that another function takes, and sequences that are joined by tensors' own functions, are not seen.
 
 ## Sources
 
@@ -56,9 +59,11 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from dataclasses import dataclass
 
-from gradgate.checks.source_values import Names, assignments_in, outwards, own_nodes, parents_in
-from gradgate.checks.trainer_source import File, Function, dotted, read_file_by_file
+from gradgate.checks.source_places import Place, Places, read_place_by_place
+from gradgate.checks.source_values import Names, assignments_in, outwards, parents_in
+from gradgate.checks.trainer_source import dotted
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -70,33 +75,119 @@ PER_STAGE = False
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     """Read each function that cuts a sequence in front."""
-    return read_file_by_file(subject, _of_file, "lengths")
+    return read_place_by_place(subject, lambda file: file.has("[-", "[len("), _of_place, "lengths", tops=True)
 
 
-def _of_file(file: File) -> Iterator[Finding]:
-    if not file.has("[-", "[len("):
-        return
+@dataclass(frozen=True)
+class _Cut:
+    """What cuts a sequence in front.
+
+    Args:
+        node: what is left of it.
+        name: the sequence, as it is written.
+        made: the names of which it was made.
+        around: the statement that the cut stands in, where it may use a length as well; None: what is cut is assigned.
+    """
+
+    node: ast.expr
+    name: str
+    made: set[str]
+    around: ast.stmt | None = None
+
+
+def _of_place(place: Place, own: Places) -> Iterator[Finding]:
+    nodes = place.nodes
     parents: dict[int, ast.AST] = {}
-    for function, _ in file.functions:
-        nodes = own_nodes(function)
-        for cut, name, made in _cuts(nodes, function):
-            parents = parents or parents_in(file.tree)
-            for node, part in _lengths(nodes, cut, made):
-                if _is_used(node, parents):
-                    yield _finding(file, node, function.name, name, part, cut)
+    seen = set[int]()
+    ends = {dotted(node.value) for node in nodes if isinstance(node, ast.Subscript) and _is_an_end(node.slice, "")}
+    for cut in (*_cuts(nodes, place.names), *_cut_whole(place, own)):
+        parents = parents or parents_in(place.file.tree)
+        for node, part in _lengths(nodes, cut):
+            if id(node) not in seen and _is_used(node, parents, ends):
+                seen.add(id(node))
+                yield _finding(place, node, part, cut)
 
 
-def _cuts(nodes: list[ast.AST], function: Function) -> Iterator[tuple[ast.expr, str, set[str]]]:
-    """What cuts a sequence in front, the sequence's name, and the names of which it was made."""
-    names = Names(function)
+def _cuts(nodes: list[ast.AST], names: Names) -> Iterator[_Cut]:
+    """The names that are assigned their own end."""
     for target, value in assignments_in(nodes):
         name = dotted(target)
         for part in ast.walk(value) if name else ():
             if isinstance(part, ast.Subscript) and dotted(part.value) == name and _is_an_end(part.slice, name):
                 before = names.held(part.value)
                 made = {each.id for each in ast.walk(before) if isinstance(each, ast.Name)}
-                yield value, name, made - {name} if before is not part.value else set()
+                yield _Cut(value, name, made - {name} if before is not part.value else set())
                 break
+
+
+def _cut_whole(place: Place, own: Places) -> Iterator[_Cut]:
+    """The ends of what several parts are joined to, there or in front, and of which nothing else is read behind.
+
+    A function of the trainer's that gives back the end of what it is given cuts it as well.
+    """
+    nodes, names = place.nodes, place.names
+    again = {dotted(target) for target, value in assignments_in(nodes) if _is_cut_itself(target, value)}
+    for statement in (node for node in nodes if isinstance(node, ast.Assign | ast.AnnAssign | ast.Return | ast.Expr)):
+        for part in ast.walk(statement):
+            whole = _whole(part, place, own)
+            joined = names.held(whole) if isinstance(whole, ast.Name) else whole
+            if whole is None or joined is None or not _is_joined(joined):
+                continue
+            if isinstance(whole, ast.Name) and (_is_read_again(whole, nodes, statement) or whole.id in again):
+                continue
+            made = {each.id for each in ast.walk(joined) if isinstance(each, ast.Name)} - again
+            made = {name for name in made if not _is_refused(name, nodes, statement)}
+            if made and isinstance(part, ast.expr):
+                yield _Cut(part, ast.unparse(whole), made, statement)
+
+
+def _whole(node: ast.AST, place: Place, own: Places) -> ast.expr | None:
+    """What a node is the end of; None: of nothing."""
+    if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load):
+        return node.value if _is_an_end(node.slice, ast.unparse(node.value)) else None
+    called = own.called(node, place) if isinstance(node, ast.Call) and node.args else None
+    if called is None or not isinstance(node, ast.Call):
+        return None
+    returned = [each.value for each in called.nodes if isinstance(each, ast.Return)]
+    for name, given in called.given(node).items() if len(returned) in (1, 2) else ():
+        left = [value.value for value in returned if isinstance(value, ast.Subscript) and _is_an_end(value.slice, name)]
+        others = [value for value in returned if not isinstance(value, ast.Subscript)]
+        if any(dotted(one) == name for one in left) and all(value and dotted(value) == name for value in others):
+            return given
+    return None
+
+
+def _is_joined(value: ast.expr) -> bool:
+    """Whether a sequence is made of several: `prompt + response`, `[*prompt, *response]`."""
+    if isinstance(value, ast.BinOp) and isinstance(value.op, ast.Add):
+        return not any(
+            isinstance(part, ast.Constant) and isinstance(part.value, int) for part in (value.left, value.right)
+        )
+    return isinstance(value, ast.List | ast.Tuple) and sum(isinstance(one, ast.Starred) for one in value.elts) > 1
+
+
+def _is_cut_itself(target: ast.expr, value: ast.expr) -> bool:
+    """Whether a name is assigned a piece of itself."""
+    parts = (part for part in ast.walk(value) if isinstance(part, ast.Subscript) and isinstance(part.slice, ast.Slice))
+    return any(dotted(part.value) == dotted(target) for part in parts)
+
+
+def _is_read_again(whole: ast.Name, nodes: list[ast.AST], cut: ast.stmt) -> bool:
+    """Whether the whole sequence is still used behind, so that a length may be of it."""
+    return any(
+        isinstance(node, ast.Name) and node.id == whole.id and node is not whole and node.lineno > (cut.end_lineno or 0)
+        for node in nodes
+    )
+
+
+def _is_refused(name: str, nodes: list[ast.AST], cut: ast.stmt) -> bool:
+    """Whether what is too long by that part is left out in front, so that nothing is cut."""
+    branches = (node for node in nodes if isinstance(node, ast.If) and node.lineno < cut.lineno)
+    return any(
+        isinstance(branch.body[-1], ast.Raise | ast.Return | ast.Continue)
+        and any(_length_of(part, {name}) for part in ast.walk(branch.test) if isinstance(part, ast.expr))
+        for branch in branches
+    )
 
 
 def _is_an_end(piece: ast.expr, name: str) -> bool:
@@ -107,19 +198,24 @@ def _is_an_end(piece: ast.expr, name: str) -> bool:
     return negative or (isinstance(lower, ast.BinOp) and ast.unparse(lower).startswith(f"len({name}) - "))
 
 
-def _lengths(nodes: list[ast.AST], cut: ast.expr, made: set[str]) -> Iterator[tuple[ast.expr, str]]:
+def _lengths(nodes: list[ast.AST], cut: _Cut) -> Iterator[tuple[ast.expr, str]]:
     """The lengths behind a cut of the parts that are longer since, each with the part's name."""
     lines = {id(value): value.lineno for _, value in assignments_in(nodes)}
-    behind = cut.end_lineno or cut.lineno
+    behind = cut.node.end_lineno or cut.node.lineno
+    beside = set(map(id, ast.walk(cut.around))) - set(map(id, ast.walk(cut.node))) if cut.around is not None else set()
     held: dict[str, str] = {}
     for target, value in assignments_in(nodes):
-        if isinstance(target, ast.Name) and lines[id(value)] < cut.lineno and (part := _length_of(value, made)):
+        if (
+            isinstance(target, ast.Name)
+            and lines[id(value)] < cut.node.lineno
+            and (part := _length_of(value, cut.made))
+        ):
             held[target.id] = part
     again = {dotted(target) for target, value in assignments_in(nodes) if lines[id(value)] > behind}
     for node in nodes:
-        if not isinstance(node, ast.expr) or node.lineno <= behind:
+        if not isinstance(node, ast.expr) or (node.lineno <= behind and id(node) not in beside):
             continue
-        if (part := _length_of(node, made)) and part not in again:
+        if (part := _length_of(node, cut.made)) and part not in again:
             yield node, part
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in held and node.id not in again:
             yield node, held[node.id]
@@ -132,15 +228,21 @@ def _length_of(node: ast.expr, made: set[str]) -> str:
     return ""
 
 
-def _is_used(node: ast.AST, parents: dict[int, ast.AST]) -> bool:
-    """Whether a number is stored, given on or reckoned with, as it is."""
+def _is_used(node: ast.AST, parents: dict[int, ast.AST], ends: set[str]) -> bool:
+    """Whether a number is stored, given on or reckoned with, as it is; not for what is cut in front as well."""
     before = node
     for around in outwards(node, parents):
         if isinstance(around, ast.BinOp) and isinstance(around.op, ast.Sub):
             return False
         if isinstance(around, ast.JoinedStr):
             return False
+        if isinstance(around, ast.Call) and dotted(around.func) == "min" and _has_a_difference(around):
+            return False
         if isinstance(around, ast.If | ast.IfExp | ast.While) and before is around.test:
+            return False
+        if isinstance(around, ast.Subscript) and before is around.value and _is_an_end(around.slice, ""):
+            return False
+        if isinstance(around, ast.Assign) and any(dotted(target) in ends - {""} for target in around.targets):
             return False
         if isinstance(around, ast.stmt):
             return isinstance(around, ast.Assign | ast.AnnAssign | ast.AugAssign | ast.Return | ast.Expr | ast.For)
@@ -148,14 +250,18 @@ def _is_used(node: ast.AST, parents: dict[int, ast.AST]) -> bool:
     return False
 
 
-def _finding(file: File, node: ast.expr, function: str, name: str, part: str, cut: ast.expr) -> Finding:
+def _has_a_difference(call: ast.Call) -> bool:
+    return any(isinstance(part, ast.BinOp) and isinstance(part.op, ast.Sub) for part in ast.walk(call))
+
+
+def _finding(place: Place, node: ast.expr, part: str, cut: _Cut) -> Finding:
     return Finding(
         code=CODE,
         name=NAME,
         message=(
-            f"{function}() cuts `{name}` in front in line {cut.lineno}, and takes the length of `{part}` as if it were "
-            "whole; allowed: what is left of it"
+            f"{place.name}() cuts `{cut.name}` in front in line {cut.node.lineno}, and takes the length of `{part}` as "
+            "if it were whole; allowed: what is left of it"
         ),
-        culprit=file.at(node, function),
+        culprit=place.file.at(node, place.name),
         fix="subtract what was cut, and no more than there was; or cut the part before the sequence is made",
     )

@@ -16,14 +16,15 @@ By reading the files of `Subject.source`, or those of the modules that the adapt
 file where what it holds is made by `yaml.safe_load`, `json.load`, `load_config`, `Config.from_file` and their like,
 also where all calls of a function give it such a one. An argument is one of `add_argument`, `click.option` or
 `typer.Option` that has a default that is not None; a switch (`store_true`) is one, its default is False. Findings are,
-behind that, `config["lr"] = args.lr` and `config.lr = args.lr`, `setattr`, `update`, `replace`,
-`model_copy(update=…)`, and `update(vars(args))` or a loop over `vars(args)`; and, wherever they stand, texts of
-overrides with an argument for their value: `overrides.append(f"optim.lr={args.lr}")`.
+behind that, `config["lr"] = args.lr` and `config.lr = args.lr`, `setattr`, `update`, `replace`, `model_copy(update=…)`,
+and `update(vars(args))` or a loop over `vars(args)`, or over names that are written down, each of which is asked of the
+arguments (`setattr(config, name, getattr(args, name))`); and, wherever they stand, texts of overrides with an argument
+for their value: `overrides.append(f"optim.lr={args.lr}")`.
 
-It is none under a condition that reads the argument, the key or `sys.argv`; where a parser is given the file's values
-(`set_defaults(**…)`) or leaves out what was not given (`SUPPRESS`); for what is named after the run's place, its
-resuming or the machine; and for keys that neither a YAML file nor a configuration class of the trainer has, where it
-has any; by `vars(args)` these must be known.
+It is none under a condition that reads the argument, the key or `sys.argv`, but for `is not None`, which a default that
+is something always passes; where a parser is given the file's values (`set_defaults(**…)`) or leaves out what was not
+given (`SUPPRESS`); for what is named after the run's place, its resuming or the machine; and for keys that neither a
+YAML file nor a configuration class of the trainer has, where it has any; by `vars(args)` these must be known.
 
 Statistic: such places; allowed: 0.
 
@@ -53,8 +54,7 @@ Give the argument no default, and write it over the file's value where it was gi
 
 ## Known limits
 
-Conditions are not judged: `if args.lr is not None` holds always where there is a default. Mappings of arguments that
-another function makes are not followed.
+Other conditions are not judged. Mappings of arguments that another function makes are not followed.
 
 ## Sources
 
@@ -72,8 +72,8 @@ from gradgate.checks.overrides import ARGS
 from gradgate.checks.setting_sections import called
 from gradgate.checks.source_places import Place, Places, places_in
 from gradgate.checks.source_settings import declared_settings, yaml_keys
-from gradgate.checks.source_values import assignments_in, outwards, parents_in
-from gradgate.checks.trainer_source import NONE, File, called_name, dotted, files_of
+from gradgate.checks.source_values import OTHERS, assignments_in, outwards, parents_in
+from gradgate.checks.trainer_source import NONE, File, called_name, dotted, files_of, nodes_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.argument_calls import argument_call
@@ -120,12 +120,14 @@ class _Written:
         into: the configuration.
         key: empty: all of the arguments.
         value: what is written.
+        by: the variable that is the key there, of a loop over keys.
     """
 
     node: ast.AST
     into: ast.expr
     key: str
     value: ast.expr
+    by: str = ""
 
 
 def _of_all(subject: Subject, files: tuple[File, ...]) -> Iterator[Finding]:
@@ -215,6 +217,7 @@ def _writings(place: Place) -> Iterator[_Written]:
             yield from _by_call(node)
         elif isinstance(node, ast.For):
             yield from _by_loop(node)
+            yield from _by_words(node, place)
 
 
 def _texts(place: Place) -> Iterator[_Written]:
@@ -273,6 +276,44 @@ def _by_loop(loop: ast.For) -> Iterator[_Written]:
     is_set = isinstance(call, ast.Call) and dotted(call.func) == "setattr"
     if isinstance(call, ast.Call) and is_set and [dotted(one) for one in call.args[1:]] == names:
         yield _Written(loop, call.args[0], "", over.func.value)
+
+
+def _by_words(loop: ast.For, place: Place) -> Iterator[_Written]:
+    """`for name in ("lr", "seed"): setattr(config, name, getattr(args, name))`, under whatever condition."""
+    key = dotted(loop.target)
+    over = loop.iter if not isinstance(loop.iter, ast.Name) else _at_the_top(loop.iter, place)
+    words = over.elts if isinstance(over, ast.Tuple | ast.List | ast.Set) and key else []
+    names = [each.value for each in words if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+    for node in nodes_in(loop.body, *OTHERS) if names else ():
+        into, value = None, None
+        if isinstance(node, ast.Call) and dotted(node.func) == "setattr" and len(node.args) == 3:
+            into, value = (node.args[0], node.args[2]) if dotted(node.args[1]) == key else (None, None)
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Subscript):
+            target = node.targets[0]
+            into, value = (target.value, node.value) if dotted(target.slice) == key else (None, None)
+        of = _looked_up(value, key, loop) if value is not None else None
+        for name in names if into is not None and of is not None else ():
+            yield _Written(node, into, name, ast.copy_location(ast.Attribute(of, name, ast.Load()), node), key)  # type: ignore[arg-type]
+
+
+def _at_the_top(name: ast.Name, place: Place) -> ast.expr:
+    """What a name holds in its function, or at the top of its file."""
+    if (held := place.names.held(name)) is not name:
+        return held
+    return next((value for to, value in assignments_in(place.file.tree.body) if dotted(to) == name.id), name)
+
+
+def _looked_up(value: ast.expr, key: str, loop: ast.For) -> ast.expr | None:
+    """Of what an argument is that is asked for by a variable, there or in front in the loop; None: it is none."""
+    if isinstance(value, ast.Name):
+        held = [one for to, one in assignments_in(nodes_in(loop.body, *OTHERS)) if dotted(to) == value.id]
+        return _looked_up(held[0], key, loop) if len(held) == 1 and not isinstance(held[0], ast.Name) else None
+    if isinstance(value, ast.Call) and dotted(value.func) == "getattr" and len(value.args) == 2:
+        return value.args[0] if dotted(value.args[1]) == key else None
+    if isinstance(value, ast.Subscript) and dotted(value.slice) == key and isinstance(value.value, ast.Call):
+        inner = value.value
+        return inner.args[0] if dotted(inner.func) == "vars" and len(inner.args) == 1 else None
+    return None
 
 
 def _keys(written: _Written, place: Place, options: Mapping[str, str], known: set[str]) -> list[str]:
@@ -334,7 +375,21 @@ def _is_asked(written: _Written, keys: Sequence[str], parents: dict[int, ast.AST
     words = re.compile(rf"\b({'|'.join(map(re.escape, {*keys, written.key} - {''}))}|argv)\b")
     around = list(outwards(written.node, parents))
     tests = [node.test for node in around if isinstance(node, ast.If | ast.IfExp | ast.While)]
-    return any(words.search(ast.unparse(test)) for test in tests)
+    left = [node.test for loop in around if isinstance(loop, ast.For) for node in ast.walk(loop)
+            if isinstance(node, ast.If) and isinstance(node.body[-1], ast.Continue)] if written.by else []  # fmt: skip
+    if written.by:
+        return not all(map(_is_given, tests)) or not all(_is_given(test, ast.Is) for test in left)
+    return any(words.search(ast.unparse(test)) and not _is_given(test) for test in tests)
+
+
+def _is_given(test: ast.expr, how: type[ast.cmpop] = ast.IsNot) -> bool:
+    """Whether a condition asks for nothing but that a value is not None: that of a default never is."""
+    return (
+        isinstance(test, ast.Compare)
+        and isinstance(test.ops[0], how)
+        and isinstance(test.comparators[0], ast.Constant)
+        and test.comparators[0].value is None
+    )
 
 
 def _finding(place: Place, written: _Written, keys: Sequence[str], options: Mapping[str, str]) -> Finding:

@@ -6,9 +6,10 @@ An entry of a checkpoint that no line reads back; one that is read and never wri
 loaded nowhere; a trainer whose optimizer keeps a state (Adam, momentum) and that saves weights alone; one that saves
 the optimizer, and not the schedule or the scaler that it steps by, or no random state although it draws; one that can
 be resumed and keeps the best score by which it overwrites a checkpoint, or counts its patience, in memory alone;
-running statistics that one stage saves and the next one, which takes its model, begins anew;
-`load_state_dict(strict=False)` whose list of missing keys is dropped; an `except` around saving or loading that goes on
-as if nothing had been.
+running statistics that one stage saves and the next one, which takes its model, begins anew; an entry that is saved
+under one name and looked for under another, and passed over where it is not there; objects with a state that nothing
+saves, and a `state_dict` with the best score and not the count of evaluations since; `load_state_dict(strict=False)`
+whose list of missing keys is dropped; an `except` around saving or loading that goes on as if nothing had been.
 
 ## Why it matters
 
@@ -46,7 +47,12 @@ called there, draws from a global generator; it keeps no random state where no f
 taken are of other libraries (torch, numpy, Python's own) than what draws, and none seeds by a step or leaves it to a
 library. Statistics are what is named after norms, running numbers or moments and has a `state_dict()` in a mapping with
 a model's; another class or file's function that loads a file and takes that model, no optimizer and not them, must not
-make an object of their class, itself or in its class. Statistic: entries and places; allowed: 0.
+make an object of their class, itself or in its class. A key that a function which goes on asks for by `get` or `in`,
+and that nothing writes, is one where an entry has a word of it, or the same object, and nothing reads that. A
+`state_dict` that has a best score must have a count beside it that is raised by one, speaks of waiting and is compared
+anywhere. An object with a `state_dict` and a `load_state_dict` that the trainer which saves keeps, itself or in another
+object, and whose state its methods change, must be asked for it, or be handed on. Statistic: entries and places;
+allowed: 0.
 
 False-alarm rate: 0 on the bundled trainer and on the documented ones. A trainer whose files other programs read is one.
 
@@ -94,6 +100,7 @@ from dataclasses import dataclass
 from gradgate.checks.best_scores import Unsaved, unsaved_scores
 from gradgate.checks.keepers_in_loops import callback_scores, local_scores
 from gradgate.checks.lax_loads import swallowed, unstrict
+from gradgate.checks.left_states import left_states
 from gradgate.checks.left_statistics import left_statistics
 from gradgate.checks.random_states import without_random_state
 from gradgate.checks.reset_states import reset_behind
@@ -104,7 +111,7 @@ from gradgate.checks.score_keepers import Held, held_scores, lent_scores
 from gradgate.checks.source_places import places_in
 from gradgate.checks.source_values import assignments_in
 from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
-from gradgate.checks.unread_entries import left_out
+from gradgate.checks.unread_entries import left_out, misnamed
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -159,6 +166,10 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
         *(_finding(*lax) for file in files for lax in (*swallowed(file), *unstrict(file))),
         *(_finding(*reset) for reset in reset_behind(places_in(files))),
     ]
+    findings += _misnamed(files, [*saved, *handed_to_savers(files)])
+    findings += [
+        _finding(left.file, left.node, left.function, left.told) for left in left_states(files, places_in(files))
+    ]
     findings += _of_statistics(files, [*saved, *handed_to_savers(files)], " ".join(each.message for each in findings))
     findings += _left_out(files, [*saved, *handed_to_savers(files)], " ".join(each.message for each in findings))
     if len(saved) == len(saves) and saved:
@@ -212,6 +223,17 @@ def _left_out(files: tuple[File, ...], saved: list[Saved], told: str) -> Iterato
             yield _finding(
                 reader.place.file, reader.node, reader.place.name, f"{reader.place.name}() leaves out {where}"
             )
+
+
+def _misnamed(files: tuple[File, ...], saved: list[Saved]) -> Iterator[Finding]:
+    """Keys that are asked for where they are there, and that nothing writes, beside entries that nothing asks for."""
+    given = [*saved, *(one for file in files for one in returned_in(file))]
+    for one, reader, node, key, name in misnamed(given, places_in(files)):
+        told = (
+            f"`{key}` is asked for where it is there, and no save writes it; `{name}`, which {one.function}() saves in "
+        )
+        told += f"line {one.call.lineno}, is asked for nowhere"
+        yield _finding(reader.place.file, node, reader.place.name, told)
 
 
 def _of_statistics(files: tuple[File, ...], saved: list[Saved], told_of: str) -> Iterator[Finding]:

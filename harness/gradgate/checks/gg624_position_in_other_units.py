@@ -30,7 +30,8 @@ difference are the number as well; its whole part (`//`) is one of epochs, and n
 
 The same of a loop over groups of batches (`windows(batches, accumulation)`: a call that names accumulation, or that is
 named after groups): a number that is raised by one at each of its turns, there or in a method that it calls, and that
-says where the batches that it groups begin: of a slice `batches[number:]`, of an `islice`, or in a call named as above.
+says where the batches that it groups begin: of a slice `batches[number:]`, of an `islice`, in a call named as above, or
+of an argument named so (`loader.batches(epoch, skip=number)`), which counts for the batches of other loops as well.
 
 Statistic: such numbers; allowed: 0.
 
@@ -80,7 +81,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from gradgate.checks.accumulation import Accumulation, accumulations, methods_of
 from gradgate.checks.skipped_batches import Counted, taken_off
 from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.source_values import OTHERS, Names, assignments_in, last_name, own_nodes
+from gradgate.checks.source_values import OTHERS, assignments_in, last_name, own_nodes
 from gradgate.checks.trainer_source import (
     File,
     called_name,
@@ -99,6 +100,7 @@ CODE, NAME = "GG624", "position-in-other-units"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
 GROUPS = re.compile(r"window|group|chunk|batched|micro", re.IGNORECASE)
+COUNTERS = ("enumerate", "tqdm", "trange", "track", "range", "count")  # whose start is a number to show
 STARTS = re.compile(r"(^|_)(start|skip|offset|first|begin|consumed|fast_forward|seek)(_|$)")
 
 
@@ -125,6 +127,7 @@ def _of_file(file: File, own: Places) -> Iterator[Finding]:
             once -= {name for node, name in raised if id(node) not in taken}
             before = [node for node in nodes if getattr(node, "lineno", found.loop.lineno) < found.loop.lineno]
             passing = [*_passing_over(found), *_starts(before), *taken_off(before)] if once else []
+            passing += [*_over(found.loop, place, own)] if once and isinstance(found.loop, ast.For) else []
             for number, where in passing:
                 made_of = counted.of(number, place) or ()
                 if same := sorted(name for name in once if name in made_of or f".{name.rpartition('.')[2]}" in made_of):
@@ -141,7 +144,7 @@ def _of_groups(place: Place, own: Places) -> Iterator[Finding]:
         inside = list(nodes_in(loop.body, *OTHERS, ast.For, ast.While)) if grouping else []
         raised = {ast.unparse(node.target) for node in _one_more(inside)} | set(_raised_by_calls(inside, place, own))
         for call in grouping if raised else ():
-            for number in _beginnings(call, names):
+            for number in _beginnings(call, place, own):
                 parts = list(names.parts(number))
                 told = " ".join(ast.unparse(part) for part in parts if isinstance(part, ast.expr))
                 multiplied = any(isinstance(part, ast.BinOp) and isinstance(part.op, ast.Mult) for part in parts)
@@ -174,9 +177,18 @@ def _one_more(nodes: Iterable[ast.AST]) -> Iterator[ast.AugAssign]:
             yield node
 
 
-def _beginnings(call: ast.Call, names: Names) -> Iterator[ast.expr]:
+def _told_to_begin(call: ast.Call, place: Place, own: Places) -> Iterator[ast.expr]:
+    """What a call gives an argument of the trainer's own function, or a keyword, that says where batches begin."""
+    if last_name(call.func) in COUNTERS:
+        return
+    called = own.called(call, place)
+    given = called.given(call) if called is not None else {word.arg: word.value for word in call.keywords if word.arg}
+    yield from (value for name, value in given.items() if STARTS.search(name))
+
+
+def _beginnings(call: ast.Call, place: Place, own: Places) -> Iterator[ast.expr]:
     """The numbers by which the batches that a call groups begin later."""
-    for part in (part for given in call.args[:1] for part in names.parts(given)):
+    for part in (part for given in call.args[:1] for part in place.names.parts(given)):
         if isinstance(part, ast.Subscript) and isinstance(part.slice, ast.Slice) and part.slice.lower is not None:
             if part.slice.upper is None:
                 yield part.slice.lower
@@ -184,6 +196,8 @@ def _beginnings(call: ast.Call, names: Names) -> Iterator[ast.expr]:
             yield part.args[1]
         elif isinstance(part, ast.Call) and STARTS.search(last_name(part.func)):
             yield from given_by(part)
+        elif isinstance(part, ast.Call):
+            yield from _told_to_begin(part, place, own)
 
 
 def _raised(nodes: list[ast.AST]) -> Iterator[tuple[ast.AST, str]]:
@@ -196,6 +210,12 @@ def _raised_there(nodes: list[ast.AST], in_methods: Mapping[str, set[str]]) -> I
     for node in nodes:
         if isinstance(node, ast.Call) and dotted(node.func).startswith("self."):
             yield from ((node, name) for name in in_methods.get(dotted(node.func).removeprefix("self."), ()))
+
+
+def _over(loop: ast.For, place: Place, own: Places) -> Iterator[tuple[ast.expr, ast.expr]]:
+    """What a call that gives the batches of a loop is told to begin at, each with the node to name."""
+    for call in (part for part in place.names.parts(loop.iter) if isinstance(part, ast.Call)):
+        yield from ((number, call) for number in _told_to_begin(call, place, own))
 
 
 def _starts(nodes: list[ast.AST]) -> Iterator[tuple[ast.expr, ast.expr]]:

@@ -16,10 +16,11 @@ By reading the files of `Subject.source`, or those of the modules that the adapt
 methods seed (`manual_seed`, `Random`, `default_rng`) by `self.epoch`, or what is named so, which no method of the class
 raises by itself; a method that keeps an argument in it, as `set_epoch` does, has to be called from what is no such
 method itself, or the attribute set from outside (`sampler.epoch = epoch`; not that of a state, or a trainer), or the
-epoch given where the object is made within a loop. `DistributedSampler(...)` without `shuffle=False` counts where no
-file calls `set_epoch` at all, and no library does that for the trainer. A class with a `set_epoch` is left alone where
-the loop is one of transformers, accelerate or lightning, which calls it. Only classes that the trainer makes an object
-of are looked at.
+epoch given where the object is made within a loop. Where loaders are given such objects as their `batch_sampler` alone,
+calls of `loader.sampler` tell them nothing, nor those of `loader.batch_sampler` where they are its `sampler`.
+`DistributedSampler(...)` without `shuffle=False` counts where no file calls `set_epoch` at all, and no library does
+that for the trainer. A class with a `set_epoch` is left alone where the loop is one of transformers, accelerate or
+lightning, which calls it. Only classes that the trainer makes an object of are looked at.
 
 Statistic: such classes and samplers; allowed: 0.
 
@@ -75,6 +76,7 @@ CODE, NAME = "GG648", "epoch-never-set"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
 EPOCH = re.compile(r"^_?(cur(rent)?_)?epoch(_?(number|index|idx|id|count(er)?))?$")
+ROLES = ("sampler", "batch_sampler")
 SEEDS = ("manual_seed", "Random", "default_rng", "RandomState", "seed", "SeedSequence")
 OF_RUN = re.compile(  # whose epoch is the run's
     r"state|progress|trainer|status|position|count|track|meta|record|run|context|ctx|history|clock|summary|log|entry",
@@ -162,7 +164,7 @@ def _is_told(owner: ast.ClassDef, attribute: str, methods: list[Place], own: Pla
             if method.name == "__init__" and _is_given_anew(owner, dotted(value), method, own):
                 return True
             setters |= {method.name} - {"__init__"}
-    if any(_is_called(name, own) for name in setters or {"set_epoch"}):
+    if any(_is_called(name, own) and _reaches(name, owner, own) for name in setters or {"set_epoch"}):
         return True
     others = (place for place in own.all if place.owner is not owner and place.file.has(f".{attribute}"))
     return any(attribute == part.attr for place in others for part in _set_there(place))
@@ -190,6 +192,48 @@ def _is_called(name: str, own: Places) -> bool:
         if place.name != name and place.file.has(name)
         for node in place.nodes
     )
+
+
+def _reaches(name: str, owner: ast.ClassDef, own: Places) -> bool:
+    """Whether a call of a method may be of an object of a class: not where loaders are given those under one name
+    alone, `batch_sampler`, and it is of what a loader has under the other, `loader.sampler`."""
+    roles = {word for place in own.all if place.file.has(*ROLES) for word in _roles(place, owner, own)}
+    if len(roles) != 1:
+        return True
+    (other,) = set(ROLES) - roles
+    for place in (place for place in own.all if place.name != name and place.file.has(name)):
+        for node in place.nodes:
+            if _names_text(node, name):
+                return True
+            calls = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == name
+            if calls and _had_by_a_loader(place.names.held(node.func.value)) != other:  # type: ignore[attr-defined]
+                return True
+    return False
+
+
+def _roles(place: Place, owner: ast.ClassDef, own: Places) -> Iterator[str]:
+    """The names under which calls are given an object of a class."""
+    for node in (node for node in place.nodes if isinstance(node, ast.Call)):
+        called = own.called(node, place)
+        for word in node.keywords:
+            made = place.names.held(word.value)
+            if (
+                word.arg in ROLES
+                and (called is None or called.owner is None)
+                and last_name(getattr(made, "func", made)) == owner.name
+            ):
+                yield word.arg
+
+
+def _had_by_a_loader(node: ast.expr) -> str:
+    """Which of its samplers an expression asks a loader for; empty: it is something else."""
+    if isinstance(node, ast.Call) and dotted(node.func) == "getattr" and len(node.args) > 1:
+        name, of = getattr(node.args[1], "value", ""), node.args[0]
+    elif isinstance(node, ast.Attribute):
+        name, of = node.attr, node.value
+    else:
+        return ""
+    return name if name in ROLES and dotted(of) != "self" and last_name(of) not in ROLES else ""
 
 
 def _names_text(node: ast.AST, name: str) -> bool:

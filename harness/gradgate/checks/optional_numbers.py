@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
 from gradgate.checks.defaulted import MAY_BE_0, conditions
-from gradgate.checks.source_places import Place
-from gradgate.checks.source_values import OTHERS, Names, assignments_in, defaults_of, last_name, parameters_of
+from gradgate.checks.setting_sections import Sections
+from gradgate.checks.source_places import Place, Places
+from gradgate.checks.source_values import OTHERS, assignments_in, defaults_of, last_name, parameters_of
 from gradgate.checks.trainer_source import File, Function, dotted, nodes_in
 
 ALSO_0 = re.compile(
@@ -21,37 +22,85 @@ NONE_MEANS = re.compile(r"(^|[\W_])(inf|maxsize|None)\b")
 NUMBERS = ("int", "float", "NonNegativeInt", "NonNegativeFloat")
 
 
-def optional_numbers(files: Iterable[File]) -> frozenset[str]:
-    """The names of numbers that are None where they are not given, and may be 0.
+class OptionalNumbers:
+    """The numbers that are None where they are not given, and may be 0.
 
-    Not those that a range or a check keeps from 0, nor those that another declaration has as 0.
+    Not those that a range or a check keeps from 0, nor those that another declaration has as 0, unless it is known of
+    which class a number is a field.
+
+    Args:
+        files: of the trainer.
+        own: its functions.
     """
-    optional, others = set[str](), set[str]()
-    for file in files:
-        for name, annotation, default in _declared(file):
-            if not _may_be_0(name):
-                continue
-            is_none = annotation is not None and _is_optional(annotation)
-            is_none = is_none or (annotation is None and isinstance(default, ast.Constant) and default.value is None)
-            is_kept = isinstance(default, ast.Call) and any(map(_is_above_0, default.keywords))
-            is_kept = is_kept or (annotation is not None and "Positive" in ast.unparse(annotation))
-            is_number = isinstance(default, ast.Constant) and default.value in (0, -1) and default.value is not False
-            (optional if is_none and not is_kept else others if is_kept or is_number else set()).add(name)
-        others |= {name for node in file.nodes if isinstance(node, ast.Compare) for name in _kept_above_0(node)}
-    return frozenset(optional - others)
+
+    def __init__(self, files: Iterable[File], own: Places) -> None:
+        optional, others = set[str](), set[str]()
+        self._of_class: dict[str, set[str]] = {}
+        self._sections = Sections(own)
+        for file in files:
+            for owner, name, annotation, default in _declared(file):
+                if not _may_be_0(name):
+                    continue
+                is_none = annotation is not None and _is_optional(annotation)
+                is_none = is_none or (
+                    annotation is None and isinstance(default, ast.Constant) and default.value is None
+                )
+                is_kept = isinstance(default, ast.Call) and any(map(_is_above_0, default.keywords))
+                is_kept = is_kept or (annotation is not None and "Positive" in ast.unparse(annotation))
+                is_number = (
+                    isinstance(default, ast.Constant) and default.value in (0, -1) and default.value is not False
+                )
+                (optional if is_none and not is_kept else others if is_kept or is_number else set()).add(name)
+                if owner and is_none and not is_kept:
+                    self._of_class.setdefault(owner, set()).add(name)
+            compared = (node for node in file.nodes if isinstance(node, ast.Compare))
+            others |= {last_name(one) for node in compared for one in _kept_above_0(node)}
+        self.names = frozenset(optional - others)
+        self._of_class = {owner: names - self.names for owner, names in self._of_class.items()}
+        if any(self._of_class.values()):
+            self._leave_out(own)
+
+    def __bool__(self) -> bool:
+        return bool(self.names) or any(self._of_class.values())
+
+    def has(self, node: ast.expr, place: Place) -> bool:
+        """Whether an expression is one of them."""
+        name = last_name(node)
+        if name in self.names:
+            return True
+        if not isinstance(node, ast.Attribute) or not any(name in names for names in self._of_class.values()):
+            return False
+        return name in self._of_class.get(self._class_of(node.value, place), ())
+
+    def _class_of(self, node: ast.expr, place: Place) -> str:
+        """The class that an expression is an object of; empty: it is not known."""
+        section = self._sections.of(node, place) or ()
+        return section[1] if section[:1] == ("class",) and len(section) == 2 else ""
+
+    def _leave_out(self, own: Places) -> None:
+        """Those that a comparison keeps from 0 which may be of their class."""
+        waiting = set().union(*self._of_class.values())
+        for place in own.all:
+            for node in place.nodes if place.file.has(*waiting) else ():
+                for one in _kept_above_0(node) if isinstance(node, ast.Compare) else ():
+                    if (name := last_name(one)) not in waiting:
+                        continue
+                    of = self._class_of(one.value, place) if isinstance(one, ast.Attribute) else ""
+                    for names in [self._of_class.get(of, set())] if of else self._of_class.values():
+                        names.discard(name)
 
 
-def _declared(file: File) -> Iterator[tuple[str, ast.expr | None, ast.expr | None]]:
-    """The fields of classes and the arguments of functions: name, annotation and default."""
+def _declared(file: File) -> Iterator[tuple[str, str, ast.expr | None, ast.expr | None]]:
+    """The fields of classes and the arguments of functions: class, name, annotation and default."""
     for node in file.nodes:
         if isinstance(node, ast.ClassDef):
             for field in node.body:
                 if isinstance(field, ast.AnnAssign):
-                    yield dotted(field.target), field.annotation, field.value
+                    yield node.name, dotted(field.target), field.annotation, field.value
         elif isinstance(node, Function):
             defaults = {each.arg: default for each, default in defaults_of(node.args)}
             for each in parameters_of(node):
-                yield each.arg, each.annotation, defaults.get(each.arg)
+                yield "", each.arg, each.annotation, defaults.get(each.arg)
 
 
 def _may_be_0(name: str) -> bool:
@@ -73,8 +122,8 @@ def _is_above_0(word: ast.keyword) -> bool:
     return is_number and (word.arg == "gt" or (word.arg == "ge" and word.value.value > 0))  # type: ignore[attr-defined]
 
 
-def _kept_above_0(node: ast.Compare) -> Iterator[str]:
-    """The names that a comparison asks to be more than 0."""
+def _kept_above_0(node: ast.Compare) -> Iterator[ast.expr]:
+    """What a comparison asks to be more than 0, by its name."""
     sides = [node.left, *node.comparators]
     for left, how, right in zip(sides, node.ops, sides[1:], strict=False):
         for one, other, above, from_ in ((left, right, ast.Gt | ast.LtE, ast.GtE | ast.Lt), (
@@ -82,12 +131,12 @@ def _kept_above_0(node: ast.Compare) -> Iterator[str]:
             number = other.value if isinstance(other, ast.Constant) else None
             is_above = (number == 0 and isinstance(how, above)) or (number == 1 and isinstance(how, from_))
             if is_above and number is not False and last_name(one):
-                yield last_name(one)
+                yield one
 
 
-def stood_in_for(place: Place, optional: frozenset[str]) -> Iterator[tuple[ast.AST, str]]:
+def stood_in_for(place: Place, optional: OptionalNumbers) -> Iterator[tuple[ast.AST, str]]:
     """Where the truth of such a number decides what is taken, each with the number as it is written."""
-    nodes, names = place.nodes, place.names
+    nodes = place.nodes
     left_out = {id(part) for node in nodes for part in conditions(node)}
     targets = {id(value): last_name(target) for target, value in assignments_in(nodes)}
     for node in nodes:
@@ -102,13 +151,13 @@ def stood_in_for(place: Place, optional: frozenset[str]) -> Iterator[tuple[ast.A
                 continue
         else:
             continue
-        is_one = _is_one(number, names, optional) and _is_something(other)
+        is_one = _is_one(number, place, optional) and _is_something(other)
         if is_one and _are_alike(targets.get(id(node), ""), last_name(number)):
             yield node, ast.unparse(number)
     yield from _of_branches(place, optional)
 
 
-def _of_branches(place: Place, optional: frozenset[str]) -> Iterator[tuple[ast.AST, str]]:
+def _of_branches(place: Place, optional: OptionalNumbers) -> Iterator[tuple[ast.AST, str]]:
     """`if not warmup: warmup = ...`, and branches of which one takes the number and the other something else."""
     following = {
         id(one): two
@@ -120,7 +169,7 @@ def _of_branches(place: Place, optional: frozenset[str]) -> Iterator[tuple[ast.A
     for node in (each for each in place.nodes if isinstance(each, ast.If)):
         is_not = isinstance(node.test, ast.UnaryOp) and isinstance(node.test.op, ast.Not)
         asked = node.test.operand if isinstance(node.test, ast.UnaryOp) and is_not else node.test
-        if not _is_one(asked, place.names, optional):
+        if not _is_one(asked, place, optional):
             continue
         behind = [following[id(node)]] if id(node) in following else []
         without, with_it = (node.body, node.orelse or behind) if is_not else (node.orelse or behind, node.body)
@@ -156,15 +205,15 @@ def _converted(node: ast.expr) -> ast.expr:
     return node.args[0] if isinstance(node, ast.Call) and is_cast else node
 
 
-def _is_one(node: ast.expr, names: Names, optional: frozenset[str]) -> bool:
-    held = names.held(node) if isinstance(node, ast.Name) else node
+def _is_one(node: ast.expr, place: Place, optional: OptionalNumbers) -> bool:
+    held = place.names.held(node) if isinstance(node, ast.Name) else node
     if isinstance(held, ast.Call) and isinstance(held.func, ast.Attribute) and held.func.attr == "get":
         key = held.args[0] if len(held.args) == 1 else None
-        return isinstance(key, ast.Constant) and key.value in optional
+        return isinstance(key, ast.Constant) and key.value in optional.names
     is_written = isinstance(held, ast.Attribute | ast.Name) or (
         isinstance(held, ast.Subscript) and isinstance(held.slice, ast.Constant)
     )
-    return is_written and last_name(held) in optional
+    return is_written and optional.has(held, place)
 
 
 def _is_something(other: ast.expr) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from gradgate.checks.resuming import holds_optimizer
+from gradgate.checks.source_places import places_in
 from gradgate.checks.source_values import assignments_in, last_name
 from gradgate.checks.trainer_source import File, Function, called_name, calls_in, dotted
 
@@ -40,30 +41,48 @@ def saved_in(file: File) -> Iterator[Saved]:
 
 
 def handed_to_savers(files: tuple[File, ...]) -> Iterator[Saved]:
-    """The mappings that the trainer's own functions are given which save what they are given first."""
+    """The mappings that the trainer's own functions are given which save what they are given."""
+    own = places_in(files)
     savers = {
-        function.name
-        for file in files
-        for function, _ in file.functions
-        for call in calls_in(function)
-        if dotted(call.func) in SAVES and call.args and dotted(call.args[0]) in _first_parameter(function)
+        place: name
+        for place in own.functions
+        for call in calls_in(place.function)
+        if dotted(call.func) in SAVES and call.args and (name := dotted(call.args[0])) in place.parameters
     }
-    return (one for file in files if savers for one in _given_to(file, savers))
-
-
-def _first_parameter(function: Function) -> list[str]:
-    return [each.arg for each in function.args.args if each.arg not in ("self", "cls")][:1]
+    names = {place.name for place in savers}
+    for place in own.functions if savers else ():
+        for call in (node for node in ast.walk(place.function) if isinstance(node, ast.Call)):
+            if called_name(call) not in names:
+                continue
+            called = own.called(call, place)
+            alike = [each for each in savers if each.name == called_name(call) and isinstance(call.func, ast.Attribute)]
+            saver = called or (alike[0] if len(alike) == 1 else None)  # of several methods, one that saves
+            given = saver.given(call).get(savers[saver]) if saver is not None and saver in savers else None
+            for one in _mapping_given(given, call, place.file, place.function) if given is not None else ():
+                if called is not None or holds_optimizer(one.entries.values()):
+                    yield one
 
 
 def _given_to(file: File, called: Collection[str]) -> Iterator[Saved]:
     """The mappings that some functions are given first, where they are written down."""
     for function, _ in file.functions:
-        nodes = list(ast.walk(function))
-        for call in nodes:
+        for call in ast.walk(function):
             if isinstance(call, ast.Call) and dotted(call.func) in called and call.args:
-                given = _mapping(_held(call.args[0], nodes))
-                if isinstance(given, ast.Dict):
-                    yield Saved(file, call, function.name, entries_of(given))
+                yield from _mapping_given(call.args[0], call, file, function)
+
+
+def _mapping_given(given: ast.expr, call: ast.Call, file: File, function: Function) -> Iterator[Saved]:
+    """The mapping that a call is given, where it is written down, with what is put into it in front of the call."""
+    nodes = list(ast.walk(function))
+    mapping = _mapping(_held(given, nodes))
+    if isinstance(mapping, ast.Dict):
+        entries = entries_of(mapping)
+        for target, value in assignments_in(nodes) if isinstance(given, ast.Name) else ():
+            key = target.slice if isinstance(target, ast.Subscript) else None
+            is_put = isinstance(target, ast.Subscript) and dotted(target.value) == dotted(given)
+            if is_put and isinstance(key, ast.Constant) and isinstance(key.value, str) and value.lineno <= call.lineno:
+                entries.setdefault(key.value, value)
+        yield Saved(file, call, function.name, entries)
 
 
 def returned_in(file: File) -> Iterator[Saved]:

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator, Sequence
 
 from gradgate.checks.source_settings import SETTINGS
-from gradgate.checks.source_values import Names, own_nodes
-from gradgate.checks.trainer_source import File, Function, called_name, calls_in, dotted, given_by
+from gradgate.checks.source_values import Names, assignments_in, own_nodes
+from gradgate.checks.trainer_source import File, Function, called_name, calls_in, dotted, given_by, names_in
 
 FIELDS = re.compile(
     r"(^|\.)(fields|get_type_hints)$|\.?(__dataclass_fields__|__annotations__|model_fields|__fields__)$"
@@ -54,7 +54,8 @@ def _builds_settings(function: Function, owner: ast.ClassDef | None, functions: 
     arguments = [each.arg for each in function.args.args if each.arg not in ("self", "cls")]
     made = {dotted(call.func).lower() for call in calls_in(function)}
     if any(
-        name.endswith(SETTINGS) and any(letter.isupper() for letter in name) for name in map(dotted, _callees(function))
+        name.rpartition(".")[2][:1].isupper() and name.lower().endswith(SETTINGS)
+        for name in map(dotted, _callees(function))
     ):
         return True
     if any(argument.lower() in ("cfg", "config", "settings", "recipe") for argument in arguments) and "setattr" in made:
@@ -167,8 +168,9 @@ def _puts(node: ast.stmt, key: str) -> bool:
 
 def _refuses(function: Function, mapping: str, functions: Known) -> bool:
     """Whether a function, what it calls with the mapping, or what calls it with that, refuses or tells what is left."""
-    if _tells(function) or _holds_against(function, mapping) or _checks(function, mapping, functions):
+    if _tells(function, mapping) or _holds_against(function, mapping) or _checks(function, mapping, functions):
         return True
+    goes_down = any(_calls_of(function, function))  # who calls it holds the outermost keys alone
     place = next((index for index, each in enumerate(_arguments(function)) if each == mapping), None)
     for _, other, _ in functions:
         for call in _calls_of(function, other) if other is not function else ():
@@ -179,7 +181,7 @@ def _refuses(function: Function, mapping: str, functions: Known) -> bool:
             for held in (given, Names(other).held(given)) if given is not None else ():
                 text = ast.unparse(held)
                 read = called_name(held)
-                if _holds_against(other, text) or _checks(other, text, functions):
+                if (_holds_against(other, text) and not goes_down) or _checks(other, text, functions):
                     return True
                 if any(each.name == read and _names_keys(each) for _, each, _ in functions):
                     return True
@@ -193,18 +195,51 @@ def _arguments(function: Function) -> list[str]:
     return given[1:] if is_bound else given
 
 
-def _tells(function: Function) -> bool:
-    """Whether a function raises, but for what is no mapping at all, or tells something."""
-    guards = [
-        node for node in ast.walk(function) if isinstance(node, ast.If) and "isinstance(" in ast.unparse(node.test)
-    ]
-    guarded = {id(part) for node in guards for each in node.body for part in ast.walk(each)}
+def _tells(function: Function, mapping: str) -> bool:
+    """Whether a function raises, but for what is no mapping at all, or tells something; of a section of a larger
+    mapping, because of the section."""
+    guards = [node for node in ast.walk(function) if isinstance(node, ast.If)]
+    no_mapping = [node for node in guards if "isinstance(" in ast.unparse(node.test)]
+    guarded = {id(part) for node in no_mapping for each in node.body for part in ast.walk(each)}
+    of_others = _told_of_others(function, mapping, guards)
     return any(
-        (isinstance(node, ast.Raise) and id(node) not in guarded)
+        (isinstance(node, ast.Raise) and id(node) not in guarded | of_others)
         or isinstance(node, ast.Assert)
-        or (isinstance(node, ast.Call) and (called_name(node) in TELLS))
+        or (isinstance(node, ast.Call) and called_name(node) in TELLS and id(node) not in of_others)
         for node in ast.walk(function)
     )
+
+
+def _told_of_others(function: Function, mapping: str, guards: Sequence[ast.If]) -> set[int]:
+    """What stands under conditions that ask for no key of a mapping that is a section of another one."""
+    nodes = own_nodes(function)
+    loops = [node for node in nodes if isinstance(node, ast.For) and called_name(node.iter) == "items"]
+    targets = [dotted(loop.target.elts[-1]) for loop in loops if isinstance(loop.target, ast.Tuple)]
+    values = [value for target, value in assignments_in(nodes) if dotted(target) == mapping]
+    if mapping not in targets and not any(_is_part(value, mapping) for value in values):
+        return set()
+    of_it = {mapping}
+    for _ in range(2):
+        for target, value in assignments_in(nodes):
+            of_it |= {dotted(target)} - {""} if of_it & names_in(value) and dotted(target) else set()
+        for loop in (node for node in nodes if isinstance(node, ast.For)):
+            if of_it & names_in(loop.iter):
+                of_it |= names_in(loop.target)
+    inner = [(node, [id(part) for part in ast.walk(node)]) for node in guards]
+    found = set[int]()
+    for node, inside in sorted(inner, key=lambda one: -len(one[1])):  # the innermost decides
+        asks = of_it & names_in(node.test)
+        found = found - set(inside) if asks else found | set(inside)
+    return found
+
+
+def _is_part(value: ast.expr, mapping: str) -> bool:
+    """Whether a value is an entry of another mapping: `raw[name]`, `raw.get(name, {})`, also where it may be empty."""
+    if isinstance(value, ast.BoolOp):
+        value = value.values[0]
+    asked = isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) and value.func.attr in ("get", "pop")
+    of = value.func.value if asked else value.value if isinstance(value, ast.Subscript) else None  # type: ignore[attr-defined]
+    return of is not None and dotted(of) not in ("", mapping)
 
 
 def _holds_against(function: Function, mapping: str) -> bool:

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gradgate.checks.resuming import holds_optimizer
-from gradgate.checks.saved_mappings import Saved
+from gradgate.checks.resuming import holds_optimizer, keys_read
+from gradgate.checks.saved_mappings import Saved, is_record
 from gradgate.checks.source_places import Place, Places
 from gradgate.checks.source_values import OTHERS, assignments_in
 from gradgate.checks.trainer_source import dotted, given_by, nodes_in
@@ -52,6 +52,55 @@ def left_out(saved: list[Saved], own: Places) -> Iterator[tuple[Saved, Reader, l
         lost = [key for key in lost if not any(key in reader.keys for reader in mine)]
         if mine and lost and all(reader.whole for reader in mine):
             yield one, mine[0], lost
+
+
+def misnamed(saved: list[Saved], own: Places) -> Iterator[tuple[Saved, Reader, ast.expr, str, str]]:
+    """The keys that a function which goes on from a checkpoint asks for only where they are there, and that nothing
+    writes, where an entry that is called alike, or holds the same object, is asked for nowhere: saved, reader, where
+    it asks, the key, and the entry."""
+    nodes = [node for file in {place.file: None for place in own.all} for node in file.nodes] if saved else []
+    read, written = keys_read(nodes), set(_keys_written(nodes))
+    for one in saved:
+        lost = {key: value for key, value in one.entries.items() if key not in read and not is_record(key, value)}
+        if not lost or not holds_optimizer(one.entries.values()):
+            continue
+        readers = [reader for place in own.functions for reader in _readers(place, set(one.entries), own)]
+        for reader in [one_of for one_of in readers if _belongs(one, one_of.place)] or readers:
+            seen = set[str]()
+            for _, node, key in _asked(reader.place.nodes):
+                if isinstance(node, ast.Subscript) or key is None or key in written or key in seen:
+                    continue
+                seen.add(key)
+                alike = [name for name, value in lost.items() if _are_alike(key, name, value, reader.place)]
+                if alike:
+                    yield one, reader, node, key, alike[0]
+
+
+def _keys_written(nodes: list[ast.AST]) -> Iterator[str]:
+    """The keys of mappings, and what is put into one."""
+    for node in nodes:
+        keys: list[ast.expr | None] = []
+        if isinstance(node, ast.Dict):
+            keys = node.keys
+        elif isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load):
+            keys = [node.slice]
+        elif isinstance(node, ast.Call):
+            yield from (word.arg for word in node.keywords if word.arg)
+        yield from (text for key in keys if key is not None and (text := _text(key)))
+
+
+def _are_alike(key: str, name: str, value: ast.expr, place: Place) -> bool:
+    """Whether a key and an entry have a word in common, or the same object."""
+    words = [set(text.lower().split("_")) - {"state", "dict"} for text in (key, name)]
+    if words[0] & words[1]:
+        return True
+    saved = value.func.value if isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) else value
+    of = dotted(saved)
+    for node in place.nodes if "." in of else ():
+        text = ast.unparse(node) if isinstance(node, ast.Assign | ast.Expr) else ""
+        if repr(key) in text and re.search(rf"^{re.escape(of)}(\.load_state_dict\(| = )", text):
+            return True
+    return False
 
 
 def _belongs(one: Saved, place: Place) -> bool:
