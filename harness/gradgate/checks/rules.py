@@ -45,6 +45,8 @@ _ROWS = (
     ("GG211", "part-left-frozen", "scan",
      "what one function of the source freezes, another one releases in part"),
     ("GG212", "prefix-matches-nothing", "scan", "parameters are chosen by a prefix that none of them has"),
+    ("GG214", "gradient-given-again", "scan",
+     "the gradient that adds up at a detached copy is given on to the trunk once a head, and not once"),
     ("GG301", "nonfinite-forward", "watch scan", "NaN or Inf appears in the forward pass"),
     ("GG302", "nonfinite-backward", "watch", "NaN or Inf first appears in the backward pass"),
     ("GG303", "guard-after-update", "run",
