@@ -1,4 +1,4 @@
-"""A trunk is given the gradient of all heads so far, once a head: the first head's reaches it as often as there are heads.
+"""A trunk is given the gradient of all heads so far once a head: the first head's as often as there are heads.
 
 ## What it detects
 
@@ -49,7 +49,8 @@ Go back through the trunk once, behind the loop; or put `leaf.grad = None` behin
 
 ## Known limits
 
-Gradients that are kept in a container, and hooks, are not followed. What a step's gradient is, is GG205's, which runs it.
+Gradients that are kept in a container, and hooks, are not followed. Wrong gradients of a step are GG205's, which
+runs it.
 
 ## Sources
 
@@ -138,7 +139,7 @@ def _goes_backward(node: ast.AST, place: Place, places: Places) -> bool:
 
 
 def _is_renewed(leaf: str, loop: Loop, nodes: list[ast.AST], place: Place) -> bool:
-    """Whether a loop makes a leaf in each turn, or empties its gradient, or the leaf is nothing that the function has."""
+    """Whether a loop makes a leaf in each turn, or empties its gradient."""
     targets = places_of(loop.target) if isinstance(loop, ast.For) else []
     targets += [one for target, _ in assignments_in(nodes) for one in places_of(target)]
     targets += [one for node in nodes if isinstance(node, ast.For) for one in places_of(node.target)]
@@ -176,8 +177,8 @@ def _finding(place: Place, call: ast.AST, leaf: str) -> Finding:
     return Finding(
         code=CODE,
         name=NAME,
-        message=f"{place.name}() gives `{leaf}.grad` on at each turn, by `{ast.unparse(call)}`, and it adds up from turn "
-        "to turn: the first is given again each time; allowed: once, behind the loop",
+        message=f"{place.name}() gives `{leaf}.grad` on at each turn, by `{ast.unparse(call)}`, and it adds up "
+        "from turn to turn: the first is given again each time; allowed: once, behind the loop",
         culprit=place.file.at(call, place.name),
         fix=f"go back once, behind the loop, or put `{leaf}.grad = None` behind each call",
     )

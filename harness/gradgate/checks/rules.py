@@ -142,7 +142,7 @@ _ROWS = (
     ("GG452", "labels-shifted-twice", "scan", "labels that are ahead already are moved once more"),
     ("GG453", "mean-of-none", "scan", "a mean over labels is multiplied by their number, and of none it is NaN"),
     ("GG454", "batch-written-in-place", "scan",
-     "a function writes into the labels, the mask or the tokens that it is given"),
+     "a function writes into the labels, the mask or the tokens it is given, or a data set into a row that it keeps"),
     ("GG455", "unknown-argument-swallowed", "scan",
      "a keyword that a function does not have vanishes in `**kwargs` that nothing reads"),
     ("GG456", "argument-left-to-default", "scan",
