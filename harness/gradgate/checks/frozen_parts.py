@@ -50,7 +50,7 @@ def switches_in(place: Place, places: Places) -> list[Switch]:
 def parts_of(places: Places, name: str) -> set[str]:
     """The parts with parameters of its own that the module of an attribute has; empty: not known, or several may be."""
     found = _made_in(places, name)
-    return {part for part, value in found if _is_learnt(value, places)}
+    return {part for part, value in found if is_learnt(value, places)}
 
 
 def attributes_of(places: Places, name: str) -> set[str]:
@@ -77,7 +77,7 @@ def frozen_in_part(place: Place, found: Iterable[Switch], places: Places) -> Ite
         if len(names) < 2 or any(each.part == above for each in frozen):
             continue
         made = _made_in(places, above[-1]) if above else _made_by(place.owner, places)
-        known = {part for part, value in made if _is_learnt(value, places)}
+        known = {part for part, value in made if is_learnt(value, places)}
         left = known - spoken
         says = (
             bool(_ITSELF.match(place.name))
@@ -98,7 +98,8 @@ def _made_by(owner: ast.ClassDef | None, places: Places) -> list[tuple[str, ast.
     return [(target.attr, value) for target, value in _own_assignments(init)]
 
 
-def _is_learnt(value: ast.expr, places: Places) -> bool:
+def is_learnt(value: ast.expr, places: Places) -> bool:
+    """Whether a call makes a module with parameters, or a parameter: torch's, or a class of the trainer's."""
     return called_name(value) in _LEARNT or called_name(value) in places.classes
 
 

@@ -29,6 +29,8 @@ _ROWS = (
      "a custom autograd.Function keeps tensors on `ctx`, changes inputs without `mark_dirty`, or returns an input"),
     ("GG108", "written-through-detach", "scan",
      "what a tensor is detached into is written in place, and the tensor is read again"),
+    ("GG109", "parts-share-parameters", "scan",
+     "parts of a model that are to start alike are given one another's own parameters"),
     ("GG201", "dead-parameter", "run scan",
      "a trainable parameter gets no gradient, or exactly zero over several batches"),
     ("GG202", "graph-cut", "watch scan", "values flow from a parameter to the loss but gradients do not flow back"),
