@@ -229,6 +229,8 @@ _ROWS = (
      "a value loss's target is computed from the prediction, and carries its gradient"),
     ("GG510", "values-read-otherwise", "run",
      "two stages give the same tokens different values, with the same parameters"),
+    ("GG511", "weights-carry-gradient", "scan",
+     "a loss is multiplied by weights that are made of it, and that carry its gradient"),
     ("GG601", "nondeterminism", "run", "two runs from one seed differ"),
     ("GG602", "resume-differs", "run", "saving, loading and going on differs from going on, in any bit"),
     ("GG603", "state-missing-from-checkpoint", "run", "training changes something that the checkpoint does not hold"),
