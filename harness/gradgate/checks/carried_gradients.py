@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from functools import lru_cache
 
+from gradgate.checks.objects_called import object_called
 from gradgate.checks.source_places import Place, Places
 from gradgate.checks.source_values import assignments_in, outwards, parents_in
 from gradgate.checks.trainer_source import called_name, dotted, given_by
@@ -19,7 +20,6 @@ KEEPS = re.compile(  # what lets a gradient through
     r"|type_as|clone|gather|stack|cat|pad|roll|normalize|gelu|silu|leaky_relu|masked_select|logsigmoid|cross_entropy|nll_loss)$"
 )
 LIBRARIES = ("torch", "F", "functional", "nn.functional", "torch.nn.functional", "torch.special")
-CALLS = ("forward", "__call__")
 
 
 class Carried:
@@ -108,31 +108,6 @@ def is_without(node: ast.AST, place: Place) -> bool:
         isinstance(around, ast.With) and any(WITHOUT.search(ast.unparse(item)) for item in around.items)
         for around in outwards(node, _parents(place))
     )
-
-
-def object_called(call: ast.Call, place: Place, places: Places) -> Place | None:
-    """The `forward` or `__call__` of the object that is called, where its class is known."""
-    name = dotted(call.func)
-    if not name or called_name(call) in places.classes:
-        return None
-    made = {kind for kind in _kinds(name, place, places) if kind in places.classes}
-    if len(made) != 1 or len(owners := places.classes[next(iter(made))]) != 1:
-        return None
-    methods = [method for method in places.methods_of(owners[0]) if method.name in CALLS]
-    return methods[0] if len(methods) == 1 else None
-
-
-def _kinds(name: str, place: Place, places: Places) -> Iterator[str]:
-    """The names of what an object is made by."""
-    last = name.rpartition(".")[2]
-    if "." in name:
-        for other in places.named("__init__"):
-            for target, value in assignments_in(other.nodes):
-                if dotted(target) == f"self.{last}":
-                    yield called_name(value)
-    for target, value in assignments_in(place.nodes):
-        if dotted(target) == name:
-            yield called_name(value)
 
 
 def _is_conditional(node: ast.AST, place: Place) -> bool:

@@ -231,6 +231,8 @@ _ROWS = (
      "two stages give the same tokens different values, with the same parameters"),
     ("GG511", "weights-carry-gradient", "scan",
      "a loss is multiplied by weights that are made of it, and that carry its gradient"),
+    ("GG512", "evaluation-moves-statistics", "scan",
+     "an evaluation calls what normalises as training does, and moves its running statistics"),
     ("GG601", "nondeterminism", "run", "two runs from one seed differ"),
     ("GG602", "resume-differs", "run", "saving, loading and going on differs from going on, in any bit"),
     ("GG603", "state-missing-from-checkpoint", "run", "training changes something that the checkpoint does not hold"),
