@@ -137,9 +137,9 @@ def _kept_by(place: Place, places: Places) -> set[str]:
 
 def _writes(place: Place, kept: Kept) -> Iterator[tuple[ast.expr | ast.stmt, ast.expr]]:
     """What writes in place something made of what stood there."""
-    tensors = {ast.unparse(node.value) for node in place.nodes if isinstance(node, ast.Subscript | ast.Attribute)} | {
-        ast.unparse(node.args[0]) for node in place.nodes if called_name(node) == "len" and node.args
-    }  # type: ignore[attr-defined]
+    tensors = {ast.unparse(node.value) for node in place.nodes if isinstance(node, ast.Subscript | ast.Attribute)}
+    lengths = (node for node in place.nodes if isinstance(node, ast.Call) and dotted(node.func) == "len")
+    tensors |= {ast.unparse(each) for node in lengths for each in node.args}
     for node in place.nodes:
         if isinstance(node, ast.AugAssign):
             if isinstance(node.target, ast.Subscript):
@@ -176,20 +176,21 @@ def _by_calls(place: Place, places: Places) -> Iterator[tuple[ast.expr | ast.stm
             continue
         given, own = called.given(call), Kept(called, places)
         for _, written in _writes(called, own):
-            root = written
-            while isinstance(root, ast.Subscript | ast.Attribute):
-                root = root.value
-            held = called.names.held(root) if isinstance(root, ast.Name) else root
-            while isinstance(held, ast.Subscript | ast.Attribute) or (
-                isinstance(held, ast.Call) and isinstance(held.func, ast.Attribute) and held.func.attr in SAME
-            ):
-                held = (
-                    held.func.value
-                    if isinstance(held, ast.Call) and isinstance(held.func, ast.Attribute)
-                    else held.value
-                )  # type: ignore[union-attr]
+            root = _root(written)
+            held = _root(called.names.held(root)) if isinstance(root, ast.Name) else root
             if isinstance(held, ast.Name) and held.id in given and not _is_renewed(held.id, called):
                 yield call, given[held.id]
+
+
+def _root(node: ast.expr) -> ast.expr:
+    """What something is a part, or a view, of."""
+    while True:
+        if isinstance(node, ast.Subscript | ast.Attribute):
+            node = node.value
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in SAME:
+            node = node.func.value
+        else:
+            return node
 
 
 def _is_renewed(name: str, place: Place) -> bool:
