@@ -161,7 +161,7 @@ def _same_container(one: ast.expr, other: ast.expr, place: Place, loops: dict[st
 
 
 def _is_given(target: ast.expr, value: ast.expr, place: Place, places: Places, loops: dict[str, str]) -> bool:
-    path = _same_container(target, value, place, loops)
+    path = "" if isinstance(target, ast.Name) else _same_container(target, value, place, loops)
     name = path.rpartition(".")[2]
     if name in VALUES:
         return True
