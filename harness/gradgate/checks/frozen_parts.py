@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -12,6 +13,11 @@ from gradgate.checks.trainer_source import called_name, dotted, given_by, nodes_
 
 _PARAMETERS = ("parameters", "named_parameters")
 _REGISTERS = ("register_buffer", "register_parameter", "register_module", "add_module")
+_JOINS = ("chain", "list", "tuple")
+_NORM = re.compile(r"norm|(^|_)ln(_|\d|$)", re.IGNORECASE)
+_FREEZES = re.compile(r"freez", re.IGNORECASE)
+_ITSELF = re.compile(r"_*freeze(_(all|self|weights|parameters|params))?$", re.IGNORECASE)
+_TRUNKS = re.compile(r"trunk|backbone|encoder|base|body", re.IGNORECASE)
 _LEARNT = {"Embedding", "EmbeddingBag", "Linear", "Bilinear", "LayerNorm", "RMSNorm", "GroupNorm", "BatchNorm1d"}
 _LEARNT |= {"Conv1d", "Conv2d", "GRU", "LSTM", "MultiheadAttention", "ModuleList", "ModuleDict", "Sequential"}
 _LEARNT |= {"Parameter", "TransformerEncoder", "TransformerEncoderLayer", "TransformerDecoderLayer"}
@@ -44,12 +50,57 @@ def switches_in(place: Place, places: Places) -> list[Switch]:
 def parts_of(places: Places, name: str) -> set[str]:
     """The parts with parameters of its own that the module of an attribute has; empty: not known, or several may be."""
     found = _made_in(places, name)
-    return {part for part, value in found if called_name(value) in _LEARNT or called_name(value) in places.classes}
+    return {part for part, value in found if is_learnt(value, places)}
 
 
 def attributes_of(places: Places, name: str) -> set[str]:
     """All attributes that the module of an attribute has; empty: not known, or several may be."""
     return {part for part, _ in _made_in(places, name)}
+
+
+def frozen_in_part(place: Place, found: Iterable[Switch], places: Places) -> Iterator[tuple[Switch, list[str]]]:
+    """The first of the parts of a module that a function freezes one by one, and the names of those that it leaves out.
+
+    Args:
+        place: the function, which is named after freezing the module, or leaves norms out alone.
+        found: what it freezes and releases.
+        places: all functions.
+    """
+    if not _FREEZES.search(place.name):
+        return
+    frozen = [each for each in found if not each.trains and each.part]
+    spoken = {node.attr for node in place.nodes if isinstance(node, ast.Attribute)}
+    spoken |= {part for node in place.nodes if isinstance(node, ast.Constant) for part in str(node.value).split(".")}
+    for above in dict.fromkeys(each.part[:-1] for each in frozen):
+        of_it = [each for each in frozen if each.part[:-1] == above]
+        names = {each.part[-1] for each in of_it}
+        if len(names) < 2 or any(each.part == above for each in frozen):
+            continue
+        made = _made_in(places, above[-1]) if above else _made_by(place.owner, places)
+        known = {part for part, value in made if is_learnt(value, places)}
+        left = known - spoken
+        says = (
+            bool(_ITSELF.match(place.name))
+            if not above
+            else above[-1].lower() in place.name.lower() or bool(_TRUNKS.search(place.name))
+        )
+        norms = bool(left) and all(map(_NORM.search, left))
+        names_them = any(name.rstrip("s").lower() in place.name.lower() for name in names)
+        if names <= known and left and ((above and says) or (norms and (says or (above and not names_them)))):
+            yield of_it[0], sorted(".".join((*above[-1:], one)) for one in left)
+
+
+def _made_by(owner: ast.ClassDef | None, places: Places) -> list[tuple[str, ast.expr]]:
+    """What a module gives itself in `__init__`, where it has no base but torch's."""
+    if owner is None or {dotted(base).rpartition(".")[2] for base in owner.bases} - {"Module"}:
+        return []
+    init = [node for place in places.methods_of(owner) if place.name == "__init__" for node in place.nodes]
+    return [(target.attr, value) for target, value in _own_assignments(init)]
+
+
+def is_learnt(value: ast.expr, places: Places) -> bool:
+    """Whether a call makes a module with parameters, or a parameter: torch's, or a class of the trainer's."""
+    return called_name(value) in _LEARNT or called_name(value) in places.classes
 
 
 def _made_in(places: Places, name: str) -> list[tuple[str, ast.expr]]:
@@ -121,17 +172,35 @@ def _meant(what: ast.expr, place: Place, hops: int = 4) -> list[tuple[str, ...]]
     path = dotted(what)
     if not path or isinstance(what, ast.Subscript):
         return []
-    return [tuple(name for name in path.split(".") if name != "self")]
+    first, *rest = path.split(".")
+    root = what
+    while isinstance(root, ast.Attribute):
+        root = root.value
+    held = place.names.held(root)
+    if held is not root and isinstance(held, ast.Attribute):
+        first, *rest = [*dotted(held).split("."), *rest]
+    return [tuple(name for name in (first, *rest) if name != "self")]
 
 
 def _modules_of(loop: ast.For, place: Place) -> list[ast.expr]:
     """What a loop goes over, or over whose parameters; nothing where a condition in it chooses among them."""
-    over = place.names.held(loop.iter)
     if any(isinstance(node, ast.If) for node in nodes_in(loop.body)):
         return []
+    return _modules_in(place.names.held(loop.iter), place)
+
+
+def _modules_in(over: ast.expr, place: Place) -> list[ast.expr]:
+    """The modules of an expression, or those whose parameters it is: of a list, a sum of lists, or a chain."""
+    over = over.value if isinstance(over, ast.Starred) else over
     if isinstance(over, ast.Call) and isinstance(over.func, ast.Attribute) and over.func.attr in _PARAMETERS:
         return [over.func.value]
-    return list(over.elts) if isinstance(over, ast.Tuple | ast.List) else [over]
+    if isinstance(over, ast.Tuple | ast.List):
+        return [module for each in over.elts for module in _modules_in(each, place)]
+    if isinstance(over, ast.BinOp) and isinstance(over.op, ast.Add):
+        return [module for side in (over.left, over.right) for module in _modules_in(place.names.held(side), place)]
+    if isinstance(over, ast.Call) and called_name(over) in _JOINS:
+        return [module for each in given_by(over) for module in _modules_in(place.names.held(each), place)]
+    return [over]
 
 
 def _loop_of(name: str, place: Place) -> ast.For | None:

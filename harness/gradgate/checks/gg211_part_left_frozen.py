@@ -1,14 +1,16 @@
-"""What one function of a trainer freezes, another one releases in part.
+"""What one function of a trainer freezes, another one releases in part; or a trunk is frozen by parts, and not whole.
 
 ## What it detects
 
 `model.trunk.blocks.requires_grad_(True)` behind a stage that froze the whole trunk: its embeddings are parts of it too
 and stay frozen. Or a list of modules that one function freezes, and a shorter one that another releases.
+Or `freeze_trunk`, which freezes the embeddings and the blocks, and not the norm behind them.
 
 ## Why it matters
 
 The second stage is to train everything, and a part keeps its first weights for ever. Nothing fails: the loss falls by
-what the other parts learn, and a run that starts with the second stage alone, which freezes nothing, trains all.
+what the other parts learn, and a run that starts with the second stage alone, which freezes nothing, trains all. A norm
+that is left out moves the features of a trunk that is thought to stand still, and that others are compared with.
 
 ## How it decides
 
@@ -19,7 +21,11 @@ freezes none is held against what others freeze: where it releases `trunk.blocks
 and what else it makes in `__init__` with parameters is to be released there as well; of a list of modules that another
 function freezes, those that it shares one with, each is to be released somewhere.
 
-Statistic: modules that stay frozen; allowed: 0. A warning: a part may be meant to stay as it is.
+A function that is named after freezing and freezes at least two parts of a module one by one is held against the
+module's class: parts that it does not mention at all are left out where its name says the module (`freeze_trunk`), or
+where they are norms alone; unless another function freezes or releases them.
+
+Statistic: modules that stay frozen, or are left out; allowed: 0. A warning: a part may be meant to stay as it is.
 
 False-alarm rate: 0 on the bundled trainer and on the documented ones.
 
@@ -58,7 +64,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from gradgate.checks.frozen_parts import Switch, parts_of, switches_in
+from gradgate.checks.frozen_parts import Switch, frozen_in_part, parts_of, switches_in
 from gradgate.checks.source_places import Place, Places, places_in
 from gradgate.checks.trainer_source import NONE, files_of
 from gradgate.core.finding import Finding
@@ -83,10 +89,14 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 def _findings(places: Places) -> Iterator[Finding]:
     by_place = {place: found for place in places.functions if (found := switches_in(place, places))}
     released = {name for found in by_place.values() for each in found if each.trains for name in each.part}
+    frozen = {name for found in by_place.values() for each in found if not each.trains for name in each.part[-1:]}
     for place, found in by_place.items():
         if all(each.trains for each in found) and len({each.part for each in found}) > 1:
             for part, names in _left(place, found, by_place, released, places):
                 yield _finding(place, part, names)
+        for part, names in frozen_in_part(place, found, places):
+            if not ({name.rpartition(".")[2] for name in names} & frozen | set(names) & released):
+                yield _left_out(place, part, names)
 
 
 def _left(
@@ -123,4 +133,16 @@ def _finding(place: Place, each: Switch, left: Sequence[str]) -> Finding:
         severity="warning",
         culprit=place.file.at(each.node, place.name),
         fix="release what was frozen: the same list of modules in both, or `model.requires_grad_(True)`",
+    )
+
+
+def _left_out(place: Place, each: Switch, left: Sequence[str]) -> Finding:
+    names = ", ".join(f"`{name}`" for name in left)
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"{place.name}() freezes `{'.'.join(each.part)}` and others, and leaves {names} to train; allowed: all",
+        severity="warning",
+        culprit=place.file.at(each.node, place.name),
+        fix="freeze the module itself: `model.trunk.requires_grad_(False)`",
     )

@@ -1,15 +1,16 @@
-"""A masked value is averaged over what is masked as well.
+"""A masked value is averaged over what is masked as well, or over another head's places.
 
 ## What it detects
 
 `(loss * mask).mean()`: a reward, a metric or a loss whose padding is 0 and counts all the same. A quantile, a median, a
-standard deviation or a threshold of the largest that is taken in the same way.
+standard deviation or a threshold of the largest that is taken in the same way. Sums over each head's own places that
+are all divided by the number of the first head's.
 
 ## Why it matters
 
 The number shrinks with padding, and with the length of the longest row of its batch. In a loss GG406 and GG410 see it;
 in a reward, an evaluation or a log nobody does. A quantile over padding keeps another share of the real places than the
-one that was set.
+one that was set. A head that is further ahead has fewer places, so divided by those of the first it weighs less.
 
 ## How it decides
 
@@ -28,6 +29,8 @@ two products with one mask. Of `quantile`, `median`, `std`, `var`, `kthvalue`, `
 
 What a mask has picked (`valid_ce = ce[valid]`) is no mask, whatever it is called. What an index, a `nan` or an infinite
 number has left out before is none of the second, nor is a share that is made of a mask any of them, but for the third.
+Of sums that leave an axis, or that take one head's part of a mask, one that is divided by the places of one head of
+that mask, `mask[..., 0].sum()` or `mask.sum((0, 1))[0]`, is a finding where it is a sum over others too.
 Statistic: such means and thresholds. Allowed: 0.
 
 False-alarm rate: 0 where what is masked is not to count.
@@ -67,6 +70,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
+from gradgate.checks.head_counts import other_heads
 from gradgate.checks.masked_means import LOSSES, means
 from gradgate.checks.masked_thresholds import ORDERED, TAKEN, thresholds
 from gradgate.checks.source_values import Names, outwards, own_nodes, parents_in
@@ -87,7 +91,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 
 def _found(file: File) -> Iterator[Finding]:
     if not (file.has("sum(") and file.has(".shape", ".size(")) and not file.has(
-        "mean(", ".numel()", *(f"{name}(" for name in LOSSES), *(f"{name}(" for name in {*TAKEN, *ORDERED})
+        "mean(", ".numel()", "0]", *(f"{name}(" for name in LOSSES), *(f"{name}(" for name in {*TAKEN, *ORDERED})
     ):
         return
     parents: dict[int, ast.AST] = {}
@@ -96,6 +100,8 @@ def _found(file: File) -> Iterator[Finding]:
         names = Names(function)
         for taken in thresholds(nodes, names):
             yield _taken(file, function, taken.call, taken.mask)
+        for quotient, base, count in other_heads(nodes, names):
+            yield _of_another(file, function, quotient, base, count)
         for node, mask in means(nodes, names):
             parents = parents or parents_in(file.tree)
             if not any(
@@ -123,4 +129,15 @@ def _taken(file: File, function: Function, call: ast.Call, mask: str) -> Finding
         "allowed: none",
         culprit=file.at(call, function.name),
         fix="take it over the places that count: `x[mask]`",
+    )
+
+
+def _of_another(file: File, function: Function, quotient: ast.expr, base: str, count: str) -> Finding:
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"{function.name}() divides each head's sum over its places of `{base}` by those of one, `{count}`; "
+        "allowed: each head's own number",
+        culprit=file.at(quotient, function.name),
+        fix="divide each head by its own number of places: `mask.sum((0, 1))`",
     )

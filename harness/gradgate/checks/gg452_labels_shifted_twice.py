@@ -1,20 +1,23 @@
-"""Labels that are ahead already are moved once more, against logits that lose their last position.
+"""Labels that are ahead already are moved once more, or the weights of all heads by what the first one is ahead.
 
 ## What it detects
 
 `logits[:, :-1, 0]` beside `labels[:, 1:, 0]`, where labels have an axis of heads: those of head k at t are the token at
-t + k + 1, and need no shift.
+t + k + 1, and need no shift. `weights[:, 1:]` for each head, where the targets of head k begin at k + 1.
 
 ## Why it matters
 
 The first head is held against the token after the next. A loss trains it on that; an accuracy of a model that is right
-is next to chance, and decides which weights are kept.
+is next to chance, and decides which weights are kept. Weights that are the next token's for all heads weigh what the
+others predict by what stands in front of it: only the first head learns what was to be learnt more.
 
 ## How it decides
 
 By reading the files of `Subject.source`, or those of the modules that the adapter imports. Findings are labels, or
 targets, by their name, that are indexed by three places of which the second begins at 1 and the third is one head,
-in a function that takes something else, of no such name, without its last position.
+in a function that takes something else, of no such name, without its last position. Weights, scores or advantages are
+findings where they are taken from a number on (`weights[:, 1 : 1 + n]`) and multiplied with a loss, in a function whose
+targets, there or in a function that is given the head's number, begin the further on, the further ahead a head is.
 
 Statistic: such places; allowed: 0.
 
@@ -54,8 +57,10 @@ import ast
 import re
 from collections.abc import Iterator
 
+from gradgate.checks.source_places import Place, Places, read_place_by_place
 from gradgate.checks.source_values import own_nodes
 from gradgate.checks.trainer_source import File, dotted, read_file_by_file
+from gradgate.checks.weights_ahead import one_slice
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -69,7 +74,26 @@ OF_HEADS = 3  # axes of labels [B, S, H]
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     """Read how labels of heads are indexed."""
-    return read_file_by_file(subject, _of_file, "places")
+    outcome = read_file_by_file(subject, _of_file, "places")
+    if outcome.not_applicable:
+        return outcome
+    weights = read_place_by_place(subject, lambda file: file.has("[:, "), _of_weights, "places")
+    findings = (*outcome.findings, *weights.findings)
+    return Outcome(findings, {"places": len(findings)}, {"places": 0})
+
+
+def _of_weights(place: Place, places: Places) -> Iterator[Finding]:
+    for node, head in one_slice(place, places):
+        yield Finding(
+            code=CODE,
+            name=NAME,
+            message=(
+                f"{place.name}() weighs the loss of each head by `{ast.unparse(node)}`, and the targets move with "
+                f"`{head}`; allowed: weights of the targets"
+            ),
+            culprit=place.file.at(node, place.name),
+            fix="take weights from where the targets are: `weights[:, head + 1 :]`",
+        )
 
 
 def _of_file(file: File) -> Iterator[Finding]:

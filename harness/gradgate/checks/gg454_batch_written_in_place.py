@@ -1,13 +1,15 @@
-"""A function writes into the labels, the mask or the tokens that it is given: the batch is another one afterwards.
+"""A function writes into the labels, the mask or the tokens that it is given, or a data set into a row that it keeps.
 
 ## What it detects
 
 `index = labels.clamp_(min=0)` in a function that is given `labels`: what was ignored is token 0 from there on.
+Or `item["reward"][start:] -= penalty` in a data set's `__getitem__`, of an `item` that it keeps and does not copy.
 
 ## Why it matters
 
 Whoever asks the batch next, the loss behind a reference's scores, counts padding and prompts as targets. No gradient is
-wrong, so nothing raises; a batch that is used twice is another one the second time.
+wrong, so nothing raises; a batch that is used twice is another one the second time. What a data set writes into its
+own rows adds up with each access: in the second epoch the penalty is twice as large, and an evaluation adds its own.
 
 ## How it decides
 
@@ -17,6 +19,12 @@ method whose name ends in `_`, and, in a function that gives something back or k
 however deep (`inputs.batch.labels`), that is called labels, targets, mask, valid, ids or tokens, of a view of it, or of
 a name that holds it; where the function assigns that nothing before and does not give it, or what holds it, back; not
 where it is what the function is named after (`mask_labels_`, `collate`).
+
+Of a class with `__getitem__` or `__iter__`, rows that it keeps are what its methods assign to its attributes as lists,
+mappings or tensors, and parameters that are annotated so; they are followed through names, loops, views and shallow
+copies (`dict(item)`, `{**item}`), and into functions that are given one. Findings are writes there that are made of
+what stood in that place (`-=`, `add_`, `append`, `item["x"] = item["x"] - 1`), where the row is read behind them and no
+condition asks the row whether it was written before.
 
 Statistic: such writes; allowed: 0.
 
@@ -57,6 +65,7 @@ import ast
 import re
 from collections.abc import Iterator, Sequence
 
+from gradgate.checks.kept_rows import GIVES, rewritten
 from gradgate.checks.source_places import Place, Places, places_in
 from gradgate.checks.source_values import assignments_in, last_name, places_of
 from gradgate.checks.trainer_source import NONE, dotted, files_of, given_by
@@ -85,10 +94,11 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     files = files_of(subject)
     if not files:
         return Outcome(not_applicable=NONE)
-    writing = [file for file in files if file.has("_(", "] =", "&=", "|=", "*=")]
+    writing = [file for file in files if file.has("_(", "] =", "&=", "|=", "*=", *GIVES)]
     places = places_in(files) if writing else None
     known = [place for place in places.functions if place.file in writing] if places is not None else []
     found = tuple(finding for place in known for finding in _of_place(place, _Given(place), places_in(files)))
+    found += tuple(_kept(place, *one) for place in known for one in rewritten(place, places_in(files)))
     return Outcome(found, {"writes": len(found)}, {"writes": 0})
 
 
@@ -254,4 +264,16 @@ def _finding(place: Place, node: ast.expr | ast.stmt, name: str) -> Finding:
         message=f"{place.name}() writes into the `{name}` that it is given, by `{ast.unparse(node)}`; allowed: none",
         culprit=place.file.at(node, place.name),
         fix="take the operation without the `_`, or write into a clone",
+    )
+
+
+def _kept(place: Place, node: ast.expr | ast.stmt, name: str) -> Finding:
+    owner = f"{place.owner.name}." if place.owner is not None else ""
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"{owner}{place.name}() writes into `{name}` that it keeps, by `{ast.unparse(node)}`: it adds up with "
+        "each access; allowed: none",
+        culprit=place.file.at(node, place.name),
+        fix="write into a clone, or write once, where the rows are made",
     )

@@ -1,14 +1,15 @@
-"""A share of the places that count is taken of all places.
+"""A share of the places that count is taken of all places, or coefficients of the heads in use are shares of all.
 
 ## What it detects
 
 `budget = int(keep_ratio * valid.numel())` in a selection among `excess[valid]`: padding and what is not predicted are
-counted, too.
+counted, too. Or `coefs = coefs / coefs.sum()` and `coefs[:n_active]` behind it.
 
 ## Why it matters
 
 With half of a batch padded, a share of 0.6 keeps everything, and the treatment is the control group. How much is kept
-goes with the lengths of the rows that share a batch.
+goes with the lengths of the rows that share a batch. Coefficients that are cut sum to less than 1 while heads are
+switched on one by one: the loss, and with it the step, grows with their number, as under a warm-up that nobody set.
 
 ## How it decides
 
@@ -17,6 +18,10 @@ share, by its name (ratio, share, fraction, keep), with `x.numel()`, `math.prod(
 shape, that reach the number of a `topk`, of a `kthvalue` or of a cut of an order in the same function, where a
 mask stands beside: the function has what is called mask or valid, or takes values by
 one. Not so where what is counted was taken by an index before (`excess[valid].numel()`).
+
+Coefficients (`coefs`, `head_weights`, `lambdas`, `discounts`) are findings where they are divided by their own sum, or
+come from a softmax, in a function, in its class or in a function of the trainer's that gives them, and are then cut by
+`[:k]` with a `k` that is no number, or set to 0 from there on, and nothing divides by the sum of what is left.
 
 Statistic: such shares; allowed: 0.
 
@@ -55,9 +60,10 @@ import ast
 import re
 from collections.abc import Iterator
 
+from gradgate.checks.cut_shares import cut_shares
 from gradgate.checks.masked_thresholds import bare, thresholds
 from gradgate.checks.source_masks import MASK
-from gradgate.checks.source_places import Place, read_place_by_place
+from gradgate.checks.source_places import Place, Places, read_place_by_place
 from gradgate.checks.source_values import assignments_in, last_name, places_of
 from gradgate.checks.trainer_source import dotted
 from gradgate.core.finding import Finding
@@ -69,15 +75,21 @@ NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
 SHARE = re.compile(r"(^|_)(ratio|share|fraction|frac|keep|kept|percent|quantile|rate)(_|$)", re.IGNORECASE)
 
+CUT = ("coef", "weights", "lambdas", "decays", "discounts")
 FLAT = re.compile(r"\.view\(-1\)|flatten|ravel")
 LEFT = re.compile(r"masked_select|nonzero")
 
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     """Look for shares of all places beside a mask."""
-    return read_place_by_place(
-        subject, lambda file: file.has("topk", "kthvalue", "sort("), lambda place, _: _of_place(place), "shares"
-    )
+    return read_place_by_place(subject, lambda file: file.has("topk", "kthvalue", "sort(", *CUT), _found, "shares")
+
+
+def _found(place: Place, places: Places) -> Iterator[Finding]:
+    if place.file.has("topk", "kthvalue", "sort("):
+        yield from _of_place(place)
+    for node, name in cut_shares(place, places):
+        yield _cut(place, node, name)
 
 
 def _of_place(place: Place) -> Iterator[Finding]:
@@ -162,4 +174,15 @@ def _finding(place: Place, node: ast.BinOp) -> Finding:
         "allowed: a share of those that count",
         culprit=place.file.at(node, place.name),
         fix="take the share of `valid.sum()`",
+    )
+
+
+def _cut(place: Place, node: ast.AST, name: str) -> Finding:
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"{place.name}() cuts `{name}` by `{ast.unparse(node)}` behind what makes all sum to 1; allowed: "
+        "those in use sum to 1",
+        culprit=place.file.at(node, place.name),
+        fix="cut first, and divide what is left by its sum",
     )

@@ -80,6 +80,7 @@ def test_select_leaves_out_what_is_ignored():
         "GG106",
         "GG107",
         "GG108",
+        "GG109",
     ]
 
 

@@ -1,0 +1,220 @@
+"""An evaluation calls what normalises, as training does, and moves its running statistics.
+
+## What it detects
+
+`self.weigher(scores)` in `validate()`, where the weigher updates its running mean and variance at each call.
+
+## Why it matters
+
+Held-out rows have a share in what training weighs its tokens by, more of it the more often the run is evaluated. Two
+runs that differ in the interval of their evaluations alone learn differently, and a resumed run that evaluates once
+more does, too. The evaluation itself depends on the order of its batches, as the statistics move under it.
+
+## How it decides
+
+By reading the files of `Subject.source`, or those of the modules that the adapter imports. What normalises is a class
+that takes a running number of its own from what it is given, and divides by one. What moves those is a method that
+assigns or writes them of what they were. Calls are followed through functions, methods, and objects whose class is
+known by what they are made of or annotated with. A finding is a call in a function that is named after an evaluation,
+of an object that is not made there, that leads to such a method as a call in one that is named after training does, on
+a way on which no condition speaks of training, evaluating or updating, where the function puts no state back.
+
+Statistic: such calls, one a function; allowed: 0.
+
+False-alarm rate: 0 on the bundled trainer and on the documented ones.
+
+## Example
+
+Bad:
+
+```python
+def __call__(self, scores):
+    self.moments.update(scores)
+    return self.moments.whiten(scores)
+```
+
+Good:
+
+```python
+def __call__(self, scores, update=True):
+    if update:
+        self.moments.update(scores)
+    return self.moments.whiten(scores)
+```
+
+## How to fix
+
+Let training alone update: an argument that the evaluation sets, or the object's own `training`.
+
+## Known limits
+
+Statistics of torch's own modules, as batch norm, go by the mode, which GG606 looks at. So does it at whatever an
+evaluation moves, where it can run one.
+
+## Sources
+
+An invariant fault of a trainer that was read for the catalogue.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+
+from gradgate.checks.evaluation_names import EVALUATION, TRAINING
+from gradgate.checks.objects_called import method_called, object_called
+from gradgate.checks.source_places import Place, Places, read_place_by_place
+from gradgate.checks.source_values import assignments_in, contains, last_name
+from gradgate.checks.trainer_source import called_name, dotted, given_by, names_in
+from gradgate.core.finding import Finding
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Context, Subject
+
+CODE, NAME = "GG512", "evaluation-moves-statistics"
+NEEDS: tuple[str, ...] = ()
+PER_STAGE = False
+ASKS = re.compile(
+    r"train(?!ed)|update(?![sd])|updating|eval|learn|track|froz|freez|grad_enabled|adapt|calibrat|observe",
+    re.IGNORECASE,
+)
+STEPS = re.compile(r"(^|_)(step|loss|losses|backward|epoch|update|run|objective)(_|$)", re.IGNORECASE)
+PUTS_BACK = ("load_state_dict", "deepcopy", "restore", "set_state", "copy")
+WRITES = ("copy_", "lerp_", "add_", "mul_", "fill_")
+SETS_UP = ("__init__", "reset", "load_state_dict", "setup")
+HOPS = 5
+
+
+def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
+    """Look for evaluations that lead to what moves running statistics."""
+    return read_place_by_place(
+        subject,
+        lambda file: any(map(_is_evaluation, (function.name for function, _ in file.functions))),
+        _of_place,
+        "calls",
+    )
+
+
+def _is_evaluation(name: str) -> bool:
+    return bool(EVALUATION.search(name)) and not TRAINING.search(name)
+
+
+def _of_place(place: Place, places: Places) -> Iterator[Finding]:
+    if not _is_evaluation(place.name) or any(called_name(node) in PUTS_BACK for node in place.nodes):
+        return
+    for call in (node for node in place.nodes if isinstance(node, ast.Call)):
+        if _is_asked(call, place) or _is_made_here(call, place):
+            continue
+        moves = _leads_to(call, place, places, HOPS)
+        if moves is not None and _is_trained(moves, places):
+            yield _finding(place, call, moves)
+            return
+
+
+def _leads_to(call: ast.Call, place: Place, places: Places, hops: int) -> Place | None:
+    """The method that moves running statistics, to which a call leads under no condition on the mode."""
+    called = method_called(call, place, places) or places.called(call, place) or object_called(call, place, places)
+    if called is None or called is place or _speaks(called):
+        return None
+    if _moves(called, places):
+        return called
+    inner = (node for node in called.nodes if isinstance(node, ast.Call)) if hops else ()
+    found = (_leads_to(node, called, places, hops - 1) for node in inner if not _is_made_here(node, called))
+    return next((each for each in found if each is not None), None)
+
+
+def _moves(place: Place, places: Places) -> bool:
+    """Whether a method moves numbers by which its class normalises."""
+    if place.owner is None or place.name in SETS_UP:
+        return False
+    moved = _moved(place)
+    if not moved:
+        return False
+    of_class = [node for method in places.methods_of(place.owner) for node in method.nodes]
+    taken = {
+        part
+        for node in of_class
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub) and not _own(node.left)
+        for part in _own(node.right)
+    }
+    by = {
+        part
+        for node in of_class
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div)
+        for part in _own(node.right)
+    }
+    properties = {method.name for method in places.methods_of(place.owner) if method.function.decorator_list}
+    return bool(taken & moved) and bool(by & (moved | properties))
+
+
+def _own(node: ast.AST) -> set[str]:
+    """The attributes of itself that an expression reads."""
+    return {part.attr for part in ast.walk(node) if isinstance(part, ast.Attribute) and dotted(part.value) == "self"}
+
+
+def _moved(place: Place) -> set[str]:
+    """The attributes that a method writes, of which at least one is made of what it was."""
+    written, follows = set[str](), False
+    for target, value in assignments_in(place.nodes):
+        if isinstance(target, ast.Attribute) and dotted(target.value) == "self":
+            written.add(target.attr)
+            follows |= target.attr in _own(value)
+    for node in place.nodes:
+        if isinstance(node, ast.AugAssign) and (own := _own(node.target)):
+            written |= own
+            follows = True
+        elif isinstance(node, ast.Call) and called_name(node) in WRITES and isinstance(node.func, ast.Attribute):
+            own = {last_name(node.func.value)} if dotted(node.func.value).startswith("self.") else set()
+            written |= own
+            follows |= bool(own)
+    return written if follows else set()
+
+
+def _speaks(place: Place) -> bool:
+    """Whether a condition in a function, or an argument of it, speaks of the mode."""
+    for node in place.nodes:
+        if isinstance(node, ast.If | ast.IfExp) and any(map(ASKS.search, map(_last, names_in(node.test)))):
+            return True
+    return any(map(ASKS.search, place.parameters))
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _is_asked(call: ast.Call, place: Place) -> bool:
+    return any(
+        isinstance(node, ast.If) and contains(node, call) and any(map(ASKS.search, names_in(node.test)))
+        for node in place.nodes
+    )
+
+
+def _is_made_here(call: ast.Call, place: Place) -> bool:
+    """Whether a call is of an object that the function itself makes, and is given none that it does not."""
+    made = {dotted(target) for target, value in assignments_in(place.nodes) if isinstance(value, ast.Call)}
+    root = dotted(call.func).partition(".")[0]
+    held = any(dotted(each).startswith("self.") for each in given_by(call))
+    return root in made and not held
+
+
+def _is_trained(moves: Place, places: Places) -> bool:
+    """Whether a function that is named after training, or a step, leads to the same method."""
+    for place in places.functions:
+        if _is_evaluation(place.name) or not (TRAINING.search(place.name) or STEPS.search(place.name)):
+            continue
+        for call in place.nodes:
+            if isinstance(call, ast.Call) and place is not moves and _leads_to(call, place, places, HOPS) is moves:
+                return True
+    return False
+
+
+def _finding(place: Place, call: ast.Call, moves: Place) -> Finding:
+    owner = f"{moves.owner.name}." if moves.owner is not None else ""
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"{place.name}() calls `{ast.unparse(call.func)}`, which moves running statistics of training "
+        f"({owner}{moves.name}()); allowed: statistics of training alone",
+        culprit=place.file.at(call, place.name),
+        fix="let training alone update them: by an argument, or by the object's own mode",
+    )
