@@ -22,8 +22,9 @@ turns it. `monitor=` and `mode=`, or `metric_for_best_model=` and `greater_is_be
 where both are written down in one call or one mapping. A direction that is chosen by a part of a score's name (`"min"
 if "loss" in monitor else "max"`) has to fit each name that the trainer, or a YAML file in its folder, gives what is
 called after monitoring (`best_metric`), and each that it allows there: by `Literal`, by `choices`, by `in`, or in a
-call that is given both. A first number is a finding where each that is written down is infinite on the better side, or
-0 for losses that have to be below it.
+call that is given both. The parts may stand in a constant, a field or a pattern, the name may be cut or its ends be
+asked, and a table that gives directions (`WAYS.get(monitor, "min")`) is such a choice. A first number is a finding
+where each that is written down is infinite on the better side, or 0 for losses that have to be below it.
 
 Names that say neither or both, and functions or classes that ask for a direction, are none. Statistic: such places;
 allowed: 0.

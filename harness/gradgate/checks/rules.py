@@ -225,6 +225,8 @@ _ROWS = (
      "a value loss's target is computed from the prediction, and carries its gradient"),
     ("GG510", "values-read-otherwise", "run",
      "two stages give the same tokens different values, with the same parameters"),
+    ("GG513", "denormalised-otherwise", "scan",
+     "what is normalised is brought back otherwise: the one is not the inverse of the other"),
     ("GG601", "nondeterminism", "run", "two runs from one seed differ"),
     ("GG602", "resume-differs", "run", "saving, loading and going on differs from going on, in any bit"),
     ("GG603", "state-missing-from-checkpoint", "run", "training changes something that the checkpoint does not hold"),

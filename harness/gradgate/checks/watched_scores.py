@@ -9,7 +9,7 @@ from typing import Any
 
 from gradgate.checks.source_places import Place, Places
 from gradgate.checks.source_values import assignments_in, defaults_of, last_name
-from gradgate.checks.trainer_source import dotted
+from gradgate.checks.trainer_source import called_name, dotted
 from gradgate.subjects.argument_calls import argument_call
 
 WATCHED = re.compile(
@@ -30,6 +30,8 @@ def watched_in(own: Places, contents: Sequence[Any]) -> Iterator[str]:
         for name, value in _given(place):
             if WATCHED.search(name):
                 yield from _texts(value)
+        for name in filter(WATCHED.search, place.parameters):
+            yield from (text for _, value in own.values_given(place, name, made=True) for text in _texts(value))
         for node in place.nodes:
             yield from _allowed(node, own)
     for same in own.classes.values():
@@ -48,8 +50,13 @@ def _given(place: Place) -> Iterator[tuple[str, ast.expr]]:
     yield from ((last_name(target), value) for target, value in assignments_in(place.nodes))
     yield from ((each.arg, value) for each, value in defaults_of(place.function.args))
     for node in place.nodes:
-        if isinstance(node, ast.Call):
+        if isinstance(node, ast.Dict):
+            pairs = zip(node.keys, node.values, strict=True)
+            yield from ((str(key.value), value) for key, value in pairs if isinstance(key, ast.Constant))
+        elif isinstance(node, ast.Call):
             yield from ((word.arg or "", word.value) for word in node.keywords)
+            if called_name(node) in ("get", "setdefault", "getattr") and len(node.args) > 1:
+                yield str(getattr(node.args[-2], "value", "")), node.args[-1]
             if (argument := argument_call(node)) is not None:
                 yield from (
                     (argument.name, argument.words[each]) for each in ("default", "choices") if each in argument.words
