@@ -314,6 +314,8 @@ _ROWS = (
      "a resume that was asked for finds no checkpoint, and the run starts from scratch without a word"),
     ("GG653", "last-micro-batch-logged", "scan",
      "what is logged for an update of several micro-batches is the last one's alone"),
+    ("GG658", "other-weights-kept-as-the-best", "scan",
+     "the average of the weights is evaluated, and the model's own weights are kept as the best"),
     ("GG701", "slower-than-base", "run",
      "head is slower than base by more than the budget, with the stated confidence"),
     ("GG702", "counters-grew", "count", "a counter of work per step is above its stored count"),
