@@ -166,10 +166,11 @@ def _is_of(overridden: str, of: str) -> bool:
 
 
 def _finding(place: Place, node: ast.AST, call: ast.Call, of: str) -> Finding:
+    where = f"{place.name}()" if place.name else "the top level"
     return Finding(
         code=CODE,
         name=NAME,
-        message=f"{f'{place.name}()' if place.name else 'the top level'} overrides `{of}` behind the model that it builds "
+        message=f"{where} overrides `{of}` behind the model that it builds "
         f"of that in line {call.lineno}; allowed: before it is built",
         culprit=place.file.at(node, place.name),
         fix="override first, and build of the result",
