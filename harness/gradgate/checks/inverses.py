@@ -212,10 +212,11 @@ class _Run:
         return _Run(place, self.own, given, self.known, self.deep - 1).result()
 
 
-def _real(value: complex) -> float:
-    if isinstance(value, complex):
-        raise UnknownError
-    return value
+def _real(value: object) -> float:
+    """A number that is none of a negative number's root."""
+    if isinstance(value, float):
+        return value
+    raise UnknownError
 
 
 def _read(target: ast.Name) -> ast.Name:

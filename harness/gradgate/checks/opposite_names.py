@@ -76,7 +76,7 @@ def changed_places(call: ast.Call, place: Place, own: Places) -> Iterator[tuple[
     else:
         parameters = OF_LIBRARIES.get(called_name(call), ()) if not own.named(called_name(call)) else ()
         given = dict(zip(parameters, call.args, strict=False))
-        given |= {word.arg: word.value for word in call.keywords if word.arg in parameters}
+        given |= {word.arg: word.value for word in call.keywords if word.arg and word.arg in parameters}
     names = {argument: named(value, place) for argument, value in given.items()}
     for one, other in permutations(names, 2):
         for pair in PAIRS:
