@@ -19,7 +19,8 @@ or of one above it, or functions of a file, that are called after normalising (`
 are computed with numbers: each attribute, argument and function that they share has one, whatever is called `eps` a
 tiny one; properties, helpers of `self` and names are followed. A `std` that nothing follows is the root of the `var`
 beside it. Clamps of the tensor itself and changes of shape, dtype and device leave a number as it is. Statistic: the
-largest difference between a number and what the two make of it, over three; a finding is one above 1 % of it.
+largest difference between a number and what the two make of it, over three; a finding is one above 1 % of it. What
+comes back times a whole number, or a half of one, is in another unit (bytes of an image, per cent) and no finding.
 
 Pairs in which anything else is done (a table, a loop, a call of another's) are not judged. Allowed: 0.
 
@@ -76,6 +77,7 @@ PER_STAGE = False
 FORTH = r"(normali[sz]e|standardi[sz]e|whiten|transform|rescale|scale)"
 BACK = re.compile(rf"(?:^|_)(?:(?:de|un)_?|inverse_|inv_|undo_)({FORTH[1:-1]})|({FORTH[1:-1]})_(?:inverse|back)$")
 NUMBERS = (-1.7, 0.6, 4.1)
+ROUNDED = 1e-6
 SHARE = 0.01  # of a number, by which it may come back otherwise: an eps that one of the two leaves out
 
 
@@ -113,11 +115,17 @@ def _of_pair(forth: Place, back: Place, own: Places) -> Iterator[Finding]:
     if not forth.positional or not back.positional:
         return
     try:
-        worst = max(abs(_there_and_back(forth, back, own, x) - x) / abs(x) for x in NUMBERS)
+        shares = [_there_and_back(forth, back, own, x) / x for x in NUMBERS]
     except (UnknownError, ArithmeticError, ValueError):
         return
-    if worst > SHARE:
+    if max(abs(share - 1) for share in shares) > SHARE and not _is_unit(shares):
         yield _finding(forth, back)
+
+
+def _is_unit(shares: list[float]) -> bool:
+    """Whether numbers come back in another unit: bytes as shares of 255, halves, per cent."""
+    one = max(abs(shares[0]), 1 / abs(shares[0])) if shares[0] else 0.0
+    return max(shares) - min(shares) < ROUNDED * one and one > 1 and abs(2 * one - round(2 * one)) < ROUNDED * one
 
 
 def _there_and_back(forth: Place, back: Place, own: Places, number: float) -> float:

@@ -19,8 +19,8 @@ overrides that are set on that configuration, or on what holds it, behind that i
 function that is called after overriding, with `**kwargs` or a name of overrides; by `setattr` in a loop over one; or by
 an assignment of one of the function's arguments to a setting that a module's `__init__` reads.
 
-None are those behind which the model is built again, or where what was overridden before the model is overridden once
-more. Statistic: such places; allowed: 0.
+None are those behind which something else is made of the configuration without that model, or where what was overridden
+before the model is overridden once more. Statistic: such places; allowed: 0.
 
 False-alarm rate: 0 on the bundled trainer and on the documented ones.
 
@@ -75,6 +75,7 @@ PER_STAGE = False
 CONFIG = re.compile(r"(^|_)(config|cfg|conf|args|hparams|settings|recipe|options|hp)$", re.IGNORECASE)
 MODEL = re.compile(r"(^|_)(model|net|network|policy|critic|actor|lm|transformer|backbone|trunk)$", re.IGNORECASE)
 OVERRIDES = re.compile(r"(^|_)(kwargs|overrides?|overridden|updates|set|sets|changes|unknown|extra_args)$")
+MAKES = re.compile(r"^[A-Z]|^cls$|build|make|create|init|from_", re.ASCII)
 SETS = re.compile(r"(^|_)(update|override|overrides|merge|apply|set)(_|$)", re.IGNORECASE)
 COPIES = ("deepcopy", "copy", "replace", "SimpleNamespace", "dict", "asdict")
 
@@ -90,14 +91,24 @@ def _may_override(file: File) -> bool:
 
 def _of_place(place: Place, own: Places) -> Iterator[Finding]:
     given = assignments_in(place.nodes)
-    built = [(call, of) for target, value in given for call, of in _built_of(target, value, place, own)]
-    for call, of in built:
-        sets = [node for node in _overriding(place, own) if _is_of(node[1], of)]
-        behind = [node for node in sets if node[0].lineno > (call.end_lineno or call.lineno)]
-        again = max((other.lineno for other, same in built if same == of), default=0)
-        if behind and len(behind) == len(sets) and again < behind[0][0].lineno:
-            yield _finding(place, behind[0][0], call, of)
+    built = [
+        (last_name(target), call, of) for target, value in given for call, of in _built_of(target, value, place, own)
+    ]
+    for model, call, of in built:
+        sets = [node for node, overridden in _overriding(place, own) if _is_of(overridden, of)]
+        behind = [node for node in sets if node.lineno > (call.end_lineno or call.lineno)]
+        if behind and len(behind) == len(sets) and not _is_built_again(place, behind[0], model, of):
+            yield _finding(place, behind[0], call, of)
             return
+
+
+def _is_built_again(place: Place, node: ast.AST, model: str, of: str) -> bool:
+    """Whether something is made of a configuration behind what overrides it, which is not given the model as well."""
+    for call in (each for each in place.nodes if isinstance(each, ast.Call) and each.lineno > node.lineno):  # type: ignore[attr-defined]
+        names = {dotted(part) for value in given_by(call) for part in ast.walk(value)}
+        if of in names and model not in {name.rpartition(".")[2] for name in names} and MAKES.search(called_name(call)):
+            return True
+    return False
 
 
 def _built_of(target: ast.expr, value: ast.expr, place: Place, own: Places) -> Iterator[tuple[ast.Call, str]]:

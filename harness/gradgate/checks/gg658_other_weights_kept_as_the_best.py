@@ -68,7 +68,7 @@ from gradgate.checks.averages import AVERAGE, AVERAGING
 from gradgate.checks.kept_bests import Kept, kept_bests
 from gradgate.checks.source_places import Place, Places, places_in
 from gradgate.checks.source_values import assignments_in, contains, last_name, places_of
-from gradgate.checks.trainer_source import NONE, called_name, files_of, given_by, names_in
+from gradgate.checks.trainer_source import NONE, called_name, dotted, files_of, given_by, names_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -79,6 +79,9 @@ PER_STAGE = False
 PUTS_IN = re.compile(r"^(apply\w*|copy_to|copy_params_to|store|swap\w*|to_model|activate|enable|load_into|assign\w*)$")
 TAKES_OUT = re.compile(r"^(restore\w*|swap\w*|unapply\w*|put_back|deactivate|disable|undo|reset\w*)$")
 MODEL = re.compile(r"(^|_)(model|net|network|module|policy|student|actor|lm|critic)(_|$)", re.IGNORECASE)
+OF_WEIGHTS = re.compile(
+    r"(^|_)(ema|shadow|swa|polyak)(_|$)|EMA|averaged?_(model|net|weights|params|parameters|state)|(model|net)_?averaged?$"
+)
 NUMBER = re.compile(r"loss|decay|rate|every|start|meter|score|acc|metric", re.IGNORECASE)
 COPIES = ("state_dict", "deepcopy", "clone")
 DEPTH = 3  # calls that are followed
@@ -142,7 +145,7 @@ def _of_average(place: Place, own: Places, depth: int) -> Iterator[tuple[ast.stm
         ends = [one.lineno for one in taken_out if node.lineno < one.lineno]
         if ends and any(one.lineno < node.lineno for one in put_in):
             yield node, min(ends)
-        elif any(_is_average(each) and not NUMBER.search(ast.unparse(each)) for each in given_by(node.value)):
+        elif any(map(_is_of_weights, given_by(node.value))) and not AVERAGE.search(last_name(node.targets[0])):
             yield node, node.lineno
         called = own.called(node.value, place) if depth else None
         if called is not None and any(_is_returned(inner, called) for inner, _ in _of_average(called, own, depth - 1)):
@@ -170,6 +173,12 @@ def _is_average(node: ast.AST) -> bool:
     return any(AVERAGE.search(text) or AVERAGING.search(text) for text in texts)
 
 
+def _is_of_weights(node: ast.AST) -> bool:
+    """Whether what a call is given is an average of weights, and none of numbers."""
+    said = _is_average(node) and any(OF_WEIGHTS.search(part) for part in dotted(node).split("."))
+    return said and not NUMBER.search(ast.unparse(node))
+
+
 def _calls_average(value: ast.expr) -> bool:
     return isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) and _is_average(value.func)
 
@@ -178,9 +187,7 @@ def _is_of_average(context: ast.expr, place: Place) -> bool:
     """Whether what a `with` enters is an average's: by its own names, or by those of what it holds."""
     held = place.names.held(context)
     calls = [node for value in (context, held) for node in ast.walk(value) if isinstance(node, ast.Call)]
-    return any(_is_average(node.func) for node in calls) or any(
-        _is_average(each) for node in calls for each in given_by(node) if not NUMBER.search(ast.unparse(each))
-    )
+    return any(_is_average(node.func) or any(map(_is_of_weights, given_by(node))) for node in calls)
 
 
 def _reached(nodes: Iterable[ast.AST], place: Place, own: Places, depth: int = DEPTH) -> Iterator[ast.AST]:
