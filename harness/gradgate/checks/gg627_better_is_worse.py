@@ -75,7 +75,7 @@ from gradgate.checks.source_places import Places, places_in
 from gradgate.checks.source_settings import yaml_files
 from gradgate.checks.source_values import Names, assignments_in, last_name, own_nodes
 from gradgate.checks.trainer_source import File, Function, called_name, dotted, files_of, read_file_by_file
-from gradgate.checks.watched_scores import watched_in
+from gradgate.checks.watched_scores import named_to, watched_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -115,7 +115,8 @@ def _guessed(own: Places, subject: Subject) -> Iterator[tuple[File, ast.expr, st
     guesses = list(guesses_in(own))
     watched = sorted(set(watched_in(own, [content for *_, content in yaml_files(subject)]))) if guesses else []
     for guess in guesses:
-        wrong = [name for name in watched if (falls := _said(name)) is not None and guess.of(name) is (not falls)]
+        asked = {*watched, *named_to(guess.place, guess.node, own)}
+        wrong = [name for name in sorted(asked) if (falls := _said(name)) is not None and guess.of(name) is (not falls)]
         if wrong:
             way = "smaller" if guess.of(wrong[0]) else "larger"
             told = f"takes a {way} {wrong[0]!r} for the better one, by `{ast.unparse(guess.node)}`"

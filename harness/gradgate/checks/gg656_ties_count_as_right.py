@@ -141,7 +141,7 @@ def _is_of_pair(larger: ast.expr, smaller: ast.expr, place: Place) -> bool:
         held = place.names.held(larger)
         minus = held if isinstance(held, ast.BinOp) and isinstance(held.op, ast.Sub) else None
         return minus is not None and _is_of_pair(minus.left, minus.right, place)
-    if [side(named(each, place), PREFERRED) for each in (larger, smaller)] == [0, 1]:
+    if [_side(each, place) for each in (larger, smaller)] == [0, 1]:
         return True
     both = (larger, smaller)
     if not all(isinstance(each, ast.Subscript) for each in both) or dotted(larger.value) != dotted(smaller.value):  # type: ignore[attr-defined]
@@ -149,6 +149,15 @@ def _is_of_pair(larger: ast.expr, smaller: ast.expr, place: Place) -> bool:
     first, second = (ast.unparse(each.slice).strip("()") for each in both)  # type: ignore[attr-defined]
     halves = first.startswith(":") and second == f"{first[1:]}:" and len(first) > 1
     return HALVES.get(first) == second or (halves and "pair" in place.name)
+
+
+def _side(value: ast.expr, place: Place) -> int | None:
+    """The side of a pair that a score is of: by its name, or by that of the one thing that is scored."""
+    said = side(named(value, place), PREFERRED)
+    held = place.names.held(value)
+    if said is None and isinstance(held, ast.Call) and len(held.args) == 1 and not held.keywords:
+        return side(named(held.args[0], place), PREFERRED)
+    return said
 
 
 def _is_scored(node: ast.AST, place: Place, parents: dict[int, ast.AST]) -> bool:

@@ -86,7 +86,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 
 
 def _may_override(file: File) -> bool:
-    return file.has("update", "overrid", "setattr", "merge") or file.has("cls(", "Model(", "build_")
+    return file.has("config", "cfg", "conf", "args", "hparams", "settings", "recipe", "options", "hp")
 
 
 def _of_place(place: Place, own: Places) -> Iterator[Finding]:
@@ -154,7 +154,9 @@ def _overriding(place: Place, own: Places) -> Iterator[tuple[ast.stmt | ast.expr
 
 
 def _are_overrides(node: ast.AST) -> bool:
-    return bool(OVERRIDES.search(last_name(node)))
+    """Whether something is called overrides, or made of what is."""
+    parts = ast.walk(node) if isinstance(node, ast.Call) else [node]
+    return any(OVERRIDES.search(last_name(part)) for part in parts)
 
 
 def _holder(value: ast.expr) -> str:

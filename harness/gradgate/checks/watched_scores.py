@@ -45,6 +45,15 @@ def watched_in(own: Places, contents: Sequence[Any]) -> Iterator[str]:
         yield from _of_file(content)
 
 
+def named_to(place: Place, test: ast.expr, own: Places) -> Iterator[str]:
+    """The names of scores that a function is given for the arguments that a condition asks."""
+    for name in {part.id for part in ast.walk(test) if isinstance(part, ast.Name)} & set(place.parameters):
+        yield from (
+            text for each, value in defaults_of(place.function.args) if each.arg == name for text in _texts(value)
+        )
+        yield from (text for _, value in own.values_given(place, name, made=True) for text in _texts(value))
+
+
 def _given(place: Place) -> Iterator[tuple[str, ast.expr]]:
     """What a function gives names, arguments and what it gives back, each with its name."""
     yield from ((last_name(target), value) for target, value in assignments_in(place.nodes))
