@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from itertools import permutations
@@ -37,6 +38,7 @@ OF_LIBRARIES = {
 JOINS = ("cat", "stack", "concatenate", "concat", "hstack", "tensor", "as_tensor", "array", "asarray", "float", "list")
 
 
+@functools.lru_cache(maxsize=4096)
 def side(name: str, pair: tuple[re.Pattern[str], re.Pattern[str]]) -> int | None:
     """Which of two opposites a name says; None: neither, or both."""
     words = [word.lower() for word in WORDS.findall(name)]
@@ -77,12 +79,15 @@ def changed_places(call: ast.Call, place: Place, own: Places) -> Iterator[tuple[
         parameters = OF_LIBRARIES.get(called_name(call), ()) if not own.named(called_name(call)) else ()
         given = dict(zip(parameters, call.args, strict=False))
         given |= {word.arg: word.value for word in call.keywords if word.arg and word.arg in parameters}
-    names = {argument: named(value, place) for argument, value in given.items()}
-    for one, other in permutations(names, 2):
+    for one, other in permutations(given, 2):
         for pair in PAIRS:
-            asked, got = ([side(name, pair) for name in both] for both in ((one, other), (names[one], names[other])))
-            if asked == [0, 1] and got == [1, 0] and not (pair is PREDICTED and _is_even(called, one, other)):
-                yield one, names[one], other, names[other]
+            if [side(one, pair), side(other, pair)] != [0, 1]:
+                continue
+            names = [named(given[each], place) for each in (one, other)]
+            if [side(name, pair) for name in names] == [1, 0] and not (
+                pair is PREDICTED and _is_even(called, one, other)
+            ):
+                yield one, names[0], other, names[1]
 
 
 def _is_even(called: Place | None, one: str, other: str) -> bool:
