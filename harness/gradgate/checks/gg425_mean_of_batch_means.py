@@ -21,7 +21,9 @@ there says loss, `.mean()` over everything or a sum that is divided by a sum or 
 of what the loop goes over, a number that is 1 more in each turn, what `enumerate` gives; of a list `sum(x) / len(x)`
 and its `mean`, also by a function of the trainer's that gives such a one of what it is given. A mean that is
 multiplied, by the count of its batch, is none. So are they in a class that keeps such a mean in one method, also under
-`exp`, and averages what it has kept in another. Statistic: such means of means; a warning each.
+`exp`, and averages what it has kept in another. A meter of the trainer's own, which adds up what it is given, times a
+weight that is 1 by default or as one of many, is given such a mean without one; beside a meter that is given a weight
+in the same loop, any loss or accuracy is such a mean. Statistic: such means of means; a warning each.
 
 False-alarm rate: 0 on the bundled trainer and on the documented ones.
 
@@ -62,8 +64,9 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
+from gradgate.checks.meters import Meter, given_to_meters, kept_meters, meters_in
 from gradgate.checks.source_values import OTHERS, Names, assignments_in, own_nodes
 from gradgate.checks.trainer_source import (
     File,
@@ -85,6 +88,8 @@ PER_STAGE = False
 WITHOUT_GRADIENT = re.compile(r"no_grad|inference_mode")
 DATA = re.compile(r"loader|batch|data|rows|example|sample|iterate|(^|[_.])(dl|val|valid|test|eval)", re.IGNORECASE)
 LOSS = re.compile(r"loss|nll|mse|perpl|ppl|(^|[^a-z])x?b?ce(\d|[^a-z]|$)|entropy|err", re.IGNORECASE)
+SHARE = re.compile(r"(^|[^a-z])(acc|accurac(y|ies)|share|rate)([^a-z]|$)", re.IGNORECASE)
+COUNTED = re.compile(r"^[^/]*\.sum\([^/]*$|\blen\(|count|numel|n_tok")
 COUNT = re.compile(r"\.sum\(|count|numel|\blen\(|num_|n_tok|tokens")
 LOSSES = re.compile(
     r"(^|\.)(cross_entropy|nll_loss|(mse|l1|smooth_l1|huber)_loss|binary_cross_entropy(_with_logits)?)$"
@@ -97,8 +102,10 @@ STACKS = ("tensor", "stack", "cat", "array", "as_tensor")
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     """Read each loop of an evaluation for what it averages."""
-    averaging = frozenset(name for file in files_of(subject) for name in _averaging(file))
-    return read_file_by_file(subject, lambda file: _of_file(file, averaging), "means_of_means")
+    files = files_of(subject)
+    averaging = frozenset(name for file in files for name in _averaging(file))
+    meters = meters_in(files)
+    return read_file_by_file(subject, lambda file: _of_file(file, averaging, meters), "means_of_means")
 
 
 def _averaging(file: File) -> Iterator[str]:
@@ -112,15 +119,34 @@ def _averaging(file: File) -> Iterator[str]:
             yield function.name
 
 
-def _of_file(file: File, averaging: frozenset[str]) -> Iterator[Finding]:
+def _of_file(file: File, averaging: frozenset[str], meters: Mapping[tuple[str, str], Meter]) -> Iterator[Finding]:
     modules = set(_loss_modules(file))
+    of_self = {name: owner for name, owner in kept_meters(file.nodes, meters).items() if name.startswith("self.")}
     for function, _ in file.functions if file.has("no_grad", "inference_mode", ".eval(") else ():
         nodes = own_nodes(function)
         for loop in _evaluations(function, nodes):
             means = _Means(loop, Names(function), modules, averaging)
             yield from (_finding(file, function, node, name) for node in nodes if (name := means.averaged(node)))
+            kept = of_self | kept_meters(nodes, meters)
+            yield from _of_meters(file, function, list(given_to_meters(loop, kept, meters)), means)
     for owner in (node for node in file.nodes if isinstance(node, ast.ClassDef)) if file.has("mean(") else ():
         yield from _of_metric(file, owner, averaging)
+
+
+def _of_meters(
+    file: File, function: Function, given: list[tuple[ast.Call, str, Meter]], means: _Means
+) -> Iterator[Finding]:
+    """The means of a batch that a meter is given without their weight."""
+    weighed = {id(call) for call, _, meter in given if meter.place.given(call).get(meter.weight) is not None}
+    for call, name, meter in given:
+        value = meter.place.given(call).get(meter.place.positional[0])
+        if value is None or id(call) in weighed or any(word.arg is None for word in call.keywords):
+            continue
+        text = f"{name} {ast.unparse(value)}"
+        beside = bool(weighed) and bool(LOSS.search(text) or SHARE.search(text)) and not COUNTED.search(text)
+        if means.is_mean(value, name) or beside:
+            told = f"gives `{name}` the mean of a batch without its weight"
+            yield _finding(file, function, call, name, told)
 
 
 def _of_metric(file: File, owner: ast.ClassDef, averaging: frozenset[str]) -> Iterator[Finding]:
@@ -207,8 +233,8 @@ class _Means:
         self.names, self.modules, self.averaging = names, modules, {"mean", "fmean", *averaging}
         inside = list(nodes_in(loop.body, *OTHERS, ast.For, ast.While))
         added = list(_added(inside))
-        self.sums = {name for name, value in added if self._is_mean(value, name)}
-        self.lists = {name for name, value in _appended(inside) if self._is_mean(value, name)}
+        self.sums = {name for name, value in added if self.is_mean(value, name)}
+        self.lists = {name for name, value in _appended(inside) if self.is_mean(value, name)}
         over = _unwrapped(loop.iter)
         ones = {name for name, value in added if isinstance(value, ast.Constant) and value.value == 1}
         self.counts = ones | {f"len({ast.unparse(over)})"}
@@ -241,7 +267,7 @@ class _Means:
             return any(map(self._is_count, below.args))
         return not self.counts.isdisjoint((ast.unparse(below), ast.unparse(self.names.held(below))))
 
-    def _is_mean(self, added: ast.expr, name: str) -> bool:
+    def is_mean(self, added: ast.expr, name: str) -> bool:
         """Whether what is added under a name is a loss, averaged over its batch."""
         held = self.names.held(_kept(added))
         if (kept := _kept(held)) is not held:
@@ -319,12 +345,12 @@ def _unwrapped(over: ast.expr) -> ast.expr:
     return over
 
 
-def _finding(file: File, function: Function, node: ast.AST, name: str) -> Finding:
+def _finding(file: File, function: Function, node: ast.AST, name: str, told: str = "") -> Finding:
+    told = told or f"divides `{name}` by the number of batches, though each part of it is the mean of a batch"
     return Finding(
         code=CODE,
         name=NAME,
-        message=f"{function.name}() divides `{name}` by the number of batches, though each part of it is the mean of a "
-        "batch: a short batch weighs as much as a full one",
+        message=f"{function.name}() {told}: a short batch weighs as much as a full one",
         severity="warning",
         culprit=file.at(node, function.name),
         fix="add up sums and counts, and divide once",

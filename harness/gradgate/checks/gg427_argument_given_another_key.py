@@ -19,13 +19,17 @@ argument P, which is a key, the attribute Q of some object, which is another key
 of Q (`lr=config.critic_lr`, `length=config.max_length`), and some other call does give an argument of the name P the
 key P; or where the same call gives the argument Q the key P. What a class keeps as `self.Q` is a key where it takes it
 from an attribute or an item of something, or is given a number or a text: not what it builds. Arguments for models,
-optimizers and data may have the name of the setting that chooses one. An argument with
-the function's own name says which way of doing it is meant, and may come from any key.
+optimizers and data may have the name of the setting that chooses one. An argument with the function's own name says
+which way of doing it is meant, and may come from any key.
 
 A call is a finding, too, where two of its arguments are given each other's setting, by place or by name: fields of any
 class that are numbers with a default, arguments of a command line and keys of YAML files that are numbers, read as an
 attribute, an item or by `get`, or held by a name; where the setting's words are the other argument's (`gae_lambda` and
-`lam`), and not its own. Allowed: 0.
+`lam`), and not its own. So is one that gives an argument what is called the opposite of it, and the other argument the
+other: `explained_variance(prediction, target)` called with `(returns, values)`; predictions, estimates, values and
+outputs are the opposite of targets, labels and returns, the preferred, chosen and good of the rejected and bad,
+students of teachers, the policy of its reference. It is none of a function that does the same to both but for their
+difference, and none where the same function calls it the right way round as well. Allowed: 0.
 
 False-alarm rate: 0 on the bundled trainer and on the documented ones. Two things that go by one name, heads of
 attention and heads of prediction, can make one.
@@ -65,11 +69,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gradgate.checks.crossed_settings import crossed, number_settings
+from gradgate.checks.opposite_names import changed_places
 from gradgate.checks.setting_sections import asked
 from gradgate.checks.source_places import places_in
 from gradgate.checks.source_settings import SETTINGS, declared_settings, yaml_files
 from gradgate.checks.source_values import assignments_in, own_nodes, parameters_of
-from gradgate.checks.trainer_source import NONE, File, Function, called_name, calls_in, dotted, files_of
+from gradgate.checks.trainer_source import NONE, File, Function, called_name, calls_in, dotted, files_of, given_by
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -122,7 +127,8 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     ]  # two that get each other's
     measured = {"arguments_given_another_key": len(wrong), "arguments_given_keys": len(given), "files": len(files)}
     seen = {id(each.call) for each in wrong}
-    findings = [*map(_finding, wrong), *(each for call, each in _crossed(files, subject) if id(call) not in seen)]
+    others = (*_crossed(files, subject), *_opposite(files))
+    findings = [*map(_finding, wrong), *(each for call, each in others if id(call) not in seen)]
     measured["arguments_given_another_key"] = len(findings)
     return Outcome(tuple(findings), measured, {"arguments_given_another_key": 0})
 
@@ -138,6 +144,19 @@ def _crossed(files: tuple[File, ...], subject: Subject) -> Iterator[tuple[ast.Ca
             for one, other in crossed(call, parameters[name][0], place, keys):
                 told = f"{name}() is given for its arguments `{one}` and `{other}` each other's settings"
                 yield call, _at(place.file, call, told, {"argument": one, "key": other})
+
+
+def _opposite(files: tuple[File, ...]) -> Iterator[tuple[ast.Call, Finding]]:
+    """The calls whose arguments are given what is called the opposite."""
+    own = places_in(files)
+    for place in own.all:
+        calls = [node for node in place.nodes if isinstance(node, ast.Call) and len(given_by(node)) > 1]
+        found = [(call, each) for call in calls for each in changed_places(call, place, own)]
+        for call, (one, got, other, had) in found:
+            same = [each for each in calls if called_name(each) == called_name(call)]
+            if len(same) == sum(each in [which for which, _ in found] for each in same):
+                told = f"{called_name(call)}() is given `{got}` for its argument `{one}` and `{had}` for its `{other}`"
+                yield call, _at(place.file, call, told, {"argument": one, "key": got})
 
 
 def _given(files: tuple[File, ...], keys: set[str]) -> Iterator[_Given]:

@@ -45,7 +45,7 @@ Evaluate and hand on the average, or do not keep it.
 ## Known limits
 
 A file that another program loads may be what it is for: a warning. Whether the model that is saved as the best is the
-one whose score was taken, is not asked.
+one whose score was taken, is GG658's.
 
 ## Sources
 

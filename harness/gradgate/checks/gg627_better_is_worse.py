@@ -22,8 +22,9 @@ turns it. `monitor=` and `mode=`, or `metric_for_best_model=` and `greater_is_be
 where both are written down in one call or one mapping. A direction that is chosen by a part of a score's name (`"min"
 if "loss" in monitor else "max"`) has to fit each name that the trainer, or a YAML file in its folder, gives what is
 called after monitoring (`best_metric`), and each that it allows there: by `Literal`, by `choices`, by `in`, or in a
-call that is given both. A first number is a finding where each that is written down is infinite on the better side, or
-0 for losses that have to be below it.
+call that is given both. The parts may stand in a constant, a field or a pattern, the name may be cut or its ends be
+asked, and a table that gives directions (`WAYS.get(monitor, "min")`) is such a choice. A first number is a finding
+where each that is written down is infinite on the better side, or 0 for losses that have to be below it.
 
 Names that say neither or both, and functions or classes that ask for a direction, are none. Statistic: such places;
 allowed: 0.
@@ -74,7 +75,7 @@ from gradgate.checks.source_places import Places, places_in
 from gradgate.checks.source_settings import yaml_files
 from gradgate.checks.source_values import Names, assignments_in, last_name, own_nodes
 from gradgate.checks.trainer_source import File, Function, called_name, dotted, files_of, read_file_by_file
-from gradgate.checks.watched_scores import watched_in
+from gradgate.checks.watched_scores import named_to, watched_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -114,7 +115,8 @@ def _guessed(own: Places, subject: Subject) -> Iterator[tuple[File, ast.expr, st
     guesses = list(guesses_in(own))
     watched = sorted(set(watched_in(own, [content for *_, content in yaml_files(subject)]))) if guesses else []
     for guess in guesses:
-        wrong = [name for name in watched if (falls := _said(name)) is not None and guess.of(name) is (not falls)]
+        asked = {*watched, *named_to(guess.place, guess.node, own)}
+        wrong = [name for name in sorted(asked) if (falls := _said(name)) is not None and guess.of(name) is (not falls)]
         if wrong:
             way = "smaller" if guess.of(wrong[0]) else "larger"
             told = f"takes a {way} {wrong[0]!r} for the better one, by `{ast.unparse(guess.node)}`"

@@ -9,7 +9,7 @@ from typing import Any
 
 from gradgate.checks.source_places import Place, Places
 from gradgate.checks.source_values import assignments_in, defaults_of, last_name
-from gradgate.checks.trainer_source import dotted
+from gradgate.checks.trainer_source import called_name, dotted
 from gradgate.subjects.argument_calls import argument_call
 
 WATCHED = re.compile(
@@ -30,6 +30,8 @@ def watched_in(own: Places, contents: Sequence[Any]) -> Iterator[str]:
         for name, value in _given(place):
             if WATCHED.search(name):
                 yield from _texts(value)
+        for name in filter(WATCHED.search, place.parameters):
+            yield from (text for _, value in own.values_given(place, name, made=True) for text in _texts(value))
         for node in place.nodes:
             yield from _allowed(node, own)
     for same in own.classes.values():
@@ -43,13 +45,27 @@ def watched_in(own: Places, contents: Sequence[Any]) -> Iterator[str]:
         yield from _of_file(content)
 
 
+def named_to(place: Place, test: ast.expr, own: Places) -> Iterator[str]:
+    """The names of scores that a function is given for the arguments that a condition asks."""
+    for name in {part.id for part in ast.walk(test) if isinstance(part, ast.Name)} & set(place.parameters):
+        yield from (
+            text for each, value in defaults_of(place.function.args) if each.arg == name for text in _texts(value)
+        )
+        yield from (text for _, value in own.values_given(place, name, made=True) for text in _texts(value))
+
+
 def _given(place: Place) -> Iterator[tuple[str, ast.expr]]:
     """What a function gives names, arguments and what it gives back, each with its name."""
     yield from ((last_name(target), value) for target, value in assignments_in(place.nodes))
     yield from ((each.arg, value) for each, value in defaults_of(place.function.args))
     for node in place.nodes:
-        if isinstance(node, ast.Call):
+        if isinstance(node, ast.Dict):
+            pairs = zip(node.keys, node.values, strict=True)
+            yield from ((str(key.value), value) for key, value in pairs if isinstance(key, ast.Constant))
+        elif isinstance(node, ast.Call):
             yield from ((word.arg or "", word.value) for word in node.keywords)
+            if called_name(node) in ("get", "setdefault", "getattr") and len(node.args) > 1:
+                yield str(getattr(node.args[-2], "value", "")), node.args[-1]
             if (argument := argument_call(node)) is not None:
                 yield from (
                     (argument.name, argument.words[each]) for each in ("default", "choices") if each in argument.words
