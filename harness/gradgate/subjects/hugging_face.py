@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from types import MethodType
+from types import MappingProxyType, MethodType
 from typing import Any, ClassVar
 
 import torch
@@ -39,6 +39,7 @@ class HuggingFaceRun(Run):
     """
 
     module_name: ClassVar[str] = "model"
+    options: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(
         self,
@@ -48,7 +49,9 @@ class HuggingFaceRun(Run):
         device: str = "cpu",
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        self.dtype, self._device, self.options = dtype, device, dict(options or {})
+        self.dtype, self._device = dtype, device
+        if options is not None:
+            self.options = dict(options)
         self._resumed_from: str | None = None
         self._open(seed)
         self._call("on_train_begin")
