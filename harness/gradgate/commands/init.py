@@ -258,6 +258,9 @@ def _of_hugging_face(targets: list[Target], output: Path) -> str:
 
 def _own_of(found: Any) -> Iterator[str]:
     """What a Trainer's class overrides: that is what its run drives."""
+    if not inspect.isclass(found):
+        yield from _hints(found)
+        return
     bases = [base for base in inspect.getmro(found) if not base.__module__.startswith(("transformers.", "builtins"))]
     own = {name for base in bases for name, held in vars(base).items() if inspect.isfunction(held)}
     own = {name for name in own if hasattr(inspect.getmro(found)[len(bases)], name) and not name.startswith("__")}

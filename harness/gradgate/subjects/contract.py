@@ -228,7 +228,7 @@ def _keeping_doubles(method: Callable[..., Any]) -> Callable[..., Any]:
         doubles.end_backwards()  # of one that raised
         if not doubles.are_double(getattr(run, "modules", {}).values()):
             return method(run, *args, **options)
-        with doubles.doubles_kept():
+        with doubles.doubles_kept(made=True):
             given = method(run, *args, **options)
         if method.__name__ == "losses":
             doubles.keep_behind(given)

@@ -21,12 +21,17 @@ from torch.nn import functional
 
 
 @contextmanager
-def doubles_kept() -> Iterator[None]:
-    """Leave float64 tensors as they are where `float`, `to`, `type` or a softmax would cast them to float32, unless
-    torch itself asks; what is made without a dtype, `torch.zeros(n)`, is float64."""
+def doubles_kept(*, made: bool = False) -> Iterator[None]:
+    """Leave float64 tensors as they are where `float`, `to`, `type` or a softmax would cast them to float32,
+    unless torch itself asks.
+
+    Args:
+        made: whether what is made without a dtype, `torch.zeros(n)`, is float64, too.
+    """
     with ExitStack() as stack:
-        stack.callback(torch.set_default_dtype, torch.get_default_dtype())
-        torch.set_default_dtype(torch.float64)
+        if made:
+            stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+            torch.set_default_dtype(torch.float64)
         for place, name, keeping in _CASTS:
             stack.enter_context(patch.object(place, name, keeping))
         yield
@@ -47,7 +52,7 @@ def keep_behind(terms: Any) -> None:
 
 def _enter_backward(_gradient: Tensor) -> None:
     stack = ExitStack()
-    stack.enter_context(doubles_kept())
+    stack.enter_context(doubles_kept(made=True))
     _BACKWARDS.append(stack)
     torch.autograd.Variable._execution_engine.queue_callback(end_backwards)
 

@@ -201,7 +201,7 @@ def test_a_subject_that_does_not_build_fails_its_tests_in_one_line(suite):
 def test_the_closing_section_says_what_is_not_built(suite):
     """Green tests do not pass for a whole catalogue."""
     suite.check("GG401")
-    suite().stdout.fnmatch_lines([f"not built yet ({len(RULES) - 1}): GG001-GG004, GG100-GG107, *"])
+    suite().stdout.fnmatch_lines([f"not built yet ({len(RULES) - 1}): GG001-GG004, GG100-GG110, *"])
 
 
 def test_the_closing_section_is_missing_without_a_check(pytester: pytest.Pytester):
