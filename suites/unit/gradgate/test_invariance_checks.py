@@ -262,7 +262,12 @@ class Rounding(MiniRun):
     """Its features pass through float32, whatever the run's dtype, as norms of many models do."""
 
     def features(self, batch: MiniBatch) -> torch.Tensor:
-        return super().features(batch).type_as(torch.zeros((), dtype=torch.float32)).to(self.modules["value_head"][0].weight.dtype)
+        return (
+            super()
+            .features(batch)
+            .type_as(torch.zeros((), dtype=torch.float32))
+            .to(self.modules["value_head"][0].weight.dtype)
+        )
 
 
 def test_probe_knows_the_coarsest_dtype_that_anything_is_cast_to() -> None:
