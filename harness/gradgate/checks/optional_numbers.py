@@ -1,5 +1,5 @@
-"""Numbers that a trainer declares as None where they are not given, and that may be given as 0; and what stands in for
-them by their truth."""
+"""Numbers that a trainer declares as None, or as more than 0, where they are not given, and that may be given as 0; and
+what stands in for them by their truth."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NUMBERS = ("int", "float", "NonNegativeInt", "NonNegativeFloat")
 
 
 class OptionalNumbers:
-    """The numbers that are None where they are not given, and may be 0.
+    """The numbers that are None where they are not given, or fields that are more than 0 then, and that may be 0.
 
     Not those that a range or a check keeps from 0, nor those that another declaration has as 0, unless it is known of
     which class a number is a field.
@@ -47,6 +47,7 @@ class OptionalNumbers:
                 )
                 is_kept = isinstance(default, ast.Call) and any(map(_is_above_0, default.keywords))
                 is_kept = is_kept or (annotation is not None and "Positive" in ast.unparse(annotation))
+                is_none = is_none or (bool(owner) and _is_more(default) and not _speaks_of_0(file, default))
                 is_number = (
                     isinstance(default, ast.Constant) and default.value in (0, -1) and default.value is not False
                 )
@@ -88,6 +89,19 @@ class OptionalNumbers:
                     of = self._class_of(one.value, place) if isinstance(one, ast.Attribute) else ""
                     for names in [self._of_class.get(of, set())] if of else self._of_class.values():
                         names.discard(name)
+
+
+def _is_more(default: ast.expr | None) -> bool:
+    """Whether a field is a number above 0 where it is not given: who gives 0 means 0."""
+    number = default.value if isinstance(default, ast.Constant) else None
+    return isinstance(number, int | float) and not isinstance(number, bool) and number > 0
+
+
+def _speaks_of_0(file: File, default: ast.expr | None) -> bool:
+    """Whether a comment at a field, or in front of it, says what 0 stands for."""
+    at = default.lineno - 1 if default is not None else 0
+    beside = (file.lines[at].partition("#")[2], *(line for line in file.lines[max(at - 1, 0) : at] if "#" in line))
+    return any(re.search(r"\b(0|zero|auto\w*|unset)\b", line.partition("#")[2] or line) for line in beside)
 
 
 def _declared(file: File) -> Iterator[tuple[str, str, ast.expr | None, ast.expr | None]]:
