@@ -227,8 +227,8 @@ def _finding(place: Place, branch: ast.If, count: str) -> Finding:
     return Finding(
         code=CODE,
         name=NAME,
-        message=f"{place.name}() releases what is frozen where `{count}` alone: a run that is resumed behind it freezes "
-        "it at its beginning and never releases it; allowed: none",
+        message=f"{place.name}() releases what is frozen where `{count}` alone: a run that is resumed behind it freezes"
+        " it at its beginning and never releases it; allowed: none",
         culprit=place.file.at(branch, place.name),
         fix="ask `>=`, or freeze at the beginning only in front of that step",
     )
