@@ -18,6 +18,7 @@ ALSO_0 = re.compile(
     r"(^|_)(floor|min_lr|(min_)?delta|threshold|workers|offset|delay|temperature|bias|shift|burn_in|discount|lr_min"
     r"|(warmup|decay|delay|freeze|frozen|burn_in|skip)_(steps|epochs|updates|iters|tokens|batches|ratio|fraction))$"
 )
+SAYS_0 = re.compile(r"\b(0|zero|auto\w*|unset)\b")
 NONE_MEANS = re.compile(r"(^|[\W_])(inf|maxsize|None)\b")
 NUMBERS = ("int", "float", "NonNegativeInt", "NonNegativeFloat")
 
@@ -47,7 +48,7 @@ class OptionalNumbers:
                 )
                 is_kept = isinstance(default, ast.Call) and any(map(_is_above_0, default.keywords))
                 is_kept = is_kept or (annotation is not None and "Positive" in ast.unparse(annotation))
-                is_none = is_none or (bool(owner) and _is_more(default) and not _speaks_of_0(file, default))
+                is_none = is_none or (bool(owner) and _is_more(default) and not _speaks_of_0(file, name, default))
                 is_number = (
                     isinstance(default, ast.Constant) and default.value in (0, -1) and default.value is not False
                 )
@@ -97,11 +98,16 @@ def _is_more(default: ast.expr | None) -> bool:
     return isinstance(number, int | float) and not isinstance(number, bool) and number > 0
 
 
-def _speaks_of_0(file: File, default: ast.expr | None) -> bool:
-    """Whether a comment at a field, or in front of it, says what 0 stands for."""
-    at = default.lineno - 1 if default is not None else 0
-    beside = (file.lines[at].partition("#")[2], *(line for line in file.lines[max(at - 1, 0) : at] if "#" in line))
-    return any(re.search(r"\b(0|zero|auto\w*|unset)\b", line.partition("#")[2] or line) for line in beside)
+def _speaks_of_0(file: File, name: str, default: ast.expr | None) -> bool:
+    """Whether a comment at a field, in front of it, or a text of its class says what 0 stands for."""
+    at = default.lineno if default is not None else 1
+    beside = [file.lines[at - 1].partition("#")[2]]
+    beside += [line.partition("#")[2] for line in file.lines[max(at - 2, 0) : at - 1]]
+    for node in (part for owner in file.nodes if isinstance(owner, ast.ClassDef) for part in owner.body):
+        text = node.value.value if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) else None
+        if isinstance(text, str):
+            beside += [line for line in text.splitlines() if name in line or node.lineno == at + 1]
+    return any(map(SAYS_0.search, beside))
 
 
 def _declared(file: File) -> Iterator[tuple[str, str, ast.expr | None, ast.expr | None]]:
