@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from gradgate.checks.accumulation import ENDLESS
 from gradgate.checks.source_places import Place, Places
@@ -19,7 +20,21 @@ WRITES = re.compile(
 ROOM = re.compile(r"fits?(_|$)|full(_|$)|room|can_(add|take|hold)|has_space", re.IGNORECASE)
 PUTS = ("append", "extend", "put")
 FILLS = ("append", "extend", "add", "insert", "push")
-Put = tuple[str, ast.expr]  # a group, and what it begins with behind
+
+
+@dataclass(frozen=True)
+class Put:
+    """A group that is given on.
+
+    Args:
+        group: as it is written.
+        anew: what it begins with behind.
+        alone: whether a group of one element may be given on, as where the next one has no room.
+    """
+
+    group: str
+    anew: ast.expr
+    alone: bool = False
 
 
 def not_given_on(place: Place, own: Places, parents: dict[int, ast.AST]) -> Iterator[tuple[ast.If, str]]:
@@ -40,15 +55,17 @@ def not_given_on(place: Place, own: Places, parents: dict[int, ast.AST]) -> Iter
             if _gives_on(inside, group, place, own, _is_of_length(branch.test, group)):
                 by_a_list = is_empty_list(anew) and _is_put_whole(inside, group)
                 sure = by_a_list or _is_of_length(branch.test, group) or _is_of_size(branch.test)
-                if sure and not _may_be_the_last(branch.test) and _is_lost(place, own, branch, (group, anew), parents):
+                alone = not _is_of_length(branch.test, group)
+                put = Put(group, anew, alone)
+                if sure and not _may_be_the_last(branch.test) and _is_lost(place, own, branch, put, parents):
                     found[group] = branch
         if not _may_be_the_last(branch.test) and _is_of_size(branch.test):
             found |= dict.fromkeys(_closed_elsewhere(branch, place, own, parents), branch)
     yield from ((branch, group) for group, branch in found.items())
 
 
-def _emptied(nodes: Iterable[ast.AST]) -> Iterator[Put]:
-    """The names, attributes and items that nodes empty, or begin anew."""
+def _emptied(nodes: Iterable[ast.AST]) -> Iterator[tuple[str, ast.expr]]:
+    """The names, attributes and items that nodes empty, or begin anew, and with what."""
     nodes = list(nodes)
     for target, value in assignments_in(nodes):
         if isinstance(target, ast.Name | ast.Attribute | ast.Subscript) and _begins(value):
@@ -147,11 +164,15 @@ def _may_be_the_last(test: ast.expr) -> bool:
 
 def _is_lost(place: Place, own: Places, branch: ast.If, put: Put, parents: dict[int, ast.AST]) -> bool:
     """Whether a group begins in front of the loop that fills it, and nothing reads it behind."""
-    group, anew = put
+    group, anew = put.group, put.anew
     if group.startswith("self."):
         loops = _loops(branch, parents)
         fills = loops[-1] if loops else place.function
-        return _is_filled(fills, group) and not _is_read_behind(place, fills, group) and _is_private(place, own, group)
+        return (
+            _is_filled(fills, group)
+            and not _is_read_behind(place, fills, group, alone=put.alone)
+            and _is_private(place, own, group)
+        )
     whole = group.partition("[")[0]  # of groups by a key: all of them
     taken = set(map(id, ast.walk(branch)))
     begun = [
@@ -165,7 +186,7 @@ def _is_lost(place: Place, own: Places, branch: ast.If, put: Put, parents: dict[
     loop = next((loop for loop in reversed(_loops(branch, parents)) if id(loop) not in around), None)
     if loop is None or not _ends(loop):
         return False
-    return _is_filled(loop, group) and not _is_read_behind(place, loop, whole)
+    return _is_filled(loop, group) and not _is_read_behind(place, loop, whole, alone=put.alone)
 
 
 def _is_alike(value: ast.expr, anew: ast.expr, of_keys: bool) -> bool:
@@ -248,10 +269,26 @@ def _adds(target: ast.expr, value: ast.expr, group: str) -> bool:
     return added and ast.unparse(target) == group and any(reads(part, group) for part in ast.walk(value))
 
 
-def _is_read_behind(place: Place, loop: ast.For | ast.While | Function, group: str) -> bool:
+def _is_read_behind(place: Place, loop: ast.For | ast.While | Function, group: str, *, alone: bool = False) -> bool:
+    """Whether anything reads a group behind its loop; where one of a single element may be given on, not what is done
+    with one of several alone."""
     inside = {id(node) for part in loop.body for node in ast.walk(part)}
+    if alone:
+        of_several = [node for node in place.nodes if isinstance(node, ast.If) and _is_of_several(node, group)]
+        inside |= {id(part) for node in of_several for part in ast.walk(node)}
     behind = (node for node in place.nodes if id(node) not in inside and getattr(node, "lineno", 0) > loop.lineno)
     return any(reads(node, group) for node in behind)
+
+
+def _is_of_several(branch: ast.If, group: str) -> bool:
+    """Whether a branch is for groups of two elements and more."""
+    test = branch.test
+    if not (isinstance(test, ast.Compare) and isinstance(asked := test.left, ast.Call) and len(test.ops) == 1):
+        return False
+    least = {ast.Gt: 1, ast.GtE: 2, ast.NotEq: 1}.get(type(test.ops[0]))
+    number = test.comparators[0].value if isinstance(test.comparators[0], ast.Constant) else None
+    of_group = called_name(asked) == "len" and len(asked.args) == 1 and ast.unparse(asked.args[0]) == group
+    return of_group and number is not None and number == least and not branch.orelse
 
 
 def reads(node: ast.AST, name: str) -> bool:

@@ -23,7 +23,8 @@ By reading the files of `Subject.source`, or those of the modules that the adapt
 * in a loop elements are added to a list, a text or an object that begins in front of it, or as None; in a branch, as
   where its `len` reaches a size or the next element has no room, it is yielded, put into another list, itself or what
   is made of it, or handed to what is called after a step, an update or the writing of a part, and is begun anew;
-  nothing reads it behind the loop. So too lists by a key that are given on one by one, an attribute that no other
+  nothing reads it behind the loop, or, of one that is given on where the next element has no room, only where it has
+  more than one (`if len(current) > 1`). So too lists by a key that are given on one by one, an attribute that no other
   method reads, and a group that a function puts away which is called there and nowhere else.
 
 Backwards and steps are also those of functions of the trainer's that always make one, however many calls are between.

@@ -24,10 +24,11 @@ By reading the files of `Subject.source`, or those of the modules that the adapt
   all that the variable stands for, or all that any parser declares, is never such a number;
 * a setting, an attribute or `get("…")`, that 0 switches off by its name (`…coef`, `…weight`, `dropout`, `warmup`, …),
   in `setting or 0.1` and `setting if setting else 0.1`, outside of conditions;
-* a number of such a name that is declared as one or None (`warmup_steps: int | None`), in `setting or anything`,
-  `if not setting: setting = ...` and two branches of which one takes it; not where a range (`gt=0`) or a comparison
-  keeps it from 0, where another declaration has 0 for it, unless the class of which it is a field is known, or where
-  what stands in is nothing or infinite;
+* a number of such a name that is declared as one or None (`warmup_steps: int | None`), or is a field of more than 0
+  (`warmup: int = 10`, where no comment or text of its class says what 0 is for), in `setting or anything`, `if not
+  setting: setting = ...` and two branches of which one takes it; not where a range (`gt=0`) or a comparison keeps it
+  from 0, where another declaration has 0 for it, unless the class of which it is a field is known, or where what stands
+  in is nothing or infinite;
 * the values of a whole configuration that is written down, to a dictionary or a file: `{k: v for k, v in
   vars(self).items() if v}`, in a class of settings of which one is something by its default, which then comes back;
 * a seed, by its name, that is asked for its truth where a call behind it seeds with it, and nothing else is done where

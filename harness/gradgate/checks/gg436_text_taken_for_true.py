@@ -23,6 +23,9 @@ By reading the files of `Subject.source`, or those of the modules that the adapt
 * where a text is taken apart at `=` and no parser reads it: the call of a type that comes from hints
   (`get_type_hints`, `hints[key]`), a parameter for a type (`hint`, `kind`) or `type(current)`, by a name, with one
   argument of the function, which neither holds the type against `bool` nor mentions these words;
+* there, too, `bool(value)` of an argument or such a part where a function has seen that the type is `bool` (`if hint is
+  bool`, `isinstance(current, bool)`, `match`), or a table with `bool` for `bool` or "bool" that a function calls with
+  one by a key, unless the function treats texts apart, knows these words or asks whether the value is a `bool`;
 * a function that tries `float(text)`, mostly behind `int(text)`, and goes on with the text, where the result is set on
   an object or in a mapping in a function that takes a text apart at `=`. Not so where either reads types, parses YAML,
   JSON or literals, or validates, or where an assignment is validated (`validate_assignment`, `__setattr__`).
@@ -105,6 +108,8 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
             yield from _given_texts(file, own)
         if takes_texts and file.has("hint", "type", "annotation"):
             yield from _by_hints(file)
+        if takes_texts and file.has("bool"):
+            yield from _where_it_is_bool(file)
         if not validated and file.has("float") and file.has('"="', "'='"):
             yield from _left_as_texts(file)
 
@@ -135,6 +140,81 @@ def _by_hints(file: File) -> Iterator[Finding]:
                 continue
             if isinstance(node.func, ast.Name) and node.func.id in kinds - set(BUILT_IN):
                 yield _finding(file, node, function.name, f"`{ast.unparse(node)}`")
+
+
+def _where_it_is_bool(file: File) -> Iterator[Finding]:
+    """The calls of `bool` with what a function was given, where its type is known to be one; those of tables, too."""
+    tables = {
+        dotted(target)
+        for target, value in assignments_in(file.nodes)
+        if isinstance(value, ast.Dict) and any(map(_is_bools_own, value.keys, value.values))
+    }
+    for function, _ in file.functions:
+        nodes = own_nodes(function)
+        texts = {each.arg for each in parameters_of(function)} | _taken_apart(nodes)
+        calls = [node for node in nodes if isinstance(node, ast.Call) and len(node.args) == 1 and not node.keywords]
+        calls = [call for call in calls if isinstance(call.args[0], ast.Name) and call.args[0].id in texts]
+        known = {id(part) for node in nodes for each in _if_bool(node) for part in ast.walk(each)}
+        calls = [
+            call
+            for call in calls
+            if (dotted(call.func) == "bool" and id(call) in known) or _table_of(call.func) in tables - {""}
+        ]
+        if calls and not _parses(function) and not _has_words(nodes):
+            for call in (each for each in calls if not _told_apart(nodes, dotted(each.args[0]))):
+                yield _finding(file, call, function.name, f"`{ast.unparse(call)}`")
+
+
+def _is_bools_own(key: ast.expr | None, value: ast.expr) -> bool:
+    """Whether an entry of a table has `bool` for truth values."""
+    named = (isinstance(key, ast.Name) and key.id == "bool") or (isinstance(key, ast.Constant) and key.value == "bool")
+    return named and isinstance(value, ast.Name) and value.id == "bool"
+
+
+def _table_of(called: ast.expr) -> str:
+    """The table of which an entry is called, by its key or `get`."""
+    if isinstance(called, ast.Subscript):
+        return dotted(called.value)
+    by_get = isinstance(called, ast.Call) and isinstance(called.func, ast.Attribute) and called.func.attr == "get"
+    return dotted(called.func.value) if by_get else ""  # type: ignore[attr-defined]
+
+
+def _if_bool(node: ast.AST) -> list[ast.AST]:
+    """What a statement runs where it has seen that a type, or what is replaced, is a truth value."""
+    if isinstance(node, ast.match_case):
+        return [*node.body] if any(_is_bool(part) for part in ast.walk(node.pattern)) else []
+    if not isinstance(node, ast.If | ast.IfExp) or not any(map(_is_bool, ast.walk(node.test))):
+        return []
+    if any(isinstance(part, ast.Not | ast.IsNot | ast.NotEq | ast.NotIn) for part in ast.walk(node.test)):
+        return []
+    return [*node.body] if isinstance(node, ast.If) else [node.body]
+
+
+def _is_bool(part: ast.AST) -> bool:
+    return (isinstance(part, ast.Name | ast.Attribute) and last_name(part) == "bool") or (
+        isinstance(part, ast.Constant) and part.value == "bool"
+    )
+
+
+def _has_words(nodes: Sequence[ast.AST]) -> bool:
+    texts = (node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str))
+    return any(text.lower() in (*WORDS, "false") for text in texts)
+
+
+def _told_apart(nodes: Sequence[ast.AST], name: str) -> bool:
+    """Whether a function asks if a value is a `bool`, or does more with a text than to make nothing of it."""
+    for node in nodes:
+        tests = [node.test] if isinstance(node, ast.If | ast.IfExp | ast.Assert) else []
+        for call in (part for test in tests for part in ast.walk(test) if isinstance(part, ast.Call)):
+            if dotted(call.func) != "isinstance" or len(call.args) != 2 or dotted(call.args[0]) != name:
+                continue
+            gives = [part for part in ast.walk(node) if isinstance(part, ast.Return)]
+            nothing = gives and all(ast.unparse(part) in ("return", "return None") for part in gives)
+            kinds = {last_name(part) for part in ast.walk(call.args[1])}
+            if "bool" in kinds or ("str" in kinds and not nothing):
+                return True
+    again = {dotted(place) for target, _ in assignments_in(nodes) for place in places_of(target)} - _taken_apart(nodes)
+    return name in again
 
 
 def _is_hint(part: ast.AST, kinds: set[str]) -> bool:

@@ -23,6 +23,10 @@ A finding, as a warning, is another call that gives no such argument, nor `*` or
 named after a test, a demonstration or a baseline, in the function itself, in the other branch of one condition, nor
 where fewer calls give the setting than leave it out. Allowed: 0.
 
+So, too, an object that is made of settings (`Block(cfg.width, cfg.heads)`) and not given an argument, `dropout` or such
+a number of the algorithm, whose default is another than 0 and which is called as a setting is that the same function
+reads of the same object elsewhere (`nn.Dropout(cfg.dropout)`).
+
 So, too, a stream, a sampler, a split or a function that seeds, whose argument or field for a seed has a number for its
 default: a call that leaves it out, in a trainer that gives the seed of its configuration to anything. None where the
 call gives a generator, where a seed is set behind, nor where it is named after an evaluation or a test, which may draw
@@ -82,6 +86,8 @@ OF_THE_ALGORITHM = re.compile(
     r"(^|_)(temperature|temp|tau|gamma|lam|lambda_?|lmbda|alpha|beta|coef|coeff|coefficient|discount|epsilon|"
     r"smoothing|margin|sharpness|decay|keep|keep_ratio|quantile|clip|clip_range|penalty|noise)$"
 )
+DROPS = re.compile(r"(^|_)(dropout|drop(out)?_(rate|prob|p)|p_drop(out)?|drop_path)$")
+NOT_ONE = ("eps", "epsilon", "alpha", "beta", "decay", "weight_decay", "clip")  # of optimizers and norms as well
 ASIDE = re.compile(r"test|smoke|demo|example|sanity|bench|baseline|uniform|dummy|self_check|selfcheck", re.IGNORECASE)
 COMMON = {
     *(name for kind in (dict, list, set, str) for name in dir(kind)),
@@ -104,7 +110,41 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
         return Outcome(not_applicable=NONE)
     places = places_in(files)
     found = (*_left_out(places), *map(_of_seed, seeds_left_out(places)))
+    told = {(one.culprit.file, one.culprit.line) for one in found if one.culprit is not None}
+    beside = (one for one in _beside(places) if one.culprit is not None)
+    found += tuple(one for one in beside if one.culprit and (one.culprit.file, one.culprit.line) not in told)
     return Outcome(found, {"arguments_left_out": len(found)}, {"arguments_left_out": 0})
+
+
+def _beside(places: Places) -> Iterator[Finding]:
+    """The objects that are made of settings without one that the same function reads for something else."""
+    made = {place.owner.name for place in places.methods("__init__") if place.owner is not None}
+    for here in places.functions:
+        if ASIDE.search(here.name):
+            continue
+        read = {dotted(node): node for node in here.nodes if isinstance(node, ast.Attribute) and dotted(node)}
+        held: set[int] = set()
+        for node in (each for each in here.nodes if isinstance(each, ast.Call) and called_name(each) in made):
+            held |= {id(part) for part in ast.walk(node)}
+        for call in (each for each in here.nodes if isinstance(each, ast.Call) and called_name(each) in made):
+            place = places.called(call, here)
+            starred = any(isinstance(one, ast.Starred) for one in call.args) or any(not w.arg for w in call.keywords)
+            if place is None or place.owner is None or place.owner is here.owner or starred:
+                continue
+            given = place.given(call)
+            holders = {dotted(value.value) for value in given.values() if isinstance(value, ast.Attribute)} - {""}
+            for each, default in defaults_of(place.function.args):
+                number = default.value if isinstance(default, ast.Constant) else None
+                known = DROPS.search(each.arg) or OF_THE_ALGORITHM.search(each.arg)
+                if each.arg in given or not known or not number or not _is_number(default) or each.arg in NOT_ONE:
+                    continue
+                for holder in sorted(holders - {"self"}):
+                    setting = read.get(f"{holder}.{each.arg}")
+                    if setting is not None and id(setting) not in held:
+                        read_there = f"line {here.file.at(setting).line} reads `{ast.unparse(setting)}`"
+                        yield _of_default(
+                            _Call(here, call), read_there, place.owner.name, each.arg, ast.unparse(default)
+                        )
 
 
 def _left_out(calls: Places) -> Iterator[Finding]:
@@ -229,12 +269,16 @@ def _of_seed(left: SeedLeft) -> Finding:
 def _finding(left: _Call, given: _Call, called: str, argument: str, default: str) -> Finding:
     there = given.here.file.at(given.node)
     where = f"line {there.line}" if given.here.file is left.here.file else f"{given.here.file.path.name}:{there.line}"
+    return _of_default(left, f"{where} gives it the setting", called, argument, default)
+
+
+def _of_default(left: _Call, told: str, called: str, argument: str, default: str) -> Finding:
     return Finding(
         code=CODE,
         name=NAME,
         severity="warning",
-        message=f"{called}() is not given `{argument}` here and goes by its default {default}, while {where} gives it "
-        "the setting; allowed: one number for both",
+        message=f"{called}() is not given `{argument}` here and goes by its default {default}, while {told}; allowed: "
+        "one number for both",
         culprit=left.here.file.at(left.node, left.here.function.name),
         fix="hand the setting over in each call, or give the argument no default",
         detail={"argument": argument, "default": default},

@@ -50,9 +50,15 @@ a model's; another class or file's function that loads a file and takes that mod
 make an object of their class, itself or in its class. A key that a function which goes on asks for by `get` or `in`,
 and that nothing writes, is one where an entry has a word of it, or the same object, and nothing reads that. A
 `state_dict` that has a best score must have a count beside it that is raised by one, speaks of waiting and is compared
-anywhere. An object with a `state_dict` and a `load_state_dict` that the trainer which saves keeps, itself or in another
-object, and whose state its methods change, must be asked for it, or be handed on. Statistic: entries and places;
-allowed: 0.
+anywhere. One that has such a count, in a class with both, must have the best score that the class compares by order. A
+callback of transformers or Lightning that saves or stops by its best score, where the source goes on from checkpoints,
+must have a state, or assign the score where a run begins or from what it reads. A plain class without methods for its
+state, of which others keep an object, must not have a running mean (`self.mean = m * self.mean + ...`, `lerp_`) or a
+count of which it makes a share with a limit or a power (`min(self.step / n, 1)`), begun at a number in `__init__`,
+where another method reads it and no function that saves or loads names it or its object; classes that are named after
+what is shown (meters, loggers, losses) may. An object with a `state_dict` and a `load_state_dict` that the trainer
+which saves keeps, itself or in another object, and whose state its methods change, must be asked for it, or be handed
+on. Statistic: entries and places; allowed: 0.
 
 False-alarm rate: 0 on the bundled trainer and on the documented ones. A trainer whose files other programs read is one.
 
@@ -98,6 +104,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gradgate.checks.best_scores import Unsaved, unsaved_scores
+from gradgate.checks.forgotten_bests import forgotten_bests
 from gradgate.checks.keepers_in_loops import callback_scores, local_scores
 from gradgate.checks.lax_loads import swallowed, unstrict
 from gradgate.checks.left_states import left_states
@@ -112,6 +119,7 @@ from gradgate.checks.source_places import places_in
 from gradgate.checks.source_values import assignments_in
 from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
 from gradgate.checks.unread_entries import left_out, misnamed
+from gradgate.checks.unsaved_statistics import unsaved_statistics
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -169,6 +177,13 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     findings += _misnamed(files, [*saved, *handed_to_savers(files)])
     findings += [
         _finding(left.file, left.node, left.function, left.told) for left in left_states(files, places_in(files))
+    ]
+    told = " ".join(each.message for each in findings)
+    findings += [
+        _finding(left.file, left.node, left.function, left.told)
+        for find in (forgotten_bests, unsaved_statistics)
+        for left in find(files, places_in(files))
+        if left.function.partition(".")[0] not in told
     ]
     findings += _of_statistics(files, [*saved, *handed_to_savers(files)], " ".join(each.message for each in findings))
     findings += _left_out(files, [*saved, *handed_to_savers(files)], " ".join(each.message for each in findings))

@@ -19,12 +19,15 @@ compares two of its arguments is that comparison, and an argument is what a meth
 given. Its direction has to fit the names of what is compared: losses, cross entropies (`ce`), perplexities and errors
 are better where they are smaller, accuracies, rewards, F1, BLEU and explained variances where they are larger. A minus
 turns it. `monitor=` and `mode=`, or `metric_for_best_model=` and `greater_is_better=`, are held against each other
-where both are written down in one call or one mapping. A direction that is chosen by a part of a score's name (`"min"
-if "loss" in monitor else "max"`) has to fit each name that the trainer, or a YAML file in its folder, gives what is
-called after monitoring (`best_metric`), and each that it allows there: by `Literal`, by `choices`, by `in`, or in a
-call that is given both. The parts may stand in a constant, a field or a pattern, the name may be cut or its ends be
-asked, and a table that gives directions (`WAYS.get(monitor, "min")`) is such a choice. A first number is a finding
-where each that is written down is infinite on the better side, or 0 for losses that have to be below it.
+where both are written down in one call or one mapping; alone, `metric_for_best_model` of a trainer on transformers'
+TrainingArguments, in a call, a mapping, a field of a class of such arguments or a YAML file, is kept where it is larger
+unless it ends in "loss", if nothing gives that mapping, class or object `greater_is_better`. A direction that is chosen
+by a part of a score's name (`"min" if "loss" in monitor else "max"`) has to fit each name that the trainer, or a YAML
+file in its folder, gives what is called after monitoring (`best_metric`), and each that it allows there: by `Literal`,
+by `choices`, by `in`, or in a call that is given both. The parts may stand in a constant, a field or a pattern, the
+name may be cut or its ends be asked, and a table that gives directions (`WAYS.get(monitor, "min")`) is such a choice. A
+first number is a finding where each that is written down is infinite on the better side, or 0 for losses that have to
+be below it.
 
 Names that say neither or both, and functions or classes that ask for a direction, are none. Statistic: such places;
 allowed: 0.
@@ -67,8 +70,10 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 from gradgate.checks.compared_bests import Compared, compared_bests
+from gradgate.checks.directions_by_default import directions_by_default
 from gradgate.checks.given_scores import Given
 from gradgate.checks.guessed_directions import guesses_in
 from gradgate.checks.source_places import Places, places_in
@@ -76,7 +81,7 @@ from gradgate.checks.source_settings import yaml_files
 from gradgate.checks.source_values import Names, assignments_in, last_name, own_nodes
 from gradgate.checks.trainer_source import File, Function, called_name, dotted, files_of, read_file_by_file
 from gradgate.checks.watched_scores import named_to, watched_in
-from gradgate.core.finding import Finding
+from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
 
@@ -103,10 +108,28 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     given = Given(files)
     names_one = any(file.has("monitor", "metric", "watch", "_on", "_by") for file in files)
     guessed = [*_guessed(places_in(files), subject)] if names_one else []
-    return read_file_by_file(
+    outcome = read_file_by_file(
         subject,
         lambda file: (*_of_file(file, given), *(_finding(*each) for each in guessed if each[0] is file)),
         "directions",
+    )
+    by_default = [
+        _by_default(at, name)
+        for at, name in (directions_by_default(files, places_in(files), subject) if names_one else ())
+        if _said(name)
+    ]
+    findings = (*outcome.findings, *by_default)
+    return replace(outcome, findings=findings, measured={"directions": len(findings)}) if by_default else outcome
+
+
+def _by_default(at: Location, name: str) -> Finding:
+    told = f"`metric_for_best_model={name!r}` is kept where it is larger: without `greater_is_better`, each score is "
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"{told}whose name does not end in 'loss'; allowed: the way in which it is better",
+        culprit=at,
+        fix="give `greater_is_better=False`",
     )
 
 

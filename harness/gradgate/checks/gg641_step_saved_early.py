@@ -26,7 +26,9 @@ add nothing, or two, to the number. Not so
 
 `done = self.progress.step + 1` and, behind it in one block, a save and then `self.progress.step = done` are a finding
 where what is saved has `self.progress.step` or `self.progress.state_dict()` beside an optimizer, and loading adds
-nothing.
+nothing. So are hooks that are called behind an update, by an event (`self.emit("step_end")`, of which a function makes
+the method's name) or in a loop over them, of which one so saves `state.step`, in front of `self.state.step += 1` in
+that block.
 
 Statistic: such saves; allowed: 0.
 
@@ -75,7 +77,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gradgate.checks.accumulation import steps_in
-from gradgate.checks.late_counts import late_counts
+from gradgate.checks.late_counts import counts_behind_hooks, late_counts
 from gradgate.checks.saved_numbers import Number, Payloads, Save, Starts, held_at, without_leaving
 from gradgate.checks.source_places import Place, Places, places_in
 from gradgate.checks.source_values import OTHERS, blocks_in
@@ -115,8 +117,13 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     if not files:
         return Outcome(not_applicable=NONE)
     saves = any(file.has("save") for file in files) and any(file.has("load_state_dict") for file in files)
-    findings = (*_of_all(files), *map(_late, late_counts(places_in(files)))) if saves else ()
+    findings = (*_of_all(files), *map(_late, _late_ones(places_in(files)))) if saves else ()
     return Outcome(findings, {"saves": len(findings)}, {"saves": 0})
+
+
+def _late_ones(own: Places) -> Iterator[tuple[Place, ast.Call, ast.expr]]:
+    yield from late_counts(own)
+    yield from counts_behind_hooks(own)
 
 
 def _of_all(files: tuple[File, ...]) -> Iterator[Finding]:

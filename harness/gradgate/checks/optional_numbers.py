@@ -1,5 +1,5 @@
-"""Numbers that a trainer declares as None where they are not given, and that may be given as 0; and what stands in for
-them by their truth."""
+"""Numbers that a trainer declares as None, or as more than 0, where they are not given, and that may be given as 0; and
+what stands in for them by their truth."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ ALSO_0 = re.compile(
     r"(^|_)(floor|min_lr|(min_)?delta|threshold|workers|offset|delay|temperature|bias|shift|burn_in|discount|lr_min"
     r"|(warmup|decay|delay|freeze|frozen|burn_in|skip)_(steps|epochs|updates|iters|tokens|batches|ratio|fraction))$"
 )
+SAYS_0 = re.compile(r"\b(0|zero|auto\w*|unset)\b")
 NONE_MEANS = re.compile(r"(^|[\W_])(inf|maxsize|None)\b")
 NUMBERS = ("int", "float", "NonNegativeInt", "NonNegativeFloat")
 
 
 class OptionalNumbers:
-    """The numbers that are None where they are not given, and may be 0.
+    """The numbers that are None where they are not given, or fields that are more than 0 then, and that may be 0.
 
     Not those that a range or a check keeps from 0, nor those that another declaration has as 0, unless it is known of
     which class a number is a field.
@@ -47,6 +48,7 @@ class OptionalNumbers:
                 )
                 is_kept = isinstance(default, ast.Call) and any(map(_is_above_0, default.keywords))
                 is_kept = is_kept or (annotation is not None and "Positive" in ast.unparse(annotation))
+                is_none = is_none or (bool(owner) and _is_more(default) and not _speaks_of_0(file, name, default))
                 is_number = (
                     isinstance(default, ast.Constant) and default.value in (0, -1) and default.value is not False
                 )
@@ -88,6 +90,24 @@ class OptionalNumbers:
                     of = self._class_of(one.value, place) if isinstance(one, ast.Attribute) else ""
                     for names in [self._of_class.get(of, set())] if of else self._of_class.values():
                         names.discard(name)
+
+
+def _is_more(default: ast.expr | None) -> bool:
+    """Whether a field is a number above 0 where it is not given: who gives 0 means 0."""
+    number = default.value if isinstance(default, ast.Constant) else None
+    return isinstance(number, int | float) and not isinstance(number, bool) and number > 0
+
+
+def _speaks_of_0(file: File, name: str, default: ast.expr | None) -> bool:
+    """Whether a comment at a field, in front of it, or a text of its class says what 0 stands for."""
+    at = default.lineno if default is not None else 1
+    beside = [file.lines[at - 1].partition("#")[2]]
+    beside += [line.partition("#")[2] for line in file.lines[max(at - 2, 0) : at - 1]]
+    for node in (part for owner in file.nodes if isinstance(owner, ast.ClassDef) for part in owner.body):
+        text = node.value.value if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) else None
+        if isinstance(text, str):
+            beside += [line for line in text.splitlines() if name in line or node.lineno == at + 1]
+    return any(map(SAYS_0.search, beside))
 
 
 def _declared(file: File) -> Iterator[tuple[str, str, ast.expr | None, ast.expr | None]]:

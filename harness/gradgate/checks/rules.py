@@ -334,6 +334,8 @@ _ROWS = (
      "a configuration is overridden behind the model that was built of it"),
     ("GG658", "other-weights-kept-as-the-best", "scan",
      "the average of the weights is evaluated, and the model's own weights are kept as the best"),
+    ("GG659", "released-at-one-step", "scan",
+     "a frozen part is released at one step alone, which a resumed run may have passed"),
     ("GG701", "slower-than-base", "run",
      "head is slower than base by more than the budget, with the stated confidence"),
     ("GG702", "counters-grew", "count", "a counter of work per step is above its stored count"),
