@@ -53,8 +53,8 @@ Add up sums and counts, and divide once.
 
 ## Known limits
 
-Losses of one's own functions are not followed into them, unless these give a mean and nothing else. A loop over a `range` of a setting draws batches of one size
-and is not looked at.
+Losses of one's own functions are not followed into them, unless these give a mean and nothing else. A loop over a
+`range` of a setting draws batches of one size and is not looked at.
 
 ## Sources
 

@@ -18,8 +18,8 @@ targets, by their name, that are indexed by three places of which the second beg
 in a function that takes something else, of no such name, without its last position. Weights, scores or advantages are
 findings where they are taken from a number on (`weights[:, 1 : 1 + n]`) and multiplied with a loss, in a function whose
 targets, there or in a function that is given the head's number, begin the further on, the further ahead a head is; and
-where they are cut at the end alone (`weights[:, :-h]`), if they are multiplied by, or filled up with 0, where the labels
-of the same places count (`labels != -100`): such weights are of tokens and not of the places that predict them.
+where they are cut at the end alone (`weights[:, :-h]`), if they are 0 where the labels of the same places do not count
+(`labels != -100`, multiplied or filled up): such weights are of tokens and not of the places that predict them.
 
 Statistic: such places; allowed: 0.
 
