@@ -68,7 +68,7 @@ NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
 DROPOUT = re.compile(r"drop_?out|_pdrop$|drop_?rate|layerdrop", re.IGNORECASE)
 CONFIG = re.compile(r"(^|_)(config|cfg|conf)$", re.IGNORECASE)
-ONLY_ATTENTION = ("Llama", "Mistral", "Mixtral", "Qwen2", "Qwen2Moe", "Qwen3", "Qwen3Moe")
+ONLY_ATTENTION: tuple[str, ...] = ("Llama", "Mistral", "Mixtral", "Qwen2", "Qwen2Moe", "Qwen3", "Qwen3Moe")
 ONLY_ATTENTION += ("Gemma", "Gemma2", "Cohere", "Olmo", "Olmo2", "Granite", "SmolLM3")
 GPT = ("attn_pdrop", "embd_pdrop", "resid_pdrop")
 BERT = ("attention_probs_dropout_prob", "hidden_dropout_prob", "classifier_dropout")
@@ -133,7 +133,7 @@ def _given(call: ast.Call, place: Place) -> Iterator[tuple[str, ast.expr]]:
             yield word.arg, word.value
         elif isinstance(held, ast.Dict):
             keys = zip(held.keys, held.values, strict=True)
-            yield from ((key.value, value) for key, value in keys if _is_text(key))  # type: ignore[union-attr, misc]
+            yield from ((key.value, value) for key, value in keys if _is_text(key))  # type: ignore[union-attr]
         elif isinstance(held, ast.Call) and called_name(held) == "dict":
             yield from ((each.arg, each.value) for each in held.keywords if each.arg)
 
