@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection
 from functools import lru_cache
 
-from gradgate.checks.objects_called import object_called
+from gradgate.checks.objects_called import object_called, table_called
 from gradgate.checks.source_places import Place, Places
 from gradgate.checks.source_values import assignments_in, outwards, parents_in
 from gradgate.checks.trainer_source import called_name, dotted, given_by
@@ -77,15 +77,31 @@ class Carried:
         name = called_name(call)
         called = self._places.called(call, self._place) or object_called(call, self._place, self._places)
         if called is not None:
-            given = called.given(call)
-            roots = {each for each, value in given.items() if self.by(value)}
-            return bool(roots) and self._hops > 0 and returns_carry(called, self._places, roots, self._hops - 1)
+            return self._through(call, called)
+        if several := table_called(call, self._place, self._places):
+            bound = call.args[1:] if call.args and dotted(call.args[0]) == "self" else call.args
+            return any(self._through(ast.Call(call.func, bound, call.keywords), each) for each in several)
         if isinstance(call.func, ast.Attribute) and KEEPS.match(name):
             of_library = dotted(call.func.value) in LIBRARIES
             own = [] if of_library else [call.func.value]
             given_too = [] if name in ("to", "type_as", "view", "reshape", "expand_as") else given_by(call)
             return any(map(self.by, [*own, *given_too]))
         return False
+
+    def _through(self, call: ast.Call, called: Place) -> bool:
+        """Whether a function gives back what carries the gradient of what a call gives it, alone or in fields."""
+        given = called.given(call)
+        roots = {each for each, value in given.items() if self.by(value)}
+        roots |= {f"{each}.{field}" for each, value in given.items() for field in self._fields(value)}
+        return bool(roots) and self._hops > 0 and returns_carry(called, self._places, roots, self._hops - 1)
+
+    def _fields(self, value: ast.expr) -> list[str]:
+        """The fields that carry it, of an object without an `__init__` that is made of what it is given by name, or of
+        an argument that has such fields."""
+        held = self._place.names.held(value)
+        if isinstance(held, ast.Call) and called_name(held) in self._places.classes:
+            return [word.arg for word in held.keywords if word.arg and self.by(word.value)]
+        return [root.partition(".")[2] for root in self._roots if root.startswith(f"{dotted(held)}.")]
 
 
 def returns_carry(place: Place, places: Places, roots: Collection[str], hops: int) -> bool:

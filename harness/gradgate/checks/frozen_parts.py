@@ -31,11 +31,13 @@ class Switch:
         part: of the model, from its root on, without `self`; empty: all of it.
         trains: whether they are to train.
         node: where.
+        some: whether it is of a part's first or last members alone, `blocks[:2]`.
     """
 
     part: tuple[str, ...]
     trains: bool
     node: ast.AST
+    some: bool = False
 
 
 def switches_in(place: Place, places: Places) -> list[Switch]:
@@ -68,7 +70,7 @@ def frozen_in_part(place: Place, found: Iterable[Switch], places: Places) -> Ite
     """
     if not _FREEZES.search(place.name):
         return
-    frozen = [each for each in found if not each.trains and each.part]
+    frozen = [each for each in found if not each.trains and each.part and not each.some]
     spoken = {node.attr for node in place.nodes if isinstance(node, ast.Attribute)}
     spoken |= {part for node in place.nodes if isinstance(node, ast.Constant) for part in str(node.value).split(".")}
     for above in dict.fromkeys(each.part[:-1] for each in frozen):
@@ -151,7 +153,8 @@ def _written(place: Place) -> Iterator[tuple[ast.AST, ast.expr, ast.expr]]:
 def _switched(what: ast.expr, flag: ast.expr, node: ast.AST, place: Place) -> list[Switch]:
     if not isinstance(flag, ast.Constant) or not isinstance(flag.value, bool):
         return []
-    return [Switch(part, flag.value, node) for part in _meant(what, place)]
+    whole = _meant(what, place)
+    return [Switch(part, flag.value, node, part not in whole) for part in _meant(what, place, sliced=not flag.value)]
 
 
 def _by_helper(call: ast.Call, helper: Place, place: Place) -> list[Switch]:
@@ -165,10 +168,14 @@ def _by_helper(call: ast.Call, helper: Place, place: Place) -> list[Switch]:
     return found
 
 
-def _meant(what: ast.expr, place: Place, hops: int = 4) -> list[tuple[str, ...]]:
-    """The parts of the model that an expression names: itself, or what its loop goes over."""
-    if isinstance(what, ast.Name) and hops and (loop := _loop_of(what.id, place)) is not None:
-        return [part for module in _modules_of(loop, place) for part in _meant(module, place, hops - 1)]
+def _meant(what: ast.expr, place: Place, hops: int = 4, *, sliced: bool = False) -> list[tuple[str, ...]]:
+    """The parts of the model that an expression names: itself, or what its loop goes over; also those of which it names
+    some alone, if told so: `blocks[:2]`."""
+    if isinstance(what, ast.Name) and hops and (loop := _loop_of(what, place)) is not None:
+        inner = (_meant(module, place, hops - 1, sliced=sliced) for module in _modules_of(loop, place))
+        return [part for parts in inner for part in parts]
+    if sliced and isinstance(what, ast.Subscript) and isinstance(what.slice, ast.Slice):
+        what = what.value
     path = dotted(what)
     if not path or isinstance(what, ast.Subscript):
         return []
@@ -203,10 +210,12 @@ def _modules_in(over: ast.expr, place: Place) -> list[ast.expr]:
     return [over]
 
 
-def _loop_of(name: str, place: Place) -> ast.For | None:
+def _loop_of(name: ast.Name, place: Place) -> ast.For | None:
+    """The innermost loop around a name that goes through something by it."""
+    found = None
     for node in place.nodes:
-        if isinstance(node, ast.For):
+        if isinstance(node, ast.For) and node.lineno <= name.lineno <= (node.end_lineno or node.lineno):
             target = node.target.elts[-1] if isinstance(node.target, ast.Tuple) and node.target.elts else node.target
-            if isinstance(target, ast.Name) and target.id == name:
-                return node
-    return None
+            if isinstance(target, ast.Name) and target.id == name.id and (found is None or node.lineno > found.lineno):
+                found = node
+    return found

@@ -19,7 +19,8 @@ By reading the files of `Subject.source`, or those of the modules that the adapt
 lists of modules, and through functions that are given a module. A function that releases at least two modules and
 freezes none is held against what others freeze: where it releases `trunk.blocks`, the class of `trunk` is looked up,
 and what else it makes in `__init__` with parameters is to be released there as well; of a list of modules that another
-function freezes, those that it shares one with, each is to be released somewhere.
+function freezes, those that it shares one with, each is to be released somewhere; `blocks[:n]` that are frozen count as
+`blocks` there.
 
 A function that is named after freezing and freezes at least two parts of a module one by one is held against the
 module's class: parts that it does not mention at all are left out where its name says the module (`freeze_trunk`), or

@@ -19,7 +19,8 @@ it is a loop without one that stands under `no_grad`, or holds it. In a loop ove
 `torch.nn.functional` or `torch.nn` whose reduction is the default, the `.loss` of a model's output, and, where a name
 there says loss, `.mean()` over everything or a sum that is divided by a sum or a count. The number of batches is `len`
 of what the loop goes over, a number that is 1 more in each turn, what `enumerate` gives; of a list `sum(x) / len(x)`
-and its `mean`, also by a function of the trainer's that gives such a one of what it is given. A mean that is
+and its `mean`, also by a function of the trainer's that gives such a one of what it is given. A list of sums, one for
+each head, is a sum, and a function that gives a sum divided by a sum gives a mean. A mean that is
 multiplied, by the count of its batch, is none. So are they in a class that keeps such a mean in one method, also under
 `exp`, and averages what it has kept in another. A meter of the trainer's own, which adds up what it is given, times a
 weight that is 1 by default or as one of many, is given such a mean without one; beside a meter that is given a weight
@@ -52,8 +53,8 @@ Add up sums and counts, and divide once.
 
 ## Known limits
 
-Losses of one's own functions are not followed into them. A loop over a `range` of a setting draws batches of one size
-and is not looked at.
+Losses of one's own functions are not followed into them, unless these give a mean and nothing else. A loop over a
+`range` of a setting draws batches of one size and is not looked at.
 
 ## Sources
 
@@ -64,6 +65,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 from gradgate.checks.meters import Meter, given_to_meters, kept_meters, meters_in
@@ -104,8 +106,28 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     """Read each loop of an evaluation for what it averages."""
     files = files_of(subject)
     averaging = frozenset(name for file in files for name in _averaging(file))
+    giving = frozenset(_giving_means(files))
     meters = meters_in(files)
-    return read_file_by_file(subject, lambda file: _of_file(file, averaging, meters), "means_of_means")
+    return read_file_by_file(subject, lambda file: _of_file(file, averaging, giving, meters), "means_of_means")
+
+
+def _giving_means(files: tuple[File, ...]) -> Iterator[str]:
+    """The functions whose name is theirs alone, and which give nothing but a sum over what they are given, divided by
+    a sum or a count: `masked_mean(ce, mask)`."""
+    known = [function for file in files for function, _ in file.functions]
+    names = Counter(function.name for function in known)
+    for function in (each for each in known if names[each.name] == 1):
+        returned = [node.value for node in own_nodes(function) if isinstance(node, ast.Return)]
+        if returned and all(value is not None and _is_share(value, Names(function)) for value in returned):
+            yield function.name
+
+
+def _is_share(value: ast.expr, names: Names) -> bool:
+    value = names.held(value)
+    if not isinstance(value, ast.BinOp) or not isinstance(value.op, ast.Div):
+        return False
+    above, below = ast.unparse(names.held(value.left)), ast.unparse(names.held(value.right))
+    return bool(re.search(r"\.sum\(", above) and COUNT.search(below))
 
 
 def _averaging(file: File) -> Iterator[str]:
@@ -119,13 +141,15 @@ def _averaging(file: File) -> Iterator[str]:
             yield function.name
 
 
-def _of_file(file: File, averaging: frozenset[str], meters: Mapping[tuple[str, str], Meter]) -> Iterator[Finding]:
+def _of_file(
+    file: File, averaging: frozenset[str], giving: frozenset[str], meters: Mapping[tuple[str, str], Meter]
+) -> Iterator[Finding]:
     modules = set(_loss_modules(file))
     of_self = {name: owner for name, owner in kept_meters(file.nodes, meters).items() if name.startswith("self.")}
     for function, _ in file.functions if file.has("no_grad", "inference_mode", ".eval(") else ():
         nodes = own_nodes(function)
         for loop in _evaluations(function, nodes):
-            means = _Means(loop, Names(function), modules, averaging)
+            means = _Means(loop, Names(function), modules, averaging, giving)
             yield from (_finding(file, function, node, name) for node in nodes if (name := means.averaged(node)))
             kept = of_self | kept_meters(nodes, meters)
             yield from _of_meters(file, function, list(given_to_meters(loop, kept, meters)), means)
@@ -229,11 +253,19 @@ class _Means:
         counts: what the number of batches is called.
     """
 
-    def __init__(self, loop: ast.For, names: Names, modules: set[str], averaging: frozenset[str]) -> None:
+    def __init__(
+        self, loop: ast.For, names: Names, modules: set[str], averaging: frozenset[str], giving: frozenset[str]
+    ) -> None:
         self.names, self.modules, self.averaging = names, modules, {"mean", "fmean", *averaging}
+        self.giving = giving
         inside = list(nodes_in(loop.body, *OTHERS, ast.For, ast.While))
+        loops = [node for node in inside if isinstance(node, ast.For)]
+        parts = [node for node in loops if called_name(_unwrapped(node.iter)) in giving or not _is_over_batches(node)]
+        self.over = dict(entry for part in parts for entry in _gone_through(part))
+        of_parts = list(nodes_in([each for part in parts for each in part.body], *OTHERS, ast.For, ast.While))
         added = list(_added(inside))
-        self.sums = {name for name, value in added if self.is_mean(value, name)}
+        of_each = [each for each in _added_of_each(of_parts) if each[0]]
+        self.sums = {name for name, value in (*added, *of_each) if self.is_mean(value, name)}
         self.lists = {name for name, value in _appended(inside) if self.is_mean(value, name)}
         over = _unwrapped(loop.iter)
         ones = {name for name, value in added if isinstance(value, ast.Constant) and value.value == 1}
@@ -255,7 +287,8 @@ class _Means:
         return ""
 
     def _divided(self, above: ast.expr, below: ast.expr) -> str:
-        if (name := dotted(_kept(above))) in self.sums and self._is_count(below):
+        kept = _kept(above)
+        if (name := dotted(kept) or _whole(kept)) in self.sums and self._is_count(below):
             return name
         summed = above.args[0] if isinstance(above, ast.Call) and dotted(above.func) == "sum" and above.args else above
         name = dotted(summed)
@@ -272,6 +305,8 @@ class _Means:
         held = self.names.held(_kept(added))
         if (kept := _kept(held)) is not held:
             held = self.names.held(kept)
+        if isinstance(held, ast.Name) and held.id in self.over:  # of each head, say
+            held = self.names.held(self.over[held.id])
         text = f"{name} {ast.unparse(added)} {ast.unparse(held)}"
         if isinstance(held, ast.BinOp) and isinstance(held.op, ast.Div):
             counts = "sum(" in ast.unparse(held.left) and COUNT.search(ast.unparse(held.right))
@@ -280,6 +315,8 @@ class _Means:
             return isinstance(self.names.held(held.value), ast.Call)
         if not isinstance(held, ast.Call):
             return False
+        if called_name(held) in self.giving and not isinstance(kept, ast.BinOp):
+            return bool(LOSS.search(text))
         called = dotted(held.func)
         reduction = next((ast.unparse(word.value) for word in held.keywords if word.arg == "reduction"), "'mean'")
         if LOSSES.search(called) or called in self.modules:
@@ -326,6 +363,27 @@ def _added(nodes: Iterable[ast.AST]) -> Iterator[tuple[str, ast.expr]]:
             and dotted(value.left) == dotted(target) != ""
         ):
             yield dotted(target), value.right
+
+
+def _added_of_each(nodes: Iterable[ast.AST]) -> Iterator[tuple[str, ast.expr]]:
+    """The lists whose items are added to, and what is added: `totals[head] += loss`."""
+    for node in nodes:
+        if isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Add):
+            yield _whole(node.target), node.value
+
+
+def _whole(node: ast.expr) -> str:
+    """What an item stands in."""
+    return dotted(node.value) if isinstance(node, ast.Subscript) else ""
+
+
+def _gone_through(loop: ast.For) -> Iterator[tuple[str, ast.expr]]:
+    """The names by which a loop goes through something, and that."""
+    target, over = loop.target, loop.iter
+    if isinstance(over, ast.Call) and dotted(over.func) == "enumerate" and over.args and isinstance(target, ast.Tuple):
+        target, over = target.elts[-1], over.args[0]
+    if isinstance(target, ast.Name):
+        yield target.id, over
 
 
 def _appended(nodes: Iterable[ast.AST]) -> Iterator[tuple[str, ast.expr]]:

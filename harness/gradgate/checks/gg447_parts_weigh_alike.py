@@ -13,8 +13,8 @@ than one of 16. With rows of one length it is the same, and many trainers accept
 
 By reading the files of `Subject.source`, or those of the modules that the adapter imports. Looked at are loops that run
 a backward at each turn, and step an optimizer once in several turns or behind the loop, and those over a window of
-batches, whatever hands it to them. A finding is a loss that is
-divided there by the number of turns, in front of backward or in its argument, where
+batches, whatever hands it to them. A finding is a loss that is divided there by the number of turns, in front of
+backward or in its argument, or that a method multiplies by such a share that it is given, where
 
 * what computes the loss, followed by names through the trainer's functions and classes, divides by the sum of a mask or
   of a comparison, takes the mean of what a mask selects, or calls a cross entropy that averages over labels of which
@@ -66,7 +66,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from gradgate.checks.accumulation import MICRO, Methods, accumulations, every, methods_of, parts_of_updates, steps_in
-from gradgate.checks.source_places import Places, places_in
+from gradgate.checks.source_places import Place, Places, places_in
 from gradgate.checks.source_values import Names, assignments_in, own_nodes, parameters_of, places_of
 from gradgate.checks.trainer_source import NONE, File, Function, called_name, dotted, files_of, given_by
 from gradgate.core.finding import Finding
@@ -110,6 +110,11 @@ def _of_file(file: File, losses: _Losses, own: Places) -> Iterator[Finding]:
     for function, _ in file.functions:
         for loop, numbers in _loops(function, methods):
             called = {dotted(node.func).removeprefix("self.") for node in ast.walk(loop) if isinstance(node, ast.Call)}
+            for share, told, loss in _handed_on(loop, numbers, Names(function), own):
+                counted = _counts(own_nodes(function)) or _counts(told.nodes)
+                if id(share) not in seen and not counted and (mean := losses.mean_behind(loss, told.function)):
+                    seen.add(id(share))
+                    yield _finding(file, share, function.name, mean)
             helpers = [each for each, _ in file.functions if each.name in methods.backward & called]
             for where, nodes in ((function, list(ast.walk(loop))), *((each, own_nodes(each)) for each in helpers)):
                 for division, loss in _divided(nodes, numbers, Names(where)):
@@ -150,6 +155,31 @@ def _divided(nodes: Iterable[ast.AST], numbers: set[str], names: Names) -> Itera
             yield division, division.left
         elif isinstance(division, ast.Call) and (divided := _divided_by_call(division, numbers, names)) is not None:
             yield division, divided
+
+
+def _handed_on(
+    loop: ast.AST, numbers: set[str], names: Names, own: Places
+) -> Iterator[tuple[ast.expr, Place, ast.expr]]:
+    """The shares of an update that a loop gives methods, each with such a method and the loss that its backward begins
+    at times it: `self.objective.backward(batch, 1.0 / self.accum)`."""
+    for call in (node for node in ast.walk(loop) if isinstance(node, ast.Call)):
+        for told in own.methods(called_name(call)):
+            for name, share in told.given(call).items():
+                held = names.held(share)
+                if not (isinstance(held, ast.BinOp) and _is_divided(_times_one(held), numbers, names)):
+                    continue
+                for node in told.nodes:
+                    start = _start(node) if isinstance(node, ast.Call) else None
+                    scaled = told.names.held(start) if start is not None else None
+                    sides = [scaled.left, scaled.right] if isinstance(scaled, ast.BinOp) else []
+                    others = [side for side in sides if dotted(side) != name]
+                    if len(others) == 1 and isinstance(scaled, ast.BinOp) and isinstance(scaled.op, ast.Mult):
+                        yield share, told, others[0]
+
+
+def _times_one(share: ast.BinOp) -> ast.BinOp:
+    """A product with a share, so that `1 / n` alone is one."""
+    return ast.BinOp(ast.Constant(1.0), ast.Mult(), share)
 
 
 def _divided_by_call(call: ast.Call, numbers: set[str], names: Names) -> ast.expr | None:

@@ -17,7 +17,9 @@ By reading the files of `Subject.source`, or those of the modules that the adapt
 targets, by their name, that are indexed by three places of which the second begins at 1 and the third is one head,
 in a function that takes something else, of no such name, without its last position. Weights, scores or advantages are
 findings where they are taken from a number on (`weights[:, 1 : 1 + n]`) and multiplied with a loss, in a function whose
-targets, there or in a function that is given the head's number, begin the further on, the further ahead a head is.
+targets, there or in a function that is given the head's number, begin the further on, the further ahead a head is; and
+where they are cut at the end alone (`weights[:, :-h]`), if they are 0 where the labels of the same places do not count
+(`labels != -100`, multiplied or filled up): such weights are of tokens and not of the places that predict them.
 
 Statistic: such places; allowed: 0.
 
@@ -60,7 +62,7 @@ from collections.abc import Iterator
 from gradgate.checks.source_places import Place, Places, read_place_by_place
 from gradgate.checks.source_values import own_nodes
 from gradgate.checks.trainer_source import File, dotted, read_file_by_file
-from gradgate.checks.weights_ahead import one_slice
+from gradgate.checks.weights_ahead import behind_targets, one_slice
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -93,6 +95,17 @@ def _of_weights(place: Place, places: Places) -> Iterator[Finding]:
             ),
             culprit=place.file.at(node, place.name),
             fix="take weights from where the targets are: `weights[:, head + 1 :]`",
+        )
+    for node, head in behind_targets(place, places):
+        yield Finding(
+            code=CODE,
+            name=NAME,
+            message=(
+                f"{place.name}() weighs the loss of each head by `{ast.unparse(node)}`, which is of tokens and 0 where "
+                f"none is a label, and the targets move with `{head}`; allowed: weights of the targets"
+            ),
+            culprit=place.file.at(node, place.name),
+            fix="take weights from where the targets are: `weights[:, head:]` for `labels[:, head:]`",
         )
 
 

@@ -60,10 +60,11 @@ import re
 from collections.abc import Iterator
 from itertools import chain
 
+from gradgate.checks.column_positions import POSITIONS, is_count, is_counted_anew, is_handed_on, is_over_a_width
 from gradgate.checks.left_padding import may_pad_on_the_left
 from gradgate.checks.source_places import Place, places_in
-from gradgate.checks.source_values import assignments_in, contains, last_name
-from gradgate.checks.trainer_source import NONE, File, called_name, dotted, files_of, given_by, nodes_in
+from gradgate.checks.source_values import assignments_in, last_name
+from gradgate.checks.trainer_source import NONE, File, called_name, dotted, files_of, given_by
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -71,15 +72,11 @@ from gradgate.subjects.contract import Context, Subject
 CODE, NAME = "GG490", "positions-count-padding"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
-POSITIONS = re.compile(r"(^|_)pos(ition)?s?(_ids?|_emb\w*)?$|^position_?\w*emb\w*$|^w?pe$", re.IGNORECASE)
 _ONE_ROW = re.compile(r"generat|decod|sampl", re.IGNORECASE)
 _MASK = re.compile(r"(^|_)mask$")
 _MODELS = re.compile(r"(^|_)(model|net|network|policy|actor|lm|module|student)$")
 _PADS_LEFT = re.compile(r"left_?pad|pad\w*_left|lpad", re.IGNORECASE)
 _SAYS_LEFT = re.compile(r"left[- ]padd|padd\w* (on|to) the left|padd\w* left", re.IGNORECASE)
-_COUNTS_ANEW = ("cumsum", "cummax", "where", "sub_")
-_SHAPES = {"expand", "expand_as", "repeat", "unsqueeze", "to", "view", "long", "broadcast_to", "tile"}
-_SHAPES |= {"contiguous", "clone"}
 
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
@@ -99,14 +96,14 @@ def _of_place(place: Place) -> Iterator[Finding]:
         return
     for target, value in assignments_in(place.nodes):
         name = last_name(target)
-        made = POSITIONS.search(name) and _over_a_width(value, place)
-        if made and _is_handed_on(name, place) and not _counted_anew(name, value, place):
+        made = POSITIONS.search(name) and is_over_a_width(value, place)
+        if made and is_handed_on(name, place) and not is_counted_anew(name, value, place):
             yield _finding(place, value, name)
     for node in place.nodes if POSITIONS.search(place.name) else ():
-        if isinstance(node, ast.Return) and node.value is not None and _over_a_width(node.value, place):
+        if isinstance(node, ast.Return) and node.value is not None and is_over_a_width(node.value, place):
             yield _finding(place, node.value, place.name)
     for call in (node for node in place.nodes if isinstance(node, ast.Call)):
-        if POSITIONS.search(called_name(call)) and any(_over_a_width(given, place) for given in given_by(call)[:1]):
+        if POSITIONS.search(called_name(call)) and any(is_over_a_width(given, place) for given in given_by(call)[:1]):
             yield _finding(place, call, called_name(call))
 
 
@@ -134,7 +131,7 @@ def _fills_in(place: Place) -> bool:
     """Whether a function makes positions that it was not given by an `arange`, whatever the mask says."""
     given = [(last_name(target), value) for target, value in assignments_in(place.nodes)]
     own = [(name, value) for name, value in given if POSITIONS.search(name) and name in place.parameters]
-    return any(_over_a_width(value, place) for _, value in own) and not any(_is_count(value) for _, value in own)
+    return any(is_over_a_width(value, place) for _, value in own) and not any(is_count(value) for _, value in own)
 
 
 def _may_be(call: ast.Call, place: Place, taking: Place) -> bool:
@@ -149,73 +146,6 @@ def _leaves_out(call: ast.Call, taking: list[Place]) -> bool:
     """Whether a call gives a mask and no positions, to any of those that it may go to."""
     given = [set(place.given(call)) for place in taking]
     return all(any(map(_MASK.search, each)) and not any(map(POSITIONS.search, each)) for each in given)
-
-
-def _is_handed_on(name: str, place: Place) -> bool:
-    """Whether a function gives a value away as it is, and does not only compare or count with it."""
-    for node in place.nodes:
-        held: list[ast.expr] = []
-        if isinstance(node, ast.Call):
-            held = given_by(node)
-        elif isinstance(node, ast.Return) and node.value is not None:
-            held = list(node.value.elts) if isinstance(node.value, ast.Tuple) else [node.value]
-        elif isinstance(node, ast.Dict):
-            held = node.values
-        elif isinstance(node, ast.Assign) and not isinstance(node.targets[0], ast.Name):
-            held = [node.value]
-        if any(last_name(each.value if isinstance(each, ast.Subscript) else each) == name for each in held):
-            return True
-    return False
-
-
-def _over_a_width(value: ast.expr, place: Place) -> bool:
-    """Whether a value is an `arange` over the columns of a batch, in whatever shape."""
-    while isinstance(value, ast.Subscript) or (called_name(value) in _SHAPES and isinstance(value, ast.Call)):
-        value = value.value if isinstance(value, ast.Subscript) else _of_call(value)
-    if not isinstance(value, ast.Call) or called_name(value) != "arange" or not value.args:
-        return False
-    if len(value.args) > 1 and ast.unparse(value.args[0]) != "0":
-        return False
-    width = place.names.held(value.args[min(len(value.args), 2) - 1])
-    return _is_width(width, place)
-
-
-def _of_call(call: ast.Call) -> ast.expr:
-    return call.func.value if isinstance(call.func, ast.Attribute) else call
-
-
-def _is_width(width: ast.expr, place: Place) -> bool:
-    text = ast.unparse(width)
-    if re.search(r"\.shape\[(1|-1)\]$|\.size\((1|-1)\)$|^max\(", text):
-        return True
-    shapes = (
-        target
-        for node in place.nodes
-        if isinstance(node, ast.Assign) and isinstance(target := node.targets[0], ast.Tuple)
-        if ast.unparse(node.value).endswith((".shape", ".size()", ".shape[:2]"))
-    )
-    return any(len(target.elts) > 1 and ast.unparse(target.elts[1]) == text for target in shapes)
-
-
-def _counted_anew(name: str, value: ast.expr, place: Place) -> bool:
-    """Whether what always runs behind a value counts the positions of that name from a row's first token, or the value
-    is that of rows without a mask."""
-    always = list(nodes_in(place.function.body, ast.If))
-    runs_always = any(contains(node, value) for node in always if isinstance(node, ast.Assign))
-    for node in always if runs_always else place.nodes:
-        if isinstance(node, ast.AugAssign) and last_name(node.target) == name and isinstance(node.op, ast.Sub):
-            return True
-        for target, later in assignments_in([node]):
-            if last_name(target) == name and later is not value and _is_count(later):
-                return True
-    return False
-
-
-def _is_count(value: ast.expr) -> bool:
-    parts = list(ast.walk(value))
-    return any(called_name(part) in _COUNTS_ANEW for part in parts) or any(
-        isinstance(part, ast.BinOp) and isinstance(part.op, ast.Sub) for part in parts
-    )
 
 
 def _finding(place: Place, node: ast.expr, name: str, does: str = "counts") -> Finding:

@@ -17,9 +17,10 @@ By reading the files of `Subject.source`, or those of the modules that the adapt
 something called a loss (`ce`, `nll`, `token_losses`) with something called weights, coefficients, scores or an excess,
 in a function or, where both are its arguments, in its callers. A finding is one in which the weights come from that
 loss, or from the logits that it was made of, through names, arithmetic, torch's functions, functions of the trainer's
-and objects whose class has `forward` or `__call__`, and nothing on the way leaves the gradient out
-(`detach`, `no_grad`, `inference_mode`, `item`, `data`). Losses whose weights are meant to have a gradient, by their
-function's name (focal, adaptive, learnt, uncertainty, minimax), are left out.
+objects whose class has `forward` or `__call__`, tables of functions, and fields of an object that is made of them, and
+nothing on the way leaves the gradient out (`detach`, `no_grad`, `inference_mode`, `item`, `data`). Losses whose
+weights are meant to have a gradient, by their function's name (focal, adaptive, learnt, uncertainty, minimax), are
+left out.
 
 Statistic: such products, one a function; allowed: 0.
 
@@ -46,7 +47,7 @@ Detach what weights are made of, where it enters.
 
 ## Known limits
 
-Weights that are kept in a container or an attribute on the way are not followed. Which loss trains which module is
+Weights that are kept in a list or a mapping on the way are not followed. Which loss trains which module is
 GG203's, which runs it.
 
 ## Sources
@@ -135,6 +136,10 @@ def _bare(node: ast.expr) -> ast.expr:
             return node
 
 
+def _whole(given: ast.expr | None) -> ast.expr | None:
+    return None if given is None else _bare(given)
+
+
 def _where(
     place: Place, places: Places, node: ast.expr, loss: ast.expr, weight: ast.expr, hops: int
 ) -> Iterator[tuple[Place, ast.expr, ast.expr]]:
@@ -156,6 +161,7 @@ def _where(
         if places.called(call, caller) is place and caller is not place:
             given = place.given(call)
             one, other = given.get(last_name(loss)), given.get(last_name(weight))
+            one, other = _whole(one), _whole(other)
             if isinstance(one, ast.Name) and other is not None:
                 if isinstance(other, ast.Name):
                     yield from _where(caller, places, call, one, other, hops - 1)

@@ -13,11 +13,13 @@ more does, too. The evaluation itself depends on the order of its batches, as th
 ## How it decides
 
 By reading the files of `Subject.source`, or those of the modules that the adapter imports. What normalises is a class
-that takes a running number of its own from what it is given, and divides by one. What moves those is a method that
-assigns or writes them of what they were. Calls are followed through functions, methods, and objects whose class is
-known by what they are made of or annotated with. A finding is a call in a function that is named after an evaluation,
-of an object that is not made there, that leads to such a method as a call in one that is named after training does, on
-a way on which no condition speaks of training, evaluating or updating, where the function puts no state back.
+that takes a running number of its own from what it is given, and divides by one, itself, by its properties or where
+another function does that with an object of it. What moves those is a method that assigns or writes them of what they
+were. Calls are followed through functions, methods, and objects whose class is known by what they are made of or
+annotated with, and to each entry of a table (`MODES[mode](scores)`). A finding is a call in a function that is named
+after an evaluation (`prediction_step` of transformers' Trainer too), of an object that is not made there, that leads
+to such a method as a call in one that is named after training does, on a way on which no condition speaks of training,
+evaluating or updating, where the function puts no state back.
 
 Statistic: such calls, one a function; allowed: 0.
 
@@ -60,10 +62,10 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from gradgate.checks.evaluation_names import EVALUATION, TRAINING
-from gradgate.checks.objects_called import method_called, object_called
+from gradgate.checks.objects_called import class_of, method_called, object_called, table_called
 from gradgate.checks.source_places import Place, Places, read_place_by_place
 from gradgate.checks.source_values import assignments_in, contains, last_name
 from gradgate.checks.trainer_source import called_name, dotted, given_by, names_in
@@ -79,6 +81,7 @@ ASKS = re.compile(
     re.IGNORECASE,
 )
 STEPS = re.compile(r"(^|_)(step|loss|losses|backward|epoch|update|run|objective)(_|$)", re.IGNORECASE)
+OF_LIBRARIES = ("prediction_step", "prediction_loop", "evaluation_loop")  # of transformers' Trainer
 PUTS_BACK = ("load_state_dict", "deepcopy", "restore", "set_state", "copy")
 WRITES = ("copy_", "lerp_", "add_", "mul_", "fill_")
 SETS_UP = ("__init__", "reset", "load_state_dict", "setup")
@@ -96,7 +99,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 
 
 def _is_evaluation(name: str) -> bool:
-    return bool(EVALUATION.search(name)) and not TRAINING.search(name)
+    return name in OF_LIBRARIES or (bool(EVALUATION.search(name)) and not TRAINING.search(name))
 
 
 def _of_place(place: Place, places: Places) -> Iterator[Finding]:
@@ -114,7 +117,13 @@ def _of_place(place: Place, places: Places) -> Iterator[Finding]:
 def _leads_to(call: ast.Call, place: Place, places: Places, hops: int) -> Place | None:
     """The method that moves running statistics, to which a call leads under no condition on the mode."""
     called = method_called(call, place, places) or places.called(call, place) or object_called(call, place, places)
-    if called is None or called is place or _speaks(called):
+    several = [called] if called is not None else table_called(call, place, places)
+    found = (_moves_within(one, places, hops) for one in several if one is not place)
+    return next((each for each in found if each is not None), None)
+
+
+def _moves_within(called: Place, places: Places, hops: int) -> Place | None:
+    if _speaks(called):
         return None
     if _moves(called, places):
         return called
@@ -130,26 +139,51 @@ def _moves(place: Place, places: Places) -> bool:
     moved = _moved(place)
     if not moved:
         return False
+    derived = {
+        method.name
+        for method in places.methods_of(place.owner)
+        if method.function.decorator_list and any(_own(node) for node in method.nodes)
+    }
     of_class = [node for method in places.methods_of(place.owner) for node in method.nodes]
-    taken = {
-        part
-        for node in of_class
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub) and not _own(node.left)
-        for part in _own(node.right)
-    }
-    by = {
-        part
-        for node in of_class
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div)
-        for part in _own(node.right)
-    }
-    properties = {method.name for method in places.methods_of(place.owner) if method.function.decorator_list}
-    return bool(taken & moved) and bool(by & (moved | properties))
+    normalised = (_normalised(of_class, "self"), *_normalised_elsewhere(place.owner, places))
+    return any(taken & (moved | derived) and by & (moved | derived) for taken, by in normalised)
 
 
-def _own(node: ast.AST) -> set[str]:
-    """The attributes of itself that an expression reads."""
-    return {part.attr for part in ast.walk(node) if isinstance(part, ast.Attribute) and dotted(part.value) == "self"}
+def _normalised(nodes: Sequence[ast.AST], holder: str) -> tuple[set[str], set[str]]:
+    """The attributes of something that are taken from what is none of its own, and those that something is divided
+    by."""
+    taken, by = set[str](), set[str]()
+    for node in nodes:
+        if isinstance(node, ast.BinOp):
+            left, right = node.left, node.right
+        elif isinstance(node, ast.AugAssign):
+            left, right = node.target, node.value
+        else:
+            continue
+        if isinstance(node.op, ast.Sub) and not _own(left, holder):
+            taken |= _own(right, holder)
+        elif isinstance(node.op, ast.Div):
+            by |= _own(right, holder)
+    return taken, by
+
+
+def _normalised_elsewhere(owner: ast.ClassDef, places: Places) -> Iterator[tuple[set[str], set[str]]]:
+    """What other functions normalise by, of an object of a class."""
+    for place in places.functions:
+        if place.owner is owner:
+            continue
+        taken_of = [node for node in place.nodes if isinstance(node, ast.BinOp | ast.AugAssign)]
+        subtracted = [node for node in taken_of if isinstance(node.op, ast.Sub)]
+        right = [node.right if isinstance(node, ast.BinOp) else node.value for node in subtracted]
+        holders = {dotted(part.value) for each in right for part in ast.walk(each) if isinstance(part, ast.Attribute)}
+        for holder in holders - {"", "self"}:
+            if class_of(holder, place, places) is owner:
+                yield _normalised(taken_of, holder)
+
+
+def _own(node: ast.AST, holder: str = "self") -> set[str]:
+    """The attributes of itself, or of what it is called, that an expression reads."""
+    return {part.attr for part in ast.walk(node) if isinstance(part, ast.Attribute) and dotted(part.value) == holder}
 
 
 def _moved(place: Place) -> set[str]:

@@ -58,7 +58,7 @@ from collections.abc import Iterator
 
 from gradgate.checks.opposite_names import PREFERRED, named, side
 from gradgate.checks.source_places import Place, Places, read_place_by_place
-from gradgate.checks.source_values import last_name, outwards, parents_in
+from gradgate.checks.source_values import last_name, outwards, parents_in, places_of
 from gradgate.checks.trainer_source import File, called_name, dotted
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -154,10 +154,26 @@ def _is_of_pair(larger: ast.expr, smaller: ast.expr, place: Place) -> bool:
 def _side(value: ast.expr, place: Place) -> int | None:
     """The side of a pair that a score is of: by its name, or by that of the one thing that is scored."""
     said = side(named(value, place), PREFERRED)
+    if said is None and isinstance(value, ast.Name) and (one_by_one := _gone_through(value.id, place)) is not None:
+        return side(named(one_by_one, place), PREFERRED)
     held = place.names.held(value)
     if said is None and isinstance(held, ast.Call) and len(held.args) == 1 and not held.keywords:
         return side(named(held.args[0], place), PREFERRED)
     return said
+
+
+def _gone_through(name: str, place: Place) -> ast.expr | None:
+    """What a loop or a comprehension goes through by a name: `good` of `for g, b in zip(good, bad)`."""
+    found = []
+    for node in place.nodes:
+        for loop in [node] if isinstance(node, ast.For) else getattr(node, "generators", ()):
+            targets, over = places_of(loop.target), loop.iter
+            if called_name(over) == "enumerate" and isinstance(over, ast.Call) and over.args:
+                targets, over = targets[1:], over.args[0]  # of `for i, (good, bad) in enumerate(...)`
+            zipped = isinstance(over, ast.Call) and called_name(over) == "zip"
+            many = over.args if zipped and isinstance(over, ast.Call) else [over]
+            found += [each for target, each in zip(targets, many, strict=False) if dotted(target) == name]
+    return found[0] if len(found) == 1 else None
 
 
 def _is_scored(node: ast.AST, place: Place, parents: dict[int, ast.AST]) -> bool:

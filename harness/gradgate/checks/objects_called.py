@@ -28,6 +28,38 @@ def method_called(call: ast.Call, place: Place, places: Places) -> Place | None:
     return methods[0] if len(methods) == 1 else None
 
 
+def table_called(call: ast.Call, place: Place, places: Places) -> list[Place]:
+    """The functions that a call may go to, of a table that is written down: `MODES[mode](scores)`, or by a name or an
+    attribute that an entry of one was put into."""
+    entry: ast.expr | None = call.func
+    if isinstance(entry, ast.Name):
+        entry = place.names.held(entry)
+    elif isinstance(entry, ast.Attribute) and dotted(entry).startswith("self.") and place.owner is not None:
+        methods = places.methods_of(place.owner)
+        given = [one for method in methods for one in assignments_in(method.nodes) if dotted(one[0]) == dotted(entry)]
+        entry = given[0][1] if len(given) == 1 else None
+    if isinstance(entry, ast.Call) and called_name(entry) == "get" and isinstance(entry.func, ast.Attribute):
+        name = dotted(entry.func.value)
+    else:
+        name = dotted(entry.value) if isinstance(entry, ast.Subscript) else ""
+    last = name.rpartition(".")[2]
+    tops = [one for top in places.all if top.is_top and last for one in assignments_in(top.nodes)]
+    fields = [one for same in places.classes.values() for owner in same for one in assignments_in(owner.body)]
+    tables = [value for target, value in (*tops, *(fields if last else ())) if dotted(target) == last]
+    if len(tables) != 1 or not isinstance(tables[0], ast.Dict):
+        return []
+    return [found for value in tables[0].values for found in _of_entry(dotted(value), places)]
+
+
+def _of_entry(name: str, places: Places) -> list[Place]:
+    """The function that an entry of a table names: `weigh`, `Weigher.weigh`."""
+    of_class, _, last = name.rpartition(".")
+    known = places.named(last) if last else []
+    if of_class:
+        known = [each for each in known if each.owner is not None and each.owner.name == of_class.rpartition(".")[2]]
+    return known if len(known) == 1 else []
+
+
 def class_of(name: str, place: Place, places: Places) -> ast.ClassDef | None:
     """The class of what a name or an attribute holds, by what it is made of or annotated with; None: not known."""
     made = {kind for kind in _kinds(name, place, places) if kind in places.classes}
@@ -43,6 +75,9 @@ def _kinds(name: str, place: Place, places: Places) -> Iterator[str]:
             for target, value in assignments_in(other.nodes):
                 if dotted(target) == f"self.{last}":
                     yield called_name(value)
+        for other in places.methods(last):
+            if other.function.decorator_list and other.function.returns is not None and other.owner is place.owner:
+                yield dotted(other.function.returns).rpartition(".")[2]  # a property
     for target, value in assignments_in(place.nodes):
         if dotted(target) == name and isinstance(value, ast.Attribute) and dotted(value).startswith("self."):
             yield from _kinds(dotted(value), place, places)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any
 
 from gradgate.checks.source_places import Place, Places
@@ -26,23 +26,40 @@ def watched_in(own: Places, contents: Sequence[Any]) -> Iterator[str]:
         own: the trainer's functions.
         contents: of its YAML files.
     """
+    settings = _settings(own)
     for place in own.all:
         for name, value in _given(place):
-            if WATCHED.search(name):
+            if WATCHED.search(name) or name in settings:
                 yield from _texts(value)
         for name in filter(WATCHED.search, place.parameters):
             yield from (text for _, value in own.values_given(place, name, made=True) for text in _texts(value))
         for node in place.nodes:
             yield from _allowed(node, own)
-    for same in own.classes.values():
-        for field in (field for owner in same for field in owner.body):
-            if isinstance(field, ast.AnnAssign) and WATCHED.search(dotted(field.target)):
-                yield from _literals(field.annotation)
-            for target, value in assignments_in([field]):
-                if WATCHED.search(last_name(target)):
-                    yield from _texts(value)
+    for field in _fields(own):
+        name = dotted(field.target) if isinstance(field, ast.AnnAssign) else ""
+        if isinstance(field, ast.AnnAssign) and (WATCHED.search(name) or name in settings):
+            yield from _literals(field.annotation)
+        for target, value in assignments_in([field]):
+            if WATCHED.search(last_name(target)) or last_name(target) in settings:
+                yield from _texts(value)
     for content in contents:
-        yield from _of_file(content)
+        yield from _of_file(content, settings)
+
+
+def _settings(own: Places) -> set[str]:
+    """The fields that something watched is taken from, whatever they are called: `monitor=cfg.stage2.target`."""
+    taken = set[str]()
+    for place in own.all:
+        values = [value for name, value in _given(place) if WATCHED.search(name)]
+        for name in filter(WATCHED.search, place.parameters):
+            values += [value for _, value in own.values_given(place, name, made=True)]
+        taken |= {value.attr for value in values if isinstance(value, ast.Attribute)}
+    fields = {dotted(field.target) for field in _fields(own) if isinstance(field, ast.AnnAssign)}
+    return taken & fields
+
+
+def _fields(own: Places) -> Iterator[ast.stmt]:
+    return (field for same in own.classes.values() for owner in same for field in owner.body)
 
 
 def named_to(place: Place, test: ast.expr, own: Places) -> Iterator[str]:
@@ -51,7 +68,11 @@ def named_to(place: Place, test: ast.expr, own: Places) -> Iterator[str]:
         yield from (
             text for each, value in defaults_of(place.function.args) if each.arg == name for text in _texts(value)
         )
-        yield from (text for _, value in own.values_given(place, name, made=True) for text in _texts(value))
+        for _, value in own.values_given(place, name, made=True):
+            yield from _texts(value)
+            if isinstance(value, ast.Attribute):
+                of_field = [given for to, given in assignments_in(_fields(own)) if last_name(to) == value.attr]
+                yield from (text for given in of_field for text in _texts(given))
 
 
 def _given(place: Place) -> Iterator[tuple[str, ast.expr]]:
@@ -115,8 +136,8 @@ def _literals(annotation: ast.expr) -> Iterator[str]:
             yield from _texts(part.slice)
 
 
-def _of_file(content: Any) -> Iterator[str]:
+def _of_file(content: Any, settings: Container[str]) -> Iterator[str]:
     for key, value in content.items() if isinstance(content, Mapping) else ():
-        if isinstance(value, str) and WATCHED.search(str(key)):
+        if isinstance(value, str) and (WATCHED.search(str(key)) or str(key) in settings):
             yield value
-        yield from _of_file(value)
+        yield from _of_file(value, settings)
