@@ -25,7 +25,7 @@ OTHERS = [
 FAULTY = FAULTS | {name: fault for module in OTHERS for name, fault in module.FAULTS.items()}
 CLEAN = SOUND_EDITS | {"clean": ("", "")} | {name: edit for module in OTHERS for name, edit in module.SOUND.items()}
 CODES = sorted({"GG427", "GG461", *(fault.code for fault in FAULTY.values())})
-BESIDE = dict.fromkeys((*FAULTS, *SOUND_EDITS), set(CODES))  # name of a text -> codes of the faults beside it
+BESIDE = {name: set(CODES) for name in (*FAULTS, *SOUND_EDITS)}  # of a text: codes of the faults beside it
 for _module in OTHERS:
     for _name in (*_module.FAULTS, *_module.SOUND):
         BESIDE[_name] = BESIDE.get(_name, set()) | {fault.code for fault in _module.FAULTS.values()}
