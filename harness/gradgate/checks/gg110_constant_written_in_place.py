@@ -59,6 +59,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 from gradgate.checks.source_places import Place, Places, read_place_by_place
 from gradgate.checks.source_values import assignments_in
@@ -81,7 +82,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 
 def _found(place: Place, places: Places) -> Iterator[Finding]:
     tables = _tables(places)
-    if not tables or re.search(r"(^|_)(un)?register(_|$)", place.name):
+    if not tables or not place.file.has(*tables) or re.search(r"(^|_)(un)?register(_|$)", place.name):
         return
     for node, written in _writes(place, places):
         name = _table_of(written, place)
@@ -91,6 +92,7 @@ def _found(place: Place, places: Places) -> Iterator[Finding]:
             yield Finding(CODE, NAME, f"{text}; allowed: a copy", culprit=at, fix="take a copy, a deep one")
 
 
+@lru_cache(maxsize=1)
 def _tables(places: Places) -> set[str]:
     """The names in capitals of mappings and lists that are not empty."""
     return {
