@@ -109,7 +109,7 @@ def returns_carry(place: Place, places: Places, roots: Collection[str], hops: in
     if is_bare(place):
         return False
     carried = Carried(place, places, roots, hops)
-    values = [node.value for node in place.nodes if isinstance(node, ast.Return) and node.value is not None]
+    values = place.returned
     return any(carried.by(value) and not is_without(value, place) for value in values)
 
 

@@ -154,7 +154,7 @@ def _ones_of(weighting: Weighting) -> Iterator[ast.expr]:
     place = weighting.place
     gives = place.owner is None or place.name in GIVES or WEIGHS.search(place.name)
     if weighting.is_control and weighting.is_of_weights and gives:
-        given = [node.value for node in place.nodes if isinstance(node, ast.Return) and node.value is not None]
+        given = place.returned
         first = [value.elts[0] if isinstance(value, ast.Tuple) and value.elts else value for value in given]
         if first and all(_is_ones(value, place.names) and not _changed(value, place.nodes) for value in first):
             yield first[-1]

@@ -132,7 +132,7 @@ def _made_with(nodes: list[ast.AST], place: Place, own: Places) -> Iterator[tupl
 def _given_back(place: Place) -> Iterator[tuple[str, ast.expr, None]]:
     """What a function gives back that is named after a reference, where it loads one, or gives another, elsewhere."""
     if kinds_of(place.name) & KINDS:
-        values = [node.value for node in place.nodes if isinstance(node, ast.Return) and node.value is not None]
+        values = place.returned
         for value in values:
             others = [place.names.held(other) for other in values if other is not value]
             if isinstance(value, ast.IfExp | ast.BoolOp) or any(_is_loaded(chain_of(other)[0]) for other in others):

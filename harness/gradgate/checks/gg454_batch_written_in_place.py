@@ -195,7 +195,7 @@ class _Given:
                 self._values.setdefault(dotted(one) or ast.unparse(one), []).append(value)
         self._arguments = place.parameters.keys() - {"self", "cls"}
         self._renewed = {self.path(target) for target, _ in assignments_in(place.nodes) if _is_part(target)}
-        values = [node.value for node in place.nodes if isinstance(node, ast.Return) and node.value is not None]
+        values = place.returned
         self._returned = {self.path(part) for value in values for part in _handed_back(value)} - {""}
 
     def path(self, node: ast.expr, hops: int = 6) -> str:

@@ -71,7 +71,7 @@ from collections.abc import Iterator, Sequence
 from gradgate.checks.compared_bests import Compared, compared_bests
 from gradgate.checks.evaluation_names import EVALUATION
 from gradgate.checks.given_scores import Given
-from gradgate.checks.origins import Origin, Origins, loops_over_data, returned_by
+from gradgate.checks.origins import Origin, Origins, loops_over_data
 from gradgate.checks.source_places import Place, Places, places_in
 from gradgate.checks.source_values import OTHERS, last_name
 from gradgate.checks.trainer_source import NONE, File, called_name, dotted, files_of, nodes_in
@@ -127,7 +127,7 @@ def _of_nothing(origin: Origin, found: Sequence[Origin], own: Places) -> str:
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
         return "0" if _never_0(node.right, place) and _is_sum(node.left, place, own) else ""
     if _is_zero(node) and (
-        origin.by_name or any(part is node for part in returned_by(place)) or _is_in_return(node, place)
+        origin.by_name or any(part is node for part in place.returned) or _is_in_return(node, place)
     ):
         means = (one.node for one in found if one.place is place and one.node is not node)
         is_beside = any(isinstance(one, ast.BinOp) and isinstance(one.op, ast.Div) for one in means)
@@ -136,7 +136,7 @@ def _of_nothing(origin: Origin, found: Sequence[Origin], own: Places) -> str:
 
 
 def _is_in_return(node: ast.expr, place: Place) -> bool:
-    return any(part is node for value in returned_by(place) for part in ast.walk(value))
+    return any(part is node for value in place.returned for part in ast.walk(value))
 
 
 def _is_zero(node: ast.expr) -> bool:

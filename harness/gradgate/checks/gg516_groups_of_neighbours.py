@@ -107,7 +107,6 @@ def _is_sorted(rows: ast.expr, place: Place, places: Places, hops: int = 3) -> b
         return True
     if isinstance(held, ast.Call) and hops:
         made = places.called(held, place)
-        returned = [node.value for node in made.nodes if isinstance(node, ast.Return) and node.value] if made else []
-        return made is not None and any(_is_sorted(value, made, places, hops - 1) for value in returned)
+        return made is not None and any(_is_sorted(value, made, places, hops - 1) for value in made.returned)
     given = list(places.values_given(place, held.id)) if isinstance(held, ast.Name) and hops else []
     return any(_is_sorted(value, caller, places, hops - 1) for caller, value in given)

@@ -115,7 +115,7 @@ class Origins:
             yield from self._follow(value, place, keys, way)
         computed = [each for each in self._own.methods(str(key)) if _is_property(each)]
         if isinstance(node, ast.Attribute) and len(computed) == 1:
-            for value in returned_by(computed[0]):
+            for value in computed[0].returned:
                 yield from self._follow(value, computed[0], keys, way)
         elif isinstance(key, str | int) and dotted(holder) != "self":
             yield from self._follow(holder, place, (key, *keys), way)
@@ -156,7 +156,7 @@ class Origins:
         ):
             yield from self._follow(node.args[0], place, keys, way)
         elif (called := self._own.called(node, place)) is not None and called.name != "__init__":
-            for returned in returned_by(called):
+            for returned in called.returned:
                 yield from self._follow(returned, called, keys, way)
         elif keys and isinstance(keys[0], str) and (value := _given(node, keys[0])) is not None:
             yield from self._follow(value, place, keys[1:], way)
@@ -166,11 +166,6 @@ class Origins:
 
 def _is_property(place: Place) -> bool:
     return any(last_name(each) in ("property", "cached_property") for each in place.function.decorator_list)
-
-
-def returned_by(place: Place) -> list[ast.expr]:
-    """What a function gives back."""
-    return [node.value for node in place.nodes if isinstance(node, ast.Return) and node.value is not None]
 
 
 def _values(text: str, place: Place, added: bool) -> Iterator[ast.expr]:

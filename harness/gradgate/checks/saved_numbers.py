@@ -85,7 +85,7 @@ class Starts:
         elif isinstance(node, ast.Attribute):
             yield from self._of_attribute(node, place, more, hops - 1)
         elif isinstance(node, ast.Call) and (called := self.own.called(node, place)):
-            for value in _returned(called):
+            for value in called.returned:
                 yield from self.of(value, called, more, hops - 1)
 
     def _of_name(self, name: str, place: Place, more: int, hops: int) -> Iterator[Number]:
@@ -98,7 +98,7 @@ class Starts:
             elif isinstance(target, ast.Tuple) and isinstance(value, ast.Call):
                 at = [number for number, part in enumerate(target.elts) if dotted(part) == name]
                 maker = self.own.called(value, place) if at else None
-                for made in _returned(maker) if maker else ():
+                for made in maker.returned if maker else ():
                     if isinstance(made, ast.Tuple) and maker and len(made.elts) == len(target.elts):
                         yield from self.of(made.elts[at[0]], maker, more, hops)
         if name in place.positional:
@@ -134,10 +134,6 @@ class Starts:
 def _loops(nodes: list[ast.AST], inner: ast.AST) -> bool:
     """Whether a node stands in a loop."""
     return any(inner in list(ast.walk(node)) for node in nodes if isinstance(node, ast.For | ast.While))
-
-
-def _returned(place: Place) -> list[ast.expr]:
-    return [node.value for node in place.nodes if isinstance(node, ast.Return) and node.value is not None]
 
 
 class Payloads:

@@ -56,7 +56,7 @@ class Counted:
     def _of_call(self, call: ast.Call, place: Place, hops: int) -> frozenset[str] | None:
         found: frozenset[str] | None = frozenset()
         called = self.own.called(call, place)
-        values = _returned(called) if called is not None and called.name != "__init__" else []
+        values = called.returned if called is not None and called.name != "__init__" else []
         for value in values:
             found = _both(found, self.of(value, called or place, hops - 1))
         for given in given_by(call) if not values else ():
@@ -74,17 +74,13 @@ class Counted:
         elif place.owner is not None and name.startswith("self."):
             for other in self.own.methods_of(place.owner):
                 if f"self.{other.name}" == name:  # a property
-                    yield from ((value, other) for value in _returned(other))
+                    yield from ((value, other) for value in other.returned)
                 if other is not place and other.file.has(name):
                     yield from ((value, other) for to, value in _assigned(other.nodes) if to == name)
 
 
 def _both(one: frozenset[str] | None, other: frozenset[str] | None) -> frozenset[str] | None:
     return None if one is None or other is None else one | other
-
-
-def _returned(place: Place) -> list[ast.expr]:
-    return [node.value for node in place.nodes if isinstance(node, ast.Return) and node.value is not None]
 
 
 def _assigned(nodes: list[ast.AST]) -> Iterator[tuple[str, ast.expr]]:

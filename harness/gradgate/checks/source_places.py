@@ -57,6 +57,11 @@ class Place:
         )
 
     @cached_property
+    def returned(self) -> list[ast.expr]:
+        """What it gives back, at each `return` of something."""
+        return [node.value for node in self.nodes if isinstance(node, ast.Return) and node.value is not None]
+
+    @cached_property
     def names(self) -> Names:
         """What its names hold."""
         return Names(self.function)

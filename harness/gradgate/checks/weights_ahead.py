@@ -80,7 +80,7 @@ def _is_of_labels(weights: ast.expr, place: Place, places: Places, hops: int = H
             return _says_labels(asked, place, places, hops)
         called = places.called(held, place)
         if called is not None:
-            return all(_is_of_labels(value, called, places, hops - 1) for value in _returned(called))
+            return all(_is_of_labels(value, called, places, hops - 1) for value in called.returned)
         if isinstance(held.func, ast.Attribute) and called_name(held) in KEEPS:
             return _is_of_labels(held.func.value, place, places, hops - 1)
     return False
@@ -100,12 +100,8 @@ def _says_labels(mask: ast.expr, place: Place, places: Places, hops: int) -> boo
     whole_given = all(
         isinstance(each, ast.Name | ast.Attribute) or bool(last_name(each)) for each in called.given(held).values()
     )
-    values = _returned(called)
+    values = called.returned
     return whole_given and bool(values) and all(_says_labels(value, called, places, hops - 1) for value in values)
-
-
-def _returned(place: Place) -> list[ast.expr]:
-    return [node.value for node in place.nodes if isinstance(node, ast.Return) and node.value is not None]
 
 
 def _begins_at_a_number(node: ast.Subscript) -> bool:

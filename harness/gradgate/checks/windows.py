@@ -257,7 +257,7 @@ def _gives(loop: ast.For, node: ast.Name) -> bool:
 
 def _given_on(place: Place) -> Iterator[ast.expr]:
     """What a function yields, or appends to a list that it gives back."""
-    back = {dotted(node.value) for node in place.nodes if isinstance(node, ast.Return) and node.value is not None}
+    back = set(map(dotted, place.returned))
     for node in place.nodes:
         if isinstance(node, ast.Yield) and node.value is not None:
             yield node.value
