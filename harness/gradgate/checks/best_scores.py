@@ -8,13 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from gradgate.checks.resuming import Resumes, holds_optimizer
-from gradgate.checks.source_values import (
-    Names,
-    assignments_in,
-    last_name,
-    own_nodes,
-    places_of,
-)
+from gradgate.checks.source_values import ORDERS, Names, assignments_in, last_name, own_nodes, places_of
 from gradgate.checks.trainer_source import File, Function, called_name, calls_in, dotted
 
 BEST = re.compile(r"(^|_)(best|lowest|highest)(_|$)", re.IGNORECASE)
@@ -24,7 +18,6 @@ SAVES = re.compile(r"save|checkpoint|ckpt|snapshot|dump", re.IGNORECASE)
 WHOLE = ("vars", "asdict", "dataclasses.asdict", "dict", "torch.save")
 READS = ("get", "pop", "setdefault", "getattr", "setattr", "hasattr")  # a text that others are given is no key
 JUDGES = re.compile(r"improv|better|is_best|beats", re.IGNORECASE)  # functions that compare
-ORDERS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from gradgate.checks.source_places import Places
 from gradgate.checks.source_settings import yaml_files
-from gradgate.checks.source_values import last_name
+from gradgate.checks.source_values import last_name, text_of
 from gradgate.checks.trainer_source import File, called_name
 from gradgate.core.finding import Location
 from gradgate.subjects.contract import Subject
@@ -38,7 +38,7 @@ def directions_by_default(files: tuple[File, ...], own: Places, subject: Subject
                 value = _alone({str(getattr(key, "value", "")): value for key, value in pairs})
             else:
                 continue
-            name = _text(value)
+            name = text_of(value)
             if value is not None and name and not name.endswith(SMALLER):
                 yield file.at(value), name
     for path, text, content in yaml_files(subject) if not told else ():
@@ -55,7 +55,7 @@ def _is_set_outside(file: File) -> bool:
         is_stored = isinstance(node, ast.Attribute | ast.Subscript) and isinstance(node.ctx, ast.Store)
         if is_stored and last_name(node) == WAY:
             return True
-        if isinstance(node, ast.Call) and any(_text(each) in (WAY, f"--{WAY}") for each in node.args):
+        if isinstance(node, ast.Call) and any(text_of(each) in (WAY, f"--{WAY}") for each in node.args):
             return True
         of_other = isinstance(node, ast.Call) and called_name(node) not in ARGUMENTS
         if of_other and any(word.arg == WAY for word in node.keywords):  # type: ignore[attr-defined]
@@ -93,10 +93,6 @@ def _fields(owner: ast.ClassDef) -> dict[str, ast.expr]:
 def _alone(words: Mapping[str, ast.expr]) -> ast.expr | None:
     """The score among what is given, where neither its way nor anything else may be given as well."""
     return None if WAY in words or "" in words else words.get(SCORE)
-
-
-def _text(value: ast.expr | None) -> str:
-    return value.value if isinstance(value, ast.Constant) and isinstance(value.value, str) else ""
 
 
 def _in_yaml(content: object) -> Iterator[str]:

@@ -6,12 +6,12 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.best_scores import BEST, COUNTED, JUDGES, ORDERS, is_first
+from gradgate.checks.best_scores import BEST, COUNTED, JUDGES, is_first
 from gradgate.checks.kept_bests import SAVES, WEIGHTS
 from gradgate.checks.left_states import WHOLE, LeftState
 from gradgate.checks.saved_mappings import entries_of
 from gradgate.checks.source_places import Places
-from gradgate.checks.source_values import assignments_in, last_name, places_of
+from gradgate.checks.source_values import ORDERS, assignments_in, last_name, places_of
 from gradgate.checks.trainer_source import File, called_name, dotted
 
 PLACES = re.compile(r"step|epoch|iter|path|name|file|dir|at$", re.IGNORECASE)  # of the best, not how good it is

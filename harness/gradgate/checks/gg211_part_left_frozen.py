@@ -75,6 +75,14 @@ from gradgate.subjects.contract import Context, Subject
 CODE, NAME = "GG211", "part-left-frozen"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
+RELEASED = (
+    "{place}() releases `{part}` and leaves {names} frozen; allowed: all that was",
+    "release what was frozen: the same list of modules in both, or `model.requires_grad_(True)`",
+)
+FROZEN = (
+    "{place}() freezes `{part}` and others, and leaves {names} to train; allowed: all",
+    "freeze the module itself: `model.trunk.requires_grad_(False)`",
+)
 
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
@@ -94,10 +102,10 @@ def _findings(places: Places) -> Iterator[Finding]:
     for place, found in by_place.items():
         if all(each.trains for each in found) and len({each.part for each in found}) > 1:
             for part, names in _left(place, found, by_place, released, places):
-                yield _finding(place, part, names)
+                yield _finding(place, part, names, *RELEASED)
         for part, names in frozen_in_part(place, found, places):
             if not ({name.rpartition(".")[2] for name in names} & frozen | set(names) & released):
-                yield _left_out(place, part, names)
+                yield _finding(place, part, names, *FROZEN)
 
 
 def _left(
@@ -125,25 +133,13 @@ def _left(
             return
 
 
-def _finding(place: Place, each: Switch, left: Sequence[str]) -> Finding:
+def _finding(place: Place, each: Switch, left: Sequence[str], told: str, fix: str) -> Finding:
     names = ", ".join(f"`{name}`" for name in left)
     return Finding(
         code=CODE,
         name=NAME,
-        message=f"{place.name}() releases `{'.'.join(each.part)}` and leaves {names} frozen; allowed: all that was",
+        message=told.format(place=place.name, part=".".join(each.part), names=names),
         severity="warning",
         culprit=place.file.at(each.node, place.name),
-        fix="release what was frozen: the same list of modules in both, or `model.requires_grad_(True)`",
-    )
-
-
-def _left_out(place: Place, each: Switch, left: Sequence[str]) -> Finding:
-    names = ", ".join(f"`{name}`" for name in left)
-    return Finding(
-        code=CODE,
-        name=NAME,
-        message=f"{place.name}() freezes `{'.'.join(each.part)}` and others, and leaves {names} to train; allowed: all",
-        severity="warning",
-        culprit=place.file.at(each.node, place.name),
-        fix="freeze the module itself: `model.trunk.requires_grad_(False)`",
+        fix=fix,
     )

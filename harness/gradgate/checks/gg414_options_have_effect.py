@@ -252,7 +252,9 @@ def _taken_for_another(
         if ours.is_like(found)
         and _stay_alike(stage, context, at_start, key, (odd, value))
         and not any(_stay_alike(stage, context, at_start, key, (near, value)) for near in _near(odd, seen))
-        and not any(_end_alike(stage, context, at_start, key, (far, value)) for far in _far(odd, seen))
+        and not any(
+            _stay_alike(stage, context, at_start, key, (far, value), where_it_ends=False) for far in _far(odd, seen)
+        )
     ]
     if isinstance(odd, str) and not taken:
         told = f"{odd!r} is accepted, which is none of its values: a name that is misspelt trains something else"
@@ -276,28 +278,21 @@ def _far(odd: Any, values: Iterable[Any]) -> list[Any]:
 
 
 def _stay_alike(
-    stage: Stage, context: Context, at_start: GlobalState, key: str, values: tuple[Any, Any], steps: int = LONGER
+    stage: Stage,
+    context: Context,
+    at_start: GlobalState,
+    key: str,
+    values: tuple[Any, Any],
+    steps: int = LONGER,
+    *,
+    where_it_ends: bool = True,
 ) -> bool:
-    """Whether nothing tells two values apart in a longer run on other data; also where that does not get so far."""
-    try:
-        return _are_alike(stage, context, at_start, key, values, steps)
-    except SubjectRaisedError:
-        return True
-
-
-def _end_alike(stage: Stage, context: Context, at_start: GlobalState, key: str, values: tuple[Any, Any]) -> bool:
-    """The same, where that gets so far."""
-    try:
-        return _are_alike(stage, context, at_start, key, values)
-    except SubjectRaisedError:
-        return False
-
-
-def _are_alike(
-    stage: Stage, context: Context, at_start: GlobalState, key: str, values: tuple[Any, Any], steps: int = LONGER
-) -> bool:
+    """Whether nothing tells two values apart in a longer run on other data; as it is said where that ends early."""
     other = replace(context, seed=context.seed + 1)
-    one, two = (_observe(stage, other, at_start, key, value, steps) for value in values)
+    try:
+        one, two = (_observe(stage, other, at_start, key, value, steps) for value in values)
+    except SubjectRaisedError:
+        return where_it_ends
     return one.is_like(two)
 
 

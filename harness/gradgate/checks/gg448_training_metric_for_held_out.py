@@ -65,7 +65,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from gradgate.checks.source_places import places_in
-from gradgate.checks.source_values import Names, assignments_in, own_nodes, parameters_of, places_of
+from gradgate.checks.source_values import ORDERS, Names, assignments_in, own_nodes, parameters_of, places_of
 from gradgate.checks.trainer_source import NONE, File, Function, called_name, dotted, files_of, given_by
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -83,7 +83,6 @@ BEST = re.compile(r"best|lowest|highest", re.IGNORECASE)
 MEANT = re.compile(r"better|improv|early_?stop|stopper|patience|best", re.IGNORECASE)
 DECIDES = re.compile(MEANT.pattern + r"|plateau|tracker|sched\w*\.step$", re.IGNORECASE)
 PREFIX = re.compile(r"(eval|val|valid|validation|held_?out|dev|test|train|training)[_/.]", re.IGNORECASE)
-ORDERS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
 
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:

@@ -85,27 +85,22 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 
 
 def _of_weights(place: Place, places: Places) -> Iterator[Finding]:
-    for node, head in one_slice(place, places):
+    ahead = "", "`weights[:, head + 1 :]`"
+    behind = "which is of tokens and 0 where none is a label, ", "`weights[:, head:]` for `labels[:, head:]`"
+    found = [
+        *((*each, *ahead) for each in one_slice(place, places)),
+        *((*each, *behind) for each in behind_targets(place, places)),
+    ]
+    for node, head, of_what, right in found:
         yield Finding(
             code=CODE,
             name=NAME,
             message=(
-                f"{place.name}() weighs the loss of each head by `{ast.unparse(node)}`, and the targets move with "
-                f"`{head}`; allowed: weights of the targets"
+                f"{place.name}() weighs the loss of each head by `{ast.unparse(node)}`, {of_what}and the targets move "
+                f"with `{head}`; allowed: weights of the targets"
             ),
             culprit=place.file.at(node, place.name),
-            fix="take weights from where the targets are: `weights[:, head + 1 :]`",
-        )
-    for node, head in behind_targets(place, places):
-        yield Finding(
-            code=CODE,
-            name=NAME,
-            message=(
-                f"{place.name}() weighs the loss of each head by `{ast.unparse(node)}`, which is of tokens and 0 where "
-                f"none is a label, and the targets move with `{head}`; allowed: weights of the targets"
-            ),
-            culprit=place.file.at(node, place.name),
-            fix="take weights from where the targets are: `weights[:, head:]` for `labels[:, head:]`",
+            fix=f"take weights from where the targets are: {right}",
         )
 
 

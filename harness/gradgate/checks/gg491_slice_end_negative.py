@@ -68,7 +68,7 @@ from itertools import chain
 from gradgate.checks.axis_sizes import axes_in
 from gradgate.checks.head_shifts import HEAD, NUMBER, HeadLoop, head_loops
 from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.source_values import last_name
+from gradgate.checks.source_values import ORDERS, last_name
 from gradgate.checks.trainer_source import NONE, called_name, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -79,7 +79,6 @@ NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
 SIZE = re.compile(r"\.shape\[-?\d\]$|\.size\((dim=)?-?\d\)$|\.numel\(\)$|^len\([\w.]+\)$|^max\(\(?\(?len\(")
 LENGTHS = re.compile(r"\blen\(|\.shape\b|\.size\(|numel\(|(^|_)n_tokens")
-ORDERS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
 
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:

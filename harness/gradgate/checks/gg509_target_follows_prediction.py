@@ -61,6 +61,7 @@ import ast
 import re
 from collections.abc import Iterator
 
+from gradgate.checks.carried_gradients import WITHOUT
 from gradgate.checks.source_places import Places, places_in
 from gradgate.checks.source_values import Names, outwards, own_nodes, parents_in
 from gradgate.checks.trainer_source import NONE, File, called_name, dotted, files_of, given_by
@@ -73,7 +74,6 @@ NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
 LOSS = re.compile(r"loss|mse|huber|error|regress|smooth_l1", re.IGNORECASE)
 TARGET = re.compile(r"(^|[._])(returns?|rets?|targets?|goals?|lambda_returns?)($|_)", re.IGNORECASE)
-WITHOUT = re.compile(r"detach|no_grad|inference_mode|\.item\(|tolist|numpy|\.data\b|stop_grad")
 POWERS = ("square", "abs", "pow")
 HOPS = 3  # functions that call each other
 

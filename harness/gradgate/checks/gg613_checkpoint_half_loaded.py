@@ -116,7 +116,7 @@ from gradgate.checks.saved_mappings import LOADS, SAVES, TOLD, Saved, handed_to_
 from gradgate.checks.saved_records import lost_scores
 from gradgate.checks.score_keepers import Held, held_scores, lent_scores
 from gradgate.checks.source_places import places_in
-from gradgate.checks.source_values import assignments_in
+from gradgate.checks.source_values import assignments_in, text_of
 from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
 from gradgate.checks.unread_entries import left_out, misnamed
 from gradgate.checks.unsaved_statistics import unsaved_statistics
@@ -308,9 +308,9 @@ def _not_brought_back(
     """Attributes that change and that `state_dict` writes down, where another method brings most entries back."""
     keys, once = list(_returned(save)), _written_once(file)
     dicts = [node for node in ast.walk(save) if isinstance(node, ast.Dict)]
-    held = {_text(key): dotted(value) for node in dicts for key, value in zip(node.keys, node.values, strict=True)}
+    held = {text_of(key): dotted(value) for node in dicts for key, value in zip(node.keys, node.values, strict=True)}
     for load in (one for name, one in methods.items() if name != "__init__" and one is not save):
-        asked = [part for part in ast.walk(load) if isinstance(part, ast.Subscript) and _text(part.slice) in keys]
+        asked = [part for part in ast.walk(load) if isinstance(part, ast.Subscript) and text_of(part.slice) in keys]
         names = {part.attr for part in ast.walk(load) if isinstance(part, ast.Attribute)}
         if len(asked) < MOST * len(keys) or names.isdisjoint(LOADERS):
             continue
@@ -325,10 +325,6 @@ def _written_once(file: File) -> set[str]:
     """The texts that stand in one place of a file."""
     times = Counter(part.value for part in file.nodes if isinstance(part, ast.Constant) and isinstance(part.value, str))
     return {text for text, number in times.items() if number == 1}
-
-
-def _text(node: ast.expr | None) -> str:
-    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
 
 
 def _beside(key: str, keys: list[str], asked: list[ast.Subscript]) -> ast.Subscript | None:

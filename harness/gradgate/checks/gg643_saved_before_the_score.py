@@ -69,7 +69,7 @@ from dataclasses import dataclass
 
 from gradgate.checks.references import meant
 from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.source_values import OTHERS, Names, assignments_in, blocks_in, last_name, places_of
+from gradgate.checks.source_values import ORDERS, OTHERS, Names, assignments_in, blocks_in, last_name, places_of
 from gradgate.checks.trainer_source import NONE, calls_in, dotted, files_of, given_by, nodes_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -82,7 +82,6 @@ BEST = re.compile(r"(^|_)(best|lowest|highest)(_|$)", re.IGNORECASE)
 OF_BEST = re.compile(r"best", re.IGNORECASE)
 SAVES = re.compile(r"save|checkpoint|ckpt|snapshot|dump|store|keep|write", re.IGNORECASE)
 SPEAKS = re.compile(r"(^|\.)(print|log\w*|info|debug|warning|logger\.\w+|log\.\w+)$")
-ORDERS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
 DEPTH = 2  # calls that are followed
 
 

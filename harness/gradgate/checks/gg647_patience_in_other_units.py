@@ -66,7 +66,7 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.source_values import assignments_in, last_name, own_nodes
+from gradgate.checks.source_values import ORDERS, assignments_in, last_name, own_nodes
 from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of, nodes_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -83,7 +83,6 @@ STEP = re.compile(r"step|iter|update|batch", re.IGNORECASE)
 SINCE = re.compile(r"(steps?|iters?|iterations|updates|batches)_(since|without|no_)|since_best_steps", re.IGNORECASE)
 EVALUATES = re.compile(r"eval|valid|val_|test_every|check", re.IGNORECASE)
 IN_STEPS = 50  # a patience above that may be meant in steps
-ORDERS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
 BELOW = (ast.Lt, ast.LtE)
 
 

@@ -67,7 +67,7 @@ from collections.abc import Iterator
 
 from gradgate.checks.resuming import loads_optimizer
 from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.source_values import OTHERS, blocks_in, last_name, outwards, parents_in
+from gradgate.checks.source_values import ORDERS, OTHERS, blocks_in, last_name, outwards, parents_in
 from gradgate.checks.trainer_source import NONE, File, called_name, dotted, files_of, nodes_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -80,7 +80,6 @@ COUNTS = re.compile(r"step|epoch|update|iter(?!able)", re.IGNORECASE)
 RELEASES = re.compile(r"unfreez|thaw|defrost|(^|_)release(_|$)", re.IGNORECASE)
 FREEZES = re.compile(r"^_*freeze", re.IGNORECASE)
 RESUMES = re.compile(r"load|resum|restor", re.IGNORECASE)
-ORDERS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
 DEPTH = 2  # calls that are followed
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from gradgate.checks.references import meant
 from gradgate.checks.source_places import Place, Places
-from gradgate.checks.source_values import OTHERS, assignments_in, contains, last_name
+from gradgate.checks.source_values import ORDERS, OTHERS, assignments_in, contains, last_name
 from gradgate.checks.trainer_source import called_name, calls_in, dotted, given_by, nodes_in
 
 BEST = re.compile(r"best", re.IGNORECASE)
@@ -21,7 +21,6 @@ OF_STATE = re.compile(r"optim|(^|[._])opt\d?$|sched|scaler|stop|meter|tracker|lo
 WEIGHTS = re.compile(r"best\w*?(state|weight|model|head|param|path|file|ckpt|checkpoint|dir|snapshot)", re.IGNORECASE)
 FILE = re.compile(r"best[\w*-]*\.(pt|pth|ckpt|bin|safetensors|tar)$|^best$", re.IGNORECASE)
 OF_FILES = re.compile(r"(exists|is_file|is_dir|isfile|isdir|isinstance|len|hasattr)$")
-ORDERS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
 DEPTH = 2  # calls that are followed
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from gradgate.checks.best_scores import BEST, ORDERS, WHOLE
+from gradgate.checks.best_scores import BEST, WHOLE
 from gradgate.checks.resuming import holds_optimizer
 from gradgate.checks.score_keepers import Held
-from gradgate.checks.source_values import assignments_in
+from gradgate.checks.source_values import ORDERS, assignments_in
 from gradgate.checks.trainer_source import File, Function, dotted
 
 LEAST = 2  # fields that stand in a mapping as they are, for its record to be saved one by one

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from gradgate.checks.best_scores import BEST, JUDGES, ORDERS, is_first
-from gradgate.checks.source_values import Names, assignments_in, blocks_in, last_name, own_nodes, parameters_of
+from gradgate.checks.best_scores import BEST, JUDGES, is_first
+from gradgate.checks.source_values import ORDERS, Names, assignments_in, blocks_in, last_name, own_nodes, parameters_of
 from gradgate.checks.trainer_source import File, Function, called_name, calls_in, dotted, given_for
 
 KEEPER = re.compile(r"best|track|early|stop|patien|keeper", re.IGNORECASE)  # classes of which any attribute may be one

@@ -10,6 +10,7 @@ from gradgate.checks.trainer_source import Function, dotted, nodes_in
 
 SPLITS = ("split", "rsplit", "partition", "rpartition")  # what takes a text apart
 OTHERS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)  # what stands in them is not the function's
+ORDERS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)  # comparisons that have a larger side
 
 
 def own_nodes(function: Function) -> list[ast.AST]:
@@ -68,6 +69,11 @@ def last_name(node: ast.AST) -> str:
     if isinstance(node, ast.Subscript):
         return str(node.slice.value) if isinstance(node.slice, ast.Constant) else ""
     return dotted(node).rpartition(".")[2]
+
+
+def text_of(node: ast.expr | None) -> str:
+    """The text that an expression is; empty: none that is written."""
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
 
 
 def with_stars(text: ast.JoinedStr) -> str:
