@@ -6,7 +6,6 @@ A check that has failed runs the failing piece once more under this trace, so th
 from __future__ import annotations
 
 import ast
-import ctypes
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,6 +18,7 @@ from typing import Any, TypeVar
 from gradgate.checks.isolation import isolated
 from gradgate.checks.naming import are_named
 from gradgate.core.finding import Finding, Location
+from gradgate.core.frames import write_locals
 from gradgate.core.origin import at_line, is_trainers_code
 
 Line = tuple[CodeType, int]  # of a function, and its number
@@ -235,9 +235,7 @@ def put(frame: FrameType, name: str, value: Any) -> None:
         owner = frame.f_locals[root]
         object.__setattr__(owner, rest[-1], value)
         return
-    frame.f_locals[root] = value
-    if sys.version_info < (3, 13):  # there it is written through
-        ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), ctypes.c_int(0))
+    write_locals(frame, {root: value})
 
 
 @lru_cache(maxsize=4096)

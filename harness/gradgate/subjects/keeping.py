@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 from unittest.mock import patch
 
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from gradgate.core.frames import write_locals
+from gradgate.core.origin import is_own_code
 from gradgate.subjects.contract import Run
 
 _SMALL = 2.0**-20  # of a gradient: no clipping is reached by it, and 16 bits have it
@@ -140,6 +142,31 @@ class Counts:
             return ()
         self._held[id(held)] = held, _numbers(held)
         return held.values()
+
+
+class LocalNumbers:
+    """Numbers that are local variables of the user's own lines.
+
+    Args:
+        frame: where the innermost of these stands still; what called it is looked at, too.
+    """
+
+    def __init__(self, frame: FrameType | None) -> None:
+        self._before = {each: _numbers(each.f_locals) for each in own_calls(frame)}
+
+    def put_back(self) -> None:
+        """Give each the number that it had, in the calls that have not ended."""
+        for frame, before in self._before.items():
+            now = frame.f_locals
+            write_locals(frame, {name: number for name, number in before.items() if now.get(name) is not number})
+
+
+def own_calls(frame: FrameType | None) -> Iterator[FrameType]:
+    """A call and those that it was called from, which run the user's own lines."""
+    while frame is not None:
+        if is_own_code(frame.f_code.co_filename):
+            yield frame
+        frame = frame.f_back
 
 
 def _tables(owner: Any) -> list[dict[Any, Any]]:

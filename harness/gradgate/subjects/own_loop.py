@@ -16,11 +16,10 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from gradgate.core.errors import SubjectError
-from gradgate.core.origin import is_own_code
 from gradgate.subjects.contract import Run
 from gradgate.subjects.doubles import doubles_kept
 from gradgate.subjects.inside import assigned_from, backwards_read, locals_from
-from gradgate.subjects.keeping import Counts
+from gradgate.subjects.keeping import Counts, LocalNumbers, own_calls
 from gradgate.subjects.loaders import LentLoader, OwnLoader, first_call, first_made
 from gradgate.subjects.places import Place
 
@@ -141,10 +140,11 @@ class OwnLoop(Run):
     def losses(self, batch: Any) -> Mapping[str, Tensor]:
         """The loss terms of one turn whose backwards, optimizers and schedules do nothing.
 
-        `total` is the sum of what goes backward before each optimizer's first step. Numbers that objects and
-        dictionaries of the user's own lines hold are behind it what they were in front of the turn.
+        `total` is the sum of what goes backward before each optimizer's first step. Numbers that the user's own lines
+        hold, as local variables and in objects and dictionaries, are behind it what they were in front of the turn.
         """
-        counts = Counts(_values_of_own(self._frame))
+        numbers = LocalNumbers(self._frame)
+        counts = Counts(value for call in own_calls(self._frame) for value in call.f_locals.values())
         try:
             with backwards_read(self, self.terms) as found:
                 for _ in range(_WINDOW):
@@ -153,6 +153,7 @@ class OwnLoop(Run):
                         break
         finally:
             counts.put_back()
+            numbers.put_back()
         if not found.parts:
             raise SubjectError(f"the loop made {_WINDOW} turns without a backward: there are no losses to be had")
         return found.losses(self.coefficients)
@@ -216,11 +217,3 @@ def _below(depth: int, loop: Callable[[Any], Any], loader: Any) -> Any:
     if depth == 0:
         return loop(loader)
     return next(map(partial(_below, depth - 1, loop), (loader,)))
-
-
-def _values_of_own(frame: FrameType | None) -> Iterator[Any]:
-    """What local variables of the user's own lines hold, from a frame outwards."""
-    while frame is not None:
-        if is_own_code(frame.f_code.co_filename):
-            yield from frame.f_locals.values()
-        frame = frame.f_back

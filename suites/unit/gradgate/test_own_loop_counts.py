@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gradgate.subjects.keeping import Counts
+from gradgate.subjects.keeping import Counts, LocalNumbers
 from gradgate.subjects.own_loop import OwnLoop
 
 BATCH = torch.ones(2, 3)
@@ -52,12 +52,31 @@ def train(loader: Any) -> None:
         next(further)
 
 
-class CountingRun(OwnLoop):
-    """A run of that loop."""
+def train_by_a_local(loader: Any) -> None:
+    """Its learning rate follows a local variable, of the loop and of a function inside it."""
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    step, running = 0, 0.0
 
-    def __init__(self) -> None:
+    def follow() -> None:
+        optimizer.param_groups[0]["lr"] = 0.1 / (1 + step)
+
+    for batch in loader:
+        follow()
+        loss = model(batch).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        step += 1
+        running = running + loss
+
+
+class CountingRun(OwnLoop):
+    """A run of such a loop."""
+
+    def __init__(self, loop: Any = train) -> None:
         torch.manual_seed(0)
-        self.begin(train)
+        self.begin(loop)
         self.modules, self.optimizers = {"model": self.local("model")}, [self.local("optimizer")]
 
     def batches(self) -> Iterator[Tensor]:
@@ -94,6 +113,16 @@ def test_losses_put_back_what_dictionaries_and_objects_count() -> None:
     trainer = run.local("trainer")
     assert run.local("progress") == {"step": 0, "is_first": True, "seen": {"rows": 0}}
     assert (trainer.updates, trainer.state, run.local("kinds")) == (0, {"epoch": 0.0}, {})
+
+
+def test_losses_move_no_schedule_that_counts_in_a_local_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that a function inside the loop reads, too; where it were not put back it would move."""
+    run = CountingRun(train_by_a_local)
+    run.losses(BATCH)
+    assert (run.local("step"), run.local("running")) == (0, 0.0)
+    assert rate_behind(run, losses=2) == 0.1
+    monkeypatch.setattr(LocalNumbers, "put_back", lambda _: None)
+    assert rate_behind(CountingRun(train_by_a_local), losses=2) == pytest.approx(0.1 / 3)
 
 
 def test_losses_leave_what_iterates_where_it_is() -> None:
