@@ -62,32 +62,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from math import isfinite
-from numbers import Real
 from typing import Any
 
-import torch
-
-from gradgate.checks.moved import in_words, runs_of, take_parameters
-from gradgate.checks.raised import calling, reports_raises
-from gradgate.checks.randomness import seeded
+from gradgate.checks.evaluations import ALLOWED, DRAWS, draws, evaluated, evaluated_with, furthest, started
+from gradgate.checks.moved import in_words
+from gradgate.checks.raised import reports_raises
 from gradgate.checks.trainer_source import files_of
-from gradgate.checks.without_dropout import without_dropout
 from gradgate.core.finding import Finding, Severity
 from gradgate.core.verdict import Outcome
-from gradgate.subjects.contract import Context, Run, Stage, Subject
+from gradgate.subjects.contract import Context, Stage, Subject
 from gradgate.subjects.settings import is_of_evaluation
 
 CODE, NAME = "GG428", "evaluation-depends-on-batches"
 NEEDS: tuple[str, ...] = ("evaluate", "options")
 PER_STAGE = True
-ALLOWED = 1e-3
 MOST_FEW = 2  # rows of a batch that need not be fewer
 BATCH = re.compile(r"(^|[._])batch(_?size)?$|batch_size|(^|[._])bs$")
 LIMIT = re.compile(r"eval_(iters|steps|batches)|max_(eval_|val_)?batches|limit_\w*batches|num_\w*batches")
-OF_WORK = re.compile(r"batch|time|second|(^|[_/.])sec|per_s|speed|throughput|memory|elapsed|steps")
-
-Numbers = Mapping[str, float]
 
 
 @reports_raises(CODE, NAME)
@@ -96,20 +87,18 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     moves = list(_moves(stage))
     if not moves:
         return Outcome(not_applicable="no key of `options` says how many rows a batch has, such as `eval_batch_size`")
-    base = _start(stage, context)
-    plain = _numbers(base, context.seed)
-    other = _numbers(_start(stage, context), context.seed + 1)
-    if _furthest(plain, other)[0] > 0:
-        return Outcome(inconclusive="two evaluations with two seeds differ: it draws random numbers")
+    base = started(stage, context)
+    plain = evaluated(base, context.seed)
+    if draws(stage, context, plain):
+        return Outcome(inconclusive=DRAWS)
     worst, compared = 0.0, 0
     findings: list[Finding] = []
     for options in moves:
-        run = _moved(stage, context, options)
-        if run is None or not take_parameters(run, base):
+        moved = evaluated_with(stage, context, options, base)
+        if moved is None:
             continue
         compared += 1
-        moved = _numbers(run, context.seed)
-        distance, name = _furthest(plain, moved)
+        distance, name = furthest(plain, moved)
         worst = max(worst, distance)
         if distance > ALLOWED:
             findings.append(_finding(options, name, plain[name], moved[name], distance, _severity(subject, options)))
@@ -124,41 +113,6 @@ def _moves(stage: Stage) -> Iterator[dict[str, Any]]:
         if BATCH.search(key.lower()):
             less = [int(values[0]) - 1] if isinstance(values[0], int) and values[0] > MOST_FEW else []
             yield from ({key: value} for value in dict.fromkeys((*values[1:], *less)))
-
-
-def _moved(stage: Stage, context: Context, options: Mapping[str, Any]) -> Run | None:
-    """A run with another size of batches; None where it does not start so, which GG414 tells."""
-    return next((run for _, run in runs_of(stage, context, [options], torch.float32)), None)
-
-
-def _start(stage: Stage, context: Context) -> Run:
-    with calling("start()"):
-        return stage.start(context.seed, device=context.device)
-
-
-def _numbers(run: Run, seed: int) -> Numbers:
-    """What an evaluation says, by name; numbers of its own work, and what is not finite, left out."""
-    with seeded(seed), without_dropout(), calling("evaluate()"):
-        found = dict(_flat("", run.evaluate()))
-    return {name: number for name, number in found.items() if isfinite(number) and not OF_WORK.search(name.lower())}
-
-
-def _flat(name: str, value: Any) -> Iterator[tuple[str, float]]:
-    if isinstance(value, Mapping):
-        for key, held in value.items():
-            yield from _flat(f"{name}/{key}" if name else str(key), held)
-    elif isinstance(value, Real) or (isinstance(value, torch.Tensor) and value.numel() == 1):
-        yield name, float(value)
-
-
-def _furthest(one: Numbers, other: Numbers) -> tuple[float, str]:
-    """The largest relative change of a number that both have, and its name."""
-    changes = [
-        (abs(other[name] - number) / max(abs(number), abs(other[name]), 1e-12), name)
-        for name, number in one.items()
-        if name in other
-    ]
-    return max(changes, default=(0.0, ""))
 
 
 def _severity(subject: Subject, options: Mapping[str, Any]) -> Severity:

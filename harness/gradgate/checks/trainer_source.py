@@ -201,6 +201,11 @@ def _read(path: Path) -> File | None:
         return None
 
 
+def forget() -> None:
+    """Let go of the files that were read: for those who read thousands, one after the other."""
+    _parsed.cache_clear()
+
+
 @functools.lru_cache(maxsize=1024)
 def _parsed(path: Path, _mtime_ns: int) -> File | None:
     """A file as it was at that time; three checks read the same ones."""

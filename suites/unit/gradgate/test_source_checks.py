@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from fixtures.check_runs import errors, read_source, run_check
 from fixtures.documented import own_loop
 from fixtures.metric_faults import SOUND, reporting
 from fixtures.source_faults import FAULTS, SOUND_EDITS, TRAINER, reading
+from gradgate.checks import trainer_source
 from gradgate.checks.trainer_source import files_of, paths_of, runs_in_16_bits
 from gradgate.subjects.contract import Run, Stage, Subject
 
@@ -34,6 +36,13 @@ WARNS = {
     "GG473", "GG486", "GG487", "GG490", "GG493", "GG497", "GG498", "GG516", "GG634", "GG638", "GG640", "GG644", "GG646",
     "GG649", "GG652", "GG653",
 }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def no_text_is_kept() -> Iterator[None]:
+    """Trees of a thousand texts would be walked over by every later collection of garbage."""
+    yield
+    trainer_source.forget()
 
 
 def test_no_two_fixtures_have_one_name() -> None:
