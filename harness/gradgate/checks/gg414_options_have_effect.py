@@ -104,7 +104,7 @@ from gradgate.checks.option_lines import Alike, line_of_option
 from gradgate.checks.own_lines import named
 from gradgate.checks.raised import SubjectRaisedError, as_finding, calling
 from gradgate.checks.snapshot import Snapshot, but_rates, first_difference, named_parameters, take
-from gradgate.checks.switches import in_settings, looked_at
+from gradgate.checks.switches import in_settings, is_word, looked_at
 from gradgate.core.errors import SubjectError
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -331,7 +331,12 @@ def _acts_elsewhere(
     They may belong to another choice than the configured one.
     """
     others = [other for other in subject.stages if other is not stage and key in (other.options or {})]
-    flipped = [flipped.stage for each in (stage, *others) for flipped in looked_at(each, context)]
+    flipped = [
+        in_settings(each, words).stage
+        for each in (stage, *others)
+        for flipped in looked_at(each, context)
+        if (words := {key: value for key, value in flipped.settings.items() if is_word(value)})
+    ]
     if on := _zeros_beside(stage, key):
         flipped += [in_settings(each, on).stage for each in (stage, *flipped)]
     return not _evaluate_alike(stage, context, at_start, key, values) or any(

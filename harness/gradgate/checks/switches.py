@@ -68,7 +68,7 @@ _FLIPPED: WeakKeyDictionary[Stage, dict[tuple[int, str], list[Flipped]]] = WeakK
 def again(
     check: StageCheck, how: Again, subject: Subject, stage: Stage, context: Context, outcome: Outcome, seconds: float
 ) -> Outcome:
-    """The outcome of a check that found no fault, with what it finds where switches of the configuration are flipped.
+    """The outcome of a check, with what it finds further where switches of the configuration are flipped.
 
     Args:
         check: of one stage.
@@ -82,7 +82,7 @@ def again(
     Returns:
         The outcome as it is where nothing new is found. A finding says with which settings, the fewest that show it.
     """
-    if outcome.not_applicable or outcome.inconclusive or any(each.severity == "error" for each in outcome.findings):
+    if outcome.not_applicable or outcome.inconclusive:
         return outcome
     limit = how.quick if context.profile == "quick" else None
     if limit == 0:
@@ -126,13 +126,13 @@ def looked_at(stage: Stage, context: Context) -> list[Flipped]:
 def pairwise(stage: Stage, context: Context) -> Iterator[Flipped]:
     """The stage in settings in which every two values of two switches come together once at least, as far as it runs.
 
-    A switch is a key of `Stage.options` or `Stage.neutral` between words, or that is on or off. Its first value is what
-    it is set to otherwise. A value with which no step can be made is GG414's.
+    A switch is a key of `Stage.options` or `Stage.neutral` between words, that is on or off, or that has numbers of
+    which one is 0. Its first value is what it is set to otherwise. A value with which no step can be made is GG414's.
     """
     switches = {
         key: (values[0], *(value for value in values[1:] if _runs(in_settings(stage, {key: value}), context)))
         for key, values in {**(stage.neutral or {}), **(stage.options or {})}.items()
-        if values and all(map(_is_word, values)) and not is_of_evaluation(key)
+        if values and _is_switch(values) and not is_of_evaluation(key)
     }
     for row in _rows({key: values for key, values in switches.items() if values[1:]}):
         flipped = _possible(stage, row, context)
@@ -231,5 +231,12 @@ def _kind(finding: Finding) -> tuple[Any, ...]:
     return (finding.kind, place, "" if place else _NUMBER.sub("#", finding.message))
 
 
-def _is_word(value: Any) -> bool:
+def _is_switch(values: Sequence[Any]) -> bool:
+    """Whether values are words, on and off, or numbers of which one is 0: a term without its factor, a ramp at once."""
+    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    return (len(numbers) == len(values) and 0 in numbers) or all(map(is_word, values))
+
+
+def is_word(value: Any) -> bool:
+    """Whether a value is a name, or on or off."""
     return value is None or isinstance(value, bool | str | Enum)

@@ -27,6 +27,11 @@ _PROCESS = re.compile(
 )  # `rank.coef`, `lora.rank` train
 _DATA = re.compile(r"^(\w+\.)*data\.")  # a section of which switches say what batches look like
 _CEILING = re.compile(r"clip|max|limit|(^|_)cap(_|$)|bound|delta|threshold")  # half may be above all there is
+# Steps over which something of the training comes in or goes: 0 is all of it at once.
+_RAMP = re.compile(
+    r"(warm_?up|ramp|anneal|blend|uniform|curriculum|freeze|frozen|delay|burn_?in|tau|temp|temperature|kl|beta|entropy|floor"
+    r"|mix|detach|hold)_(up_|down_|in_|out_|trunk_)?steps$"
+)
 _OF_ACCUMULATION = re.compile(r"accum|micro_?(batches|steps)$|(batches|steps)_per_update$", re.IGNORECASE)
 _OF_EVALUATION = re.compile(r"(^|[._])(eval|evaluation|val|valid|validation|test)[._](\w+_)?(batch(_?size)?|bs)$")
 
@@ -44,10 +49,11 @@ def options_of(
     """Every key of a configuration that a short run may show, with values to move it to: for `Stage.options`.
 
     A number goes to its half, a ceiling (`reward_clip`, `max_norm`) to a hundredth, 0 to 0.1 or 1, a switch to its
-    opposite; names go to the others of their Literal or Enum, or to those that the trainer's imported modules hold them
-    against (`named_values`). Keys whose words say where and how often (`log_every`, `output_dir`, `seed`,
-    `num_workers`, `max_steps`, `stop_after`) are left to `also`, but for the size of an evaluation's batches and the
-    number of an update's micro-batches.
+    opposite; steps that something comes in over (`warmup_steps`, `tau_steps`) go to 0, and 0 of them to 2; names go to
+    the others of their Literal or Enum, or to those that the trainer's imported modules hold them against
+    (`named_values`). Keys whose words say where and how often (`log_every`, `output_dir`, `seed`, `num_workers`,
+    `max_steps`, `stop_after`) are left to `also`, but for the size of an evaluation's batches and the number of an
+    update's micro-batches.
 
     Args:
         config: a mapping, dataclass, pydantic model, namespace or plain object, nested or not.
@@ -156,7 +162,9 @@ def is_of_accumulation(key: str) -> bool:
 
 def _acts(key: str, value: Any) -> bool:
     part = _DATA.sub("", key.lower()) if isinstance(value, bool | str | Enum) else key.lower()
-    return is_of_evaluation(key) or is_of_accumulation(key) or not (_ELSEWHERE.search(part) or _PROCESS.search(part))
+    if is_of_evaluation(key) or is_of_accumulation(key) or _RAMP.search(part):
+        return True
+    return not (_ELSEWHERE.search(part) or _PROCESS.search(part))
 
 
 def _moved(key: str, value: Any, hint: Any, names: Sequence[str]) -> tuple[Any, ...]:
@@ -167,6 +175,8 @@ def _moved(key: str, value: Any, hint: Any, names: Sequence[str]) -> tuple[Any, 
         return (value, *[other for other in names if other != value]) if value in names and len(names) > 1 else ()
     if isinstance(value, bool):
         return (value, not value)
+    if isinstance(value, int) and _RAMP.search(key.lower()):
+        return (value, 0 if value else 2)
     if isinstance(value, int):
         return (value, value // 2 if value > 1 else value + 1)
     if isinstance(value, float):

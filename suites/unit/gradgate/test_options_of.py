@@ -72,6 +72,23 @@ def test_options_of_moves_numbers_switches_and_names() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "key", ["warmup_steps", "ramp_steps", "policy.tau_steps", "freeze_trunk_steps", "kl_warmup_steps"]
+)
+def test_steps_that_something_comes_in_over_go_to_none(key: str) -> None:
+    """All of it is there at once, which a short run shows; none of them go to two."""
+    assert options_of({key: 100}) == {key: (100, 0)}
+    assert options_of({key: 0}) == {key: (0, 2)}
+
+
+@pytest.mark.parametrize(
+    "key", ["max_steps", "save_steps", "eval_steps", "total_steps", "n_steps", "steps", "target_steps"]
+)
+def test_steps_of_a_run_and_of_what_happens_at_times_are_left(key: str) -> None:
+    """A short run shows nothing of them."""
+    assert options_of({key: 100}) == {}
+
+
 def test_options_of_takes_what_it_is_told() -> None:
     """Sections are left out by their beginning; keys that it guesses nothing for are added."""
     found = options_of(Recipe(), also={"log_every": (1, 2)}, leave_out=("optim.", "layers", "accum"))

@@ -62,13 +62,37 @@ def test_switches_without_a_fault_pass(code: str) -> None:
 
 
 def test_what_the_stage_shows_as_it_is_is_told_once() -> None:
-    """A check that fails already is not made again."""
-    asked: list[Any] = []
-    result = verified(switched(COLUMNS, {}, asked=asked), COLUMNS.code)
+    """In whatever settings it shows as well."""
+    result = verified(switched(COLUMNS, {}), COLUMNS.code)
 
     (finding,) = result.findings
     assert "settings" not in finding.detail
-    assert all(given == {} for given in asked)
+
+
+def test_another_fault_behind_a_switch_is_told_beside_the_first() -> None:
+    """A trainer with one fault is not free of others."""
+
+    def check(_: Subject, stage: Stage, context: Context) -> Outcome:
+        stage.start(context.seed)
+        names = ["always"] + (["packed"] if asked[-1].get("packed") else [])
+        return Outcome(tuple(Finding("GG409", "causality", name) for name in names))
+
+    asked: list[Any] = []
+    stage = switched(COLUMNS, {}, asked=asked).stages[0]
+    plain = Outcome((Finding("GG409", "causality", "always"),))
+    found = again(check, Again(), Subject("s", [stage]), stage, Context(), plain, 60.0).findings
+
+    assert [each.message for each in found] == ["always", "packed with packed = True"]
+
+
+@pytest.mark.parametrize(
+    ("values", "flipped"),
+    [((0.0, 0.1), [{"key": 0.1}]), ((100, 0), [{"key": 0}]), ((0.1, 0.05), []), ((4, 2), [])],
+)
+def test_a_number_is_a_switch_where_one_of_its_values_is_none(values: Any, flipped: list[Any]) -> None:
+    """A term without its factor, and what comes in over steps, there at once."""
+    stage = switched(COLUMNS, {}).stages[0]
+    assert settings_of(Stage("value", stage.start, options={"key": values})) == flipped
 
 
 def test_switches_can_be_left_alone() -> None:
@@ -79,7 +103,7 @@ def test_switches_can_be_left_alone() -> None:
 
 
 def test_every_two_values_of_two_switches_come_together() -> None:
-    """All pairs of values in some settings, numbers and an evaluation's batches left alone."""
+    """All pairs of values in some settings, other numbers and an evaluation's batches left alone."""
     rows = settings_of(switched(COLUMNS, {}).stages[0])
 
     pairs = {pair for row in [{}, *rows] for pair in combinations(valued(row).items(), 2)}
