@@ -285,6 +285,12 @@ class Stage2Run(WmtpRun):
         value_loss = {} if terms.value_loss is None else {"value_loss": terms.value_loss}
         return {"total": terms.total, "wmtp_loss": terms.wmtp_loss} | value_loss
 
+    def weights(self, batch: tuple[Batch, ...]) -> Tensor:
+        """Of the first micro-batch."""
+        record: dict[str, Tensor] = {}
+        self.work.stage.losses(batch[0].to(self.trainer.device), record=record)
+        return record["weight_BSH"]
+
     def strategy(self) -> SearchStrategy[tuple[Batch, ...]]:
         """A few short rows with any mask, packed or not, and rewards on any token."""
         from hypothesis.strategies import just  # comes with the extra [test]

@@ -247,6 +247,8 @@ _ROWS = (
      "a dropout is given to a library's configuration under a name that it does not have, and does nothing"),
     ("GG519", "evaluation-follows-training", "run",
      "the numbers of an evaluation change with a setting that is the training's alone"),
+    ("GG529", "step-weights", "run",
+     "the head weights that a step trains with do not sum to 1, or carry a gradient"),
     ("GG601", "nondeterminism", "run", "two runs from one seed differ"),
     ("GG602", "resume-differs", "run", "saving, loading and going on differs from going on, in any bit"),
     ("GG603", "state-missing-from-checkpoint", "run", "training changes something that the checkpoint does not hold"),

@@ -14,7 +14,7 @@ from gradgate.subjects.contract import Run, Stage, Subject
 _OF_RUN = {
     "losses", "tokens", "rows", "valid", "pad", "crop", "evaluate", "save", "saved", "logits", "optimizers", "max_norm",
     "window", "supervised", "rewards", "value_targets", "samples", "heldout", "hyperparameters",
-    "strategy", "placed", "end_token", "sources",
+    "strategy", "placed", "end_token", "sources", "weights",
 }  # fmt: skip
 _SEED = 0
 
@@ -79,6 +79,7 @@ def declared(run: Run) -> frozenset[str]:
     """The capabilities that a run declares: methods that its class overrides, attributes that it sets."""
     has = {
         "losses": _overrides(run, "losses"),
+        "weights": _overrides(run, "weights") and getattr(run, "weights_from", "own") is not None,
         "tokens": _overrides(run, "tokens"),
         "rows": _overrides(run, "select_rows"),
         "valid": _overrides(run, "valid") or _overrides(run, "tokens"),

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Batch = Any
 Objective = Literal["value", "tokens"]
-_COMPUTES = ("step", "losses", "evaluate", "rewards", "value_targets", "placed")
+_COMPUTES = ("step", "losses", "weights", "evaluate", "rewards", "value_targets", "placed")
 
 
 @dataclass(frozen=True)
@@ -133,6 +133,11 @@ class Run:
 
     def losses(self, batch: Batch) -> Mapping[str, Tensor]:
         """Loss terms by name, scalars on the graph; `total` is what the step minimises. Changes no state but RNG."""
+        raise NotImplementedError
+
+    def weights(self, batch: Batch) -> Tensor:
+        """Float[B, S, H], the head weights that a step on this batch multiplies its losses by, on whatever graph the
+        step has them. Changes no state but RNG."""
         raise NotImplementedError
 
     def tokens(self, batch: Batch) -> Tokens:
@@ -455,6 +460,7 @@ class Subject:
 
     CAPABILITIES: ClassVar[Mapping[str, str]] = {
         "losses": "write `Run.losses(batch)`: the loss terms by name as scalars on the graph, `total` among them",
+        "weights": "write `Run.weights(batch)`: Float[B, S, H], the step's own head weights; or set `weights_from`",
         "tokens": "write `Run.tokens(batch)`: return gradgate.Tokens(token_BS, valid_BS)",
         "strategy": "write `Run.strategy()`: a hypothesis strategy of batches; gradgate.strategies has token_batches()",
         "supervised": "write `Run.supervised(batch)`: Bool[B, S], True at the tokens that the loss is to train on",

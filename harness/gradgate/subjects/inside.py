@@ -20,7 +20,7 @@ from gradgate.subjects.contract import Run
 from gradgate.subjects.keeping import Counts, gradients_kept, updates_withheld
 from gradgate.subjects.places import Calls, Place, Variables, among
 
-TOTAL = "total"
+TOTAL, WEIGHTS = "total", "weights"
 
 
 class _ReachedError(BaseException):
@@ -37,23 +37,32 @@ class StepLosses(Run):
             (`outputs.loss`, `parts["value"]`); `compute_loss:value_loss` is that of the latest call of a function that
             has ended, `compute_loss:return[1]` what it gave back. `total` is the sum of what the backwards start from,
             and is there without being named. One whose variable has no value in a setting is left out there.
+        weights_from: the place that holds the head weights, [B, S, H], as in `terms`; None: not declared.
         backwards: how many of the step's backwards count, from its first; None: those that come before each of
             `optimizers` has been asked to step, of an actor and a critic or of each micro-batch; of a run that names no
             optimizers, the first.
     """
 
     terms: ClassVar[Mapping[str, str]] = {}
+    weights_from: ClassVar[str | None] = None
     backwards: ClassVar[int | None] = None
 
     def losses(self, batch: Any) -> Mapping[str, Tensor]:
         """The loss terms of a step that ends where its updates, or the last backward that counts, begin."""
-        with backwards_read(self, self.terms, self.backwards, outermost=sys._getframe(), leaves=True) as found:
+        return self._read(batch, self.terms).losses(self.coefficients)
+
+    def weights(self, batch: Any) -> Tensor:
+        """The head weights of such a step; of its first micro-batch, where it has several."""
+        return self._read(batch, {WEIGHTS: self.weights_from or ""}).tensor(WEIGHTS)
+
+    def _read(self, batch: Any, names: Mapping[str, str]) -> Backwards:
+        with backwards_read(self, names, self.backwards, outermost=sys._getframe(), leaves=True) as found:
             self.step(batch)
         count = len(found.parts)
         if count < (self.backwards or 1):
             many = f" {count} of {self.backwards}" if count else "out a"
             raise SubjectError(f"the step came to its end with{many} backward: there are no losses to be had from it")
-        return found.losses(self.coefficients)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +137,17 @@ class Backwards:
             weights = [1.0] * len(parts) if are_summed or len(parts) == 1 else _weights(shares[term])
             terms[term] = reduce(add, [_times(weight, part) for weight, (_, part) in zip(weights, parts, strict=True)])
         return terms
+
+    def tensor(self, term: str) -> Tensor:
+        """What a place holds at the first backward at which it holds something.
+
+        Raises:
+            SubjectError: it holds no tensor.
+        """
+        held = self._held(term, self._places[term])
+        if not held:
+            raise SubjectError(f"{term}: no tensor {self._places[term].text!r} in this setting")
+        return held[0][1]
 
     def _held(self, term: str, place: Place) -> list[tuple[Tensor, Tensor]]:
         """Each tensor that the place holds at some backward, behind what that backward starts from; none: left out."""

@@ -18,7 +18,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from gradgate.core.errors import SubjectError
 from gradgate.subjects.contract import Run
 from gradgate.subjects.doubles import doubles_kept
-from gradgate.subjects.inside import assigned_from, backwards_read, locals_from
+from gradgate.subjects.inside import WEIGHTS, Backwards, assigned_from, backwards_read, locals_from
 from gradgate.subjects.keeping import Counts, LocalNumbers, own_calls
 from gradgate.subjects.loaders import LentLoader, OwnLoader, first_call, first_made
 from gradgate.subjects.places import Place
@@ -46,10 +46,12 @@ class OwnLoop(Run):
     Attributes:
         terms: loss term -> the local variable of the loop that holds it at the backward, or another place, as in
             `StepLosses`; one whose variable has no value in a setting is left out there.
+        weights_from: the place that holds the head weights, [B, S, H], as in `terms`; None: not declared.
         length: what `len(loader)` is.
     """
 
     terms: ClassVar[Mapping[str, str]] = {}
+    weights_from: ClassVar[str | None] = None
     length: ClassVar[int] = 1_000_000
     _own_loader: OwnLoader | None = None
 
@@ -143,10 +145,17 @@ class OwnLoop(Run):
         `total` is the sum of what goes backward before each optimizer's first step. Numbers that the user's own lines
         hold, as local variables and in objects and dictionaries, are behind it what they were in front of the turn.
         """
+        return self._turn(batch, self.terms).losses(self.coefficients)
+
+    def weights(self, batch: Any) -> Tensor:
+        """The head weights of such a turn; of its first micro-batch, where it has several."""
+        return self._turn(batch, {WEIGHTS: self.weights_from or ""}).tensor(WEIGHTS)
+
+    def _turn(self, batch: Any, names: Mapping[str, str]) -> Backwards:
         numbers = LocalNumbers(self._frame)
         counts = Counts(value for call in own_calls(self._frame) for value in call.f_locals.values())
         try:
-            with backwards_read(self, self.terms) as found:
+            with backwards_read(self, names) as found:
                 for _ in range(_WINDOW):
                     self._go_on(batch)
                     if found.parts:
@@ -156,7 +165,7 @@ class OwnLoop(Run):
             numbers.put_back()
         if not found.parts:
             raise SubjectError(f"the loop made {_WINDOW} turns without a backward: there are no losses to be had")
-        return found.losses(self.coefficients)
+        return found
 
     def _go_on(self, given: Any) -> None:
         if self._greenlet.dead:
