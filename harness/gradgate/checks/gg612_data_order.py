@@ -15,14 +15,15 @@ Some rows are never learnt and some twice; a held-out loss on rows that were tra
 A run says which samples a batch holds (`Run.samples`) and how many an epoch has (`Run.epoch_size`). Without any step,
 three epochs of batches are drawn. Each must hold as many different samples as it has places, and all epochs the same
 ones; where each repeats the same few as often, they are drawn more often on purpose for all that is known: a warning.
-With more than 8 samples two epochs in the same order are a fault, unless the run says `shuffles = False`: by chance
-that happens once in 40,000 runs. Where the run says what the data have (`Run.sources`), an epoch must hold each row of
-them, also with a key of `Stage.options` moved: packed, for one. No held-out sample (`Run.heldout`) may be among them,
-nor one that another stage holds out, where names that both stages draw are those of the same rows. Where rows that are
-not the same have one name, that of their prompt or task, each epoch must hold every name as often as the first, and no
-held-out prompt may be trained on. With a key of `Stage.options` moved that is none of the data (its name has no word of
-data, rows, splits, evaluation or seeds), as many held-out samples must be the same ones: a split that draws from the
-global generator is another where a model of another size, or an algorithm that draws, stands in front of it.
+With more than 8 samples two epochs in the same order are a fault, or an order that comes again before an epoch is over,
+unless the run says `shuffles = False`: by chance that happens once in 40,000 runs. Where the run says what the data
+have (`Run.sources`), an epoch must hold each row of them, also with a key of `Stage.options` moved: packed, for one. No
+held-out sample (`Run.heldout`) may be among them, nor one that another stage holds out, where names that both stages
+draw are those of the same rows. Where rows that are not the same have one name, that of their prompt or task, each
+epoch must hold every name as often as the first, and no held-out prompt may be trained on. With a key of
+`Stage.options` moved that is none of the data (its name has no word of data, rows, splits, evaluation or seeds), as
+many held-out samples must be the same ones: a split that draws from the global generator is another where a model of
+another size, or an algorithm that draws, stands in front of it.
 
 Statistic: samples that are repeated or missing. Allowed: 0. False-alarm rate: 0 but for that chance.
 
@@ -110,11 +111,10 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     more = _oversampled(epochs) if usual is None else 0
     for number, epoch in enumerate([] if more else epochs, 1):
         found += [(message, uneven) for message in _uneven(number, epoch, whole, usual)]
-    orders = [tuple(epoch) for epoch in epochs]
-    if run.shuffles and len(whole) > ENOUGH and len(set(orders)) < EPOCHS:
-        same = partial(_line, subject, stage, context, repeats=False)
-        found.append((f"two of {EPOCHS} epochs have the same order; allowed: none", same))
-    if not found:
+    found += [
+        (message, partial(_line, subject, stage, context, repeats=False)) for message in _same_orders(run, epochs)
+    ]
+    if all(len(set(epoch)) == len(whole) for epoch in epochs):  # else some are missing in one that others hold
         found += _never_drawn(run, subject, stage, context)
     findings = tuple(named(Finding(CODE, NAME, message, fix=FIX), find, context.seed) for message, find in found)
     if more:
@@ -124,6 +124,21 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         findings += (named(Finding(CODE, NAME, text, severity="warning", fix=FIX), uneven, context.seed),)
     measured = {"uneven_samples": len(findings), "samples": len(whole), "epochs": EPOCHS}
     return Outcome(findings, measured, {"uneven_samples": 0})
+
+
+def _same_orders(run: Run, epochs: Sequence[Sequence[Hashable]]) -> Iterator[str]:
+    """What is wrong with the orders of epochs, or of shorter ones that the declared ones are not."""
+    if not run.shuffles or len(set().union(*epochs)) <= ENOUGH:
+        return
+    if len(set(map(tuple, epochs))) < EPOCHS:
+        yield f"two of {EPOCHS} epochs have the same order; allowed: none"
+        return
+    drawn = [name for epoch in epochs for name in epoch]
+    for period in range(ENOUGH + 1, len(epochs[0])):
+        if drawn[period:] == drawn[:-period]:
+            text = f"the same order comes again after {period} samples, where an epoch has {len(epochs[0])}"
+            yield f"{text}; allowed: an order of its own for each"
+            return
 
 
 def _moved_split(
@@ -198,9 +213,10 @@ def _documents(run: Run) -> set[Row] | None:
     samples = 0
     for batch in run.batches():
         tokens, names = run.tokens(batch), run.samples(batch)
-        if len(names) != len(tokens.token_BS):
+        rows = [row for _, row in rows_of(tokens)]
+        if len(names) not in (len(tokens.token_BS), len(rows)):
             return None
-        found |= {row for _, row in rows_of(tokens)}
+        found.update(rows)
         samples += len(names)
         if samples >= run.epoch_size:
             break

@@ -119,6 +119,19 @@ def test_gg612_warns_of_samples_that_each_epoch_draws_more_often() -> None:
     assert {finding.severity for finding in run_check("GG612", twice).findings} == {"error"}
 
 
+@pytest.mark.parametrize("is_same", [True, False])
+def test_gg612_sees_one_order_in_epochs_that_are_shorter_than_declared(is_same: bool) -> None:
+    """A row is never drawn; whether the others come in an order of their own each time is another question."""
+
+    def shorter(epoch: int, seed: int) -> list[int]:
+        return order(0 if is_same else epoch, seed)[: ROWS - 1]
+
+    found = messages(run_check("GG612", loop_faults.subject({"order": shorter})))
+
+    assert found[0].startswith("epoch 1 of 10 samples repeats 1 ")
+    assert any("the same order comes again after 9 samples" in message for message in found) is is_same
+
+
 def test_gg612_allows_one_order_where_nothing_is_to_be_shuffled() -> None:
     """Some trainers walk their rows in order on purpose."""
 
