@@ -50,6 +50,7 @@ _ROWS = (
     ("GG212", "prefix-matches-nothing", "scan", "parameters are chosen by a prefix that none of them has"),
     ("GG214", "gradient-given-again", "scan",
      "the gradient that adds up at a detached copy is given on to the trunk once a head, and not once"),
+    ("GG215", "parameters-share-memory", "run", "two parameters, one of them trained, lie over the same memory"),
     ("GG301", "nonfinite-forward", "watch scan", "NaN or Inf appears in the forward pass"),
     ("GG302", "nonfinite-backward", "watch", "NaN or Inf first appears in the backward pass"),
     ("GG303", "guard-after-update", "run",
