@@ -785,11 +785,16 @@ def test_gg303_ignores_a_field_that_plays_no_part() -> None:
 
 @pytest.mark.parametrize(("always", "found"), [(True, False), (False, True)])
 def test_gg303_takes_the_next_clean_step_behind_a_skipped_one(always: bool, found: bool) -> None:
-    """Gradients that are cleared behind a step that was taken alone keep what is not finite for ever."""
+    """Gradients that are cleared behind a step that was taken alone keep what is not finite for ever.
+
+    That a rate moves all the same is no step.
+    """
 
     class Skipping(MiniRun):
         def step(self, batch: Any) -> Mapping[str, float]:
             total = self.losses(batch)["total"]
+            for group in self.optimizers[0].param_groups:
+                group["lr"] *= 0.9
             if always:
                 self.optimizers[0].zero_grad()
             total.backward()
