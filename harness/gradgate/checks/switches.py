@@ -22,6 +22,9 @@ from gradgate.subjects.settings import is_of_evaluation
 STEPS = 2  # that a run makes before its settings are taken for possible
 QUICK = 4  # settings that the quick profile looks at, the first, in which most pairs are
 SHARE = 0.5  # of a check's time limit, after which no further settings are begun
+FAILED_SECONDS = (
+    20.0  # the same for a check that has found a fault already: it may find the same in all of them, slowly
+)
 
 Settings = Mapping[str, Any]
 StageCheck = Callable[[Subject, Stage, Context], Outcome]
@@ -96,7 +99,8 @@ def again(
             return []
         return [finding for finding in seen.findings if not is_raised(finding)]
 
-    end = time.perf_counter() + SHARE * seconds
+    has_failed = any(each.severity == "error" for each in outcome.findings)
+    end = time.perf_counter() + min(SHARE * seconds, FAILED_SECONDS if has_failed else seconds)
     told = set(map(_kind, outcome.findings))
     new: list[Finding] = []
     for flipped in looked_at(stage, context)[:limit]:
