@@ -39,6 +39,10 @@ def returns(arguments: Mapping[str, Any], options: Mapping[str, Any], chosen: Ch
             other = not ends and not padding and document_S[t + 1] != document_S[t]
             takes_value = not ends and not (padding and "value of padding" not in chosen)
             takes_value = takes_value and not (other and "value of the next document" not in chosen)
+            if "end one early" in chosen and not ends and not padding:
+                after = t + 2
+                is_last = after == len(reward_S) or not valid_S[after] or document_S[after] != document_S[t + 1]
+                takes_value = not is_last
             takes_advantage = not ends and not padding
             takes_advantage = takes_advantage and not (other and "advantage of the next document" not in chosen)
             following = value_S[t + 1] if takes_value else 0.0
@@ -46,8 +50,9 @@ def returns(arguments: Mapping[str, Any], options: Mapping[str, Any], chosen: Ch
                 following = value_S[0]
             if not valid_S[t]:
                 continue
-            error = reward_S[t] + gamma * following - value_S[t]
-            advantage_S[t] = error + gamma * decay * (advantage_S[t + 1] if takes_advantage else 0.0)
+            error = reward_S[t] + (1.0 if "value undiscounted" in chosen else gamma) * following - value_S[t]
+            rate = decay if "decayed by lambda" in chosen else gamma * decay
+            advantage_S[t] = error + rate * (advantage_S[t + 1] if takes_advantage else 0.0)
             row[t] = advantage_S[t] + (0.0 if "advantages" in chosen else value_S[t])
         found.append(row)
     return found

@@ -61,7 +61,16 @@ DEVIATIONS: Mapping[str, Deviations] = {
                 _TO_ITS_END,
             ),
             Deviation(
-                "value of the next document", "bootstrap from the first value of the next packed document", _TO_ITS_END
+                "value of the next document",
+                "bootstrap from the first value of the next packed document",
+                _TO_ITS_END,
+                "end",
+            ),
+            Deviation(
+                "end one early",
+                "end the bootstrap one token early, and bootstrap from what follows the last token",
+                "take the mask of ends at the token itself, not at the next one",
+                "end",
             ),
             Deviation(
                 "advantage of the next document", "carry the advantage of the next packed document on", _TO_ITS_END
@@ -77,6 +86,12 @@ DEVIATIONS: Mapping[str, Deviations] = {
             ),
             Deviation("no gamma", "take gamma for 1", "discount by gamma", "gamma"),
             Deviation("no lambda", "take lambda for 1", "decay the TD errors by gamma * lambda", "gamma"),
+            Deviation(
+                "decayed by lambda", "decay the TD errors by lambda alone", "decay them by gamma * lambda", "gamma"
+            ),
+            Deviation(
+                "value undiscounted", "leave gamma out of the bootstrap", "take gamma times the next value", "gamma"
+            ),
         ),
         deviations.returns,
         lambda arguments: arguments["valid_BS"],
