@@ -68,7 +68,7 @@ from torch import Tensor, nn
 from gradgate.checks.checkpoints import OTHER_SEED, fresh, stepped
 from gradgate.checks.contents import missing, tensors_in
 from gradgate.checks.raised import calling, reports_raises
-from gradgate.checks.run_parts import FOREIGN, digest
+from gradgate.checks.run_parts import FOREIGN, digest, is_code
 from gradgate.checks.snapshot import take
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -79,6 +79,7 @@ CODE, NAME = "GG603", "state-missing-from-checkpoint"
 NEEDS: tuple[str, ...] = ("saved",)
 PER_STAGE = True
 SAVE_AFTER, STEPS = 3, 4
+MOST = 20  # findings
 _WITHIN = re.compile(r"(\.state_dict\(\).*|\[[^\[\]]*\])$")  # what of a name is behind that of its owner
 DEPTH = 8  # of nested objects; nobody keeps a counter deeper
 Inventory = dict[str, str]
@@ -101,8 +102,9 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     measured = {"values_missing": len(missing), "values_that_change": len(changing), "values": len(end)}
     if not changing:
         return Outcome(measured=measured, inconclusive="no value of the run changed in training")
-    owners = groupby(missing, key=lambda name: _WITHIN.sub("", name))
-    findings = tuple(_finding(owner, list(names)) for owner, names in islice(owners, 10))
+    owners = [(owner, list(names)) for owner, names in groupby(missing, key=lambda name: _WITHIN.sub("", name))]
+    owners.sort(key=lambda each: ".state_dict()" in each[1][0])  # a count that is missing may move all parameters
+    findings = tuple(_finding(*each) for each in owners[:MOST])
     return Outcome(findings, measured, {"values_missing": 0})
 
 
@@ -156,7 +158,7 @@ def _walk(name: str, value: Any, depth: int, seen: dict[int, object]) -> Iterato
     if isinstance(value, Tensor | int | float | str | bytes | None):
         yield name, value
         return
-    if depth == 0 or id(value) in seen or (callable(value) and not isinstance(value, nn.Module)):
+    if depth == 0 or id(value) in seen or is_code(value):
         return
     seen[id(value)] = value  # kept: the number of an object that is gone may be another's
     for key, inner in _children(value):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
+from inspect import isroutine
 from typing import Any
 
 import torch
@@ -36,6 +38,11 @@ class Part:
     fleeting: bool = False
 
 
+def is_code(value: Any) -> bool:
+    """Whether a value is a function or a class; an object that can be called may hold a state like any other."""
+    return isinstance(value, type | partial) or isroutine(value)
+
+
 def parts_of(run: Run) -> dict[str, Part]:
     """All that is reachable from a run, by name."""
     return {".".join(part.path): part for part in _walk((), None, run, _DEPTH, {})}
@@ -45,7 +52,7 @@ def _walk(path: tuple[str, ...], owner: Any, value: Any, depth: int, seen: dict[
     if isinstance(value, Tensor | int | float | str | bytes | None):
         yield Part(path, owner, digest(value), value)
         return
-    if depth == 0 or id(value) in seen or (callable(value) and not isinstance(value, nn.Module)):
+    if depth == 0 or id(value) in seen or is_code(value):
         return
     seen[id(value)] = value
     if isinstance(value, nn.Module):

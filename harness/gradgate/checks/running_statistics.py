@@ -19,6 +19,7 @@ from gradgate.checks.run_parts import Part, digest, parts_of
 from gradgate.checks.snapshot import named_parameters
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Batch, Run
+from gradgate.subjects.keeping import numbers_left
 
 OTHERWISE = 0.01  # share by which parameters are moved to see whether a statistic is one of theirs
 HELD = "held_still"
@@ -78,7 +79,12 @@ class Statistics:
 
     @contextmanager
     def still(self) -> Iterator[None]:
-        """Let nothing that runs in the block move them, whether it assigns them or writes into them."""
+        """Let nothing that runs in the block move them, whether it assigns them or writes into them.
+
+        They are as they were found, behind a batch: a mean of none may be 0 by 0.
+        """
+        for part in self._parts:
+            part.put_back()
         with ExitStack() as stack:
             for owner in {id(part.owner): part.owner for part in self._parts}.values():
                 kept = {part.key for part in self._parts if part.owner is owner}
@@ -116,7 +122,8 @@ def statistics_still(run: Run, batches: Sequence[Batch], seed: int) -> Iterator[
         batches: two different ones.
         seed: of the random state.
     """
-    statistics = running_statistics(run, batches, seed) if _remembers(run, batches, seed) else None
+    with numbers_left():
+        statistics = running_statistics(run, batches, seed) if _remembers(run, batches, seed) else None
     if statistics is None:
         yield ""
         return

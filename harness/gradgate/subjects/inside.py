@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gradgate.core.errors import SubjectError
 from gradgate.subjects.contract import Run
-from gradgate.subjects.keeping import Counts, gradients_kept, updates_withheld
+from gradgate.subjects.keeping import Counts, at_its_end, gradients_kept, updates_withheld
 from gradgate.subjects.places import Calls, Place, Variables, among
 
 TOTAL, WEIGHTS = "total", "weights"
@@ -247,7 +247,7 @@ def backwards_read(
             pass
         finally:
             for counts in kept:
-                counts.put_back()
+                at_its_end(counts.put_back)
 
 
 def locals_from(frame: FrameType | None, outermost: FrameType | None = None) -> dict[str, Any]:

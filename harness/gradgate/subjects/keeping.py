@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from types import FrameType, ModuleType
 from typing import Any
 from unittest.mock import patch
@@ -110,6 +111,32 @@ def _with_own_step(kind: type[LRScheduler]) -> list[type[LRScheduler]]:
     """The class and those below it that define a `step`."""
     lower = [own for below in kind.__subclasses__() for own in _with_own_step(below)]
     return ([kind] if "step" in vars(kind) else []) + lower
+
+
+_LEFT: ContextVar[ExitStack | None] = ContextVar("left", default=None)
+
+
+@contextmanager
+def numbers_left() -> Iterator[None]:
+    """Let turns for losses leave the numbers that they move, as a step does; at the block's end all are what they were.
+
+    For those who ask which of them go by the data.
+    """
+    with ExitStack() as stack:
+        token = _LEFT.set(stack)
+        try:
+            yield
+        finally:
+            _LEFT.reset(token)
+
+
+def at_its_end(put_back: Callable[[], object]) -> None:
+    """Put back at the end of a turn, or of the block of `numbers_left` that it is in."""
+    stack = _LEFT.get()
+    if stack is None:
+        put_back()
+    else:
+        stack.callback(put_back)
 
 
 class Counts:

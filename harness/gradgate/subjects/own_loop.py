@@ -19,7 +19,7 @@ from gradgate.core.errors import SubjectError
 from gradgate.subjects.contract import Run
 from gradgate.subjects.doubles import doubles_kept
 from gradgate.subjects.inside import WEIGHTS, Backwards, assigned_from, backwards_read, locals_from
-from gradgate.subjects.keeping import Counts, LocalNumbers, own_calls
+from gradgate.subjects.keeping import Counts, LocalNumbers, at_its_end, own_calls
 from gradgate.subjects.loaders import LentLoader, OwnLoader, first_call, first_made
 from gradgate.subjects.places import Place
 
@@ -161,8 +161,8 @@ class OwnLoop(Run):
                     if found.parts:
                         break
         finally:
-            counts.put_back()
-            numbers.put_back()
+            at_its_end(counts.put_back)
+            at_its_end(numbers.put_back)
         if not found.parts:
             raise SubjectError(f"the loop made {_WINDOW} turns without a backward: there are no losses to be had")
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,10 +10,11 @@ import torch
 from torch import Tensor
 
 from fixtures.check_runs import errors, run_check
-from fixtures.normalised_rewards import NormalisedRun, normalised
+from fixtures.normalised_rewards import NormalisedLoop, NormalisedRun, normalised
 from gradgate.checks.running_statistics import HELD, running_statistics
+from gradgate.subjects.contract import Stage, Subject
 
-RUNNING = ("numbers", "assigned", "written")
+RUNNING = ("numbers", "called", "assigned", "written")
 
 
 @pytest.mark.parametrize("kind", RUNNING)
@@ -23,6 +25,14 @@ def test_running_statistics_of_rewards_pass(code: str, kind: Any) -> None:
     outcome = run_check(code, subject, subject.stages[0])
     assert (errors(outcome), outcome.inconclusive) == ([], "")
     assert code not in ("GG407", "GG410", "GG904") or "trainer.statistics.mean" in outcome.measured[HELD]
+
+
+@pytest.mark.parametrize("kind", ["numbers", "called"])
+def test_running_statistics_of_a_loop_pass(kind: Any) -> None:
+    """A turn for its losses puts back what it moved: to look at them nothing is put back until the end."""
+    stage = Stage("values", partial(NormalisedLoop, kind=kind), objective="value")
+    outcome = run_check("GG407", Subject("normalised", [stage]), stage)
+    assert errors(outcome) == [] and "trainer.statistics.mean" in outcome.measured[HELD]
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,23 @@ def counting(run: MiniRun, terms: Mapping[str, Tensor]) -> Mapping[str, float]:
     return mini_trainer.update(run, terms)
 
 
+class Tally:
+    """A count in an object that is called."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self) -> None:
+        self.calls += 1
+
+
+def calling(run: MiniRun, terms: Mapping[str, Tensor]) -> Mapping[str, float]:
+    """An update that calls what counts."""
+    run.tally = getattr(run, "tally", Tally())  # type: ignore[attr-defined]
+    run.tally()  # type: ignore[attr-defined]
+    return mini_trainer.update(run, terms)
+
+
 def remembering(run: MiniRun, terms: Mapping[str, Tensor]) -> Mapping[str, float]:
     """An update that keeps what every step makes anew."""
     run.last = float(terms["total"].detach())  # type: ignore[attr-defined]
@@ -74,6 +91,7 @@ def test_each_owner_of_what_is_not_saved_is_told_once(parts: dict[str, Any], own
         ({"saved": without("drawn")}, "run.drawn"),
         ({"saved": without("left")}, "run.left["),
         ({"update": counting}, "run.seen"),
+        ({"update": calling}, "run.tally.calls"),
         ({"update": counting}, "run.averages['total']"),
         ({"saved": without("optimizer")}, "run.optimizers[0].state_dict()"),
     ],
