@@ -16,7 +16,7 @@ b`, `int(a / b)` or `floor(a / b)`; values are followed through names, `float()`
 what functions give back. A finding is one that
 
 * is held below 1: by `min` with a `1.0`, or with a `1` where the other number is multiplied or is the result of a
-  function that says it is a float, or by `clamp`, `clip` and the like between 0 and 1;
+  function that says it is a float, by a condition that gives `1.0` instead, or by `clamp`, `clip` and the like;
 * is taken from `1.0`;
 * goes from one value to another: `a + (b - a) * share`, `(1 - share) * a + share * b`, `torch.lerp`;
 * stands in a cosine beside `pi`.
@@ -60,6 +60,7 @@ from collections.abc import Iterator
 
 from gradgate.checks.origins import Origin, Origins
 from gradgate.checks.source_places import Place, Places, places_in
+from gradgate.checks.source_values import assignments_in
 from gradgate.checks.trainer_source import NONE, called_name, dotted, files_of, given_by
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -114,6 +115,14 @@ def _shares(node: ast.AST, place: Place) -> Iterator[tuple[ast.expr, str]]:
                 yield from ((each, "takes its cosine") for each in factors)
         elif name == "lerp" and given:
             yield given[-1], "goes from one value to another by it"
+    elif isinstance(node, ast.IfExp | ast.If) and isinstance(node.test, ast.Compare):
+        of = node.test.left if _is_one(node.test.comparators[0], whole=True) else None
+        ends = [node.body, node.orelse] if isinstance(node, ast.IfExp) else []
+        given = [value for target, value in assignments_in([*node.body] if isinstance(node, ast.If) else [])
+                 if of is not None and dotted(target) == dotted(of)]  # fmt: skip
+        same = [each for each in ends if of is not None and ast.unparse(each) == ast.unparse(of)]
+        if of is not None and (any(map(_is_one, given)) or (same and any(map(_is_one, ends)))):
+            yield of, "holds it below 1"
     elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub) and _is_one(node.left):
         yield node.right, "takes it from 1.0"
     elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
@@ -143,6 +152,9 @@ def _between(node: ast.BinOp) -> Iterator[ast.expr]:
         spans = [each for each in factors if isinstance(each, ast.BinOp) and isinstance(each.op, ast.Sub)]
         if any(ast.unparse(each.right) == ast.unparse(first) for each in spans) and len(factors) == 2:
             yield from (each for each in factors if each not in spans)
+        others = {ast.unparse(each) for each in _factors(first)}
+        rests = [each for each in spans if _is_one(each.left, whole=True) and ast.unparse(each.right) in others]
+        yield from (each.right for each in rests)
 
 
 def _factors(node: ast.expr) -> Iterator[ast.expr]:

@@ -56,7 +56,7 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.gg423_response_cut_silently import TELLS
+from gradgate.checks.gg423_response_cut_silently import TELLS, cuts_in
 from gradgate.checks.gg446_end_masked_as_padding import END
 from gradgate.checks.source_places import Place, Places, read_place_by_place
 from gradgate.checks.source_values import assignments_in, last_name
@@ -70,6 +70,7 @@ NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
 TAKES = ("append", "extend", "insert")
 WRAPS = ("list", "tuple", "tensor", "as_tensor", "LongTensor", "cat", "array", "concatenate", "int")
+JOINS = ("cat", "concatenate", "hstack", "concat")
 GENERATES = re.compile(r"generat|decode|sampl|stop|packs?(_|$)|chunk|block|window|concat", re.IGNORECASE)
 HOPS = 4
 
@@ -93,7 +94,9 @@ def _of_place(place: Place, own: Places) -> Iterator[Finding]:
             cut = node.args[0] if node.args else None
         else:
             continue
-        if cut is not None and _ends(cut, place, own) and not _is_mended(node, cut, place):
+        if cut is None or not _ends(cut, place, own) or _is_mended(node, cut, place):
+            continue
+        if not any(each.culprit and each.culprit.line == node.lineno for each in cuts_in(place.file)):
             yield _finding(place, node)
 
 
@@ -143,7 +146,7 @@ def _is_end(node: ast.AST, place: Place) -> bool:
         return False
     if isinstance(node, ast.Call) and called_name(node) in WRAPS and node.args:
         return _is_end(node.args[-1], place)
-    if isinstance(node, ast.Subscript) and END.search(str(getattr(node.slice, "value", ""))):
+    if isinstance(node, ast.Subscript) and END.search(str(getattr(node.slice, "value", "")).strip("<>[]|/")):
         return True
     named = bool(END.search(last_name(node)))
     held = place.names.held(node) if isinstance(node, ast.Name) and not named else node
@@ -164,6 +167,8 @@ def _ends(node: ast.expr, place: Place, own: Places, hops: int = HOPS) -> bool:
     if isinstance(node, ast.IfExp):
         return any(_ends(each, place, own, hops - 1) for each in (node.body, node.orelse))
     if isinstance(node, ast.Call):
+        if called_name(node) in JOINS and node.args and isinstance(node.args[0], ast.List | ast.Tuple):
+            return bool(node.args[0].elts) and _is_end(node.args[0].elts[-1], place)
         if called_name(node) in WRAPS and node.args:
             return _ends(node.args[0], place, own, hops - 1)
         called = own.called(node, place)

@@ -92,14 +92,14 @@ class _Objects:
     def _given_by(self, factory: ast.expr | None) -> list[tuple[ast.ClassDef, str]]:
         """The objects of the module that a default factory gives, and never a new one."""
         if isinstance(factory, ast.Lambda):
-            return [] if isinstance(factory.body, ast.Call) else list(self._shared(factory.body))
+            return [] if _makes(factory.body) else list(self._shared(factory.body))
         places = self._own.named(last_name(factory)) if isinstance(factory, ast.Name | ast.Attribute) else []
         places = [each for each in places if each.owner is None] if isinstance(factory, ast.Name) else places
         found: list[tuple[ast.ClassDef, str]] = []
         for place in places[:1] if len(places) == 1 else ():
             once = any(last_name(getattr(each, "func", each)) in ONCE for each in place.function.decorator_list)
             for value in place.returned:
-                if not isinstance(value, ast.Call) or once:
+                if once or not _makes(value):
                     found += self._shared(value, place)
         return found
 
@@ -176,6 +176,11 @@ class _Objects:
 
     def _names_data(self, name: str) -> bool:
         return any(map(_is_data, self._own.classes.get(name, ())))
+
+
+def _makes(value: ast.expr) -> bool:
+    """Whether a value is made anew, and not looked up."""
+    return isinstance(value, ast.Call) and called_name(value) != "get"
 
 
 def _leaves(value: ast.expr, place: Place) -> Iterator[ast.expr]:

@@ -40,13 +40,16 @@ def _masked(node: ast.AST, place: Place) -> Iterator[tuple[ast.expr, ast.expr]]:
         is_zero = isinstance(node.value, ast.Constant) and node.value.value == 0
         sides = [node.targets[0].value, node.targets[0].slice] if is_zero else []
     for one, other in (sides, sides[::-1]) if len(sides) == 2 else ():
-        if leaves_out(other, names) and not leaves_out(one, names) and not _is_wider(other):
+        of = other.left if isinstance(other, ast.Compare) else other
+        if leaves_out(of, names) and not leaves_out(one, names) and not _is_wider(other):
             yield one, other
 
 
 def _is_wider(mask: ast.expr) -> bool:
     """Whether a mask is given an axis that it does not have, of features, over which a mean may go."""
-    return any(called_name(part) == "unsqueeze" or isinstance(part, ast.Subscript) for part in ast.walk(mask))
+    parts = list(ast.walk(mask))
+    picks = [part for part in parts if isinstance(part, ast.Subscript) and not isinstance(part.slice, ast.Constant)]
+    return bool(picks) or any(called_name(part) == "unsqueeze" for part in parts)
 
 
 def _means(values: ast.expr, place: Place, own: Places, hops: int = 3) -> Iterator[ast.expr]:
