@@ -184,9 +184,11 @@ def whole_files(own: Places, whole: set[str], shares_sections: bool) -> Iterator
     """Where the whole content of a file is put over another's, or over defaults, that has sections."""
     contents = Contents(own, whole)
     for place in own.all:
-        if not place.file.has("update(", "**", "|", ".items()", "ChainMap") or _calls_itself(place):
+        if not place.file.has("update(", "**", "|", ".items()", "ChainMap"):
             continue
         merges = [merge for node in place.nodes for merge in _merges_at(node)]
+        if merges and _goes_down(place, merges):
+            continue
         if any(all(map(_is_item, merge.layers)) for merge in merges):
             continue  # sections are merged, too
         for merge in merges:
@@ -274,9 +276,11 @@ def _is_item(node: ast.expr) -> bool:
     return isinstance(node, ast.Subscript) or (isinstance(node, ast.Name) and node.id in ("value", "v", "section"))
 
 
-def _calls_itself(place: Place) -> bool:
-    called = (dotted(node.func) for node in place.nodes if isinstance(node, ast.Call))
-    return any(name.removeprefix("self.").removeprefix("cls.") == place.name for name in called)
+def _goes_down(place: Place, merges: Sequence[Merge]) -> bool:
+    """Whether a function calls itself for a section; what it reads another file by is a layer as a whole."""
+    layers = {id(each) for merge in merges for layer in merge.layers for each in (layer, place.names.held(layer))}
+    calls = (node for node in place.nodes if isinstance(node, ast.Call) and id(node) not in layers)
+    return any(dotted(node.func).removeprefix("self.").removeprefix("cls.") == place.name for node in calls)
 
 
 def _stands_in(node: ast.AST, loop: ast.AST) -> bool:

@@ -78,10 +78,11 @@ TELLS = re.compile(r"warn|log|print|write", re.IGNORECASE)
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     """Read each place where a limit cuts a row."""
-    return read_file_by_file(subject, _of_file, "cuts")
+    return read_file_by_file(subject, cuts_in, "cuts")
 
 
-def _of_file(file: File) -> Iterator[Finding]:
+def cuts_in(file: File) -> Iterator[Finding]:
+    """The places of a file that cut a prompt with its response at the end."""
     for function, _ in file.functions:
         if not _tells(function):
             held = Names(function)

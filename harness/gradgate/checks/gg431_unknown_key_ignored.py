@@ -24,6 +24,9 @@ pass over what is no field (`if key in names`, `if hasattr(config, key)` without
 it calls with the mapping, nor what calls it with that, raises, tells something, or holds the keys against the known
 ones. Of a section, which is an entry of another mapping, a condition has to ask for something of the section; what a
 caller holds against the known keys counts for the outermost ones alone where the function calls itself for sections.
+One that goes down a configuration by calling itself, and raises over a key that is not there, may not put what it is
+given in the place of whatever is no section (`data.pack.size=3`, where `data.pack` is a number): a mapping there has
+keys that nobody knows, unless the value is asked for its type, or given to what may.
 Arguments of a command line, environments and saved states are no such mappings: others read them as well. Statistic:
 such places. Allowed: 0.
 
@@ -82,6 +85,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
+from gradgate.checks.leaves_overwritten import leaves_overwritten
 from gradgate.checks.setting_builders import lenient_builders
 from gradgate.checks.setting_models import Models
 from gradgate.checks.source_places import places_in
@@ -115,6 +119,9 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
             found.append(
                 _finding(file, node, function.name, f"{function.name}() passes over other keys of `{mapping}`")
             )
+    for place, put, value in leaves_overwritten(places_in(files)):
+        told = f"{place.name}() refuses unknown keys, and puts a mapping `{value}` in the place of what is none"
+        found.append(_finding(place.file, put, place.name, told, "its keys are nobody's"))
     return Outcome(tuple(found), {"keys_ignored": len(found)}, {"keys_ignored": 0})
 
 
@@ -145,7 +152,7 @@ def _is_cut_down(value: ast.expr) -> bool:
     )
 
 
-def _finding(file: File, node: ast.AST, function: str, told: str) -> Finding:
-    return Finding(
-        CODE, NAME, f"{told}: a misspelt one is the default; allowed: none", culprit=file.at(node, function), fix=FIX
-    )
+def _finding(
+    file: File, node: ast.AST, function: str, told: str, then: str = "a misspelt one is the default"
+) -> Finding:
+    return Finding(CODE, NAME, f"{told}: {then}; allowed: none", culprit=file.at(node, function), fix=FIX)

@@ -31,6 +31,10 @@ What a mask has picked (`valid_ce = ce[valid]`) is no mask, whatever it is calle
 number has left out before is none of the second, nor is a share that is made of a mask any of them, but for the third.
 Of sums that leave an axis, or that take one head's part of a mask, one that is divided by the places of one head of
 that mask, `mask[..., 0].sum()` or `mask.sum((0, 1))[0]`, is a finding where it is a sum over others too.
+
+Values from which their own mean over all places is taken (`x - x.mean()`, divided by a spread or not, through names, or
+by a function that is given them alone) are one where the result is then multiplied by a mask, filled or put to 0 by it,
+unless the mask is given an axis more, or has picked those values before.
 Statistic: such means and thresholds. Allowed: 0.
 
 False-alarm rate: 0 where what is masked is not to count.
@@ -73,8 +77,10 @@ from collections.abc import Iterator
 from gradgate.checks.head_counts import other_heads
 from gradgate.checks.masked_means import LOSSES, means
 from gradgate.checks.masked_thresholds import ORDERED, TAKEN, thresholds
+from gradgate.checks.source_places import places_in
 from gradgate.checks.source_values import Names, outwards, own_nodes, parents_in
-from gradgate.checks.trainer_source import File, Function, read_file_by_file
+from gradgate.checks.statistics_over_all import statistics_over_all
+from gradgate.checks.trainer_source import NONE, File, Function, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -86,7 +92,29 @@ PER_STAGE = False
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     """Look for means of masked values."""
-    return read_file_by_file(subject, _found, "means_over_all")
+    files = files_of(subject)
+    if not files:
+        return Outcome(not_applicable=NONE)
+    found = {(each.culprit.file, each.culprit.line) if each.culprit else ("", 0): each for each in _normalised(files)}
+    for finding in (each for file in files for each in _found(file)):
+        found.setdefault((finding.culprit.file, finding.culprit.line) if finding.culprit else ("", 0), finding)
+    return Outcome((*found.values(),), {"means_over_all": len(found)}, {"means_over_all": 0})
+
+
+def _normalised(files: tuple[File, ...]) -> Iterator[Finding]:
+    """Values that are normalised over all places, and masked behind that."""
+    asked = {file for file in files if file.has("mean(", "_mean(") and file.has("mask", "valid", "is_real", "not_pad")}
+    own = places_in(files) if asked else None
+    for place in (each for each in own.functions if each.file in asked) if own is not None else ():
+        for mean, mask in statistics_over_all(place, own):  # type: ignore[arg-type]
+            yield Finding(
+                code=CODE,
+                name=NAME,
+                message=f"{place.name}() normalises by `{ast.unparse(mean)}`, over places that `{mask}` leaves out "
+                "behind that; allowed: those that count",
+                culprit=place.file.at(mean, place.name),
+                fix="take mean and spread over the places that count",
+            )
 
 
 def _found(file: File) -> Iterator[Finding]:

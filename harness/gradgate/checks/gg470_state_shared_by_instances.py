@@ -1,14 +1,14 @@
-"""A list or a mapping that a class, or a default, holds once is written by each of its instances.
+"""A list, a mapping or an object that a class, or a default, holds once is written by each of its instances.
 
 ## What it detects
 
 `class Meter: values = defaultdict(list)` and `self.values[name].append(...)`; `def __init__(self, cache={})` and
-`self.cache = cache`.
+`self.cache = cache`; `optim: Optim = field(default_factory=lambda: _OPTIM)`, and a file's keys that are set on it.
 
 ## Why it matters
 
 All instances write into one. The metrics of Stage 1 go into the means of Stage 2, those of training into the
-evaluation's, a cache of rewards of one run answers the next.
+evaluation's, a cache of rewards of one run answers the next, the rate of one section is the other's.
 
 ## How it decides
 
@@ -18,6 +18,12 @@ class's body that hold an empty list, dictionary, set, deque, counter or default
 method writes. Attributes in capitals, those that are declared as the class's (`ClassVar`), are named after what is
 imported, loaded or registered, or that a method of the class itself writes (`cls`), are registers. A `BaseModel` of
 pydantic copies its defaults. What is only taken out of (`pop`) stays empty.
+
+So are objects of the trainer's own classes that are made once, at a module's top level, in a table there, by a
+default or by a function that keeps its result (`lru_cache`, `global`), and that a `default_factory`, an attribute of
+the body or `__init__` gives to each instance, where an attribute is set on what the attribute holds, or on a parameter
+of that class, by any function; or, for a dataclass, where a function sets attributes by their names on what stands
+under a name (`setattr` behind `getattr`, as overrides are). What is frozen, or copied as it is handed out, is none.
 
 Statistic: such attributes and defaults; allowed: 0.
 
@@ -46,7 +52,7 @@ Make it in `__init__`; let a default be None.
 
 ## Known limits
 
-What is written by a function outside of the class is not seen.
+A list or a mapping that is written by a function outside of the class is not seen.
 
 ## Sources
 
@@ -59,8 +65,10 @@ import ast
 import re
 from collections.abc import Iterator, Sequence
 
+from gradgate.checks.shared_objects import COPIES, Shared, shared_objects
+from gradgate.checks.source_places import places_in
 from gradgate.checks.source_values import assignments_in, defaults_of, last_name, own_nodes, places_of
-from gradgate.checks.trainer_source import File, Function, dotted, read_file_by_file
+from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -70,14 +78,26 @@ NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
 MAKES = ("list", "dict", "set", "deque", "defaultdict", "Counter", "OrderedDict")
 WRITES = ("append", "extend", "add", "update", "setdefault", "insert", "appendleft")
-COPIES = ("BaseModel", "BaseSettings", "RootModel")  # pydantic's, which give each instance a copy of a default
 REGISTER = re.compile(r"(^|_)(import(s|ed)?|loaded|register(s|ed)?|registry|registries)$", re.IGNORECASE)
-FIX = "make it in `__init__`; let a default be None"
+FIX = "make it in `__init__`, or by a factory that makes a new one; let a default be None"
 
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     """Look for what instances share and write."""
-    return read_file_by_file(subject, _of_file, "shared")
+    files = files_of(subject)
+    if not files:
+        return Outcome(not_applicable=NONE)
+    objects = map(_of_object, shared_objects(places_in(files)))
+    findings = (*(each for file in files for each in _of_file(file)), *objects)
+    return Outcome(findings, {"shared": len(findings)}, {"shared": 0})
+
+
+def _of_object(shared: Shared) -> Finding:
+    text = (
+        f"all objects of {shared.owner.name} hold one `{shared.name}` as `{shared.kept}`, and {shared.writer}() writes"
+    )
+    at = shared.file.at(shared.node, shared.owner.name)
+    return Finding(code=CODE, name=NAME, message=f"{text} into it; allowed: one each", culprit=at, fix=FIX)
 
 
 def _of_file(file: File) -> Iterator[Finding]:

@@ -21,7 +21,9 @@ followed to what the same function assigned last. Findings are:
 * the smaller of two errors (a square, `abs`, `mse_loss`, `smooth_l1_loss`, `huber_loss`) with one side in common, where
   the other side of one is computed from that of the other by `clamp` or `clip`;
 * the larger of two products with an advantage in common, where the other factor of one is the clipped one of the
-  other; the smaller, where both are negated.
+  other; the smaller, where both are negated;
+* an error of a value that is clipped around its old one (`old + (v - old).clamp(-c, c)`, `v.clamp(old - c, old + c)`),
+  also by a function of the trainer's, in a function that chooses nothing and has no error of the value as it is.
 
 Statistic: such choices; allowed: 0.
 
@@ -63,8 +65,10 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.source_values import Names, own_nodes
-from gradgate.checks.trainer_source import File, called_name, dotted, names_in, read_file_by_file
+from gradgate.checks.clipped_alone import clipped_alone
+from gradgate.checks.source_places import Place, Places, read_place_by_place
+from gradgate.checks.source_values import Names
+from gradgate.checks.trainer_source import called_name, dotted, names_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -83,22 +87,27 @@ FIX = "take the larger of the errors, the smaller of the surrogates, and the lar
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     """Read each choice between a clipped term and the one that is not."""
-    return read_file_by_file(subject, _of_file, "choices")
+    return read_place_by_place(subject, lambda file: file.has("clamp", "clip"), _of_place, "choices")
 
 
-def _of_file(file: File) -> Iterator[Finding]:
-    for function, _ in file.functions if file.has("clamp", "clip") else ():
-        names = Names(function)
-        for call in (node for node in own_nodes(function) if isinstance(node, ast.Call)):
-            smaller = dotted(call.func).endswith(SMALLER)
-            if (pair := _pair(call)) is not None and (told := _told(smaller, pair, names)):
-                yield Finding(
-                    code=CODE,
-                    name=NAME,
-                    message=f"{function.name}() {told}; allowed: none",
-                    culprit=file.at(call, function.name),
-                    fix=FIX,
-                )
+def _of_place(place: Place, own: Places) -> Iterator[Finding]:
+    for call in (node for node in place.nodes if isinstance(node, ast.Call)):
+        smaller = dotted(call.func).endswith(SMALLER)
+        if (pair := _pair(call)) is not None and (told := _told(smaller, pair, place.names)):
+            yield _finding(place, call, told)
+    for error, plain in clipped_alone(place, own):
+        told = f"takes the error of `{plain}` as it is clipped around its old value, and never the plain one"
+        yield _finding(place, error, f"{told}: out of the band it has no gradient")
+
+
+def _finding(place: Place, node: ast.expr, told: str) -> Finding:
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=f"{place.name}() {told}; allowed: none",
+        culprit=place.file.at(node, place.name),
+        fix=FIX,
+    )
 
 
 def _pair(call: ast.Call) -> list[ast.expr] | None:

@@ -11,7 +11,7 @@ from gradgate.checks.source_values import Names, assignments_in, own_nodes
 from gradgate.checks.trainer_source import File, Function, called_name, calls_in, dotted, given_by, names_in
 
 FIELDS = re.compile(
-    r"(^|\.)(fields|get_type_hints)$|\.?(__dataclass_fields__|__annotations__|model_fields|__fields__)$"
+    r"(^|\.)(fields|get_type_hints|vars|__dict__)$|\.?(__dataclass_fields__|__annotations__|model_fields|__fields__)$"
 )
 SECTION = re.compile(
     r"(^|_)(configs?|cfg|settings|sections?|recipes?|options|hparams|hyperparameters)(_|$)", re.IGNORECASE
@@ -60,8 +60,26 @@ def _builds_settings(function: Function, owner: ast.ClassDef | None, functions: 
         return True
     if any(argument.lower() in ("cfg", "config", "settings", "recipe") for argument in arguments) and "setattr" in made:
         return True
+    if any(_fills_settings(function, other) for _, other, _ in functions):
+        return True
     given = [arg for _, other, _ in functions for call in _calls_of(function, other) for arg in call.args]
     return any(dotted(arg)[:1].isupper() and dotted(arg).lower().endswith(SETTINGS) for arg in given)
+
+
+def _fills_settings(function: Function, other: Function) -> bool:
+    """Whether another function makes a configuration and has this one set attributes on it."""
+    calls = [call for call in calls_in(function) if dotted(call.func) == "setattr" and len(call.args) == 3]
+    filled = {dotted(call.args[0]) for call in calls}
+    names = Names(other)
+    for call in _calls_of(function, other) if filled else ():
+        given = dict(zip(_arguments(function), call.args, strict=False)) | {
+            word.arg: word.value for word in call.keywords
+        }
+        for name in filled & set(given):
+            made = called_name(names.held(given[name]))
+            if made[:1].isupper() and made.lower().endswith(SETTINGS):
+                return True
+    return False
 
 
 def _callees(function: Function) -> Iterator[ast.expr]:
@@ -277,5 +295,6 @@ def _names_keys(function: Function) -> bool:
     """Whether what a function raises is of keys."""
     raised = [node for node in ast.walk(function) if isinstance(node, ast.Raise)]
     return any(
-        re.search(r"unknown|unexpected|key|unrecogni|not known|no such|extra", ast.unparse(node)) for node in raised
+        re.search(r"unknown|unexpected|key(?!\s*=)|unrecogni|not known|no such|extra", ast.unparse(node))
+        for node in raised
     )
