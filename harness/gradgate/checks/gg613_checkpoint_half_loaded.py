@@ -109,6 +109,7 @@ from gradgate.checks.keepers_in_loops import callback_scores, local_scores
 from gradgate.checks.lax_loads import swallowed, unstrict
 from gradgate.checks.left_states import left_states
 from gradgate.checks.left_statistics import left_statistics
+from gradgate.checks.misnamed_parts import misnamed_parts
 from gradgate.checks.random_states import without_random_state
 from gradgate.checks.reset_states import reset_behind
 from gradgate.checks.resuming import keys_read
@@ -249,6 +250,9 @@ def _misnamed(files: tuple[File, ...], saved: list[Saved]) -> Iterator[Finding]:
         )
         told += f"line {one.call.lineno}, is asked for nowhere"
         yield _finding(reader.place.file, node, reader.place.name, told)
+    for part in misnamed_parts(places_in(files)):
+        told = f"`{part.key}` is asked for, and nothing writes it; `{part.entry}`, which {part.maker}() saves in line "
+        yield _finding(part.place.file, part.node, part.place.name, f"{told}{part.line}, is asked for nowhere")
 
 
 def _of_statistics(files: tuple[File, ...], saved: list[Saved], told_of: str) -> Iterator[Finding]:
