@@ -12,7 +12,7 @@ from gradgate.checks.objects_called import class_of
 from gradgate.checks.resuming import names_of
 from gradgate.checks.source_places import Place, Places
 from gradgate.checks.source_values import OTHERS, assignments_in, last_name, places_of
-from gradgate.checks.trainer_source import called_name, dotted, given_by, nodes_in
+from gradgate.checks.trainer_source import dotted, given_by, nodes_in
 
 LOAD, MAKE, SAME, USE = "load", "make", "same", "use"
 LEFT = "left"  # a branch behind which its function ends
@@ -91,35 +91,37 @@ class Orders:
     @cached_property
     def _relevant(self) -> frozenset[Place]:
         """The functions that have to do with what is watched, and those that lead to them by a name."""
-        found = {place for place in self.own.functions if self._concerns(place)}
+        return self._leading_to({place for place in self.own.functions if self._concerns(place)})
+
+    @cached_property
+    def _loading(self) -> frozenset[Place]:
+        """Those that lead to what loads something."""
+        return self._leading_to({place for place in self.own.functions if _loads(place)})
+
+    def _leading_to(self, places: set[Place]) -> frozenset[Place]:
+        """Functions, and those that call one of their names, as far as calls are followed."""
+        found, new = set(places), set(places)
         for _ in range(DEPTH):
-            names = set(map(_called_by, found))
-            more = {
-                place
-                for place in self.own.functions
-                if place not in found and any(called_name(node) in names for node in place.nodes)
-            }
-            if not more:
-                break
-            found |= more
+            names = set(map(_called_by, new))
+            new = {caller for name in names for caller, _ in self.own.calls_of(name)} - found
+            found |= new
         return frozenset(found)
 
     def _concerns(self, place: Place) -> bool:
         if not place.file.has(*self.watched):
             return False
-        loads = any(isinstance(node, ast.Attribute) and node.attr == "load_state_dict" for node in place.nodes)
         made = (part for target, _ in assignments_in(place.nodes) for part in places_of(target))
-        return loads or any(last_name(part) in self.watched for part in made)
+        return _loads(place) or any(last_name(part) in self.watched for part in made)
 
     def runs(self) -> Iterator[tuple[list[Event], int]]:
         """The events of each function that begins a run, and of each method that no other of its class calls, behind
         those of the `__init__`, with their number."""
         for place in self.own.functions:
-            if place.owner is None and place in self._relevant:
+            if place.owner is None and place in self._loading:
                 yield list(self._of(place, None)), 0
         for owner in (owner for same in self.own.classes.values() for owner in same):
             methods = self._methods(owner)
-            if not any(place in self._relevant for place in methods.values()):
+            if self._loading.isdisjoint(methods.values()):
                 continue
             called = {
                 dotted(node.func).removeprefix("self.")
@@ -129,7 +131,7 @@ class Orders:
             }
             made = list(self._of(methods["__init__"], owner)) if "__init__" in methods else []
             for name, place in methods.items():
-                if name != "__init__" and name not in called and place in self._relevant:
+                if name != "__init__" and name not in called and place in self._loading:
                     yield [*made, *self._of(place, owner)], len(made)
 
     def _methods(self, owner: ast.ClassDef) -> dict[str, Place]:
@@ -286,6 +288,13 @@ class Orders:
 def last_attr(call: ast.Call) -> str:
     """The name of the method or of the function that is called, whatever it is called of."""
     return call.func.attr if isinstance(call.func, ast.Attribute) else dotted(call.func)
+
+
+def _loads(place: Place) -> bool:
+    """Whether a function loads the state of something, by itself."""
+    if not place.file.has("load_state_dict"):
+        return False
+    return any(isinstance(node, ast.Attribute) and node.attr == "load_state_dict" for node in place.nodes)
 
 
 def _called_by(place: Place) -> str:
