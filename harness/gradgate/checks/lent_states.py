@@ -74,10 +74,11 @@ def _moved(place: Place) -> Iterator[str]:
         of = place.names.held(of)
         if isinstance(of, ast.Subscript) and dotted(of.value).startswith("self."):
             yield dotted(of.value).removeprefix("self.")
-        for loop in loops if isinstance(of, ast.Name) else ():
+        name = of.id if isinstance(of, ast.Name) else ""
+        for loop in loops if name else ():
             names = [part.id for part in ast.walk(loop.target) if isinstance(part, ast.Name)]
-            if of.id in names:
-                yield from _behind(loop.iter, names.index(of.id))
+            if name in names:
+                yield from _behind(loop.iter, names.index(name))
 
 
 def _behind(over: ast.expr, at: int) -> Iterator[str]:

@@ -66,7 +66,7 @@ def misnamed_parts(own: Places) -> Iterator[Misnamed]:
     read, written = keys_read(nodes), set(_written(nodes))
     parts = [part for place in own.functions if place.file.has("{", "dict(") for part in _parts(place, own)]
     parts = [part for part in parts if not holds_optimizer(part.entries.values())]
-    lost = {id(part): [key for key, value in part.entries.items() if key not in read and not is_record(key, value)]
+    lost = {id(part): [key for key, value in part.entries.items() if key not in read and _is_state(key, value)]
             for part in parts}  # fmt: skip
     asked = [one for place in own.functions for one in _asked(place, own)] if any(lost.values()) else []
     seen = set[tuple[Place, str]]()
@@ -84,6 +84,12 @@ def misnamed_parts(own: Places) -> Iterator[Misnamed]:
             if found:
                 seen.add((one.place, one.key))
                 yield Misnamed(one.place, one.node, one.key, found[0], part.place.name, part.mapping.lineno)
+
+
+def _is_state(key: str, value: ast.expr) -> bool:
+    """Whether an entry holds something of the run: no text, no number that is written down and nothing empty."""
+    held = any(isinstance(part, ast.Name | ast.Attribute) for part in ast.walk(value))
+    return held and not is_record(key, value)
 
 
 def _written(nodes: Iterable[ast.AST]) -> Iterator[str]:
@@ -141,6 +147,8 @@ def _asked(place: Place, own: Places) -> Iterator[_Asked]:
         return
     for node in place.nodes:
         holder: ast.expr | None = None
+        if not isinstance(node, ast.expr):
+            continue
         if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load):
             holder, key = node.value, text_of(node.slice)
         elif isinstance(node, ast.Call) and called_name(node) in ASKS and node.args:

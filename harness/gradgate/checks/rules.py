@@ -346,6 +346,8 @@ _ROWS = (
      "what a resume has filled is built anew behind it, such as an optimizer or a schedule"),
     ("GG661", "copied-ahead-of-weights", "scan",
      "an average or a reference is copied before the weights are loaded that training starts from"),
+    ("GG662", "skipped-update-keeps-gradients", "scan",
+     "an update is skipped for gradients that are not finite, and these are not cleared"),
     ("GG701", "slower-than-base", "run",
      "head is slower than base by more than the budget, with the stated confidence"),
     ("GG702", "counters-grew", "count", "a counter of work per step is above its stored count"),
