@@ -348,6 +348,8 @@ _ROWS = (
      "an average or a reference is copied before the weights are loaded that training starts from"),
     ("GG662", "skipped-update-keeps-gradients", "scan",
      "an update is skipped for gradients that are not finite, and these are not cleared"),
+    ("GG663", "log-window-lost-on-resume", "scan",
+     "a sum of what is logged is in no checkpoint, and begins anew at a resume"),
     ("GG701", "slower-than-base", "run",
      "head is slower than base by more than the budget, with the stated confidence"),
     ("GG702", "counters-grew", "count", "a counter of work per step is above its stored count"),
