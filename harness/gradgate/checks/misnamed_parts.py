@@ -68,17 +68,21 @@ def misnamed_parts(own: Places) -> Iterator[Misnamed]:
     parts = [part for part in parts if not holds_optimizer(part.entries.values())]
     lost = {id(part): [key for key, value in part.entries.items() if key not in read and _is_state(key, value)]
             for part in parts}  # fmt: skip
-    asked = [one for place in own.functions for one in _asked(place, own)] if any(lost.values()) else []
+    lacking = [part for part in parts if lost[id(part)]]
+    asked = [one for place in own.functions for one in _asked(place, own)] if lacking else []
+    keys: dict[tuple[Place, str], set[str]] = {}  # that one mapping is asked for
+    for one in asked:
+        keys.setdefault((one.place, one.mapping), set()).add(one.key)
+    strange = [one for one in asked if one.key not in written]
     seen = set[tuple[Place, str]]()
-    for part in (part for part in parts if lost[id(part)]):
-        for one in (one for one in asked if one.key not in written and (one.place, one.key) not in seen):
+    for part in lacking:
+        for one in (one for one in strange if (one.place, one.key) not in seen):
+            beside = keys[one.place, one.mapping]
             linked = bool(one.under & part.under)
-            beside = {other.key for other in asked if (other.place, other.mapping) == (one.place, one.mapping)}
             near = one.place.file is part.place.file and bool(beside & set(part.entries))
             found = [key for key in lost[id(part)] if _are_one(one, part.entries[key])] if linked or near else []
             if linked and not found:
-                strange = {other.key for other in asked if other.mapping == one.mapping and other.place is one.place}
-                alone = len(strange - written) == 1 and len(lost[id(part)]) == 1
+                alone = len(beside - written) == 1 and len(lost[id(part)]) == 1
                 words = set(one.key.lower().split("_"))
                 found = [key for key in lost[id(part)] if alone or words & set(key.lower().split("_"))]
             if found:
