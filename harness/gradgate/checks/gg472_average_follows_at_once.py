@@ -15,7 +15,9 @@ By reading the files of `Subject.source`, or those of the modules that the adapt
 or a class that is named after an average of weights (ema, average, polyak, shadow), or have such a name on their left:
 `mul_` by 1 less something that is called decay, beta or momentum with an `add_` of that behind it, `lerp_` with it for
 a weight, and sums of that form that are assigned to what stands beside 1 less the decay. A `tau` has the other meaning;
-beta, mu and momentum may have either, and have this one where a default, a setting or a call says more than a half.
+beta, mu and momentum may have either, and have this one where a default, a setting or a call says more than a half. A
+name stands for what it was assigned, a method or a property for what it returns, and `min`, `max` and a choice of two
+for any of what is in them: a rate that warms up is the decay as well.
 
 Statistic: such updates; allowed: 0.
 
@@ -55,7 +57,8 @@ import re
 from collections.abc import Iterator
 
 from gradgate.checks.averages import AVERAGE, DECAY, is_of_average
-from gradgate.checks.source_values import assignments_in, defaults_of, last_name, own_nodes
+from gradgate.checks.source_places import Place, Places, places_in
+from gradgate.checks.source_values import assignments_in, defaults_of, last_name
 from gradgate.checks.trainer_source import File, Function, dotted, files_of, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -66,6 +69,7 @@ NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
 KEEPS = re.compile(r"decay|keep", re.IGNORECASE)
 HALF = 0.5
+DEPTH = 3  # names, methods and choices that are followed
 
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
@@ -77,13 +81,15 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 def _of_file(file: File, files: tuple[File, ...]) -> Iterator[Finding]:
     if not file.has("ema", "EMA", "averag", "Averag", "polyak", "shadow"):
         return
-    for function, owner in file.functions:
-        named = is_of_average(function.name, owner)
-        for node in own_nodes(function):
-            if isinstance(node, ast.expr | ast.stmt) and _is_swapped(node, named=named):
-                names = {last_name(part) for part in ast.walk(node) if isinstance(part, ast.expr) and _is_decay(part)}
+    own = places_in(files)
+    for place in (place for place in own.functions if place.file is file):
+        named = is_of_average(place.name, place.owner)
+        read = _Read(place, own)
+        for node in place.nodes:
+            if isinstance(node, ast.expr | ast.stmt) and read.is_swapped(node, named=named):
+                names = {last_name(part) for part in read.decays(node)}
                 if all(KEEPS.search(name) or _is_large(name, files) for name in names):
-                    yield _finding(file, node, function.name)
+                    yield _finding(file, node, place.name)
 
 
 def _is_large(name: str, files: tuple[File, ...]) -> bool:
@@ -104,55 +110,94 @@ def _is_large(name: str, files: tuple[File, ...]) -> bool:
     )
 
 
-def _is_swapped(node: ast.AST, *, named: bool) -> bool:
-    return _is_swapped_call(node, named=named) or _is_swapped_sum(node, named=named)
+class _Read:
+    """The updates of a function, with what its names and the methods that it calls stand for.
+
+    Args:
+        place: the function.
+        own: the trainer's functions.
+    """
+
+    def __init__(self, place: Place, own: Places) -> None:
+        self.place, self.own = place, own
+
+    def decays(self, node: ast.AST) -> Iterator[ast.expr]:
+        """The decays that an expression is made of."""
+        for part in ast.walk(node):
+            if isinstance(part, ast.Name | ast.Attribute | ast.Call):
+                yield from self._decay(part, self.place, DEPTH)
+
+    def is_swapped(self, node: ast.AST, *, named: bool) -> bool:
+        """Whether a node keeps 1 - decay of an average."""
+        return self._is_swapped_call(node, named=named) or self._is_swapped_sum(node, named=named)
+
+    def _decay(self, node: ast.expr, place: Place, hops: int) -> list[ast.expr]:
+        """The decays that an expression may be; none: it is another number."""
+        if isinstance(node, ast.Name | ast.Attribute) and DECAY.search(last_name(node)):
+            held = place.names.held(node)
+            return [] if isinstance(held, ast.BinOp) and _is_one_less(held) else [node]
+        if not hops:
+            return []
+        if isinstance(node, ast.IfExp):
+            return [*self._decay(node.body, place, hops - 1), *self._decay(node.orelse, place, hops - 1)]
+        if isinstance(node, ast.Call) and dotted(node.func) in ("min", "max", "float"):
+            return [found for each in node.args for found in self._decay(each, place, hops - 1)]
+        if isinstance(node, ast.Name) and (held := place.names.held(node)) is not node:
+            return self._decay(held, place, hops - 1)
+        called = self.own.called(node, place) if isinstance(node, ast.Call) else None
+        if isinstance(node, ast.Attribute) and dotted(node.value) == "self" and place.owner is not None:
+            methods = self.own.methods_of(place.owner)
+            called = next((each for each in methods if each.name == node.attr and each.function.decorator_list), None)
+        given = called.returned if called is not None else []
+        found = [self._decay(each, called, hops - 1) for each in given] if called is not None else []
+        return [part for each in found for part in each] if all(found) else []
+
+    def _is_swapped_call(self, node: ast.AST, *, named: bool) -> bool:
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+            return False
+        of = node.func.value
+        if node.func.attr == "lerp_" and len(node.args) == 2:
+            return self._is_decay(node.args[1]) and (named or bool(AVERAGE.search(last_name(_base(of)))))
+        if node.func.attr != "add_" or not isinstance(of, ast.Call) or not isinstance(of.func, ast.Attribute):
+            return False
+        if of.func.attr != "mul_" or not of.args or not self._is_rest(of.args[0]):
+            return False
+        factor = next((word.value for word in node.keywords if word.arg == "alpha"), None)
+        added = factor or (node.args[0] if node.args and isinstance(node.args[0], ast.BinOp) else None)
+        parts = [added.left, added.right] if isinstance(added, ast.BinOp) else [added] if added is not None else []
+        return any(map(self._is_decay, parts)) and (named or bool(AVERAGE.search(last_name(_base(of.func.value)))))
+
+    def _is_swapped_sum(self, node: ast.AST, *, named: bool) -> bool:
+        """Whether what is assigned is (1 - decay) times itself and decay times another."""
+        if (
+            not isinstance(node, ast.Assign)
+            or not isinstance(node.value, ast.BinOp)
+            or not isinstance(node.value.op, ast.Add)
+        ):
+            return False
+        target = ast.unparse(node.targets[0])
+        kept = {"rest": "", "decay": ""}
+        for side in (node.value.left, node.value.right):
+            if isinstance(side, ast.BinOp) and isinstance(side.op, ast.Mult):
+                for factor, other in ((side.left, side.right), (side.right, side.left)):
+                    if self._is_rest(factor):
+                        kept["rest"] = ast.unparse(other)
+                    elif self._is_decay(factor):
+                        kept["decay"] = ast.unparse(other)
+        is_average = named or bool(AVERAGE.search(last_name(_base(node.targets[0]))))
+        return is_average and kept["rest"] == target and kept["decay"] not in ("", target)
+
+    def _is_rest(self, node: ast.expr) -> bool:
+        """Whether something is 1 less a decay."""
+        is_difference = isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub)
+        return is_difference and ast.unparse(node.left) in ("1", "1.0") and self._is_decay(node.right)  # type: ignore[attr-defined]
+
+    def _is_decay(self, node: ast.expr) -> bool:
+        return bool(self._decay(node, self.place, DEPTH))
 
 
-def _is_swapped_call(node: ast.AST, *, named: bool) -> bool:
-    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
-        return False
-    of = node.func.value
-    if node.func.attr == "lerp_" and len(node.args) == 2:
-        return _is_decay(node.args[1]) and (named or bool(AVERAGE.search(last_name(_base(of)))))
-    if node.func.attr != "add_" or not isinstance(of, ast.Call) or not isinstance(of.func, ast.Attribute):
-        return False
-    if of.func.attr != "mul_" or not of.args or not _is_rest(of.args[0]):
-        return False
-    factor = next((word.value for word in node.keywords if word.arg == "alpha"), None)
-    added = factor or (node.args[0] if node.args and isinstance(node.args[0], ast.BinOp) else None)
-    parts = [added.left, added.right] if isinstance(added, ast.BinOp) else [added] if added is not None else []
-    return any(map(_is_decay, parts)) and (named or bool(AVERAGE.search(last_name(_base(of.func.value)))))
-
-
-def _is_swapped_sum(node: ast.AST, *, named: bool) -> bool:
-    """Whether what is assigned is (1 - decay) times itself and decay times another."""
-    if (
-        not isinstance(node, ast.Assign)
-        or not isinstance(node.value, ast.BinOp)
-        or not isinstance(node.value.op, ast.Add)
-    ):
-        return False
-    target = ast.unparse(node.targets[0])
-    kept = {"rest": "", "decay": ""}
-    for side in (node.value.left, node.value.right):
-        if isinstance(side, ast.BinOp) and isinstance(side.op, ast.Mult):
-            for factor, other in ((side.left, side.right), (side.right, side.left)):
-                if _is_rest(factor):
-                    kept["rest"] = ast.unparse(other)
-                elif _is_decay(factor):
-                    kept["decay"] = ast.unparse(other)
-    is_average = named or bool(AVERAGE.search(last_name(_base(node.targets[0]))))
-    return is_average and kept["rest"] == target and kept["decay"] not in ("", target)
-
-
-def _is_rest(node: ast.expr) -> bool:
-    """Whether something is 1 less a decay."""
-    is_difference = isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub)
-    return is_difference and ast.unparse(node.left) in ("1", "1.0") and _is_decay(node.right)  # type: ignore[attr-defined]
-
-
-def _is_decay(node: ast.expr) -> bool:
-    return isinstance(node, ast.Name | ast.Attribute) and bool(DECAY.search(last_name(node)))
+def _is_one_less(node: ast.BinOp) -> bool:
+    return isinstance(node.op, ast.Sub) and ast.unparse(node.left) in ("1", "1.0")
 
 
 def _base(node: ast.expr) -> ast.expr:

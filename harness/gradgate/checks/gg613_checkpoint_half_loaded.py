@@ -48,7 +48,8 @@ taken are of other libraries (torch, numpy, Python's own) than what draws, and n
 library. Statistics are what is named after norms, running numbers or moments and has a `state_dict()` in a mapping with
 a model's; another class or file's function that loads a file and takes that model, no optimizer and not them, must not
 make an object of their class, itself or in its class. A key that a function which goes on asks for by `get` or `in`,
-and that nothing writes, is one where an entry has a word of it, or the same object, and nothing reads that. A
+and that nothing writes, is one where an entry has a word of it, or the same object, and nothing reads that; of a
+mapping within the checkpoint (`"rng": capture()`, `restore(state["rng"])`) any function's is. A
 `state_dict` that has a best score must have a count beside it that is raised by one, speaks of waiting and is compared
 anywhere. One that has such a count, in a class with both, must have the best score that the class compares by order. A
 callback of transformers or Lightning that saves or stops by its best score, where the source goes on from checkpoints,
@@ -58,7 +59,7 @@ count of which it makes a share with a limit or a power (`min(self.step / n, 1)`
 where another method reads it and no function that saves or loads names it or its object; classes that are named after
 what is shown (meters, loggers, losses) may. An object with a `state_dict` and a `load_state_dict` that the trainer
 which saves keeps, itself or in another object, and whose state its methods change, must be asked for it, or be handed
-on. Statistic: entries and places; allowed: 0.
+on; by the checkpoint that a run goes on from, where another one has it. Statistic: entries and places; allowed: 0.
 
 False-alarm rate: 0 on the bundled trainer and on the documented ones. A trainer whose files other programs read is one.
 
@@ -109,6 +110,7 @@ from gradgate.checks.keepers_in_loops import callback_scores, local_scores
 from gradgate.checks.lax_loads import swallowed, unstrict
 from gradgate.checks.left_states import left_states
 from gradgate.checks.left_statistics import left_statistics
+from gradgate.checks.misnamed_parts import misnamed_parts
 from gradgate.checks.random_states import without_random_state
 from gradgate.checks.reset_states import reset_behind
 from gradgate.checks.resuming import keys_read
@@ -249,6 +251,9 @@ def _misnamed(files: tuple[File, ...], saved: list[Saved]) -> Iterator[Finding]:
         )
         told += f"line {one.call.lineno}, is asked for nowhere"
         yield _finding(reader.place.file, node, reader.place.name, told)
+    for part in misnamed_parts(places_in(files)):
+        told = f"`{part.key}` is asked for, and nothing writes it; `{part.entry}`, which {part.maker}() saves in line "
+        yield _finding(part.place.file, part.node, part.place.name, f"{told}{part.line}, is asked for nowhere")
 
 
 def _of_statistics(files: tuple[File, ...], saved: list[Saved], told_of: str) -> Iterator[Finding]:

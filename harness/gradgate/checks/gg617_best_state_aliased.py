@@ -16,7 +16,8 @@ the score in the log is the best one.
 By reading the files of `Subject.source`, or those of the modules that the adapter imports. Kept is what is assigned to
 a name, an attribute or an item in a loop, in a function that one calls, or where scores are compared: a `state_dict()`
 or the named parameters; `dict`, `.copy()` or `copy.copy` of one; a mapping, a tuple or a comprehension that passes its
-tensors on, with `.data` or `.detach()` too; a name that holds one of these. Findings are those that
+tensors on, with `.data` or `.detach()` too; what an object of the trainer's hands out that writes its own tensors in
+place (`average.state_dict()["shadow"]`, `average.shadow`); a name that holds one of these. Findings are those that
 
 * `load_state_dict` of the same module is given, in the same function, or in the same class or file where it is an
   attribute or an item;
@@ -74,7 +75,9 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from gradgate.checks.lent_states import Lent, lent_in
 from gradgate.checks.live_states import (
+    NOTHING,
     SHALLOW,
     STATES,
     aliased,
@@ -89,6 +92,7 @@ from gradgate.checks.live_states import (
     runs_on_cpu,
 )
 from gradgate.checks.set_aside import set_aside
+from gradgate.checks.source_places import places_in
 from gradgate.checks.source_values import Names, assignments_in, outwards, own_nodes, parents_in
 from gradgate.checks.trainer_source import (
     File,
@@ -139,7 +143,8 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     """Read each state that is kept while training goes on."""
     files = files_of(subject)
     on_cpu, numbers, loaded = runs_on_cpu(files), classes_of_numbers(files), set(_loaded_back(files))
-    return read_file_by_file(subject, lambda file: _of_file(file, on_cpu, numbers, loaded), "states")
+    lent = lent_in(places_in(files)) if files else NOTHING
+    return read_file_by_file(subject, lambda file: _of_file(file, on_cpu, numbers, loaded, lent), "states")
 
 
 def _loaded_back(files: Sequence[File]) -> Iterator[str]:
@@ -149,9 +154,9 @@ def _loaded_back(files: Sequence[File]) -> Iterator[str]:
             yield call.args[0].attr
 
 
-def _of_file(file: File, on_cpu: bool, numbers: set[str], loaded: set[str]) -> Iterator[Finding]:
+def _of_file(file: File, on_cpu: bool, numbers: set[str], loaded: set[str], lent: Lent) -> Iterator[Finding]:
     told: set[int] = set()
-    for finding, value in _kept_live(file, on_cpu, numbers, loaded):
+    for finding, value in _kept_live(file, on_cpu, numbers, loaded, lent):
         told.add(id(value))
         yield finding
     for each in set_aside(file):
@@ -159,14 +164,16 @@ def _of_file(file: File, on_cpu: bool, numbers: set[str], loaded: set[str]) -> I
             yield _told(file, each.function, each.name, each.value, "the model", "is brought back")
 
 
-def _kept_live(file: File, on_cpu: bool, numbers: set[str], loaded: set[str]) -> Iterator[tuple[Finding, ast.expr]]:
-    if not file.has(*(f"{name}()" for name in STATES)):
+def _kept_live(
+    file: File, on_cpu: bool, numbers: set[str], loaded: set[str], lent: Lent
+) -> Iterator[tuple[Finding, ast.expr]]:
+    if not file.has(*(f"{name}()" for name in (*STATES, *lent.methods)), *(f".{name}" for name in lent.attributes)):
         return
     parents = parents_in(file.tree)
     loops = [node for node in file.nodes if isinstance(node, ast.For | ast.While)]
     called = called_in_loops(file, loops)
     for function, owner in file.functions:
-        for kept in _kept(function, parents, called, on_cpu):
+        for kept in _kept(function, parents, called, on_cpu, lent):
             if all(is_named_after(module, numbers) for module in kept.modules):
                 continue
             scope = function if _is_local(kept.name, function) else (owner or file.tree)
@@ -194,11 +201,13 @@ def _is_local(name: str, function: Function) -> bool:
     return name not in (part for node in nodes if isinstance(node, ast.Nonlocal | ast.Global) for part in node.names)
 
 
-def _kept(function: Function, parents: dict[int, ast.AST], called: set[str], on_cpu: bool) -> Iterator[_Kept]:
+def _kept(
+    function: Function, parents: dict[int, ast.AST], called: set[str], on_cpu: bool, lent: Lent
+) -> Iterator[_Kept]:
     """What a function keeps of the state of modules while training goes on."""
     names = Names(function)
     for target, value in kept_in(own_nodes(function)):
-        modules = tuple(name for name in aliased(value, names, on_cpu) if not OF_NUMBERS.search(name))
+        modules = tuple(name for name in aliased(value, names, on_cpu, lent) if not OF_NUMBERS.search(name))
         if not modules or not isinstance(target, ast.Name | ast.Attribute | ast.Subscript):
             continue
         around = _around(value, function, parents)

@@ -18,7 +18,7 @@ what does, or is called by what trains behind it; and behind one that builds a m
 * the seed is `seed_everything` or `set_seed`, the trainer's own also, or `torch.manual_seed` of what is named a seed;
 * what is built is assigned to a `model`, `net`, `network`, `policy` or `actor`, and is a call of a class, or of a
   function that builds, makes, creates or initialises; or it is a layer, a module of the trainer's own, or an object
-  whose `__init__` builds one of these;
+  whose `__init__` builds one of these; not what is given another model, which a section of the settings is none of;
 * a method of the same object may do either, and a function that is given the model may seed, and builds none;
 * so the seeds of a `run()`, `fit()` or `train()` of an object that builds a model as it is made.
 
@@ -83,6 +83,7 @@ BUILDS = re.compile(r"(^|\.)_?(build|make|create|init|get|setup)_(\w+_)?(model|n
 LOADS = re.compile(r"load_state_dict|from_pretrained|load_checkpoint|load_weights|load_model|\.load$")
 LAYERS = re.compile(r"^(torch\.)?nn\.(Linear|Embedding|Sequential|GRU|LSTM|Transformer\w*|Conv\w+)$")
 RUNS = re.compile(r"^_?(run|fit|train|main)$")
+OF_CONFIG = re.compile(r"(^|[._])(config|cfg|conf|args|hparams|settings|recipe|options|hp)\.", re.IGNORECASE)
 TRAINS = re.compile(r"optim|train|(^|\.)_?fit|backward|(^|\.)run$", re.IGNORECASE)
 DEPTH = 3  # calls that are followed
 
@@ -237,7 +238,7 @@ def _makes(target: ast.expr, value: ast.expr, own: Places, place: Place) -> bool
         value = value.func.value  # Model(config).to(device)
     if not isinstance(value, ast.Call):
         return False
-    if any(MODEL.search(dotted(each)) for each in given_by(value)):
+    if any(MODEL.search(dotted(each)) and not OF_CONFIG.search(dotted(each)) for each in given_by(value)):
         return False  # what wraps a model draws nothing
     name = dotted(value.func)
     called = own.called(value, place)

@@ -7,9 +7,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from gradgate.checks.resuming import holds_optimizer, loads_optimizer
 from gradgate.checks.saved_mappings import entries_of
 from gradgate.checks.score_keepers import KEEPS, Saver, savers_in
-from gradgate.checks.source_places import Places
+from gradgate.checks.source_places import Place, Places
 from gradgate.checks.source_values import assignments_in, last_name
 from gradgate.checks.trainer_source import File, called_name, dotted
 
@@ -128,16 +129,28 @@ def _left_objects(saver: Saver, files: tuple[File, ...], own: Places) -> Iterato
             if not set(STATE) <= names:
                 if len(chain) < HOPS and not names & set(STATE):
                     waiting.append((inside, (*chain, name)))
-            elif name not in asked and _changes(inside) and not _is_handed_on(name, files):
+            elif not _changes(inside) or _is_handed_on(name, own):
+                continue
+            elif name not in asked or _is_kept_by_others(name, saver, own):
                 save = next(part for part in inside if part.name == "state_dict")
                 file = next(file for file in files if same[0] in file.nodes)
                 where = ".".join(("self", *chain, name))
-                told = f"{kind}.state_dict() is called for no checkpoint, and `{where}` changes in training: a run "
+                what = "the checkpoint that a run goes on from" if name in asked else "no checkpoint"
+                told = f"{kind}.state_dict() is called for {what}, and `{where}` changes in training: a run "
                 yield LeftState(file, save, f"{kind}.state_dict", f"{told}that is resumed begins it anew")
 
 
 def _keeping(saver: Saver) -> list[ast.FunctionDef]:
-    return [saver.saved, *(one for one in saver.methods if KEEPS.search(one.name))]
+    return [saver.saved, *(one for one in saver.methods if KEEPS.search(one.name) and not _is_another(one))]
+
+
+def _is_another(method: ast.FunctionDef) -> bool:
+    """Whether a method writes states into a mapping, and no optimizer's: a checkpoint that no run goes on from."""
+    calls = [node for node in ast.walk(method) if isinstance(node, ast.Call)]
+    values = [value for node in ast.walk(method) if isinstance(node, ast.Dict) for value in node.values]
+    states = any(called_name(value) == "state_dict" for value in values)
+    writes = any(re.search(r"save|write|dump", called_name(call)) for call in calls)
+    return states and writes and not holds_optimizer(calls) and not loads_optimizer(calls)
 
 
 def _made(method: ast.FunctionDef) -> Iterator[tuple[str, str]]:
@@ -169,16 +182,74 @@ def _changes(methods: list[ast.FunctionDef]) -> bool:
     return False
 
 
-def _is_handed_on(name: str, files: tuple[File, ...]) -> bool:
-    """Whether an object of that name is an argument, or stands in a list or a mapping: another may keep its state."""
-    for node in (node for file in files if file.has(name) for node in file.nodes):
-        given: list[ast.expr] = []
-        if isinstance(node, ast.Call):
-            given = [*node.args, *(word.value for word in node.keywords)]
-        elif isinstance(node, ast.Dict):
-            given = node.values
-        elif isinstance(node, ast.List | ast.Tuple | ast.Set | ast.Return | ast.Yield):
-            given = [part for part in ast.iter_child_nodes(node) if isinstance(part, ast.expr)]
-        if any(isinstance(one, ast.Attribute) and one.attr == name for one in given):
-            return True
+def _is_kept_by_others(name: str, saver: Saver, own: Places) -> bool:
+    """Whether the state of an object is in another mapping alone, without an optimizer's, such as that of the end, and
+    neither what makes the checkpoint nor what goes on from one has to do with it."""
+    mappings = [(place, node) for place in own.functions for node in place.nodes if isinstance(node, ast.Dict)
+                if place.file.has("state_dict")]  # fmt: skip
+    mappings = [(place, node) for place, node in mappings if any(_asks(value, name) for value in node.values)]
+    asking = {id(part) for _, node in mappings for value in node.values for part in ast.walk(value)}
+    others = [node for place in own.functions if place.file.has("state_dict") for node in place.nodes
+              if _asks(node, name) and id(node) not in asking]  # fmt: skip
+    calls = [part for place, _ in mappings for part in place.nodes if isinstance(part, ast.Call)]
+    if not mappings or others or holds_optimizer(calls):
+        return False
+    going_on = [place for place in own.functions if place.function is saver.saved or loads_optimizer(place.nodes)]
+    reached = _reached_from(going_on, saver, own)
+    return not any(
+        isinstance(node, ast.Attribute) and node.attr == name for place in reached for node in place.nodes
+    ) and not any(place in reached for place, _ in mappings)
+
+
+def _asks(node: ast.AST, name: str) -> bool:
+    """Whether an expression is the state of an object of that name."""
+    asks = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "state_dict"
+    return asks and last_name(node.func.value) == name  # type: ignore[attr-defined]
+
+
+def _reached_from(places: list[Place], saver: Saver, own: Places) -> set[Place]:
+    """Functions, and what they call, the methods of the classes above and below among it; and what saves as they do."""
+    family = set(map(id, saver.methods))
+    found, waiting = set(places), list(places)
+    while waiting:
+        place = waiting.pop()
+        for call in (node for node in place.nodes if isinstance(node, ast.Call)):
+            called = own.called(call, place)
+            same = own.named(called_name(call)) if dotted(call.func).startswith(("self.", "super")) else []
+            same = [each for each in same if id(each.function) in family]
+            for each in (*same, *([called] if called is not None else [])):
+                if each not in found:
+                    found.add(each)
+                    waiting.append(each)
+    return found
+
+
+def _is_handed_on(name: str, own: Places) -> bool:
+    """Whether an object of that name is an argument of what may keep it, or stands in a list or a mapping: another may
+    keep its state."""
+    for place in (place for place in own.all if place.file.has(name)):
+        for node in place.nodes:
+            given: list[ast.expr] = []
+            if isinstance(node, ast.Call):
+                called = own.called(node, place)
+                kept = [*node.args, *(word.value for word in node.keywords)]
+                if called is not None and len(called.given(node)) == len(kept):
+                    kept = [value for key, value in called.given(node).items() if _may_keep(key, called)]
+                given = kept
+            elif isinstance(node, ast.Dict):
+                given = node.values
+            elif isinstance(node, ast.List | ast.Tuple | ast.Set | ast.Return | ast.Yield):
+                given = [part for part in ast.iter_child_nodes(node) if isinstance(part, ast.expr)]
+            if any(isinstance(one, ast.Attribute) and one.attr == name for one in given):
+                return True
     return False
+
+
+def _may_keep(parameter: str, place: Place) -> bool:
+    """Whether a function keeps what it is given, asks for its state or hands it on, and does not only call it."""
+    used = {id(node.func) for node in place.nodes if isinstance(node, ast.Call)}
+    used |= {id(node.value) for node in place.nodes if isinstance(node, ast.Attribute) and node.attr not in STATE}
+    return any(
+        isinstance(node, ast.Name) and node.id == parameter and id(node) not in used
+        for node in ast.walk(place.function)
+    )

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from gradgate.checks.averages import AVERAGE, COPIES
+from gradgate.checks.lent_states import Lent
 from gradgate.checks.source_values import Names, assignments_in, blocks_in, last_name
 from gradgate.checks.trainer_source import File, Function, called_name, calls_in, dotted
 
@@ -14,6 +15,7 @@ LEAST = 3  # letters of a name that tells of a class
 SHALLOW = ("dict", "OrderedDict", "collections.OrderedDict", "copy.copy")
 WEIGHTS = ("named_parameters", "parameters", "state_dict")
 STATES = ("state_dict", "named_parameters", "named_buffers")
+NOTHING = Lent({}, frozenset())
 DEVICES = ("cuda", "device", "mps", "xpu", "ccelerat", "abric", "gpu")
 IS_CPU = re.compile(r"^(device\s*(:[^=]*)?=|.*add_argument\(.--device.*default=)\s*.cpu\b")  # a setting's default
 
@@ -67,25 +69,30 @@ def kept_in(nodes: Iterable[ast.AST]) -> Iterator[tuple[ast.expr, ast.expr]]:
                 yield ast.Subscript(node.func.value, key), value
 
 
-def aliased(value: ast.expr, names: Names, on_cpu: bool) -> Iterator[str]:
-    """The modules whose live tensors an expression holds."""
-    if isinstance(value, ast.Name) and (held := names.held(value)) is not value:
-        yield from aliased(held, names, on_cpu)
+def aliased(value: ast.expr, names: Names, on_cpu: bool, lent: Lent = NOTHING) -> Iterator[str]:
+    """The modules whose live tensors an expression holds, and the objects that hand theirs out."""
+    of_item = isinstance(value, ast.Subscript) and isinstance(value.value, ast.Name)
+    if of_item and (held := names.held(value.value)) is not value.value:  # type: ignore[attr-defined]
+        value = ast.copy_location(ast.Subscript(held, value.slice), value)  # type: ignore[attr-defined]
+    if given := lent.gives(value):
+        yield given
+    elif isinstance(value, ast.Name) and (held := names.held(value)) is not value:
+        yield from aliased(held, names, on_cpu, lent)
     elif isinstance(value, ast.Dict) and None in value.keys and len(value.keys) > 1:
         return  # entries of one over those of another
     elif isinstance(value, ast.Dict | ast.Tuple | ast.List):
         for part in parts_of(value):
-            yield from aliased(part, names, on_cpu)
+            yield from aliased(part, names, on_cpu, lent)
     elif isinstance(value, ast.DictComp) and _passes_on(value, on_cpu):
         yield from aliased(value.generators[0].iter.func.value, names, on_cpu)  # type: ignore[attr-defined]
     elif isinstance(value, ast.Call):
         if dotted(value.func) in SHALLOW and len(value.args) == 1 and not value.keywords:
-            yield from aliased(value.args[0], names, on_cpu)
+            yield from aliased(value.args[0], names, on_cpu, lent)
         elif isinstance(value.func, ast.Attribute) and not value.args:
             if value.func.attr in STATES:
                 yield ast.unparse(value.func.value)
             elif value.func.attr == "copy":
-                yield from aliased(value.func.value, names, on_cpu)
+                yield from aliased(value.func.value, names, on_cpu, lent)
 
 
 def _passes_on(value: ast.DictComp, on_cpu: bool) -> bool:
