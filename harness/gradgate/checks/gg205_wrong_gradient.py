@@ -174,7 +174,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     generator = torch.Generator().manual_seed(context.seed)
     move_to_a_generic_point(trainable, generator)
     batches = list(islice(run.batches(), 2))
-    with statistics_still(run, batches, context.seed):
+    with statistics_still(run, batches, context.seed, all_that_moves=True):
         _compare(report, run, batches, trainable, generator, context.seed)
     report.findings = [with_guilty_line(finding, subject, stage, context, GUILTY) for finding in report.findings]
     report.findings = [

@@ -114,16 +114,21 @@ def without_running_statistics(run: Run, batches: Sequence[Batch], seed: int, ju
 
 
 @contextmanager
-def statistics_still(run: Run, batches: Sequence[Batch], seed: int) -> Iterator[str]:
+def statistics_still(run: Run, batches: Sequence[Batch], seed: int, *, all_that_moves: bool = False) -> Iterator[str]:
     """Hold a run's running statistics of the data still within the block; yields their names, empty where it has none.
 
     Args:
         run: any.
         batches: two different ones.
         seed: of the random state.
+        all_that_moves: hold what moves otherwise at other parameters as well, such as a mean of bootstrapped returns:
+            no gradient goes through it either.
     """
     with numbers_left():
-        statistics = running_statistics(run, batches, seed) if _remembers(run, batches, seed) else None
+        statistics = None
+        if _remembers(run, batches, seed):
+            moving = _moved(run, batches[0], seed) if all_that_moves else []
+            statistics = Statistics(moving) if moving else running_statistics(run, batches, seed)
     if statistics is None:
         yield ""
         return

@@ -27,6 +27,14 @@ def test_running_statistics_of_rewards_pass(code: str, kind: Any) -> None:
     assert code not in ("GG407", "GG410", "GG904") or "trainer.statistics.mean" in outcome.measured[HELD]
 
 
+@pytest.mark.parametrize("run", [NormalisedRun, NormalisedLoop])
+def test_statistics_of_what_the_critic_says_are_no_part_of_its_gradient(run: Any) -> None:
+    """Returns that are bootstrapped move a mean that other parameters would move otherwise: no difference sees that."""
+    stage = Stage("values", partial(run, kind="bootstrapped"), objective="value")
+    outcome = run_check("GG205", Subject("normalised", [stage]), stage)
+    assert (errors(outcome), outcome.inconclusive) == ([], "")
+
+
 @pytest.mark.parametrize("kind", ["numbers", "called"])
 def test_running_statistics_of_a_loop_pass(kind: Any) -> None:
     """A turn for its losses puts back what it moved: to look at them nothing is put back until the end."""
