@@ -17,6 +17,7 @@ from gradgate.subjects.contract import Batch, Fit, Run
 from gradgate.subjects.outputs import by_head, logits_in
 
 NOTHING = (None, None, None)
+UNIFORM = 1e-3  # mean distance of the largest weight from 1/H, as in GG905
 OTHER_SEED = 1_000_003  # added to the seed of the run that held-out batches come from
 
 
@@ -56,6 +57,7 @@ class FitOf:
             prediction_N=prediction_N,
             target_N=target_N,
             position_N=position_N,
+            weight_NH=_weights_of(run, held),
             steps=_series(numbers),
         )
 
@@ -75,7 +77,8 @@ class FitOf:
 
 
 def fit_of(start: Callable[..., Run], *, steps: int = 240, batches: int = 16) -> FitOf:
-    """A `fit` for a Stage, made of the stage's own `start`: for GG506, GG901, GG902 and GG903.
+    """A `fit` for a Stage, made of the stage's own `start`: for GG506, GG901, GG902, GG903 and, of a run with
+    `weights`, GG905.
 
     Args:
         start: the stage's `start`; its batches must be ones that can be learnt (`gradgate.toy_rows`).
@@ -97,6 +100,22 @@ def evaluating(modules: Any) -> Iterator[None]:
     finally:
         for module, mode in zip(every, modes, strict=True):
             module.training = mode
+
+
+def _weights_of(run: Run, held: Sequence[Batch]) -> Tensor | None:
+    """The step's own head weights at held-out positions at which all heads have one.
+
+    None where there are none, and where all are uniform: a stage that starts without the one before it may have a
+    critic that has learnt nothing yet.
+    """
+    if "weights" not in declared(run):
+        return None
+    with evaluating(run.modules.values()):
+        found = [run.weights(batch).detach().double().cpu().flatten(0, -2) for batch in held]
+    weight_NH = torch.cat([weight_NH[(weight_NH > 0).all(-1)] for weight_NH in found])
+    heads = weight_NH.shape[1]
+    is_told = len(weight_NH) > 0 and heads > 1 and float((weight_NH.amax(-1) - 1 / heads).mean()) > UNIFORM
+    return weight_NH if is_told else None
 
 
 def _cross_entropy(run: Run, batch: Batch) -> Tensor | None:

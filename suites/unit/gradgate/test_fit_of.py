@@ -15,6 +15,7 @@ from torch import Tensor
 from fixtures.actor_critic import BATCH, StepRun
 from fixtures.check_runs import errors, run_check
 from fixtures.documented import own_loop, two_stage
+from fixtures.step_weights import masked, undetached, uniform, weighing
 from gradgate.checks.fit_of import OTHER_SEED, fit_of
 from gradgate.checks.gg902_stage2_decreases import judge
 from gradgate.checks.prediction import quality
@@ -26,6 +27,31 @@ from gradgate.subjects.outputs import by_head, logits_in, with_logits
 from gradgate.subjects.rows import TokenRows
 from gradgate.subjects.schedule import Schedule, by_parameter, on_matrices
 from gradgate.subjects.toy_rows import toy_rows
+
+
+def far_apart(score_BSH: Tensor, valid_BSH: Tensor, floor: float) -> Tensor:
+    """One head has it all."""
+    return masked(1e4 * score_BSH, valid_BSH, floor).clamp(min=1e-30) * valid_BSH
+
+
+def alike(score_BSH: Tensor, valid_BSH: Tensor, _: float) -> Tensor:
+    """No head has more than another."""
+    return uniform(valid_BSH)
+
+
+@pytest.mark.parametrize(
+    ("weigh", "found"), [(masked, []), (far_apart, ["collapsed"]), (alike, None), (undetached, [])]
+)
+def test_a_fit_has_the_weights_of_the_step(weigh: Any, found: list[str] | None) -> None:
+    """GG905 judges them; uniform ones are of a critic that may have learnt nothing yet."""
+    start = weighing(weigh).stages[0].start
+    stage = Stage("tokens", start, fit=fit_of(start, steps=16, batches=2), objective="tokens")
+    outcome = run_check("GG905", Subject("weighing", [stage]), stage)
+    if found is None:
+        assert "`weight_NH`" in outcome.not_applicable
+    else:
+        messages = errors(outcome)
+        assert len(messages) == len(found) and all(text in told for text, told in zip(found, messages, strict=True))
 
 
 class TokenRun(StepLosses, TokenRows):
