@@ -44,9 +44,11 @@ def unreached_heads(stage: Stage, context: Context) -> list[Unreached]:
         run = stage.start(context.seed, dtype=torch.float64, device=context.device)
     if run.logits_from is None:
         return []
-    trained = {
-        module: term for term, modules in (stage.edges or {}).items() for module in modules if module in run.modules
-    }
+    trained: dict[str, str] = {}  # by the first term that is declared to: that of the heads, mostly
+    for term, modules in (stage.edges or {}).items():
+        for module in modules:
+            if module in run.modules:
+                trained.setdefault(module, term)
     embedded: dict[str, list[Tensor]] = {name: [] for name in trained}
     with ExitStack() as stack, seeded(context.seed):
         for name, kept in embedded.items():

@@ -139,6 +139,60 @@ def at_its_end(put_back: Callable[[], object]) -> None:
         stack.callback(put_back)
 
 
+class CountedRange(Sequence[int]):
+    """What `range(...)` gives, iterated over from a place that can be put back.
+
+    Args:
+        numbers: the range.
+        places: takes each iterator that is made.
+    """
+
+    def __init__(self, numbers: range, places: list[_Place]) -> None:
+        self._numbers, self._places = numbers, places
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._numbers[index]
+
+    def __iter__(self) -> Iterator[int]:
+        self._places.append(_Place(self._numbers))
+        return self._places[-1]
+
+
+class _Place(Iterator[int]):
+    def __init__(self, numbers: range) -> None:
+        self._numbers, self.index = numbers, 0
+
+    def __next__(self) -> int:
+        if self.index >= len(self._numbers):
+            raise StopIteration
+        self.index += 1
+        return self._numbers[self.index - 1]
+
+
+class Ranges:
+    """The ranges that a loop counts with, where it counts with `range`."""
+
+    def __init__(self) -> None:
+        self._places: list[_Place] = []
+
+    def make(self, *bounds: int) -> CountedRange:
+        """What `range` is to be for the loop."""
+        return CountedRange(range(*bounds), self._places)
+
+    def noted(self) -> Callable[[], None]:
+        """A function that lets all of them stand where they stand now."""
+        indices = [(place, place.index) for place in self._places]
+
+        def put_back() -> None:
+            for place, index in indices:
+                place.index = index
+
+        return put_back
+
+
 class Counts:
     """Whole and other numbers that the objects of a step hold as attributes, and its dictionaries by their keys.
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial, wraps
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Any, ClassVar
 from unittest.mock import patch
 
@@ -19,7 +19,7 @@ from gradgate.core.errors import SubjectError
 from gradgate.subjects.contract import Run
 from gradgate.subjects.doubles import doubles_kept
 from gradgate.subjects.inside import WEIGHTS, Backwards, assigned_from, backwards_read, locals_from
-from gradgate.subjects.keeping import Counts, LocalNumbers, at_its_end, own_calls
+from gradgate.subjects.keeping import Counts, LocalNumbers, Ranges, at_its_end, own_calls
 from gradgate.subjects.loaders import LentLoader, OwnLoader, first_call, first_made
 from gradgate.subjects.places import Place
 
@@ -69,6 +69,7 @@ class OwnLoop(Run):
         loader_in: Any = None,
         made_by: str = "DataLoader",
         loader_class: type[Any] | None = None,
+        counts_in: ModuleType | None = None,
         argv: Sequence[str] | None = None,
     ) -> None:
         """Start the loop and let it go to where it first asks for a batch. What is set for it holds until then.
@@ -83,6 +84,8 @@ class OwnLoop(Run):
             loader_class: a class, of the trainer or `DataLoader`, whose first instance that the loop makes stays what
                 it is: the loop stands still where it iterates over it. `batches`, where it is not written, is what
                 that yields, `set_epoch` called before each epoch where it has that.
+            counts_in: the module whose loop is `for step in range(...)`: the ranges that it makes while it begins go
+                back behind a turn for its losses, as other numbers do.
             argv: the command line that the loop finds, without the program's name.
 
         Raises:
@@ -91,6 +94,7 @@ class OwnLoop(Run):
         if loader_in is not None and loader_class is not None:
             raise SubjectError("begin: `loader_in` lends the loop a loader, `loader_class` leaves it its own: give one")
         self._frame: FrameType | None = None
+        self._ranges = Ranges()
         self._greenlet = greenlet(partial(_below, _DEPTH, loop))
         self._own_loader, self._own_class = None, loader_class
         loader = LentLoader(self._next_batch, self.length)
@@ -105,6 +109,8 @@ class OwnLoop(Run):
                 stack.enter_context(patch.object(loader_in, made_by, make))
             if loader_class is not None:
                 stack.enter_context(first_made(loader_class, self._is_inside, lambda own: self._take(own, loader)))
+            if counts_in is not None:
+                stack.enter_context(patch.object(counts_in, "range", self._ranges.make, create=True))
             if argv is not None:
                 stack.enter_context(patch.object(sys, "argv", [sys.argv[0], *argv]))
             self._go_on(loader)
@@ -152,7 +158,7 @@ class OwnLoop(Run):
         return self._turn(batch, {WEIGHTS: self.weights_from or ""}).tensor(WEIGHTS)
 
     def _turn(self, batch: Any, names: Mapping[str, str]) -> Backwards:
-        numbers = LocalNumbers(self._frame)
+        numbers, ranges = LocalNumbers(self._frame), self._ranges.noted()
         counts = Counts(value for call in own_calls(self._frame) for value in call.f_locals.values())
         try:
             with backwards_read(self, names) as found:
@@ -163,6 +169,7 @@ class OwnLoop(Run):
         finally:
             at_its_end(counts.put_back)
             at_its_end(numbers.put_back)
+            at_its_end(ranges)
         if not found.parts:
             raise SubjectError(f"the loop made {_WINDOW} turns without a backward: there are no losses to be had")
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gradgate.subjects.keeping import Counts, LocalNumbers
+from gradgate.subjects.keeping import Counts, LocalNumbers, Ranges
 from gradgate.subjects.own_loop import OwnLoop
 
 BATCH = torch.ones(2, 3)
@@ -71,12 +72,26 @@ def train_by_a_local(loader: Any) -> None:
         running = running + loss
 
 
+def train_by_a_range(loader: Any) -> None:
+    """Its learning rate follows the number that it iterates over."""
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    batches = iter(loader)
+    for update in range(100):
+        optimizer.param_groups[0]["lr"] = 0.1 / (1 + update)
+        for _ in range(1):
+            loss = model(next(batches)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
 class CountingRun(OwnLoop):
     """A run of such a loop."""
 
-    def __init__(self, loop: Any = train) -> None:
+    def __init__(self, loop: Any = train, counts_in: Any = None) -> None:
         torch.manual_seed(0)
-        self.begin(loop)
+        self.begin(loop, counts_in=counts_in)
         self.modules, self.optimizers = {"model": self.local("model")}, [self.local("optimizer")]
 
     def batches(self) -> Iterator[Tensor]:
@@ -123,6 +138,23 @@ def test_losses_move_no_schedule_that_counts_in_a_local_variable(monkeypatch: py
     assert rate_behind(run, losses=2) == 0.1
     monkeypatch.setattr(LocalNumbers, "put_back", lambda _: None)
     assert rate_behind(CountingRun(train_by_a_local), losses=2) == pytest.approx(0.1 / 3)
+
+
+def test_losses_move_no_range_of_the_loop() -> None:
+    """Where the adapter says in which module it counts; the module has its own `range` again behind the begin."""
+    here = sys.modules[__name__]
+    run = CountingRun(train_by_a_range, counts_in=here)
+    assert "range" not in vars(here)
+    assert rate_behind(run, losses=3) == rate_behind(CountingRun(train_by_a_range), losses=0) == 0.1 / 2
+    assert rate_behind(run, losses=1) == 0.1 / 3
+    assert rate_behind(CountingRun(train_by_a_range), losses=3) == pytest.approx(0.1 / 5)
+
+
+def test_a_range_that_is_counted_is_a_range_to_those_who_read_it() -> None:
+    """Its length, its numbers, slices, membership; each iteration begins anew."""
+    numbers = Ranges().make(2, 10, 3)
+    assert (len(numbers), list(numbers), list(numbers), numbers[-1], 5 in numbers) == (3, [2, 5, 8], [2, 5, 8], 8, True)
+    assert list(reversed(numbers)) == [8, 5, 2] and list(numbers[1:]) == [5, 8]
 
 
 def test_losses_leave_what_iterates_where_it_is() -> None:
