@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import torch
 from torch import Tensor, nn
 
+from gradgate.checks.loss_gradient import move_to_a_generic_point
 from gradgate.checks.raised import calling
 from gradgate.checks.randomness import seeded
+from gradgate.checks.snapshot import named_parameters
 from gradgate.core.errors import SubjectError, nearest
 from gradgate.subjects.contract import Batch, Context, Run, Stage
 from gradgate.subjects.inside import TOTAL
@@ -30,6 +32,7 @@ class Reach:
         largest: the largest magnitude of any gradient in it; NaN counts as infinite.
         parameter: where that is; empty where nothing is reached.
         is_frozen: no parameter of the module requires grad.
+        is_rounding: the largest is what rounding leaves, held against the total's.
     """
 
     term: str
@@ -38,6 +41,12 @@ class Reach:
     largest: float
     parameter: str
     is_frozen: bool = False
+    is_rounding: bool = False
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether what should train the module does not, as far as this batch tells."""
+        return not self.is_frozen and (not self.largest or self.is_rounding)
 
 
 def may_be_frozen(stage: Stage, name: str, module: nn.Module) -> bool:
@@ -77,7 +86,30 @@ def reaches(stage: Stage, context: Context) -> list[Reach]:
                 key = (reach.term, reach.module)
                 if key not in found or reach.largest > found[key].largest:
                     found[key] = reach
-    return list(found.values())
+    return list({**found, **_elsewhere(run, list(found.values()), edges, context.seed)}.values())
+
+
+def _elsewhere(
+    run: Run, found: Sequence[Reach], edges: Mapping[str, Sequence[str]], seed: int
+) -> dict[tuple[str, str], Reach]:
+    """Edges that carry nothing, or rounding, at the start, as they are at other parameters.
+
+    A divergence from a reference has no gradient where the two are one, and what stands in front of a head of zeros has
+    none, declared or not; a divergence whose probabilities are detached has none anywhere.
+    """
+    doubtful = {(each.term, each.module) for each in found if each.is_nothing}
+    if not doubtful:
+        return {}
+    trained = [parameter for parameter in named_parameters(run) if parameter.requires_grad]
+    move_to_a_generic_point(trained, torch.Generator().manual_seed(seed))
+    with seeded(seed):
+        again = reaches_of(run, next(iter(run.batches())), edges)
+    there = {(each.term, each.module): each for each in again}
+    return {
+        key: replace(each, largest=0.0, parameter="") if each.is_nothing else each
+        for key, each in there.items()
+        if key in doubtful
+    }
 
 
 def reaches_of(run: Run, batch: Batch, edges: Mapping[str, Sequence[str]]) -> list[Reach]:
@@ -95,9 +127,10 @@ def reaches_of(run: Run, batch: Batch, edges: Mapping[str, Sequence[str]]) -> li
                     found.append(Reach(term, name, is_declared=True, largest=0.0, parameter="", is_frozen=True))
                 continue
             largest, parameter = _largest(terms[term], parameters)
-            if largest and name not in declared and largest < ROUNDING * _largest(terms.get(TOTAL), parameters)[0]:
-                largest, parameter = 0.0, ""
-            found.append(Reach(term, name, name in declared, largest, parameter))
+            is_rounding = 0 < largest < ROUNDING * _largest(terms.get(TOTAL), parameters)[0]
+            if is_rounding and name not in declared:
+                largest, parameter, is_rounding = 0.0, "", False
+            found.append(Reach(term, name, name in declared, largest, parameter, is_rounding=is_rounding))
     return found
 
 

@@ -14,9 +14,9 @@ Two parts that were meant to learn apart pull at each other. Nothing raises; the
 The stage declares for a loss term which modules it trains; all others are out of its reach. In float64, on 3 batches,
 the gradient of each declared term is taken with respect to each module of the run. Statistic: the largest magnitude of
 a gradient in a module that the term does not declare. Allowed: 0: where there is no path there is no gradient, and a
-path whose gradient happens to be exactly zero does nothing. Less than 2**-40 of the total's gradient in that module is
-0, too: an adapter may give a term as the difference of two losses, which leaves some roundoff. Terms that are not
-declared, frozen modules and modules outside `Run.modules` are not looked at.
+path whose gradient is exactly zero, also with all parameters moved by 1 %, does nothing. Less than 2**-40 of the
+total's gradient in that module is 0, too: an adapter may give a term as the difference of two losses, which leaves some
+roundoff. Terms that are not declared, frozen modules and modules outside `Run.modules` are not looked at.
 
 The guilty line: the losses of one batch are computed once more under the recorder, and the term's graph is followed to
 the first operation that reads what the module made and is neither the module's own nor part of a term that may reach

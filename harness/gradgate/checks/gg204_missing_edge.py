@@ -14,10 +14,11 @@ Where the module has another loss it still moves, and no check of dead parameter
 
 The stage declares for a loss term which modules it trains. In float64, on 3 batches, the gradient of each declared term
 is taken with respect to each module of the run. Statistic: declared pairs whose gradient is zero, or missing, in every
-element of every batch. Allowed: 0. The finding carries the line at which a value lost its history and then met the
-term, what the module gave before others, in one recorded forward; where there is none, the line that the recorder
-blames in the stage's five steps. A declared module of which no parameter requires grad is a finding as it is, with the
-line that froze it.
+element of every batch, or no more than 2**-40 of the total's, and is so on one more batch with all parameters moved by
+1 %: a divergence from what the model still is, and what stands in front of a head of zeros, get theirs later. Allowed:
+0. The finding carries the line at which a value lost its history and then met the term, what the module gave before
+others, in one recorded forward; where there is none, the line that the recorder blames in the stage's five steps. A
+declared module of which no parameter requires grad is a finding as it is, with the line that froze it.
 
 Where `Run.logits_from` gives [B, S, H, V], each head's logits are asked as well, of one batch, for a gradient at what
 the embeddings of a declared module give. Statistic: heads without one where another has one; allowed: 0.
