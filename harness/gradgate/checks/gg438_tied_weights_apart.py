@@ -76,7 +76,8 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 def _found(file: File) -> Iterator[Finding]:
     for node in file.nodes if file.has("tie", "tying", "share", "Tie") else ():
         if isinstance(node, ast.If) and _speaks_of_it(ast.walk(node.test)):
-            yield from _copies(file, list(nodes_in(node.body, *OTHERS)))
+            is_untied = isinstance(node.test, ast.UnaryOp) and isinstance(node.test.op, ast.Not)
+            yield from _copies(file, list(nodes_in(node.orelse if is_untied else node.body, *OTHERS)))
         elif isinstance(node, ast.FunctionDef) and TIES.search(node.name):
             yield from _copies(file, list(nodes_in(node.body, *OTHERS, ast.If)))
 
