@@ -178,7 +178,9 @@ class _Models:
         return call if built and not told else None
 
     def drop(self, source: ast.expr, place: Place) -> bool:
-        """Whether the classes of a model have dropout; of what is not known, whether anything has."""
+        """Whether the classes of a model, or of the part of one, have dropout; if not known, whether anything has."""
+        if made := self._part(source):
+            return any(map(drops, self._reached(made)))
         values = [(source, place), *self._values(source, place, 2)]
         roots = {name for value, _ in values for name in _last_names(value)} & set(self._named)
         if any("from_pretrained" in ast.unparse(value) for value, _ in values):
@@ -186,6 +188,15 @@ class _Models:
         if roots:
             return any(map(drops, self._reached(roots)))
         return not any(file.has("from_pretrained(") for file in self._files) and self._any
+
+    def _part(self, source: ast.expr) -> set[str]:
+        """The classes of a part of a model (`model.value_head`); empty where it is no part, or not known."""
+        *whole, part = dotted(source).removeprefix("self.").split(".")
+        if not whole:
+            return set()
+        values = (value for each in self.uses.places for target, value in assignments_in(each.nodes)
+                  if dotted(target) == f"self.{part}")  # fmt: skip
+        return {name for value in values for name in _last_names(value)} & set(self._named)
 
     def in_eval(self, source: ast.expr, place: Place) -> bool:
         """Whether a model is in eval mode where it is copied: as given, as built, or by a line in front."""
