@@ -13,12 +13,13 @@ steps later, and then nobody thinks of the checkpoint.
 ## How it decides
 
 By observation, without a list: everything reachable from the run (attributes, mappings, sequences, `state_dict()`s,
-random generators) is written down as named numbers, strings and tensors. Three runs: one takes 4 steps and saves after
-3; another takes the same 4 steps; a third, from another seed, loads and takes the 4th. Statistic: names whose value
-changed in training between the start and the save, or between the save and the end; on which the first two runs agree
-to the bit; and which the loaded run does not have at the end. What every step makes anew, such as the last loss, has
-come back by then. Allowed: 0. False-alarm rate: 0 for state; a log of past losses that the run keeps in itself is
-reported, and may be left out of the run.
+random generators; of an `OwnLoop` what the local variables of its loop hold, but for what reports) is written down as
+named numbers, strings and tensors. Three runs: one takes 4 steps and saves after 3; another takes the same 4 steps; a
+third, from another seed, loads and takes the 4th. Statistic: names whose value changed in training between the start
+and the save, or between the save and the end; on which the first two runs agree to the bit; and which the loaded run
+does not have at the end. What every step makes anew, such as the last loss, has come back by then. Allowed: 0.
+False-alarm rate: 0 for state; a log of past losses that the run keeps in itself is reported, and may be left out of the
+run.
 
 A run that has a `save` and no `load`: every tensor of its modules and optimizers that changed between the start and the
 save is looked for in the files, by value, within a hundredth of its largest number (weights may be written in 16 bits).
@@ -62,13 +63,14 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from gradgate.checks.checkpoints import OTHER_SEED, fresh, stepped
 from gradgate.checks.contents import missing, tensors_in
 from gradgate.checks.raised import calling, reports_raises
-from gradgate.checks.run_parts import FOREIGN, digest, is_code
+from gradgate.checks.run_parts import FOREIGN, digest, is_code, objects_of_loop
 from gradgate.checks.snapshot import take
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -150,8 +152,12 @@ def _loaded(stage: Stage, context: Context, path: Any) -> Inventory:
 
 
 def inventory(run: Run) -> Inventory:
-    """Everything reachable from a run, by name, as digests."""
-    return {name: digest(value) for name, value in _walk("run", run, DEPTH, {})}
+    """Everything reachable from a run, and from the local variables of its loop, by name, as digests."""
+    seen: dict[int, object] = {}
+    found = dict(_walk("run", run, DEPTH, seen))
+    for name, value in objects_of_loop(run).items():
+        found |= {key: each for key, each in _walk(name, value, DEPTH, seen) if key not in found}
+    return {name: digest(value) for name, value in found.items()}
 
 
 def _walk(name: str, value: Any, depth: int, seen: dict[int, object]) -> Iterator[tuple[str, Any]]:
@@ -171,6 +177,11 @@ def _children(value: Any) -> Iterator[tuple[str, Any]]:
         yield ".state", value.get_state()
     elif isinstance(value, random.Random):
         yield ".state", repr(value.getstate())
+    elif isinstance(value, np.random.Generator):
+        yield ".state", repr(value.bit_generator.state)
+    elif isinstance(value, np.random.RandomState):
+        kind, key, *rest = value.get_state()
+        yield ".state", repr((kind, np.asarray(key).tolist(), *rest))
     elif isinstance(value, Mapping):
         yield from ((f"[{key!r}]", inner) for key, inner in value.items() if isinstance(key, str | int))
         # Keys that are objects, such as an optimizer's parameters, have names of their own in `state_dict`.

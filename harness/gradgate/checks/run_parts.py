@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradgate.subjects.contract import Run
+from gradgate.subjects.own_loop import OwnLoop
 
 _DEPTH = 8
 FOREIGN = ("torch", "numpy", "builtins", "pathlib", "re", "logging", "threading", "functools", "types", "rich")
@@ -44,8 +45,18 @@ def is_code(value: Any) -> bool:
 
 
 def parts_of(run: Run) -> dict[str, Part]:
-    """All that is reachable from a run, by name."""
-    return {".".join(part.path): part for part in _walk((), None, run, _DEPTH, {})}
+    """All that is reachable from a run, and from the local variables of its loop, by name."""
+    seen: dict[int, object] = {}
+    found = {".".join(part.path): part for part in _walk((), None, run, _DEPTH, seen)}
+    for name, value in objects_of_loop(run).items():
+        for part in _walk((name,), None, value, _DEPTH, seen):
+            found.setdefault(".".join(part.path), part)
+    return found
+
+
+def objects_of_loop(run: Run) -> dict[str, Any]:
+    """What the local variables of a run's own loop hold, where it has one."""
+    return run.objects() if isinstance(run, OwnLoop) else {}
 
 
 def _walk(path: tuple[str, ...], owner: Any, value: Any, depth: int, seen: dict[int, object]) -> Iterator[Part]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
@@ -21,6 +23,7 @@ from gradgate.subjects.contract import Run
 _SMALL = 2.0**-20  # of a gradient: no clipping is reached by it, and 16 bits have it
 _DEPTH = 2  # attributes of attributes of what a step names
 _LARGEST = 1000  # entries of a dictionary: one with more is a vocabulary, or rows, and no counts
+_REPORTS = re.compile(r"log|meter|timer|progress|metric|monitor|writer|profil|bar(?![a-z])|track", re.IGNORECASE)
 _FOREIGN = (type, ModuleType, nn.Module, Tensor, torch.optim.Optimizer, LRScheduler, Iterator)
 
 
@@ -248,6 +251,29 @@ def own_calls(frame: FrameType | None) -> Iterator[FrameType]:
         if is_own_code(frame.f_code.co_filename):
             yield frame
         frame = frame.f_back
+
+
+def objects_of(frame: FrameType | None) -> dict[str, Any]:
+    """Objects of the user's own classes, and generators of random numbers, that local variables of own lines hold.
+
+    What reports (a logger, a meter, a timer) is left out: a resumed run may begin its window anew.
+    """
+    found: dict[str, Any] = {}
+    for call in own_calls(frame):
+        for name, value in call.f_locals.items():
+            if _has_state(value) and not (_REPORTS.search(name) or _REPORTS.search(type(value).__name__)):
+                found.setdefault(name, value)
+    return found
+
+
+def _has_state(value: Any) -> bool:
+    kind = type(value)
+    if kind.__name__ in ("Generator", "RandomState", "Random") and not isinstance(value, Iterator):
+        return True
+    module = sys.modules.get(kind.__module__)
+    file = getattr(module, "__file__", None)
+    is_own = file is not None and is_own_code(file) and not isinstance(value, (Run, *_FOREIGN))
+    return is_own and isinstance(getattr(value, "__dict__", None), dict)
 
 
 def _tables(owner: Any) -> list[dict[Any, Any]]:

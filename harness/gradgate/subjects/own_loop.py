@@ -19,7 +19,7 @@ from gradgate.core.errors import SubjectError
 from gradgate.subjects.contract import Run
 from gradgate.subjects.doubles import doubles_kept
 from gradgate.subjects.inside import WEIGHTS, Backwards, assigned_from, backwards_read, locals_from
-from gradgate.subjects.keeping import Counts, LocalNumbers, Ranges, at_its_end, own_calls
+from gradgate.subjects.keeping import Counts, LocalNumbers, Ranges, at_its_end, objects_of, own_calls
 from gradgate.subjects.loaders import LentLoader, OwnLoader, first_call, first_made
 from gradgate.subjects.places import Place
 
@@ -135,6 +135,10 @@ class OwnLoop(Run):
             kind, so_far = (_NotYetError, " so far") if name in assigned_from(self._frame) else (SubjectError, "")
             raise kind(f"the loop has no local variable {name!r}{so_far}; it has {', '.join(sorted(found))}")
         return found[name]
+
+    def objects(self) -> dict[str, Any]:
+        """What the loop's local variables hold that has a state: objects of its own classes, random generators."""
+        return objects_of(self._frame)
 
     def step(self, batch: Any) -> Mapping[str, float]:
         """One turn of the trainer's loop. The metrics are the loss terms that are its variables, where these are still
