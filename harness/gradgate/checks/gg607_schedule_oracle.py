@@ -29,7 +29,8 @@ at the update or behind it. Each way of `precisions` also takes an update, a ste
 steps more: where the trainer skips the second, what is declared for the second update holds for the third step.
 
 Where a key of `Stage.options` says of how many micro-batches an update is made (GG410 tells which), and what is
-declared goes by it, the same is looked at with several.
+declared goes by it, the same is looked at with several. Where it does not, an update must not have what is declared
+for as many updates as there were micro-batches.
 
 A schedule may count skipped steps on purpose. `Run.schedule_counts` says what moves it: `"updates"`, as above, or
 `"steps"`, skipped ones too. Where a run does not say, and each of those updates has what is declared for the number of
@@ -90,6 +91,7 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from gradgate.checks import first_fault
+from gradgate.checks.micro_batch_rates import FEW, follows_micro_batches
 from gradgate.checks.own_lines import Line, named
 from gradgate.checks.raised import SubjectRaisedError, as_finding, calling, reports_raises
 from gradgate.checks.rate_lines import line_behind_skip, line_of_rate, line_of_refusal
@@ -186,7 +188,7 @@ def _accumulated(stage: Stage, context: Context, plain: Run, known: Held) -> lis
             run = stage.start(context.seed, device=context.device, options={key: count})
         length = _length(run)
         if all(run.hyperparameters(number) == plain.hyperparameters(number) for number in range(length)):
-            return []
+            return [] if known.found else _by_micro_batches(run, key, count)
         for batch in islice(run.batches(), length * count):
             _step(run, batch, held)
             held.skipped = 0  # a micro-batch is no step that is skipped
@@ -199,6 +201,18 @@ def _accumulated(stage: Stage, context: Context, plain: Run, known: Held) -> lis
         for found, (update, name, message, _) in held.found.items()
         if found not in known.found
     ]
+
+
+def _by_micro_batches(run: Run, key: str, count: int) -> list[Finding]:
+    names = named_parameters(run)
+
+    def off(groups: Groups, number: int) -> float:
+        return max((distance for _, _, distance, _ in _off(run, groups, names, number)), default=0.0)
+
+    if not follows_micro_batches(run, count, _groups_at_updates, off, ALLOWED):
+        return []
+    text = f"with {key} = {count} has the rate that is declared for {count} times as many, as each other has"
+    return [_finding(FEW - 1, next(iter(names.values())), f"{text}: the schedule moves once a micro-batch")]
 
 
 def _step(run: Run, batch: Batch, held: Held) -> bool:

@@ -195,3 +195,32 @@ def test_gg607_holds_a_schedule_against_one_of_updates_of_several_parts(length: 
     found = messages(run_check("GG607", Subject("own", [stage])))
 
     assert [message.partition(", with train.accum = 2;")[0] for message in found] == told
+
+
+class Moving(Windows):
+    """A schedule of so many updates, moved once an update, or once a micro-batch in front of the step or behind it."""
+
+    def __init__(self, seed: int, *, moves: str, **given: Any) -> None:
+        super().__init__(seed, length=lambda turns, _: turns, **given)
+        self.moves, self.at = moves, 0
+        self.rates = {"net": {"lr": gradgate.Schedule(0.1, 40, 4, "linear")}}
+
+    def step(self, batch: Any) -> dict[str, float]:
+        (self.modules["net"](batch).square().mean() / self.every).backward()
+        self.turns += 1
+        is_due = self.turns % self.every == 0
+        self.at += self.moves == "in front" and self.turns > 1
+        if is_due:
+            self.optimizers[0].param_groups[0]["lr"] = self.rates["net"]["lr"](self.at)
+            self.optimizers[0].step()
+            self.optimizers[0].zero_grad()
+        self.at += self.moves == "behind" or (self.moves == "updates" and is_due)
+        return {}
+
+
+@pytest.mark.parametrize(("moves", "found"), [("updates", 0), ("behind", 1), ("in front", 1)])
+def test_gg607_sees_a_schedule_that_moves_once_a_micro_batch(moves: str, found: int) -> None:
+    """Though nothing that is declared goes by their number."""
+    stage = Stage("own", partial(Moving, moves=moves), options={"train.accum": (1, 2)})
+    told = messages(run_check("GG607", Subject("own", [stage])))
+    assert len(told) == found and all("the schedule moves once a micro-batch" in message for message in told)
