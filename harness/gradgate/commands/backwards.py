@@ -119,13 +119,15 @@ def optimizers_of(node: ast.FunctionDef) -> list[str]:
         call.func.value for call in calls_in(node) if last(call) == "step" and isinstance(call.func, ast.Attribute)
     ]
     names = [value.id for value in stepping if isinstance(value, ast.Name)]
-    return sorted({name for name in names if name in made and "sched" not in name.lower()})
+    return sorted({name for name in names if name in made and not re.search("sched|scaler", name.lower())})
 
 
 def begun(loop: ast.For, call: str, own: str | None, extra: str = "") -> Iterator[str]:
     """The lines that let a loop begin: a comment on what it goes over, then `begin`."""
     over = f"`{ast.unparse(loop.iter)}`" + (", whose batches are the run's" if own else "")
     yield f"# The loop goes over {over}. What it loads from files: patches around begin() that hand out small ones."
+    if isinstance(loop.iter, ast.Call) and ast.unparse(loop.iter.func) == "range":
+        yield "# It counts with range: begin(..., counts_in=its_module) puts that back behind a turn for the losses."
     yield f"self.begin(lambda {'_' if own else 'loader'}: {call}, dtype=dtype{extra})"
 
 
