@@ -106,9 +106,9 @@ def _rates(nodes: Sequence[ast.AST], place: Place, counts: set[str]) -> Iterator
         if last_name(target) != "lr" or not isinstance(target, ast.Subscript | ast.Attribute):
             continue
         parts = list(place.names.parts(value))
-        divided = [part for part in parts if isinstance(part, ast.BinOp) and isinstance(part.op, ast.Div | ast.FloorDiv)]
-        for part in parts:
-            if isinstance(part, ast.Name | ast.Attribute) and dotted(part) in counts:
-                if not any(contains(each.left, part) for each in divided):
-                    yield value, dotted(part)
-                    break
+        divided = [
+            part for part in parts if isinstance(part, ast.BinOp) and isinstance(part.op, ast.Div | ast.FloorDiv)
+        ]
+        asked = [part for part in parts if isinstance(part, ast.Name | ast.Attribute) and dotted(part) in counts]
+        whole = [part for part in asked if not any(contains(each.left, part) for each in divided)]
+        yield from ((value, dotted(part)) for part in whole[:1])

@@ -130,5 +130,3 @@ def _is_of_values(table: ast.expr) -> bool:
     if isinstance(table, ast.Dict):
         return bool(table.values) and not any(isinstance(each, ast.Name | ast.Attribute) for each in table.values)
     return isinstance(table, ast.List) and bool(table.elts) and not isinstance(table.elts[0], ast.Name | ast.Attribute)
-
-

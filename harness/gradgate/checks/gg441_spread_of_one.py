@@ -19,7 +19,8 @@ does unless it is told `unbiased=False` or `correction=0`), and `statistics.stde
 divided (`/`, `/=`, `rsqrt`), in a function that neither asks how many there are, by `numel`, `len`, `size` or `shape`
 beside a comparison with more than 0, or by `sum` or `count` of what is selected, nor replaces what is not finite; and
 such spreads in what a method makes an attribute of, of what it was, where something is divided by it or its root is
-taken: a running variance, which stays NaN. NumPy's are not corrected, and no findings. What selects or reduces parameters is none either.
+taken: a running variance, which stays NaN. NumPy's are not corrected, and no findings. What selects or reduces
+parameters is none either.
 
 A warning: whether batches of one occur, the data say.
 
@@ -113,9 +114,8 @@ def _kept(nodes: Sequence[ast.AST], names: Names, file: File) -> Iterator[ast.ex
     all."""
     scales = _scales(file)
     for target, value in assignments_in(nodes):
-        if dotted(target).startswith("self.") and dotted(target).rpartition(".")[2] in scales:
-            if any(isinstance(part, ast.Attribute) and dotted(part) == dotted(target) for part in names.parts(value)):
-                yield value
+        if _own_in(target) & scales and any(dotted(part) == dotted(target) for part in names.parts(value)):
+            yield value
     for node in nodes:
         if isinstance(node, ast.AugAssign) and _own_in(node.target) & scales:
             yield node.value

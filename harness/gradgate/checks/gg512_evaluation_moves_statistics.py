@@ -16,10 +16,11 @@ By reading the files of `Subject.source`, or those of the modules that the adapt
 that takes a running number of its own from what it is given, and divides by one, itself, by its properties or where
 another function does that with an object of it. What moves those is a method that assigns or writes them of what they
 were. Calls are followed through functions, methods, and objects whose class is known by what they are made of or
-annotated with, also where they are handed over by a constructor, an argument or a function that makes them, and to each entry of a table (`MODES[mode](scores)`). A finding is a call in a function that is named
-after an evaluation (`prediction_step` of transformers' Trainer too), of an object that is not made there, that leads
-to such a method as a call in one that is named after training does, on a way on which no condition, and no argument but one that is counted with, speaks of training,
-evaluating or updating, where the function puts no state back.
+annotated with, also where they are handed over by a constructor, an argument or a function that makes them, and to each
+entry of a table (`MODES[mode](scores)`). A finding is a call in a function that is named after an evaluation
+(`prediction_step` of transformers' Trainer too), of an object that is not made there, that leads to such a method as a
+call in one that is named after training does, on a way on which no condition, and no argument but one that is counted
+with, speaks of training, evaluating or updating, where the function puts no state back.
 
 Statistic: such calls, one a function; allowed: 0.
 

@@ -58,8 +58,8 @@ Step the schedule where the optimizer steps, and give it its length in updates.
 
 ## Known limits
 
-Steps of a schedule in another function, and of one under another name, are not seen. Which rate each update really has is GG607's,
-which runs it.
+Steps of a schedule in another function, and of one under another name, are not seen. Which rate each update really has
+is GG607's, which runs it.
 
 ## Sources
 
@@ -100,8 +100,8 @@ def _by_turns(file: File, found: list[tuple[Place, ast.expr, str]]) -> Iterator[
             yield Finding(
                 code=CODE,
                 name=NAME,
-                message=f"{place.name}() sets the rate by `{count}`, which is raised at each backward, and the optimizer "
-                "steps once for several of them; allowed: by a count of updates",
+                message=f"{place.name}() sets the rate by `{count}`, which is raised at each backward, and the "
+                "optimizer steps once for several of them; allowed: by a count of updates",
                 culprit=file.at(value, place.name),
                 fix="count updates where the optimizer steps, or divide the count by the batches of an update",
             )
