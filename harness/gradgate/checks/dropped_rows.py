@@ -182,6 +182,8 @@ def _is_put_in(name: str, place: Place) -> bool:
 def held_out_name(call: ast.Call, place: Place) -> str:
     """What a call's result is called where that is after an evaluation, or its first argument; empty: neither is."""
     names = _names_around(call, place)
+    if place.name not in names and _is_of_an_evaluation(place) and _says_nothing(names, call) and _ends(place, call):
+        names = [place.name]
     if found := next(filter(EVALUATION.search, names), ""):
         return found
     says_both = names == [place.name] and not TRAINING.search(place.name) and _makes_several(call, place)
@@ -189,6 +191,24 @@ def held_out_name(call: ast.Call, place: Place) -> str:
         return ""
     first = last_name(call.args[0])
     return first if EVALUATION.search(first) else ""
+
+
+def _is_of_an_evaluation(place: Place) -> bool:
+    return bool(EVALUATION.search(place.name)) and not TRAINING.search(place.name)
+
+
+def _says_nothing(names: list[str], call: ast.Call) -> bool:
+    """Whether neither what a result is called nor what it is made of tells training from evaluation."""
+    given = [part for each in (*call.args, *(word.value for word in call.keywords)) for part in ast.walk(each)]
+    told = (*names, *(last_name(part) for part in given if isinstance(part, ast.Name | ast.Attribute | ast.Subscript)))
+    return not any(TRAINING.search(each) or EVALUATION.search(each) for each in told)
+
+
+def _ends(place: Place, call: ast.Call) -> bool:
+    """Whether a call's result is what a function gives back, or runs over."""
+    over = (node.iter for node in place.nodes if isinstance(node, ast.For | ast.comprehension))
+    runs_over = any(part is call for each in over for part in place.names.parts(each))
+    return runs_over or _gives(place, call)
 
 
 def _makes_several(call: ast.Call, place: Place) -> bool:

@@ -3,7 +3,7 @@
 ## What it detects
 
 `data = PRESETS[name]` and `deep_merge(data, overrides)`, where `deep_merge` writes into its first argument;
-`DEFAULTS.update(given)`.
+`DEFAULTS.update(given)`; `config = dict(DEFAULTS)`, a shallow copy, and a merge that writes into its sections.
 
 ## Why it matters
 
@@ -16,7 +16,10 @@ By reading the files of `Subject.source`, or those of the modules that the adapt
 that say presets, defaults, a base, settings or the like, to which a module's top level assigns a mapping, or a list,
 that is not empty. Findings are functions that write into one, into an entry of it, or into a name that holds either and
 no copy: by an item, `update`, `setdefault`, `pop`, `append` and the like, or by giving it to a function of the
-trainer's that does that to its parameter, or gives it on to one that does. Tables of classes or functions are there to
+trainer's that does that to its parameter, or gives it on to one that does. A copy (`dict(TABLE)`, `TABLE.copy()`,
+`{**TABLE}`, one that a function makes) has the table's own sections: what is written in one of those, by a key, by a
+name that walks down, or by a merge that calls itself, is a finding as well, where the table has sections and no copies
+of them were put in. Tables of classes or functions are there to
 be written, and so is what a function that registers writes.
 
 Statistic: such writes; allowed: 0.
@@ -47,7 +50,7 @@ Take a copy, a deep one where sections stand in sections.
 
 ## Known limits
 
-Tables that are imported under another name are not seen, nor shallow copies whose inner sections are written.
+Tables that are imported under another name are not seen.
 
 ## Sources
 
@@ -60,9 +63,12 @@ import ast
 import re
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import TypeGuard
 
 from gradgate.checks.source_places import Place, Places, read_place_by_place
 from gradgate.checks.source_values import assignments_in
+from gradgate.checks.trainer_source import dotted
+from gradgate.checks.written_containers import written_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -70,9 +76,7 @@ from gradgate.subjects.contract import Context, Subject
 CODE, NAME = "GG110", "constant-written-in-place"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
-WRITES = ("update", "setdefault", "pop", "popitem", "clear", "append", "extend", "insert", "remove")
 TABLES = re.compile(r"PRESET|DEFAULT|BASE|CONFIG|RECIPE|TEMPLATE|PROFILE|SETTING|OPTION|PARAMS|VARIANT|EXPERIMENT")
-HOPS = 3
 
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
@@ -82,21 +86,24 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
 
 def _found(place: Place, places: Places) -> Iterator[Finding]:
     tables = _tables(places)
-    if not tables or not place.file.has(*tables) or re.search(r"(^|_)(un)?register(_|$)", place.name):
+    if not tables or re.search(r"(^|_)(add|(un)?register)(_|$)", place.name):
         return
-    for node, written in _writes(place, places):
-        name = _table_of(written, place)
-        if name in tables:
-            text = f"{place.name}() writes into `{name}`, which the module keeps: what it sets is there for the next"
-            at = place.file.at(node, place.name)
-            yield Finding(CODE, NAME, f"{text}; allowed: a copy", culprit=at, fix="take a copy, a deep one")
+    seen = set[int]()
+    for each in written_in(place, places):
+        if id(each.node) in seen or tables.get(each.root, 0) <= each.depth or each.is_own:
+            continue
+        seen.add(id(each.node))
+        text = f"{place.name}() writes into `{each.root}`, which the module keeps: what it sets is there for the next"
+        allowed = "allowed: a deep copy" if each.is_of_copy else "allowed: a copy"
+        at = place.file.at(each.node, place.name)
+        yield Finding(CODE, NAME, f"{text}; {allowed}", culprit=at, fix="take a copy, a deep one")
 
 
 @lru_cache(maxsize=1)
-def _tables(places: Places) -> set[str]:
-    """The names in capitals of mappings and lists that are not empty."""
+def _tables(places: Places) -> dict[str, int]:
+    """The names in capitals of mappings and lists that are not empty, with how many of them stand in one another."""
     return {
-        target.id
+        target.id: _levels(value)
         for top in places.all
         if top.is_top
         for target, value in assignments_in(top.nodes)
@@ -105,38 +112,21 @@ def _tables(places: Places) -> set[str]:
     }
 
 
+def _levels(value: ast.expr | None) -> int:
+    """How many mappings and lists stand in one another; what is made by a call may have more."""
+    if isinstance(value, ast.Dict):
+        return 1 + max(map(_levels, value.values), default=0)
+    if isinstance(value, ast.List):
+        return 1 + max(map(_levels, value.elts), default=0)
+    return 1 + max((_levels(word.value) for word in value.keywords), default=0) if _is_dict(value) else 0
+
+
+def _is_dict(value: ast.expr | None) -> TypeGuard[ast.Call]:
+    return isinstance(value, ast.Call) and dotted(value.func) == "dict" and not value.args
+
+
 def _is_of_values(table: ast.expr) -> bool:
     """Whether a mapping or a list holds something, and no classes or functions, as a register does."""
     if isinstance(table, ast.Dict):
         return bool(table.values) and not any(isinstance(each, ast.Name | ast.Attribute) for each in table.values)
     return isinstance(table, ast.List) and bool(table.elts) and not isinstance(table.elts[0], ast.Name | ast.Attribute)
-
-
-def _table_of(written: ast.expr, place: Place) -> str:
-    """The name of what an expression is, or an entry of."""
-    held = place.names.held(written)
-    while isinstance(held, ast.Subscript):
-        held = place.names.held(held.value)
-    is_own = isinstance(held, ast.Name) and held.id in place.parameters
-    return held.id if isinstance(held, ast.Name) and not is_own else ""
-
-
-def _writes(place: Place, places: Places, hops: int = HOPS) -> Iterator[tuple[ast.AST, ast.expr]]:
-    """What a function writes into, and where."""
-    for node in place.nodes:
-        targets = node.targets if isinstance(node, ast.Assign | ast.Delete) else []
-        targets = [node.target] if isinstance(node, ast.AugAssign) else targets
-        yield from ((node, each.value) for each in targets if isinstance(each, ast.Subscript))
-        if not isinstance(node, ast.Call):
-            continue
-        if isinstance(node.func, ast.Attribute) and node.func.attr in WRITES:
-            yield node, node.func.value
-        called = places.called(node, place) if hops else None
-        if called is not None and called is not place:
-            written = {_parameter_of(each, called) for _, each in _writes(called, places, hops - 1)}
-            yield from ((node, value) for name, value in called.given(node).items() if name in written)
-
-
-def _parameter_of(written: ast.expr, place: Place) -> str:
-    """The parameter that is written into itself, and not a name that it was copied to."""
-    return written.id if isinstance(written, ast.Name) and written.id in place.parameters else ""

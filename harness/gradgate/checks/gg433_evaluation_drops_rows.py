@@ -16,7 +16,8 @@ smaller than one batch has no score at all.
 The trainer's source is read (`Subject.source`, or the modules that the adapter imports): calls with `drop_last=True`,
 also in a mapping that is handed on by `**`, whose function, or whose result, is called after an evaluation: the name,
 the keyword, the key, one of the names that a loop is over, or, where that says nothing, as the name of a function that
-makes several says nothing of each, the first argument; such calls
+makes several says nothing of each, the first argument; where none of these tells, and the function is named after an
+evaluation and gives the result back or runs over it, the function's name; such calls
 by a setting that is no evaluation's own (`config.drop_last`) and also given where no evaluation is; calls of a function
 that gives back what such a flag of its own makes, or what another one gives it; and calls of the trainer's own
 functions and classes, called so, that drop: which have a parameter `drop_last` whose default is True and that is not

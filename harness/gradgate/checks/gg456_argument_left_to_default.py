@@ -23,6 +23,12 @@ A finding, as a warning, is another call that gives no such argument, nor `*` or
 named after a test, a demonstration or a baseline, in the function itself, in the other branch of one condition, nor
 where fewer calls give the setting than leave it out. Allowed: 0.
 
+Nor where the default is 0 and the call is an evaluation's, which is to have no noise.
+
+So, too, an object or a function that no call gives such an argument, whose default is another than 0, where another
+function is given the setting of that very name beside it: in the same function and of one thing more that both are
+given, or where the object is handed to, and called with the same or holds what the other is given.
+
 So, too, an object that is made of settings (`Block(cfg.width, cfg.heads)`) and not given an argument, `dropout` or such
 a number of the algorithm, whose default is another than 0 and which is called as a setting is that the same function
 reads of the same object elsewhere (`nn.Dropout(cfg.dropout)`).
@@ -71,6 +77,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
+from gradgate.checks.defaults_beside import Beside, left_beside
+from gradgate.checks.dropped_rows import held_out_name
+from gradgate.checks.evaluation_names import EVALUATION
 from gradgate.checks.seeds_left_out import SeedLeft, seeds_left_out
 from gradgate.checks.source_places import Place, Places, places_in
 from gradgate.checks.source_values import Names, defaults_of, last_name, outwards, parents_in
@@ -113,7 +122,31 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     told = {(one.culprit.file, one.culprit.line) for one in found if one.culprit is not None}
     beside = (one for one in _beside(places) if one.culprit is not None)
     found += tuple(one for one in beside if one.culprit and (one.culprit.file, one.culprit.line) not in told)
+    found += tuple(map(_of_beside, left_beside(places, _numbers_of, _is_given)))
     return Outcome(found, {"arguments_left_out": len(found)}, {"arguments_left_out": 0})
+
+
+def _numbers_of(place: Place) -> dict[str, str]:
+    """The arguments of the algorithm whose default is another than 0, which would leave out what they weigh."""
+    if place.name != "__init__" and place.owner is not None:
+        return {}
+    found = _defaults(place.function)
+    return {name: default for name, default in found.items() if not _is_zero(default) and name not in NOT_ONE}
+
+
+def _is_given(value: ast.expr, argument: str, caller: Place) -> bool:
+    return _is_setting(value, argument, caller.function)
+
+
+def _is_zero(default: str) -> bool:
+    return not float(default)
+
+
+def _of_beside(each: Beside) -> Finding:
+    at = each.there.file.at(each.giving)
+    where = f"line {at.line}" if each.there.file is each.here.file else f"{each.there.file.path.name}:{at.line}"
+    told = f"{where} gives {called_name(each.giving)}() the setting beside it"
+    return _of_default(_Call(each.here, each.call), told, _called(each.called), each.argument, each.default)
 
 
 def _beside(places: Places) -> Iterator[Finding]:
@@ -206,6 +239,8 @@ def _of_argument(calls: Places, place: Place, argument: str, default: str, found
     if len(giving) < len(leaving):
         return
     for each in leaving:
+        if _is_zero(default) and (EVALUATION.search(each.here.name) or held_out_name(each.node, each.here)):
+            continue  # noise and the like, for training alone
         if not ASIDE.search(each.here.function.name) and not any(_are_branches(each, one) for one in giving):
             yield _finding(each, giving[0], _called(place), argument, default)
 

@@ -16,10 +16,11 @@ By reading the files of `Subject.source`, or those of the modules that the adapt
 that takes a running number of its own from what it is given, and divides by one, itself, by its properties or where
 another function does that with an object of it. What moves those is a method that assigns or writes them of what they
 were. Calls are followed through functions, methods, and objects whose class is known by what they are made of or
-annotated with, and to each entry of a table (`MODES[mode](scores)`). A finding is a call in a function that is named
-after an evaluation (`prediction_step` of transformers' Trainer too), of an object that is not made there, that leads
-to such a method as a call in one that is named after training does, on a way on which no condition speaks of training,
-evaluating or updating, where the function puts no state back.
+annotated with, also where they are handed over by a constructor, an argument or a function that makes them, and to each
+entry of a table (`MODES[mode](scores)`). A finding is a call in a function that is named after an evaluation
+(`prediction_step` of transformers' Trainer too), of an object that is not made there, that leads to such a method as a
+call in one that is named after training does, on a way on which no condition, and no argument but one that is counted
+with, speaks of training, evaluating or updating, where the function puts no state back.
 
 Statistic: such calls, one a function; allowed: 0.
 
@@ -63,11 +64,12 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 from gradgate.checks.evaluation_names import EVALUATION, TRAINING
 from gradgate.checks.objects_called import class_of, method_called, object_called, table_called
 from gradgate.checks.source_places import Place, Places, read_place_by_place
-from gradgate.checks.source_values import assignments_in, contains, last_name
+from gradgate.checks.source_values import ORDERS, assignments_in, contains, last_name
 from gradgate.checks.trainer_source import called_name, dotted, given_by, names_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -123,8 +125,20 @@ def _leads_to(call: ast.Call, place: Place, places: Places, hops: int) -> Place 
 
 
 def _moves_within(called: Place, places: Places, hops: int) -> Place | None:
-    if _speaks(called):
-        return None
+    known = _known(places)
+    if (called, hops) not in known:
+        known[called, hops] = None  # while it is looked for
+        known[called, hops] = None if _speaks(called, places) else _looked_for(called, places, hops)
+    return known[called, hops]
+
+
+@lru_cache(maxsize=1)
+def _known(_: Places) -> dict[tuple[Place, int], Place | None]:
+    """What functions of one trainer were found to lead to already."""
+    return {}
+
+
+def _looked_for(called: Place, places: Places, hops: int) -> Place | None:
     if _moves(called, places):
         return called
     inner = (node for node in called.nodes if isinstance(node, ast.Call)) if hops else ()
@@ -204,12 +218,39 @@ def _moved(place: Place) -> set[str]:
     return written if follows else set()
 
 
-def _speaks(place: Place) -> bool:
-    """Whether a condition in a function, or an argument of it, speaks of the mode."""
+def _speaks(place: Place, places: Places) -> bool:
+    """Whether a condition in a function, or an argument of it, speaks of the mode, and not of a number of updates."""
     for node in place.nodes:
-        if isinstance(node, ast.If | ast.IfExp) and any(map(ASKS.search, map(_last, names_in(node.test)))):
+        if isinstance(node, ast.If | ast.IfExp):
+            counts = _counts_in(node.test)
+            if any(ASKS.search(_last(name)) for name in names_in(node.test) if name not in counts):
+                return True
+    return any(ASKS.search(name) and not _is_count(name, place, places) for name in place.parameters)
+
+
+def _counts_in(node: ast.AST) -> set[str]:
+    """What is compared by its order, added to or divided: a number of updates, and no mode."""
+    found = set[str]()
+    for part in ast.walk(node):
+        if isinstance(part, ast.Compare) and all(isinstance(each, ORDERS) for each in part.ops):
+            found |= {dotted(each) for each in (part.left, *part.comparators)}
+        elif isinstance(part, ast.BinOp) and isinstance(part.op, ast.Add | ast.Sub | ast.Div | ast.FloorDiv | ast.Mod):
+            found |= {dotted(part.left), dotted(part.right)}
+    return found - {""}
+
+
+def _is_count(name: str, place: Place, places: Places, hops: int = HOPS) -> bool:
+    """Whether a parameter is counted with, here or where it is handed on."""
+    if any(name in _counts_in(node) for node in place.nodes if isinstance(node, ast.Compare | ast.BinOp)):
+        return True
+    for call in (node for node in place.nodes if isinstance(node, ast.Call) and hops):
+        if all(dotted(each) != name for each in given_by(call)):
+            continue
+        called = places.called(call, place) or method_called(call, place, places) or object_called(call, place, places)
+        handed = called.given(call).items() if called is not None and called is not place else ()
+        if called and any(dotted(v) == name and _is_count(key, called, places, hops - 1) for key, v in handed):
             return True
-    return any(map(ASKS.search, place.parameters))
+    return False
 
 
 def _last(name: str) -> str:

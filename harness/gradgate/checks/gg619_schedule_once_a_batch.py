@@ -22,6 +22,10 @@ setting (`if scheduler is not None`),
 * in a loop over what is called after accumulation or micro-batches, over a window of batches, whatever hands it over,
   or over what another loop of the function runs a backward for, in which no optimizer steps.
 
+So is a rate (`group["lr"] = ...`) that is made of a count which is raised where a backward is, in a method or a loop
+that some function runs several times for one step of the optimizer, and nowhere else; none where that count is divided,
+or what is asked was made with the number of batches of an update.
+
 Where a schedule in the same file is given a length that is made of a `len` and divided by nothing, it is taken for one
 that is meant to be counted in batches. Statistic: such steps; allowed: 0.
 
@@ -54,8 +58,8 @@ Step the schedule where the optimizer steps, and give it its length in updates.
 
 ## Known limits
 
-Steps in another function, and schedules under another name, are not seen. Which rate each update really has is GG607's,
-which runs it.
+Steps of a schedule in another function, and of one under another name, are not seen. Which rate each update really has
+is GG607's, which runs it.
 
 ## Sources
 
@@ -69,7 +73,8 @@ import re
 from collections.abc import Iterator
 
 from gradgate.checks.accumulation import methods_of, once_a_turn, scheduled
-from gradgate.checks.source_places import Places, places_in
+from gradgate.checks.counted_turns import rates_by_turns
+from gradgate.checks.source_places import Place, Places, places_in
 from gradgate.checks.source_values import Names
 from gradgate.checks.trainer_source import File, called_name, calls_in, dotted, files_of, read_file_by_file
 from gradgate.core.finding import Finding
@@ -85,7 +90,21 @@ MADE = re.compile(r"sched|LR$")
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     """Read each loop with a schedule's step."""
     own = places_in(files_of(subject))
-    return read_file_by_file(subject, lambda file: _of_file(file, own), "steps")
+    by_turns = [*rates_by_turns(own)]
+    return read_file_by_file(subject, lambda file: (*_of_file(file, own), *_by_turns(file, by_turns)), "steps")
+
+
+def _by_turns(file: File, found: list[tuple[Place, ast.expr, str]]) -> Iterator[Finding]:
+    for place, value, count in found:
+        if place.file is file:
+            yield Finding(
+                code=CODE,
+                name=NAME,
+                message=f"{place.name}() sets the rate by `{count}`, which is raised at each backward, and the "
+                "optimizer steps once for several of them; allowed: by a count of updates",
+                culprit=file.at(value, place.name),
+                fix="count updates where the optimizer steps, or divide the count by the batches of an update",
+            )
 
 
 def _of_file(file: File, own: Places) -> Iterator[Finding]:

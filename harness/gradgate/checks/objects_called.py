@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import lru_cache
 
 from gradgate.checks.source_places import Place, Places
 from gradgate.checks.source_values import assignments_in
 from gradgate.checks.trainer_source import called_name, dotted
 
 CALLS = ("forward", "__call__")
+HOPS = 4  # names that one is known by, from where it is made
 
 
 def object_called(call: ast.Call, place: Place, places: Places) -> Place | None:
@@ -62,27 +64,70 @@ def _of_entry(name: str, places: Places) -> list[Place]:
 
 def class_of(name: str, place: Place, places: Places) -> ast.ClassDef | None:
     """The class of what a name or an attribute holds, by what it is made of or annotated with; None: not known."""
-    made = {kind for kind in _kinds(name, place, places) if kind in places.classes}
-    nodes = places.classes[next(iter(made))] if len(made) == 1 else []
-    return nodes[0] if len(nodes) == 1 else None
+    known = _known(places)
+    if (name, place) not in known:
+        made = {kind for kind in _kinds(name, place, places) if kind in places.classes}
+        nodes = places.classes[next(iter(made))] if len(made) == 1 else []
+        known[name, place] = nodes[0] if len(nodes) == 1 else None
+    return known[name, place]
 
 
-def _kinds(name: str, place: Place, places: Places) -> Iterator[str]:
+@lru_cache(maxsize=1)
+def _known(_: Places) -> dict[tuple[str, Place], ast.ClassDef | None]:
+    """The classes that were looked for already, of one trainer."""
+    return {}
+
+
+def _kinds(name: str, place: Place, places: Places, hops: int = HOPS) -> Iterator[str]:
     """The names of what an object is made by."""
+    if not hops:
+        return
     last = name.rpartition(".")[2]
     if "." in name:
-        for other in places.named("__init__"):
-            for target, value in assignments_in(other.nodes):
-                if dotted(target) == f"self.{last}":
-                    yield called_name(value)
-        for other in places.methods(last):
-            if other.function.decorator_list and other.function.returns is not None and other.owner is place.owner:
-                yield dotted(other.function.returns).rpartition(".")[2]  # a property
-    for target, value in assignments_in(place.nodes):
-        if dotted(target) == name and isinstance(value, ast.Attribute) and dotted(value).startswith("self."):
-            yield from _kinds(dotted(value), place, places)
-        elif dotted(target) == name:
-            yield called_name(value)
-    annotation = place.parameters[name].annotation if name in place.parameters else None
-    if annotation is not None:
-        yield from (dotted(part).rpartition(".")[2] for part in ast.walk(annotation) if isinstance(part, ast.Name))
+        yield from _kinds_of_attribute(name, last, place, places, hops)
+    values = [value for target, value in assignments_in(place.nodes) if dotted(target) == name]
+    for value in values:
+        yield from _made_by(value, place, places, hops)
+    if name in place.parameters:
+        annotation = place.parameters[name].annotation
+        told = [*_named_in(annotation)] if annotation is not None else []
+        yield from told
+        for caller, given in places.values_given(place, name, made=True) if not told and not values else ():
+            yield from _made_by(given, caller, places, hops)
+
+
+def _kinds_of_attribute(name: str, last: str, place: Place, places: Places, hops: int) -> Iterator[str]:
+    """What an attribute of that last name is made by: of a class's `__init__`, of its own where it is one of `self`."""
+    of_self = name == f"self.{last}" and place.owner is not None
+    makers = places.named("__init__")
+    own = [each for each in makers if each.owner is place.owner] if of_self else []
+    given = [each for each in own if any(dotted(target) == name for target, _ in assignments_in(each.nodes))]
+    for other in given or makers:
+        for target, value in assignments_in(other.nodes):
+            if dotted(target) == f"self.{last}":
+                yield from _made_by(value, other, places, hops)
+    for other in places.methods(last):
+        if other.function.decorator_list and other.function.returns is not None and other.owner is place.owner:
+            yield dotted(other.function.returns).rpartition(".")[2]  # a property
+    for node in place.owner.body if of_self and place.owner is not None else ():
+        if isinstance(node, ast.AnnAssign) and dotted(node.target) == last:  # a field
+            yield from _named_in(node.annotation)
+
+
+def _made_by(value: ast.expr, place: Place, places: Places, hops: int) -> Iterator[str]:
+    """The names of what makes a value: of a call, also of a function that gives back what it makes; of either of two
+    values; of what a name or an attribute of itself holds."""
+    if isinstance(value, ast.BoolOp | ast.IfExp):
+        for part in value.values if isinstance(value, ast.BoolOp) else (value.body, value.orelse):
+            yield from _made_by(part, place, places, hops)
+    elif isinstance(value, ast.Name) or dotted(value).startswith("self."):
+        yield from _kinds(dotted(value), place, places, hops - 1)
+    elif isinstance(value, ast.Call) and (made := called_name(value)):
+        yield made
+        maker = places.called(value, place) if made not in places.classes and hops > 1 else None
+        for given in maker.returned if maker is not None else ():
+            yield from _made_by(given, maker, places, hops - 1)  # type: ignore[arg-type]
+
+
+def _named_in(annotation: ast.expr) -> Iterator[str]:
+    return (dotted(part).rpartition(".")[2] for part in ast.walk(annotation) if isinstance(part, ast.Name))
