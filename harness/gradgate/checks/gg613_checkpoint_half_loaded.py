@@ -121,6 +121,7 @@ from gradgate.checks.source_places import places_in
 from gradgate.checks.source_values import assignments_in, text_of
 from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
 from gradgate.checks.unread_entries import left_out, misnamed
+from gradgate.checks.unsaved_generators import unsaved_generators
 from gradgate.checks.unsaved_statistics import unsaved_statistics
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -183,7 +184,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     told = " ".join(each.message for each in findings)
     findings += [
         _finding(left.file, left.node, left.function, left.told)
-        for find in (forgotten_bests, unsaved_statistics)
+        for find in (forgotten_bests, unsaved_statistics, unsaved_generators)
         for left in find(files, places_in(files))
         if left.function.partition(".")[0] not in told
     ]
