@@ -8,7 +8,8 @@ the optimizer, and not the schedule or the scaler that it steps by, or no random
 be resumed and keeps the best score by which it overwrites a checkpoint, or counts its patience, in memory alone;
 running statistics that one stage saves and the next one, which takes its model, begins anew; an entry that is saved
 under one name and looked for under another, and passed over where it is not there; objects with a state that nothing
-saves, and a `state_dict` with the best score and not the count of evaluations since; `load_state_dict(strict=False)`
+saves, and a `state_dict` with the best score and not the count of evaluations since, or with a mean and not the count
+that moves it; generators of an object's own beside global ones that are saved; `load_state_dict(strict=False)`
 whose list of missing keys is dropped; an `except` around saving or loading that goes on as if nothing had been.
 
 ## Why it matters
@@ -49,7 +50,8 @@ library. Statistics are what is named after norms, running numbers or moments an
 a model's; another class or file's function that loads a file and takes that model, no optimizer and not them, must not
 make an object of their class, itself or in its class. A key that a function which goes on asks for by `get` or `in`,
 and that nothing writes, is one where an entry has a word of it, or the same object, and nothing reads that; of a
-mapping within the checkpoint (`"rng": capture()`, `restore(state["rng"])`) any function's is. A
+mapping within the checkpoint (`"rng": capture()`, `restore(state["rng"])`) any function's is; one whose objects' states
+are asked for in turn belongs to a run that goes on where a call gives it an optimizer (`**parts`). A
 `state_dict` that has a best score must have a count beside it that is raised by one, speaks of waiting and is compared
 anywhere. One that has such a count, in a class with both, must have the best score that the class compares by order. A
 callback of transformers or Lightning that saves or stops by its best score, where the source goes on from checkpoints,
@@ -59,7 +61,11 @@ count of which it makes a share with a limit or a power (`min(self.step / n, 1)`
 where another method reads it and no function that saves or loads names it or its object; classes that are named after
 what is shown (meters, loggers, losses) may. An object with a `state_dict` and a `load_state_dict` that the trainer
 which saves keeps, itself or in another object, and whose state its methods change, must be asked for it, or be handed
-on; by the checkpoint that a run goes on from, where another one has it. Statistic: entries and places; allowed: 0.
+on; by the checkpoint that a run goes on from, where another one has it. What a method raises, and moves what
+`state_dict` has by a share of, must be in it or be set by `load_state_dict`. Where global random states are taken, a
+generator with a seed that an `__init__` keeps must not be drawn from by a method that training reaches in its loop,
+unless its state is asked for, what saves or loads names it, a method seeds it anew, its seed is a step's, or the draws
+are made once more: a loop that only draws or leaves out batches. Statistic: entries and places; allowed: 0.
 
 False-alarm rate: 0 on the bundled trainer and on the documented ones. A trainer whose files other programs read is one.
 
@@ -121,6 +127,7 @@ from gradgate.checks.source_places import places_in
 from gradgate.checks.source_values import assignments_in, text_of
 from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
 from gradgate.checks.unread_entries import left_out, misnamed
+from gradgate.checks.unsaved_generators import unsaved_generators
 from gradgate.checks.unsaved_statistics import unsaved_statistics
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -183,7 +190,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     told = " ".join(each.message for each in findings)
     findings += [
         _finding(left.file, left.node, left.function, left.told)
-        for find in (forgotten_bests, unsaved_statistics)
+        for find in (forgotten_bests, unsaved_statistics, unsaved_generators)
         for left in find(files, places_in(files))
         if left.function.partition(".")[0] not in told
     ]

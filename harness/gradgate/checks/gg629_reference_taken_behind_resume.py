@@ -16,7 +16,10 @@ By reading the files of `Subject.source`, or those of the modules that the adapt
 it, or a function that it calls, loads a state into a model, and
 
 * into that model's optimizer, too; or
-* the step or the epoch, and its condition or the call speaks of it (`resume`, `restore`, `latest`, `continue`).
+* the step or the epoch, or what a loop begins to count at, and its condition or the call speaks of it (`resume`,
+  `restore`, `latest`, `continue`).
+
+Objects that are loaded in turn out of a mapping are those that the mapping holds which a call is given (`**parts`).
 
 It is a finding where a statement behind it, in the same list or further out, makes a reference of that same model: what
 is called so (`reference`, `ref_model`, `initial_policy`) and is a `deepcopy` of the model or has its `state_dict()`,
@@ -69,6 +72,7 @@ import re
 from collections.abc import Iterator
 from functools import cached_property
 
+from gradgate.checks.objects_in_turn import given_members, in_turn, kept_members
 from gradgate.checks.reference_uses import Uses
 from gradgate.checks.references import COPIES, copy_key, kinds_of, meant, model_named
 from gradgate.checks.restored_models import DEPTH, FIRST, Here, Restores, first_kinds, reached, says
@@ -127,6 +131,7 @@ class _Order(Restores):
             for call in calls_in(place.function)
             if isinstance(call.func, ast.Attribute) and call.func.attr == "state_dict"
         )
+        kept = kept or any(self._saves_in_turn(place) for place in self.own.functions)
         for place in () if kept else self.own.functions:
             loading = self.blocks(place)
             for block in loading:
@@ -136,6 +141,16 @@ class _Order(Restores):
                         if model in models and id(copy) not in seen:
                             seen.add(id(copy))
                             yield _finding(copy, model, statement, place)
+
+    def _saves_in_turn(self, place: Place) -> bool:
+        """Whether a reference is among the objects that a function saves one by one."""
+        for _, mapping in in_turn(place, "state_dict"):
+            pairs = kept_members(mapping, place, self.own) or []
+            for caller, call in self.own.calls_of(place.name):
+                pairs += given_members(mapping, place, call, caller, self.own) or []
+            if any(kinds_of(key) & FIRST or first_kinds(value) for key, value in pairs):
+                return True
+        return False
 
     def _copies(
         self, block: list[ast.stmt], place: Place, depth: int, *, named: bool = False

@@ -3,7 +3,8 @@
 ## What it detects
 
 `self.ema = Average(model)` in the constructor, and `self.model.load_state_dict(stage1)` in a method behind it: the
-average begins at the random weights that the model had as it was made. So does a copy that is asked as a reference.
+average begins at the random weights that the model had as it was made. So does a copy that is asked as a reference,
+and a head that starts as a copy of another head, which is loaded behind that.
 
 ## Why it matters
 
@@ -23,6 +24,11 @@ one), where the copy then
 * is moved on by a method of its class that multiplies or interpolates, or that is called after updating, and not once
   before that;
 * or, of a `deepcopy`, is called, and nothing writes it anywhere behind that.
+
+So is one part of a model that is copied into others of it (`copy_`, `load_state_dict(part.state_dict())`, clones, a
+`deepcopy`) in front of a load of the copied part, or of the whole with `strict=False` or filtered; of copies that the
+model's `__init__` makes, only where the loading function names the others; not where the function that copies is called
+in a loop, or twice in a file.
 
 None are copies that are made again, loaded, or written by a method of theirs in between, and those whose first update
 takes the model as it is. Statistic: such copies; allowed: 0.
@@ -64,9 +70,10 @@ import ast
 import re
 from collections.abc import Iterator
 from functools import cached_property
+from itertools import starmap
 
-from gradgate.checks.resuming import loads_optimizer
-from gradgate.checks.run_orders import LEFT, LOAD, MAKE, SAME, USE, Event, Orders, last_attr
+from gradgate.checks.copied_parts import copied_parts, is_of_resume
+from gradgate.checks.run_orders import LOAD, MAKE, SAME, USE, Event, Orders, last_attr
 from gradgate.checks.source_places import Place, Places, places_in
 from gradgate.checks.source_values import assignments_in, last_name, places_of
 from gradgate.checks.trainer_source import NONE, called_name, calls_in, dotted, files_of
@@ -77,7 +84,6 @@ from gradgate.subjects.contract import Context, Subject
 CODE, NAME = "GG661", "copied-ahead-of-weights"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
-RESUMES = re.compile(r"resum|restor|restart|continu|last_ckpt|checkpoint|eval|test", re.IGNORECASE)
 MOVES = re.compile(r"(^|_)(update|step|accumulate|moving|average|polyak|ema)(_|$)", re.IGNORECASE)
 WRITES = re.compile(r"(^|_)(reset|copy|sync|init|register|load|set|start|refresh|snapshot|take)", re.IGNORECASE)
 MIXES = ("lerp_", "mul_", "_foreach_lerp_", "_foreach_mul_", "lerp")
@@ -92,7 +98,8 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     if not files:
         return Outcome(not_applicable=NONE)
     asked = any(file.has("load_state_dict") for file in files)
-    findings = tuple(_Copies(places_in(files)).found()) if asked else ()
+    own = places_in(files)
+    findings = (*_Copies(own).found(), *starmap(_of_part, copied_parts(own))) if asked else ()
     return Outcome(findings, {"copies": len(findings)}, {"copies": 0})
 
 
@@ -164,10 +171,10 @@ class _Copies:
                 if self._is_copy(event.value):
                     copies[name] = event
             elif event.kind == LOAD and name in copies:
-                if not _is_of_resume(event):
+                if not is_of_resume(event):
                     early.pop(name, None)
                     asked.pop(name, None)
-            elif event.kind == LOAD and not _is_of_resume(event):
+            elif event.kind == LOAD and not is_of_resume(event):
                 early |= {of: (copy, event) for of, copy in copies.items() if _is_of(copy, name, same)}
             elif event.kind == USE and name in copies:
                 does = self._does(event, name, copies[name], same)
@@ -235,12 +242,6 @@ def _is_of(copy: Event, model: str, same: dict[str, str]) -> bool:
     return any(_first(each, same) == model or _first(each, same).startswith(f"{model}.") for each in copy.given)
 
 
-def _is_of_resume(event: Event) -> bool:
-    """Whether what is loaded is a run's that goes on, or is looked at only."""
-    told = any(RESUMES.search(test) for test in event.tests) or any(branch == LEFT for _, branch in event.guards)
-    return told or bool(RESUMES.search(event.place.name)) or bool(loads_optimizer(event.place.nodes))
-
-
 def _finding(copy: Event, load: Event) -> Finding:
     where = f"{load.place.name}() in line {getattr(load.node, 'lineno', 0)} of {load.place.file.path.name}"
     return Finding(
@@ -249,6 +250,20 @@ def _finding(copy: Event, load: Event) -> Finding:
         message=(
             f"{copy.place.name}() makes `{copy.name}` of the weights that are there before {where} loads those that "
             "training starts from, and nothing sets it again; allowed: a copy behind that"
+        ),
+        culprit=copy.place.file.at(copy.node, copy.place.name),
+        fix="load first, and copy behind that",
+    )
+
+
+def _of_part(copy: Event, load: Event) -> Finding:
+    where = f"{load.place.name}() in line {getattr(load.node, 'lineno', 0)} of {load.place.file.path.name}"
+    return Finding(
+        code=CODE,
+        name=NAME,
+        message=(
+            f"{copy.place.name}() copies `{copy.name}` into `{copy.given[0]}` before {where} loads the weights that "
+            "training starts from, which the copy lacks; allowed: a copy behind that"
         ),
         culprit=copy.place.file.at(copy.node, copy.place.name),
         fix="load first, and copy behind that",

@@ -11,13 +11,14 @@ from gradgate.checks.resuming import holds_optimizer, loads_optimizer
 from gradgate.checks.saved_mappings import entries_of
 from gradgate.checks.score_keepers import KEEPS, Saver, savers_in
 from gradgate.checks.source_places import Place, Places
-from gradgate.checks.source_values import assignments_in, last_name
+from gradgate.checks.source_values import Names, assignments_in, last_name
 from gradgate.checks.trainer_source import File, called_name, dotted
 
 COUNTS = re.compile(r"stale|bad|worse|wait|no_?improv|without|since|plateau|stagna|strike|num_bad", re.IGNORECASE)
 BEST = re.compile(r"best|lowest|highest", re.IGNORECASE)
 STATE = ("state_dict", "load_state_dict")
 WHOLE = ("__dict__", "vars(self", "asdict(self", "__getstate__")
+SHARES = ("lerp_", "mul_", "add_", "_foreach_lerp_", "lerp")  # move what is there
 HOPS = 3  # objects in objects that are followed
 
 
@@ -39,11 +40,13 @@ class LeftState:
 
 
 def left_states(files: tuple[File, ...], own: Places) -> Iterator[LeftState]:
-    """Counts that a `state_dict` leaves out which has the best score, and objects whose `state_dict` nothing calls."""
+    """Counts that a `state_dict` leaves out which has the best score, or what is moved by them, and objects whose
+    `state_dict` nothing calls."""
     for file in files:
         if file.has("def state_dict"):
             for owner in (node for node in file.nodes if isinstance(node, ast.ClassDef)):
                 yield from _left_counts(file, owner, files)
+                yield from _left_shares(file, owner, files)
     asked = any(isinstance(node, ast.Constant) and node.value == "state_dict" for file in files for node in file.nodes)
     told = set[str]()
     for saver in savers_in(files) if not asked else ():
@@ -70,6 +73,48 @@ def _left_counts(file: File, owner: ast.ClassDef, files: tuple[File, ...]) -> It
                 f"{owner.name}.state_dict() has `{best}` and leaves out `{name}`, which says when to stop: a run that "
             )
             yield LeftState(file, save, f"{owner.name}.state_dict", f"{told}is resumed waits anew")
+
+
+def _left_shares(file: File, owner: ast.ClassDef, files: tuple[File, ...]) -> Iterator[LeftState]:
+    """Counts by which a method moves what a `state_dict` has, and which that leaves out."""
+    methods = {part.name: part for part in owner.body if isinstance(part, ast.FunctionDef)}
+    save, load = methods.get("state_dict"), methods.get("load_state_dict")
+    if save is None or load is None or any(word in ast.unparse(save) for word in (*WHOLE, "super(", "getattr(")):
+        return
+    held = {dotted(part) for part in ast.walk(save) if isinstance(part, ast.Attribute)}
+    named = {part.value for part in ast.walk(save) if isinstance(part, ast.Constant)}
+    known = held | {dotted(part) for part in ast.walk(load) if isinstance(part, ast.Attribute)}
+    begun = {dotted(to) for to, value in assignments_in(ast.walk(methods["__init__"]))} if "__init__" in methods else {}
+    for method in methods.values():
+        if method in (save, load) or re.search(r"^__init__$|load|reset|restore|clear", method.name):
+            continue
+        for name, moved in _moved_by(method, held):
+            left = name in begun and name not in known and name.removeprefix("self.") not in named
+            if left and not _is_written(name.removeprefix("self."), files):
+                told = f"{owner.name}.state_dict() has `{moved.removeprefix('self.')}` and leaves out "
+                told += (
+                    f"`{name.removeprefix('self.')}`, by which {method.name}() moves it: a run that is resumed begins"
+                )
+                yield LeftState(file, save, f"{owner.name}.state_dict", f"{told} that anew")
+                return
+
+
+def _moved_by(method: ast.FunctionDef, held: set[str]) -> Iterator[tuple[str, str]]:
+    """The counts that a method raises, each with an attribute of what is held that it moves by a share of them."""
+    nodes, names = list(ast.walk(method)), Names(method)
+    assigned = [(dotted(to), value) for to, value in assignments_in(nodes)]
+    parts = {id(value): {dotted(part) for part in names.parts(value)} for _, value in assigned}
+    raised = {dotted(node.target) for node in nodes if isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Add)}
+    raised |= {name for name, value in assigned if name in parts[id(value)] and not isinstance(value, ast.Call)}
+    for name in sorted(each for each in raised - held if each.startswith("self.")):
+        for to, value in assigned:
+            if to in held and {to, name} <= parts[id(value)]:
+                yield name, to
+        for call in (node for node in nodes if isinstance(node, ast.Call) and called_name(node) in SHARES):
+            shared = {dotted(part) for each in call.args for part in names.parts(each)}
+            moved = sorted(held & {dotted(node) for node in nodes if isinstance(node, ast.Attribute)})
+            if name in shared and moved:
+                yield name, moved[0]
 
 
 def _raised(owner: ast.ClassDef) -> Iterator[str]:

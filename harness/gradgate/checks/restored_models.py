@@ -7,9 +7,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from gradgate.checks.objects_in_turn import given_members, in_turn, is_optimizer, kept_members
 from gradgate.checks.references import kinds_of, meant, model_named
 from gradgate.checks.source_places import Place, Places
-from gradgate.checks.source_values import OTHERS, assignments_in, blocks_in
+from gradgate.checks.source_values import OTHERS, assignments_in, blocks_in, places_of
 from gradgate.checks.trainer_source import dotted, nodes_in
 
 FIRST = frozenset({"reference", "initial", "anchor"})  # kinds that stay as they are
@@ -27,9 +28,11 @@ class Loaded:
     models: frozenset[str] = frozenset()
     optimizers: frozenset[str] = frozenset()
     progress: bool = False
+    mappings: tuple[ast.expr, ...] = ()  # that the function is given, and loads the objects of in turn
 
     def __or__(self, other: Loaded) -> Loaded:
-        return Loaded(self.models | other.models, self.optimizers | other.optimizers, self.progress or other.progress)
+        models, optimizers = self.models | other.models, self.optimizers | other.optimizers
+        return Loaded(models, optimizers, self.progress or other.progress, (*self.mappings, *other.mappings))
 
 
 class Restores:
@@ -65,10 +68,14 @@ class Restores:
     def loaded(self, nodes: list[ast.AST], place: Place, depth: int) -> Loaded:
         """What nodes of a function load, or the functions that they call."""
         found = Loaded()
-        names = [dotted(target) for target, _ in assignments_in(nodes)]
-        found |= Loaded(progress=any(PROGRESS.search(name) for name in names))
+        names = [dotted(part) for target, _ in assignments_in(nodes) for part in places_of(target)]
+        found |= Loaded(progress=any(PROGRESS.search(name) or name in _first_turns(place) for name in names))
+        turns = {id(call): mapping for call, mapping in in_turn(place, "load_state_dict")}
         for call in (node for node in nodes if isinstance(node, ast.Call)):
-            if isinstance(call.func, ast.Attribute) and call.func.attr == "load_state_dict":
+            if id(call) in turns:
+                pairs = kept_members(turns[id(call)], place, self.own)
+                found |= Loaded(mappings=(turns[id(call)],)) if pairs is None else self._each(pairs, place)
+            elif isinstance(call.func, ast.Attribute) and call.func.attr == "load_state_dict":
                 name = model_named(call.func.value)
                 if OPTIMIZER.search(name):
                     found |= Loaded(optimizers=frozenset({name}))
@@ -78,6 +85,17 @@ class Restores:
                     found |= Loaded(models=frozenset({name}))
             else:
                 found |= self._called(call, place, depth)
+        return found
+
+    def _each(self, pairs: list[tuple[str, ast.expr]], place: Place) -> Loaded:
+        """What is loaded where each of some objects is."""
+        found = Loaded()
+        for key, value in pairs:
+            name = model_named(value)
+            if is_optimizer(key, value, place, self.own):
+                found |= Loaded(optimizers=frozenset({name}))
+            elif name not in ("", "self") and not NO_MODEL.search(name) and not first_kinds(value):
+                found |= Loaded(models=frozenset({name}))
         return found
 
     def _called(self, call: ast.Call, place: Place, depth: int) -> Loaded:
@@ -95,9 +113,23 @@ class Restores:
                 names = Here(call, called)
                 models = frozenset(filter(None, map(names.name, held.models)))
                 optimizers = frozenset(filter(None, map(names.name, held.optimizers)))
-                told.append(Loaded(models, optimizers, held.progress))
+                one = Loaded(models, optimizers, held.progress)
+                for mapping in held.mappings:
+                    pairs = given_members(mapping, called, call, place, self.own)
+                    one |= self._each(pairs, place) if pairs is not None else Loaded()
+                told.append(one)
         told = [each for each in told if each.models] or told
         return told[0] if len(told) == 1 else Loaded()
+
+
+def _first_turns(place: Place) -> set[str]:
+    """The names that a loop of a function begins to count at: `for step in range(first, total)`."""
+    loops = [node.iter for node in place.nodes if isinstance(node, ast.For)]
+    return {
+        dotted(loop.args[0])
+        for loop in loops
+        if isinstance(loop, ast.Call) and dotted(loop.func) in ("range", "trange") and len(loop.args) > 1
+    }
 
 
 class Here:

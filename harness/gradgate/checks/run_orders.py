@@ -14,7 +14,7 @@ from gradgate.checks.source_places import Place, Places
 from gradgate.checks.source_values import OTHERS, assignments_in, last_name, places_of
 from gradgate.checks.trainer_source import dotted, given_by, nodes_in
 
-LOAD, MAKE, SAME, USE = "load", "make", "same", "use"
+LOAD, MAKE, SAME, USE, COPY = "load", "make", "same", "use", "copy"
 LEFT = "left"  # a branch behind which its function ends
 LEAVES = (ast.Return, ast.Raise, ast.Continue, ast.Break)
 DEPTH = 5  # calls that are followed
@@ -27,7 +27,8 @@ class Event:
     """Something that happens to an object.
 
     Args:
-        kind: it is loaded, made anew, another name of another (`SAME`), or called or handed on (`USE`).
+        kind: it is loaded, made anew, another name of another (`SAME`), called or handed on (`USE`), or copied into
+            another that is told as given (`COPY`).
         name: the object's, as it is called where the run begins.
         node: the statement, or the call.
         place: the function that it stands in.
@@ -75,10 +76,14 @@ class Orders:
     Args:
         own: its functions.
         watched: the last names of the objects whose events are asked for.
+        marked: the calls that copy an object into another, by their `id`, each with both names in its function.
+        along: functions that are followed beside those that load or make what is watched.
     """
 
     own: Places
     watched: frozenset[str]
+    marked: dict[int, tuple[str, str]] = field(default_factory=dict)
+    along: frozenset[Place] = frozenset()
     _calls: dict[int, list[ast.Call]] = field(default_factory=dict)
     _known: dict[tuple[int, int], tuple[Event, ...]] = field(default_factory=dict)
     _owned: dict[int, dict[str, Place]] = field(default_factory=dict)
@@ -108,7 +113,9 @@ class Orders:
         return frozenset(found)
 
     def _concerns(self, place: Place) -> bool:
-        if not place.file.has(*self.watched):
+        if place in self.along:
+            return True
+        if not place.file.has(*(self.watched or ("load_state_dict",))):
             return False
         made = (part for target, _ in assignments_in(place.nodes) for part in places_of(target))
         return _loads(place) or any(last_name(part) in self.watched for part in made)
@@ -162,7 +169,7 @@ class Orders:
 
     def _is_watched(self, event: Event) -> bool:
         names = (event.name, *event.given) if event.kind == SAME else (event.name,)
-        return event.kind == LOAD or any(name.rpartition(".")[2] in self.watched for name in names)
+        return event.kind in (LOAD, COPY) or any(name.rpartition(".")[2] in self.watched for name in names)
 
     def _block(self, block: list[ast.stmt], frame: _Frame) -> Iterator[Event]:
         for statement in block:
@@ -211,6 +218,9 @@ class Orders:
         for call in self._calls_in(node):
             of = call.func.value if isinstance(call.func, ast.Attribute) else None
             name = self._outside(of, frame) if of is not None else ""
+            if id(call) in self.marked:
+                source, copied_to = self.marked[id(call)]
+                yield Event(COPY, source, call, place, frame.guards, frame.tests, call, (copied_to,))
             if name and last_attr(call) == "load_state_dict" and name not in ("self", "super"):
                 yield Event(LOAD, name, call, place, frame.guards, frame.tests, call, self._given(call, frame))
                 continue

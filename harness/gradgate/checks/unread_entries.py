@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
+from gradgate.checks.objects_in_turn import holds_optimizer_in_turn
 from gradgate.checks.resuming import holds_optimizer, keys_read
 from gradgate.checks.saved_mappings import Saved, is_record
 from gradgate.checks.source_places import Place, Places
 from gradgate.checks.source_values import OTHERS, assignments_in
-from gradgate.checks.trainer_source import dotted, given_by, nodes_in
+from gradgate.checks.trainer_source import called_name, dotted, given_by, nodes_in
 
 STATE = re.compile(r"(^|_)(best|lowest|highest|patience|bad|stale|since|wait)(_|$)", re.IGNORECASE)
 OF_RUN = re.compile(r"config|cfg|args|hparams|meta|version|^model$|^ema$", re.IGNORECASE)
@@ -62,9 +63,10 @@ def misnamed(saved: list[Saved], own: Places) -> Iterator[tuple[Saved, Reader, a
     read, written = keys_read(nodes), set(_keys_written(nodes))
     for one in saved:
         lost = {key: value for key, value in one.entries.items() if key not in read and not is_record(key, value)}
-        if not lost or not holds_optimizer(one.entries.values()):
+        turns = _kept_in_turn(one, own) if lost else set[str]()
+        if not lost or not (turns or holds_optimizer(one.entries.values())):
             continue
-        readers = [reader for place in own.functions for reader in _readers(place, set(one.entries), own)]
+        readers = [reader for place in own.functions for reader in _readers(place, set(one.entries), own, turns)]
         for reader in [one_of for one_of in readers if _belongs(one, one_of.place)] or readers:
             seen = set[str]()
             for _, node, key in _asked(reader.place.nodes):
@@ -74,6 +76,17 @@ def misnamed(saved: list[Saved], own: Places) -> Iterator[tuple[Saved, Reader, a
                 alike = [name for name, value in lost.items() if _are_alike(key, name, value, reader.place)]
                 if alike:
                     yield one, reader, node, key, alike[0]
+
+
+def _kept_in_turn(one: Saved, own: Places) -> set[str]:
+    """The entries for which the states of objects are asked in turn, an optimizer's among them."""
+    keys = {
+        key
+        for key, value in one.entries.items()
+        if isinstance(value, ast.DictComp | ast.ListComp) and "state_dict" in map(called_name, ast.walk(value))
+    }
+    places = [place for place in own.functions if keys and place.file is one.file and place.name == one.function]
+    return keys if any(holds_optimizer_in_turn(place, own) for place in places) else set()
 
 
 def _keys_written(nodes: list[ast.AST]) -> Iterator[str]:
@@ -119,8 +132,9 @@ def _changes(key: str, value: ast.expr) -> bool:
     return bool(STATE.search(key)) and not isinstance(value, ast.Constant)
 
 
-def _readers(place: Place, keys: set[str], own: Places) -> Iterator[Reader]:
-    """A function for each of its names that it asks for most of some keys, an optimizer's among them."""
+def _readers(place: Place, keys: set[str], own: Places, turns: Collection[str] = ()) -> Iterator[Reader]:
+    """A function for each of its names that it asks for most of some keys, an optimizer's among them, or that of
+    objects that are saved in turn."""
     if not place.file.has("load_state_dict"):
         return
     asked: dict[str, list[ast.expr]] = {}
@@ -128,7 +142,7 @@ def _readers(place: Place, keys: set[str], own: Places) -> Iterator[Reader]:
         asked.setdefault(name, []).append(node)
     for name, nodes in asked.items():
         found, whole = _keys_of(name, place, own, DEPTH)
-        if len(found & keys) > MOST * len(keys) and any("opt" in key.lower() for key in found & keys):
+        if len(found & keys) > MOST * len(keys) and any("opt" in key.lower() or key in turns for key in found & keys):
             yield Reader(place, max(nodes, key=lambda node: node.lineno), frozenset(found), whole)
 
 
