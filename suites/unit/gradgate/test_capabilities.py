@@ -28,7 +28,7 @@ def test_missing_is_empty_when_the_subject_has_it_all():
                "evaluate": lambda *_: None, "samples": lambda *_: (),
                "epoch_size": 1, "heldout": lambda *_: (), "hyperparameters": lambda *_: {},
                "window": lambda *_: None, "strategy": lambda *_: None, "placed": lambda *_: None, "end_token": 0,
-               "supervised": lambda *_: None, "sources": lambda *_: (),
+               "supervised": lambda *_: None, "sources": lambda *_: (), "weights": lambda *_: None,
                "rewards": lambda *_: None, "value_targets": lambda *_: None})  # fmt: skip
     given: Any = {"edges": {}, "precisions": {}, "options": {}, "neutral": {}, "scaling": {}}
     given |= {"distributed": {}, "after": 0}
