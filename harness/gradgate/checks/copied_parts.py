@@ -65,7 +65,7 @@ def _early(events: list[Event], marked: dict[int, tuple[str, str]], own: Places)
             pending[event.given[0]] = event
         elif event.kind == LOAD and id(event.node) not in marked:
             for target, copy in list(pending.items()):
-                if _excludes(copy, event):
+                if _excludes(copy, event) or _puts_back(target, event):
                     continue
                 if _is_in(target, event.name) and not _is_partly(event, copy, own):
                     pending.pop(target)  # it has weights of its own
@@ -85,6 +85,12 @@ def _excludes(copy: Event, load: Event) -> bool:
     return any(
         (branch == LEFT and at not in branches) or branches.get(at, branch) != branch for at, branch in copy.guards
     )
+
+
+def _puts_back(target: str, load: Event) -> bool:
+    """Whether what is loaded is the copy itself: a best state."""
+    parts = [part for part in ast.walk(load.node) if isinstance(part, ast.Name | ast.Attribute)]
+    return target.rpartition(".")[2] in {dotted(part).rpartition(".")[2] for part in parts}
 
 
 def _is_partly(load: Event, copy: Event, own: Places) -> bool:

@@ -9,8 +9,8 @@ be resumed and keeps the best score by which it overwrites a checkpoint, or coun
 running statistics that one stage saves and the next one, which takes its model, begins anew; an entry that is saved
 under one name and looked for under another, and passed over where it is not there; objects with a state that nothing
 saves, and a `state_dict` with the best score and not the count of evaluations since, or with a mean and not the count
-that moves it; generators of an object's own beside global ones that are saved; `load_state_dict(strict=False)`
-whose list of missing keys is dropped; an `except` around saving or loading that goes on as if nothing had been.
+that moves it; `load_state_dict(strict=False)` whose list of missing keys is dropped; an `except` around saving or
+loading that goes on as if nothing had been.
 
 ## Why it matters
 
@@ -62,10 +62,7 @@ where another method reads it and no function that saves or loads names it or it
 what is shown (meters, loggers, losses) may. An object with a `state_dict` and a `load_state_dict` that the trainer
 which saves keeps, itself or in another object, and whose state its methods change, must be asked for it, or be handed
 on; by the checkpoint that a run goes on from, where another one has it. What a method raises, and moves what
-`state_dict` has by a share of, must be in it or be set by `load_state_dict`. Where global random states are taken, a
-generator with a seed that an `__init__` keeps must not be drawn from by a method that training reaches in its loop,
-unless its state is asked for, what saves or loads names it, a method seeds it anew, its seed is a step's, or the draws
-are made once more: a loop that only draws or leaves out batches. Statistic: entries and places; allowed: 0.
+`state_dict` has by a share of, must be in it or be set by `load_state_dict`. Statistic: entries and places; allowed: 0.
 
 False-alarm rate: 0 on the bundled trainer and on the documented ones. A trainer whose files other programs read is one.
 
@@ -127,7 +124,6 @@ from gradgate.checks.source_places import places_in
 from gradgate.checks.source_values import assignments_in, text_of
 from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
 from gradgate.checks.unread_entries import left_out, misnamed
-from gradgate.checks.unsaved_generators import unsaved_generators
 from gradgate.checks.unsaved_statistics import unsaved_statistics
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -190,7 +186,7 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     told = " ".join(each.message for each in findings)
     findings += [
         _finding(left.file, left.node, left.function, left.told)
-        for find in (forgotten_bests, unsaved_statistics, unsaved_generators)
+        for find in (forgotten_bests, unsaved_statistics)
         for left in find(files, places_in(files))
         if left.function.partition(".")[0] not in told
     ]

@@ -115,9 +115,9 @@ def is_optimizer(key: str, value: ast.expr, place: Place, own: Places) -> bool:
     return any(method.name == "load_state_dict" and loads_optimizer(method.nodes) for method in methods)
 
 
-def holds_optimizer_in_turn(place: Place, own: Places, method: str = "state_dict") -> bool:
-    """Whether a function saves, or loads, objects in turn, and one that it is given anywhere is an optimizer."""
-    for _, mapping in in_turn(place, method):
+def holds_optimizer_in_turn(place: Place, own: Places) -> bool:
+    """Whether a function saves objects in turn, and one that it is given anywhere is an optimizer."""
+    for _, mapping in in_turn(place, "state_dict"):
         told = [(place, kept_members(mapping, place, own) or [])]
         told += [
             (caller, given_members(mapping, place, call, caller, own) or [])
