@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from types import FrameType, ModuleType
+from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
@@ -16,15 +14,12 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from gradgate.core.frames import write_locals
-from gradgate.core.origin import is_own_code
 from gradgate.subjects.contract import Run
 
 _SMALL = 2.0**-20  # of a gradient: no clipping is reached by it, and 16 bits have it
 _DEPTH = 2  # attributes of attributes of what a step names
 _LARGEST = 1000  # entries of a dictionary: one with more is a vocabulary, or rows, and no counts
-_REPORTS = re.compile(r"log|meter|timer|progress|metric|monitor|writer|profil|bar(?![a-z])|track", re.IGNORECASE)
-_FOREIGN = (type, ModuleType, nn.Module, Tensor, torch.optim.Optimizer, LRScheduler, Iterator)
+FOREIGN = (type, ModuleType, nn.Module, Tensor, torch.optim.Optimizer, LRScheduler, Iterator)
 
 
 @contextmanager
@@ -142,60 +137,6 @@ def at_its_end(put_back: Callable[[], object]) -> None:
         stack.callback(put_back)
 
 
-class CountedRange(Sequence[int]):
-    """What `range(...)` gives, iterated over from a place that can be put back.
-
-    Args:
-        numbers: the range.
-        places: takes each iterator that is made.
-    """
-
-    def __init__(self, numbers: range, places: list[_Place]) -> None:
-        self._numbers, self._places = numbers, places
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._numbers[index]
-
-    def __iter__(self) -> Iterator[int]:
-        self._places.append(_Place(self._numbers))
-        return self._places[-1]
-
-
-class _Place(Iterator[int]):
-    def __init__(self, numbers: range) -> None:
-        self._numbers, self.index = numbers, 0
-
-    def __next__(self) -> int:
-        if self.index >= len(self._numbers):
-            raise StopIteration
-        self.index += 1
-        return self._numbers[self.index - 1]
-
-
-class Ranges:
-    """The ranges that a loop counts with, where it counts with `range`."""
-
-    def __init__(self) -> None:
-        self._places: list[_Place] = []
-
-    def make(self, *bounds: int) -> CountedRange:
-        """What `range` is to be for the loop."""
-        return CountedRange(range(*bounds), self._places)
-
-    def noted(self) -> Callable[[], None]:
-        """A function that lets all of them stand where they stand now."""
-        indices = [(place, place.index) for place in self._places]
-
-        def put_back() -> None:
-            for place, index in indices:
-                place.index = index
-
-        return put_back
-
-
 class Counts:
     """Whole and other numbers that the objects of a step hold as attributes, and its dictionaries by their keys.
 
@@ -218,71 +159,24 @@ class Counts:
                 if name in held and held[name] is not number:
                     held[name] = number
             if hasattr(held, "__missing__"):
-                for name in [name for name in _numbers(held) if name not in before]:
+                for name in [name for name in numbers_in(held) if name not in before]:
                     del held[name]
 
     def _note(self, held: dict[Any, Any]) -> Iterable[Any]:
         if id(held) in self._held:
             return ()
-        self._held[id(held)] = held, _numbers(held)
+        self._held[id(held)] = held, numbers_in(held)
         return held.values()
-
-
-class LocalNumbers:
-    """Numbers that are local variables of the user's own lines.
-
-    Args:
-        frame: where the innermost of these stands still; what called it is looked at, too.
-    """
-
-    def __init__(self, frame: FrameType | None) -> None:
-        self._before = {each: _numbers(each.f_locals) for each in own_calls(frame)}
-
-    def put_back(self) -> None:
-        """Give each the number that it had, in the calls that have not ended."""
-        for frame, before in self._before.items():
-            now = frame.f_locals
-            write_locals(frame, {name: number for name, number in before.items() if now.get(name) is not number})
-
-
-def own_calls(frame: FrameType | None) -> Iterator[FrameType]:
-    """A call and those that it was called from, which run the user's own lines."""
-    while frame is not None:
-        if is_own_code(frame.f_code.co_filename):
-            yield frame
-        frame = frame.f_back
-
-
-def objects_of(frame: FrameType | None) -> dict[str, Any]:
-    """Objects of the user's own classes, and generators of random numbers, that local variables of own lines hold.
-
-    What reports (a logger, a meter, a timer) is left out: a resumed run may begin its window anew.
-    """
-    found: dict[str, Any] = {}
-    for call in own_calls(frame):
-        for name, value in call.f_locals.items():
-            if _has_state(value) and not (_REPORTS.search(name) or _REPORTS.search(type(value).__name__)):
-                found.setdefault(name, value)
-    return found
-
-
-def _has_state(value: Any) -> bool:
-    kind = type(value)
-    if kind.__name__ in ("Generator", "RandomState", "Random") and not isinstance(value, Iterator):
-        return True
-    module = sys.modules.get(kind.__module__)
-    file = getattr(module, "__file__", None)
-    is_own = file is not None and is_own_code(file) and not isinstance(value, (Run, *_FOREIGN))
-    return is_own and isinstance(getattr(value, "__dict__", None), dict)
 
 
 def _tables(owner: Any) -> list[dict[Any, Any]]:
     """Where an object holds numbers: its attributes, and itself where it is a dictionary."""
-    if isinstance(owner, _FOREIGN):
+    if isinstance(owner, FOREIGN):
         return []
     entries = owner if isinstance(owner, dict) and len(owner) <= _LARGEST else None
     return [held for held in (entries, getattr(owner, "__dict__", None)) if isinstance(held, dict)]
 
 
-def _numbers(held: Mapping[Any, Any]) -> dict[Any, Any]:
+def numbers_in(held: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Those of a mapping's values that are numbers."""
     return {name: value for name, value in held.items() if isinstance(value, int | float)}

@@ -19,8 +19,9 @@ from gradgate.core.errors import SubjectError
 from gradgate.subjects.contract import Run
 from gradgate.subjects.doubles import doubles_kept
 from gradgate.subjects.inside import WEIGHTS, Backwards, assigned_from, backwards_read, locals_from
-from gradgate.subjects.keeping import Counts, LocalNumbers, Ranges, at_its_end, objects_of, own_calls
+from gradgate.subjects.keeping import Counts, at_its_end
 from gradgate.subjects.loaders import LentLoader, OwnLoader, first_call, first_made
+from gradgate.subjects.loop_state import LocalNumbers, Ranges, objects_of, own_calls
 from gradgate.subjects.places import Place
 
 _DEPTH = 24  # calls, of three frames of C and more each

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gradgate.subjects.keeping import Counts, LocalNumbers, Ranges
+from gradgate.subjects.keeping import Counts
+from gradgate.subjects.loop_state import LocalNumbers, Ranges
 from gradgate.subjects.own_loop import OwnLoop
 
 BATCH = torch.ones(2, 3)
