@@ -154,3 +154,10 @@ def test_init_writes_the_question_into_either_adapter(folder: Path):
     """In that of the loop alone, and in that with a stage for it."""
     for text in adapters(folder, "assert torch.isfinite(rate())", "loader"):
         assert '# schedule_counts = "updates"  # or "steps": ' in text
+
+
+@pytest.mark.parametrize(("over", "counts"), [("range(100)", True), ("loader", False), ("enumerate(loader)", False)])
+def test_init_says_where_a_loop_counts_with_range(folder: Path, over: str, counts: bool):
+    """What ramps by that number moves with every turn for the losses, unless begin is told the module."""
+    _, staged = adapters(folder, "loader = iter(rows())", over)
+    assert ("counts_in" in staged) is counts
