@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gradgate.checks.resuming import loads_optimizer
-from gradgate.checks.run_orders import COPY, LEFT, LOAD, Event, Orders, last_attr
+from gradgate.checks.run_orders import COPY, LEFT, LOAD, Event, Orders
 from gradgate.checks.source_places import Place, Places
-from gradgate.checks.source_values import assignments_in
-from gradgate.checks.trainer_source import called_name, calls_in, dotted, given_for
+from gradgate.checks.source_values import assignments_in, is_part
+from gradgate.checks.trainer_source import called_name, calls_in, dotted, given_for, last_attr
 
 RESUMES = re.compile(r"resum|restor|restart|continu|last_ckpt|checkpoint|eval|test", re.IGNORECASE)
 VIEWS = ("parameters", "named_parameters", "buffers", "children", "modules", "items", "values", "state_dict")
@@ -67,16 +67,12 @@ def _early(events: list[Event], marked: dict[int, tuple[str, str]], own: Places)
             for target, copy in list(pending.items()):
                 if _excludes(copy, event) or _puts_back(target, event):
                     continue
-                if _is_in(target, event.name) and not _is_partly(event, copy, own):
+                if is_part(target, event.name) and not _is_partly(event, copy, own):
                     pending.pop(target)  # it has weights of its own
                     early.pop(target, None)
-                elif _is_in(copy.name, event.name) and not is_of_resume(event):
+                elif is_part(copy.name, event.name) and not is_of_resume(event):
                     early[target] = copy, event
     yield from early.values()
-
-
-def _is_in(part: str, whole: str) -> bool:
-    return part == whole or part.startswith(f"{whole}.")
 
 
 def _excludes(copy: Event, load: Event) -> bool:
@@ -97,7 +93,7 @@ def _is_partly(load: Event, copy: Event, own: Places) -> bool:
     """Whether a state may lack the other part: it is loaded with keys missing, or is filtered; of a copy that the
     model's own `__init__` makes, only where the loading function names that part."""
     call = load.value
-    if not isinstance(call, ast.Call) or not _is_in(copy.name, load.name):
+    if not isinstance(call, ast.Call) or not is_part(copy.name, load.name):
         return False
     strict = given_for(call, "strict", 1)
     lax = isinstance(strict, ast.Constant) and strict.value is False
@@ -160,7 +156,7 @@ def _copies(place: Place) -> Iterator[_Copy]:
     for call, target, value in pairs:
         to, of = _path(target, place), _path(value, place)
         same_root = to.partition(".")[0] == of.partition(".")[0] != ""
-        if same_root and "." in to and "." in of and not _is_in(to, of) and not _is_in(of, to):
+        if same_root and "." in to and "." in of and not is_part(to, of) and not is_part(of, to):
             yield _Copy(place, call, of, to)
 
 

@@ -62,9 +62,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
-from gradgate.checks.evaluations import ALLOWED, DRAWS, draws, evaluated, evaluated_with, furthest, started
+from gradgate.checks.evaluations import ALLOWED, Change, judged
 from gradgate.checks.moved import in_words
 from gradgate.checks.raised import reports_raises
 from gradgate.checks.trainer_source import files_of
@@ -87,24 +88,8 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     moves = list(_moves(stage))
     if not moves:
         return Outcome(not_applicable="no key of `options` says how many rows a batch has, such as `eval_batch_size`")
-    base = started(stage, context)
-    plain = evaluated(base, context.seed)
-    if draws(stage, context, plain):
-        return Outcome(inconclusive=DRAWS)
-    worst, compared = 0.0, 0
-    findings: list[Finding] = []
-    for options in moves:
-        moved = evaluated_with(stage, context, options, base)
-        if moved is None:
-            continue
-        compared += 1
-        distance, name = furthest(plain, moved)
-        worst = max(worst, distance)
-        if distance > ALLOWED:
-            findings.append(_finding(options, name, plain[name], moved[name], distance, _severity(subject, options)))
-    if not compared:
-        return Outcome(inconclusive="with another size of batches the parameters have other names or shapes")
-    return Outcome(tuple(findings), {"relative_change": worst, "compared": compared}, {"relative_change": ALLOWED})
+    otherwise = "with another size of batches the parameters have other names or shapes"
+    return judged(stage, context, moves, partial(_finding, subject), otherwise)
 
 
 def _moves(stage: Stage) -> Iterator[dict[str, Any]]:
@@ -123,15 +108,13 @@ def _severity(subject: Subject, options: Mapping[str, Any]) -> Severity:
     return "warning" if limited else "error"
 
 
-def _finding(
-    options: Mapping[str, Any], name: str, plain: float, moved: float, distance: float, severity: Severity
-) -> Finding:
+def _finding(subject: Subject, change: Change) -> Finding:
     return Finding(
         CODE,
         NAME,
-        f"evaluate() says {name} = {plain:.6g}, and {moved:.6g}{in_words(options)}: a relative change of "
-        f"{distance:.3g}; allowed: {ALLOWED:g}",
-        severity=severity,
+        f"evaluate() says {change.name} = {change.plain:.6g}, and {change.moved:.6g}{in_words(change.options)}: a "
+        f"relative change of {change.distance:.3g}; allowed: {ALLOWED:g}",
+        severity=_severity(subject, change.options),
         fix="add up sums and counts over all held-out rows and divide once; keep the last, smaller batch",
-        detail={"metric": name, "plain": plain, "moved": moved},
+        detail={"metric": change.name, "plain": change.plain, "moved": change.moved},
     )

@@ -55,10 +55,11 @@ training); two faults of a trainer that was reviewed for the catalogue.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
-from gradgate.checks.evaluations import ALLOWED, DRAWS, draws, evaluated, evaluated_with, furthest, started
+from gradgate.checks.evaluations import ALLOWED, Change, judged
 from gradgate.checks.moved import in_words
 from gradgate.checks.raised import reports_raises
 from gradgate.core.finding import Finding
@@ -81,40 +82,27 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     moves = list(_moves(stage))
     if not moves:
         return Outcome(not_applicable="no key of `options` is the training's alone, such as `label_smoothing`")
-    base = started(stage, context)
-    plain = evaluated(base, context.seed)
-    if draws(stage, context, plain):
-        return Outcome(inconclusive=DRAWS)
-    worst, compared = 0.0, 0
-    findings: dict[str, Finding] = {}
-    for key, value in moves:
-        moved = evaluated_with(stage, context, {key: value}, base)
-        if moved is None:
-            continue
-        compared += 1
-        distance, name = furthest(plain, moved)
-        worst = max(worst, distance)
-        if distance > ALLOWED:
-            findings.setdefault(key, _finding({key: value}, name, plain[name], moved[name]))
-    if not compared:
-        return Outcome(inconclusive="with other settings the parameters have other names or shapes, or nothing starts")
-    measured = {"relative_change": worst, "compared": compared}
-    return Outcome(tuple(findings.values()), measured, {"relative_change": ALLOWED})
+    otherwise = "with other settings the parameters have other names or shapes, or nothing starts"
+    outcome = judged(stage, context, moves, _finding, otherwise)
+    first: dict[str, Finding] = {}
+    for finding in outcome.findings:
+        first.setdefault(finding.detail["key"], finding)
+    return replace(outcome, findings=tuple(first.values()))
 
 
-def _moves(stage: Stage) -> Iterator[tuple[str, Any]]:
+def _moves(stage: Stage) -> Iterator[dict[str, Any]]:
     for key, values in (stage.options or {}).items():
         if TRAINING.search(key.lower()) or is_of_accumulation(key):
-            yield from ((key, value) for value in values[1:])
+            yield from ({key: value} for value in values[1:])
 
 
-def _finding(options: Mapping[str, Any], name: str, plain: float, moved: float) -> Finding:
-    text = f"evaluate() says {name} = {plain:.6g}, and {moved:.6g}{in_words(options)}, which is the training's alone"
+def _finding(change: Change) -> Finding:
+    text = f"evaluate() says {change.name} = {change.plain:.6g}, and {change.moved:.6g}{in_words(change.options)}"
     return Finding(
         CODE,
         NAME,
-        f"{text}; allowed: a relative change of {ALLOWED:g}",
+        f"{text}, which is the training's alone; allowed: a relative change of {ALLOWED:g}",
         severity="warning",
         fix="let the evaluation take its parameters and the held-out rows, and no setting of the training",
-        detail={"metric": name, "plain": plain, "moved": moved},
+        detail={"metric": change.name, "plain": change.plain, "moved": change.moved, "key": next(iter(change.options))},
     )

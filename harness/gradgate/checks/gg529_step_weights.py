@@ -69,7 +69,7 @@ import torch
 from torch import Tensor
 
 from gradgate.checks import tolerances
-from gradgate.checks.moved import in_words, moved, runs_of
+from gradgate.checks.moved import in_words, plain_and_moved
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.randomness import seeded
 from gradgate.checks.snapshot import named_parameters
@@ -87,8 +87,7 @@ FIX = "mix weights with shares that sum to 1, and mask in front of the softmax"
 
 def gradient_alone(subject: Subject, stage: Stage, context: Context) -> Outcome:
     """Ask for the gradient of the weights."""
-    with calling("start()"):
-        run: Run = stage.start(context.seed, dtype=torch.float64, device=context.device)
+    run = _started(stage, context)
     with seeded(context.seed):
         return Outcome(tuple(_on_the_graph(run, next(iter(run.batches())))))
 
@@ -102,11 +101,9 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     findings = list(gradient_alone(subject, stage, context).findings)
     worst, settings = 0.0, 0
     told: set[str] = set()
-    for options, each in _settings(stage, context):
+    for options, each in plain_and_moved(_started(stage, context), stage, context):
         settings += 1
         for weight_BSH in _weights_of(each, context.seed):
-            if weight_BSH is None:
-                break
             distance, wrong = _judge(weight_BSH)
             worst = max(worst, distance)
             for kind, message in wrong.items():
@@ -117,13 +114,13 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     return Outcome(tuple(findings), {"weight_sum_error": worst, "settings": settings}, allowed)
 
 
-def _settings(stage: Stage, context: Context) -> Iterator[tuple[dict[str, Any], Run]]:
-    yield from runs_of(stage, context, [{}])
-    yield from moved(stage, context)
+def _started(stage: Stage, context: Context) -> Run:
+    with calling("start()"):
+        return stage.start(context.seed, dtype=torch.float64, device=context.device)
 
 
-def _weights_of(run: Run, seed: int) -> Iterator[Tensor | None]:
-    """Of three batches before a step, and of three behind two; None where this setting has none."""
+def _weights_of(run: Run, seed: int) -> Iterator[Tensor]:
+    """Of three batches before a step, and of three behind two; no more where this setting has none."""
     batches = run.batches()
     for steps in (0, STEPS):
         try:
@@ -133,7 +130,7 @@ def _weights_of(run: Run, seed: int) -> Iterator[Tensor | None]:
                 for batch in islice(batches, BATCHES):
                     yield run.weights(batch).detach()
         except (Exception, SystemExit):  # a setting without weights, or one that makes no step, which GG414 tells
-            yield None
+            return
 
 
 def _judge(weight_BSH: Tensor) -> tuple[float, dict[str, str]]:

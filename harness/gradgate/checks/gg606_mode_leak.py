@@ -86,6 +86,7 @@ from functools import partial
 from itertools import islice, starmap
 from typing import Any
 
+from gradgate.checks.checkpoints import fresh
 from gradgate.checks.edges import untrained
 from gradgate.checks.injections import Injection, error_in_backward, error_in_forward, in_output
 from gradgate.checks.mode_lines import (
@@ -147,7 +148,7 @@ class _Resting:
 @reports_raises(CODE, NAME)
 def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     """Call everything once, in order, then with errors in all places."""
-    start = partial(_start, stage, context)
+    start = partial(fresh, stage, context, context.seed)
     leaks = Leaks()
     resting = _look_at_calls(start, context, stage, leaks)
     _look_at_generators(start, leaks)
@@ -158,7 +159,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
 
 def calls_alone(subject: Subject, stage: Stage, context: Context) -> Outcome:
     """What is left where nothing fails: in other settings that is enough."""
-    start = partial(_start, stage, context)
+    start = partial(fresh, stage, context, context.seed)
     leaks = Leaks()
     resting = _look_at_calls(start, context, stage, leaks)
     return _outcome(subject, start, context, leaks, resting)
@@ -210,11 +211,6 @@ def _line(subject: Subject, start: Callable[[], Run], finding: Finding, context:
     tensors = [x for module in modules for x in (*module.parameters(False), *module.buffers(False))]
     state = lambda: (fingerprint(tensors), [getattr(module, "p", None) for module in modules])  # noqa: E731
     return line_of_change(source, state, calls[doing], usual)
-
-
-def _start(stage: Stage, context: Context) -> Run:
-    with calling("start()"):
-        return stage.start(context.seed, device=context.device)
 
 
 def _look_at_calls(start: Callable[[], Run], context: Context, stage: Stage, leaks: Leaks) -> _Resting:

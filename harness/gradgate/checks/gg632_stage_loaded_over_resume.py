@@ -64,6 +64,7 @@ from collections.abc import Iterator
 from gradgate.checks.references import model_named
 from gradgate.checks.restored_models import DEPTH, Restores, reached
 from gradgate.checks.source_places import Place, places_in
+from gradgate.checks.source_values import is_part
 from gradgate.checks.trainer_source import NONE, calls_in, dotted, files_of, nodes_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -100,7 +101,7 @@ class _Order(Restores):
                 for at, statement in enumerate(block[:-1]):
                     restored = self._outside(self.restored(statement, place), statement, place)
                     for call, model in self._loads(block[at + 1 :], place) if restored else ():
-                        if id(call) not in seen and any(_is_part(model, of) for of in restored):
+                        if id(call) not in seen and any(is_part(model, of) for of in restored):
                             seen.add(id(call))
                             yield _finding(call, model, statement, place)
 
@@ -132,10 +133,6 @@ class _Order(Restores):
                     told = STAGE.search(ast.unparse(each)) is not None
                     parts = [model for model in sorted(loaded.models) if told or VALUES.search(model)]
                     yield from ((call, model) for model in parts if not loaded.optimizers)
-
-
-def _is_part(model: str, of: str) -> bool:
-    return model == of or model.startswith(f"{of}.")
 
 
 def _finding(call: ast.Call, model: str, restoring: ast.stmt, place: Place) -> Finding:

@@ -146,13 +146,12 @@ def _reads_it(made: Event, own: Places) -> bool:
 
 
 def _finding(load: Event, made: Event) -> Finding:
-    where = f"{load.place.name}() in line {getattr(load.node, 'lineno', 0)} of {load.place.file.path.name}"
     return Finding(
         code=CODE,
         name=NAME,
         message=(
-            f"{made.place.name}() makes `{made.name}` anew behind the load_state_dict() in {where}: what was loaded "
-            "is lost; allowed: none"
+            f"{made.place.name}() makes `{made.name}` anew behind the load_state_dict() in {load.where}: what was "
+            "loaded is lost; allowed: none"
         ),
         culprit=made.place.file.at(made.node, made.place.name),
         fix="build first, and resume last",

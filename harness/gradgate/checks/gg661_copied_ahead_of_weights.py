@@ -73,10 +73,10 @@ from functools import cached_property
 from itertools import starmap
 
 from gradgate.checks.copied_parts import copied_parts, is_of_resume
-from gradgate.checks.run_orders import LOAD, MAKE, SAME, USE, Event, Orders, last_attr
+from gradgate.checks.run_orders import LOAD, MAKE, SAME, USE, Event, Orders
 from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.source_values import assignments_in, last_name, places_of
-from gradgate.checks.trainer_source import NONE, called_name, calls_in, dotted, files_of
+from gradgate.checks.source_values import assignments_in, is_part, last_name, places_of
+from gradgate.checks.trainer_source import NONE, called_name, calls_in, dotted, files_of, last_attr
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -239,32 +239,28 @@ def _first(name: str, same: dict[str, str]) -> str:
 
 def _is_of(copy: Event, model: str, same: dict[str, str]) -> bool:
     """Whether a copy was taken of a model, or of a part of it."""
-    return any(_first(each, same) == model or _first(each, same).startswith(f"{model}.") for each in copy.given)
+    return any(is_part(_first(each, same), model) for each in copy.given)
 
 
 def _finding(copy: Event, load: Event) -> Finding:
-    where = f"{load.place.name}() in line {getattr(load.node, 'lineno', 0)} of {load.place.file.path.name}"
-    return Finding(
-        code=CODE,
-        name=NAME,
-        message=(
-            f"{copy.place.name}() makes `{copy.name}` of the weights that are there before {where} loads those that "
-            "training starts from, and nothing sets it again; allowed: a copy behind that"
-        ),
-        culprit=copy.place.file.at(copy.node, copy.place.name),
-        fix="load first, and copy behind that",
+    told = (
+        f"makes `{copy.name}` of the weights that are there before {load.where} loads those that training starts from"
     )
+    return _told(copy, f"{told}, and nothing sets it again")
 
 
 def _of_part(copy: Event, load: Event) -> Finding:
-    where = f"{load.place.name}() in line {getattr(load.node, 'lineno', 0)} of {load.place.file.path.name}"
+    told = (
+        f"copies `{copy.name}` into `{copy.given[0]}` before {load.where} loads the weights that training starts from"
+    )
+    return _told(copy, f"{told}, which the copy lacks")
+
+
+def _told(copy: Event, told: str) -> Finding:
     return Finding(
         code=CODE,
         name=NAME,
-        message=(
-            f"{copy.place.name}() copies `{copy.name}` into `{copy.given[0]}` before {where} loads the weights that "
-            "training starts from, which the copy lacks; allowed: a copy behind that"
-        ),
+        message=f"{copy.place.name}() {told}; allowed: a copy behind that",
         culprit=copy.place.file.at(copy.node, copy.place.name),
         fix="load first, and copy behind that",
     )

@@ -72,7 +72,7 @@ from collections.abc import Iterable, Iterator
 from gradgate.checks.objects_called import method_called
 from gradgate.checks.source_places import Place, Places, read_place_by_place
 from gradgate.checks.source_values import OTHERS, assignments_in, contains
-from gradgate.checks.trainer_source import File, called_name, dotted, nodes_in
+from gradgate.checks.trainer_source import File, called_name, dotted, last_attr, nodes_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -132,11 +132,11 @@ def _flat(body: list[ast.stmt]) -> Iterator[ast.stmt]:
 
 def _goes_backward(statement: ast.stmt, place: Place, own: Places) -> bool:
     calls = [node for node in nodes_in([statement], *OTHERS) if isinstance(node, ast.Call)]
-    if any(called_name(call) == "backward" or _last(call) == "backward" for call in calls):
+    if any(called_name(call) == "backward" or last_attr(call) == "backward" for call in calls):
         return True
     called = (own.called(call, place) for call in calls)
     return any(
-        isinstance(node, ast.Call) and _last(node) == "backward"
+        isinstance(node, ast.Call) and last_attr(node) == "backward"
         for each in called
         if each is not None and each is not place
         for node in each.nodes
@@ -146,19 +146,15 @@ def _goes_backward(statement: ast.stmt, place: Place, own: Places) -> bool:
 def _clears(block: Iterable[ast.AST], place: Place, own: Places, depth: int = DEPTH) -> bool:
     """Whether statements clear gradients, or a function of the trainer's that they call."""
     nodes = list(nodes_in(block, *OTHERS))
-    if any("zero_grad" in _last(node) for node in nodes if isinstance(node, ast.Call)):
+    if any("zero_grad" in last_attr(node) for node in nodes if isinstance(node, ast.Call)):
         return True
     if any(isinstance(target, ast.Attribute) and target.attr == "grad" for target, _ in assignments_in(nodes)):
         return True
-    zeroed = (node for node in nodes if isinstance(node, ast.Call) and _last(node) == "zero_")
+    zeroed = (node for node in nodes if isinstance(node, ast.Call) and last_attr(node) == "zero_")
     if any(".grad" in ast.unparse(node.func) for node in zeroed):
         return True
     called = [_called(node, place, own) for node in nodes if isinstance(node, ast.Call)] if depth else []
     return any(each is not None and each is not place and _clears(each.nodes, each, own, depth - 1) for each in called)
-
-
-def _last(call: ast.Call) -> str:
-    return call.func.attr if isinstance(call.func, ast.Attribute) else dotted(call.func)
 
 
 def _called(call: ast.Call, place: Place, own: Places) -> Place | None:
@@ -169,7 +165,7 @@ def _asks_finite(node: ast.AST, place: Place, own: Places, depth: int) -> bool:
     """Whether an expression asks whether a number is finite, itself or in what gives its names."""
     for part in place.names.parts(node):
         if isinstance(part, ast.Call):
-            if _last(part) in FINITE or INFINITE.match(ast.unparse(part)):
+            if last_attr(part) in FINITE or INFINITE.match(ast.unparse(part)):
                 return True
             called = _called(part, place, own) if depth else None
             values = called.returned if called is not None and called is not place and not _steps(called) else []
@@ -190,7 +186,7 @@ def _is_cleared_around(place: Place, own: Places, depth: int = DEPTH) -> bool:
         if caller is place or own.called(call, caller) not in (place, None):
             continue
         beside = [node for node in caller.nodes if isinstance(node, ast.Call) and not contains(node, call)]
-        if any("zero_grad" in _last(node) for node in beside):
+        if any("zero_grad" in last_attr(node) for node in beside):
             return True
         if depth and _is_cleared_around(caller, own, depth - 1):
             return True

@@ -12,7 +12,7 @@ from gradgate.checks.objects_called import class_of
 from gradgate.checks.resuming import names_of
 from gradgate.checks.source_places import Place, Places
 from gradgate.checks.source_values import OTHERS, assignments_in, last_name, places_of
-from gradgate.checks.trainer_source import dotted, given_by, nodes_in
+from gradgate.checks.trainer_source import dotted, given_by, last_attr, nodes_in
 
 LOAD, MAKE, SAME, USE, COPY = "load", "make", "same", "use", "copy"
 LEFT = "left"  # a branch behind which its function ends
@@ -46,6 +46,11 @@ class Event:
     tests: tuple[str, ...]
     value: ast.expr
     given: tuple[str, ...] = ()
+
+    @property
+    def where(self) -> str:
+        """Its place in words."""
+        return f"{self.place.name}() in line {getattr(self.node, 'lineno', 0)} of {self.place.file.path.name}"
 
     def follows(self, other: Event) -> bool:
         """Whether this happens wherever another, which is in front, has: no branch and no loop is around it that is
@@ -293,11 +298,6 @@ class Orders:
             if kind is not None:
                 return self._methods(kind).get(name), kind, self._outside(of, frame)
         return called, called.owner if called is not None else None, self._outside(of, frame) if of is not None else ""
-
-
-def last_attr(call: ast.Call) -> str:
-    """The name of the method or of the function that is called, whatever it is called of."""
-    return call.func.attr if isinstance(call.func, ast.Attribute) else dotted(call.func)
 
 
 def _loads(place: Place) -> bool:

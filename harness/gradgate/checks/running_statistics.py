@@ -125,10 +125,8 @@ def statistics_still(run: Run, batches: Sequence[Batch], seed: int, *, all_that_
             no gradient goes through it either.
     """
     with numbers_left():
-        statistics = None
-        if _remembers(run, batches, seed):
-            moving = _moved(run, batches[0], seed) if all_that_moves else []
-            statistics = Statistics(moving) if moving else running_statistics(run, batches, seed)
+        find = _all_moving if all_that_moves else running_statistics
+        statistics = find(run, batches, seed) if _remembers(run, batches, seed) else None
     if statistics is None:
         yield ""
         return
@@ -166,6 +164,11 @@ def running_statistics(run: Run, batches: Sequence[Batch], seed: int) -> Statist
         if id(moving[number].owner) in owners and (number in by_data or moving[number].is_whole)
     ]
     return Statistics(found) if found else None
+
+
+def _all_moving(run: Run, batches: Sequence[Batch], seed: int) -> Statistics | None:
+    moving = _moved(run, batches[0], seed)
+    return Statistics(moving) if moving else None
 
 
 def _moved(run: Run, batch: Batch, seed: int) -> list[Moving]:

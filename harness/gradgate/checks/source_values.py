@@ -76,6 +76,11 @@ def text_of(node: ast.expr | None) -> str:
     return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
 
 
+def is_part(part: str, whole: str) -> bool:
+    """Whether a dotted name is another one, or begins with it."""
+    return part == whole or part.startswith(f"{whole}.")
+
+
 def with_stars(text: ast.JoinedStr) -> str:
     """A text with `*` for each part that is filled in."""
     return "".join(str(part.value) if isinstance(part, ast.Constant) else "*" for part in text.values)

@@ -111,6 +111,11 @@ def called_name(node: ast.AST) -> str:
     return dotted(node.func).rpartition(".")[2] if isinstance(node, ast.Call) else ""
 
 
+def last_attr(call: ast.Call) -> str:
+    """The name of the method or of the function that is called, whatever it is called of."""
+    return call.func.attr if isinstance(call.func, ast.Attribute) else dotted(call.func)
+
+
 def given_by(call: ast.Call) -> list[ast.expr]:
     """What a call gives, by position and by name."""
     return [*call.args, *(word.value for word in call.keywords)]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import random
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
+
+import numpy as np
+import torch
 
 from gradgate.core.frames import write_locals
 from gradgate.core.origin import is_own_code
@@ -14,6 +18,7 @@ from gradgate.subjects.contract import Run
 from gradgate.subjects.keeping import FOREIGN, numbers_in
 
 _REPORTS = re.compile(r"log|meter|timer|progress|metric|monitor|writer|profil|bar(?![a-z])|track", re.IGNORECASE)
+_GENERATORS = (random.Random, np.random.Generator, np.random.RandomState, torch.Generator)
 
 
 class LocalNumbers:
@@ -55,10 +60,9 @@ def objects_of(frame: FrameType | None) -> dict[str, Any]:
 
 
 def _has_state(value: Any) -> bool:
-    kind = type(value)
-    if kind.__name__ in ("Generator", "RandomState", "Random") and not isinstance(value, Iterator):
+    if isinstance(value, _GENERATORS):
         return True
-    module = sys.modules.get(kind.__module__)
+    module = sys.modules.get(type(value).__module__)
     file = getattr(module, "__file__", None)
     is_own = file is not None and is_own_code(file) and not isinstance(value, (Run, *FOREIGN))
     return is_own and isinstance(getattr(value, "__dict__", None), dict)
