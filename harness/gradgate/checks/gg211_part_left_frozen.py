@@ -66,8 +66,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from gradgate.checks.frozen_parts import Switch, frozen_in_part, parts_of, switches_in
-from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.trainer_source import NONE, files_of
+from gradgate.checks.source_places import Place, Places, read_as_one
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -87,12 +86,7 @@ FROZEN = (
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     """Look for modules that one function freezes and none releases, among others that are."""
-    files = files_of(subject)
-    if not files:
-        return Outcome(not_applicable=NONE)
-    able = any(file.has("requires_grad_(", "requires_grad = ") for file in files)
-    findings = tuple(_findings(places_in(files))) if able else ()
-    return Outcome(findings, {"parts": len(findings)}, {"parts": 0})
+    return read_as_one(subject, [("requires_grad_(", "requires_grad = ")], _findings, "parts")
 
 
 def _findings(places: Places) -> Iterator[Finding]:

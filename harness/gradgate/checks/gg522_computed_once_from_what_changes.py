@@ -63,9 +63,9 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from gradgate.checks.source_places import Place, Places, places_in
+from gradgate.checks.source_places import Place, Places, read_as_one
 from gradgate.checks.source_values import assignments_in, last_name, places_of
-from gradgate.checks.trainer_source import NONE, called_name, dotted, files_of, given_by, nodes_in
+from gradgate.checks.trainer_source import called_name, dotted, given_by, nodes_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -82,12 +82,7 @@ HOPS = 3
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     """Look for what is kept though it is made of what changes."""
-    files = files_of(subject)
-    if not files:
-        return Outcome(not_applicable=NONE)
-    asked = any(file.has("cache", "lazy", " is None", "hasattr(self") for file in files)
-    findings = tuple(_found(places_in(files))) if asked else ()
-    return Outcome(findings, {"members": len(findings)}, {"members": 0})
+    return read_as_one(subject, [("cache", "lazy", " is None", "hasattr(self")], _found, "members")
 
 
 def _found(own: Places) -> Iterator[Finding]:

@@ -59,9 +59,9 @@ import ast
 from collections.abc import Iterator
 
 from gradgate.checks.origins import Origin, Origins
-from gradgate.checks.source_places import Place, Places, places_in
+from gradgate.checks.source_places import Place, Places, read_as_one
 from gradgate.checks.source_values import assignments_in
-from gradgate.checks.trainer_source import NONE, called_name, dotted, files_of, given_by
+from gradgate.checks.trainer_source import called_name, dotted, given_by
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -76,12 +76,7 @@ AROUND = ("float", "max", "torch.tensor", "np.float32", "np.float64")
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     """Look for shares that are whole numbers."""
-    files = files_of(subject)
-    if not files:
-        return Outcome(not_applicable=NONE)
-    divides = any(file.has("//", "floor", "int(", "trunc(") for file in files)
-    findings = tuple(_found(places_in(files))) if divides else ()
-    return Outcome(findings, {"shares": len(findings)}, {"shares": 0})
+    return read_as_one(subject, [("//", "floor", "int(", "trunc(")], _found, "shares")
 
 
 def _found(own: Places) -> Iterator[Finding]:

@@ -72,8 +72,8 @@ from collections.abc import Iterator
 
 from gradgate.checks.best_pointers import DELETES, Pointer, is_known, pointers
 from gradgate.checks.listed_files import BEST, LISTS, Listed, Listings, Written, is_taken
-from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.trainer_source import NONE, called_name, calls_in, files_of
+from gradgate.checks.source_places import Place, Places, read_as_one
+from gradgate.checks.trainer_source import called_name, calls_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -85,12 +85,7 @@ PER_STAGE = False
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     """Hold what is deleted against the name of the best."""
-    files = files_of(subject)
-    if not files:
-        return Outcome(not_applicable=NONE)
-    deletes = any(file.has(*DELETES) for file in files) and any(file.has(*LISTS) for file in files)
-    findings = tuple(_of_all(places_in(files))) if deletes and any(file.has("best") for file in files) else ()
-    return Outcome(findings, {"lists": len(findings)}, {"lists": 0})
+    return read_as_one(subject, [DELETES, LISTS, ("best",)], _of_all, "lists")
 
 
 def _of_all(own: Places) -> Iterator[Finding]:

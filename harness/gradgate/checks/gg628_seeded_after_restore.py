@@ -70,9 +70,9 @@ from functools import cached_property
 from typing import TypeGuard
 
 from gradgate.checks.source_conditions import changed_in, is_setting
-from gradgate.checks.source_places import Place, Places, places_in
+from gradgate.checks.source_places import Place, Places, read_as_one
 from gradgate.checks.source_values import OTHERS, blocks_in, last_name
-from gradgate.checks.trainer_source import NONE, calls_in, dotted, files_of, given_by, nodes_in
+from gradgate.checks.trainer_source import calls_in, dotted, given_by, nodes_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -99,12 +99,9 @@ DEPTH = 4  # calls that are followed
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     """Look for seeds behind what restores a random state."""
-    files = files_of(subject)
-    if not files:
-        return Outcome(not_applicable=NONE)
-    restores = any(file.has("set_rng_state", "setstate", "set_state") for file in files)
-    findings = tuple(_Order(places_in(files)).all()) if restores and any(file.has("seed") for file in files) else ()
-    return Outcome(findings, {"seeds": len(findings)}, {"seeds": 0})
+    return read_as_one(
+        subject, [("set_rng_state", "setstate", "set_state"), ("seed",)], lambda own: _Order(own).all(), "seeds"
+    )
 
 
 class _Order:

@@ -63,9 +63,9 @@ from collections.abc import Iterator
 
 from gradgate.checks.references import model_named
 from gradgate.checks.restored_models import DEPTH, Restores, reached
-from gradgate.checks.source_places import Place, places_in
+from gradgate.checks.source_places import Place, read_as_one
 from gradgate.checks.source_values import is_part
-from gradgate.checks.trainer_source import NONE, calls_in, dotted, files_of, nodes_in
+from gradgate.checks.trainer_source import calls_in, dotted, nodes_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -82,12 +82,7 @@ TRAINS = re.compile(r"(^|\.)_?(fit|train|run|main|learn)(_\w+)?$")
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     """Look for stages that are loaded over what was restored."""
-    files = files_of(subject)
-    if not files:
-        return Outcome(not_applicable=NONE)
-    asked = any(file.has("load_state_dict(") for file in files)
-    findings = tuple(_Order(places_in(files)).all()) if asked else ()
-    return Outcome(findings, {"loads": len(findings)}, {"loads": 0})
+    return read_as_one(subject, [("load_state_dict(",)], lambda own: _Order(own).all(), "loads")
 
 
 class _Order(Restores):

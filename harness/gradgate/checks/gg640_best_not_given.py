@@ -64,9 +64,9 @@ import re
 from collections.abc import Iterator
 
 from gradgate.checks.kept_bests import SPEAKS, Around, Kept, is_read, kept_bests, loops_around, modules_in
-from gradgate.checks.source_places import Places, places_in
+from gradgate.checks.source_places import Places, read_as_one
 from gradgate.checks.source_values import last_name
-from gradgate.checks.trainer_source import NONE, dotted, files_of
+from gradgate.checks.trainer_source import dotted
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -85,12 +85,7 @@ PUTS_BACK = re.compile(r"load|restor|swap|copy_|best|revert|apply|rollback", re.
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     """Follow each best that is kept to whoever reads it."""
-    files = files_of(subject)
-    if not files:
-        return Outcome(not_applicable=NONE)
-    there = any(file.has("best") for file in files) and any(file.has("state_dict", "save") for file in files)
-    findings = tuple(_of_all(places_in(files))) if there else ()
-    return Outcome(findings, {"bests": len(findings)}, {"bests": 0})
+    return read_as_one(subject, [("best",), ("state_dict", "save")], _of_all, "bests")
 
 
 def _of_all(own: Places) -> Iterator[Finding]:

@@ -66,9 +66,9 @@ from functools import cached_property
 from gradgate.checks.accumulation import steps_in
 from gradgate.checks.references import meant
 from gradgate.checks.resuming import loads_optimizer
-from gradgate.checks.source_places import Place, Places, places_in
+from gradgate.checks.source_places import Place, Places, read_as_one
 from gradgate.checks.source_values import contains, last_name, outwards, parents_in
-from gradgate.checks.trainer_source import NONE, called_name, calls_in, dotted, files_of
+from gradgate.checks.trainer_source import called_name, calls_in, dotted
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -96,12 +96,7 @@ _Assigned = ast.Assign | ast.AnnAssign | ast.NamedExpr
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     """Follow each number that a resume loads to where it is used."""
-    files = files_of(subject)
-    if not files:
-        return Outcome(not_applicable=NONE)
-    there = any(file.has("load_state_dict") for file in files) and any(file.has("range(") for file in files)
-    findings = tuple(_of_all(places_in(files))) if there else ()
-    return Outcome(findings, {"functions": len(findings)}, {"functions": 0})
+    return read_as_one(subject, [("load_state_dict",), ("range(",)], _of_all, "functions")
 
 
 def _of_all(own: Places) -> Iterator[Finding]:

@@ -68,9 +68,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gradgate.checks.references import meant
-from gradgate.checks.source_places import Place, Places, places_in
+from gradgate.checks.source_places import Place, Places, read_as_one
 from gradgate.checks.source_values import ORDERS, OTHERS, Names, assignments_in, blocks_in, last_name, places_of
-from gradgate.checks.trainer_source import NONE, calls_in, dotted, files_of, given_by, nodes_in
+from gradgate.checks.trainer_source import calls_in, dotted, given_by, nodes_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -102,12 +102,7 @@ class _Decision:
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     """Hold saves against the comparison behind them."""
-    files = files_of(subject)
-    if not files:
-        return Outcome(not_applicable=NONE)
-    there = any(file.has("best", "lowest", "highest") for file in files) and any(file.has("save") for file in files)
-    findings = tuple(_of_all(places_in(files))) if there else ()
-    return Outcome(findings, {"saves": len(findings)}, {"saves": 0})
+    return read_as_one(subject, [("best", "lowest", "highest"), ("save",)], _of_all, "saves")
 
 
 def _of_all(own: Places) -> Iterator[Finding]:

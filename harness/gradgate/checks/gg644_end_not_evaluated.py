@@ -62,9 +62,9 @@ from collections.abc import Iterator
 
 from gradgate.checks.accumulation import every
 from gradgate.checks.kept_bests import LOADS, SPEAKS, Around, Kept, is_read, kept_bests, loops_around
-from gradgate.checks.source_places import Places, places_in
+from gradgate.checks.source_places import Places, read_as_one
 from gradgate.checks.source_values import outwards, parents_in
-from gradgate.checks.trainer_source import NONE, called_name, dotted, files_of
+from gradgate.checks.trainer_source import called_name, dotted
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -78,12 +78,7 @@ EVALUATES = re.compile(r"eval|valid|measure|test|best|judge|consider|score|held_
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     """Look at when the best is kept."""
-    files = files_of(subject)
-    if not files:
-        return Outcome(not_applicable=NONE)
-    there = any(file.has("best") for file in files) and any(file.has("%") for file in files)
-    findings = tuple(_of_all(places_in(files))) if there else ()
-    return Outcome(findings, {"bests": len(findings)}, {"bests": 0})
+    return read_as_one(subject, [("best",), ("%",)], _of_all, "bests")
 
 
 def _of_all(own: Places) -> Iterator[Finding]:

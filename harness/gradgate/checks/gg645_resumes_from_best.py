@@ -65,9 +65,9 @@ from gradgate.checks.listed_files import BEST, LISTS, Listed, Listings, Written,
 from gradgate.checks.references import meant
 from gradgate.checks.restored_models import RESUMES
 from gradgate.checks.resuming import loads_optimizer
-from gradgate.checks.source_places import Place, Places, places_in
+from gradgate.checks.source_places import Place, Places, read_as_one
 from gradgate.checks.source_values import Names, is_true, outwards, parents_in
-from gradgate.checks.trainer_source import NONE, dotted, files_of, given_by
+from gradgate.checks.trainer_source import dotted, given_by
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -83,12 +83,7 @@ THERE = re.compile(r"exists|is_file|isfile|is_dir|isdir")
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     """Look at which file a resume takes."""
-    files = files_of(subject)
-    if not files:
-        return Outcome(not_applicable=NONE)
-    there = any(file.has("best") for file in files) and any(file.has("load") for file in files)
-    findings = tuple(_of_all(places_in(files))) if there else ()
-    return Outcome(findings, {"paths": len(findings)}, {"paths": 0})
+    return read_as_one(subject, [("best",), ("load",)], _of_all, "paths")
 
 
 def _of_all(own: Places) -> Iterator[Finding]:

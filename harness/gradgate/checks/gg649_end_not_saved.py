@@ -66,9 +66,9 @@ from collections.abc import Iterable, Iterator
 from gradgate.checks.accumulation import every, methods_of, steps_in
 from gradgate.checks.kept_bests import Around, kept_bests, loops_around
 from gradgate.checks.references import meant
-from gradgate.checks.source_places import Place, Places, places_in
+from gradgate.checks.source_places import Place, Places, read_as_one
 from gradgate.checks.source_values import OTHERS, last_name
-from gradgate.checks.trainer_source import NONE, called_name, dotted, files_of, given_by, nodes_in
+from gradgate.checks.trainer_source import called_name, dotted, given_by, nodes_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -88,12 +88,7 @@ DEPTH = 3  # calls that are followed
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     """Look for saves at intervals that nothing follows."""
-    files = files_of(subject)
-    if not files:
-        return Outcome(not_applicable=NONE)
-    asked = any(file.has("%") for file in files) and any(file.has("save") for file in files)
-    findings = tuple(_Ends(places_in(files)).all()) if asked else ()
-    return Outcome(findings, {"branches": len(findings)}, {"branches": 0})
+    return read_as_one(subject, [("%",), ("save",)], lambda own: _Ends(own).all(), "branches")
 
 
 class _Ends:

@@ -61,9 +61,9 @@ import re
 from collections.abc import Iterator
 
 from gradgate.checks.run_orders import LOAD, MAKE, Event, Orders
-from gradgate.checks.source_places import Places, places_in
+from gradgate.checks.source_places import Places, read_as_one
 from gradgate.checks.source_values import assignments_in, last_name, places_of
-from gradgate.checks.trainer_source import NONE, called_name, dotted, files_of, given_by
+from gradgate.checks.trainer_source import called_name, dotted, given_by
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -77,11 +77,7 @@ LAST = ("last_epoch", "last_step")
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     """Follow what is loaded to where it is made anew."""
-    files = files_of(subject)
-    if not files:
-        return Outcome(not_applicable=NONE)
-    findings = tuple(_found(places_in(files))) if any(file.has("load_state_dict") for file in files) else ()
-    return Outcome(findings, {"objects": len(findings)}, {"objects": 0})
+    return read_as_one(subject, [("load_state_dict",)], _found, "objects")
 
 
 def _found(own: Places) -> Iterator[Finding]:

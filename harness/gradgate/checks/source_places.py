@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -273,6 +273,25 @@ def read_place_by_place(
     places = places_in(files) if known else None
     read = () if places is None else places.all if tops else places.functions
     findings = tuple(found for place in read if place.file in known for found in find(place, places_in(files)))
+    return Outcome(findings, {what: len(findings)}, {what: 0})
+
+
+def read_as_one(
+    subject: Subject, asks: Sequence[Sequence[str]], find: Callable[[Places], Iterable[Finding]], what: str
+) -> Outcome:
+    """What `find` finds in a trainer as a whole, none of it allowed.
+
+    Args:
+        subject: the trainer.
+        asks: groups of texts; of each some file must have one, or there is nothing to read.
+        find: reads all functions.
+        what: the findings' name in what is measured.
+    """
+    files = files_of(subject)
+    if not files:
+        return Outcome(not_applicable=NONE)
+    is_asked = all(any(file.has(*texts) for file in files) for texts in asks)
+    findings = tuple(find(places_in(files))) if is_asked else ()
     return Outcome(findings, {what: len(findings)}, {what: 0})
 
 
