@@ -45,7 +45,7 @@ class Change:
     distance: float
 
 
-def judged(
+def evaluated_apart(
     stage: Stage,
     context: Context,
     moves: Iterable[Mapping[str, Any]],

@@ -65,7 +65,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from gradgate.checks.evaluations import ALLOWED, Change, judged
+from gradgate.checks.evaluations import ALLOWED, Change, evaluated_apart
 from gradgate.checks.moved import in_words
 from gradgate.checks.raised import reports_raises
 from gradgate.checks.trainer_source import files_of
@@ -89,7 +89,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     if not moves:
         return Outcome(not_applicable="no key of `options` says how many rows a batch has, such as `eval_batch_size`")
     otherwise = "with another size of batches the parameters have other names or shapes"
-    return judged(stage, context, moves, partial(_finding, subject), otherwise)
+    return evaluated_apart(stage, context, moves, partial(_finding, subject), otherwise)
 
 
 def _moves(stage: Stage) -> Iterator[dict[str, Any]]:

@@ -59,7 +59,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from gradgate.checks.evaluations import ALLOWED, Change, judged
+from gradgate.checks.evaluations import ALLOWED, Change, evaluated_apart
 from gradgate.checks.moved import in_words
 from gradgate.checks.raised import reports_raises
 from gradgate.core.finding import Finding
@@ -83,7 +83,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     if not moves:
         return Outcome(not_applicable="no key of `options` is the training's alone, such as `label_smoothing`")
     otherwise = "with other settings the parameters have other names or shapes, or nothing starts"
-    outcome = judged(stage, context, moves, _finding, otherwise)
+    outcome = evaluated_apart(stage, context, moves, _finding, otherwise)
     first: dict[str, Finding] = {}
     for finding in outcome.findings:
         first.setdefault(finding.detail["key"], finding)
