@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from gradgate.subjects.inside import StepLosses
     from gradgate.subjects.looping import looped
     from gradgate.subjects.own_loop import OwnLoop
+    from gradgate.subjects.program import Program, command
     from gradgate.subjects.rows import TokenRows
     from gradgate.subjects.schedule import Schedule, by_parameter, on_matrices
     from gradgate.subjects.settings import configured, options_of
@@ -67,6 +68,7 @@ _HOMES = {
     "gradgate.subjects.inside": ("StepLosses",),
     "gradgate.subjects.looping": ("looped",),
     "gradgate.subjects.own_loop": ("OwnLoop",),
+    "gradgate.subjects.program": ("Program", "command"),
     "gradgate.subjects.rows": ("TokenRows",),
     "gradgate.subjects.schedule": ("Schedule", "by_parameter", "on_matrices"),
     "gradgate.subjects.settings": ("configured", "options_of"),
@@ -90,6 +92,7 @@ __all__ = [
     "Outcome",
     "OwnLoop",
     "Placed",
+    "Program",
     "Result",
     "Rule",
     "Run",
@@ -104,6 +107,7 @@ __all__ = [
     "__version__",
     "by_parameter",
     "check_trainer",
+    "command",
     "configured",
     "fit_of",
     "guard",

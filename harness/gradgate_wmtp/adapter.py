@@ -14,6 +14,7 @@ import wmtp
 from gradgate.subjects.contract import After, Corpus, Functions, Run, Stage, Subject
 from gradgate_wmtp.fits import fit_stage1, fit_stage2
 from gradgate_wmtp.loops import loop
+from gradgate_wmtp.program import PROGRAM
 from gradgate_wmtp.runs import Stage1Run, Stage2Run, WmtpRun
 from gradgate_wmtp.sized import STAGE1_EXPONENTS, STAGE2_EXPONENTS, scaling_of
 from gradgate_wmtp.small import SMALL, settings
@@ -149,6 +150,7 @@ def build_subject() -> Subject:
             gaps=True,
         ),
         corpus=corpus,
+        program=PROGRAM,
         source=Path(wmtp.__file__).parent,
         hermetic=True,
     )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from gradgate.core.comparison import Comparison
+    from gradgate.subjects.program import Program
 
 Batch = Any
 Objective = Literal["value", "tokens"]
@@ -438,6 +439,7 @@ class Subject:
         functions: the trainer's formulas, where it has any of `Functions`.
         corpus: `corpus(seed) -> Corpus`, the rows that the trainer learns from.
         expected: code -> reason of checks that are known to fail; strict, one that passes all the same is a failure.
+        program: the trainer as its users start it, all stages in turn, with its logs and checkpoints; None: no such.
         source: the folder of the trainer's source, for locations and planted faults; a text is taken for a path.
         hermetic: the processes that it starts read nothing but its source, so that `gradgate verify --reuse` may tell
             from the files whether they would do the same again.
@@ -450,6 +452,7 @@ class Subject:
     corpus: Callable[[int], Corpus] | None = None
     expected: Mapping[str, str] = field(default_factory=dict)
     source: Path | None = None
+    program: Program | None = None
     hermetic: bool = False
     import_effects: tuple[str, ...] = ()
 
@@ -493,6 +496,7 @@ class Subject:
         "optimizers": "set `Run.optimizers` to the optimizers that the step steps",
         "fit": "give the stage `fit=`: a function that trains it to the end and returns gradgate.Fit",
         "corpus": "give the subject `corpus=`: a function that returns gradgate.Corpus",
+        "program": "give the subject `program=gradgate.Program(gradgate.command('my_project.train', …))`",
         "functions.labels": "give the subject `functions=gradgate.Functions(labels=...)`",
         "functions.weights": "give the subject `functions=gradgate.Functions(weights=...)`",
         "functions.loss": "give the subject `functions=gradgate.Functions(loss=...)`",

@@ -10,6 +10,7 @@ from fixtures.plain_loop import PlainRun, capable, subject
 from gradgate.core.errors import SubjectError
 from gradgate.subjects.capabilities import Capabilities, declared
 from gradgate.subjects.contract import Functions, Run, Stage, Subject
+from gradgate.subjects.program import Program
 
 ALL = tuple(Subject.CAPABILITIES)
 
@@ -34,7 +35,7 @@ def test_missing_is_empty_when_the_subject_has_it_all():
     given |= {"distributed": {}, "after": 0}
     stage = Stage("all", run, fit=lambda seed: None, loop=lambda *_: None, **given)
     functions = Functions(*[lambda: None] * 7)
-    full = Subject("full", [stage], functions, corpus=lambda seed: None)
+    full = Subject("full", [stage], functions, corpus=lambda seed: None, program=Program(print))
     assert Capabilities(full).missing(stage, ALL) == []
 
 

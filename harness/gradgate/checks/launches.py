@@ -1,0 +1,417 @@
+"""A trainer's program, started in a process of its own, observed at each update, stopped where a check wants it."""
+
+from __future__ import annotations
+
+import csv
+import faulthandler
+import hashlib
+import json
+import mmap
+import os
+import random
+import re
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from functools import cache
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from gradgate.checks.raised import first_line
+from gradgate.checks.without_dropout import without_dropout
+from gradgate.core.finding import Location
+from gradgate.core.origin import in_stack, origin
+from gradgate.subjects.contract import Subject
+from gradgate.subjects.program import Command, Program
+
+End = Literal["ended", "stopped", "refused", "raised", "hung", "slow", "died"]
+NEW_PROCESS = 67280421310721  # what torch's generator is seeded with where nobody seeds it
+MOST = 20_000  # updates of one launch that are looked at
+TEXTS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".log", ".yaml", ".yml", ".md")
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What one step of an optimizer left.
+
+    Args:
+        optimizer: which one, counted in the order of their first steps.
+        digest: of all its parameters.
+        norms: of each of them.
+        gradients: the norm of each parameter's gradient, as the step took it; 0.0 where there was none.
+        rates: of its groups.
+        saved: whether files were written under the folder since the last one, logs and texts aside.
+    """
+
+    optimizer: int
+    digest: bytes
+    norms: tuple[float, ...]
+    gradients: tuple[float, ...]
+    rates: tuple[float, ...]
+    saved: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """How a launch went.
+
+    Args:
+        updates: all of them, in order.
+        end: it came to its end; it was stopped; it refused, with an exit code or a ValueError of its own; it raised; it
+            took too long; it died.
+        said: what it refused or raised with.
+        place: the line that raised, or where it hung.
+        seconds: that it took.
+    """
+
+    updates: tuple[Update, ...]
+    end: End
+    said: str = ""
+    place: Location | None = None
+    seconds: float = 0.0
+
+    @property
+    def in_words(self) -> str:
+        """How it ended."""
+        return f"{self.end}: {self.said}" if self.said else self.end
+
+
+class _Stop(BaseException):
+    """The end of a launch that is to be stopped; nothing that a trainer knows."""
+
+
+def launch(
+    subject: Subject,
+    folder: Path,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    resume: bool = False,
+    stop: int | None = None,
+    still: bool = False,
+    seconds: float = 60.0,
+) -> Launched:
+    """Start the program in a fork of this process, as new as a fork can be.
+
+    Args:
+        subject: one that has a program.
+        folder: where its output goes; made where it is not there.
+        settings: over its configuration.
+        resume: as its users ask for it.
+        stop: the number of updates behind which it is stopped, from 1; None: it runs to its end.
+        still: without dropout, and with every parameter put back behind each step: all updates are of one model.
+        seconds: after which it is killed where it has made no update meanwhile; after four times as many in any case.
+    """
+    _warm_up()
+    folder.mkdir(parents=True, exist_ok=True)
+    stacks, count = folder.with_name(f".{folder.name}.stack"), mmap.mmap(-1, 8)
+    receiver, sender = Pipe(duplex=False)
+    began = time.monotonic()
+    process = os.fork()
+    if not process:
+        with suppress(BaseException):  # nothing of the child may run on as the parent
+            receiver.close()
+            watch = _Seen(folder, stop, still, count)
+            sender.send(_child(subject, folder, dict(settings or {}), resume, watch, stacks))
+        os._exit(0)
+    sender.close()
+    try:
+        found = _received(receiver, seconds, count)
+        if found is None:
+            _ask_for_stack(process, stacks)
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+        receiver.close()
+    took = time.monotonic() - began
+    if isinstance(found, Launched):
+        return Launched(found.updates, found.end, found.said, found.place, took)
+    stack = stacks.read_text(errors="replace") if stacks.exists() else ""
+    if found == "died":
+        return Launched((), "died", "its process ended without a word", seconds=took)
+    if found == "slow":
+        return Launched((), "slow", f"still making updates after {took:.0f} s", seconds=took)
+    return Launched((), "hung", f"no update for {seconds:.0f} s", in_stack(stack, subject.source), took)
+
+
+@cache
+def _warm_up() -> None:
+    """Let torch import here, and not in every fork, what a first step of an optimizer imports: a second."""
+    parameter = torch.zeros(1, requires_grad=True)
+    parameter.grad = torch.zeros(1)
+    torch.optim.Adam([parameter]).step()
+
+
+def _received(receiver: Connection, seconds: float, count: mmap.mmap) -> Launched | Literal["died", "slow"] | None:
+    """What a launch sends; None where it makes no update any more."""
+    began = moved = time.monotonic()
+    before = b""
+    while (now := time.monotonic()) - moved < seconds:
+        if now - began > 4 * seconds:
+            return "slow"
+        try:
+            if receiver.poll(0.2):
+                found = receiver.recv()
+                return found if isinstance(found, Launched) else "died"
+        except EOFError:
+            return "died"
+        if count[:] != before:
+            before, moved = count[:], now
+    return None
+
+
+def _ask_for_stack(process: int, stacks: Path) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(process, signal.SIGUSR1)
+    end = time.monotonic() + 1.0
+    while not (stacks.exists() and stacks.stat().st_size) and time.monotonic() < end:
+        time.sleep(0.01)
+
+
+def _child(
+    subject: Subject,
+    folder: Path,
+    settings: Mapping[str, Any],
+    resume: bool,
+    watch: _Seen,
+    stacks: Path,
+) -> Launched:
+    signal.setitimer(signal.ITIMER_REAL, 0.0)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.settrace(None)
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(null, stream)
+    sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - until the process ends
+    with stacks.open("w") as written:
+        faulthandler.register(signal.SIGUSR1, file=written)
+        program = subject.program
+        assert program is not None  # noqa: S101 - a need of every check that launches
+        _as_new(subject, program)
+        with without_dropout() if watch.still else nullcontext():
+            end, said, place = _run(subject, program, folder, settings, resume, watch)
+        faulthandler.unregister(signal.SIGUSR1)
+    return Launched(tuple(watch.updates), end, said, place)
+
+
+def _run(
+    subject: Subject, program: Program, folder: Path, settings: Mapping[str, Any], resume: bool, seen: _Seen
+) -> tuple[End, str, Location | None]:
+    handles = register_optimizer_step_pre_hook(seen.before), register_optimizer_step_post_hook(seen)
+    try:
+        program.launch(folder, settings, resume)
+    except _Stop:
+        return "stopped", "", None
+    except SystemExit as leaving:
+        return ("ended", "", None) if leaving.code in (None, 0) else ("refused", str(leaving.code), None)
+    except BaseException as error:
+        refuses = isinstance(error, ValueError | AssertionError | NotImplementedError | FileExistsError)
+        text = f"{type(error).__name__}: {first_line(error)}"
+        return "refused" if refuses else "raised", text, origin(error, subject.source)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return ("stopped" if seen.stopped else "ended"), "", None
+
+
+def _as_new(subject: Subject, program: Program) -> None:
+    """What a new process has: its generators, one thread, and no module of the trainer's where it imports them anew."""
+    warnings.resetwarnings()
+    torch.set_num_threads(1)
+    torch.manual_seed(NEW_PROCESS)
+    random.seed()
+    if (numpy := sys.modules.get("numpy")) is not None:
+        numpy.random.seed()
+    source = subject.source.resolve() if subject.source else None
+    if source is None:
+        return
+    os.chdir(source if source.is_dir() else source.parent)
+    sys.path.insert(0, str(Path.cwd()))
+    if isinstance(program.launch, Command) and all(isinstance(entry, str) for entry in program.launch.entries):
+        for name, module in list(sys.modules.items()):
+            file = getattr(module, "__file__", None) or ""
+            if name != "__main__" and file.startswith(str(source) + os.sep):
+                del sys.modules[name]
+
+
+class _Seen:
+    """What every step of every optimizer is told to.
+
+    Args:
+        folder: of the program's output.
+        stop: as in `launch`.
+        still: as in `launch`.
+        count: eight bytes that are shared with who waits: the number of updates.
+    """
+
+    def __init__(self, folder: Path, stop: int | None, still: bool, count: mmap.mmap) -> None:
+        self.folder, self.stop, self.still, self._count = folder, stop, still, count
+        self.updates: list[Update] = []
+        self.stopped, self._made = False, 0
+        self._numbers: dict[int, int] = {}
+        self._kept: list[torch.optim.Optimizer] = []  # so that no other gets the same id
+        self._files = _written(folder)
+        self._gradients: tuple[float, ...] = ()
+        self._values: list[torch.Tensor] = []
+
+    def before(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        """In front of a step: the gradients that it takes."""
+        parameters = _parameters(optimizer)
+        self._gradients = tuple(0.0 if p.grad is None else float(p.grad.double().norm()) for p in parameters)
+        if self.still:
+            self._values = [parameter.detach().clone() for parameter in parameters]
+
+    def __call__(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        self._made += 1
+        self._count[:] = self._made.to_bytes(8, "little")
+        if len(self.updates) < MOST:
+            self.updates.append(self._update(optimizer))
+        if self.stop is not None and len(self.updates) >= self.stop:
+            self.stopped = True
+            raise _Stop
+
+    def _update(self, optimizer: torch.optim.Optimizer) -> Update:
+        if id(optimizer) not in self._numbers:
+            self._numbers[id(optimizer)] = len(self._kept)
+            self._kept.append(optimizer)
+        digest, norms = hashlib.blake2b(digest_size=16), []
+        for parameter, value in zip(_parameters(optimizer), self._values, strict=False):
+            parameter.detach().copy_(value)
+        for parameter in _parameters(optimizer):
+            flat = parameter.detach().cpu().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
+            norms.append(float(flat.double().norm()))
+        before, self._files = self._files, _written(self.folder)
+        rates = tuple(float(group["lr"]) for group in optimizer.param_groups)
+        number, wrote = self._numbers[id(optimizer)], self._files != before
+        return Update(number, digest.digest(), tuple(norms), self._gradients, rates, wrote)
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _written(folder: Path) -> frozenset[tuple[str, int]]:
+    """The files of a folder that are neither logs nor texts, each with when it was written."""
+    found = []
+    for place, _, names in os.walk(folder):
+        for name in names:
+            if not name.endswith(TEXTS) and not name.startswith("events.out"):
+                with suppress(OSError):
+                    file = Path(place, name)
+                    found.append((str(file), file.stat().st_mtime_ns))
+    return frozenset(found)
+
+
+# --- what it left in its folder -------------------------------------------------------------------------------------
+
+Record = Mapping[str, Any]
+
+
+def records_of(folder: Path) -> dict[str, list[Record]]:
+    """What was logged: the records of each file of JSON lines, CSV, or a JSON list, by its path in the folder."""
+    found = {}
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and (records := _records(file)):
+            found[str(file.relative_to(folder))] = records
+    return found
+
+
+def _records(file: Path) -> list[Record]:
+    try:
+        if file.suffix in (".jsonl", ".ndjson", ".log", ".txt"):
+            found = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        elif file.suffix == ".json":
+            content = json.loads(file.read_text(encoding="utf-8"))
+            found = content if isinstance(content, list) else []
+        elif file.suffix in (".csv", ".tsv"):
+            with file.open(newline="", encoding="utf-8") as opened:
+                rows = csv.DictReader(opened, delimiter="\t" if file.suffix == ".tsv" else ",")
+                found = [{key: _number(text) for key, text in row.items() if key is not None} for row in rows]
+        else:
+            return []
+    except (OSError, ValueError):
+        return []
+    return [dict(_flat("", record)) for record in found if isinstance(record, dict)]
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flat(f"{name}.{key}" if name else str(key), inner)
+    elif isinstance(value, list):
+        for i, inner in enumerate(value):
+            yield from _flat(f"{name}[{i}]", inner)
+    else:
+        yield name, value
+
+
+def _number(text: Any) -> Any:
+    if not isinstance(text, str):
+        return text
+    with suppress(ValueError):
+        return int(text)
+    with suppress(ValueError):
+        return float(text)
+    return text
+
+
+_CLOCK = re.compile(
+    r"time|sec(s|onds?)?$|elapsed|date|_per_|/s$|speed|throughput|memory|_mem$|^mem_|duration|timestamp|_at$"
+)
+
+
+def is_of_the_clock(key: str) -> bool:
+    """Whether two equal runs need not log the same under this name."""
+    return bool(_CLOCK.search(key.lower()))
+
+
+def contents_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """Every file of the folder that torch can load: its values by name."""
+    found = {}
+    for file in sorted(folder.rglob("*")):
+        if not file.is_file() or file.suffix in TEXTS:
+            continue
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=False)  # the subject wrote it a moment ago
+        except Exception:  # a format of its own  # noqa: S112
+            continue
+        found[str(file.relative_to(folder))] = dict(_values("", content))
+    return found
+
+
+def _values(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _values(f"{name}.{key}" if name else str(key), inner)
+    elif isinstance(value, list | tuple):
+        for i, inner in enumerate(value):
+            yield from _values(f"{name}[{i}]", inner)
+    elif hasattr(value, "tolist") and not isinstance(value, torch.Tensor):  # numpy's
+        yield from _values(name, value.tolist())
+    elif isinstance(value, torch.Tensor | int | float | str | bool | bytes | None):
+        yield name, value
+
+
+def first_parting(ours: Sequence[Update], others: Sequence[Update]) -> int | None:
+    """The number of the first update, from 0, behind which two runs have other parameters, or that one lacks."""
+    for i, (one, other) in enumerate(zip(ours, others, strict=False)):
+        if one.digest != other.digest:
+            return i
+    return None if len(ours) == len(others) else min(len(ours), len(others))
+
+
+def distance(one: Update, other: Update) -> float:
+    """The largest relative distance of two norms of one parameter."""
+    pairs = list(zip(one.norms, other.norms, strict=False))
+    return max((abs(a - b) / max(abs(a), abs(b), 1e-30) for a, b in pairs if a != b), default=0.0)

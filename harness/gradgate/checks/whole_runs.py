@@ -1,0 +1,301 @@
+"""Whole runs of a trainer's program: two that are to be equal, to which others are compared, and what they left."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+from gradgate.checks.launches import (
+    Launched,
+    Record,
+    Update,
+    contents_of,
+    distance,
+    first_parting,
+    is_of_the_clock,
+    launch,
+    records_of,
+)
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Context, Subject
+from gradgate.subjects.program import Program
+
+GROUP = "program"
+SECONDS = {"quick": 20.0, "pr": 60.0, "nightly": 600.0}  # of the first launch
+LEAST = 10.0  # seconds that any launch has
+PLACES = {"quick": 3, "pr": 6, "nightly": 16}  # at which a run is stopped
+BUDGET = {"quick": 10.0, "pr": 25.0, "nightly": 600.0}  # of a check, once it has made its first comparison
+Entry = TypeVar("Entry")
+ROUNDING = 1e-6  # of what is logged: sums that were saved and go on may be rounded otherwise
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A launch and what it left in its folder.
+
+    Args:
+        launched: how it went.
+        records: of each log.
+        contents: of each file that torch can load, its values by name.
+    """
+
+    launched: Launched
+    records: Mapping[str, Sequence[Record]]
+    contents: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def updates(self) -> Sequence[Update]:
+        """Its steps of optimizers."""
+        return self.launched.updates
+
+
+_KEPT: WeakKeyDictionary[Program, dict[str, Whole]] = WeakKeyDictionary()
+_RESUMED: WeakKeyDictionary[Program, dict[int, Whole]] = WeakKeyDictionary()
+
+
+def program_of(subject: Subject) -> Program:
+    """The subject's program, where a check needs one."""
+    if subject.program is None:
+        raise TypeError("the check needs `program`")
+    return subject.program
+
+
+def whole(
+    subject: Subject, context: Context, settings: Mapping[str, Any] | None = None, *, turn: int = 0, still: bool = False
+) -> Whole:
+    """The program from its start to its end in a folder of its own; kept, so that other checks have it, too.
+
+    Args:
+        subject: one that has a program.
+        context: of the check.
+        settings: over its configuration.
+        turn: 1: once more.
+        still: as in `launch`.
+    """
+    kept = _KEPT.setdefault(program_of(subject), {})
+    name = repr((sorted((settings or {}).items(), key=str), turn, still))
+    if name not in kept:
+        folder = context.folder / f"whole{len(kept)}"
+        found = launch(subject, folder, settings, still=still, seconds=seconds_for(subject, context))
+        kept[name] = read(found, folder)
+        shutil.rmtree(folder, ignore_errors=True)
+    return kept[name]
+
+
+def stops(subject: Subject, context: Context, first: Whole) -> Iterator[tuple[Point, Whole]]:
+    """The program, stopped at one update after the other and resumed to its end, with what its folder then has; kept.
+
+    Args:
+        subject: one that has a program.
+        context: of the check.
+        first: a run without a stop.
+    """
+    kept = _RESUMED.setdefault(program_of(subject), {})
+    fresh = Turns(context)
+    for point in points(first.updates, PLACES[context.profile]):
+        if point.update not in kept:
+            if not fresh.has_time:
+                return
+            folder, seconds = context.folder / f"stopped{point.update}", seconds_for(subject, context)
+            stopped = launch(subject, folder, stop=point.update, seconds=seconds)
+            went_on = launch(subject, folder, resume=True, seconds=seconds) if stopped.end == "stopped" else stopped
+            kept[point.update] = read(went_on, folder)
+            fresh.made += 1
+            shutil.rmtree(folder, ignore_errors=True)
+        yield point, kept[point.update]
+
+
+def read(found: Launched, folder: Path) -> Whole:
+    """A launch with what it left."""
+    return Whole(found, records_of(folder), contents_of(folder))
+
+
+def seconds_for(subject: Subject, context: Context) -> float:
+    """After how many seconds a launch hangs: by the first one, where there was one."""
+    first = _KEPT.get(program_of(subject), {}).get(repr(([], 0, False)))
+    return SECONDS[context.profile] if first is None else LEAST + 5.0 * first.launched.seconds
+
+
+def equal_runs(subject: Subject, context: Context) -> tuple[Whole, Whole] | Outcome:
+    """Two runs alike, with which others can be compared; an outcome that says why there are none."""
+    first = whole(subject, context)
+    if first.launched.end == "slow":
+        return Outcome(
+            inconclusive=f"the program is {first.launched.in_words}: let `arguments` make its stages smaller"
+        )
+    if first.launched.end != "ended":
+        return Outcome(inconclusive=f"the program did not come to its end ({first.launched.in_words}): see GG670")
+    if not first.updates:
+        return Outcome(inconclusive="no optimizer of torch made a step in the program: see GG670")
+    second = whole(subject, context, turn=1)
+    if first_parting(first.updates, second.updates) is not None:
+        return Outcome(inconclusive="two launches alike train differently: see GG670")
+    return first, second
+
+
+def unstable(first: Whole, second: Whole, program: Program) -> frozenset[str]:
+    """Names of what is logged that need not be alike: what two equal runs have otherwise, times, `volatile`."""
+    names = set(program.volatile)
+    for file, records in first.records.items():
+        others = second.records.get(file, ())
+        for one, other in zip(records, others, strict=False):
+            names |= {key for key in one.keys() | other.keys() if not alike(one.get(key), other.get(key))}
+    every = {key for records in first.records.values() for record in records for key in record}
+    return frozenset(names | {key for key in every if is_of_the_clock(key)})
+
+
+def alike(one: Any, other: Any) -> bool:
+    """Whether two logged values say the same."""
+    if isinstance(one, float | int) and isinstance(other, float | int):
+        same_nan = one != one and other != other
+        return same_nan or one == other or abs(one - other) <= ROUNDING * max(abs(one), abs(other))
+    return bool(one == other)
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Where a run is stopped.
+
+    Args:
+        update: behind which, from 1.
+        saved: the last update, from 0, before which a checkpoint was written; None: there was none yet.
+        words: where that is.
+    """
+
+    update: int
+    saved: int | None
+    words: str
+
+
+def points(updates: Sequence[Update], count: int) -> list[Point]:
+    """Where a run is worth stopping, the most telling first: in the middle between two checkpoints of each stage, at
+    the first update of a later stage, behind the last checkpoint, and before there is any."""
+    saves = [i for i, update in enumerate(updates) if update.saved]  # written behind update i - 1, before update i ends
+    begins = starts(updates)
+    ends = [*begins[1:], len(updates)]
+    found: list[tuple[int, str]] = []
+    for number, (start, end) in enumerate(zip(begins, ends, strict=True), 1):
+        own = [i for i in saves if start < i < end]
+        gaps = list(zip(own, [*own[1:], end], strict=True))
+        for at, (one, other) in enumerate(gaps[len(gaps) // 2 :] + gaps[: len(gaps) // 2]):
+            found.append((one + max(1, (other - one) // 2), f"between two checkpoints of optimizer {number}|{at}"))
+        if number > 1:
+            found.append((start + 1, f"at the first update of optimizer {number}|0"))
+        elif own:
+            found.append((max(1, own[0] // 2), "before the first checkpoint|1"))
+        found.append((end - 1, f"before the last update of optimizer {number}|1"))
+    order = sorted(enumerate(found), key=lambda entry: (int(entry[1][1].rpartition("|")[2]), entry[0]))
+    chosen: dict[int, str] = {}
+    for _, (update, words) in order:
+        if 0 < update < len(updates):
+            chosen.setdefault(update, words.rpartition("|")[0])
+    return [
+        Point(update, max((i for i in saves if i < update), default=None), words)
+        for update, words in list(chosen.items())[:count]
+    ]
+
+
+def starts(updates: Sequence[Update]) -> list[int]:
+    """Where a stage begins: with an optimizer that is new while none that was there steps again."""
+    first: dict[int, int] = {}
+    last: dict[int, int] = {}
+    for i, update in enumerate(updates):
+        first.setdefault(update.optimizer, i)
+        last[update.optimizer] = i
+    return sorted(i for i in first.values() if all(last[one] < i or first[one] >= i for one in first))
+
+
+# --- two runs side by side ------------------------------------------------------------------------------------------
+
+
+def parted(ours: Sequence[Update], others: Sequence[Update], index: int) -> str:
+    """How far two runs are apart at an update, in words."""
+    if index >= min(len(ours), len(others)):
+        return f"{len(ours)} updates and {len(others)}"
+    apart = distance(ours[index], others[index])
+    return f"a relative difference of {apart:.2g} in a parameter's norm" if apart else "other parameters of equal norms"
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """A record of one run that another lacks.
+
+    Args:
+        file: the log.
+        record: as the first run wrote it.
+        key: the value that the other has otherwise; empty: it has no such record at all.
+        other: that value.
+    """
+
+    file: str
+    record: Record
+    key: str = ""
+    other: Any = None
+
+
+def lacking(first: Whole, other: Whole, without: frozenset[str]) -> Iterator[Logged]:
+    """The records of a run that another does not have."""
+    for file, records in first.records.items():
+        theirs = [_stable(record, without) for record in other.records.get(file, ())]
+        for record in records:
+            ours = _stable(record, without)
+            if any(_same(ours, one) for one in theirs):
+                continue
+            near = [one for one in theirs if _identity(one) == _identity(ours)]
+            differing = next(((k, one.get(k)) for one in near for k in ours if not alike(ours[k], one.get(k))), None)
+            yield Logged(file, ours, *(differing or ("", None)))
+
+
+def repeated(first: Whole, other: Whole, without: frozenset[str]) -> Iterator[tuple[str, Record, int]]:
+    """The records that another run wrote oftener, by what tells them apart, and how often."""
+    for file, records in first.records.items():
+        once = Counter(_identity(_stable(record, without)) for record in records)
+        now = Counter(_identity(_stable(record, without)) for record in other.records.get(file, ()))
+        for record in records:
+            identity = _identity(_stable(record, without))
+            if identity and now[identity] > once[identity]:
+                yield file, record, now[identity]
+
+
+def _stable(record: Record, without: frozenset[str]) -> Record:
+    return {key: value for key, value in record.items() if key not in without}
+
+
+def _same(one: Record, other: Record) -> bool:
+    return one.keys() == other.keys() and all(alike(one[key], other[key]) for key in one)
+
+
+def _identity(record: Record) -> tuple[tuple[str, Any], ...]:
+    """What tells a record apart: its names, whole numbers and texts."""
+    told = [(key, value) for key, value in record.items() if not isinstance(value, float)]
+    return tuple(sorted([*told, ("", str(sorted(record)))], key=str))
+
+
+class Turns:
+    """As many of a check's launches as its time lasts, one at least.
+
+    Args:
+        context: of the check.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._end, self.made = time.monotonic() + BUDGET[context.profile], 0
+
+    @property
+    def has_time(self) -> bool:
+        """Whether one more may be made."""
+        return not self.made or time.monotonic() < self._end
+
+    def of(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        """The entries, until the time is over."""
+        for entry in entries:
+            if not self.has_time:
+                return
+            self.made += 1
+            yield entry

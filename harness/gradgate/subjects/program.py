@@ -1,0 +1,120 @@
+"""Program: a trainer as its users start it, from its configuration to its last file; and command, which starts one.
+
+What a stage's runs cannot show stands between them: which checkpoint a resume takes, what a finished stage does when it
+is started again, what a log has behind an interruption. This module imports no torch.
+"""
+
+from __future__ import annotations
+
+import inspect
+import runpy
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+Launch = Callable[[Path, Mapping[str, Any], bool], Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A trainer's whole program. It is started in a process of its own each time, and may be stopped at any update.
+
+    Args:
+        launch: `launch(folder, settings, resume)`: the program from its start to its end, all of its output under the
+            folder, `settings` over its configuration, `resume` as its users ask for it; `gradgate.command` makes one.
+            All stages, each of some ten to thirty updates with a checkpoint every few, in a second or two.
+        watching: keys of settings that are to watch and not to train, how often it logs, evaluates and saves -> two or
+            more values each, the configured one first.
+        options: keys of settings that a resumed run may have changed -> two or more values each, the configured one
+            first: rates, decay, coefficients, temperatures, sizes of batches.
+        seed: the key of the seed; empty: it has none.
+        equal: pairs of settings that are to make the same updates to rounding: one batch of 8 rows, and two
+            micro-batches of 4 that are accumulated, for each stage.
+        updates: steps of optimizers that the configuration asks for, all stages together; None: not declared.
+        volatile: names of what is logged that two equal runs need not have alike, beside what they differ in.
+    """
+
+    launch: Launch
+    watching: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    options: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    equal: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]] = ()
+    seed: str = ""
+    updates: int | None = None
+    volatile: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command line as a `launch`: see `command`."""
+
+    entries: tuple[str | Callable[..., Any], ...]
+    arguments: tuple[str, ...]
+    resume: tuple[str, ...]
+    setting: tuple[str, ...]
+
+    def __call__(self, folder: Path, settings: Mapping[str, Any], resume: bool) -> None:
+        """Run each entry as its own command line does, one after the other."""
+        words = [word.format(folder=folder) for word in self.arguments + (self.resume if resume else ())]
+        words += [word.format(key=key, value=_text(value)) for key, value in settings.items() for word in self.setting]
+        for entry in self.entries:
+            _run(entry, words)
+
+
+def command(
+    *entries: str | Callable[..., Any], arguments: str = "", resume: str = "", setting: str = "--{key}={value}"
+) -> Command:
+    """A `launch` of a `Program`, from the command line that starts the trainer.
+
+    Args:
+        entries: what is started, in turn: a module as `python -m` takes it, the path of a script, or a `main` that
+            reads `sys.argv` or takes the list of words.
+        arguments: its words, as in a shell; `{folder}` is where everything goes.
+        resume: the words that ask for a resume; `{folder}` as above.
+        setting: the words that set one key, of `{key}` and `{value}`: texts, whole numbers as they are, `true`, `false`
+            and `null` in lower case.
+
+    Raises:
+        ValueError: no entry, or a setting without `{key}` and `{value}`.
+    """
+    if not entries:
+        raise ValueError("command() got nothing to start, expected a module, a script or a main()")
+    if "{key}" not in setting or "{value}" not in setting:
+        raise ValueError(
+            f"command(setting={setting!r}) lacks {{key}} or {{value}}, expected such as '--set {{key}}={{value}}'"
+        )
+    return Command(entries, *(tuple(shlex.split(words)) for words in (arguments, resume, setting)))
+
+
+def _text(value: Any) -> str:
+    return {True: "true", False: "false"}[value] if isinstance(value, bool) else "null" if value is None else str(value)
+
+
+def _run(entry: str | Callable[..., Any], words: list[str]) -> None:
+    if not isinstance(entry, str):
+        name = inspect.getsourcefile(entry) or "main"
+        with _as_main([name, *words]):
+            takes = any(
+                parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+                for parameter in inspect.signature(entry).parameters.values()
+            )
+            entry(words) if takes else entry()
+    elif entry.endswith(".py"):
+        with _as_main([entry, *words], str(Path(entry).resolve().parent)):
+            runpy.run_path(entry, run_name="__main__")
+    else:
+        with _as_main([entry, *words], str(Path.cwd())):
+            runpy.run_module(entry, run_name="__main__", alter_sys=True)
+
+
+@contextmanager
+def _as_main(argv: list[str], folder: str | None = None) -> Iterator[None]:
+    before = sys.argv, list(sys.path)
+    sys.argv, sys.path[:] = argv, [*([folder] if folder else []), *sys.path]
+    try:
+        yield
+    finally:
+        sys.argv, sys.path[:] = before

@@ -1,0 +1,160 @@
+"""GG494 and GG670 to GG679: the whole program, launched, stopped and resumed; each fault turns its own check red."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fixtures import mini_program
+from fixtures.check_runs import run_check
+from fixtures.pytest_fixtures import rest_at_night
+from gradgate.checks import whole_runs
+from gradgate.checks.launches import is_of_the_clock, launch, records_of
+from gradgate.core.verdict import Outcome
+
+CODES = ("GG494", *(f"GG{number}" for number in range(670, 680)))
+OWN = {
+    "unseeded": "GG670",
+    "no moments": "GG671",
+    "no generator": "GG671",
+    "data anew": "GG671",
+    "step twice": "GG671",
+    "step left out": "GG671",
+    "anew": "GG671",
+    "needs a checkpoint": "GG671",
+    "no evaluations": "GG671",
+    "no sum": "GG672",
+    "log anew": "GG672",
+    "trains again": "GG673",
+    "leftovers": "GG674",
+    "draws": "GG675",
+    "eval mode": "GG675",
+    "old rate": "GG676",
+    "no batches": "GG677",
+    "for ever": "GG677",
+    "nan": "GG677",
+    "one short": "GG678",
+    "no patience": "GG679",
+    "mean of means": "GG494",
+}
+BESIDE = {"trains again": ["GG671"], "eval mode": ["GG671"]}  # true there, too
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A launch that makes no update hangs after a second, and not after ten."""
+    monkeypatch.setattr(whole_runs, "LEAST", 1.0)
+
+
+def checked(code: str, *faults: str, **changes: Any) -> Outcome:
+    subject = mini_program.subject(*faults, **changes)
+    return run_check(code, subject, subject.stages[0], profile="pr")
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_program_that_does_as_it_should_passes(code: str) -> None:
+    """Each check makes launches of it, and finds nothing."""
+    outcome = checked(code)
+    assert outcome.findings == () and not outcome.not_applicable and not outcome.inconclusive
+
+
+@pytest.mark.parametrize("fault", OWN)
+def test_fault_turns_its_own_check_red(fault: str) -> None:
+    """With one finding, which says what was done and what came of it."""
+    (finding, *_) = checked(OWN[fault], fault).findings
+    assert finding.message and finding.fix
+
+
+@pytest.mark.parametrize("fault", rest_at_night(OWN, day=2))
+def test_fault_turns_no_other_check_red(fault: str) -> None:
+    """But where it is seen there, too."""
+    others = [code for code in CODES if code != OWN[fault]]
+    assert [code for code in others if checked(code, fault).findings] == BESIDE.get(fault, [])
+
+
+def test_finding_of_a_stop_says_where_and_how_far() -> None:
+    """By the numbers of updates, and what the first difference is."""
+    (finding,) = checked("GG671", "step left out").findings
+    assert finding.message.startswith(
+        "stopped behind update 6 of 16 (between two checkpoints of optimizer 1) and resumed,"
+    )
+    assert "makes 10 updates, and the first of them is another than without it" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [("raises", "it raised: RuntimeError: out of luck"), ("refuses", "it refused: 3"), ("no step", "has made a step")],
+)
+def test_program_that_does_not_come_to_its_end_is_a_finding_of_one_check(fault: str, said: str) -> None:
+    """All others say that they cannot compare, and where to look."""
+    (finding,) = checked("GG670", fault).findings
+    assert said in finding.message and (finding.victim is not None) == (fault == "raises")
+    for code in CODES:
+        assert code == "GG670" or "see GG670" in checked(code, fault).inconclusive
+
+
+@pytest.mark.parametrize(
+    ("code", "left_out"),
+    [
+        ("GG494", "equal"),
+        ("GG674", "seed"),
+        ("GG675", "watching"),
+        ("GG676", "options"),
+        ("GG678", "updates"),
+        ("GG679", "options"),
+    ],
+)
+def test_check_without_what_it_needs_names_it(code: str, left_out: str) -> None:
+    """The word of the adapter."""
+    empty: Any = {"equal": (), "seed": "", "updates": None}.get(left_out, {})
+    assert f"`{left_out}=" in checked(code, **{left_out: empty}).not_applicable
+
+
+def test_lines_that_are_there_twice_are_a_warning() -> None:
+    """A reader may take the last of them."""
+    (finding,) = checked("GG672", "log twice").findings
+    assert finding.severity == "warning" and "is there 2 times" in finding.message
+
+
+def test_log_in_no_form_that_is_read_is_not_applicable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rather than a log that is equal."""
+    monkeypatch.setattr(whole_runs, "records_of", lambda folder: {})
+    assert "JSON lines" in checked("GG672").not_applicable
+
+
+def test_program_that_is_slow_is_not_taken_for_one_that_hangs(tmp_path: Path) -> None:
+    """It still makes updates; the report asks for smaller stages."""
+    assert launch(mini_program.subject("slow"), tmp_path / "run", seconds=0.5).end == "slow"
+
+
+def test_program_whose_process_dies_is_told_of(tmp_path: Path) -> None:
+    """And nothing of the harness goes with it."""
+    assert launch(mini_program.subject("dies"), tmp_path / "run").in_words == "died: its process ended without a word"
+
+
+def test_records_are_read_from_every_form(tmp_path: Path) -> None:
+    """Numbers as numbers, nested names with dots; other files are left alone."""
+    (tmp_path / "a.jsonl").write_text('{"step": 1, "loss": {"total": 0.5}}\n\n{"step": 2, "loss": {"total": NaN}}\n')
+    (tmp_path / "b.csv").write_text("step,loss,stage\n1,0.5,critic\n")
+    (tmp_path / "c.json").write_text('[{"step": 1, "losses": [1, 2]}]')
+    (tmp_path / "d.json").write_text('{"config": 1}')
+    (tmp_path / "e.txt").write_text("all is well\n")
+    found = records_of(tmp_path)
+    assert list(found) == ["a.jsonl", "b.csv", "c.json"]
+    assert found["a.jsonl"][0] == {"step": 1, "loss.total": 0.5}
+    assert found["b.csv"] == [{"step": 1, "loss": 0.5, "stage": "critic"}]
+    assert found["c.json"] == [{"step": 1, "losses[0]": 1, "losses[1]": 2}]
+
+
+@pytest.mark.parametrize("name", ["seconds", "time", "tokens_per_sec", "train/elapsed", "peak_memory", "saved_at"])
+def test_names_of_clocks_are_not_compared(name: str) -> None:
+    """Two equal runs have them otherwise."""
+    assert is_of_the_clock(name)
+
+
+@pytest.mark.parametrize("name", ["loss", "step", "lr", "seed", "tau", "grad_norm"])
+def test_names_of_numbers_are_compared(name: str) -> None:
+    """As all that a run's settings decide."""
+    assert not is_of_the_clock(name)
