@@ -260,6 +260,8 @@ _ROWS = (
      "positions are held to the last row of their table, which hides those beyond it"),
     ("GG529", "step-weights", "run",
      "the head weights that a step trains with do not sum to 1, or carry a gradient"),
+    ("GG530", "departs-from-its-formula", "run",
+     "a number that a function of the trainer gives departs from the formula that is declared for it"),
     ("GG601", "nondeterminism", "run", "two runs from one seed differ"),
     ("GG602", "resume-differs", "run", "saving, loading and going on differs from going on, in any bit"),
     ("GG603", "state-missing-from-checkpoint", "run", "training changes something that the checkpoint does not hold"),

@@ -14,7 +14,7 @@ from gradgate.subjects.contract import Run, Stage, Subject
 _OF_RUN = {
     "losses", "tokens", "rows", "valid", "pad", "crop", "evaluate", "save", "saved", "logits", "optimizers", "max_norm",
     "window", "supervised", "rewards", "value_targets", "samples", "heldout", "hyperparameters",
-    "strategy", "placed", "end_token", "sources", "weights",
+    "strategy", "placed", "end_token", "sources", "weights", "formulas",
 }  # fmt: skip
 _SEED = 0
 
@@ -98,6 +98,7 @@ def declared(run: Run) -> frozenset[str]:
         "placed": _overrides(run, "placed"),
         "window": _overrides(run, "window"),
         "sources": _overrides(run, "sources"),
+        "formulas": bool(getattr(run, "formulas", None)),
         "end_token": getattr(run, "end_token", None) is not None,
         "max_norm": getattr(run, "max_norm", None) is not None,
         "saved": _overrides(run, "save"),

@@ -83,6 +83,9 @@ class Run:
             alone or all "steps"; None: not declared.
         coefficients: by what each term of `losses` enters `total`, from the configuration; None: not declared.
         max_length: tokens at which a row, or document, is cut, so that it may end without `end_token`; None: never.
+        formulas: a number of the trainer's (`compute_loss:kl`, `Weighter.temperature:return`: a function, and a local
+            variable in its end or what it gives back) -> what the documentation says that it is, as a function of other
+            variables there by their names, `self` among them, arguments as the call began; NaN where it says nothing.
         cuts: where a longer one loses tokens, "end" or "front"; None: at either, but all of them at one.
     """
 
@@ -99,6 +102,7 @@ class Run:
     max_length: int | None = None
     cuts: Literal["end", "front"] | None = None
     coefficients: Mapping[str, float] | None = None
+    formulas: Mapping[str, Callable[..., Any]] | None = None
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Let what trains keep float64 in a run of float64, whatever it casts to float32."""
@@ -464,6 +468,7 @@ class Subject:
     CAPABILITIES: ClassVar[Mapping[str, str]] = {
         "losses": "write `Run.losses(batch)`: the loss terms by name as scalars on the graph, `total` among them",
         "weights": "write `Run.weights(batch)`: Float[B, S, H], the step's own head weights; or set `weights_from`",
+        "formulas": "set `Run.formulas`: a place such as 'compute_loss:kl' -> the README's formula of its variables",
         "tokens": "write `Run.tokens(batch)`: return gradgate.Tokens(token_BS, valid_BS)",
         "strategy": "write `Run.strategy()`: a hypothesis strategy of batches; gradgate.strategies has token_batches()",
         "supervised": "write `Run.supervised(batch)`: Bool[B, S], True at the tokens that the loss is to train on",

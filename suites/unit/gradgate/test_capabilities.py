@@ -30,6 +30,7 @@ def test_missing_is_empty_when_the_subject_has_it_all():
                "epoch_size": 1, "heldout": lambda *_: (), "hyperparameters": lambda *_: {},
                "window": lambda *_: None, "strategy": lambda *_: None, "placed": lambda *_: None, "end_token": 0,
                "supervised": lambda *_: None, "sources": lambda *_: (), "weights": lambda *_: None,
+               "formulas": {"a": 1},
                "rewards": lambda *_: None, "value_targets": lambda *_: None})  # fmt: skip
     given: Any = {"edges": {}, "precisions": {}, "options": {}, "neutral": {}, "scaling": {}}
     given |= {"distributed": {}, "after": 0}

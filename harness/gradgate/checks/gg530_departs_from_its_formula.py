@@ -1,0 +1,207 @@
+"""A number that a function of the trainer gives departs from the formula that is declared for it.
+
+## What it detects
+
+Whatever a formula of the paper or of the README says otherwise than the code: a divergence the wrong way round, an
+order of clipping and scaling, a mean over other places, a mask that is forgotten, values of another copy or in other
+units, a ramp or a temperature that is one step off or never moves, a smoothing that enters twice, a metric over
+padding. In the configured run, in each setting of `options`, and in an evaluation.
+
+## Why it matters
+
+A trainer computes some ten numbers of its own, and each has one line in its documentation. Nothing else compares the
+two.
+
+## How it decides
+
+`Run.formulas` has a function of the declared variables for each place, written from the documentation. Two steps are
+made, an evaluation, and a third step, in float64, as configured and with each option moved; every call of the place's
+function (six at most of each setting) is held against the declared formula on the arguments as they were when the call
+began, and on the other local variables as they were when it ended. Where the formula gives NaN, nothing is declared.
+
+Tolerance: 1e-4 of the largest magnitude that the formula gives for the call: trainers cast to float32 inside, whose
+sums over a batch are good to 1e-5, and what is computed by another formula is some percent away.
+
+False-alarm rate: 0 where the formula is the documentation's.
+
+## Example
+
+Bad:
+
+```python
+kl = F.kl_div(log_pi, log_ref, log_target=True)              # KL(ref || pi), and the README says KL(pi || ref)
+```
+
+In the adapter, a line each:
+
+```python
+formulas = {
+    "compute_loss:kl": lambda log_pi, log_ref: (log_pi.exp() * (log_pi - log_ref)).sum(-1).mean(),
+    "Weighter.temperature:return": lambda self, step: self.start * self.decay ** min(step, self.steps),
+}
+```
+
+## How to fix
+
+Read the declared line beside the code. Where the code is right, mend the documentation, and the adapter with it.
+
+## Known limits
+
+A formula sees what its function has: an argument that is wrong already is its caller's. What a declared variable is
+overwritten with inside the function is seen as it is in the end.
+
+## Sources
+
+Faults of eight trainers that the catalogue was tried on, most of them departures from a README.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradgate.checks.moved import in_words, plain_and_moved
+from gradgate.checks.raised import calling, reports_raises
+from gradgate.checks.randomness import seeded
+from gradgate.checks.recorded_calls import Call, Recorded
+from gradgate.core.errors import SubjectError, nearest
+from gradgate.core.finding import Finding
+from gradgate.core.origin import at_line, in_one_line
+from gradgate.core.verdict import Outcome
+from gradgate.subjects.capabilities import declared
+from gradgate.subjects.contract import Context, Run, Stage, Subject
+from gradgate.subjects.places import RETURN, Place
+
+CODE, NAME = "GG530", "departs-from-its-formula"
+NEEDS: tuple[str, ...] = ("formulas",)
+PER_STAGE = True
+STEPS, MOST = 2, 6
+ALLOWED = 1e-4
+FIX = "read the declared line beside the code; where the code is right, mend the documentation and the adapter"
+
+Formula = Callable[..., Any]
+
+
+@reports_raises(CODE, NAME)
+def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
+    """Record the calls of each place's function, and compute what it was to give."""
+    with calling("start()"):
+        run = stage.start(context.seed, dtype=torch.float64, device=context.device)
+    formulas = {_place(text): formula for text, formula in (run.formulas or {}).items()}
+    found: dict[str, Finding] = {}
+    compared = dict.fromkeys((place.text for place in formulas), 0)
+    worst = 0.0
+    for options, each in plain_and_moved(run, stage, context):
+        calls = _calls(each, formulas, context.seed, strict=not options)
+        for place, formula in formulas.items():
+            for call in calls[place.function]:
+                distance, finding = _judge(place, formula, call, options)
+                compared[place.text] += 1
+                worst = max(worst, distance)
+                if finding is not None:
+                    found.setdefault(place.text, finding)
+    never = [text for text, count in compared.items() if not count]
+    measured = {"distance": worst, "calls": sum(compared.values())}
+    if never and not found:
+        why = f"{never[0]!r} is of no call that a step or an evaluation makes, in no setting"
+        return Outcome((), measured, {"distance": ALLOWED}, inconclusive=why)
+    return Outcome(tuple(found.values()), measured, {"distance": ALLOWED})
+
+
+def _place(text: str) -> Place:
+    place = Place.of(text)
+    if not place.function:
+        raise SubjectError(f"formulas: {text!r} names no function, expected `function:variable` or `function:return`")
+    return place
+
+
+def _calls(run: Run, formulas: Mapping[Place, Formula], seed: int, *, strict: bool) -> Mapping[str, list[Call]]:
+    """What was called while a run stepped and evaluated."""
+    recorded = Recorded({place.function for place in formulas}, MOST)
+    try:
+        with seeded(seed), calling("step()"), recorded.on():
+            batches = run.batches()
+            for batch in islice(batches, STEPS):
+                run.step(batch)
+            if "evaluate" in declared(run):
+                run.evaluate()
+            run.step(next(batches))
+    except Exception:
+        if strict:
+            raise
+    return recorded.calls
+
+
+def _judge(place: Place, formula: Formula, call: Call, options: Mapping[str, Any]) -> tuple[float, Finding | None]:
+    """How far a call is from its formula, relative to the largest that this gives, and what is wrong."""
+    given = call.variables.get(place.name)
+    value = _number(place, call)
+    if value is None:
+        if given is None:
+            return 0.0, None
+        raise SubjectError(f"formulas: {place.text!r} is a {type(given).__name__}, expected a tensor or a number")
+    expected = _expected(place, formula, call)
+    if expected.shape != value.shape and expected.numel() != 1 and value.numel() != 1:
+        shapes = f"{list(value.shape)}, and by the declared formula {list(expected.shape)}"
+        return float("inf"), _finding(place, call, f"has the shape {shapes}", options)
+    value, expected = torch.broadcast_tensors(value, expected)
+    told = ~expected.isnan()
+    if not bool(told.any()):
+        return 0.0, None
+    scale = max(
+        float(expected[told & expected.isfinite()].abs().max()) if bool((told & expected.isfinite()).any()) else 0.0,
+        1e-6,
+    )
+    apart = torch.where(told & (value != expected), (value - expected).abs().nan_to_num(nan=torch.inf), 0.0) / scale
+    at = tuple(int(i) for i in torch.unravel_index(apart.argmax(), apart.shape))
+    distance = float(apart[at])
+    if distance <= ALLOWED:
+        return distance, None
+    where = f" at {list(at)}" if at else ""
+    text = f"is {float(value[at]):.6g}{where}, and by the declared formula {float(expected[at]):.6g}"
+    return distance, _finding(place, call, f"{text}; allowed: {ALLOWED * scale:.2g} apart", options)
+
+
+def _number(place: Place, call: Call) -> Tensor | None:
+    value = place.tensor(call.variables)
+    return None if value is None else value.detach().cpu().double()
+
+
+def _expected(place: Place, formula: Formula, call: Call) -> Tensor:
+    names = list(_parameters(formula))
+    for name in names:
+        if name not in call.variables:
+            has = sorted(key for key in call.variables if key != RETURN)
+            near = nearest(name, has)
+            raise SubjectError(
+                f"formulas[{place.text!r}] takes {name!r}, no variable of the function{near}; it has {has}"
+            )
+    try:
+        with torch.no_grad():
+            expected = formula(**{name: call.variables[name] for name in names})
+    except Exception as error:
+        raise SubjectError(f"formulas[{place.text!r}] raised {in_one_line(error)}") from error
+    return torch.as_tensor(expected).detach().cpu().double()
+
+
+def _parameters(formula: Formula) -> Iterator[str]:
+    for name, parameter in inspect.signature(formula).parameters.items():
+        if parameter.default is inspect.Parameter.empty:
+            yield name
+
+
+def _finding(place: Place, call: Call, said: str, options: Mapping[str, Any]) -> Finding:
+    name = f"what {place.function}() gives" if place.name == RETURN else f"`{place.name}` of {place.function}()"
+    return Finding(
+        CODE,
+        NAME,
+        f"{name} {said}{in_words(options)}",
+        culprit=at_line(call.code, call.code.co_firstlineno),
+        fix=FIX,
+        detail={"place": place.text},
+    )

@@ -1,0 +1,101 @@
+"""Calls of a trainer's functions while it steps: what each was given, its variables in the end, and what it gave."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import CodeType, FrameType
+from typing import Any
+
+from torch import Tensor, nn
+
+from gradgate.checks.own_lines import arguments_of
+from gradgate.subjects.places import RETURN
+
+_DEEP = 4  # containers in containers that are copied
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One that ended.
+
+    Args:
+        code: of the function.
+        variables: its arguments as they were when it began, other local variables as they were in the end, and what it
+            gave back as `return`.
+    """
+
+    code: CodeType
+    variables: Mapping[str, Any]
+
+
+class Recorded:
+    """The calls of some functions within a block.
+
+    Args:
+        names: of functions, or the ends of their qualified names (`Critic.targets`).
+        most: calls of one function that are kept; those behind them are not copied.
+    """
+
+    def __init__(self, names: Iterable[str], most: int) -> None:
+        self.calls: dict[str, list[Call]] = {name: [] for name in names}
+        self._most = most
+        self._open: dict[FrameType, dict[str, Any]] = {}
+        self._known: dict[CodeType, list[str]] = {}
+
+    @contextmanager
+    def on(self) -> Iterator[None]:
+        """Note calls that begin and end within the block."""
+        before = sys.getprofile()
+        sys.setprofile(self._note)
+        try:
+            yield
+        finally:
+            sys.setprofile(before)
+            self._open.clear()
+
+    def _note(self, frame: FrameType, event: str, value: Any) -> None:
+        if event not in ("call", "return"):
+            return
+        code = frame.f_code
+        names = self._known.get(code)
+        if names is None:
+            names = self._known[code] = [name for name in self.calls if _is_called(code, name)]
+        if not names or all(len(self.calls[name]) >= self._most for name in names):
+            return
+        if event == "call":
+            self._open[frame] = {name: copied(frame.f_locals.get(name)) for name in arguments_of(code)}
+        elif (given := self._open.pop(frame, None)) is not None and value is not None:
+            inner = {name: copied(each) for name, each in frame.f_locals.items() if name not in given}
+            for name in names:
+                self.calls[name].append(Call(code, {**inner, **given, RETURN: copied(value)}))
+
+
+def _is_called(code: CodeType, name: str) -> bool:
+    return name == code.co_name or code.co_qualname == name or code.co_qualname.endswith("." + name)
+
+
+def copied(value: Any, depth: int = 0) -> Any:
+    """A value as it is now: tensors and containers of them copied, an object with copies of what it holds directly."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if depth < _DEEP and type(value) in (list, tuple):
+        return type(value)(copied(each, depth + 1) for each in value)
+    if depth < _DEEP and type(value) is dict:
+        return {key: copied(each, depth + 1) for key, each in value.items()}
+    if depth < 2 and hasattr(value, "__dict__") and not isinstance(value, nn.Module | type) and not callable(value):
+        return _object(value, depth)
+    return value
+
+
+def _object(value: Any, depth: int) -> Any:
+    try:
+        twin = copy.copy(value)
+        for name, each in list(vars(value).items()):
+            object.__setattr__(twin, name, copied(each, depth + 1))
+    except Exception:  # one that does not let itself be copied
+        return value
+    return twin

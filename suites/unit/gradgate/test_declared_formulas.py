@@ -1,0 +1,62 @@
+"""GG530: numbers of the trainer's functions against the formulas that its documentation has."""
+
+from __future__ import annotations
+
+import pytest
+
+from fixtures.check_runs import run_check
+from fixtures.formula_departures import departing
+from gradgate.core.errors import SubjectError
+from gradgate.core.verdict import Outcome
+
+PLACES = {
+    "divergence": "what divergence() gives is ",
+    "behind a switch": "what divergence() gives is ",
+    "temperature": "`now` of Ramp.advance() is 2, and by the declared formula 1.75",
+    "mean": "what parts_of() gives is ",
+    "metric": "what explained() gives is ",
+}
+
+
+def checked(wrong: str = "", **formulas: object) -> Outcome:
+    subject = departing(wrong, **formulas)
+    return run_check("GG530", subject, subject.stages[0])
+
+
+def test_numbers_that_are_as_documented_pass() -> None:
+    """Of steps and of an evaluation, in each setting; what a formula says nothing of, and what it was written over."""
+    outcome = checked()
+    assert outcome.findings == () and not outcome.inconclusive and outcome.measured["calls"] >= 2 * 13
+
+
+@pytest.mark.parametrize("wrong", PLACES)
+def test_number_that_departs_is_told_with_its_place_and_line(wrong: str) -> None:
+    """One finding a place; where it departs in one setting alone, that is named."""
+    (finding,) = checked(wrong).findings
+    assert finding.message.startswith(PLACES[wrong])
+    assert finding.culprit is not None and finding.culprit.file.endswith("formula_departures.py")
+    assert ("with reverse = True" in finding.message) == (wrong == "behind a switch")
+
+
+def test_place_that_is_never_called_decides_nothing() -> None:
+    """And is named."""
+    assert "'nobody:return' is of no call" in checked(nobody__return=lambda x: x).inconclusive
+
+
+@pytest.mark.parametrize(
+    ("formulas", "said"),
+    [
+        (
+            {"divergence__return": lambda log_p: log_p},
+            "takes 'log_p', no variable of the function; did you mean 'log_pi'",
+        ),
+        ({"divergence__return": lambda log_pi: log_pi.nope()}, "raised AttributeError"),
+        ({"parts_of__return[1]": lambda error_B: error_B}, "is a tuple, expected a tensor or a number"),
+        ({"divergence": lambda log_pi: log_pi}, "names no function"),
+    ],
+)
+def test_formula_that_cannot_be_asked_says_what_is_expected(formulas: dict[str, object], said: str) -> None:
+    """With the nearest variable where a name is wrong."""
+    with pytest.raises(SubjectError) as raised:
+        checked(**formulas)
+    assert said in str(raised.value)
