@@ -11,6 +11,7 @@ from itertools import chain
 from typing import Any
 
 from gradgate.commands.methods import Methods
+from gradgate.commands.program_lines import program_lines
 from gradgate.commands.stage_text import Part, Target
 
 HEAD = """{paths}import torch
@@ -26,7 +27,7 @@ def subject():
         stages=[
 {stages}
         ],
-{source}    )
+{source}{program}    )
 """
 
 
@@ -44,7 +45,11 @@ def text_of(targets: list[Target], name: str) -> str:
     )
     stages = "\n".join(part.stage for part in parts)
     source = "        source=ROOT,\n" if "ROOT" in constants else ""
-    return head + "".join(part.text for part in parts) + SUBJECT.format(name=name, stages=stages, source=source)
+    return (
+        head
+        + "".join(part.text for part in parts)
+        + SUBJECT.format(name=name, stages=stages, source=source, program=program_lines(targets))
+    )
 
 
 def _apart(parts: list[Part]) -> list[Part]:
