@@ -21,6 +21,9 @@ parameters to the bit, and what its files hold in the end must be the same. Wher
 two checkpoints of each stage, at the first update of a later stage, before the last update, and before there is a
 checkpoint. Profile quick: 3 places, pr: 6, nightly: 16, as long as the check's time lasts.
 
+Where nothing is found so, it is done with what `Program.options` can switch (words, on and off, a number and 0,
+accumulation) the other way: all at once, and one by one where that is refused or shows something.
+
 Values of the last files that two equal runs do not have alike are left out; so is a resume that refuses where there is
 no checkpoint yet.
 
@@ -62,13 +65,15 @@ Faults of resume of the trainers that the catalogue was tried on; PyTorch, Savin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from gradgate.checks.launches import first_parting
+from gradgate.checks.moved import in_words
 from gradgate.checks.snapshot import compare
 from gradgate.checks.whole_runs import GROUP as GROUP
-from gradgate.checks.whole_runs import Point, Whole, equal_runs, parted, stops
+from gradgate.checks.whole_runs import Point, Turns, Whole, equal_runs, parted, program_of, stops, switched, whole
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Stage, Subject
@@ -76,6 +81,7 @@ from gradgate.subjects.contract import Context, Stage, Subject
 CODE, NAME = "GG671", "stopped-program-differs"
 NEEDS: tuple[str, ...] = ("program",)
 PER_STAGE = False
+BEHIND_SWITCHES = 4  # updates at which it is stopped with other settings
 FIX = "save all that the loop goes on from, load it last, and count the checkpoint by the updates that it holds"
 
 
@@ -95,7 +101,36 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
                 break
     if not made:
         return Outcome(not_applicable="the program makes one update, and none can be made behind a stop")
-    return Outcome(tuple(found.values()), {"places": made, "updates": len(first.updates)})
+    measured = {"places": made, "updates": len(first.updates)}
+    return Outcome(tuple(found.values()) or _behind_switches(subject, context), measured)
+
+
+def _behind_switches(subject: Subject, context: Context) -> tuple[Finding, ...]:
+    """A finding in settings in which all switches are flipped, or, where that is refused or wrong, a single one."""
+    turns = Turns(context)
+    several: Finding | None = None
+    for settings in turns.of(switched(program_of(subject))):
+        first = whole(subject, context, settings)
+        if first.launched.end != "ended":
+            continue
+        finding = next(_with_settings(subject, context, first, settings), None)
+        if len(settings) > 1 and finding is None:
+            return ()
+        if len(settings) == 1 and finding is not None:
+            return (finding,)
+        several = several or finding
+    return () if several is None else (several,)
+
+
+def _with_settings(subject: Subject, context: Context, first: Whole, settings: Mapping[str, Any]) -> Iterator[Finding]:
+    """What stops show with other settings, where two runs with them are alike."""
+    for point, resumed in stops(subject, context, first, settings, BEHIND_SWITCHES):
+        finding = _updates(point, first, resumed)
+        if finding is not None:
+            second = whole(subject, context, settings, turn=1)
+            if first_parting(first.updates, second.updates) is None:
+                yield replace(finding, message=f"{finding.message}{in_words(settings)}")
+            return
 
 
 def _updates(point: Point, first: Whole, resumed: Whole) -> Finding | None:

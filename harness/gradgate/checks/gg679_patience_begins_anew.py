@@ -50,7 +50,6 @@ Prechelt, Early stopping, but when? (1998); a fault of a reviewed trainer.
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -58,7 +57,7 @@ from typing import Any
 from gradgate.checks.launches import Update, launch
 from gradgate.checks.moved import in_words
 from gradgate.checks.whole_runs import GROUP as GROUP
-from gradgate.checks.whole_runs import Point, Turns, Whole, equal_runs, points, program_of, seconds_for, whole
+from gradgate.checks.whole_runs import PATIENCE, Point, Turns, Whole, equal_runs, points, program_of, seconds_for, whole
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Stage, Subject
@@ -66,7 +65,6 @@ from gradgate.subjects.contract import Context, Stage, Subject
 CODE, NAME = "GG679", "patience-begins-anew"
 NEEDS: tuple[str, ...] = ("program",)
 PER_STAGE = False
-PATIENCE = re.compile(r"patience|early_?stop|max_bad|tolerat")
 FIX = "save and load the count of evaluations without a better one, beside the best score"
 
 

@@ -385,6 +385,8 @@ _ROWS = (
     ("GG678", "updates-not-as-declared", "run", "the program makes more or fewer updates than its configuration says"),
     ("GG679", "patience-begins-anew", "run",
      "the program, stopped and resumed, waits longer for its early end than without the stop"),
+    ("GG680", "program-setting-without-effect", "run",
+     "a setting of the program changes nothing that it trains, logs or leaves in its folder"),
     ("GG701", "slower-than-base", "run",
      "head is slower than base by more than the budget, with the stated confidence"),
     ("GG702", "counters-grew", "count", "a counter of work per step is above its stored count"),

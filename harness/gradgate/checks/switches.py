@@ -136,7 +136,7 @@ def pairwise(stage: Stage, context: Context) -> Iterator[Flipped]:
     switches = {
         key: (values[0], *(value for value in values[1:] if _runs(in_settings(stage, {key: value}), context)))
         for key, values in {**(stage.neutral or {}), **(stage.options or {})}.items()
-        if values and _is_switch(values) and not is_of_evaluation(key)
+        if values and is_switch(values) and not is_of_evaluation(key)
     }
     for row in _rows({key: values for key, values in switches.items() if values[1:]}):
         flipped = _possible(stage, row, context)
@@ -235,7 +235,7 @@ def _kind(finding: Finding) -> tuple[Any, ...]:
     return (finding.kind, place, "" if place else _NUMBER.sub("#", finding.message))
 
 
-def _is_switch(values: Sequence[Any]) -> bool:
+def is_switch(values: Sequence[Any]) -> bool:
     """Whether values are words, on and off, or numbers of which one is 0: a term without its factor, a ramp at once."""
     numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
     return (len(numbers) == len(values) and 0 in numbers) or all(map(is_word, values))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections import Counter
@@ -22,9 +23,11 @@ from gradgate.checks.launches import (
     launch,
     records_of,
 )
+from gradgate.checks.switches import is_switch, is_word
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
 from gradgate.subjects.program import Program
+from gradgate.subjects.settings import is_of_accumulation
 
 GROUP = "program"
 SECONDS = {"quick": 20.0, "pr": 60.0, "nightly": 600.0}  # of the first launch
@@ -56,7 +59,7 @@ class Whole:
 
 
 _KEPT: WeakKeyDictionary[Program, dict[str, Whole]] = WeakKeyDictionary()
-_RESUMED: WeakKeyDictionary[Program, dict[int, Whole]] = WeakKeyDictionary()
+_RESUMED: WeakKeyDictionary[Program, dict[tuple[str, int], Whole]] = WeakKeyDictionary()
 
 
 def program_of(subject: Subject) -> Program:
@@ -79,7 +82,7 @@ def whole(
         still: as in `launch`.
     """
     kept = _KEPT.setdefault(program_of(subject), {})
-    name = repr((sorted((settings or {}).items(), key=str), turn, still))
+    name = repr((_told(settings), turn, still))
     if name not in kept:
         folder = context.folder / f"whole{len(kept)}"
         found = launch(subject, folder, settings, still=still, seconds=seconds_for(subject, context))
@@ -88,27 +91,54 @@ def whole(
     return kept[name]
 
 
-def stops(subject: Subject, context: Context, first: Whole) -> Iterator[tuple[Point, Whole]]:
+def stops(
+    subject: Subject,
+    context: Context,
+    first: Whole,
+    settings: Mapping[str, Any] | None = None,
+    count: int | None = None,
+) -> Iterator[tuple[Point, Whole]]:
     """The program, stopped at one update after the other and resumed to its end, with what its folder then has; kept.
 
     Args:
         subject: one that has a program.
         context: of the check.
         first: a run without a stop.
+        settings: over the program's configuration, of `first`, too.
+        count: most updates; None: as the profile has it.
     """
     kept = _RESUMED.setdefault(program_of(subject), {})
     fresh = Turns(context)
-    for point in points(first.updates, PLACES[context.profile]):
-        if point.update not in kept:
+    for point in points(first.updates, count or PLACES[context.profile]):
+        name = (_told(settings), point.update)
+        if name not in kept:
             if not fresh.has_time:
                 return
-            folder, seconds = context.folder / f"stopped{point.update}", seconds_for(subject, context)
-            stopped = launch(subject, folder, stop=point.update, seconds=seconds)
-            went_on = launch(subject, folder, resume=True, seconds=seconds) if stopped.end == "stopped" else stopped
-            kept[point.update] = read(went_on, folder)
+            folder, seconds = context.folder / f"stopped{len(kept)}", seconds_for(subject, context)
+            ended = launch(subject, folder, settings, stop=point.update, seconds=seconds)
+            if ended.end == "stopped":
+                ended = launch(subject, folder, settings, resume=True, seconds=seconds)
+            kept[name] = read(ended, folder)
             fresh.made += 1
             shutil.rmtree(folder, ignore_errors=True)
-        yield point, kept[point.update]
+        yield point, kept[name]
+
+
+def switched(program: Program) -> list[dict[str, Any]]:
+    """Settings in which what `options` can switch is the other way: all at once, then one by one."""
+    options = program.options.items()
+    alone = [{key: value} for key, values in options if _is_switch(key, values) for value in values[1:]]
+    together = {key: value for one in reversed(alone) for key, value in one.items()}
+    return [together, *alone] if len(alone) > 1 else alone
+
+
+def _is_switch(key: str, values: Sequence[Any]) -> bool:
+    """Whether a key's values are those of a switch, or a number and nothing; or it says how an update is divided."""
+    return is_switch(values) or any(map(is_word, values)) or is_of_accumulation(key)
+
+
+def _told(settings: Mapping[str, Any] | None) -> str:
+    return repr(sorted((settings or {}).items(), key=str))
 
 
 def read(found: Launched, folder: Path) -> Whole:
@@ -118,7 +148,7 @@ def read(found: Launched, folder: Path) -> Whole:
 
 def seconds_for(subject: Subject, context: Context) -> float:
     """After how many seconds a launch hangs: by the first one, where there was one."""
-    first = _KEPT.get(program_of(subject), {}).get(repr(([], 0, False)))
+    first = _KEPT.get(program_of(subject), {}).get(repr((_told(None), 0, False)))
     return SECONDS[context.profile] if first is None else LEAST + 5.0 * first.launched.seconds
 
 
@@ -182,7 +212,7 @@ def points(updates: Sequence[Update], count: int) -> list[Point]:
     found: list[tuple[int, str]] = []
     for number, (start, end) in enumerate(zip(begins, ends, strict=True), 1):
         own = [i for i in saves if start < i < end]
-        gaps = list(zip(own, [*own[1:], end], strict=True))
+        gaps = [gap for gap in zip(own, [*own[1:], end], strict=True) if gap[1] - gap[0] > 1]
         for at, (one, other) in enumerate(gaps[len(gaps) // 2 :] + gaps[: len(gaps) // 2]):
             found.append((one + max(1, (other - one) // 2), f"between two checkpoints of optimizer {number}|{at}"))
         if number > 1:
@@ -275,6 +305,9 @@ def _identity(record: Record) -> tuple[tuple[str, Any], ...]:
     """What tells a record apart: its names, whole numbers and texts."""
     told = [(key, value) for key, value in record.items() if not isinstance(value, float)]
     return tuple(sorted([*told, ("", str(sorted(record)))], key=str))
+
+
+PATIENCE = re.compile(r"patience|early_?stop|max_bad|tolerat")  # keys that end a run early
 
 
 class Turns:

@@ -14,7 +14,7 @@ from gradgate.checks import whole_runs
 from gradgate.checks.launches import is_of_the_clock, launch, records_of
 from gradgate.core.verdict import Outcome
 
-CODES = ("GG494", *(f"GG{number}" for number in range(670, 680)))
+CODES = ("GG494", *(f"GG{number}" for number in range(670, 681)))
 OWN = {
     "unseeded": "GG670",
     "no moments": "GG671",
@@ -22,6 +22,7 @@ OWN = {
     "data anew": "GG671",
     "step twice": "GG671",
     "step left out": "GG671",
+    "no noise": "GG671",
     "anew": "GG671",
     "needs a checkpoint": "GG671",
     "no evaluations": "GG671",
@@ -38,6 +39,7 @@ OWN = {
     "one short": "GG678",
     "no patience": "GG679",
     "mean of means": "GG494",
+    "keeps all": "GG680",
 }
 BESIDE = {"trains again": ["GG671"], "eval mode": ["GG671"]}  # true there, too
 
@@ -78,9 +80,9 @@ def test_finding_of_a_stop_says_where_and_how_far() -> None:
     """By the numbers of updates, and what the first difference is."""
     (finding,) = checked("GG671", "step left out").findings
     assert finding.message.startswith(
-        "stopped behind update 6 of 16 (between two checkpoints of optimizer 1) and resumed,"
+        "stopped behind update 7 of 22 (between two checkpoints of optimizer 1) and resumed,"
     )
-    assert "makes 10 updates, and the first of them is another than without it" in finding.message
+    assert "makes 16 updates, and the first of them is another than without it" in finding.message
 
 
 @pytest.mark.parametrize(
@@ -158,3 +160,9 @@ def test_names_of_clocks_are_not_compared(name: str) -> None:
 def test_names_of_numbers_are_compared(name: str) -> None:
     """As all that a run's settings decide."""
     assert not is_of_the_clock(name)
+
+
+def test_resume_is_looked_at_behind_switches() -> None:
+    """A generator that is used where noise is on alone: the setting is named, and no other."""
+    (finding,) = checked("GG671", "no noise").findings
+    assert finding.message.endswith("with noise = 0.1")
