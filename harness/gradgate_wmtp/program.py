@@ -20,7 +20,7 @@ PROGRAM = Program(
     watching={"checkpoint.every": (3, 2, 100), "checkpoint.keep": (2, 1), "train.eval_every": (4, 3)},
     options={
         "optim.lr": (3e-3, 1e-3),
-        "pretrain.lr": (1e-3, 1e-2),
+        "pretrain.lr": (1e-2, 1e-3),
         "optim.weight_decay": (0.01, 0.2),
         "loss.weight_temperature": (0.7, 0.1),
         "optim.warmup_steps": (2, 4),

@@ -107,10 +107,20 @@ class _References:
     def all(self) -> Iterator[Finding]:
         """Those that are frozen, called, of a model with dropout, and never in eval mode."""
         for place in self.uses.places:
-            if place.file.has("deepcopy(", ".load_state_dict("):
+            if place.file.has("deepcopy(", ".load_state_dict(") and not self._puts_itself(place):
                 for name, kinds, value in self._made(place):
                     if self._drops(kinds, value, place):
                         yield _finding(value, name, place)
+
+    def _puts_itself(self, place: Place) -> bool:
+        """Whether the class that a function belongs to puts all of itself into eval mode."""
+        calls = calls_in(place.owner) if place.owner is not None else ()
+        return any(
+            isinstance(call.func, ast.Attribute)
+            and ast.unparse(call.func.value) in ("self", "super()")
+            and puts_in_eval(call)
+            for call in calls
+        )
 
     def _made(self, place: Place) -> Iterator[tuple[str, frozenset[str], ast.expr]]:
         """What a function makes that is called a reference, here or where it is returned to, each with its value."""

@@ -58,7 +58,7 @@ Faults of eight trainers that the catalogue was tried on, most of them departure
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -75,6 +75,7 @@ from gradgate.core.origin import at_line, in_one_line
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.capabilities import declared
 from gradgate.subjects.contract import Context, Run, Stage, Subject
+from gradgate.subjects.own_files import defines
 from gradgate.subjects.places import RETURN, Place
 
 CODE, NAME = "GG530", "departs-from-its-formula"
@@ -82,6 +83,7 @@ NEEDS: tuple[str, ...] = ("formulas",)
 PER_STAGE = True
 STEPS, MOST = 2, 6
 ALLOWED = 1e-4
+NOT_THERE = ", and no file of the trainer defines such a function"
 FIX = "read the declared line beside the code; where the code is right, mend the documentation and the adapter"
 
 Formula = Callable[..., Any]
@@ -95,22 +97,38 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     formulas = {_place(text): formula for text, formula in (run.formulas or {}).items()}
     found: dict[str, Finding] = {}
     compared = dict.fromkeys((place.text for place in formulas), 0)
-    worst = 0.0
+    worst, called = 0.0, set[str]()
     for options, each in plain_and_moved(run, stage, context):
         calls = _calls(each, formulas, context.seed, strict=not options)
         for place, formula in formulas.items():
             for call in calls[place.function]:
-                distance, finding = _judge(place, formula, call, options)
+                called.add(place.function)
+                judged = _judge(place, formula, call, options)
+                if judged is None:
+                    continue
+                distance, finding = judged
                 compared[place.text] += 1
                 worst = max(worst, distance)
                 if finding is not None:
                     found.setdefault(place.text, finding)
-    never = [text for text, count in compared.items() if not count]
     measured = {"distance": worst, "calls": sum(compared.values())}
-    if never and not found:
-        why = f"{never[0]!r} is of no call that a step or an evaluation makes, in no setting"
-        return Outcome((), measured, {"distance": ALLOWED}, inconclusive=why)
-    return Outcome(tuple(found.values()), measured, {"distance": ALLOWED})
+    never = [text for text, count in compared.items() if not count]
+    if never and len(never) == len(compared):
+        return Outcome((), measured, {"distance": ALLOWED}, inconclusive=f"{_of_no_call(never, called)}")
+    notes = [Finding(CODE, NAME, _of_no_call([text], called), severity="note") for text in never]
+    return Outcome((*found.values(), *notes), measured, {"distance": ALLOWED})
+
+
+def _of_no_call(texts: Sequence[str], called: set[str]) -> str:
+    """Why places were compared in no setting."""
+    said = []
+    for text in texts:
+        function = Place.of(text).function
+        why = (
+            "has no value in the calls that ended" if function in called else "is of no call of a step or an evaluation"
+        )
+        said.append(f"{text!r} {why}{'' if function in called or defines(function) else NOT_THERE}")
+    return "; ".join(said)
 
 
 def _place(text: str) -> Place:
@@ -137,13 +155,16 @@ def _calls(run: Run, formulas: Mapping[Place, Formula], seed: int, *, strict: bo
     return recorded.calls
 
 
-def _judge(place: Place, formula: Formula, call: Call, options: Mapping[str, Any]) -> tuple[float, Finding | None]:
-    """How far a call is from its formula, relative to the largest that this gives, and what is wrong."""
+def _judge(
+    place: Place, formula: Formula, call: Call, options: Mapping[str, Any]
+) -> tuple[float, Finding | None] | None:
+    """How far a call is from its formula, relative to the largest that this gives, and what is wrong; None: it has no
+    value there."""
     given = call.variables.get(place.name)
     value = _number(place, call)
     if value is None:
         if given is None:
-            return 0.0, None
+            return None
         raise SubjectError(f"formulas: {place.text!r} is a {type(given).__name__}, expected a tensor or a number")
     expected = _expected(place, formula, call)
     if expected.shape != value.shape and expected.numel() != 1 and value.numel() != 1:

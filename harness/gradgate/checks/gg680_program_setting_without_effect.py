@@ -116,7 +116,7 @@ def _acts(subject: Subject, context: Context, settings: Mapping[str, Any], behin
 
 
 def _differ(one: Whole, other: Whole, names: frozenset[str], values: frozenset[tuple[str, str]]) -> bool:
-    if first_parting(one.updates, other.updates) is not None or one.contents.keys() != other.contents.keys():
+    if first_parting(one.updates, other.updates) is not None or one.files != other.files:
         return True
     if any(True for _ in lacking(one, other, names)) or any(True for _ in lacking(other, one, names)):
         return True

@@ -140,7 +140,8 @@ def launch(
         return Launched((), "died", "its process ended without a word", seconds=took)
     if found == "slow":
         return Launched((), "slow", f"still making updates after {took:.0f} s", seconds=took)
-    return Launched((), "hung", f"no update for {seconds:.0f} s", in_stack(stack, subject.source), took)
+    place = in_stack(stack, subject.source) or in_stack(stack)
+    return Launched((), "hung", f"no update for {seconds:.0f} s", place, took)
 
 
 @cache
@@ -228,6 +229,7 @@ def _as_new(subject: Subject, program: Program) -> None:
     """What a new process has: its generators, one thread, and no module of the trainer's where it imports them anew."""
     warnings.resetwarnings()
     torch.set_num_threads(1)
+    setattr(torch, "set_num_threads", _one_thread)  # noqa: B010 - more would wait for what a fork does not have
     torch.manual_seed(NEW_PROCESS)
     random.seed()
     if (numpy := sys.modules.get("numpy")) is not None:
@@ -242,6 +244,10 @@ def _as_new(subject: Subject, program: Program) -> None:
             file = getattr(module, "__file__", None) or ""
             if name != "__main__" and file.startswith(str(source) + os.sep):
                 del sys.modules[name]
+
+
+def _one_thread(_: int) -> None:
+    """What stands for `torch.set_num_threads`."""
 
 
 class _Seen:

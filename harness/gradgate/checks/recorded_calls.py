@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from types import CodeType, FrameType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from gradgate.checks.own_lines import arguments_of
 from gradgate.subjects.places import RETURN
 
-_DEEP = 4  # containers in containers that are copied
+_DEEP = 4  # objects and containers in others that are copied
+_LONG = 256  # entries of one that are
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ class Recorded:
             return
         if event == "call":
             self._open[frame] = {name: copied(frame.f_locals.get(name)) for name in arguments_of(code)}
-        elif (given := self._open.pop(frame, None)) is not None and value is not None:
+        elif (given := self._open.pop(frame, None)) is not None:
             inner = {name: copied(each) for name, each in frame.f_locals.items() if name not in given}
             for name in names:
                 self.calls[name].append(Call(code, {**inner, **given, RETURN: copied(value)}))
@@ -79,14 +81,19 @@ def _is_called(code: CodeType, name: str) -> bool:
 
 
 def copied(value: Any, depth: int = 0) -> Any:
-    """A value as it is now: tensors and containers of them copied, an object with copies of what it holds directly."""
+    """A value as it is now: tensors and containers of them copied, objects with copies of what they hold."""
     if isinstance(value, Tensor):
         return value.detach().clone()
-    if depth < _DEEP and type(value) in (list, tuple):
+    if depth < _DEEP and type(value) in (list, tuple) and len(value) <= _LONG:
         return type(value)(copied(each, depth + 1) for each in value)
-    if depth < _DEEP and type(value) is dict:
+    if depth < _DEEP and type(value) is dict and len(value) <= _LONG:
         return {key: copied(each, depth + 1) for key, each in value.items()}
-    if depth < 2 and hasattr(value, "__dict__") and not isinstance(value, nn.Module | type) and not callable(value):
+    if (
+        depth < _DEEP
+        and hasattr(value, "__dict__")
+        and not isinstance(value, nn.Module | torch.optim.Optimizer | type)
+        and not callable(value)
+    ):
         return _object(value, depth)
     return value
 

@@ -46,11 +46,13 @@ class Whole:
         launched: how it went.
         records: of each log.
         contents: of each file that torch can load, its values by name.
+        files: the paths of all files, in the folder.
     """
 
     launched: Launched
     records: Mapping[str, Sequence[Record]]
     contents: Mapping[str, Mapping[str, Any]]
+    files: frozenset[str]
 
     @property
     def updates(self) -> Sequence[Update]:
@@ -143,7 +145,8 @@ def _told(settings: Mapping[str, Any] | None) -> str:
 
 def read(found: Launched, folder: Path) -> Whole:
     """A launch with what it left."""
-    return Whole(found, records_of(folder), contents_of(folder))
+    files = frozenset(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+    return Whole(found, records_of(folder), contents_of(folder), files)
 
 
 def seconds_for(subject: Subject, context: Context) -> float:
