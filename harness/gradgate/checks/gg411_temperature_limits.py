@@ -17,11 +17,12 @@ On random batches, with the deltas of the reference: at temperature 1e-3 and 1e-
 distance from one-hot, without unit, at positions whose largest delta leads by a gap g >= 0.05 value units must be
 within (H - 1) exp(-g / tau); at 1e6 the distance from 1 / valid heads within (largest - smallest delta) / (4 tau). Both
 are exact properties of the softmax; 2 (H + 6) u of float32 is added for rounding. At temperature 2 (an integer) the
-weights must be there. Each of 0, -1, NaN, infinity and False must raise an error whose text says "temperature".
+weights must be there. Each of 0, -1, NaN, infinity and False must raise an error whose text says "temperature", "temp"
+or "tau".
 
 What the formula accepts may be refused where the configuration is read: each stage is started with the value for each
-key of its `options` whose last dotted part holds `temperature` and whose listed values are numbers. Where there is such
-a key and every start raises an error whose text says "temperature", the value counts as refused.
+key of its `options` whose last dotted part holds `temperature`, `temp` or `tau` and whose listed values are numbers.
+Where there is such a key and every start raises an error that names it so, the value counts as refused.
 
 False-alarm rate: 0.
 
@@ -61,6 +62,7 @@ Fault LW-31 of the fault catalogue; the specification of the head weights.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 
 import torch
@@ -81,6 +83,7 @@ COLD, HOT = (1e-3, 1e-30), (1e6,)
 GAP = 0.05  # value units; far above float32's rounding of values around 1, and 50 times the cold temperature
 REFUSED = (0, -1, math.nan, math.inf, False)
 DISCOUNT_LAMBDA = 0.95
+IS_TEMPERATURE = re.compile(r"temperature|(^|[^a-z])(temp|tau)([^a-z]|$)|\u03c4")
 FIX = "divide the deltas by the temperature, once, before the softmax; subtract the largest delta first"
 FIX_REFUSAL = 'raise ValueError(f"temperature is {temperature!r}, expected a finite number > 0")'
 
@@ -163,7 +166,7 @@ def _temperatures(stage: Stage) -> Iterator[str]:
     """The keys of a stage's options that are temperatures."""
     for key, values in (stage.options or {}).items():
         numbers = [isinstance(value, float | int) and not isinstance(value, bool) for value in values]
-        if "temperature" in key.rpartition(".")[2].lower() and all(numbers):
+        if IS_TEMPERATURE.search(key.rpartition(".")[2].lower()) and all(numbers):
             yield key
 
 
@@ -178,7 +181,7 @@ def _refuses_at_start(stage: Stage, key: str, context: Context, temperature: flo
 
 
 def _says_temperature(error: BaseException) -> bool:
-    return "temperature" in str(error).lower()
+    return IS_TEMPERATURE.search(str(error).lower()) is not None
 
 
 def _unnamed(temperature: float, error: Exception) -> str:
