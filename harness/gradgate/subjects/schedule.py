@@ -27,6 +27,7 @@ class Schedule:
         final_ratio: share of the peak at the end.
         from_zero: whether the first step's rate is 0 (Hugging Face) or the first of equal steps up.
         ends_at_last: whether the last step has the final rate, or the one that would come behind it (Hugging Face).
+        peaks_once: whether the last step of the warm-up alone has the peak, or the first one behind it, too.
 
     Raises:
         SubjectError: an unknown shape, or no total where one is needed.
@@ -39,6 +40,7 @@ class Schedule:
     final_ratio: float = 0.0
     from_zero: bool = False
     ends_at_last: bool = True
+    peaks_once: bool = False
 
     def __post_init__(self) -> None:
         shapes = get_args(Shape)
@@ -59,7 +61,8 @@ class Schedule:
         if self.shape == "constant":
             return self.peak
         last = self.total_steps - 1 if self.ends_at_last else self.total_steps
-        progress = min(1.0, (step - self.warmup_steps) / max(1, last - self.warmup_steps))
+        top = max(0, self.warmup_steps - 1) if self.peaks_once else self.warmup_steps
+        progress = min(1.0, (step - top) / max(1, last - top))
         left = (1 + math.cos(math.pi * progress)) / 2 if self.shape == "cosine" else 1 - progress
         return self.peak * (self.final_ratio + (1 - self.final_ratio) * left)
 

@@ -42,6 +42,14 @@ def test_schedule_stays_at_its_end_and_is_constant_by_default() -> None:
     assert math.isclose(Schedule(2.0, 1, 0, "cosine")(0), 2.0)
 
 
+def test_schedule_peaks_at_the_last_step_of_its_warm_up_alone_where_that_is_declared() -> None:
+    """And ends where it would without; without a warm-up it is the same."""
+    once = Schedule(1.0, 9, 3, "linear", peaks_once=True)
+    assert [once(step) for step in range(1, 5)] == pytest.approx([2 / 3, 1.0, 5 / 6, 4 / 6]) and once(8) == 0.0
+    assert [Schedule(1.0, 9, 3, "linear")(step) for step in (2, 3)] == [1.0, 1.0]
+    assert all(Schedule(1.0, 9, 0, "cosine", peaks_once=True)(t) == Schedule(1.0, 9, 0, "cosine")(t) for t in range(9))
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
