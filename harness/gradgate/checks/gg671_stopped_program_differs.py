@@ -19,7 +19,7 @@ The program is stopped behind an update, as by an error that nothing catches, an
 `resume`. The updates that it makes then must be the last ones of the run that was not stopped, with the same
 parameters to the bit, and what its files hold in the end must be the same. Where it is stopped: in the middle between
 two checkpoints of each stage, at the first update of a later stage, before the last update, and before there is a
-checkpoint. Profile quick: 3 places, pr: 6, nightly: 16, as long as the check's time lasts.
+checkpoint. Profile quick: 2 places, pr: 6, nightly: 16, as long as the check's time lasts.
 
 Where nothing is found so, it is done with what `Program.options` can switch (words, on and off, a number and 0,
 accumulation) the other way: all at once, and one by one where that is refused or shows something.

@@ -32,8 +32,8 @@ from gradgate.subjects.settings import is_of_accumulation
 GROUP = "program"
 SECONDS = {"quick": 20.0, "pr": 60.0, "nightly": 600.0}  # of the first launch
 LEAST = 10.0  # seconds that any launch has
-PLACES = {"quick": 3, "pr": 6, "nightly": 16}  # at which a run is stopped
-BUDGET = {"quick": 10.0, "pr": 25.0, "nightly": 600.0}  # of a check, once it has made its first comparison
+PLACES = {"quick": 2, "pr": 6, "nightly": 16}  # at which a run is stopped
+BUDGET = {"quick": 3.0, "pr": 25.0, "nightly": 600.0}  # of a check, once it has made its first comparison
 Entry = TypeVar("Entry")
 ROUNDING = 1e-6  # of what is logged: sums that were saved and go on may be rounded otherwise
 
