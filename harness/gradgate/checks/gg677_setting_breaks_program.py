@@ -13,11 +13,12 @@ and has trained nothing is believed.
 
 ## How it decides
 
-Keys of `Program.options` and `Program.watching` that are sizes of batches, accumulations, intervals or warm-ups by
-their names, and have whole numbers, are moved one at a time: sizes to 1 and to 4096, accumulation to 3 and 32,
-intervals to 1 and beyond the run, warm-up to 0, 1 and beyond the run. Fails: a launch that makes no update for 10 s
-and five times as long as the configured run takes, that raises what is no refusal (a ValueError, an assertion, an exit
-code is one), that ends well without an update, or logs NaN or infinity where the configured run logs none.
+Keys of `Program.options` and `Program.watching` that are sizes of batches, accumulations, limits, intervals or warm-ups
+by their names, and have whole numbers, are moved one at a time: sizes to 1 and to 4096, accumulation to 3 and 32,
+limits of steps and epochs to 0, intervals to 1 and beyond the run, warm-up to 0, 1 and beyond the run. Fails: a launch
+that makes no update for 10 s and five times as long as the configured run takes, that raises what is no refusal (a
+ValueError, an assertion, an exit code is one), that ends well without an update, makes one update with a limit of 0, or
+logs NaN or infinity where the configured run logs none.
 
 A finding is a warning, but for one that hangs or trains nothing.
 
@@ -58,6 +59,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -76,6 +78,7 @@ FIX = "refuse what cannot be trained with, naming the key and what it may be; le
 BATCH = re.compile(r"(^|[._])(batch_?size|bs|micro_?batch(_size)?|rows_per_batch)$")
 EVERY = re.compile(r"every|interval|_freq$|_steps?_per_")
 BEST = re.compile(r"best|min|max", re.IGNORECASE)  # infinite while there is none
+LIMIT = re.compile(r"(^|[._])(max_|num_|total_|n_|train_)?(steps|updates|iterations|iters|epochs)$")
 WARM_UP = re.compile(r"warm_?up")
 
 
@@ -90,8 +93,8 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         return Outcome(not_applicable="`options=` and `watching=` of the program have no size, interval or warm-up")
     findings: dict[str, Finding] = {}
     for settings in turns.of(moves):
-        said, severe = _wrong(whole(subject, context, settings), first)
         (key,) = settings
+        said, severe = _wrong(whole(subject, context, settings), first, nothing=LIMIT.search(key.lower()) is not None)
         if said:
             place = whole(subject, context, settings).launched.place
             finding = Finding(
@@ -115,16 +118,22 @@ def _moves(subject: Subject, updates: int) -> Iterator[dict[str, Any]]:
             continue
         ends: tuple[int, ...] = (4096, 1) if BATCH.search(name) else (32, 3) if is_of_accumulation(name) else ()
         ends = ends or ((1, 0, beyond) if WARM_UP.search(name) else (beyond, 1) if EVERY.search(name) else ())
+        ends = ends or ((0,) if LIMIT.search(name) else ())
         yield from ({key: value} for value in ends if value not in values)
 
 
-def _wrong(found: Whole, first: Whole) -> tuple[str, bool]:
-    """What went wrong, and whether it is worse than a warning."""
+def _wrong(found: Whole, first: Whole, *, nothing: bool) -> tuple[str, bool]:
+    """What went wrong, and whether it is worse than a warning; with `nothing` a limit is 0, and some stage makes no
+    update."""
     launched = found.launched
     if launched.end == "hung":
         return launched.in_words, True
     if launched.end in ("raised", "died"):
         return f"breaks off ({launched.in_words})", False
+    if nothing and launched.end == "ended":
+        made, before = (Counter(one.optimizer for one in run.updates) for run in (found, first))
+        once = any(count == 1 and before[optimizer] > 1 for optimizer, count in made.items())
+        return ("makes one update of a stage", False) if once else ("", False)
     if launched.end == "ended" and not found.updates:
         return "comes to its end without an update", True
     names = {name for name, _ in _bad(first)}

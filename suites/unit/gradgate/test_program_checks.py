@@ -36,6 +36,7 @@ OWN = {
     "no batches": "GG677",
     "for ever": "GG677",
     "nan": "GG677",
+    "one at least": "GG677",
     "one short": "GG678",
     "no patience": "GG679",
     "mean of means": "GG494",
