@@ -47,8 +47,9 @@ Read the declared line beside the code. Where the code is right, mend the docume
 
 ## Known limits
 
-A formula sees what its function has: an argument that is wrong already is its caller's. What a declared variable is
-overwritten with inside the function is seen as it is in the end.
+A formula sees what its function has: an argument that is wrong already is its caller's. A local variable that is
+overwritten on the way is seen as it is in the end, an argument as it was given; a module among the arguments as it is
+in the end, too.
 
 ## Sources
 
@@ -95,28 +96,54 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     with calling("start()"):
         run = stage.start(context.seed, dtype=torch.float64, device=context.device)
     formulas = {_place(text): formula for text, formula in (run.formulas or {}).items()}
-    found: dict[str, Finding] = {}
-    compared = dict.fromkeys((place.text for place in formulas), 0)
-    worst, called = 0.0, set[str]()
+    ledger = _Ledger(formulas)
     for options, each in plain_and_moved(run, stage, context):
-        calls = _calls(each, formulas, context.seed, strict=not options)
-        for place, formula in formulas.items():
-            for call in calls[place.function]:
-                called.add(place.function)
-                judged = _judge(place, formula, call, options)
-                if judged is None:
-                    continue
-                distance, finding = judged
-                compared[place.text] += 1
-                worst = max(worst, distance)
-                if finding is not None:
-                    found.setdefault(place.text, finding)
-    measured = {"distance": worst, "calls": sum(compared.values())}
-    never = [text for text, count in compared.items() if not count]
-    if never and len(never) == len(compared):
-        return Outcome((), measured, {"distance": ALLOWED}, inconclusive=f"{_of_no_call(never, called)}")
-    notes = [Finding(CODE, NAME, _of_no_call([text], called), severity="note") for text in never]
-    return Outcome((*found.values(), *notes), measured, {"distance": ALLOWED})
+        ledger.options = options
+        _drive(each, ledger, context.seed, strict=not options)
+    measured = {"distance": ledger.worst, "calls": sum(ledger.compared.values())}
+    never = [text for text, count in ledger.compared.items() if not count]
+    if never and len(never) == len(ledger.compared):
+        why = _of_no_call(never, ledger.called)
+        return Outcome((), measured, {"distance": ALLOWED}, inconclusive=why)
+    notes = [Finding(CODE, NAME, _of_no_call([text], ledger.called), severity="note") for text in never]
+    return Outcome((*ledger.found.values(), *notes), measured, {"distance": ALLOWED})
+
+
+class _Ledger:
+    """What was compared, and what departs.
+
+    Args:
+        formulas: by place.
+    """
+
+    def __init__(self, formulas: Mapping[Place, Formula]) -> None:
+        self.formulas = formulas
+        self.options: Mapping[str, Any] = {}
+        self.found: dict[str, Finding] = {}
+        self.compared = {place.text: 0 for place in formulas}
+        self.called: set[str] = set()
+        self.worst = 0.0
+
+    def tell(self, function: str, call: Call) -> None:
+        """Hold a call that ends against the formulas of its function."""
+        self.called.add(function)
+        for place, formula in self.formulas.items():
+            if place.function == function:
+                try:
+                    self._judge(place, formula, call)
+                except Exception as error:  # of the adapter, or of what it names; the trainer goes on
+                    said = str(error) if isinstance(error, SubjectError) else in_one_line(error)
+                    self.compared[place.text] += 1
+                    self.found.setdefault(place.text, Finding(CODE, NAME, said, fix="mend the formula in the adapter"))
+
+    def _judge(self, place: Place, formula: Formula, call: Call) -> None:
+        judged = _judge(place, formula, call, self.options)
+        if judged is not None:
+            distance, finding = judged
+            self.compared[place.text] += 1
+            self.worst = max(self.worst, distance)
+            if finding is not None:
+                self.found.setdefault(place.text, finding)
 
 
 def _of_no_call(texts: Sequence[str], called: set[str]) -> str:
@@ -138,9 +165,9 @@ def _place(text: str) -> Place:
     return place
 
 
-def _calls(run: Run, formulas: Mapping[Place, Formula], seed: int, *, strict: bool) -> Mapping[str, list[Call]]:
-    """What was called while a run stepped and evaluated."""
-    recorded = Recorded({place.function for place in formulas}, MOST)
+def _drive(run: Run, ledger: _Ledger, seed: int, *, strict: bool) -> None:
+    """Steps and an evaluation, in which every call of a declared function is told to the ledger."""
+    recorded = Recorded({place.function for place in ledger.formulas}, MOST, ledger.tell)
     try:
         with seeded(seed), calling("step()"), recorded.on():
             batches = run.batches()
@@ -152,7 +179,6 @@ def _calls(run: Run, formulas: Mapping[Place, Formula], seed: int, *, strict: bo
     except Exception:
         if strict:
             raise
-    return recorded.calls
 
 
 def _judge(
@@ -165,7 +191,8 @@ def _judge(
     if value is None:
         if given is None:
             return None
-        raise SubjectError(f"formulas: {place.text!r} is a {type(given).__name__}, expected a tensor or a number")
+        held = f"is a {type(given).__name__} in {at_line(call.code, call.code.co_firstlineno)}"
+        raise SubjectError(f"formulas: {place.text!r} {held}, expected a tensor or a number")
     expected = _expected(place, formula, call)
     if expected.shape != value.shape and expected.numel() != 1 and value.numel() != 1:
         shapes = f"{list(value.shape)}, and by the declared formula {list(expected.shape)}"
@@ -194,17 +221,17 @@ def _number(place: Place, call: Call) -> Tensor | None:
 
 
 def _expected(place: Place, formula: Formula, call: Call) -> Tensor:
-    names = list(_parameters(formula))
+    names, variables = list(_parameters(formula)), {**call.variables, **call.given}
     for name in names:
-        if name not in call.variables:
-            has = sorted(key for key in call.variables if key != RETURN)
+        if name not in variables:
+            has = sorted(key for key in variables if key != RETURN)
             near = nearest(name, has)
             raise SubjectError(
                 f"formulas[{place.text!r}] takes {name!r}, no variable of the function{near}; it has {has}"
             )
     try:
         with torch.no_grad():
-            expected = formula(**{name: call.variables[name] for name in names})
+            expected = formula(**{name: variables[name] for name in names})
     except Exception as error:
         raise SubjectError(f"formulas[{place.text!r}] raised {in_one_line(error)}") from error
     return torch.as_tensor(expected).detach().cpu().double()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import CodeType, FrameType
@@ -26,11 +26,12 @@ class Call:
 
     Args:
         code: of the function.
-        variables: its arguments as they were when it began, other local variables as they were in the end, and what it
-            gave back as `return`.
+        given: its arguments as they were when it began.
+        variables: local variables as they are in the end, and what it gives back as `return`.
     """
 
     code: CodeType
+    given: Mapping[str, Any]
     variables: Mapping[str, Any]
 
 
@@ -39,12 +40,13 @@ class Recorded:
 
     Args:
         names: of functions, or the ends of their qualified names (`Critic.targets`).
-        most: calls of one function that are kept; those behind them are not copied.
+        most: calls of one function that are told; those behind them are not copied.
+        tell: called with the name and the call where one ends, while all is as the function left it; raises nothing.
     """
 
-    def __init__(self, names: Iterable[str], most: int) -> None:
-        self.calls: dict[str, list[Call]] = {name: [] for name in names}
-        self._most = most
+    def __init__(self, names: Iterable[str], most: int, tell: Callable[[str, Call], None]) -> None:
+        self.counts: dict[str, int] = dict.fromkeys(names, 0)
+        self._most, self._tell = most, tell
         self._open: dict[FrameType, dict[str, Any]] = {}
         self._known: dict[CodeType, list[str]] = {}
 
@@ -65,15 +67,16 @@ class Recorded:
         code = frame.f_code
         names = self._known.get(code)
         if names is None:
-            names = self._known[code] = [name for name in self.calls if _is_called(code, name)]
-        if not names or all(len(self.calls[name]) >= self._most for name in names):
+            names = self._known[code] = [name for name in self.counts if _is_called(code, name)]
+        if not names or all(self.counts[name] >= self._most for name in names):
             return
         if event == "call":
             self._open[frame] = {name: copied(frame.f_locals.get(name)) for name in arguments_of(code)}
         elif (given := self._open.pop(frame, None)) is not None:
-            inner = {name: copied(each) for name, each in frame.f_locals.items() if name not in given}
+            call = Call(code, given, {**frame.f_locals, RETURN: value})
             for name in names:
-                self.calls[name].append(Call(code, {**inner, **given, RETURN: copied(value)}))
+                self.counts[name] += 1
+                self._tell(name, call)
 
 
 def _is_called(code: CodeType, name: str) -> bool:
