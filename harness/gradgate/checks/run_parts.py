@@ -17,6 +17,7 @@ from gradgate.subjects.contract import Run
 from gradgate.subjects.own_loop import OwnLoop
 
 _DEPTH = 8
+OF_MODULES = ("training", "dump_patches", "call_super_init")
 FOREIGN = ("torch", "numpy", "builtins", "pathlib", "re", "logging", "threading", "functools", "types", "rich")
 
 
@@ -73,6 +74,11 @@ def _walk(path: tuple[str, ...], owner: Any, value: Any, depth: int, seen: dict[
         }
         for name, tensor in named:
             yield Part((*path, name), value, digest(tensor), tensor, name in fleeting)
+        for name, module in value.named_modules():
+            inner_path = (*path, *(name.split(".") if name else ()))
+            for key, inner in list(vars(module).items()):
+                if not key.startswith("_") and key not in OF_MODULES and not isinstance(inner, nn.Module):
+                    yield from _walk((*inner_path, key), module, inner, depth - 1, seen)
         return
     if isinstance(value, torch.Generator):
         yield Part((*path, "state"), value, digest(value.get_state()))

@@ -14,7 +14,7 @@ from fixtures.normalised_rewards import NormalisedLoop, NormalisedRun, normalise
 from gradgate.checks.running_statistics import HELD, running_statistics
 from gradgate.subjects.contract import Stage, Subject
 
-RUNNING = ("numbers", "called", "assigned", "written")
+RUNNING = ("numbers", "called", "assigned", "written", "plain")
 
 
 @pytest.mark.parametrize("kind", RUNNING)
@@ -69,7 +69,7 @@ def test_statistics_are_found_by_what_moves_them(kind: Any) -> None:
     assert statistics is not None
     holder = run.trainer.statistics
     names = {"trainer.statistics.mean"}
-    if kind not in ("assigned", "written"):
+    if kind not in ("assigned", "written", "plain"):
         names |= {"trainer.statistics.square", "trainer.statistics.count"}
     assert set(statistics.names.split(", ")) == names
     kept, own = holder.mean, type(holder)
