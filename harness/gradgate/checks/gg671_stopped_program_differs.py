@@ -19,7 +19,9 @@ The program is stopped behind an update, as by an error that nothing catches, an
 `resume`. The updates that it makes then must be the last ones of the run that was not stopped, with the same
 parameters to the bit, and what its files hold in the end must be the same. Where it is stopped: in the middle between
 two checkpoints of each stage, at the first update of a later stage, before the last update, and before there is a
-checkpoint. Profile quick: 2 places, pr: 6, nightly: 16, as long as the check's time lasts.
+checkpoint. Profile quick: 2 places, pr: 6, nightly: 16, as long as the check's time lasts. Where the first update is
+another one, what it finds is named: parameters, rates, the optimizer's state, a generator that training draws from,
+gradients of the same parameters.
 
 Where nothing is found so, it is done with what `Program.options` can switch (words, on and off, a number and 0,
 accumulation) the other way: all at once, and one by one where that is refused or shows something.
@@ -65,11 +67,11 @@ Faults of resume of the trainers that the catalogue was tried on; PyTorch, Savin
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from gradgate.checks.launches import first_parting
+from gradgate.checks.launches import Update, first_parting
 from gradgate.checks.moved import in_words
 from gradgate.checks.snapshot import compare
 from gradgate.checks.whole_runs import GROUP as GROUP
@@ -81,6 +83,7 @@ from gradgate.subjects.contract import Context, Stage, Subject
 CODE, NAME = "GG671", "stopped-program-differs"
 NEEDS: tuple[str, ...] = ("program",)
 PER_STAGE = False
+GENERATORS = {"torch": "torch's generator", "random": "Python's `random`", "numpy": "numpy's global generator"}
 BEHIND_SWITCHES = 4  # updates at which it is stopped with other settings
 FIX = "save all that the loop goes on from, load it last, and count the checkpoint by the updates that it holds"
 
@@ -95,10 +98,8 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     made = 0
     for point, resumed in stops(subject, context, first):
         made += 1
-        for finding in (_updates(point, first, resumed), _files(point, runs, resumed)):
-            if finding is not None:
-                found.setdefault(finding.detail["what"], finding)
-                break
+        for finding in _updates(point, first, resumed) or _files(point, runs, resumed):
+            found.setdefault(finding.detail["what"], finding)
     if not made:
         return Outcome(not_applicable="the program makes one update, and none can be made behind a stop")
     measured = {"places": made, "updates": len(first.updates)}
@@ -125,7 +126,7 @@ def _behind_switches(subject: Subject, context: Context) -> tuple[Finding, ...]:
 def _with_settings(subject: Subject, context: Context, first: Whole, settings: Mapping[str, Any]) -> Iterator[Finding]:
     """What stops show with other settings, where two runs with them are alike."""
     for point, resumed in stops(subject, context, first, settings, BEHIND_SWITCHES):
-        finding = _updates(point, first, resumed)
+        finding = next(iter(_updates(point, first, resumed)), None)
         if finding is not None:
             second = whole(subject, context, settings, turn=1)
             if first_parting(first.updates, second.updates) is None:
@@ -133,45 +134,96 @@ def _with_settings(subject: Subject, context: Context, first: Whole, settings: M
             return
 
 
-def _updates(point: Point, first: Whole, resumed: Whole) -> Finding | None:
-    launched, all_updates = resumed.launched, first.updates
-    where = f"stopped behind update {point.update} of {len(all_updates)} ({point.words}) and resumed"
+def _updates(point: Point, first: Whole, resumed: Whole) -> list[Finding]:
+    """What the updates behind a resume are otherwise, each of it once."""
+    launched, whole_run = resumed.launched, first.updates
+    where = f"stopped behind update {point.update} of {len(whole_run)} ({point.words}) and resumed"
+    made = len(resumed.updates)
     if launched.end != "ended":
         if launched.end == "slow" or (launched.end == "refused" and point.saved is None):
-            return None
-        return _finding("end", f"{where}, the program {launched.in_words}", point, victim=launched.place)
-    made = len(resumed.updates)
+            return []
+        return [_finding("end", f"{where}, the program {launched.in_words}", point, victim=launched.place)]
     if not made:
-        return _finding(
-            "none", f"{where}, the program makes no update; {len(all_updates) - point.update} are left", point
-        )
-    if made > len(all_updates):
-        text = f"{where}, the program makes {made} updates, more than the {len(all_updates)} of a whole run"
-        return _finding("count", text, point)
-    start = len(all_updates) - made
-    at = first_parting(resumed.updates, all_updates[start:])
+        return [
+            _finding(
+                "none", f"{where}, the program makes none of the {len(whole_run) - point.update} updates left", point
+            )
+        ]
+    start = len(whole_run) - made
+    at = 0 if start < 0 else first_parting(resumed.updates, whole_run[start:])
     if at is None:
-        if start == 0 and point.saved:
-            text = f"{where}, the program begins anew: a checkpoint had been written behind update {point.saved}"
-            return _finding("anew", text, point)
-        if start > point.update:
-            text = f"{where}, the program goes on behind update {start}: those between are not made"
-            return _finding("left out", text, point)
-        return None
-    same = next((i for i, one in enumerate(all_updates) if one.digest == resumed.updates[0].digest), None)
-    if same is not None and same != start:
-        rest = len(all_updates) - same
-        text = f"{where}, the program goes on from update {same} and makes {made} updates to its end instead of {rest}"
-        return _finding("count", text, point)
-    far = parted(resumed.updates, all_updates[start:], at)
-    text = f"{where}, the program makes {made} updates, and the {_nth(at + 1)} of them is another than without it"
-    return _finding("first" if not at else "later", f"{text}: {far}; allowed: none", point)
+        return _place(where, point, start)
+    from_here = _behind(resumed.updates[0], whole_run)
+    told = [] if from_here is None else list(_count(where, point, made, from_here, len(whole_run)))
+    told += _state(where, point, resumed.updates[0], whole_run, start if from_here is None else from_here)
+    if not told:
+        far = parted(resumed.updates, whole_run[start:], at)
+        text = f"{where}, the program makes {made} updates, and the {_nth(at + 1)} of them is another than without it"
+        told = [_finding("later", f"{text}: {far}; allowed: none", point)]
+    return told
 
 
-def _files(point: Point, runs: tuple[Whole, Whole], resumed: Whole) -> Finding | None:
+def _place(where: str, point: Point, start: int) -> list[Finding]:
+    """A resumed run whose updates are the last ones of the whole run: whether it has them all, and no more."""
+    if start == 0 and point.saved:
+        text = f"{where}, the program begins anew: a checkpoint had been written behind update {point.saved}"
+        return [_finding("anew", text, point)]
+    if start > point.update:
+        return [
+            _finding(
+                "left out", f"{where}, the program goes on behind update {start}: those between are not made", point
+            )
+        ]
+    return []
+
+
+def _behind(update: Update, whole_run: Sequence[Update]) -> int | None:
+    """How many updates a resumed run goes on behind, by the parameters that it begins with."""
+    return next((i for i, one in enumerate(whole_run) if one.before == update.before), None)
+
+
+def _count(where: str, point: Point, made: int, start: int, length: int) -> Iterator[Finding]:
+    """Whether as many updates are made as are left."""
+    if made != length - start:
+        text = f"{where}, the program goes on from update {start} and makes {made} updates to its end"
+        yield _finding("count", f"{text} instead of {length - start}", point)
+
+
+def _state(where: str, point: Point, update: Update, whole_run: Sequence[Update], start: int) -> Iterator[Finding]:
+    """What the first update behind a resume finds otherwise than the same one of the whole run."""
+    if not 0 <= start < len(whole_run):
+        return
+    same = whole_run[start]
+    text = f"{where}, the first update finds other"
+    if update.before != same.before:
+        yield _finding("parameters", f"{text} parameters than any update of a run without the stop", point)
+        return
+    if update.rates != same.rates:
+        rates = f"learning rates: {_numbers(update.rates)}, and {_numbers(same.rates)} without the stop"
+        yield _finding("rates", f"{text} {rates}", point)
+    if update.moments != same.moments:
+        yield _finding("moments", f"{text} moments: the optimizer's state is not that of update {start + 1}", point)
+    if update.gradients == same.gradients:
+        return
+    then, drawn = same.generators, whole_run[min(start + 1, len(whole_run) - 1)].generators
+    moving = [name for name in GENERATORS if name in then and drawn[name] != then[name]]  # that training draws from
+    others = [name for name in moving if update.generators.get(name) != then[name]]
+    for name in others:
+        said = f"random numbers: the state of {GENERATORS[name]} is another one"
+        yield _finding(f"generator {name}", f"{text} {said}", point)
+    if not others:
+        why = "of the same parameters and random numbers: other rows, or other state of what computes the loss"
+        yield _finding("gradients", f"{text} gradients {why}", point)
+
+
+def _numbers(rates: Sequence[float]) -> str:
+    return ", ".join(f"{rate:.4g}" for rate in dict.fromkeys(rates))
+
+
+def _files(point: Point, runs: tuple[Whole, Whole], resumed: Whole) -> list[Finding]:
     """What the last files have otherwise."""
     if resumed.launched.end != "ended":
-        return None
+        return []
     first, second = runs
     for file, values in first.contents.items():
         theirs, equal = resumed.contents.get(file), second.contents.get(file)
@@ -179,11 +231,11 @@ def _files(point: Point, runs: tuple[Whole, Whole], resumed: Whole) -> Finding |
             continue
         where = f"stopped behind update {point.update} of {len(first.updates)} ({point.words}) and resumed"
         if theirs is None:
-            return _finding("file", f"{where}, the program leaves no {file}, which a run without a stop does", point)
+            return [_finding("file", f"{where}, the program leaves no {file}, which a run without a stop does", point)]
         differing = _first_difference(values, equal, theirs)
         if differing:
-            return _finding("content", f"{where}, the updates are the same, and {file} is not: {differing}", point)
-    return None
+            return [_finding("content", f"{where}, the updates are the same, and {file} is not: {differing}", point)]
+    return []
 
 
 def _first_difference(ours: Mapping[str, Any], equal: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:

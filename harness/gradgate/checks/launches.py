@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -49,6 +49,9 @@ class Update:
         norms: of each of them.
         gradients: the norm of each parameter's gradient, as the step took it; 0.0 where there was none.
         rates: of its groups.
+        before: of its parameters, as the step found them.
+        moments: of its state, as the step found it.
+        generators: of Python's, numpy's and torch's, as the step found them.
         saved: whether files were written under the folder since the last one, logs and texts aside.
     """
 
@@ -57,6 +60,9 @@ class Update:
     norms: tuple[float, ...]
     gradients: tuple[float, ...]
     rates: tuple[float, ...]
+    before: bytes
+    moments: bytes
+    generators: Mapping[str, bytes]
     saved: bool
 
 
@@ -268,12 +274,16 @@ class _Seen:
         self._kept: list[torch.optim.Optimizer] = []  # so that no other gets the same id
         self._files = _written(folder)
         self._gradients: tuple[float, ...] = ()
+        self._found: tuple[bytes, bytes, Mapping[str, bytes]] = (b"", b"", {})
         self._values: list[torch.Tensor] = []
 
     def before(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """In front of a step: the gradients that it takes."""
         parameters = _parameters(optimizer)
         self._gradients = tuple(0.0 if p.grad is None else float(p.grad.double().norm()) for p in parameters)
+        held = [value for p in parameters for value in optimizer.state.get(p, {}).values()]
+        moments = _digest(each if isinstance(each, torch.Tensor) else torch.tensor(float(each or 0)) for each in held)
+        self._found = _digest(parameters), moments, _generators()
         if self.still:
             self._values = [parameter.detach().clone() for parameter in parameters]
 
@@ -290,21 +300,35 @@ class _Seen:
         if id(optimizer) not in self._numbers:
             self._numbers[id(optimizer)] = len(self._kept)
             self._kept.append(optimizer)
-        digest, norms = hashlib.blake2b(digest_size=16), []
-        for parameter, value in zip(_parameters(optimizer), self._values, strict=False):
+        parameters = _parameters(optimizer)
+        for parameter, value in zip(parameters, self._values, strict=False):
             parameter.detach().copy_(value)
-        for parameter in _parameters(optimizer):
-            flat = parameter.detach().cpu().contiguous().reshape(-1)
-            digest.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
-            norms.append(float(flat.double().norm()))
+        norms = tuple(float(parameter.detach().double().norm()) for parameter in parameters)
         before, self._files = self._files, _written(self.folder)
         rates = tuple(float(group["lr"]) for group in optimizer.param_groups)
         number, wrote = self._numbers[id(optimizer)], self._files != before
-        return Update(number, digest.digest(), tuple(norms), self._gradients, rates, wrote)
+        return Update(number, _digest(parameters), norms, self._gradients, rates, *self._found, wrote)
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _digest(tensors: Iterable[torch.Tensor]) -> bytes:
+    found = hashlib.blake2b(digest_size=16)
+    for tensor in tensors:
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        found.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
+    return found.digest()
+
+
+def _generators() -> dict[str, bytes]:
+    states = {"torch": torch.get_rng_state().numpy().tobytes(), "random": repr(random.getstate()).encode()}
+    if (numpy := sys.modules.get("numpy")) is not None:
+        states["numpy"] = repr(
+            [part.tolist() if hasattr(part, "tolist") else part for part in numpy.random.get_state()]
+        ).encode()
+    return {name: hashlib.blake2b(state, digest_size=16).digest() for name, state in states.items()}
 
 
 def _written(folder: Path) -> frozenset[tuple[str, int]]:
