@@ -43,8 +43,8 @@ Save what a line is made of, or write a line wherever a checkpoint is written; c
 
 ## Known limits
 
-Logs of other forms (TensorBoard, plain texts) are not read. Where the resumed updates differ, that is GG671's, and the
-log is not compared.
+Logs of other forms (TensorBoard, plain texts) are not read. Where the resumed updates differ, that is GG671's, and of
+the log no more is asked than that its first record is still there.
 
 ## Sources
 
@@ -80,18 +80,28 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     found: dict[str, Finding] = {}
     compared = 0
     for point, resumed in stops(subject, context, first):
-        made = len(resumed.updates)
-        if (
-            resumed.launched.end != "ended"
-            or first_parting(resumed.updates, first.updates[len(first.updates) - made :]) is not None
-        ):
+        if resumed.launched.end != "ended":
+            continue
+        for finding in _begun_anew(point, first, resumed):
+            found.setdefault("lost", finding)
+        ending = first.updates[len(first.updates) - len(resumed.updates) :]
+        if first_parting(resumed.updates, ending) is not None:
             continue
         compared += 1
         for finding in _findings(point, first, resumed, without):
             found.setdefault(finding.detail["what"], finding)
-    if not compared:
+    if not compared and not found:
         return Outcome(inconclusive="no resumed run trains as the one without a stop: see GG671")
     return Outcome(tuple(found.values()), {"places": compared, "records": sum(map(len, first.records.values()))})
+
+
+def _begun_anew(point: Point, first: Whole, resumed: Whole) -> Iterator[Finding]:
+    """A log whose first record was there at the stop, and is not behind the resume."""
+    for file, records in resumed.left.items():
+        if records[0] not in resumed.records.get(file, ()):
+            where = f"stopped behind update {point.update} of {len(first.updates)} ({point.words}) and resumed"
+            text = f"{where}, {file} has lost its first record, {_told(Logged(file, records[0]))}: it was begun anew"
+            yield _finding("lost", text, "error")
 
 
 def _findings(point: Point, first: Whole, resumed: Whole, without: frozenset[str]) -> Iterator[Finding]:

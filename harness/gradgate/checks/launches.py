@@ -15,7 +15,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing import Pipe
@@ -52,6 +52,7 @@ class Update:
         before: of its parameters, as the step found them.
         moments: of its state, as the step found it.
         generators: of Python's, numpy's and torch's, as the step found them.
+        losses: what backward started from since the last one, one number each.
         saved: whether files were written under the folder since the last one, logs and texts aside.
     """
 
@@ -63,6 +64,7 @@ class Update:
     before: bytes
     moments: bytes
     generators: Mapping[str, bytes]
+    losses: tuple[float, ...]
     saved: bool
 
 
@@ -214,9 +216,9 @@ def _child(
 def _run(
     subject: Subject, program: Program, folder: Path, settings: Mapping[str, Any], resume: bool, seen: _Seen
 ) -> tuple[End, str, Location | None]:
-    handles = register_optimizer_step_pre_hook(seen.before), register_optimizer_step_post_hook(seen)
     try:
-        program.launch(folder, settings, resume)
+        with seen.on():
+            program.launch(folder, settings, resume)
     except _Stop:
         return "stopped", "", None
     except SystemExit as leaving:
@@ -225,9 +227,6 @@ def _run(
         refuses = isinstance(error, ValueError | AssertionError | NotImplementedError | FileExistsError)
         text = f"{type(error).__name__}: {first_line(error)}"
         return "refused" if refuses else "raised", text, origin(error, subject.source)
-    finally:
-        for handle in handles:
-            handle.remove()
     return ("stopped" if seen.stopped else "ended"), "", None
 
 
@@ -274,8 +273,28 @@ class _Seen:
         self._kept: list[torch.optim.Optimizer] = []  # so that no other gets the same id
         self._files = _written(folder)
         self._gradients: tuple[float, ...] = ()
+        self._losses: list[float] = []
         self._found: tuple[bytes, bytes, Mapping[str, bytes]] = (b"", b"", {})
         self._values: list[torch.Tensor] = []
+
+    @contextmanager
+    def on(self) -> Iterator[None]:
+        """Watch every step and every backward within the block."""
+        handles = register_optimizer_step_pre_hook(self.before), register_optimizer_step_post_hook(self)
+        backward = torch.Tensor.backward
+
+        def noted(tensor: torch.Tensor, *given: Any, **named: Any) -> None:
+            if tensor.numel() == 1:
+                self._losses.append(float(tensor.detach()))
+            backward(tensor, *given, **named)
+
+        setattr(torch.Tensor, "backward", noted)  # noqa: B010 - a method, to mypy
+        try:
+            yield
+        finally:
+            setattr(torch.Tensor, "backward", backward)  # noqa: B010
+            for handle in handles:
+                handle.remove()
 
     def before(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """In front of a step: the gradients that it takes."""
@@ -306,8 +325,9 @@ class _Seen:
         norms = tuple(float(parameter.detach().double().norm()) for parameter in parameters)
         before, self._files = self._files, _written(self.folder)
         rates = tuple(float(group["lr"]) for group in optimizer.param_groups)
+        losses, self._losses = tuple(self._losses), []
         number, wrote = self._numbers[id(optimizer)], self._files != before
-        return Update(number, _digest(parameters), norms, self._gradients, rates, *self._found, wrote)
+        return Update(number, _digest(parameters), norms, self._gradients, rates, *self._found, losses, wrote)
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:

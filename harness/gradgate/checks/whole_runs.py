@@ -7,7 +7,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -47,12 +47,14 @@ class Whole:
         records: of each log.
         contents: of each file that torch can load, its values by name.
         files: the paths of all files, in the folder.
+        left: of one that was stopped and resumed, the records that were there in between.
     """
 
     launched: Launched
     records: Mapping[str, Sequence[Record]]
     contents: Mapping[str, Mapping[str, Any]]
     files: frozenset[str]
+    left: Mapping[str, Sequence[Record]] = field(default_factory=dict)
 
     @property
     def updates(self) -> Sequence[Update]:
@@ -118,9 +120,10 @@ def stops(
                 return
             folder, seconds = context.folder / f"stopped{len(kept)}", seconds_for(subject, context)
             ended = launch(subject, folder, settings, stop=point.update, seconds=seconds)
+            left = records_of(folder)
             if ended.end == "stopped":
                 ended = launch(subject, folder, settings, resume=True, seconds=seconds)
-            kept[name] = read(ended, folder)
+            kept[name] = replace(read(ended, folder), left=left)
             fresh.made += 1
             shutil.rmtree(folder, ignore_errors=True)
         yield point, kept[name]

@@ -14,7 +14,7 @@ from gradgate.checks import whole_runs
 from gradgate.checks.launches import is_of_the_clock, launch, records_of
 from gradgate.core.verdict import Outcome
 
-CODES = ("GG494", *(f"GG{number}" for number in range(670, 681)))
+CODES = ("GG494", *(f"GG{number}" for number in range(670, 685)))
 OWN = {
     "unseeded": "GG670",
     "no moments": "GG671",
@@ -41,6 +41,12 @@ OWN = {
     "no patience": "GG679",
     "mean of means": "GG494",
     "keeps all": "GG680",
+    "clips once": "GG681",
+    "largest": "GG682",
+    "refers": "GG682",
+    "sum goes on": "GG683",
+    "any key": "GG684",
+    "any text": "GG684",
 }
 BESIDE = {"trains again": ["GG671"], "eval mode": ["GG671"]}  # true there, too
 
