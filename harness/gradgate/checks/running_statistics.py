@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from gradgate.checks.invariance import perturbed
 from gradgate.checks.raised import calling
 from gradgate.checks.randomness import seeded
-from gradgate.checks.run_parts import Part, digest, parts_of
+from gradgate.checks.run_parts import Part, digest, objects_of_loop, parts_of
 from gradgate.checks.snapshot import named_parameters
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Batch, Run
@@ -31,10 +31,11 @@ class Moving:
 
     Args:
         name: from the run to it.
-        owner: the object that has it as an attribute.
+        owner: the object that has it as an attribute, or the dictionary that it is in.
         key: its name there.
         value: what it is.
         kept: a copy.
+        holder: of a dictionary, the object or dictionary that has it.
     """
 
     name: str
@@ -42,14 +43,15 @@ class Moving:
     key: str
     value: Any
     kept: Any
+    holder: tuple[Any, str] | None = None
 
     def put_back(self) -> None:
         """Let it be what it was."""
         if isinstance(self.value, Tensor):
             with torch.no_grad():
                 self.value.copy_(self.kept)
-        if getattr(self.owner, self.key) is not self.value:
-            setattr(self.owner, self.key, self.value)
+        if _held(self.owner, self.key) is not self.value:
+            _put(self.owner, self.key, self.value)
 
     @property
     def is_whole(self) -> bool:
@@ -59,7 +61,7 @@ class Moving:
 
     def now(self) -> str:
         """A digest of what it is now."""
-        return digest(getattr(self.owner, self.key))
+        return digest(_held(self.owner, self.key))
 
 
 class Statistics:
@@ -88,9 +90,16 @@ class Statistics:
         with ExitStack() as stack:
             for owner in {id(part.owner): part.owner for part in self._parts}.values():
                 kept = {part.key for part in self._parts if part.owner is owner}
+                if isinstance(owner, dict):
+                    holder, name = next(part.holder for part in self._parts if part.owner is owner and part.holder)
+                    standing = _Standing(owner, kept)
+                    stack.callback(_put, holder, name, owner)
+                    stack.callback(owner.update, standing)
+                    _put(holder, name, standing)
+                    continue
                 stack.callback(setattr, owner, "__class__", type(owner))
                 owner.__class__ = _refusing(type(owner), kept)
-            tensors = [value for part in self._parts if isinstance(value := getattr(part.owner, part.key), Tensor)]
+            tensors = [value for part in self._parts if isinstance(value := _held(part.owner, part.key), Tensor)]
             if tensors:
                 stack.enter_context(_Unwritten(tensors))
             yield
@@ -176,20 +185,66 @@ def _moved(run: Run, batch: Batch, seed: int) -> list[Moving]:
     before = {name: part.digest for name, part in parts_of(run).items()}
     _ask(run, batch, seed)
     moved = [part for name, part in parts_of(run).items() if before.get(name, part.digest) != part.digest]
-    return [each for part in moved if (each := _moving(part)) is not None]
+    return [each for part in moved if (each := _moving(part, run)) is not None]
 
 
-def _moving(part: Part) -> Moving | None:
+def _moving(part: Part, run: Run) -> Moving | None:
     owner, key, value = part.owner, part.path[-1], part.value
     if isinstance(owner, nn.Module):
         prefix, _, key = key.rpartition(".")
         owner = owner.get_submodule(prefix)
     is_number = isinstance(value, int | float | Tensor) and not isinstance(value, bool | nn.Parameter)
-    is_attribute = getattr(owner, key, None) is value and not isinstance(owner, Optimizer | torch.Generator)
-    if not is_number or not is_attribute or not _can_refuse(owner):
+    is_attribute = _held(owner, key) is value and not isinstance(owner, Optimizer | torch.Generator)
+    holder = _holder(owner, part.path, run) if type(owner) is dict else None
+    if not is_number or not is_attribute or not (holder or _can_refuse(owner)):
         return None
     kept = value.detach().clone() if isinstance(value, Tensor) else value
-    return Moving(".".join(part.path), owner, key, value, kept)
+    return Moving(".".join(part.path), owner, key, value, kept, holder)
+
+
+def _holder(owner: Any, path: Sequence[str], run: Run) -> tuple[Any, str] | None:
+    """The object or dictionary that has a dictionary, and under which name; None where it is not found so."""
+    for root in (run, objects_of_loop(run)):
+        at: Any = root
+        for name in path[:-2]:
+            at = at[int(name)] if isinstance(at, list | tuple) and name.isdigit() else _held(at, name)
+        if len(path) > 1 and _held(at, path[-2]) is owner:
+            return at, path[-2]
+    return None
+
+
+def _held(owner: Any, key: str) -> Any:
+    return owner.get(key) if isinstance(owner, dict) else getattr(owner, key, None)
+
+
+def _put(owner: Any, key: str, value: Any) -> None:
+    if isinstance(owner, dict):
+        owner[key] = value
+    else:
+        setattr(owner, key, value)
+
+
+class _Standing(dict[Any, Any]):
+    """A dictionary some of whose entries stay as they are.
+
+    Args:
+        entries: all of them.
+        kept: keys of those.
+    """
+
+    def __init__(self, entries: Mapping[Any, Any], kept: set[str]) -> None:
+        super().__init__(entries)
+        self._kept = kept
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        """Set an entry, unless it is to stay."""
+        if key not in self._kept:
+            super().__setitem__(key, value)
+
+    def update(self, *given: Any, **named: Any) -> None:
+        """Set several."""
+        for key, value in dict(*given, **named).items():
+            self[key] = value
 
 
 def _behind(run: Run, batch: Batch, seed: int, moving: Sequence[Moving]) -> list[str]:
