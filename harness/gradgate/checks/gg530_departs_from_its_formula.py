@@ -105,7 +105,8 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     if never and len(never) == len(ledger.compared):
         why = _of_no_call(never, ledger.called)
         return Outcome((), measured, {"distance": ALLOWED}, inconclusive=why)
-    notes = [Finding(CODE, NAME, _of_no_call([text], ledger.called), severity="note") for text in never]
+    unknown = [text for text in never if not defines(Place.of(text).function)]  # others are another stage's
+    notes = [Finding(CODE, NAME, _of_no_call([text], ledger.called), severity="note") for text in unknown]
     return Outcome((*ledger.found.values(), *notes), measured, {"distance": ALLOWED})
 
 
@@ -244,11 +245,10 @@ def _parameters(formula: Formula) -> Iterator[str]:
 
 
 def _finding(place: Place, call: Call, said: str, options: Mapping[str, Any]) -> Finding:
-    name = f"what {place.function}() gives" if place.name == RETURN else f"`{place.name}` of {place.function}()"
     return Finding(
         CODE,
         NAME,
-        f"{name} {said}{in_words(options)}",
+        f"`{place.text}` {said}{in_words(options)}",
         culprit=at_line(call.code, call.code.co_firstlineno),
         fix=FIX,
         detail={"place": place.text},

@@ -12,10 +12,10 @@ nobody clipped.
 
 ## How it decides
 
-The program is launched with the key of `Program.options` that says the norm by its name (`grad_clip`, `max_norm`,
-`max_grad_norm`, `clip_norm`) at 1e-3. Statistic: the norm of all gradients that a step of an optimizer takes, over all
-its parameters; allowed: 1e-3, with 1e-3 of it for rounding, and of an optimizer with n groups the root of n times as
-much: each may be clipped on its own.
+The program is launched with the keys of `Program.options` that say the norm by their names (`grad_clip`, `max_norm`,
+`max_grad_norm`, `clip_norm`; `clip` where a stage declares its value as `Run.max_norm`) at 1e-3. Statistic: the norm of
+all gradients that a step of an optimizer takes, over all its parameters; allowed: 1e-3, with 1e-3 of it for rounding,
+and of an optimizer with n groups the root of n times as much: each may be clipped on its own.
 
 False-alarm rate: 0 for a norm over all that an optimizer holds, or over each of its groups.
 
@@ -52,6 +52,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
 
 from gradgate.checks.moved import in_words
 from gradgate.checks.whole_runs import GROUP as GROUP
@@ -67,12 +70,16 @@ NORM = re.compile(
     r"(^|[._])(grad_?clip|clip_?grad|gradient_clip|max_(grad_|gradient_)?norm|(grad_)?clip_norm|grad_norm)"
 )
 SMALL = 1e-3
+CLIP = re.compile(r"(^|[._])clip(ping)?$")
 FIX = "clip what the optimizer steps, where it steps, behind the unscaling"
 
 
 def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     """Launch with a small norm."""
-    keys = [key for key in program_of(subject).options if NORM.search(key.lower())]
+    options = program_of(subject).options
+    keys = [
+        key for key, values in options.items() if NORM.search(key.lower()) or _is_norm(key, values, subject, context)
+    ]
     if not keys:
         return Outcome(
             not_applicable="`options=` of the program has no norm to clip at, such as {'grad_clip': (1.0, 0.1)}"
@@ -95,3 +102,14 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
             text = f"optimizer {number + 1} of {len(worst)} steps on gradients of norm {norm:.3g}{in_words(settings)}"
             findings.append(Finding(CODE, NAME, f"{text}; allowed: {SMALL:g}", fix=FIX, detail={"norm": norm}))
     return Outcome(tuple(findings), {"norm": max(worst.values())}, {"norm": SMALL})
+
+
+def _is_norm(key: str, values: Sequence[Any], subject: Subject, context: Context) -> bool:
+    """Whether a key of another name has the norm that a stage's run declares."""
+    if not CLIP.search(key.lower()):
+        return False
+    for stage in subject.stages:
+        with suppress(Exception):
+            if stage.start(context.seed, device=context.device).max_norm == values[0]:
+                return True
+    return False

@@ -50,6 +50,7 @@ PyTorch, Saving and loading models (a `state_dict` refers to the parameters); fa
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
@@ -90,7 +91,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     compared = 0
     for file, values in kept.items():
         for name, value in values.items():
-            if isinstance(value, float) and BEST.search(f"{file}.{name}".lower()):
+            if isinstance(value, float) and math.isfinite(value) and BEST.search(f"{file}.{name}".lower()):
                 for metric, records in series:
                     said = _wrong_way(value, metric, [score for _, score in records])
                     compared += 1

@@ -10,11 +10,11 @@ from gradgate.core.errors import SubjectError
 from gradgate.core.verdict import Outcome
 
 PLACES = {
-    "divergence": "what divergence() gives is ",
-    "behind a switch": "what divergence() gives is ",
-    "temperature": "`now` of Ramp.advance() is 2, and by the declared formula 1.75",
-    "mean": "what parts_of() gives is ",
-    "metric": "what explained() gives is ",
+    "divergence": "`divergence:return` is ",
+    "behind a switch": "`divergence:return` is ",
+    "temperature": "`Ramp.advance:now` is 2, and by the declared formula 1.75",
+    "mean": "`parts_of:return[0]` is ",
+    "metric": "`explained:return` is ",
 }
 
 
