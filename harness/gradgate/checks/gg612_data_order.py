@@ -108,14 +108,14 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
             found.append((text, partial(_line_of_shared, subject, stage, context, whole, heldout)))
         found += _moved_split(stage, context, heldout, whole)
     found += _held_out_elsewhere(subject, stage, context, whole)
+    even = all(len(set(epoch)) == len(whole) for epoch in epochs)  # else some are missing in one that others hold
+    found += _never_drawn(run, subject, stage, context, 1 if even else EPOCHS)
     more = _oversampled(epochs) if usual is None else 0
     for number, epoch in enumerate([] if more else epochs, 1):
         found += [(message, uneven) for message in _uneven(number, epoch, whole, usual)]
     found += [
         (message, partial(_line, subject, stage, context, repeats=False)) for message in _same_orders(run, epochs)
     ]
-    if all(len(set(epoch)) == len(whole) for epoch in epochs):  # else some are missing in one that others hold
-        found += _never_drawn(run, subject, stage, context)
     findings = tuple(named(Finding(CODE, NAME, message, fix=FIX), find, context.seed) for message, find in found)
     if more:
         text = (
@@ -187,28 +187,30 @@ def _names_agree(ours: Mapping[Hashable, set[Row]], theirs: Mapping[Hashable, se
     return 2 * same > len(common) if several else same == len(common) > 0
 
 
-def _never_drawn(run: Run, subject: Subject, stage: Stage, context: Context) -> list[tuple[str, Find]]:
-    """Rows of the data that no batch of an epoch holds, as the run is or with a key of its options moved."""
+def _never_drawn(run: Run, subject: Subject, stage: Stage, context: Context, epochs: int = 1) -> list[tuple[str, Find]]:
+    """Rows of the data that no batch of an epoch holds, as the run is or with a key of its options moved; of several
+    epochs, as it is."""
     if not {"sources", "tokens"} <= declared(run):
         return []
     with calling("start()"):
         plain = stage.start(context.seed, device=context.device)
-    for options, one in plain_and_moved(plain, stage, context):
+    for options, one in plain_and_moved(plain, stage, context) if epochs == 1 else [({}, plain)]:
         told = in_words(options)
         with calling("sources()"):
             ways = cut_rows(one, one.sources())
         with calling(f"drawing an epoch{told}"):
-            drawn = _documents(one)
+            drawn = _documents(one, epochs)
         wanted, *_ = ways
         if drawn is not None and all(way - drawn for way in ways):
             lost = wanted - drawn
-            text = f"{len(lost)} of {len(wanted)} rows of the data are in no batch of an epoch{told}; allowed: 0"
+            in_epochs = "an epoch" if epochs == 1 else f"{epochs} epochs"
+            text = f"{len(lost)} of {len(wanted)} rows of the data are in no batch of {in_epochs}{told}; allowed: 0"
             return [(text, partial(_line_of_lost, subject, stage, context, options, wanted, lost))]
     return []
 
 
-def _documents(run: Run) -> set[Row] | None:
-    """The rows and documents of an epoch; None where `tokens` does not tell all that a batch holds."""
+def _documents(run: Run, epochs: int) -> set[Row] | None:
+    """The rows and documents of epochs; None where `tokens` does not tell all that a batch holds."""
     found: set[Row] = set()
     samples = 0
     for batch in run.batches():
@@ -218,7 +220,7 @@ def _documents(run: Run) -> set[Row] | None:
             return None
         found.update(rows)
         samples += len(names)
-        if samples >= run.epoch_size:
+        if samples >= epochs * run.epoch_size:
             break
     return found
 
@@ -259,7 +261,7 @@ def _line_of_lost(
     """The line that drops rows."""
 
     def course() -> set[Row] | None:
-        return _documents(stage.start(context.seed, device=context.device, **as_given(options)))
+        return _documents(stage.start(context.seed, device=context.device, **as_given(options)), 1)
 
     def is_right(drawn: set[Row] | None) -> bool:
         return drawn is not None and wanted <= drawn

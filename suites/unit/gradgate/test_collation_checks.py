@@ -206,6 +206,23 @@ def test_gg612_finds_rows_of_the_data_that_no_epoch_holds(key: str, told: str) -
     assert f"1 of 9 rows of the data are in no batch of an epoch{told}; allowed: 0" in messages
 
 
+def test_gg612_finds_rows_that_no_epoch_holds_where_epochs_are_not_as_declared() -> None:
+    """Each holds others; what is in none of several is lost."""
+
+    class Other(cut().stages[0].start):  # type: ignore[misc]
+        epoch_size = 6
+
+        def samples(self, batch: Any) -> list[tuple[int, ...]]:
+            return [tuple(row) for row in batch.token_BS.tolist()]
+
+        def sources(self) -> list[Any]:
+            return [*super().sources(), (0, 9, 9, END)]
+
+    stage = Stage("tokens", Other, objective="tokens")
+    messages = errors(run_check("GG612", Subject("lost", [stage]), stage))
+    assert "1 of 9 rows of the data are in no batch of 3 epochs; allowed: 0" in messages
+
+
 @pytest.mark.parametrize(
     ("drawn", "heldout", "told"),
     [

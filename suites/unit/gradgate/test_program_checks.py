@@ -14,7 +14,7 @@ from gradgate.checks import whole_runs
 from gradgate.checks.launches import is_of_the_clock, launch, records_of
 from gradgate.core.verdict import Outcome
 
-CODES = ("GG494", *(f"GG{number}" for number in range(670, 685)))
+CODES = ("GG494", *(f"GG{number}" for number in range(670, 686)))
 OWN = {
     "unseeded": "GG670",
     "no moments": "GG671",
@@ -47,6 +47,7 @@ OWN = {
     "sum goes on": "GG683",
     "any key": "GG684",
     "any text": "GG684",
+    "rate by parts": "GG685",
 }
 BESIDE = {"trains again": ["GG671"], "eval mode": ["GG671"]}  # true there, too
 
