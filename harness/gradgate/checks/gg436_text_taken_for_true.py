@@ -81,6 +81,7 @@ NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
 READS = re.compile(r"overrid|overwrit|coerc|cast|convert|parse", re.IGNORECASE)
 TEXTS = ("raw", "text")
+PAIR = 2  # a key and its value
 TYPES = re.compile(r"(^|_)(types?|hints?|annotations|kinds?|casts?)_*$", re.IGNORECASE)
 WORDS = ("true", "yes", "on")
 TRIMS = ("strip", "lstrip", "rstrip", "lower", "casefold")
@@ -316,16 +317,43 @@ def _found(file: File) -> Iterator[Finding]:
                     yield _finding(file, node, function.name, f"`{ast.unparse(node)}`")
 
 
+def _values_of(nodes: Sequence[ast.AST], parameters: set[str]) -> dict[str, str]:
+    """The names of values that a loop takes out of a mapping that a function was given, each with the mapping's."""
+    found = {}
+    for node in nodes:
+        if not (isinstance(node, ast.For) and isinstance(node.iter, ast.Call) and isinstance(node.target, ast.Tuple)):
+            continue
+        if not isinstance(node.iter.func, ast.Attribute) or node.iter.func.attr != "items":
+            continue
+        mapping = dotted(node.iter.func.value)
+        if mapping in parameters and len(node.target.elts) == PAIR:
+            found[dotted(node.target.elts[1])] = mapping
+    return found
+
+
+def _makes_of_texts(value: ast.expr, at: Place, own: Places) -> bool:
+    """Whether a value is what a function makes of a text that it takes apart at `=`, without a parser."""
+    called = own.called(value, at) if isinstance(value, ast.Call) else None
+    return called is not None and bool(_taken_apart(called.nodes)) and not _parses(called.function)
+
+
 def _given_texts(file: File, own: Places) -> Iterator[Finding]:
     """The functions that others give a text that they have taken apart at `=`, and that call a type with it."""
     for place in (place for place in own.functions if place.file is file):
         told = _given(place.function) if READS.search(place.name) else set()  # where its name says so
         texts = set(place.parameters) - told - _taken_apart(place.nodes)
-        calls = [node for node in place.nodes if isinstance(node, ast.Call) and _converts(node, texts)]
+        values = _values_of(place.nodes, texts)
+        calls = [node for node in place.nodes if isinstance(node, ast.Call) and _converts(node, texts | values.keys())]
         if not calls or _knows_words(place.nodes) or _parses(place.function):
             continue
         for call in calls:
-            if any(_is_a_text(value, at, own) for at, value in own.values_given(place, dotted(call.args[0]))):
+            name = dotted(call.args[0])
+            if name in values:
+                given = own.values_given(place, values[name])
+                is_text = any(_makes_of_texts(value, at, own) for at, value in given)
+            else:
+                is_text = any(_is_a_text(value, at, own) for at, value in own.values_given(place, name))
+            if is_text:
                 yield _finding(file, call, place.name, f"`{ast.unparse(call)}`")
 
 

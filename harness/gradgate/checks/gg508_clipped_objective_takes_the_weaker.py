@@ -79,6 +79,7 @@ PER_STAGE = False
 SMALLER, LARGER = ("min", "minimum", "amin", "fmin"), ("max", "maximum", "amax", "fmax")
 STACKS = ("stack", "cat")
 ERRORS = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
+OWN = re.compile(r"huber|mse|smooth_l1|l[12]_|squared|error")
 POWERS = ("square", "abs", "pow")
 CLIPS = ("clamp", "clip", "clamp_", "clip_", "clip_by_value")
 ADVANTAGE = re.compile(r"(^|[._'])(adv\w*|gaes?|A|delta\w*)($|[._\['])")
@@ -176,8 +177,9 @@ def _error(node: ast.expr, names: Names) -> list[ast.expr] | None:
     last = called_name(node)
     if last in ERRORS and len(node.args) > 1:
         return node.args[:2]
-    if last not in POWERS:
-        return None
+    if last not in POWERS:  # one of the trainer's own, of a difference or of both sides
+        by_name = OWN.search(last.lower()) and node.args
+        return (_sides(node.args[0], names) or (node.args[:2] if len(node.args) > 1 else None)) if by_name else None
     given = node.args if len(node.args) > (last == "pow") else [getattr(node.func, "value", node)]
     return _sides(given[0], names)
 
