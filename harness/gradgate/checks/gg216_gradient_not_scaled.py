@@ -13,12 +13,13 @@ times the gradient that was configured.
 ## How it decides
 
 A key of `Stage.options` whose name says that it is a factor of a gradient (`trunk_grad`, `grad_scale`,
-`gradient_factor`, `backbone_grad_mult`) is moved through its values, 0 and 1. Runs with the same parameters, moved away
-from where they begin, give the gradients of each term of `losses` on each module by one batch, without dropout, in
+`gradient_factor`, `backbone_grad_mult`) is moved through its values, 0, 0.25 and 1. Runs with the same parameters, moved
+away from where they begin, give the gradients of each term of `losses` on each module by one batch, without dropout, in
 float64. Where a term has no gradient on a module at 0, and has some at other values, these must be in proportion to the
 factor. Statistic: the distance of two gradients, each divided by its factor, relative to the larger; allowed: 1e-6.
 Where it has one at 0 and none at 1, the factor is applied the wrong way round. Where it has one at both, it reaches the
-module by another way, too, and nothing is said.
+module by another way, too, and those between must lie on the line from one to the other: one that is the same at 0 and
+at 1, and another between, has the factor the wrong way round, with a short cut for 1.
 
 False-alarm rate: 0 for a factor that multiplies a gradient.
 
@@ -95,7 +96,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         return Outcome(not_applicable="`options` has no factor of a gradient, such as {'trunk_grad': (0.1, 0.5)}")
     findings, worst, compared = [], 0.0, 0
     for key, values in factors.items():
-        numbers = sorted({0.0, 1.0, *map(float, values)})
+        numbers = sorted({0.0, 0.25, 1.0, *map(float, values)})
         found = dict(_by_factor(stage, context, key, numbers))
         for place in {place for gradients in found.values() for place in gradients}:
             scaled = {number: gradients[place] for number, gradients in found.items() if place in gradients}
@@ -118,13 +119,25 @@ def _apart(scaled: Mapping[float, Tensor]) -> tuple[float, tuple[float, float] |
     if not largest or not {0.0, 1.0} <= sizes.keys():
         return 0.0, None
     if sizes[0.0] > ALLOWED * largest:  # by another way, unless it is gone where all of it ought to be there
-        return (float("inf"), (0.0, 1.0)) if sizes[1.0] <= ALLOWED * largest else (0.0, None)
+        return (float("inf"), (0.0, 1.0)) if sizes[1.0] <= ALLOWED * largest else _off_the_line(scaled, largest)
     worst: tuple[float, tuple[float, float] | None] = (0.0, None)
     for low, high in pairwise(number for number in sizes if number):
         one, other = scaled[low] / low, scaled[high] / high
         distance = float((one - other).norm() / max(float(one.norm()), float(other.norm()), 1e-30))
         worst = max(worst, (distance, (low, high)), key=lambda each: (each[1] is not None, each[0]))
     return worst
+
+
+def _off_the_line(scaled: Mapping[float, Tensor], largest: float) -> tuple[float, tuple[float, float] | None]:
+    """How far gradients are from the line between those at 0 and 1, of a module that is reached by another way, too."""
+    zero, one = scaled[0.0], scaled[1.0]
+    apart = [
+        (float((gradient - zero - number * (one - zero)).norm()) / largest, (0.0, number))
+        for number, gradient in scaled.items()
+        if number not in (0.0, 1.0)
+    ]
+    worst = max(apart, default=(0.0, (0.0, 0.0)))
+    return worst if worst[0] > ALLOWED else (0.0, None)
 
 
 def _by_factor(stage: Stage, context: Context, key: str, numbers: list[float]) -> Iterator[tuple[float, Gradients]]:

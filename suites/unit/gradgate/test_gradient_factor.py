@@ -12,6 +12,7 @@ from fixtures.gradient_factors import scaled
     ("way", "said"),
     [
         ("the wrong way round", "with critic.trunk_grad = 0, and 0 with 1"),
+        ("the wrong way round, but for one", "with critic.trunk_grad = 0, and"),
         ("squared", "with critic.trunk_grad = 0.1, and"),
         ("on and off", "with critic.trunk_grad = 0.1, and"),
     ],
