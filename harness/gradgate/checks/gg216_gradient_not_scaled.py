@@ -13,13 +13,13 @@ times the gradient that was configured.
 ## How it decides
 
 A key of `Stage.options` whose name says that it is a factor of a gradient (`trunk_grad`, `grad_scale`,
-`gradient_factor`, `backbone_grad_mult`) is moved through its values, 0, 0.25 and 1. Runs with the same parameters, moved
-away from where they begin, give the gradients of each term of `losses` on each module by one batch, without dropout, in
-float64. Where a term has no gradient on a module at 0, and has some at other values, these must be in proportion to the
-factor. Statistic: the distance of two gradients, each divided by its factor, relative to the larger; allowed: 1e-6.
-Where it has one at 0 and none at 1, the factor is applied the wrong way round. Where it has one at both, it reaches the
-module by another way, too, and those between must lie on the line from one to the other: one that is the same at 0 and
-at 1, and another between, has the factor the wrong way round, with a short cut for 1.
+`gradient_factor`, `backbone_grad_mult`) is moved through its values, 0, 0.25 and 1. Runs with the same parameters,
+moved away from where they begin, give the gradients of each term of `losses` on each module by one batch, without
+dropout, in float64. Where a term has no gradient on a module at 0, and has some at other values, these must be in
+proportion to the factor. Statistic: the distance of two gradients, each divided by its factor, relative to the larger;
+allowed: 1e-6. Where it has one at 0 and none at 1, the factor is applied the wrong way round. Where it has one at both,
+it reaches the module by another way, too, and those between must lie on the line from one to the other: one that is the
+same at 0 and at 1, and another between, has the factor the wrong way round, with a short cut for 1.
 
 False-alarm rate: 0 for a factor that multiplies a gradient.
 

@@ -58,6 +58,7 @@ from typing import Any
 
 from torch import Tensor
 
+from gradgate.checks.left_behind import numbers_in
 from gradgate.checks.whole_runs import GROUP as GROUP
 from gradgate.checks.whole_runs import Whole, alike, equal_runs, starts
 from gradgate.core.finding import Finding
@@ -72,7 +73,6 @@ LOWER = re.compile(r"(^|[^a-z])(loss|nll|ce|cross_entropy|ppl|perplexity|mse|mae
 HIGHER = re.compile(
     r"(^|[^a-z])(ev|explained(_variance)?|acc|accuracy|reward|pass|f1|r2|auc|bleu|exact|correct|corr|correlation)([^a-z]|$)"
 )
-STEP = re.compile(r"(^|[._/])(global_)?(step|update|iter|iteration)s?$")
 RECORDS = 3  # of a metric, at least
 
 
@@ -105,19 +105,9 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
 
 def _series(run: Whole) -> Iterator[tuple[str, Sequence[tuple[int | None, float]]]]:
     """Each metric of the log in each stage that it tells apart, with its steps."""
-    found: dict[tuple[str, ...], list[tuple[int | None, float]]] = {}
-    for file, records in run.records.items():
-        for record in records:
-            words = tuple(f"{value}" for key, value in record.items() if isinstance(value, str) or key == "stage")
-            step = next(
-                (value for key, value in record.items() if STEP.search(key.lower()) and type(value) is int), None
-            )
-            for key, value in record.items():
-                if isinstance(value, float) and not isinstance(value, bool):
-                    found.setdefault((file, key, *words), []).append((step, value))
-    for (_, key, *_), scores in found.items():
+    for (name, *_), scores in numbers_in(run.records).items():
         if len(scores) >= RECORDS and len({score for _, score in scores}) == len(scores):
-            yield key, scores
+            yield name, scores
 
 
 def _wrong_way(value: float, metric: str, scores: Sequence[float]) -> str:

@@ -58,9 +58,9 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
-from typing import Any
 
 from gradgate.checks.launches import first_parting
+from gradgate.checks.left_behind import Series, numbers_in
 from gradgate.checks.whole_runs import GROUP as GROUP
 from gradgate.checks.whole_runs import Whole, equal_runs, program_of, starts, unstable, whole
 from gradgate.core.finding import Finding
@@ -71,7 +71,6 @@ CODE, NAME = "GG683", "log-means-other-steps"
 NEEDS: tuple[str, ...] = ("program",)
 PER_STAGE = False
 LOG = re.compile(r"(^|[._])log|print|report")
-STEP = re.compile(r"(^|[._/])(global_)?(step|update|iter|iteration)s?$")
 AVERAGE = re.compile(r"ema|avg|average|smooth|running|best|patience|epoch")
 ALLOWED, RECORDS = 1e-4, 3
 
@@ -122,23 +121,12 @@ def _losses(said: Numbers, run: Whole) -> Numbers:
     return {}
 
 
-def _numbers(run: Whole, without: frozenset[str]) -> Iterator[tuple[tuple[str, ...], Numbers]]:
+def _numbers(run: Whole, without: frozenset[str]) -> Iterator[tuple[Series, Numbers]]:
     """Each number of the log by its step, in each stage that the log tells apart."""
-    found: dict[tuple[str, ...], dict[int, float]] = {}
-    for file, records in run.records.items():
-        for record in records:
-            words = tuple(f"{value}" for key, value in record.items() if isinstance(value, str) or key == "stage")
-            step = next(
-                (value for key, value in record.items() if STEP.search(key.lower()) and type(value) is int), None
-            )
-            for key, value in record.items():
-                if step is not None and _is_number(value) and key not in without and not AVERAGE.search(key.lower()):
-                    found.setdefault((key, file, *words), {})[step] = float(value)
-    yield from found.items()
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, float) and math.isfinite(value)
+    for series, values in numbers_in(run.records).items():
+        by_step = {step: value for step, value in values if step is not None and math.isfinite(value)}
+        if by_step and series[0] not in without and not AVERAGE.search(series[0].lower()):
+            yield series, by_step
 
 
 def _told(said: Numbers, single: Numbers) -> str:
@@ -170,7 +158,7 @@ def _is_one(value: float, candidates: Sequence[float]) -> bool:
     return any(abs(value - each) <= ALLOWED * max(abs(value), abs(each), 1e-12) for each in candidates)
 
 
-def _finding(name: tuple[str, ...], told: str) -> Finding:
+def _finding(name: Series, told: str) -> Finding:
     fix = "put sum and count back to 0 where a line is written"
     return Finding(
         CODE, NAME, f"`{name[0]}` of {name[1]} {told}", severity="warning" if "none of" in told else "error", fix=fix

@@ -12,17 +12,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from gradgate.checks.launches import (
-    Launched,
-    Record,
-    Update,
-    contents_of,
-    distance,
-    first_parting,
-    is_of_the_clock,
-    launch,
-    records_of,
-)
+from gradgate.checks.launches import Launched, Update, distance, first_parting, launch
+from gradgate.checks.left_behind import Record, contents_of, is_of_the_clock, records_of
 from gradgate.checks.switches import is_switch, is_word
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

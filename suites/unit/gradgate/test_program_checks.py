@@ -11,7 +11,8 @@ from fixtures import mini_program
 from fixtures.check_runs import run_check
 from fixtures.pytest_fixtures import rest_at_night
 from gradgate.checks import whole_runs
-from gradgate.checks.launches import is_of_the_clock, launch, records_of
+from gradgate.checks.launches import launch
+from gradgate.checks.left_behind import is_of_the_clock, records_of
 from gradgate.core.verdict import Outcome
 
 CODES = ("GG494", *(f"GG{number}" for number in range(670, 686)))
