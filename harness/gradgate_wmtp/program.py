@@ -24,6 +24,7 @@ PROGRAM = Program(
         "optim.weight_decay": (0.01, 0.2),
         "loss.weight_temperature": (0.7, 0.1),
         "optim.warmup_steps": (2, 4),
+        "optim.grad_clip": (1.0, 0.1),
         "data.batch_size": (4, 2),
         "train.accumulation_steps": (1, 2),
         "train.patience": ("null", 1),
@@ -35,4 +36,5 @@ PROGRAM = Program(
         )
     ],
     seed="seed",
+    updates=24,  # 5 of the trunk, 3 epochs of 3 batches of the value head, 10 of the whole
 )

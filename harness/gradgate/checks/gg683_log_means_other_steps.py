@@ -91,7 +91,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     lines, steps = dict(_numbers(run, without)), dict(_numbers(every, without))
     findings, compared = [], 0
     for name, said in lines.items():
-        if len(said) < RECORDS:
+        if len(said) < RECORDS or _has_all(said):
             continue
         single = _losses(said, run) or steps.get(name, {})
         if len(single) <= len(said) or any(step not in single for step in said):
@@ -100,9 +100,16 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         told = _told(said, single)
         if told:
             findings.append(_finding(name, told))
+    if not compared and any(map(_has_all, lines.values())):
+        return Outcome(not_applicable="the log has a record of each step, and no means of several")
     if not compared:
         return Outcome(inconclusive="no number of the log is a loss that backward starts from, or there for each step")
     return Outcome(tuple(findings), {"numbers": compared})
+
+
+def _has_all(said: Numbers) -> bool:
+    """Whether a number is there for each step between its first and its last."""
+    return len(said) > 1 and max(said) - min(said) == len(said) - 1
 
 
 def _losses(said: Numbers, run: Whole) -> Numbers:
