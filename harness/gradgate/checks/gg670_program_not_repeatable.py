@@ -52,7 +52,7 @@ from __future__ import annotations
 
 from gradgate.checks.launches import first_parting
 from gradgate.checks.whole_runs import GROUP as GROUP
-from gradgate.checks.whole_runs import Whole, parted, whole
+from gradgate.checks.whole_runs import NO_GPU, Whole, parted, whole
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Stage, Subject
@@ -65,6 +65,8 @@ FIX = "seed every generator first, and take no order from a set, a folder or a c
 
 def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     """Start the program twice."""
+    if context.device != "cpu":
+        return Outcome(not_applicable=NO_GPU)
     first = whole(subject, context)
     if first.launched.end == "slow":
         return Outcome(

@@ -114,7 +114,7 @@ def _behind_switches(subject: Subject, context: Context) -> tuple[Finding, ...]:
         first = whole(subject, context, settings)
         if first.launched.end != "ended":
             continue
-        finding = next(_with_settings(subject, context, first, settings), None)
+        finding = _with_settings(subject, context, first, settings)
         if len(settings) > 1 and finding is None:
             return ()
         if len(settings) == 1 and finding is not None:
@@ -123,21 +123,20 @@ def _behind_switches(subject: Subject, context: Context) -> tuple[Finding, ...]:
     return () if several is None else (several,)
 
 
-def _with_settings(subject: Subject, context: Context, first: Whole, settings: Mapping[str, Any]) -> Iterator[Finding]:
+def _with_settings(subject: Subject, context: Context, first: Whole, settings: Mapping[str, Any]) -> Finding | None:
     """What stops show with other settings, where two runs with them are alike."""
     for point, resumed in stops(subject, context, first, settings, BEHIND_SWITCHES):
-        finding = next(iter(_updates(point, first, resumed)), None)
-        if finding is not None:
+        for finding in _updates(point, first, resumed):
             second = whole(subject, context, settings, turn=1)
-            if first_parting(first.updates, second.updates) is None:
-                yield replace(finding, message=f"{finding.message}{in_words(settings)}")
-            return
+            alike = first_parting(first.updates, second.updates) is None
+            return replace(finding, message=f"{finding.message}{in_words(settings)}") if alike else None
+    return None
 
 
 def _updates(point: Point, first: Whole, resumed: Whole) -> list[Finding]:
     """What the updates behind a resume are otherwise, each of it once."""
     launched, whole_run = resumed.launched, first.updates
-    where = f"stopped behind update {point.update} of {len(whole_run)} ({point.words}) and resumed"
+    where = point.stopped(len(whole_run))
     made = len(resumed.updates)
     if launched.end != "ended":
         if launched.end == "slow" or (launched.end == "refused" and point.saved is None):
@@ -229,7 +228,7 @@ def _files(point: Point, runs: tuple[Whole, Whole], resumed: Whole) -> list[Find
         theirs, equal = resumed.contents.get(file), second.contents.get(file)
         if equal is None:
             continue
-        where = f"stopped behind update {point.update} of {len(first.updates)} ({point.words}) and resumed"
+        where = point.stopped(len(first.updates))
         if theirs is None:
             return [_finding("file", f"{where}, the program leaves no {file}, which a run without a stop does", point)]
         differing = _first_difference(values, equal, theirs)

@@ -99,13 +99,13 @@ def _begun_anew(point: Point, first: Whole, resumed: Whole) -> Iterator[Finding]
     """A log whose first record was there at the stop, and is not behind the resume."""
     for file, records in resumed.left.items():
         if records[0] not in resumed.records.get(file, ()):
-            where = f"stopped behind update {point.update} of {len(first.updates)} ({point.words}) and resumed"
+            where = point.stopped(len(first.updates))
             text = f"{where}, {file} has lost its first record, {_told(Logged(file, records[0]))}: it was begun anew"
             yield _finding("lost", text, "error")
 
 
 def _findings(point: Point, first: Whole, resumed: Whole, without: frozenset[str]) -> Iterator[Finding]:
-    where = f"stopped behind update {point.update} of {len(first.updates)} ({point.words}) and resumed"
+    where = point.stopped(len(first.updates))
     missing = list(lacking(first, resumed, without))
     for one in missing[:1] if missing and not missing[0].key else ():
         lost = sum(not each.key for each in missing)

@@ -21,6 +21,7 @@ from gradgate.subjects.program import Program
 from gradgate.subjects.settings import is_of_accumulation
 
 GROUP = "program"
+NO_GPU = "launches are forked, and a fork has no GPU: run it with --device cpu"
 SECONDS = {"quick": 20.0, "pr": 60.0, "nightly": 600.0}  # of the first launch
 LEAST = 10.0  # seconds that any launch has
 PLACES = {"quick": 2, "pr": 6, "nightly": 16}  # at which a run is stopped
@@ -151,6 +152,8 @@ def seconds_for(subject: Subject, context: Context) -> float:
 
 def equal_runs(subject: Subject, context: Context) -> tuple[Whole, Whole] | Outcome:
     """Two runs alike, with which others can be compared; an outcome that says why there are none."""
+    if context.device != "cpu":
+        return Outcome(not_applicable=NO_GPU)
     first = whole(subject, context)
     if first.launched.end == "slow":
         return Outcome(
@@ -198,6 +201,10 @@ class Point:
     update: int
     saved: int | None
     words: str
+
+    def stopped(self, updates: int) -> str:
+        """What is done there with a run of so many updates, in words."""
+        return f"stopped behind update {self.update} of {updates} ({self.words}) and resumed"
 
 
 def points(updates: Sequence[Update], count: int) -> list[Point]:

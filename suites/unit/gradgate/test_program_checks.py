@@ -10,10 +10,11 @@ import pytest
 from fixtures import mini_program
 from fixtures.check_runs import run_check
 from fixtures.pytest_fixtures import rest_at_night
-from gradgate.checks import whole_runs
+from gradgate.checks import catalogue, whole_runs
 from gradgate.checks.launches import launch
 from gradgate.checks.left_behind import is_of_the_clock, records_of
 from gradgate.core.verdict import Outcome
+from gradgate.subjects.contract import Context
 
 CODES = ("GG494", *(f"GG{number}" for number in range(670, 686)))
 OWN = {
@@ -187,3 +188,12 @@ def test_resume_is_looked_at_behind_switches() -> None:
     """A generator that is used where noise is on alone: the setting is named, and no other."""
     (finding,) = checked("GG671", "no noise").findings
     assert finding.message.endswith("with noise = 0.1")
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_programs_are_not_launched_for_a_gpu(code: str, tmp_path: Path) -> None:
+    """A fork has none; the reason says what to do."""
+    subject = mini_program.subject()
+    context = Context(folder=tmp_path, device="cuda")
+    outcome = catalogue.load_check(catalogue.rule(code)).function(subject, subject.stages[0], context)
+    assert "--device cpu" in outcome.not_applicable
