@@ -12,12 +12,12 @@ prediction. The loss looks well in both cases.
 
 ## How it decides
 
-`Fit.weight_NH`: after a whole fit, the weights at held-out positions at which all H heads have a label. Two statistics
-over the positions: the mean entropy as a share of log H, and the mean distance of the largest weight from 1/H. Allowed:
-a mean entropy of at least 0.05 (a weight of 0.99 on one of four heads has 0.05), and a mean distance of at least 1e-3,
-the size at which the specification calls weights indistinguishable from uniform. Seeds are tried as in GG902, so that
-a single odd seed does not decide. A stage that weighs uniformly by configuration has no critic to judge, and leaves
-`weight_NH` out.
+`Fit.weight_NH`: after a whole fit, the weights at held-out positions at which all H heads have a label, as shares of
+their sum. Two statistics over the positions: the mean entropy as a share of log H, and the mean distance of the largest
+share from 1/H. Allowed: a mean entropy of at least 0.05 (a share of 0.99 on one of four heads has 0.05), and a mean
+distance of at least 1e-3, the size at which the specification calls weights indistinguishable from uniform. Seeds are
+tried as in GG902, so that a single odd seed does not decide. A stage that weighs uniformly by configuration has no
+critic to judge, and leaves `weight_NH` out.
 
 False-alarm rate: that of the sequential test, 0.05.
 
@@ -116,6 +116,7 @@ def spread(weight_NH: Tensor) -> tuple[float, float]:
         weight_NH: Float[N, H], H of two or more.
     """
     weight_NH, heads = weight_NH.detach().double(), weight_NH.shape[1]
+    weight_NH = weight_NH / weight_NH.sum(-1, keepdim=True)  # some sum to the number of heads
     entropy_N = -torch.xlogy(weight_NH, weight_NH).sum(-1) / math.log(heads)
     return float(entropy_N.mean()), float((weight_NH.amax(-1) - 1 / heads).mean())
 

@@ -241,7 +241,7 @@ def _as_new(subject: Subject, program: Program) -> None:
         return
     os.chdir(source if source.is_dir() else source.parent)
     sys.path.insert(0, str(Path.cwd()))
-    if isinstance(program.launch, Command) and all(isinstance(entry, str) for entry in program.launch.entries):
+    if isinstance(program.launch, Command) and program.launch.is_by_name:
         for name, module in list(sys.modules.items()):
             file = getattr(module, "__file__", None) or ""
             if name != "__main__" and file.startswith(str(source) + os.sep):

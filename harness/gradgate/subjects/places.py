@@ -56,13 +56,15 @@ class Place:
 
     def tensor(self, variables: Variables) -> Tensor | None:
         """The tensor there, of a returned tuple without more words the first; None where there is none."""
-        value = variables.get(self.name)
+        value: Any = variables.get(self.name)
         for step in self.steps:
             value = _inside(value, step)
         if self.name == RETURN and not self.steps and isinstance(value, tuple | list):
             value = next((part for part in value if isinstance(part, Tensor)), None)
         if isinstance(value, int | float) and not isinstance(value, bool):
             return torch.tensor(float(value), dtype=torch.float64)
+        if type(value).__module__ == "numpy" and getattr(value, "dtype", None) is not None:
+            return torch.as_tensor(value) if value.dtype.kind in "fiub" else None
         return value if isinstance(value, Tensor) else None
 
 

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 Launch = Callable[[Path, Mapping[str, Any], bool], Any]
+Started = str | Callable[..., Any]
+Entry = Started | tuple[Started, str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +53,7 @@ class Program:
 class Command:
     """A command line as a `launch`: see `command`."""
 
-    entries: tuple[str | Callable[..., Any], ...]
+    entries: tuple[Entry, ...]
     arguments: tuple[str, ...]
     resume: tuple[str, ...]
     setting: tuple[str, ...]
@@ -61,17 +63,22 @@ class Command:
         words = [word.format(folder=folder) for word in self.arguments + (self.resume if resume else ())]
         words += [word.format(key=key, value=_text(value)) for key, value in settings.items() for word in self.setting]
         for entry in self.entries:
-            _run(entry, words)
+            started, own = entry if isinstance(entry, tuple) else (entry, "")
+            _run(started, [word.format(folder=folder) for word in shlex.split(own)] + words)
+
+    @property
+    def is_by_name(self) -> bool:
+        """Whether all that it starts is named, and imported when it starts."""
+        return all(isinstance(entry[0] if isinstance(entry, tuple) else entry, str) for entry in self.entries)
 
 
-def command(
-    *entries: str | Callable[..., Any], arguments: str = "", resume: str = "", setting: str = "--{key}={value}"
-) -> Command:
+def command(*entries: Entry, arguments: str = "", resume: str = "", setting: str = "--{key}={value}") -> Command:
     """A `launch` of a `Program`, from the command line that starts the trainer.
 
     Args:
         entries: what is started, in turn: a module as `python -m` takes it, the path of a script, or a `main` that
-            reads `sys.argv` or takes the list of words.
+            reads `sys.argv` or takes the list of words; with words of its own in front of the others where they differ,
+            `("train_critic.py", "--out {folder}/critic")`.
         arguments: its words, as in a shell; `{folder}` is where everything goes.
         resume: the words that ask for a resume; `{folder}` as above.
         setting: the words that set one key, of `{key}` and `{value}`: texts, whole numbers as they are, `true`, `false`
@@ -93,7 +100,7 @@ def _text(value: Any) -> str:
     return {True: "true", False: "false"}[value] if isinstance(value, bool) else "null" if value is None else str(value)
 
 
-def _run(entry: str | Callable[..., Any], words: list[str]) -> None:
+def _run(entry: Started, words: list[str]) -> None:
     if not isinstance(entry, str):
         name = inspect.getsourcefile(entry) or "main"
         with _as_main([name, *words]):

@@ -34,13 +34,18 @@ def far_apart(score_BSH: Tensor, valid_BSH: Tensor, floor: float) -> Tensor:
     return masked(1e4 * score_BSH, valid_BSH, floor).clamp(min=1e-30) * valid_BSH
 
 
+def summed(score_BSH: Tensor, valid_BSH: Tensor, floor: float) -> Tensor:
+    """Weights that sum to the number of valid heads."""
+    return masked(score_BSH, valid_BSH, floor) * valid_BSH.sum(-1, keepdim=True)
+
+
 def alike(score_BSH: Tensor, valid_BSH: Tensor, _: float) -> Tensor:
     """No head has more than another."""
     return uniform(valid_BSH)
 
 
 @pytest.mark.parametrize(
-    ("weigh", "found"), [(masked, []), (far_apart, ["collapsed"]), (alike, None), (undetached, [])]
+    ("weigh", "found"), [(masked, []), (far_apart, ["collapsed"]), (summed, []), (alike, None), (undetached, [])]
 )
 def test_a_fit_has_the_weights_of_the_step(weigh: Any, found: list[str] | None) -> None:
     """GG905 judges them; uniform ones are of a critic that may have learnt nothing yet."""

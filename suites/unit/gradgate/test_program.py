@@ -45,6 +45,14 @@ def test_main_that_takes_words_is_given_them_and_one_that_does_not_reads_argv(tm
     assert seen == [["--out", str(tmp_path), "--lr=1"]] * 2
 
 
+def test_entries_have_words_of_their_own_in_front_of_the_others(tmp_path: Path) -> None:
+    """For two scripts whose arguments differ."""
+    seen: list[list[str]] = []
+    first, second = (lambda: seen.append(sys.argv[1:])), (lambda: seen.append(sys.argv[1:]))
+    gradgate.command((first, "--out {folder}/a"), (second, "--from {folder}/a"), resume="--resume")(tmp_path, {}, True)
+    assert seen == [["--out", f"{tmp_path}/a", "--resume"], ["--from", f"{tmp_path}/a", "--resume"]]
+
+
 def test_module_is_run_as_the_main_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the working directory."""
     (tmp_path / "my_train.py").write_text("import pathlib\npathlib.Path('ran').write_text(__name__)\n")
