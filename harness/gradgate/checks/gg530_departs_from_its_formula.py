@@ -19,8 +19,12 @@ made, an evaluation, and a third step, in float64, as configured and with each o
 function (six at most of each setting) is held against the declared formula on the arguments as they were when the call
 began, and on the other local variables as they were when it ended. Where the formula gives NaN, nothing is declared.
 
-Tolerance: 1e-4 of the largest magnitude that the formula gives for the call: trainers cast to float32 inside, whose
-sums over a batch are good to 1e-5, and what is computed by another formula is some percent away.
+A formula that says `detach` somewhere is held to its gradients, too: of the number by each variable of the formula that
+has one, in a random direction, to 1e-3 of the larger. So a weight that is to be a constant, a target that is to stay
+where it is, and a term that was computed without a gradient are told.
+
+Tolerance of values: 1e-4 of the largest magnitude that the formula gives for the call: trainers cast to float32 inside,
+whose sums over a batch are good to 1e-5, and what is computed by another formula is some percent away.
 
 False-alarm rate: 0 where the formula is the documentation's.
 
@@ -37,6 +41,7 @@ In the adapter, a line each:
 ```python
 formulas = {
     "compute_loss:kl": lambda log_pi, log_ref: (log_pi.exp() * (log_pi - log_ref)).sum(-1).mean(),
+    "head_weights:return": lambda scores, valid: softmax(scores.detach(), valid),  # constants
     "Weighter.temperature:return": lambda self, step: self.start * self.decay ** min(step, self.steps),
 }
 ```
@@ -66,6 +71,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradgate.checks.formula_gradients import gradients_apart, says_what_is_constant
 from gradgate.checks.moved import in_words, plain_and_moved
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.randomness import seeded
@@ -143,6 +149,9 @@ class _Ledger:
             distance, finding = judged
             self.compared[place.text] += 1
             self.worst = max(self.worst, distance)
+            if finding is None and says_what_is_constant(formula):
+                said = gradients_apart(place, formula, list(_parameters(formula)), call)
+                finding = _finding(place, call, said, self.options) if said else None
             if finding is not None:
                 self.found.setdefault(place.text, finding)
 

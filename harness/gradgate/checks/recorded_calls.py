@@ -27,11 +27,13 @@ class Call:
     Args:
         code: of the function.
         given: its arguments as they were when it began.
+        live: its arguments themselves, with their graphs.
         variables: local variables as they are in the end, and what it gives back as `return`.
     """
 
     code: CodeType
     given: Mapping[str, Any]
+    live: Mapping[str, Any]
     variables: Mapping[str, Any]
 
 
@@ -47,7 +49,7 @@ class Recorded:
     def __init__(self, names: Iterable[str], most: int, tell: Callable[[str, Call], None]) -> None:
         self.counts: dict[str, int] = dict.fromkeys(names, 0)
         self._most, self._tell = most, tell
-        self._open: dict[FrameType, dict[str, Any]] = {}
+        self._open: dict[FrameType, tuple[dict[str, Any], dict[str, Any]]] = {}
         self._known: dict[CodeType, list[str]] = {}
 
     @contextmanager
@@ -71,9 +73,10 @@ class Recorded:
         if not names or all(self.counts[name] >= self._most for name in names):
             return
         if event == "call":
-            self._open[frame] = {name: copied(frame.f_locals.get(name)) for name in arguments_of(code)}
-        elif (given := self._open.pop(frame, None)) is not None:
-            call = Call(code, given, {**frame.f_locals, RETURN: value})
+            live = {name: frame.f_locals.get(name) for name in arguments_of(code)}
+            self._open[frame] = {name: copied(each) for name, each in live.items()}, live
+        elif (begun := self._open.pop(frame, None)) is not None:
+            call = Call(code, *begun, {**frame.f_locals, RETURN: value})
             for name in names:
                 self.counts[name] += 1
                 self._tell(name, call)

@@ -14,6 +14,8 @@ PLACES = {
     "behind a switch": "`divergence:return` is ",
     "temperature": "`Ramp.advance:now` is 2, and by the declared formula 1.75",
     "mean": "`parts_of:return[0]` is ",
+    "constants": "`weights_of:return` gives `score_B` a gradient of norm ",
+    "no gradient": "`term_of:return` gives `value_B` a gradient of norm 0, and by the declared formula ",
     "metric": "`explained:return` is ",
 }
 
