@@ -70,7 +70,7 @@ from torch import Tensor, nn
 from gradgate.checks.checkpoints import OTHER_SEED, fresh, stepped
 from gradgate.checks.contents import missing, tensors_in
 from gradgate.checks.raised import calling, reports_raises
-from gradgate.checks.run_parts import FOREIGN, digest, is_code, objects_of_loop
+from gradgate.checks.run_parts import FOREIGN, attributes_of, digest, is_code, objects_of_loop
 from gradgate.checks.snapshot import take
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -190,6 +190,8 @@ def _children(value: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, nn.Module | torch.optim.Optimizer) or _is_foreign(value):
         if hasattr(value, "state_dict"):
             yield ".state_dict()", value.state_dict()
+        if isinstance(value, nn.Module):
+            yield from ((f".{'.'.join(inside)}", inner) for inside, _, inner in attributes_of(value))
     else:
         yield from ((f".{key}", inner) for key, inner in getattr(value, "__dict__", {}).items())
 

@@ -74,11 +74,8 @@ def _walk(path: tuple[str, ...], owner: Any, value: Any, depth: int, seen: dict[
         }
         for name, tensor in named:
             yield Part((*path, name), value, digest(tensor), tensor, name in fleeting)
-        for name, module in value.named_modules():
-            inner_path = (*path, *(name.split(".") if name else ()))
-            for key, inner in list(vars(module).items()):
-                if not key.startswith("_") and key not in OF_MODULES and not isinstance(inner, nn.Module):
-                    yield from _walk((*inner_path, key), module, inner, depth - 1, seen)
+        for within, owned, plain in attributes_of(value):
+            yield from _walk((*path, *within), owned, plain, depth - 1, seen)
         return
     if isinstance(value, torch.Generator):
         yield Part((*path, "state"), value, digest(value.get_state()))
@@ -97,6 +94,14 @@ def _walk(path: tuple[str, ...], owner: Any, value: Any, depth: int, seen: dict[
         inside = list(getattr(value, "__dict__", {}).items())
     for key, inner in inside:
         yield from _walk((*path, key), value, inner, depth - 1, seen)
+
+
+def attributes_of(top: nn.Module) -> Iterator[tuple[tuple[str, ...], nn.Module, Any]]:
+    """What a module and those in it hold as plain attributes, which no `state_dict` has: names, whose it is, value."""
+    for name, module in top.named_modules():
+        for key, inner in list(vars(module).items()):
+            if not key.startswith("_") and key not in OF_MODULES and not isinstance(inner, nn.Module):
+                yield (*(name.split(".") if name else ()), key), module, inner
 
 
 def digest(value: Any) -> str:
