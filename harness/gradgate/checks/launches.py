@@ -239,7 +239,10 @@ def _as_new(subject: Subject, program: Program) -> None:
     source = subject.source.resolve() if subject.source else None
     if source is None:
         return
-    os.chdir(source if source.is_dir() else source.parent)
+    root = source if source.is_dir() else source.parent
+    while (root / "__init__.py").exists():  # a package is started from where it lies
+        root = root.parent
+    os.chdir(root)
     sys.path.insert(0, str(Path.cwd()))
     if isinstance(program.launch, Command) and program.launch.is_by_name:
         for name, module in list(sys.modules.items()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from gradgate.checks.launches import launch
 from gradgate.checks.left_behind import is_of_the_clock, records_of
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context
+from gradgate.subjects.program import Program
 
 CODES = ("GG494", *(f"GG{number}" for number in range(670, 686)))
 OWN = {
@@ -197,3 +199,14 @@ def test_programs_are_not_launched_for_a_gpu(code: str, tmp_path: Path) -> None:
     context = Context(folder=tmp_path, device="cuda")
     outcome = catalogue.load_check(catalogue.rule(code)).function(subject, subject.stages[0], context)
     assert "--device cpu" in outcome.not_applicable
+
+
+def test_program_is_started_from_where_its_package_lies(tmp_path: Path) -> None:
+    """Its paths are relative to the project, as on its command line."""
+    package = tmp_path / "inner"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    program = Program(lambda folder, *_: (folder / "where").write_text(str(Path.cwd())))
+    subject = replace(mini_program.subject(), program=program, source=package)
+    assert launch(subject, tmp_path / "run").end == "ended"
+    assert Path((tmp_path / "run" / "where").read_text()) == tmp_path.resolve()
