@@ -213,22 +213,21 @@ def points(updates: Sequence[Update], count: int) -> list[Point]:
     saves = [i for i, update in enumerate(updates) if update.saved]  # written behind update i - 1, before update i ends
     begins = starts(updates)
     ends = [*begins[1:], len(updates)]
-    found: list[tuple[int, str]] = []
+    found: list[tuple[int, int, str]] = []  # rank, update, words
     for number, (start, end) in enumerate(zip(begins, ends, strict=True), 1):
         own = [i for i in saves if start < i < end]
         gaps = [gap for gap in zip(own, [*own[1:], end], strict=True) if gap[1] - gap[0] > 1]
-        for at, (one, other) in enumerate(gaps[len(gaps) // 2 :] + gaps[: len(gaps) // 2]):
-            found.append((one + max(1, (other - one) // 2), f"between two checkpoints of optimizer {number}|{at}"))
+        for rank, (one, other) in enumerate(gaps[len(gaps) // 2 :] + gaps[: len(gaps) // 2]):
+            found.append((rank, one + max(1, (other - one) // 2), f"between two checkpoints of optimizer {number}"))
         if number > 1:
-            found.append((start + 1, f"at the first update of optimizer {number}|0"))
+            found.append((0, start + 1, f"at the first update of optimizer {number}"))
         elif own:
-            found.append((max(1, own[0] // 2), "before the first checkpoint|1"))
-        found.append((end - 1, f"before the last update of optimizer {number}|1"))
-    order = sorted(enumerate(found), key=lambda entry: (int(entry[1][1].rpartition("|")[2]), entry[0]))
+            found.append((1, max(1, own[0] // 2), "before the first checkpoint"))
+        found.append((1, end - 1, f"before the last update of optimizer {number}"))
     chosen: dict[int, str] = {}
-    for _, (update, words) in order:
+    for _, update, words in sorted(found, key=lambda entry: entry[0]):
         if 0 < update < len(updates):
-            chosen.setdefault(update, words.rpartition("|")[0])
+            chosen.setdefault(update, words)
     return [
         Point(update, max((i for i in saves if i < update), default=None), words)
         for update, words in list(chosen.items())[:count]
