@@ -25,7 +25,7 @@ NO_GPU = "launches are forked, and a fork has no GPU: run it with --device cpu"
 SECONDS = {"quick": 20.0, "pr": 60.0, "nightly": 600.0}  # of the first launch
 LEAST = 10.0  # seconds that any launch has
 PLACES = {"quick": 2, "pr": 6, "nightly": 16}  # at which a run is stopped
-BUDGET = {"quick": 3.0, "pr": 25.0, "nightly": 600.0}  # of a check, once it has made its first comparison
+BUDGET = {"quick": 1.0, "pr": 25.0, "nightly": 600.0}  # of a check, once it has made its first comparison
 Entry = TypeVar("Entry")
 ROUNDING = 1e-6  # of what is logged: sums that were saved and go on may be rounded otherwise
 
