@@ -56,6 +56,5 @@ def _by(value: Tensor, direction: Tensor, inputs: Mapping[str, Tensor]) -> dict[
     if not value.requires_grad:
         return {name: torch.zeros_like(each) for name, each in inputs.items()}
     total = (value * direction).sum()
-    found = torch.autograd.grad(total, list(inputs.values()), retain_graph=True, allow_unused=True)
-    pairs = zip(inputs.items(), found, strict=True)
-    return {name: torch.zeros_like(each) if gradient is None else gradient for (name, each), gradient in pairs}
+    found = torch.autograd.grad(total, list(inputs.values()), retain_graph=True, materialize_grads=True)
+    return dict(zip(inputs, found, strict=True))

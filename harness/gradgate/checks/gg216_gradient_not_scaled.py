@@ -168,12 +168,8 @@ def _gradients(run: Run, batch: Batch, seed: int) -> Gradients:
         terms = {name: term for name, term in run.losses(batch).items() if name != "total" and term.requires_grad}
     for term, loss in terms.items():
         for owner, parameters in owners.items():
-            gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-            flat = [
-                (torch.zeros_like(p) if g is None else g).double().flatten()
-                for p, g in zip(parameters, gradients, strict=True)
-            ]
-            found[term, owner] = torch.cat(flat)
+            gradients = torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True)
+            found[term, owner] = torch.cat([gradient.double().flatten() for gradient in gradients])
     return found
 
 

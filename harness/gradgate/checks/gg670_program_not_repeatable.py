@@ -52,7 +52,7 @@ from __future__ import annotations
 
 from gradgate.checks.launches import first_parting
 from gradgate.checks.whole_runs import GROUP as GROUP
-from gradgate.checks.whole_runs import NO_GPU, Whole, parted, whole
+from gradgate.checks.whole_runs import Whole, first_run, parted, whole
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Stage, Subject
@@ -65,13 +65,9 @@ FIX = "seed every generator first, and take no order from a set, a folder or a c
 
 def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     """Start the program twice."""
-    if context.device != "cpu":
-        return Outcome(not_applicable=NO_GPU)
-    first = whole(subject, context)
-    if first.launched.end == "slow":
-        return Outcome(
-            inconclusive=f"the program is {first.launched.in_words}: let `arguments` make its stages smaller"
-        )
+    first = first_run(subject, context)
+    if isinstance(first, Outcome):
+        return first
     if said := _went_wrong(first):
         place = first.launched.place
         fix = "start the program by hand with the adapter's settings, and let it come to its end in a few seconds"

@@ -75,7 +75,18 @@ from gradgate.checks.launches import Update, first_parting
 from gradgate.checks.moved import in_words
 from gradgate.checks.snapshot import compare
 from gradgate.checks.whole_runs import GROUP as GROUP
-from gradgate.checks.whole_runs import Point, Turns, Whole, equal_runs, parted, program_of, stops, switched, whole
+from gradgate.checks.whole_runs import (
+    Point,
+    Turns,
+    Whole,
+    equal_runs,
+    parted,
+    program_of,
+    stops,
+    switched,
+    unstable_values,
+    whole,
+)
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Stage, Subject
@@ -221,26 +232,24 @@ def _numbers(rates: Sequence[float]) -> str:
 
 def _files(point: Point, runs: tuple[Whole, Whole], resumed: Whole) -> list[Finding]:
     """What the last files have otherwise."""
+    first, second = runs
     if resumed.launched.end != "ended":
         return []
-    first, second = runs
+    unstable, where = unstable_values(first, second), point.stopped(len(first.updates))
     for file, values in first.contents.items():
-        theirs, equal = resumed.contents.get(file), second.contents.get(file)
-        if equal is None:
+        theirs = resumed.contents.get(file)
+        if file not in second.contents:
             continue
-        where = point.stopped(len(first.updates))
         if theirs is None:
             return [_finding("file", f"{where}, the program leaves no {file}, which a run without a stop does", point)]
-        differing = _first_difference(values, equal, theirs)
-        if differing:
+        stable = {name: value for name, value in values.items() if (file, name) not in unstable}
+        if differing := _first_difference(stable, theirs):
             return [_finding("content", f"{where}, the updates are the same, and {file} is not: {differing}", point)]
     return []
 
 
-def _first_difference(ours: Mapping[str, Any], equal: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
+def _first_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
     for name, value in ours.items():
-        if name not in equal or compare(name, value, equal[name]) is not None:
-            continue  # in two equal runs, too
         if name not in theirs:
             return f"`{name}` is not in it"
         difference = compare(name, value, theirs[name])

@@ -58,7 +58,7 @@ from collections.abc import Iterator
 from gradgate.checks.launches import first_parting
 from gradgate.checks.whole_runs import GROUP as GROUP
 from gradgate.checks.whole_runs import Logged, Point, Whole, equal_runs, lacking, program_of, repeated, stops, unstable
-from gradgate.core.finding import Finding
+from gradgate.core.finding import Finding, Severity
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Stage, Subject
 
@@ -101,7 +101,7 @@ def _begun_anew(point: Point, first: Whole, resumed: Whole) -> Iterator[Finding]
         if records[0] not in resumed.records.get(file, ()):
             where = point.stopped(len(first.updates))
             text = f"{where}, {file} has lost its first record, {_told(Logged(file, records[0]))}: it was begun anew"
-            yield _finding("lost", text, "error")
+            yield _finding("lost", text)
 
 
 def _findings(point: Point, first: Whole, resumed: Whole, without: frozenset[str]) -> Iterator[Finding]:
@@ -109,11 +109,11 @@ def _findings(point: Point, first: Whole, resumed: Whole, without: frozenset[str
     missing = list(lacking(first, resumed, without))
     for one in missing[:1] if missing and not missing[0].key else ():
         lost = sum(not each.key for each in missing)
-        yield _finding("lost", f"{where}, {lost} records of {one.file} are not there, among them {_told(one)}", "error")
+        yield _finding("lost", f"{where}, {lost} records of {one.file} are not there, among them {_told(one)}")
     for key in dict.fromkeys(one.key for one in missing if one.key):
         one = next(each for each in missing if each.key == key)
         text = f"{where}, {one.file} says `{key}` = {one.other!r} where a run without a stop says {one.record[key]!r}"
-        yield _finding(key, f"{text}: {_told(one)}", "error")
+        yield _finding(key, f"{text}: {_told(one)}")
     if not missing:
         for file, record, count in list(repeated(first, resumed, without))[:1]:
             text = f"{where}, a record of {file} is there {count} times: {_told(Logged(file, record))}"
@@ -128,7 +128,5 @@ def _told(one: Logged) -> str:
     )
 
 
-def _finding(what: str, message: str, severity: str) -> Finding:
-    if severity == "warning":
-        return Finding(CODE, NAME, message, severity="warning", fix=FIX, detail={"what": what})
-    return Finding(CODE, NAME, message, fix=FIX, detail={"what": what})
+def _finding(what: str, message: str, severity: Severity = "error") -> Finding:
+    return Finding(CODE, NAME, message, severity=severity, fix=FIX, detail={"what": what})

@@ -50,13 +50,12 @@ A fault of a reviewed trainer.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gradgate.checks.launches import launch
 from gradgate.checks.moved import in_words
 from gradgate.checks.whole_runs import GROUP as GROUP
-from gradgate.checks.whole_runs import Turns, equal_runs, program_of, seconds_for
+from gradgate.checks.whole_runs import Turns, equal_runs, moves_of, program_of, seconds_for
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Stage, Subject
@@ -74,7 +73,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         return runs
     findings: list[Finding] = []
     turns = Turns(context)
-    for number, settings in enumerate(turns.of(_settings(subject))):
+    for number, settings in enumerate(turns.of(({}, *moves_of(program_of(subject).watching)))):
         folder, seconds = context.folder / f"finished{number}", seconds_for(subject, context)
         done = launch(subject, folder, settings, seconds=seconds)
         again = launch(subject, folder, settings, resume=True, seconds=seconds) if done.end == "ended" else None
@@ -88,12 +87,6 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
             text = f"resumed behind its end{in_words(settings)}, the program {again.in_words}"
             findings.append(_finding(text, victim=again.place))
     return Outcome(tuple(findings[:1]), {"launches": turns.made})
-
-
-def _settings(subject: Subject) -> Iterator[Mapping[str, Any]]:
-    yield {}
-    for key, values in program_of(subject).watching.items():
-        yield from ({key: value} for value in values[1:])
 
 
 def _finding(message: str, **places: Any) -> Finding:

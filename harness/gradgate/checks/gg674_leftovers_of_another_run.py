@@ -54,7 +54,7 @@ import shutil
 
 from gradgate.checks.launches import first_parting, launch
 from gradgate.checks.whole_runs import GROUP as GROUP
-from gradgate.checks.whole_runs import Turns, Whole, equal_runs, parted, points, program_of, seconds_for
+from gradgate.checks.whole_runs import Turns, Whole, equal_runs, parted, points, program_of, resumed_at, seconds_for
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Stage, Subject
@@ -126,12 +126,8 @@ def _behind(subject: Subject, context: Context, seed: str, left_at: int | None, 
 
 def _alone(subject: Subject, context: Context, update: int, first: Whole) -> bool:
     """Whether the same stop and resume goes on well in a folder of its own."""
-    seconds, folder = seconds_for(subject, context), context.folder / "alone"
-    launch(subject, folder, stop=update, seconds=seconds)
-    resumed = launch(subject, folder, resume=True, seconds=seconds)
-    shutil.rmtree(folder, ignore_errors=True)
-    made = len(resumed.updates)
-    return bool(made) and first_parting(resumed.updates, first.updates[len(first.updates) - made :]) is None
+    resumed = resumed_at(subject, context, update).updates
+    return bool(resumed) and first_parting(resumed, first.updates[len(first.updates) - len(resumed) :]) is None
 
 
 def _finding(message: str, **places: object) -> Finding:

@@ -52,13 +52,12 @@ PyTorch, Autograd mechanics, on evaluation mode; faults MB-17 and MB-19 of the f
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 from gradgate.checks.launches import first_parting
 from gradgate.checks.moved import in_words
 from gradgate.checks.whole_runs import GROUP as GROUP
-from gradgate.checks.whole_runs import Turns, Whole, equal_runs, parted, program_of, whole
+from gradgate.checks.whole_runs import Turns, Whole, equal_runs, moves_of, parted, program_of, whole
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Stage, Subject
@@ -72,7 +71,7 @@ FIX = "let what watches put back the mode, the generators and the weights, and t
 
 def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     """Watch more often, and less."""
-    moves = list(_moves(subject))
+    moves = list(moves_of(program_of(subject).watching))
     if not moves:
         return Outcome(not_applicable="the program has no `watching=`: how often it logs, evaluates and saves")
     runs = equal_runs(subject, context)
@@ -101,11 +100,6 @@ def _may_choose(key: str, at: int, first: Whole) -> bool:
     """Whether a later stage begins otherwise because evaluations chose another best one for it."""
     begins = at > 0 and first.updates[at].optimizer not in {one.optimizer for one in first.updates[:at]}
     return begins and CHOOSES.search(key.lower()) is not None
-
-
-def _moves(subject: Subject) -> Iterator[dict[str, Any]]:
-    for key, values in program_of(subject).watching.items():
-        yield from ({key: value} for value in values[1:])
 
 
 def _finding(message: str, key: str, **places: Any) -> Finding:

@@ -50,14 +50,13 @@ Prechelt, Early stopping, but when? (1998); a fault of a reviewed trainer.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from gradgate.checks.launches import Update, launch
+from gradgate.checks.launches import Update
 from gradgate.checks.moved import in_words
 from gradgate.checks.whole_runs import GROUP as GROUP
-from gradgate.checks.whole_runs import PATIENCE, Point, Turns, Whole, equal_runs, points, program_of, seconds_for, whole
+from gradgate.checks.whole_runs import PATIENCE, Point, Turns, Whole, equal_runs, points, program_of, resumed_at, whole
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Stage, Subject
@@ -110,11 +109,8 @@ def _points(short: Whole) -> list[Point]:
 def _resumed(
     subject: Subject, context: Context, settings: dict[str, Any], point: Point, short: Whole
 ) -> Finding | None:
-    folder, seconds = context.folder / f"patience{point.update}", seconds_for(subject, context)
-    launch(subject, folder, settings, stop=point.update, still=True, seconds=seconds)
-    resumed = launch(subject, folder, settings, resume=True, still=True, seconds=seconds)
-    shutil.rmtree(folder, ignore_errors=True)
-    if resumed.end != "ended":
+    resumed = resumed_at(subject, context, point.update, settings, still=True)
+    if resumed.launched.end != "ended":
         return None
     start = _start(resumed.updates, short.updates[: point.update])
     if start is None or len(resumed.updates) <= len(short.updates) - start:

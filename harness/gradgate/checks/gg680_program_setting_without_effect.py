@@ -51,7 +51,7 @@ Faults of the category configuration in the trainers that the catalogue was trie
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from gradgate.checks.launches import first_parting
@@ -64,9 +64,11 @@ from gradgate.checks.whole_runs import (
     Whole,
     equal_runs,
     lacking,
+    moves_of,
     program_of,
     switched,
     unstable,
+    unstable_values,
     whole,
 )
 from gradgate.core.finding import Finding
@@ -82,26 +84,21 @@ FIX = "use the key where it is meant to act, or take it out of the configuration
 
 def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     """Move each key, and look for any difference."""
-    moves = list(_moves(subject))
+    program = program_of(subject)
+    declared = {**program.watching, **program.options}
+    moves = list(moves_of({key: values for key, values in declared.items() if not isinstance(values, Guessed)}))
     if not moves:
         return Outcome(not_applicable="the program has no `watching=` and no `options=`")
     runs = equal_runs(subject, context)
     if isinstance(runs, Outcome):
         return runs
-    flipped = (switched(program_of(subject)) or [{}])[0]
+    flipped = (switched(program) or [{}])[0]
     turns, findings = Turns(context), list[Finding]()
     for settings in turns.of(moves):
         if not any(_acts(subject, context, settings, behind) for behind in ({}, flipped)):
             text = "the program trains, logs and leaves the same"
             findings.append(Finding(CODE, NAME, f"{text}{in_words(settings)}", fix=FIX, detail=dict(settings)))
     return Outcome(tuple(findings), {"settings": turns.made})
-
-
-def _moves(subject: Subject) -> Iterator[dict[str, Any]]:
-    program = program_of(subject)
-    for key, values in {**program.watching, **program.options}.items():
-        if not isinstance(values, Guessed):
-            yield from ({key: value} for value in values[1:])
 
 
 def _acts(subject: Subject, context: Context, settings: Mapping[str, Any], behind: Mapping[str, Any]) -> bool:
@@ -112,7 +109,7 @@ def _acts(subject: Subject, context: Context, settings: Mapping[str, Any], behin
     if one.launched.end != "ended" or other.launched.end != "ended":
         return bool(one.launched.end == "ended")
     second = whole(subject, context, base, still=still, turn=1)
-    return _differ(one, other, unstable(one, second, program_of(subject)), _unequal(one, second))
+    return _differ(one, other, unstable(one, second, program_of(subject)), unstable_values(one, second))
 
 
 def _differ(one: Whole, other: Whole, names: frozenset[str], values: frozenset[tuple[str, str]]) -> bool:
@@ -127,14 +124,3 @@ def _differ(one: Whole, other: Whole, names: frozenset[str], values: frozenset[t
         for both in [(one.contents, other.contents)]
         for file in one.contents
     )
-
-
-def _unequal(one: Whole, second: Whole) -> frozenset[tuple[str, str]]:
-    """Values of files that two equal runs have otherwise, as times."""
-    found = set()
-    for file, values in one.contents.items():
-        theirs = second.contents.get(file, {})
-        found |= {
-            (file, key) for key, value in values.items() if first_difference({key: value}, {key: theirs.get(key)})
-        }
-    return frozenset(found)

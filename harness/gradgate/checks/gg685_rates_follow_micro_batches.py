@@ -52,7 +52,7 @@ from collections.abc import Sequence
 
 from gradgate.checks.moved import in_words
 from gradgate.checks.whole_runs import GROUP as GROUP
-from gradgate.checks.whole_runs import Turns, equal_runs, program_of, whole
+from gradgate.checks.whole_runs import Turns, equal_runs, moves_of, program_of, whole
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Stage, Subject
@@ -67,7 +67,7 @@ ALLOWED = 1e-6
 def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     """Make updates of more micro-batches, and compare their rates."""
     options = program_of(subject).options.items()
-    moves = [{key: value} for key, values in options if is_of_accumulation(key) for value in values[1:]]
+    moves = list(moves_of({key: values for key, values in options if is_of_accumulation(key)}))
     if not moves:
         return Outcome(
             not_applicable="`options=` of the program has no count of micro-batches, such as {'accum': (1, 2)}"

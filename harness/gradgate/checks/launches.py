@@ -14,8 +14,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from functools import cache
-from multiprocessing import Pipe
+from functools import cache, partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +22,7 @@ from typing import Any, Literal
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from gradgate.checks.forks import end, forked, quietly
 from gradgate.checks.raised import first_line
 from gradgate.checks.without_dropout import without_dropout
 from gradgate.core.finding import Location
@@ -118,25 +118,15 @@ def launch(
     _warm_up()
     folder.mkdir(parents=True, exist_ok=True)
     stacks, count = folder.with_name(f".{folder.name}.stack"), mmap.mmap(-1, 8)
-    receiver, sender = Pipe(duplex=False)
     began = time.monotonic()
-    process = os.fork()
-    if not process:
-        with suppress(BaseException):  # nothing of the child may run on as the parent
-            receiver.close()
-            watch = _Seen(folder, stop, still, count)
-            sender.send(_child(subject, folder, dict(settings or {}), resume, watch, stacks))
-        os._exit(0)
-    sender.close()
+    watch = _Seen(folder, stop, still, count)
+    process, receiver = forked(partial(_child, subject, folder, dict(settings or {}), resume, watch, stacks))
     try:
         found = _received(receiver, seconds, count)
         if found is None:
             _ask_for_stack(process, stacks)
     finally:
-        with suppress(ProcessLookupError):
-            os.kill(process, signal.SIGKILL)
-        os.waitpid(process, 0)
-        receiver.close()
+        end(process, receiver)
     took = time.monotonic() - began
     if isinstance(found, Launched):
         return Launched(found.updates, found.end, found.said, found.place, took)
@@ -191,23 +181,18 @@ def _child(
     watch: _Seen,
     stacks: Path,
 ) -> Launched:
-    signal.setitimer(signal.ITIMER_REAL, 0.0)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.settrace(None)
-    null = os.open(os.devnull, os.O_RDWR)
-    for stream in (0, 1, 2):
-        os.dup2(null, stream)
-    sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - until the process ends
     with stacks.open("w") as written:
-        faulthandler.register(signal.SIGUSR1, file=written)
+        quietly(written)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - until the process ends
         program = subject.program
         assert program is not None  # noqa: S101 - a need of every check that launches
         _as_new(subject, program)
         with without_dropout() if watch.still else nullcontext():
-            end, said, place = _run(subject, program, folder, settings, resume, watch)
+            ended, said, place = _run(subject, program, folder, settings, resume, watch)
         faulthandler.unregister(signal.SIGUSR1)
-    return Launched(tuple(watch.updates), end, said, place)
+    return Launched(tuple(watch.updates), ended, said, place)
 
 
 def _run(
@@ -345,9 +330,8 @@ def _digest(tensors: Iterable[torch.Tensor]) -> bytes:
 def _generators() -> dict[str, bytes]:
     states = {"torch": torch.get_rng_state().numpy().tobytes(), "random": repr(random.getstate()).encode()}
     if (numpy := sys.modules.get("numpy")) is not None:
-        states["numpy"] = repr(
-            [part.tolist() if hasattr(part, "tolist") else part for part in numpy.random.get_state()]
-        ).encode()
+        kind, words, *place = numpy.random.get_state()
+        states["numpy"] = words.tobytes() + repr((kind, place)).encode()
     return {name: hashlib.blake2b(state, digest_size=16).digest() for name, state in states.items()}
 
 

@@ -41,18 +41,7 @@ def _records(file: Path) -> list[Record]:
             return []
     except (OSError, ValueError):
         return []
-    return [dict(_flat("", record)) for record in found if isinstance(record, dict)]
-
-
-def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _flat(f"{name}.{key}" if name else str(key), inner)
-    elif isinstance(value, list):
-        for i, inner in enumerate(value):
-            yield from _flat(f"{name}[{i}]", inner)
-    else:
-        yield name, value
+    return [dict(_values("", record)) for record in found if isinstance(record, dict)]
 
 
 def _number(text: Any) -> Any:

@@ -6,18 +6,16 @@ group meets in a file and talks over gloo on the loopback device.
 
 from __future__ import annotations
 
-import faulthandler
 import os
 import re
 import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from itertools import chain
-from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from typing import Any
 import torch.distributed as dist
 import torch.distributed.fsdp  # noqa: F401 - seconds, once, and not again in every process
 
+from gradgate.checks.forks import end, forked, quietly
 from gradgate.checks.raised import SubjectRaisedError, first_line
 from gradgate.core.finding import Location
 from gradgate.core.origin import is_own_code, line_of_file, origin
@@ -74,16 +73,13 @@ def together(
     """
     folder.mkdir(parents=True, exist_ok=True)
     limit = SECONDS if seconds is None else seconds
-    started = [_fork(work, folder, rank, world, limit) for rank in range(world)]
+    started = [forked(partial(_child, work, folder, rank, world, limit)) for rank in range(world)]
     processes = {receiver: (rank, process) for rank, (process, receiver) in enumerate(started)}
     ended = _collect(processes, limit)
     late = [rank for rank in range(world) if rank not in ended]
     stacks = _stacks({rank: started[rank][0] for rank in late}, folder)
     for process, receiver in started:
-        with suppress(ProcessLookupError):
-            os.kill(process, signal.SIGKILL)
-        os.waitpid(process, 0)
-        receiver.close()
+        end(process, receiver)
     return [ended.get(rank) or Rank(rank, stack=stacks[rank]) for rank in range(world)]
 
 
@@ -124,41 +120,19 @@ def _cause(ranks: Sequence[Rank]) -> Rank | None:
     return next(iter(own or errors), None)
 
 
-def _fork(work: Callable[[int], Any], folder: Path, rank: int, world: int, limit: float) -> tuple[int, Connection]:
-    receiver, sender = Pipe(duplex=False)
-    process = os.fork()
-    if process:
-        sender.close()
-        return process, receiver
-    code = 1
-    with suppress(BaseException):  # nothing of the child may run on as the parent
-        receiver.close()
-        _child(work, folder, rank, world, limit, sender)
-        code = 0
-    os._exit(code)
-
-
-def _child(work: Callable[[int], Any], folder: Path, rank: int, world: int, limit: float, sender: Connection) -> None:
-    signal.setitimer(signal.ITIMER_REAL, 0.0)
-    stack = (folder / f"stack-{rank}").open("w")
-    faulthandler.register(signal.SIGUSR1, file=stack, all_threads=True)
-    null = os.open(os.devnull, os.O_RDWR)
-    for stream in (0, 1, 2):
-        os.dup2(null, stream)
-    sys.settrace(None)
+def _child(work: Callable[[int], Any], folder: Path, rank: int, world: int, limit: float) -> Rank:
+    quietly((folder / f"stack-{rank}").open("w"))
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     try:
         meeting = f"file://{folder / 'store'}"
         timeout = timedelta(seconds=2 * limit)  # later than the parent asks
         dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world, timeout=timeout)
-        result = Rank(rank, work(rank))
+        return Rank(rank, work(rank))
     except BaseException as error:  # a child has nowhere else to report
         place = origin(error.error if isinstance(error, SubjectRaisedError) else error)
         at = f" ({Path(place.file).name}:{place.line})" if place else ""
-        result = Rank(rank, error=f"{type(error).__name__}: {first_line(error)}{at}", place=place)
-    sender.send(result)
-    sender.close()
+        return Rank(rank, error=f"{type(error).__name__}: {first_line(error)}{at}", place=place)
 
 
 def _collect(waiting: dict[Connection, tuple[int, int]], limit: float) -> dict[int, Rank]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gradgate.checks.own_lines import arguments_of
-from gradgate.subjects.places import RETURN
+from gradgate.subjects.places import RETURN, is_called, profiled
 
 _DEEP = 4  # objects and containers in others that are copied
 _LONG = 256  # entries of one that are
@@ -55,12 +54,10 @@ class Recorded:
     @contextmanager
     def on(self) -> Iterator[None]:
         """Note calls that begin and end within the block."""
-        before = sys.getprofile()
-        sys.setprofile(self._note)
         try:
-            yield
+            with profiled(self._note):
+                yield
         finally:
-            sys.setprofile(before)
             self._open.clear()
 
     def _note(self, frame: FrameType, event: str, value: Any) -> None:
@@ -69,7 +66,7 @@ class Recorded:
         code = frame.f_code
         names = self._known.get(code)
         if names is None:
-            names = self._known[code] = [name for name in self.counts if _is_called(code, name)]
+            names = self._known[code] = [name for name in self.counts if is_called(code, name)]
         if not names or all(self.counts[name] >= self._most for name in names):
             return
         if event == "call":
@@ -80,10 +77,6 @@ class Recorded:
             for name in names:
                 self.counts[name] += 1
                 self._tell(name, call)
-
-
-def _is_called(code: CodeType, name: str) -> bool:
-    return name == code.co_name or code.co_qualname == name or code.co_qualname.endswith("." + name)
 
 
 def copied(value: Any, depth: int = 0) -> Any:

@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 
 from gradgate.checks.launches import Launched, Update, distance, first_parting, launch
 from gradgate.checks.left_behind import Record, contents_of, is_of_the_clock, records_of
+from gradgate.checks.snapshot import compare
 from gradgate.checks.switches import is_switch, is_word
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -55,7 +56,7 @@ class Whole:
 
 
 _KEPT: WeakKeyDictionary[Program, dict[str, Whole]] = WeakKeyDictionary()
-_RESUMED: WeakKeyDictionary[Program, dict[tuple[str, int], Whole]] = WeakKeyDictionary()
+_RESUMED: WeakKeyDictionary[Program, dict[tuple[str, int, bool], Whole]] = WeakKeyDictionary()
 
 
 def program_of(subject: Subject) -> Program:
@@ -106,25 +107,54 @@ def stops(
     kept = _RESUMED.setdefault(program_of(subject), {})
     fresh = Turns(context)
     for point in points(first.updates, count or PLACES[context.profile]):
-        name = (_told(settings), point.update)
-        if name not in kept:
+        if (_told(settings), point.update, False) not in kept:
             if not fresh.has_time:
                 return
-            folder, seconds = context.folder / f"stopped{len(kept)}", seconds_for(subject, context)
-            ended = launch(subject, folder, settings, stop=point.update, seconds=seconds)
-            left = records_of(folder)
-            if ended.end == "stopped":
-                ended = launch(subject, folder, settings, resume=True, seconds=seconds)
-            kept[name] = replace(read(ended, folder), left=left)
             fresh.made += 1
-            shutil.rmtree(folder, ignore_errors=True)
-        yield point, kept[name]
+        yield point, resumed_at(subject, context, point.update, settings)
+
+
+def resumed_at(
+    subject: Subject,
+    context: Context,
+    update: int,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    still: bool = False,
+) -> Whole:
+    """The program, stopped behind an update and resumed to its end in a folder of its own; kept. One that did not come
+    to that update is as it ended.
+
+    Args:
+        subject: one that has a program.
+        context: of the check.
+        update: from 1.
+        settings: over its configuration.
+        still: as in `launch`.
+    """
+    kept = _RESUMED.setdefault(program_of(subject), {})
+    name = (_told(settings), update, still)
+    if name not in kept:
+        folder, seconds = context.folder / f"stopped{len(kept)}", seconds_for(subject, context)
+        ended = launch(subject, folder, settings, stop=update, still=still, seconds=seconds)
+        left = records_of(folder)
+        if ended.end == "stopped":
+            ended = launch(subject, folder, settings, resume=True, still=still, seconds=seconds)
+        kept[name] = replace(read(ended, folder), left=left)
+        shutil.rmtree(folder, ignore_errors=True)
+    return kept[name]
+
+
+def moves_of(declared: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+    """Each value but the configured one of each key, one at a time."""
+    for key, values in declared.items():
+        yield from ({key: value} for value in values[1:])
 
 
 def switched(program: Program) -> list[dict[str, Any]]:
     """Settings in which what `options` can switch is the other way: all at once, then one by one."""
     options = program.options.items()
-    alone = [{key: value} for key, values in options if _is_switch(key, values) for value in values[1:]]
+    alone = list(moves_of({key: values for key, values in options if _is_switch(key, values)}))
     together = {key: value for one in reversed(alone) for key, value in one.items()}
     return [together, *alone] if len(alone) > 1 else alone
 
@@ -150,15 +180,21 @@ def seconds_for(subject: Subject, context: Context) -> float:
     return SECONDS[context.profile] if first is None else LEAST + 5.0 * first.launched.seconds
 
 
-def equal_runs(subject: Subject, context: Context) -> tuple[Whole, Whole] | Outcome:
-    """Two runs alike, with which others can be compared; an outcome that says why there are none."""
+def first_run(subject: Subject, context: Context) -> Whole | Outcome:
+    """The program as it is configured, however it ends; an outcome where it cannot be launched, or waited for."""
     if context.device != "cpu":
         return Outcome(not_applicable=NO_GPU)
     first = whole(subject, context)
-    if first.launched.end == "slow":
-        return Outcome(
-            inconclusive=f"the program is {first.launched.in_words}: let `arguments` make its stages smaller"
-        )
+    if first.launched.end != "slow":
+        return first
+    return Outcome(inconclusive=f"the program is {first.launched.in_words}: let `arguments` make its stages smaller")
+
+
+def equal_runs(subject: Subject, context: Context) -> tuple[Whole, Whole] | Outcome:
+    """Two runs alike, with which others can be compared; an outcome that says why there are none."""
+    first = first_run(subject, context)
+    if isinstance(first, Outcome):
+        return first
     if first.launched.end != "ended":
         return Outcome(inconclusive=f"the program did not come to its end ({first.launched.in_words}): see GG670")
     if not first.updates:
@@ -178,6 +214,16 @@ def unstable(first: Whole, second: Whole, program: Program) -> frozenset[str]:
             names |= {key for key in one.keys() | other.keys() if not alike(one.get(key), other.get(key))}
     every = {key for records in first.records.values() for record in records for key in record}
     return frozenset(names | {key for key in every if is_of_the_clock(key)})
+
+
+def unstable_values(first: Whole, second: Whole) -> frozenset[tuple[str, str]]:
+    """Values of files that two equal runs have otherwise, as times: files and names."""
+    found = set()
+    for file, values in first.contents.items():
+        theirs = second.contents.get(file, {})
+        differing = (key for key, value in values.items() if compare(key, value, theirs.get(key)) is not None)
+        found |= {(file, key) for key in differing}
+    return frozenset(found)
 
 
 def alike(one: Any, other: Any) -> bool:

@@ -53,10 +53,8 @@ class Capabilities:
         return [Subject.CAPABILITIES[need] for need in needs if not self._has(stages, need)]
 
     def _has(self, stages: Sequence[Stage], need: str) -> bool:
-        if need == "corpus":
-            return self._subject.corpus is not None
-        if need == "program":
-            return self._subject.program is not None
+        if need in ("corpus", "program"):
+            return getattr(self._subject, need) is not None
         if need.startswith("functions."):
             return getattr(self._subject.functions, need.partition(".")[2]) is not None
         if need in ("fit", "edges", "loop", "precisions", "options", "neutral", "scaling", "distributed", "after"):

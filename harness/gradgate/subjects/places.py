@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import torch
@@ -96,12 +96,8 @@ class Calls:
         if not self._names:
             yield
             return
-        before = sys.getprofile()
-        sys.setprofile(self._note)
-        try:
+        with profiled(self._note):
             yield
-        finally:
-            sys.setprofile(before)
 
     def lack(self, place: Place) -> bool:
         """Whether a place is in a function of the trainer's that this setting, or stage, does not call."""
@@ -122,8 +118,24 @@ class Calls:
         code = frame.f_code
         self._ended.add(code.co_name)
         for name in self._names:
-            if code.co_name == name or code.co_qualname.endswith("." + name) or code.co_qualname == name:
+            if is_called(code, name):
                 self.latest[name] = {**frame.f_locals, RETURN: value}
+
+
+@contextmanager
+def profiled(note: Callable[[FrameType, str, Any], object]) -> Iterator[None]:
+    """Tell each call and each return within the block, of this thread."""
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        yield
+    finally:
+        sys.setprofile(before)
+
+
+def is_called(code: CodeType, name: str) -> bool:
+    """Whether a function has this name, or a qualified one that ends in it."""
+    return name in (code.co_name, code.co_qualname) or code.co_qualname.endswith("." + name)
 
 
 def among(name: str, variables: Variables) -> str:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import inspect
 import runpy
 import shlex
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from gradgate.core.main_program import as_main
 
 Launch = Callable[[Path, Mapping[str, Any], bool], Any]
 Started = str | Callable[..., Any]
@@ -103,25 +103,15 @@ def _text(value: Any) -> str:
 def _run(entry: Started, words: list[str]) -> None:
     if not isinstance(entry, str):
         name = inspect.getsourcefile(entry) or "main"
-        with _as_main([name, *words]):
+        with as_main([name, *words]):
             takes = any(
                 parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
                 for parameter in inspect.signature(entry).parameters.values()
             )
             entry(words) if takes else entry()
     elif entry.endswith(".py"):
-        with _as_main([entry, *words], str(Path(entry).resolve().parent)):
+        with as_main([entry, *words], str(Path(entry).resolve().parent)):
             runpy.run_path(entry, run_name="__main__")
     else:
-        with _as_main([entry, *words], str(Path.cwd())):
+        with as_main([entry, *words], str(Path.cwd())):
             runpy.run_module(entry, run_name="__main__", alter_sys=True)
-
-
-@contextmanager
-def _as_main(argv: list[str], folder: str | None = None) -> Iterator[None]:
-    before = sys.argv, list(sys.path)
-    sys.argv, sys.path[:] = argv, [*([folder] if folder else []), *sys.path]
-    try:
-        yield
-    finally:
-        sys.argv, sys.path[:] = before

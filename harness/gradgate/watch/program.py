@@ -9,14 +9,14 @@ import pdb
 import runpy
 import sys
 import types
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 from gradgate.core.errors import GradgateError
 from gradgate.core.finding import Finding, Location
+from gradgate.core.main_program import as_main
 from gradgate.core.origin import is_own_code
 
 Stop = Callable[[Finding, TracebackType | None], None]
@@ -135,7 +135,7 @@ def _watched(run: Callable[[], None], argv: list[str], folder: str, stop: Stop |
 
     process = os.getpid()
     watch = Watch(first=stop is not None)
-    with _as_main(argv, folder):
+    with as_main(argv, folder):
         try:
             with watch:
                 run()
@@ -153,17 +153,6 @@ def _watched(run: Callable[[], None], argv: list[str], folder: str, stop: Stop |
             code = 1
     sys.stdout.flush()
     return Ran(code, watch.findings, os.getpid() != process)
-
-
-@contextmanager
-def _as_main(argv: list[str], folder: str) -> Iterator[None]:
-    before = sys.argv, list(sys.path)
-    sys.argv, sys.path[:] = argv, [folder, *sys.path]
-    try:
-        yield
-    finally:
-        sys.argv, sys.path[:] = before[0], before[1]
-        # Not sys.modules["__main__"]: what the program registered with atexit or pickles later is still its own.
 
 
 def _exit_code(leaving: SystemExit) -> int:
