@@ -16,7 +16,7 @@ from typing import Any
 from gradgate.checks.isolation import isolated
 from gradgate.checks.recording import STEPS, Recording, call_formulas, recorded, stage_of_formulas
 from gradgate.checks.rules import SUPPRESSIBLE
-from gradgate.checks.trainer_source import paths_of
+from gradgate.checks.source.trainer import paths_of
 from gradgate.core.errors import GradgateError
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Mark, Marked

@@ -60,10 +60,10 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.frozen_parts import is_learnt
-from gradgate.checks.source_places import Place, Places, read_place_by_place
-from gradgate.checks.source_values import assignments_in, contains, is_true
-from gradgate.checks.trainer_source import called_name, dotted, names_in, nodes_in
+from gradgate.checks.source.frozen_parts import is_learnt
+from gradgate.checks.source.places import Place, Places, read_place_by_place
+from gradgate.checks.source.trainer import called_name, dotted, names_in, nodes_in
+from gradgate.checks.source.values import assignments_in, contains, is_true
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -65,10 +65,10 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import TypeGuard
 
-from gradgate.checks.source_places import Place, Places, read_place_by_place
-from gradgate.checks.source_values import assignments_in
-from gradgate.checks.trainer_source import dotted
-from gradgate.checks.written_containers import written_in
+from gradgate.checks.source.places import Place, Places, read_place_by_place
+from gradgate.checks.source.trainer import dotted
+from gradgate.checks.source.values import assignments_in
+from gradgate.checks.source.written_containers import written_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -65,8 +65,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from gradgate.checks.frozen_parts import Switch, frozen_in_part, parts_of, switches_in
-from gradgate.checks.source_places import Place, Places, read_as_one
+from gradgate.checks.source.frozen_parts import Switch, frozen_in_part, parts_of, switches_in
+from gradgate.checks.source.places import Place, Places, read_as_one
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -58,10 +58,10 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from gradgate.checks.frozen_parts import attributes_of
-from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.source_values import assignments_in
-from gradgate.checks.trainer_source import NONE, called_name, files_of, given_by
+from gradgate.checks.source.frozen_parts import attributes_of
+from gradgate.checks.source.places import Place, Places, places_in
+from gradgate.checks.source.trainer import NONE, called_name, files_of, given_by
+from gradgate.checks.source.values import assignments_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

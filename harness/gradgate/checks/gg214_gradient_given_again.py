@@ -64,10 +64,10 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.accumulation import is_backward
-from gradgate.checks.source_places import Place, Places, read_place_by_place
-from gradgate.checks.source_values import OTHERS, assignments_in, contains, places_of
-from gradgate.checks.trainer_source import called_name, dotted, given_by, names_in, nodes_in
+from gradgate.checks.source.accumulation import is_backward
+from gradgate.checks.source.places import Place, Places, read_place_by_place
+from gradgate.checks.source.trainer import called_name, dotted, given_by, names_in, nodes_in
+from gradgate.checks.source.values import OTHERS, assignments_in, contains, places_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

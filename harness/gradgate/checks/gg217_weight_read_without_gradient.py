@@ -54,8 +54,8 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.source_places import Place, Places, read_place_by_place
-from gradgate.checks.trainer_source import called_name, dotted, given_by
+from gradgate.checks.source.places import Place, Places, read_place_by_place
+from gradgate.checks.source.trainer import called_name, dotted, given_by
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -69,7 +69,7 @@ from gradgate.checks import cases, oracles, tolerances
 from gradgate.checks.formula_calls import Call, present, returns_call, weights_call
 from gradgate.checks.formulas import Ledger
 from gradgate.checks.half_losses import Narrow, narrow_losses
-from gradgate.checks.trainer_source import runs_in_16_bits
+from gradgate.checks.source.trainer import runs_in_16_bits
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Functions, Stage, Subject

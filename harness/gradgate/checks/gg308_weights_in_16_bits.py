@@ -58,9 +58,9 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.source_values import assignments_in, last_name
-from gradgate.checks.trainer_source import NONE, File, dotted, files_of
+from gradgate.checks.source.places import Place, Places, places_in
+from gradgate.checks.source.trainer import NONE, File, dotted, files_of
+from gradgate.checks.source.values import assignments_in, last_name
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -67,10 +67,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gradgate.checks.section_reads import unread_in_sections
-from gradgate.checks.source_settings import SETTINGS, Setting, declared_settings, yaml_files, yaml_keys
-from gradgate.checks.source_values import assignments_in, defaults_of, last_name, parameters_of
-from gradgate.checks.trainer_source import NONE, File, Function, called_name, dotted, files_of
+from gradgate.checks.source.section_reads import unread_in_sections
+from gradgate.checks.source.settings import SETTINGS, Setting, declared_settings, yaml_files, yaml_keys
+from gradgate.checks.source.trainer import NONE, File, Function, called_name, dotted, files_of
+from gradgate.checks.source.values import assignments_in, defaults_of, last_name, parameters_of
 from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.argument_calls import is_argument_call

@@ -63,8 +63,8 @@ import re
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
-from gradgate.checks.pure_functions import makes_new, pure_functions
-from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
+from gradgate.checks.source.pure_functions import makes_new, pure_functions
+from gradgate.checks.source.trainer import NONE, File, Function, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

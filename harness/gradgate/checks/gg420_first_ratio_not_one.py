@@ -72,7 +72,7 @@ import torch
 from gradgate.checks.lineage import Lineage, Ratio
 from gradgate.checks.moved import as_given, in_words, moves
 from gradgate.checks.raised import calling, reports_raises
-from gradgate.checks.trainer_source import files_of
+from gradgate.checks.source.trainer import files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Stage, Subject

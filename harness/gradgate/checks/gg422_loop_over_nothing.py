@@ -64,8 +64,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
-from gradgate.checks.source_values import is_empty_list, own_nodes
-from gradgate.checks.trainer_source import File, Function, dotted, names_in, read_file_by_file
+from gradgate.checks.source.trainer import File, Function, dotted, names_in, read_file_by_file
+from gradgate.checks.source.values import is_empty_list, own_nodes
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -59,8 +59,8 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.source_values import Names
-from gradgate.checks.trainer_source import File, Function, calls_in, dotted, read_file_by_file
+from gradgate.checks.source.trainer import File, Function, calls_in, dotted, read_file_by_file
+from gradgate.checks.source.values import Names
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -68,9 +68,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
-from gradgate.checks.meters import Meter, given_to_meters, kept_meters, meters_in
-from gradgate.checks.source_values import OTHERS, Names, assignments_in, own_nodes
-from gradgate.checks.trainer_source import (
+from gradgate.checks.source.meters import Meter, given_to_meters, kept_meters, meters_in
+from gradgate.checks.source.trainer import (
     File,
     Function,
     called_name,
@@ -80,6 +79,7 @@ from gradgate.checks.trainer_source import (
     nodes_in,
     read_file_by_file,
 )
+from gradgate.checks.source.values import OTHERS, Names, assignments_in, own_nodes
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -77,7 +77,7 @@ import re
 from collections.abc import Iterator
 from itertools import chain
 
-from gradgate.checks.accumulation import (
+from gradgate.checks.source.accumulation import (
     ENDLESS,
     Accumulation,
     Methods,
@@ -89,10 +89,10 @@ from gradgate.checks.accumulation import (
     methods_of,
     steps_in,
 )
-from gradgate.checks.full_groups import SHOWS, UPDATES, not_given_on, reads
-from gradgate.checks.source_places import Places, places_in
-from gradgate.checks.source_values import Names, assignments_in, contains, parents_in
-from gradgate.checks.trainer_source import File, Function, called_name, calls_in, dotted, files_of, read_file_by_file
+from gradgate.checks.source.full_groups import SHOWS, UPDATES, not_given_on, reads
+from gradgate.checks.source.places import Places, places_in
+from gradgate.checks.source.trainer import File, Function, called_name, calls_in, dotted, files_of, read_file_by_file
+from gradgate.checks.source.values import Names, assignments_in, contains, parents_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

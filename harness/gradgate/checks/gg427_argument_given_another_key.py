@@ -68,13 +68,13 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gradgate.checks.crossed_settings import crossed, number_settings
-from gradgate.checks.opposite_names import changed_places
-from gradgate.checks.setting_sections import asked
-from gradgate.checks.source_places import places_in
-from gradgate.checks.source_settings import SETTINGS, declared_settings, yaml_files
-from gradgate.checks.source_values import assignments_in, own_nodes, parameters_of
-from gradgate.checks.trainer_source import NONE, File, Function, called_name, calls_in, dotted, files_of, given_by
+from gradgate.checks.source.crossed_settings import crossed, number_settings
+from gradgate.checks.source.opposite_names import changed_places
+from gradgate.checks.source.places import places_in
+from gradgate.checks.source.setting_sections import asked
+from gradgate.checks.source.settings import SETTINGS, declared_settings, yaml_files
+from gradgate.checks.source.trainer import NONE, File, Function, called_name, calls_in, dotted, files_of, given_by
+from gradgate.checks.source.values import assignments_in, own_nodes, parameters_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

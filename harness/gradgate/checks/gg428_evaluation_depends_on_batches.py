@@ -68,7 +68,7 @@ from typing import Any
 from gradgate.checks.evaluations import ALLOWED, Change, evaluated_apart
 from gradgate.checks.moved import in_words
 from gradgate.checks.raised import reports_raises
-from gradgate.checks.trainer_source import files_of
+from gradgate.checks.source.trainer import files_of
 from gradgate.core.finding import Finding, Severity
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Stage, Subject

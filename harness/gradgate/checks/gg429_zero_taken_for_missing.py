@@ -79,15 +79,15 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import chain
 
-from gradgate.checks.defaulted import defaulted
-from gradgate.checks.optional_numbers import OptionalNumbers, stood_in_for
-from gradgate.checks.overrides import ARGS, Lookups, declared_in, mentions, puts
-from gradgate.checks.seed_truths import seed_truths
-from gradgate.checks.setting_sections import called
-from gradgate.checks.source_places import Place, places_in
-from gradgate.checks.source_settings import SETTINGS
-from gradgate.checks.source_values import SPLITS, assignments_in, defaults_of
-from gradgate.checks.trainer_source import NONE, File, Function, called_name, calls_in, dotted, files_of, nodes_in
+from gradgate.checks.source.defaulted import defaulted
+from gradgate.checks.source.optional_numbers import OptionalNumbers, stood_in_for
+from gradgate.checks.source.overrides import ARGS, Lookups, declared_in, mentions, puts
+from gradgate.checks.source.places import Place, places_in
+from gradgate.checks.source.seed_truths import seed_truths
+from gradgate.checks.source.setting_sections import called
+from gradgate.checks.source.settings import SETTINGS
+from gradgate.checks.source.trainer import NONE, File, Function, called_name, calls_in, dotted, files_of, nodes_in
+from gradgate.checks.source.values import SPLITS, assignments_in, defaults_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -57,9 +57,9 @@ from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 
-from gradgate.checks.source_settings import SETTINGS
-from gradgate.checks.source_values import Names, own_nodes
-from gradgate.checks.trainer_source import NONE, File, Function, called_name, dotted, files_of
+from gradgate.checks.source.settings import SETTINGS
+from gradgate.checks.source.trainer import NONE, File, Function, called_name, dotted, files_of
+from gradgate.checks.source.values import Names, own_nodes
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

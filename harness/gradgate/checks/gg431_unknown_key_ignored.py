@@ -85,13 +85,13 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from gradgate.checks.leaves_overwritten import leaves_overwritten
-from gradgate.checks.setting_builders import lenient_builders
-from gradgate.checks.setting_models import Models
-from gradgate.checks.source_places import places_in
-from gradgate.checks.source_settings import SETTINGS
-from gradgate.checks.source_values import Names, own_nodes
-from gradgate.checks.trainer_source import NONE, File, dotted, files_of
+from gradgate.checks.source.leaves_overwritten import leaves_overwritten
+from gradgate.checks.source.places import places_in
+from gradgate.checks.source.setting_builders import lenient_builders
+from gradgate.checks.source.setting_models import Models
+from gradgate.checks.source.settings import SETTINGS
+from gradgate.checks.source.trainer import NONE, File, dotted, files_of
+from gradgate.checks.source.values import Names, own_nodes
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -71,12 +71,12 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.file_contents import READS, share_sections, whole_files
-from gradgate.checks.section_merges import has_field_of, has_inner_sections, one_level
-from gradgate.checks.source_places import Place, places_in
-from gradgate.checks.source_settings import yaml_files
-from gradgate.checks.source_values import Names, assignments_in, own_nodes
-from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
+from gradgate.checks.source.file_contents import READS, share_sections, whole_files
+from gradgate.checks.source.places import Place, places_in
+from gradgate.checks.source.section_merges import has_field_of, has_inner_sections, one_level
+from gradgate.checks.source.settings import yaml_files
+from gradgate.checks.source.trainer import NONE, File, Function, dotted, files_of
+from gradgate.checks.source.values import Names, assignments_in, own_nodes
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

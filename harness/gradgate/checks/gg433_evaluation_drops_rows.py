@@ -61,11 +61,11 @@ import re
 from collections.abc import Iterable, Iterator
 from types import UnionType
 
-from gradgate.checks.dropped_rows import dropped_in, held_out_name
-from gradgate.checks.evaluation_names import EVALUATION
-from gradgate.checks.source_places import Places, places_in
-from gradgate.checks.source_values import Names, defaults_of, is_true, own_nodes, parameters_of
-from gradgate.checks.trainer_source import NONE, File, Function, called_name, calls_in, dotted, files_of, nodes_in
+from gradgate.checks.source.dropped_rows import dropped_in, held_out_name
+from gradgate.checks.source.evaluation_names import EVALUATION
+from gradgate.checks.source.places import Places, places_in
+from gradgate.checks.source.trainer import NONE, File, Function, called_name, calls_in, dotted, files_of, nodes_in
+from gradgate.checks.source.values import Names, defaults_of, is_true, own_nodes, parameters_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

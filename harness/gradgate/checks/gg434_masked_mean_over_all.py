@@ -74,13 +74,13 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from gradgate.checks.head_counts import other_heads
-from gradgate.checks.masked_means import LOSSES, means
-from gradgate.checks.masked_thresholds import ORDERED, TAKEN, thresholds
-from gradgate.checks.source_places import places_in
-from gradgate.checks.source_values import Names, outwards, own_nodes, parents_in
-from gradgate.checks.statistics_over_all import statistics_over_all
-from gradgate.checks.trainer_source import NONE, File, Function, files_of
+from gradgate.checks.source.head_counts import other_heads
+from gradgate.checks.source.masked_means import LOSSES, means
+from gradgate.checks.source.masked_thresholds import ORDERED, TAKEN, thresholds
+from gradgate.checks.source.places import places_in
+from gradgate.checks.source.statistics_over_all import statistics_over_all
+from gradgate.checks.source.trainer import NONE, File, Function, files_of
+from gradgate.checks.source.values import Names, outwards, own_nodes, parents_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

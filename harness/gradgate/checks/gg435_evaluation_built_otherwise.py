@@ -55,9 +55,9 @@ import ast
 import re
 from collections.abc import Iterable, Iterator
 
-from gradgate.checks.evaluation_names import EVALUATION, TRAINING, given_names
-from gradgate.checks.source_values import outwards, own_nodes, parents_in
-from gradgate.checks.trainer_source import NONE, File, called_name, dotted, files_of, given_by
+from gradgate.checks.source.evaluation_names import EVALUATION, TRAINING, given_names
+from gradgate.checks.source.trainer import NONE, File, called_name, dotted, files_of, given_by
+from gradgate.checks.source.values import outwards, own_nodes, parents_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

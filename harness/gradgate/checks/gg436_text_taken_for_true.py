@@ -68,9 +68,9 @@ import ast
 import re
 from collections.abc import Iterator, Sequence
 
-from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.source_values import SPLITS, assignments_in, last_name, own_nodes, parameters_of, places_of
-from gradgate.checks.trainer_source import File, Function, called_name, calls_in, dotted, files_of, read_file_by_file
+from gradgate.checks.source.places import Place, Places, places_in
+from gradgate.checks.source.trainer import File, Function, called_name, calls_in, dotted, files_of, read_file_by_file
+from gradgate.checks.source.values import SPLITS, assignments_in, last_name, own_nodes, parameters_of, places_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.argument_calls import argument_call

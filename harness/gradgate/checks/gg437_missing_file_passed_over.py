@@ -58,9 +58,9 @@ import ast
 import re
 from collections.abc import Iterator, Sequence
 
-from gradgate.checks.passed_over import EXISTS, LOADS, MISSING, Asks, asked_for, is_passed_over, loads
-from gradgate.checks.source_values import Names, own_nodes
-from gradgate.checks.trainer_source import File, Function, called_name, nodes_in, read_file_by_file
+from gradgate.checks.source.passed_over import EXISTS, LOADS, MISSING, Asks, asked_for, is_passed_over, loads
+from gradgate.checks.source.trainer import File, Function, called_name, nodes_in, read_file_by_file
+from gradgate.checks.source.values import Names, own_nodes
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

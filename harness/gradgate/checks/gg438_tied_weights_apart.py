@@ -56,8 +56,8 @@ import ast
 import re
 from collections.abc import Iterable, Iterator
 
-from gradgate.checks.source_values import OTHERS, assignments_in
-from gradgate.checks.trainer_source import File, dotted, nodes_in, read_file_by_file
+from gradgate.checks.source.trainer import File, dotted, nodes_in, read_file_by_file
+from gradgate.checks.source.values import OTHERS, assignments_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

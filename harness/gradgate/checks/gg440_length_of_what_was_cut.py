@@ -61,9 +61,9 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gradgate.checks.source_places import Place, Places, read_place_by_place
-from gradgate.checks.source_values import Names, assignments_in, outwards, parents_in
-from gradgate.checks.trainer_source import dotted
+from gradgate.checks.source.places import Place, Places, read_place_by_place
+from gradgate.checks.source.trainer import dotted
+from gradgate.checks.source.values import Names, assignments_in, outwards, parents_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -61,9 +61,9 @@ import re
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
-from gradgate.checks.left_padding import SIDE, may_pad_on_the_left
-from gradgate.checks.source_values import Names, assignments_in, last_name, own_nodes, places_of
-from gradgate.checks.trainer_source import NONE, File, Function, called_name, dotted, files_of, given_by
+from gradgate.checks.source.left_padding import SIDE, may_pad_on_the_left
+from gradgate.checks.source.trainer import NONE, File, Function, called_name, dotted, files_of, given_by
+from gradgate.checks.source.values import Names, assignments_in, last_name, own_nodes, places_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -67,10 +67,10 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gradgate.checks.setting_sections import Section, Sections, asked
-from gradgate.checks.source_places import Place, places_in
-from gradgate.checks.source_values import outwards, parents_in
-from gradgate.checks.trainer_source import NONE, File, called_name, files_of
+from gradgate.checks.source.places import Place, places_in
+from gradgate.checks.source.setting_sections import Section, Sections, asked
+from gradgate.checks.source.trainer import NONE, File, called_name, files_of
+from gradgate.checks.source.values import outwards, parents_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -68,12 +68,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from gradgate.checks.overrides import ARGS
-from gradgate.checks.setting_sections import called
-from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.source_settings import declared_settings, yaml_keys
-from gradgate.checks.source_values import OTHERS, assignments_in, outwards, parents_in
-from gradgate.checks.trainer_source import NONE, File, called_name, dotted, files_of, nodes_in
+from gradgate.checks.source.overrides import ARGS
+from gradgate.checks.source.places import Place, Places, places_in
+from gradgate.checks.source.setting_sections import called
+from gradgate.checks.source.settings import declared_settings, yaml_keys
+from gradgate.checks.source.trainer import NONE, File, called_name, dotted, files_of, nodes_in
+from gradgate.checks.source.values import OTHERS, assignments_in, outwards, parents_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.argument_calls import argument_call

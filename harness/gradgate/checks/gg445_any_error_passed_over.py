@@ -69,9 +69,9 @@ import ast
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from gradgate.checks.saved_mappings import LOADS, SAVES
-from gradgate.checks.source_values import assignments_in, own_nodes
-from gradgate.checks.trainer_source import File, dotted, given_by, nodes_in, read_file_by_file
+from gradgate.checks.source.saved_mappings import LOADS, SAVES
+from gradgate.checks.source.trainer import File, dotted, given_by, nodes_in, read_file_by_file
+from gradgate.checks.source.values import assignments_in, own_nodes
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -67,8 +67,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from gradgate.checks.source_values import Names, assignments_in, defaults_of, last_name, outwards, own_nodes, parents_in
-from gradgate.checks.trainer_source import NONE, File, Function, called_name, dotted, files_of
+from gradgate.checks.source.trainer import NONE, File, Function, called_name, dotted, files_of
+from gradgate.checks.source.values import Names, assignments_in, defaults_of, last_name, outwards, own_nodes, parents_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

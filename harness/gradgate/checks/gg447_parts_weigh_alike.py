@@ -65,10 +65,18 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from gradgate.checks.accumulation import MICRO, Methods, accumulations, every, methods_of, parts_of_updates, steps_in
-from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.source_values import Names, assignments_in, own_nodes, parameters_of, places_of
-from gradgate.checks.trainer_source import NONE, File, Function, called_name, dotted, files_of, given_by
+from gradgate.checks.source.accumulation import (
+    MICRO,
+    Methods,
+    accumulations,
+    every,
+    methods_of,
+    parts_of_updates,
+    steps_in,
+)
+from gradgate.checks.source.places import Place, Places, places_in
+from gradgate.checks.source.trainer import NONE, File, Function, called_name, dotted, files_of, given_by
+from gradgate.checks.source.values import Names, assignments_in, own_nodes, parameters_of, places_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -64,9 +64,9 @@ import ast
 import re
 from collections.abc import Iterator, Sequence
 
-from gradgate.checks.source_places import places_in
-from gradgate.checks.source_values import ORDERS, Names, assignments_in, own_nodes, parameters_of, places_of
-from gradgate.checks.trainer_source import NONE, File, Function, called_name, dotted, files_of, given_by
+from gradgate.checks.source.places import places_in
+from gradgate.checks.source.trainer import NONE, File, Function, called_name, dotted, files_of, given_by
+from gradgate.checks.source.values import ORDERS, Names, assignments_in, own_nodes, parameters_of, places_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

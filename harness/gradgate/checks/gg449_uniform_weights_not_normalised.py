@@ -62,10 +62,11 @@ import ast
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from gradgate.checks.source_masks import is_mask
-from gradgate.checks.source_places import Place, places_in
-from gradgate.checks.source_values import OTHERS, Names, assignments_in
-from gradgate.checks.source_weightings import (
+from gradgate.checks.source.masks import is_mask
+from gradgate.checks.source.places import Place, places_in
+from gradgate.checks.source.trainer import NONE, File, called_name, dotted, files_of, nodes_in
+from gradgate.checks.source.values import OTHERS, Names, assignments_in
+from gradgate.checks.source.weightings import (
     ALSO,
     CONTROL,
     FLOATS,
@@ -77,7 +78,6 @@ from gradgate.checks.source_weightings import (
     snake,
     summed_in,
 )
-from gradgate.checks.trainer_source import NONE, File, called_name, dotted, files_of, nodes_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

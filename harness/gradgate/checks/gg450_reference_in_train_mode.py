@@ -65,12 +65,12 @@ import ast
 from collections.abc import Iterator
 from functools import cached_property
 
-from gradgate.checks.dropouts import drops
-from gradgate.checks.reference_uses import Uses
-from gradgate.checks.references import chain_of, copied_in, copy_key, kinds_of, meant, model_named, puts_in_eval
-from gradgate.checks.source_places import Place
-from gradgate.checks.source_values import assignments_in
-from gradgate.checks.trainer_source import NONE, File, called_name, calls_in, dotted, files_of, given_by
+from gradgate.checks.source.dropouts import drops
+from gradgate.checks.source.places import Place
+from gradgate.checks.source.reference_uses import Uses
+from gradgate.checks.source.references import chain_of, copied_in, copy_key, kinds_of, meant, model_named, puts_in_eval
+from gradgate.checks.source.trainer import NONE, File, called_name, calls_in, dotted, files_of, given_by
+from gradgate.checks.source.values import assignments_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -59,10 +59,10 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.references import chain_of, kinds_of, meant, model_named
-from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.source_values import assignments_in
-from gradgate.checks.trainer_source import NONE, called_name, dotted, files_of
+from gradgate.checks.source.places import Place, Places, places_in
+from gradgate.checks.source.references import chain_of, kinds_of, meant, model_named
+from gradgate.checks.source.trainer import NONE, called_name, dotted, files_of
+from gradgate.checks.source.values import assignments_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

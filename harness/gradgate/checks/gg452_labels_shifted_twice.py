@@ -59,10 +59,10 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.source_places import Place, Places, read_place_by_place
-from gradgate.checks.source_values import own_nodes
-from gradgate.checks.trainer_source import File, dotted, read_file_by_file
-from gradgate.checks.weights_ahead import behind_targets, one_slice
+from gradgate.checks.source.places import Place, Places, read_place_by_place
+from gradgate.checks.source.trainer import File, dotted, read_file_by_file
+from gradgate.checks.source.values import own_nodes
+from gradgate.checks.source.weights_ahead import behind_targets, one_slice
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -56,9 +56,9 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from gradgate.checks.masked_thresholds import leaves_out
-from gradgate.checks.source_values import Names, assignments_in, last_name, own_nodes
-from gradgate.checks.trainer_source import File, Function, called_name, read_file_by_file
+from gradgate.checks.source.masked_thresholds import leaves_out
+from gradgate.checks.source.trainer import File, Function, called_name, read_file_by_file
+from gradgate.checks.source.values import Names, assignments_in, last_name, own_nodes
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -65,10 +65,10 @@ import ast
 import re
 from collections.abc import Iterator, Sequence
 
-from gradgate.checks.kept_rows import GIVES, rewritten
-from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.source_values import assignments_in, last_name, places_of
-from gradgate.checks.trainer_source import NONE, dotted, files_of, given_by
+from gradgate.checks.source.kept_rows import GIVES, rewritten
+from gradgate.checks.source.places import Place, Places, places_in
+from gradgate.checks.source.trainer import NONE, dotted, files_of, given_by
+from gradgate.checks.source.values import assignments_in, last_name, places_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -70,10 +70,10 @@ import ast
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.source_settings import declared_settings, yaml_files
-from gradgate.checks.source_values import Names, defaults_of, own_nodes
-from gradgate.checks.trainer_source import NONE, File, Function, called_name, calls_in, dotted, files_of
+from gradgate.checks.source.places import Place, Places, places_in
+from gradgate.checks.source.settings import declared_settings, yaml_files
+from gradgate.checks.source.trainer import NONE, File, Function, called_name, calls_in, dotted, files_of
+from gradgate.checks.source.values import Names, defaults_of, own_nodes
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -77,13 +77,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-from gradgate.checks.defaults_beside import Beside, left_beside
-from gradgate.checks.dropped_rows import held_out_name
-from gradgate.checks.evaluation_names import EVALUATION
-from gradgate.checks.seeds_left_out import SeedLeft, seeds_left_out
-from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.source_values import Names, defaults_of, last_name, outwards, parents_in
-from gradgate.checks.trainer_source import NONE, Function, called_name, dotted, files_of
+from gradgate.checks.source.defaults_beside import Beside, left_beside
+from gradgate.checks.source.dropped_rows import held_out_name
+from gradgate.checks.source.evaluation_names import EVALUATION
+from gradgate.checks.source.places import Place, Places, places_in
+from gradgate.checks.source.seeds_left_out import SeedLeft, seeds_left_out
+from gradgate.checks.source.trainer import NONE, Function, called_name, dotted, files_of
+from gradgate.checks.source.values import Names, defaults_of, last_name, outwards, parents_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

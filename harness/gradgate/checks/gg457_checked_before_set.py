@@ -66,9 +66,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gradgate.checks.source_places import Place, places_in
-from gradgate.checks.source_values import SPLITS, assignments_in, contains, own_nodes
-from gradgate.checks.trainer_source import NONE, File, Function, called_name, dotted, files_of, names_in
+from gradgate.checks.source.places import Place, places_in
+from gradgate.checks.source.trainer import NONE, File, Function, called_name, dotted, files_of, names_in
+from gradgate.checks.source.values import SPLITS, assignments_in, contains, own_nodes
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

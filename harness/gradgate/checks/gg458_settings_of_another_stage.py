@@ -65,11 +65,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gradgate.checks.setting_sections import asked, called
-from gradgate.checks.source_places import Place, places_in
-from gradgate.checks.source_settings import yaml_files
-from gradgate.checks.source_values import assignments_in, last_name
-from gradgate.checks.trainer_source import NONE, File, dotted, files_of
+from gradgate.checks.source.places import Place, places_in
+from gradgate.checks.source.setting_sections import asked, called
+from gradgate.checks.source.settings import yaml_files
+from gradgate.checks.source.trainer import NONE, File, dotted, files_of
+from gradgate.checks.source.values import assignments_in, last_name
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -60,8 +60,8 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
-from gradgate.checks.source_values import Names, assignments_in, last_name, own_nodes
-from gradgate.checks.trainer_source import File, Function, called_name, dotted, files_of, given_by, read_file_by_file
+from gradgate.checks.source.trainer import File, Function, called_name, dotted, files_of, given_by, read_file_by_file
+from gradgate.checks.source.values import Names, assignments_in, last_name, own_nodes
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

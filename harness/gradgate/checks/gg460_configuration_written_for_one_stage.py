@@ -63,10 +63,10 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Sequence
 
-from gradgate.checks.setting_sections import called
-from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.source_values import assignments_in, last_name, outwards, parents_in
-from gradgate.checks.trainer_source import NONE, File, dotted, files_of, given_by, nodes_in
+from gradgate.checks.source.places import Place, Places, places_in
+from gradgate.checks.source.setting_sections import called
+from gradgate.checks.source.trainer import NONE, File, dotted, files_of, given_by, nodes_in
+from gradgate.checks.source.values import assignments_in, last_name, outwards, parents_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -61,10 +61,10 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from gradgate.checks.setting_sections import asked, is_configuration
-from gradgate.checks.source_settings import yaml_files
-from gradgate.checks.source_values import Names, last_name, own_nodes
-from gradgate.checks.trainer_source import NONE, File, Function, called_name, dotted, files_of
+from gradgate.checks.source.setting_sections import asked, is_configuration
+from gradgate.checks.source.settings import yaml_files
+from gradgate.checks.source.trainer import NONE, File, Function, called_name, dotted, files_of
+from gradgate.checks.source.values import Names, last_name, own_nodes
 from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

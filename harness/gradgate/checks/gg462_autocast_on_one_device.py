@@ -55,9 +55,9 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.source_settings import declared_settings
-from gradgate.checks.source_values import Names, outwards, own_nodes, parents_in
-from gradgate.checks.trainer_source import File, dotted, files_of, read_file_by_file
+from gradgate.checks.source.settings import declared_settings
+from gradgate.checks.source.trainer import File, dotted, files_of, read_file_by_file
+from gradgate.checks.source.values import Names, outwards, own_nodes, parents_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -59,9 +59,9 @@ import ast
 import re
 from collections.abc import Iterator, Sequence
 
-from gradgate.checks.setting_sections import asked, is_configuration
-from gradgate.checks.source_values import Names, last_name, own_nodes
-from gradgate.checks.trainer_source import File, Function, dotted, read_file_by_file
+from gradgate.checks.source.setting_sections import asked, is_configuration
+from gradgate.checks.source.trainer import File, Function, dotted, read_file_by_file
+from gradgate.checks.source.values import Names, last_name, own_nodes
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -56,8 +56,8 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.source_values import Names, is_true, outwards, own_nodes, parameters_of, parents_in
-from gradgate.checks.trainer_source import File, Function, dotted, given_for, read_file_by_file
+from gradgate.checks.source.trainer import File, Function, dotted, given_for, read_file_by_file
+from gradgate.checks.source.values import Names, is_true, outwards, own_nodes, parameters_of, parents_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

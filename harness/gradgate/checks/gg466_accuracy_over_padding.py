@@ -57,8 +57,8 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
-from gradgate.checks.source_values import Names, last_name, own_nodes
-from gradgate.checks.trainer_source import NONE, File, called_name, dotted, files_of
+from gradgate.checks.source.trainer import NONE, File, called_name, dotted, files_of
+from gradgate.checks.source.values import Names, last_name, own_nodes
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -54,8 +54,8 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.source_values import Names, assignments_in, last_name, own_nodes
-from gradgate.checks.trainer_source import File, dotted, read_file_by_file
+from gradgate.checks.source.trainer import File, dotted, read_file_by_file
+from gradgate.checks.source.values import Names, assignments_in, last_name, own_nodes
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

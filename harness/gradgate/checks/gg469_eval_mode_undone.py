@@ -61,9 +61,9 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
-from gradgate.checks.dropouts import drops
-from gradgate.checks.source_values import is_true, own_nodes
-from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of, given_by
+from gradgate.checks.source.dropouts import drops
+from gradgate.checks.source.trainer import NONE, File, Function, dotted, files_of, given_by
+from gradgate.checks.source.values import is_true, own_nodes
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

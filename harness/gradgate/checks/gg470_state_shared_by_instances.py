@@ -65,10 +65,10 @@ import ast
 import re
 from collections.abc import Iterator, Sequence
 
-from gradgate.checks.shared_objects import COPIES, Shared, shared_objects
-from gradgate.checks.source_places import places_in
-from gradgate.checks.source_values import assignments_in, defaults_of, last_name, own_nodes, places_of
-from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
+from gradgate.checks.source.places import places_in
+from gradgate.checks.source.shared_objects import COPIES, Shared, shared_objects
+from gradgate.checks.source.trainer import NONE, File, Function, dotted, files_of
+from gradgate.checks.source.values import assignments_in, defaults_of, last_name, own_nodes, places_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -53,10 +53,10 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Sequence
 
-from gradgate.checks.averages import AVERAGE
-from gradgate.checks.live_states import WEIGHTS, is_the_models
-from gradgate.checks.source_values import assignments_in, last_name, own_nodes
-from gradgate.checks.trainer_source import File, Function, read_file_by_file
+from gradgate.checks.source.averages import AVERAGE
+from gradgate.checks.source.live_states import WEIGHTS, is_the_models
+from gradgate.checks.source.trainer import File, Function, read_file_by_file
+from gradgate.checks.source.values import assignments_in, last_name, own_nodes
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

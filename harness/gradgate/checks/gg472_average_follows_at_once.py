@@ -56,10 +56,10 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.averages import AVERAGE, DECAY, is_of_average
-from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.source_values import assignments_in, defaults_of, last_name
-from gradgate.checks.trainer_source import File, Function, dotted, files_of, read_file_by_file
+from gradgate.checks.source.averages import AVERAGE, DECAY, is_of_average
+from gradgate.checks.source.places import Place, Places, places_in
+from gradgate.checks.source.trainer import File, Function, dotted, files_of, read_file_by_file
+from gradgate.checks.source.values import assignments_in, defaults_of, last_name
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

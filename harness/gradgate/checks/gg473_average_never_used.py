@@ -58,9 +58,9 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.averages import AVERAGE
-from gradgate.checks.source_values import assignments_in, last_name, outwards, parents_in
-from gradgate.checks.trainer_source import NONE, File, files_of
+from gradgate.checks.source.averages import AVERAGE
+from gradgate.checks.source.trainer import NONE, File, files_of
+from gradgate.checks.source.values import assignments_in, last_name, outwards, parents_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -62,10 +62,10 @@ import re
 from collections.abc import Iterator, Mapping
 from itertools import chain, combinations
 
-from gradgate.checks.source_places import places_in
-from gradgate.checks.source_values import assignments_in, last_name, own_nodes, parameters_of
-from gradgate.checks.split_twice import Split, split_otherwise
-from gradgate.checks.trainer_source import NONE, File, Function, files_of
+from gradgate.checks.source.places import places_in
+from gradgate.checks.source.split_twice import Split, split_otherwise
+from gradgate.checks.source.trainer import NONE, File, Function, files_of
+from gradgate.checks.source.values import assignments_in, last_name, own_nodes, parameters_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -58,9 +58,9 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.right_padding import is_filled, pads_behind
-from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.trainer_source import NONE, called_name, dotted, files_of, given_by
+from gradgate.checks.source.places import Place, Places, places_in
+from gradgate.checks.source.right_padding import is_filled, pads_behind
+from gradgate.checks.source.trainer import NONE, called_name, dotted, files_of, given_by
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

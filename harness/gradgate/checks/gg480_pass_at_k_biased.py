@@ -53,9 +53,9 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.source_places import Place, read_place_by_place
-from gradgate.checks.source_values import last_name
-from gradgate.checks.trainer_source import File, called_name
+from gradgate.checks.source.places import Place, read_place_by_place
+from gradgate.checks.source.trainer import File, called_name
+from gradgate.checks.source.values import last_name
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

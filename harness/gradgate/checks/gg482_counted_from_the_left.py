@@ -65,11 +65,11 @@ import re
 from collections.abc import Iterator
 from itertools import chain
 
-from gradgate.checks.recorded_starts import recorded
-from gradgate.checks.recorded_starts import walked as of_row
-from gradgate.checks.source_places import Place, places_in
-from gradgate.checks.source_values import assignments_in, last_name, parameters_of
-from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
+from gradgate.checks.source.places import Place, places_in
+from gradgate.checks.source.recorded_starts import recorded
+from gradgate.checks.source.recorded_starts import walked as of_row
+from gradgate.checks.source.trainer import NONE, File, Function, dotted, files_of
+from gradgate.checks.source.values import assignments_in, last_name, parameters_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -60,12 +60,12 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.cut_shares import cut_shares
-from gradgate.checks.masked_thresholds import bare, thresholds
-from gradgate.checks.source_masks import MASK
-from gradgate.checks.source_places import Place, Places, read_place_by_place
-from gradgate.checks.source_values import assignments_in, last_name, places_of
-from gradgate.checks.trainer_source import dotted
+from gradgate.checks.source.cut_shares import cut_shares
+from gradgate.checks.source.masked_thresholds import bare, thresholds
+from gradgate.checks.source.masks import MASK
+from gradgate.checks.source.places import Place, Places, read_place_by_place
+from gradgate.checks.source.trainer import dotted
+from gradgate.checks.source.values import assignments_in, last_name, places_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -57,9 +57,9 @@ import re
 from collections.abc import Iterator
 from typing import TypeGuard
 
-from gradgate.checks.source_places import Place, read_place_by_place
-from gradgate.checks.source_values import last_name
-from gradgate.checks.trainer_source import dotted
+from gradgate.checks.source.places import Place, read_place_by_place
+from gradgate.checks.source.trainer import dotted
+from gradgate.checks.source.values import last_name
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -55,9 +55,9 @@ import ast
 from collections.abc import Iterator
 
 from gradgate.checks.gg483_excess_reversed import LOSS, REFERENCE
-from gradgate.checks.source_places import Place, places_in
-from gradgate.checks.source_values import assignments_in, last_name
-from gradgate.checks.trainer_source import NONE, called_name, calls_in, files_of
+from gradgate.checks.source.places import Place, places_in
+from gradgate.checks.source.trainer import NONE, called_name, calls_in, files_of
+from gradgate.checks.source.values import assignments_in, last_name
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -64,10 +64,10 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.setting_names import Refused, registered_words, setting_of, words_of
-from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.source_values import assignments_in, blocks_in, last_name
-from gradgate.checks.trainer_source import NONE, dotted, files_of, given_for
+from gradgate.checks.source.places import Place, Places, places_in
+from gradgate.checks.source.setting_names import Refused, registered_words, setting_of, words_of
+from gradgate.checks.source.trainer import NONE, dotted, files_of, given_for
+from gradgate.checks.source.values import assignments_in, blocks_in, last_name
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -60,10 +60,10 @@ import ast
 import re
 from collections.abc import Iterable, Iterator
 
-from gradgate.checks.resuming import Resumes
-from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.source_values import assignments_in
-from gradgate.checks.trainer_source import NONE, File, called_name, calls_in, dotted, files_of, given_for
+from gradgate.checks.source.places import Place, Places, places_in
+from gradgate.checks.source.resuming import Resumes
+from gradgate.checks.source.trainer import NONE, File, called_name, calls_in, dotted, files_of, given_for
+from gradgate.checks.source.values import assignments_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

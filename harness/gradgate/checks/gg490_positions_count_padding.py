@@ -60,11 +60,11 @@ import re
 from collections.abc import Iterator
 from itertools import chain
 
-from gradgate.checks.column_positions import POSITIONS, is_count, is_counted_anew, is_handed_on, is_over_a_width
-from gradgate.checks.left_padding import may_pad_on_the_left
-from gradgate.checks.source_places import Place, places_in
-from gradgate.checks.source_values import assignments_in, last_name
-from gradgate.checks.trainer_source import NONE, File, called_name, dotted, files_of, given_by
+from gradgate.checks.source.column_positions import POSITIONS, is_count, is_counted_anew, is_handed_on, is_over_a_width
+from gradgate.checks.source.left_padding import may_pad_on_the_left
+from gradgate.checks.source.places import Place, places_in
+from gradgate.checks.source.trainer import NONE, File, called_name, dotted, files_of, given_by
+from gradgate.checks.source.values import assignments_in, last_name
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -65,11 +65,11 @@ import re
 from collections.abc import Iterator
 from itertools import chain
 
-from gradgate.checks.axis_sizes import axes_in
-from gradgate.checks.head_shifts import HEAD, NUMBER, HeadLoop, head_loops
-from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.source_values import ORDERS, last_name
-from gradgate.checks.trainer_source import NONE, called_name, dotted, files_of
+from gradgate.checks.source.axis_sizes import axes_in
+from gradgate.checks.source.head_shifts import HEAD, NUMBER, HeadLoop, head_loops
+from gradgate.checks.source.places import Place, Places, places_in
+from gradgate.checks.source.trainer import NONE, called_name, dotted, files_of
+from gradgate.checks.source.values import ORDERS, last_name
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -63,10 +63,10 @@ import re
 from collections.abc import Iterator
 from itertools import chain
 
-from gradgate.checks.document_links import is_carried, is_far, is_otherwise, linked, neighbours
-from gradgate.checks.head_shifts import HeadLoop, head_loops
-from gradgate.checks.source_places import Place, places_in
-from gradgate.checks.trainer_source import NONE, File, called_name, dotted, files_of
+from gradgate.checks.source.document_links import is_carried, is_far, is_otherwise, linked, neighbours
+from gradgate.checks.source.head_shifts import HeadLoop, head_loops
+from gradgate.checks.source.places import Place, places_in
+from gradgate.checks.source.trainer import NONE, File, called_name, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

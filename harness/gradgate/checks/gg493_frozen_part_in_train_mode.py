@@ -61,11 +61,11 @@ import ast
 import re
 from collections.abc import Iterator, Sequence
 
-from gradgate.checks.dropouts import drops
-from gradgate.checks.source_places import Place, places_in
-from gradgate.checks.source_values import is_true
-from gradgate.checks.source_weightings import snake
-from gradgate.checks.trainer_source import NONE, File, called_name, dotted, files_of, given_by
+from gradgate.checks.source.dropouts import drops
+from gradgate.checks.source.places import Place, places_in
+from gradgate.checks.source.trainer import NONE, File, called_name, dotted, files_of, given_by
+from gradgate.checks.source.values import is_true
+from gradgate.checks.source.weightings import snake
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

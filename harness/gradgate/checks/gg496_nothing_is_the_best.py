@@ -68,13 +68,13 @@ import ast
 import re
 from collections.abc import Iterator, Sequence
 
-from gradgate.checks.compared_bests import Compared, compared_bests
-from gradgate.checks.evaluation_names import EVALUATION
-from gradgate.checks.given_scores import Given
-from gradgate.checks.origins import Origin, Origins, loops_over_data
-from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.source_values import OTHERS, last_name
-from gradgate.checks.trainer_source import NONE, File, called_name, dotted, files_of, nodes_in
+from gradgate.checks.source.compared_bests import Compared, compared_bests
+from gradgate.checks.source.evaluation_names import EVALUATION
+from gradgate.checks.source.given_scores import Given
+from gradgate.checks.source.origins import Origin, Origins, loops_over_data
+from gradgate.checks.source.places import Place, Places, places_in
+from gradgate.checks.source.trainer import NONE, File, called_name, dotted, files_of, nodes_in
+from gradgate.checks.source.values import OTHERS, last_name
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -61,9 +61,9 @@ import re
 from collections.abc import Iterator
 from itertools import combinations
 
-from gradgate.checks.source_places import Place, Places, read_place_by_place
-from gradgate.checks.source_values import Names, assignments_in, last_name, places_of
-from gradgate.checks.trainer_source import called_name, dotted
+from gradgate.checks.source.places import Place, Places, read_place_by_place
+from gradgate.checks.source.trainer import called_name, dotted
+from gradgate.checks.source.values import Names, assignments_in, last_name, places_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

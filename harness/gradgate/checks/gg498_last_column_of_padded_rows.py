@@ -63,10 +63,10 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.left_padding import SIDE
-from gradgate.checks.right_padding import is_filled, is_padding, pads_behind
-from gradgate.checks.source_places import Places, places_in
-from gradgate.checks.trainer_source import NONE, File, called_name, calls_in, dotted, files_of
+from gradgate.checks.source.left_padding import SIDE
+from gradgate.checks.source.places import Places, places_in
+from gradgate.checks.source.right_padding import is_filled, is_padding, pads_behind
+from gradgate.checks.source.trainer import NONE, File, called_name, calls_in, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

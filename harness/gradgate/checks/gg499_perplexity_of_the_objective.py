@@ -61,11 +61,11 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.accumulation import is_backward
-from gradgate.checks.origins import Origin, Origins
-from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.source_values import last_name
-from gradgate.checks.trainer_source import NONE, called_name, calls_in, dotted, files_of
+from gradgate.checks.source.accumulation import is_backward
+from gradgate.checks.source.origins import Origin, Origins
+from gradgate.checks.source.places import Place, Places, places_in
+from gradgate.checks.source.trainer import NONE, called_name, calls_in, dotted, files_of
+from gradgate.checks.source.values import last_name
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -80,7 +80,7 @@ from gradgate.checks.formulas import Ledger, plain
 from gradgate.checks.naming import are_named
 from gradgate.checks.oracle_steps import placing
 from gradgate.checks.raised import calling
-from gradgate.checks.trainer_source import runs_in_16_bits
+from gradgate.checks.source.trainer import runs_in_16_bits
 from gradgate.core.errors import SubjectError
 from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Outcome

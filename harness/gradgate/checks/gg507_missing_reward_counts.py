@@ -52,8 +52,8 @@ import ast
 import re
 from collections.abc import Iterator, Sequence
 
-from gradgate.checks.source_values import Names, own_nodes
-from gradgate.checks.trainer_source import File, calls_in, read_file_by_file
+from gradgate.checks.source.trainer import File, calls_in, read_file_by_file
+from gradgate.checks.source.values import Names, own_nodes
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -65,10 +65,10 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.clipped_alone import clipped_alone
-from gradgate.checks.source_places import Place, Places, read_place_by_place
-from gradgate.checks.source_values import Names
-from gradgate.checks.trainer_source import called_name, dotted, names_in
+from gradgate.checks.source.clipped_alone import clipped_alone
+from gradgate.checks.source.places import Place, Places, read_place_by_place
+from gradgate.checks.source.trainer import called_name, dotted, names_in
+from gradgate.checks.source.values import Names
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -61,10 +61,10 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.carried_gradients import WITHOUT
-from gradgate.checks.source_places import Places, places_in
-from gradgate.checks.source_values import Names, outwards, own_nodes, parents_in
-from gradgate.checks.trainer_source import NONE, File, called_name, dotted, files_of, given_by
+from gradgate.checks.source.carried_gradients import WITHOUT
+from gradgate.checks.source.places import Places, places_in
+from gradgate.checks.source.trainer import NONE, File, called_name, dotted, files_of, given_by
+from gradgate.checks.source.values import Names, outwards, own_nodes, parents_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

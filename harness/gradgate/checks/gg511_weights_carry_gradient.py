@@ -61,10 +61,10 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.carried_gradients import Carried, is_bare, is_without
-from gradgate.checks.source_places import Place, Places, read_place_by_place
-from gradgate.checks.source_values import last_name
-from gradgate.checks.trainer_source import called_name
+from gradgate.checks.source.carried_gradients import Carried, is_bare, is_without
+from gradgate.checks.source.places import Place, Places, read_place_by_place
+from gradgate.checks.source.trainer import called_name
+from gradgate.checks.source.values import last_name
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

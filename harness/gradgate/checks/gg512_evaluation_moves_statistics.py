@@ -66,11 +66,11 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
-from gradgate.checks.evaluation_names import EVALUATION, TRAINING
-from gradgate.checks.objects_called import class_of, method_called, object_called, table_called
-from gradgate.checks.source_places import Place, Places, read_place_by_place
-from gradgate.checks.source_values import ORDERS, assignments_in, contains, last_name
-from gradgate.checks.trainer_source import called_name, dotted, given_by, names_in
+from gradgate.checks.source.evaluation_names import EVALUATION, TRAINING
+from gradgate.checks.source.objects_called import class_of, method_called, object_called, table_called
+from gradgate.checks.source.places import Place, Places, read_place_by_place
+from gradgate.checks.source.trainer import called_name, dotted, given_by, names_in
+from gradgate.checks.source.values import ORDERS, assignments_in, contains, last_name
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -64,9 +64,9 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.inverses import UnknownError, computed, is_of
-from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.trainer_source import NONE, dotted, files_of
+from gradgate.checks.source.inverses import UnknownError, computed, is_of
+from gradgate.checks.source.places import Place, Places, places_in
+from gradgate.checks.source.trainer import NONE, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -57,10 +57,10 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.column_positions import POSITIONS, is_counted_anew, is_handed_on, is_over_a_width
-from gradgate.checks.source_places import Place, Places, read_place_by_place
-from gradgate.checks.source_values import assignments_in, contains, last_name
-from gradgate.checks.trainer_source import called_name, dotted, given_by
+from gradgate.checks.source.column_positions import POSITIONS, is_counted_anew, is_handed_on, is_over_a_width
+from gradgate.checks.source.places import Place, Places, read_place_by_place
+from gradgate.checks.source.trainer import called_name, dotted, given_by
+from gradgate.checks.source.values import assignments_in, contains, last_name
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -58,9 +58,9 @@ from collections.abc import Iterator
 
 from gradgate.checks.gg423_response_cut_silently import TELLS, cuts_in
 from gradgate.checks.gg446_end_masked_as_padding import END
-from gradgate.checks.source_places import Place, Places, read_place_by_place
-from gradgate.checks.source_values import assignments_in, last_name
-from gradgate.checks.trainer_source import File, called_name, dotted
+from gradgate.checks.source.places import Place, Places, read_place_by_place
+from gradgate.checks.source.trainer import File, called_name, dotted
+from gradgate.checks.source.values import assignments_in, last_name
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

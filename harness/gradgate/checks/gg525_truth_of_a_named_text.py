@@ -56,10 +56,10 @@ import ast
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.source_settings import yaml_files
-from gradgate.checks.source_values import assignments_in, defaults_of, last_name
-from gradgate.checks.trainer_source import NONE, File, dotted, files_of
+from gradgate.checks.source.places import Place, Places, places_in
+from gradgate.checks.source.settings import yaml_files
+from gradgate.checks.source.trainer import NONE, File, dotted, files_of
+from gradgate.checks.source.values import assignments_in, defaults_of, last_name
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.argument_calls import argument_call

@@ -79,7 +79,7 @@ from gradgate.checks.own_lines import Line, named
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.save_lines import line_of_load
 from gradgate.checks.snapshot import Snapshot, first_difference
-from gradgate.checks.trainer_source import files_of
+from gradgate.checks.source.trainer import files_of
 from gradgate.core.finding import Finding, Location, Severity
 from gradgate.core.origin import at_line, is_own_code
 from gradgate.core.verdict import Outcome

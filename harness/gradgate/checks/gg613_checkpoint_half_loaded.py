@@ -107,24 +107,33 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gradgate.checks.best_scores import Unsaved, unsaved_scores
-from gradgate.checks.forgotten_bests import forgotten_bests
-from gradgate.checks.keepers_in_loops import callback_scores, local_scores
-from gradgate.checks.lax_loads import swallowed, unstrict
-from gradgate.checks.left_states import left_states
-from gradgate.checks.left_statistics import left_statistics
-from gradgate.checks.misnamed_parts import misnamed_parts
-from gradgate.checks.random_states import without_random_state
-from gradgate.checks.reset_states import reset_behind
-from gradgate.checks.resuming import keys_read
-from gradgate.checks.saved_mappings import LOADS, SAVES, TOLD, Saved, handed_to_savers, is_record, returned_in, saved_in
-from gradgate.checks.saved_records import lost_scores
-from gradgate.checks.score_keepers import Held, held_scores, lent_scores
-from gradgate.checks.source_places import places_in
-from gradgate.checks.source_values import assignments_in, text_of
-from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of
-from gradgate.checks.unread_entries import left_out, misnamed
-from gradgate.checks.unsaved_statistics import unsaved_statistics
+from gradgate.checks.source.best_scores import Unsaved, unsaved_scores
+from gradgate.checks.source.forgotten_bests import forgotten_bests
+from gradgate.checks.source.keepers_in_loops import callback_scores, local_scores
+from gradgate.checks.source.lax_loads import swallowed, unstrict
+from gradgate.checks.source.left_states import left_states
+from gradgate.checks.source.left_statistics import left_statistics
+from gradgate.checks.source.misnamed_parts import misnamed_parts
+from gradgate.checks.source.places import places_in
+from gradgate.checks.source.random_states import without_random_state
+from gradgate.checks.source.reset_states import reset_behind
+from gradgate.checks.source.resuming import keys_read
+from gradgate.checks.source.saved_mappings import (
+    LOADS,
+    SAVES,
+    TOLD,
+    Saved,
+    handed_to_savers,
+    is_record,
+    returned_in,
+    saved_in,
+)
+from gradgate.checks.source.saved_records import lost_scores
+from gradgate.checks.source.score_keepers import Held, held_scores, lent_scores
+from gradgate.checks.source.trainer import NONE, File, Function, dotted, files_of
+from gradgate.checks.source.unread_entries import left_out, misnamed
+from gradgate.checks.source.unsaved_statistics import unsaved_statistics
+from gradgate.checks.source.values import assignments_in, text_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

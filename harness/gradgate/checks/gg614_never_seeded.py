@@ -69,10 +69,10 @@ import ast
 from collections.abc import Iterator
 from itertools import chain
 
-from gradgate.checks.other_seeds import other_seeds
-from gradgate.checks.source_places import Place, places_in
-from gradgate.checks.source_values import assignments_in, is_true, last_name
-from gradgate.checks.trainer_source import NONE, File, Function, called_name, calls_in, dotted, files_of
+from gradgate.checks.source.other_seeds import other_seeds
+from gradgate.checks.source.places import Place, places_in
+from gradgate.checks.source.trainer import NONE, File, Function, called_name, calls_in, dotted, files_of
+from gradgate.checks.source.values import assignments_in, is_true, last_name
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

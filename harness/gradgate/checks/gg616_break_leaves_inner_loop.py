@@ -62,8 +62,8 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.accumulation import ENDLESS
-from gradgate.checks.trainer_source import File, Function, calls_in, dotted, names_in, nodes_in, read_file_by_file
+from gradgate.checks.source.accumulation import ENDLESS
+from gradgate.checks.source.trainer import File, Function, calls_in, dotted, names_in, nodes_in, read_file_by_file
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

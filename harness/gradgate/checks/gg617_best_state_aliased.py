@@ -75,8 +75,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from gradgate.checks.lent_states import Lent, lent_in
-from gradgate.checks.live_states import (
+from gradgate.checks.source.lent_states import Lent, lent_in
+from gradgate.checks.source.live_states import (
     NOTHING,
     SHALLOW,
     STATES,
@@ -91,10 +91,9 @@ from gradgate.checks.live_states import (
     parts_of,
     runs_on_cpu,
 )
-from gradgate.checks.set_aside import set_aside
-from gradgate.checks.source_places import places_in
-from gradgate.checks.source_values import Names, assignments_in, outwards, own_nodes, parents_in
-from gradgate.checks.trainer_source import (
+from gradgate.checks.source.places import places_in
+from gradgate.checks.source.set_aside import set_aside
+from gradgate.checks.source.trainer import (
     File,
     Function,
     called_name,
@@ -104,6 +103,7 @@ from gradgate.checks.trainer_source import (
     names_in,
     read_file_by_file,
 )
+from gradgate.checks.source.values import Names, assignments_in, outwards, own_nodes, parents_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

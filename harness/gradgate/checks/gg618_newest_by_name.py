@@ -63,8 +63,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 
-from gradgate.checks.source_values import SPLITS, Names, assignments_in, own_nodes
-from gradgate.checks.trainer_source import NONE, File, Function, called_name, dotted, files_of, names_in
+from gradgate.checks.source.trainer import NONE, File, Function, called_name, dotted, files_of, names_in
+from gradgate.checks.source.values import SPLITS, Names, assignments_in, own_nodes
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

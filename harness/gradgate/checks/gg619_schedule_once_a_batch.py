@@ -72,11 +72,11 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.accumulation import methods_of, once_a_turn, scheduled
-from gradgate.checks.counted_turns import rates_by_turns
-from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.source_values import Names
-from gradgate.checks.trainer_source import File, called_name, calls_in, dotted, files_of, read_file_by_file
+from gradgate.checks.source.accumulation import methods_of, once_a_turn, scheduled
+from gradgate.checks.source.counted_turns import rates_by_turns
+from gradgate.checks.source.places import Place, Places, places_in
+from gradgate.checks.source.trainer import File, called_name, calls_in, dotted, files_of, read_file_by_file
+from gradgate.checks.source.values import Names
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -57,8 +57,8 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.source_values import assignments_in, own_nodes, places_of
-from gradgate.checks.trainer_source import File, Function, dotted, read_file_by_file
+from gradgate.checks.source.trainer import File, Function, dotted, read_file_by_file
+from gradgate.checks.source.values import assignments_in, own_nodes, places_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

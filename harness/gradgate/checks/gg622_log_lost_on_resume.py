@@ -54,8 +54,8 @@ import ast
 import re
 from collections.abc import Iterator, Sequence
 
-from gradgate.checks.source_values import outwards, parents_in
-from gradgate.checks.trainer_source import NONE, File, called_name, calls_in, dotted, files_of
+from gradgate.checks.source.trainer import NONE, File, called_name, calls_in, dotted, files_of
+from gradgate.checks.source.values import outwards, parents_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

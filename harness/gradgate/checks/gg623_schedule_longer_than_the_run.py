@@ -68,7 +68,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from gradgate.checks.accumulation import (
+from gradgate.checks.source.accumulation import (
     accumulations,
     is_backward,
     methods_of,
@@ -77,16 +77,16 @@ from gradgate.checks.accumulation import (
     scheduled,
     steps_in,
 )
-from gradgate.checks.schedule_lengths import (
+from gradgate.checks.source.places import places_in
+from gradgate.checks.source.schedule_lengths import (
     counts_batches,
     products_of_epochs,
     products_of_updates,
     reaches_a_schedule,
 )
-from gradgate.checks.source_places import places_in
-from gradgate.checks.source_values import Names, own_nodes
-from gradgate.checks.trainer_source import NONE, File, called_name, calls_in, dotted, files_of
-from gradgate.checks.windows import Windows
+from gradgate.checks.source.trainer import NONE, File, called_name, calls_in, dotted, files_of
+from gradgate.checks.source.values import Names, own_nodes
+from gradgate.checks.source.windows import Windows
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

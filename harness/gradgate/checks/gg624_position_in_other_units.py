@@ -78,11 +78,10 @@ import ast
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-from gradgate.checks.accumulation import Accumulation, accumulations, methods_of
-from gradgate.checks.skipped_batches import Counted, taken_off
-from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.source_values import OTHERS, assignments_in, last_name, own_nodes
-from gradgate.checks.trainer_source import (
+from gradgate.checks.source.accumulation import Accumulation, accumulations, methods_of
+from gradgate.checks.source.places import Place, Places, places_in
+from gradgate.checks.source.skipped_batches import Counted, taken_off
+from gradgate.checks.source.trainer import (
     File,
     called_name,
     dotted,
@@ -91,6 +90,7 @@ from gradgate.checks.trainer_source import (
     nodes_in,
     read_file_by_file,
 )
+from gradgate.checks.source.values import OTHERS, assignments_in, last_name, own_nodes
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

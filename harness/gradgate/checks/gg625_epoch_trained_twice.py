@@ -65,9 +65,9 @@ import ast
 import re
 from collections.abc import Iterator, Mapping
 
-from gradgate.checks.saved_numbers import Number, Payloads, Save, Starts, held_at, texts_of, without_leaving
-from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.trainer_source import NONE, File, called_name, calls_in, dotted, files_of
+from gradgate.checks.source.places import Place, Places, places_in
+from gradgate.checks.source.saved_numbers import Number, Payloads, Save, Starts, held_at, texts_of, without_leaving
+from gradgate.checks.source.trainer import NONE, File, called_name, calls_in, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -70,10 +70,10 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from gradgate.checks.best_pointers import DELETES, Pointer, is_known, pointers
-from gradgate.checks.listed_files import BEST, LISTS, Listed, Listings, Written, is_taken
-from gradgate.checks.source_places import Place, Places, read_as_one
-from gradgate.checks.trainer_source import called_name, calls_in
+from gradgate.checks.source.best_pointers import DELETES, Pointer, is_known, pointers
+from gradgate.checks.source.listed_files import BEST, LISTS, Listed, Listings, Written, is_taken
+from gradgate.checks.source.places import Place, Places, read_as_one
+from gradgate.checks.source.trainer import called_name, calls_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

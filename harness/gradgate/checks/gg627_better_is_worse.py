@@ -72,15 +72,15 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
-from gradgate.checks.compared_bests import Compared, compared_bests
-from gradgate.checks.directions_by_default import directions_by_default
-from gradgate.checks.given_scores import Given
-from gradgate.checks.guessed_directions import guesses_in
-from gradgate.checks.source_places import Places, places_in
-from gradgate.checks.source_settings import yaml_files
-from gradgate.checks.source_values import Names, assignments_in, last_name, own_nodes
-from gradgate.checks.trainer_source import File, Function, called_name, dotted, files_of, read_file_by_file
-from gradgate.checks.watched_scores import named_to, watched_in
+from gradgate.checks.source.compared_bests import Compared, compared_bests
+from gradgate.checks.source.directions_by_default import directions_by_default
+from gradgate.checks.source.given_scores import Given
+from gradgate.checks.source.guessed_directions import guesses_in
+from gradgate.checks.source.places import Places, places_in
+from gradgate.checks.source.settings import yaml_files
+from gradgate.checks.source.trainer import File, Function, called_name, dotted, files_of, read_file_by_file
+from gradgate.checks.source.values import Names, assignments_in, last_name, own_nodes
+from gradgate.checks.source.watched_scores import named_to, watched_in
 from gradgate.core.finding import Finding, Location
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -69,10 +69,10 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import TypeGuard
 
-from gradgate.checks.source_conditions import changed_in, is_setting
-from gradgate.checks.source_places import Place, Places, read_as_one
-from gradgate.checks.source_values import OTHERS, blocks_in, last_name
-from gradgate.checks.trainer_source import calls_in, dotted, given_by, nodes_in
+from gradgate.checks.source.conditions import changed_in, is_setting
+from gradgate.checks.source.places import Place, Places, read_as_one
+from gradgate.checks.source.trainer import calls_in, dotted, given_by, nodes_in
+from gradgate.checks.source.values import OTHERS, blocks_in, last_name
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

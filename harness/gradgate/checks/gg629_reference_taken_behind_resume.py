@@ -72,13 +72,13 @@ import re
 from collections.abc import Iterator
 from functools import cached_property
 
-from gradgate.checks.objects_in_turn import given_members, in_turn, kept_members
-from gradgate.checks.reference_uses import Uses
-from gradgate.checks.references import COPIES, copy_key, kinds_of, meant, model_named
-from gradgate.checks.restored_models import DEPTH, FIRST, Here, Restores, first_kinds, reached, says
-from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.source_values import assignments_in
-from gradgate.checks.trainer_source import NONE, File, calls_in, dotted, files_of, given_by
+from gradgate.checks.source.objects_in_turn import given_members, in_turn, kept_members
+from gradgate.checks.source.places import Place, Places, places_in
+from gradgate.checks.source.reference_uses import Uses
+from gradgate.checks.source.references import COPIES, copy_key, kinds_of, meant, model_named
+from gradgate.checks.source.restored_models import DEPTH, FIRST, Here, Restores, first_kinds, reached, says
+from gradgate.checks.source.trainer import NONE, File, calls_in, dotted, files_of, given_by
+from gradgate.checks.source.values import assignments_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -64,10 +64,10 @@ import ast
 import re
 from collections.abc import Callable, Iterable, Iterator
 
-from gradgate.checks.source_conditions import is_setting
-from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.source_values import OTHERS, always_run, assignments_in, blocks_in, own_nodes, places_of
-from gradgate.checks.trainer_source import NONE, Function, calls_in, dotted, files_of, given_by, nodes_in
+from gradgate.checks.source.conditions import is_setting
+from gradgate.checks.source.places import Place, Places, places_in
+from gradgate.checks.source.trainer import NONE, Function, calls_in, dotted, files_of, given_by, nodes_in
+from gradgate.checks.source.values import OTHERS, always_run, assignments_in, blocks_in, own_nodes, places_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -61,11 +61,11 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.references import model_named
-from gradgate.checks.restored_models import DEPTH, Restores, reached
-from gradgate.checks.source_places import Place, read_as_one
-from gradgate.checks.source_values import is_part
-from gradgate.checks.trainer_source import calls_in, dotted, nodes_in
+from gradgate.checks.source.places import Place, read_as_one
+from gradgate.checks.source.references import model_named
+from gradgate.checks.source.restored_models import DEPTH, Restores, reached
+from gradgate.checks.source.trainer import calls_in, dotted, nodes_in
+from gradgate.checks.source.values import is_part
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

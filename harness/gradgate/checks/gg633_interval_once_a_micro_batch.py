@@ -72,10 +72,10 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.accumulation import alternatives, every, methods_of
-from gradgate.checks.source_values import OTHERS, Names, assignments_in, own_nodes
-from gradgate.checks.trainer_source import File, Function, calls_in, dotted, nodes_in, read_file_by_file
-from gradgate.checks.update_turns import Own, Turn, read_in, turns_of
+from gradgate.checks.source.accumulation import alternatives, every, methods_of
+from gradgate.checks.source.trainer import File, Function, calls_in, dotted, nodes_in, read_file_by_file
+from gradgate.checks.source.update_turns import Own, Turn, read_in, turns_of
+from gradgate.checks.source.values import OTHERS, Names, assignments_in, own_nodes
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -72,12 +72,20 @@ import ast
 import re
 from collections.abc import Iterable, Iterator
 
-from gradgate.checks.accumulation import Methods, alternatives, every, goes_back, is_backward, methods_of, steps_in
-from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.source_values import OTHERS, Names, assignments_in, last_name, own_nodes
-from gradgate.checks.trainer_source import File, called_name, calls_in, dotted, files_of, nodes_in, read_file_by_file
-from gradgate.checks.update_turns import Own, Turn, read_in, turns_of
-from gradgate.checks.windows import Cut, leaves
+from gradgate.checks.source.accumulation import (
+    Methods,
+    alternatives,
+    every,
+    goes_back,
+    is_backward,
+    methods_of,
+    steps_in,
+)
+from gradgate.checks.source.places import Place, Places, places_in
+from gradgate.checks.source.trainer import File, called_name, calls_in, dotted, files_of, nodes_in, read_file_by_file
+from gradgate.checks.source.update_turns import Own, Turn, read_in, turns_of
+from gradgate.checks.source.values import OTHERS, Names, assignments_in, last_name, own_nodes
+from gradgate.checks.source.windows import Cut, leaves
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -71,10 +71,10 @@ import re
 from collections.abc import Iterable, Iterator
 from functools import partial
 
-from gradgate.checks.accumulation import methods_of, once_a_turn
-from gradgate.checks.source_places import Places, places_in
-from gradgate.checks.source_values import always_run
-from gradgate.checks.trainer_source import File, called_name, dotted, files_of, nodes_in, read_file_by_file
+from gradgate.checks.source.accumulation import methods_of, once_a_turn
+from gradgate.checks.source.places import Places, places_in
+from gradgate.checks.source.trainer import File, called_name, dotted, files_of, nodes_in, read_file_by_file
+from gradgate.checks.source.values import always_run
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -73,10 +73,10 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.accumulation import methods_of, steps_in
-from gradgate.checks.source_values import OTHERS, assignments_in
-from gradgate.checks.trainer_source import File, Function, calls_in, dotted, nodes_in, read_file_by_file
-from gradgate.checks.update_turns import Own, Turn, raised_by, read_in, turns_of
+from gradgate.checks.source.accumulation import methods_of, steps_in
+from gradgate.checks.source.trainer import File, Function, calls_in, dotted, nodes_in, read_file_by_file
+from gradgate.checks.source.update_turns import Own, Turn, raised_by, read_in, turns_of
+from gradgate.checks.source.values import OTHERS, assignments_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

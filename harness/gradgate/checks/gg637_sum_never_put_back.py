@@ -64,10 +64,10 @@ import ast
 import re
 from collections.abc import Iterable, Iterator
 
-from gradgate.checks.accumulation import alternatives, every
-from gradgate.checks.source_values import OTHERS, assignments_in, is_empty_list, own_nodes, places_of
-from gradgate.checks.trainer_source import File, Function, called_name, dotted, nodes_in, read_file_by_file
-from gradgate.checks.update_turns import Own, raised_by
+from gradgate.checks.source.accumulation import alternatives, every
+from gradgate.checks.source.trainer import File, Function, called_name, dotted, nodes_in, read_file_by_file
+from gradgate.checks.source.update_turns import Own, raised_by
+from gradgate.checks.source.values import OTHERS, assignments_in, is_empty_list, own_nodes, places_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -64,9 +64,9 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.schedule_lengths import counts_batches, paced_in, products_of_epochs, reaches_a_schedule
-from gradgate.checks.source_values import OTHERS, Names, last_name, own_nodes
-from gradgate.checks.trainer_source import File, Function, calls_in, dotted, nodes_in, read_file_by_file
+from gradgate.checks.source.schedule_lengths import counts_batches, paced_in, products_of_epochs, reaches_a_schedule
+from gradgate.checks.source.trainer import File, Function, calls_in, dotted, nodes_in, read_file_by_file
+from gradgate.checks.source.values import OTHERS, Names, last_name, own_nodes
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

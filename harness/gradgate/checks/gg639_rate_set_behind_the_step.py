@@ -69,9 +69,9 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from gradgate.checks.accumulation import Methods, methods_of, steps_in
-from gradgate.checks.source_values import OTHERS, Names, blocks_in, own_nodes
-from gradgate.checks.trainer_source import NONE, File, Function, calls_in, dotted, files_of, nodes_in
+from gradgate.checks.source.accumulation import Methods, methods_of, steps_in
+from gradgate.checks.source.trainer import NONE, File, Function, calls_in, dotted, files_of, nodes_in
+from gradgate.checks.source.values import OTHERS, Names, blocks_in, own_nodes
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -63,10 +63,10 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.kept_bests import SPEAKS, Around, Kept, is_read, kept_bests, loops_around, modules_in
-from gradgate.checks.source_places import Places, read_as_one
-from gradgate.checks.source_values import last_name
-from gradgate.checks.trainer_source import dotted
+from gradgate.checks.source.kept_bests import SPEAKS, Around, Kept, is_read, kept_bests, loops_around, modules_in
+from gradgate.checks.source.places import Places, read_as_one
+from gradgate.checks.source.trainer import dotted
+from gradgate.checks.source.values import last_name
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -76,12 +76,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gradgate.checks.accumulation import steps_in
-from gradgate.checks.late_counts import counts_behind_hooks, late_counts
-from gradgate.checks.saved_numbers import Number, Payloads, Save, Starts, held_at, without_leaving
-from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.source_values import OTHERS, blocks_in
-from gradgate.checks.trainer_source import NONE, File, called_name, dotted, files_of, nodes_in
+from gradgate.checks.source.accumulation import steps_in
+from gradgate.checks.source.late_counts import counts_behind_hooks, late_counts
+from gradgate.checks.source.places import Place, Places, places_in
+from gradgate.checks.source.saved_numbers import Number, Payloads, Save, Starts, held_at, without_leaving
+from gradgate.checks.source.trainer import NONE, File, called_name, dotted, files_of, nodes_in
+from gradgate.checks.source.values import OTHERS, blocks_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -63,12 +63,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from gradgate.checks.accumulation import steps_in
-from gradgate.checks.references import meant
-from gradgate.checks.resuming import loads_optimizer
-from gradgate.checks.source_places import Place, Places, read_as_one
-from gradgate.checks.source_values import contains, last_name, outwards, parents_in
-from gradgate.checks.trainer_source import called_name, calls_in, dotted
+from gradgate.checks.source.accumulation import steps_in
+from gradgate.checks.source.places import Place, Places, read_as_one
+from gradgate.checks.source.references import meant
+from gradgate.checks.source.resuming import loads_optimizer
+from gradgate.checks.source.trainer import called_name, calls_in, dotted
+from gradgate.checks.source.values import contains, last_name, outwards, parents_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

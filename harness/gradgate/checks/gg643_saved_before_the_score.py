@@ -67,10 +67,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gradgate.checks.references import meant
-from gradgate.checks.source_places import Place, Places, read_as_one
-from gradgate.checks.source_values import ORDERS, OTHERS, Names, assignments_in, blocks_in, last_name, places_of
-from gradgate.checks.trainer_source import calls_in, dotted, given_by, nodes_in
+from gradgate.checks.source.places import Place, Places, read_as_one
+from gradgate.checks.source.references import meant
+from gradgate.checks.source.trainer import calls_in, dotted, given_by, nodes_in
+from gradgate.checks.source.values import ORDERS, OTHERS, Names, assignments_in, blocks_in, last_name, places_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

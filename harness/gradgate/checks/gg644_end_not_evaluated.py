@@ -60,11 +60,11 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.accumulation import every
-from gradgate.checks.kept_bests import LOADS, SPEAKS, Around, Kept, is_read, kept_bests, loops_around
-from gradgate.checks.source_places import Places, read_as_one
-from gradgate.checks.source_values import outwards, parents_in
-from gradgate.checks.trainer_source import called_name, dotted
+from gradgate.checks.source.accumulation import every
+from gradgate.checks.source.kept_bests import LOADS, SPEAKS, Around, Kept, is_read, kept_bests, loops_around
+from gradgate.checks.source.places import Places, read_as_one
+from gradgate.checks.source.trainer import called_name, dotted
+from gradgate.checks.source.values import outwards, parents_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -61,13 +61,13 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.listed_files import BEST, LISTS, Listed, Listings, Written, fits, sorted_by
-from gradgate.checks.references import meant
-from gradgate.checks.restored_models import RESUMES
-from gradgate.checks.resuming import loads_optimizer
-from gradgate.checks.source_places import Place, Places, read_as_one
-from gradgate.checks.source_values import Names, is_true, outwards, parents_in
-from gradgate.checks.trainer_source import dotted, given_by
+from gradgate.checks.source.listed_files import BEST, LISTS, Listed, Listings, Written, fits, sorted_by
+from gradgate.checks.source.places import Place, Places, read_as_one
+from gradgate.checks.source.references import meant
+from gradgate.checks.source.restored_models import RESUMES
+from gradgate.checks.source.resuming import loads_optimizer
+from gradgate.checks.source.trainer import dotted, given_by
+from gradgate.checks.source.values import Names, is_true, outwards, parents_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -65,9 +65,9 @@ import ast
 import re
 from collections.abc import Iterable, Iterator
 
-from gradgate.checks.accumulation import steps_in
-from gradgate.checks.source_values import OTHERS, own_nodes
-from gradgate.checks.trainer_source import File, Function, called_name, calls_in, dotted, nodes_in, read_file_by_file
+from gradgate.checks.source.accumulation import steps_in
+from gradgate.checks.source.trainer import File, Function, called_name, calls_in, dotted, nodes_in, read_file_by_file
+from gradgate.checks.source.values import OTHERS, own_nodes
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -66,8 +66,8 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.source_values import ORDERS, assignments_in, last_name, own_nodes
-from gradgate.checks.trainer_source import NONE, File, Function, dotted, files_of, nodes_in
+from gradgate.checks.source.trainer import NONE, File, Function, dotted, files_of, nodes_in
+from gradgate.checks.source.values import ORDERS, assignments_in, last_name, own_nodes
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -63,12 +63,12 @@ import ast
 import re
 from collections.abc import Iterable, Iterator
 
-from gradgate.checks.accumulation import every, methods_of, steps_in
-from gradgate.checks.kept_bests import Around, kept_bests, loops_around
-from gradgate.checks.references import meant
-from gradgate.checks.source_places import Place, Places, read_as_one
-from gradgate.checks.source_values import OTHERS, last_name
-from gradgate.checks.trainer_source import called_name, dotted, given_by, nodes_in
+from gradgate.checks.source.accumulation import every, methods_of, steps_in
+from gradgate.checks.source.kept_bests import Around, kept_bests, loops_around
+from gradgate.checks.source.places import Place, Places, read_as_one
+from gradgate.checks.source.references import meant
+from gradgate.checks.source.trainer import called_name, dotted, given_by, nodes_in
+from gradgate.checks.source.values import OTHERS, last_name
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -68,10 +68,10 @@ import re
 from collections.abc import Collection, Iterable, Iterator
 from functools import partial
 
-from gradgate.checks.accumulation import methods_of, once_a_turn, steps_in
-from gradgate.checks.source_conditions import at_each_turn
-from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.trainer_source import NONE, File, called_name, dotted, files_of
+from gradgate.checks.source.accumulation import methods_of, once_a_turn, steps_in
+from gradgate.checks.source.conditions import at_each_turn
+from gradgate.checks.source.places import Place, Places, places_in
+from gradgate.checks.source.trainer import NONE, File, called_name, dotted, files_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

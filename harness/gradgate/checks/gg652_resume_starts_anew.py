@@ -64,11 +64,11 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.passed_over import asked_for, does_nothing, loads
-from gradgate.checks.source_places import Place, Places, read_place_by_place
-from gradgate.checks.source_values import outwards, parents_in
-from gradgate.checks.trainer_source import File, dotted
-from gradgate.checks.windows import leaves
+from gradgate.checks.source.passed_over import asked_for, does_nothing, loads
+from gradgate.checks.source.places import Place, Places, read_place_by_place
+from gradgate.checks.source.trainer import File, dotted
+from gradgate.checks.source.values import outwards, parents_in
+from gradgate.checks.source.windows import leaves
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -66,10 +66,10 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable, Iterator, Sequence
 
-from gradgate.checks.accumulation import Body, Methods, is_backward, methods_of, steps_in, turns_in
-from gradgate.checks.source_places import Place, places_in
-from gradgate.checks.source_values import OTHERS, assignments_in, contains, outwards, parents_in, places_of
-from gradgate.checks.trainer_source import NONE, File, dotted, files_of, names_in, nodes_in
+from gradgate.checks.source.accumulation import Body, Methods, is_backward, methods_of, steps_in, turns_in
+from gradgate.checks.source.places import Place, places_in
+from gradgate.checks.source.trainer import NONE, File, dotted, files_of, names_in, nodes_in
+from gradgate.checks.source.values import OTHERS, assignments_in, contains, outwards, parents_in, places_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

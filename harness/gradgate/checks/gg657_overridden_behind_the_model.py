@@ -62,9 +62,9 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.source_places import Place, Places, read_place_by_place
-from gradgate.checks.source_values import assignments_in, last_name
-from gradgate.checks.trainer_source import File, called_name, calls_in, dotted, given_by
+from gradgate.checks.source.places import Place, Places, read_place_by_place
+from gradgate.checks.source.trainer import File, called_name, calls_in, dotted, given_by
+from gradgate.checks.source.values import assignments_in, last_name
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -64,11 +64,11 @@ import ast
 import re
 from collections.abc import Iterable, Iterator
 
-from gradgate.checks.averages import AVERAGE, AVERAGING
-from gradgate.checks.kept_bests import Kept, kept_bests
-from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.source_values import assignments_in, contains, last_name, places_of
-from gradgate.checks.trainer_source import NONE, called_name, dotted, files_of, given_by, names_in
+from gradgate.checks.source.averages import AVERAGE, AVERAGING
+from gradgate.checks.source.kept_bests import Kept, kept_bests
+from gradgate.checks.source.places import Place, Places, places_in
+from gradgate.checks.source.trainer import NONE, called_name, dotted, files_of, given_by, names_in
+from gradgate.checks.source.values import assignments_in, contains, last_name, places_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

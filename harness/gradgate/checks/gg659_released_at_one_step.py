@@ -65,10 +65,10 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.resuming import loads_optimizer
-from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.source_values import ORDERS, OTHERS, blocks_in, last_name, outwards, parents_in
-from gradgate.checks.trainer_source import NONE, File, called_name, dotted, files_of, nodes_in
+from gradgate.checks.source.places import Place, Places, places_in
+from gradgate.checks.source.resuming import loads_optimizer
+from gradgate.checks.source.trainer import NONE, File, called_name, dotted, files_of, nodes_in
+from gradgate.checks.source.values import ORDERS, OTHERS, blocks_in, last_name, outwards, parents_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

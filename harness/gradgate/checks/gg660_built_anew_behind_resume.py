@@ -60,10 +60,10 @@ import ast
 import re
 from collections.abc import Iterator
 
-from gradgate.checks.run_orders import LOAD, MAKE, Event, Orders
-from gradgate.checks.source_places import Places, read_as_one
-from gradgate.checks.source_values import assignments_in, last_name, places_of
-from gradgate.checks.trainer_source import called_name, dotted, given_by
+from gradgate.checks.source.places import Places, read_as_one
+from gradgate.checks.source.run_orders import LOAD, MAKE, Event, Orders
+from gradgate.checks.source.trainer import called_name, dotted, given_by
+from gradgate.checks.source.values import assignments_in, last_name, places_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -72,11 +72,11 @@ from collections.abc import Iterator
 from functools import cached_property
 from itertools import starmap
 
-from gradgate.checks.copied_parts import copied_parts, is_of_resume
-from gradgate.checks.run_orders import LOAD, MAKE, SAME, USE, Event, Orders
-from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.source_values import assignments_in, is_part, last_name, places_of
-from gradgate.checks.trainer_source import NONE, called_name, calls_in, dotted, files_of, last_attr
+from gradgate.checks.source.copied_parts import copied_parts, is_of_resume
+from gradgate.checks.source.places import Place, Places, places_in
+from gradgate.checks.source.run_orders import LOAD, MAKE, SAME, USE, Event, Orders
+from gradgate.checks.source.trainer import NONE, called_name, calls_in, dotted, files_of, last_attr
+from gradgate.checks.source.values import assignments_in, is_part, last_name, places_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

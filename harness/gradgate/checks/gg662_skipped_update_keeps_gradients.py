@@ -69,10 +69,10 @@ import ast
 import re
 from collections.abc import Iterable, Iterator
 
-from gradgate.checks.objects_called import method_called
-from gradgate.checks.source_places import Place, Places, read_place_by_place
-from gradgate.checks.source_values import OTHERS, assignments_in, contains
-from gradgate.checks.trainer_source import File, called_name, dotted, last_attr, nodes_in
+from gradgate.checks.source.objects_called import method_called
+from gradgate.checks.source.places import Place, Places, read_place_by_place
+from gradgate.checks.source.trainer import File, called_name, dotted, last_attr, nodes_in
+from gradgate.checks.source.values import OTHERS, assignments_in, contains
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -63,11 +63,11 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from gradgate.checks.resuming import Resumes, holds_optimizer, loads_optimizer
-from gradgate.checks.saved_mappings import entries_of
-from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.source_values import OTHERS, assignments_in, contains
-from gradgate.checks.trainer_source import NONE, called_name, dotted, files_of, given_by, nodes_in
+from gradgate.checks.source.places import Place, Places, places_in
+from gradgate.checks.source.resuming import Resumes, holds_optimizer, loads_optimizer
+from gradgate.checks.source.saved_mappings import entries_of
+from gradgate.checks.source.trainer import NONE, called_name, dotted, files_of, given_by, nodes_in
+from gradgate.checks.source.values import OTHERS, assignments_in, contains
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

@@ -55,8 +55,8 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from gradgate.checks.source_places import Place, Places, read_as_one
-from gradgate.checks.trainer_source import dotted
+from gradgate.checks.source.places import Place, Places, read_as_one
+from gradgate.checks.source.trainer import dotted
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

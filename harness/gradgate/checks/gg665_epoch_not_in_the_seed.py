@@ -65,9 +65,9 @@ import re
 from collections.abc import Iterator
 
 from gradgate.checks.gg648_epoch_never_set import EPOCH
-from gradgate.checks.source_places import Place, Places, read_place_by_place
-from gradgate.checks.source_values import assignments_in, places_of
-from gradgate.checks.trainer_source import File, called_name, dotted, given_by
+from gradgate.checks.source.places import Place, Places, read_place_by_place
+from gradgate.checks.source.trainer import File, called_name, dotted, given_by
+from gradgate.checks.source.values import assignments_in, places_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

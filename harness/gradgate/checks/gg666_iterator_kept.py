@@ -53,9 +53,9 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from gradgate.checks.source_places import Place, Places, read_as_one
-from gradgate.checks.source_values import assignments_in
-from gradgate.checks.trainer_source import called_name, dotted, given_by
+from gradgate.checks.source.places import Place, Places, read_as_one
+from gradgate.checks.source.trainer import called_name, dotted, given_by
+from gradgate.checks.source.values import assignments_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject

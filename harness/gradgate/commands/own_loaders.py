@@ -9,8 +9,8 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from gradgate.checks.source_values import assignments_in
-from gradgate.checks.trainer_source import calls_in, dotted
+from gradgate.checks.source.trainer import calls_in, dotted
+from gradgate.checks.source.values import assignments_in
 from gradgate.core.origin import is_own_code
 
 PASSING = ("enumerate", "tqdm", "islice", "iter", "cycle")  # what gives the batches of its first argument

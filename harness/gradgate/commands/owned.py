@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from gradgate.checks.source_values import assignments_in
+from gradgate.checks.source.values import assignments_in
 from gradgate.commands.backwards import CLIPPING, HELD, calls_in, last, names_of, optimizers_of, receivers_in, terms_of
 from gradgate.commands.methods import Drive, Methods, stored_in
 from gradgate.commands.own_loaders import passed

@@ -16,6 +16,7 @@ from gradgate.subjects.contract import Subject
 
 FOLDER = Path(gradgate.checks.__path__[0])
 FILES = sorted(FOLDER.glob("gg[0-9]*.py"))
+SOURCE = sorted((FOLDER / "source").glob("*.py"))
 PAGE = ["What it detects", "Why it matters", "How it decides", "Example", "How to fix", "Known limits", "Sources"]
 
 
@@ -119,6 +120,17 @@ def test_by_family_groups_in_order_and_leaves_out_empty_families():
     """Families without a rule do not appear."""
     groups = catalogue.by_family(catalogue.select(["GG8", "GG001"]))
     assert list(groups) == ["the harness and its inputs", "memory"]
+
+
+@pytest.mark.parametrize("file", SOURCE, ids=lambda file: file.stem)
+def test_what_reads_a_source_stands_apart_from_what_runs(file: Path):
+    """It needs neither torch nor anything of the checks outside its own package."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        for name in names:
+            assert name.split(".")[0] != "torch"
+            assert not f"{name}.".startswith("gradgate.checks.") or f"{name}.".startswith("gradgate.checks.source.")
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)

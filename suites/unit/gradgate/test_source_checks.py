@@ -15,8 +15,8 @@ from fixtures.check_runs import errors, read_source, run_check
 from fixtures.documented import own_loop
 from fixtures.metric_faults import SOUND, reporting
 from fixtures.source_faults import FAULTS, SOUND_EDITS, TRAINER, reading
-from gradgate.checks import trainer_source
-from gradgate.checks.trainer_source import files_of, paths_of, runs_in_16_bits
+from gradgate.checks.source import trainer as trainer_source
+from gradgate.checks.source.trainer import files_of, paths_of, runs_in_16_bits
 from gradgate.subjects.contract import Run, Stage, Subject
 
 OTHERS = [

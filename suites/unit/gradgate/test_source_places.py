@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gradgate.checks.source_places import Place, Places, places_in
-from gradgate.checks.trainer_source import File
+from gradgate.checks.source.places import Place, Places, places_in
+from gradgate.checks.source.trainer import File
 
 SOURCE = """
 def load(path):
