@@ -56,21 +56,16 @@ Faults CR-01 to CR-07 of the fault catalogue.
 
 from __future__ import annotations
 
-import random
 import re
-from collections.abc import Iterator, Mapping
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor, nn
-
 from gradgate.checks.checkpoints import OTHER_SEED, fresh, stepped
 from gradgate.checks.contents import missing, tensors_in
+from gradgate.checks.held_values import values_in
 from gradgate.checks.raised import calling, reports_raises
-from gradgate.checks.run_parts import FOREIGN, attributes_of, digest, is_code, objects_of_loop
+from gradgate.checks.run_parts import digest, objects_of_loop
 from gradgate.checks.snapshot import take
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
@@ -83,7 +78,6 @@ PER_STAGE = True
 SAVE_AFTER, STEPS = 3, 4
 MOST = 20  # findings
 _WITHIN = re.compile(r"(\.state_dict\(\).*|\[[^\[\]]*\])$")  # what of a name is behind that of its owner
-DEPTH = 8  # of nested objects; nobody keeps a counter deeper
 Inventory = dict[str, str]
 
 
@@ -154,50 +148,10 @@ def _loaded(stage: Stage, context: Context, path: Any) -> Inventory:
 def inventory(run: Run) -> Inventory:
     """Everything reachable from a run, and from the local variables of its loop, by name, as digests."""
     seen: dict[int, object] = {}
-    found = dict(_walk("run", run, DEPTH, seen))
+    found = dict(values_in("run", run, seen))
     for name, value in objects_of_loop(run).items():
-        found |= {key: each for key, each in _walk(name, value, DEPTH, seen) if key not in found}
+        found |= {key: each for key, each in values_in(name, value, seen) if key not in found}
     return {name: digest(value) for name, value in found.items()}
-
-
-def _walk(name: str, value: Any, depth: int, seen: dict[int, object]) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Tensor | int | float | str | bytes | None):
-        yield name, value
-        return
-    if depth == 0 or id(value) in seen or is_code(value):
-        return
-    seen[id(value)] = value  # kept: the number of an object that is gone may be another's
-    for key, inner in _children(value):
-        yield from _walk(f"{name}{key}", inner, depth - 1, seen)
-
-
-def _children(value: Any) -> Iterator[tuple[str, Any]]:
-    """What is inside a container or an object of the subject's own."""
-    if isinstance(value, torch.Generator):
-        yield ".state", value.get_state()
-    elif isinstance(value, random.Random):
-        yield ".state", repr(value.getstate())
-    elif isinstance(value, np.random.Generator):
-        yield ".state", repr(value.bit_generator.state)
-    elif isinstance(value, np.random.RandomState):
-        kind, key, *rest = value.get_state()
-        yield ".state", repr((kind, np.asarray(key).tolist(), *rest))
-    elif isinstance(value, Mapping):
-        yield from ((f"[{key!r}]", inner) for key, inner in value.items() if isinstance(key, str | int))
-        # Keys that are objects, such as an optimizer's parameters, have names of their own in `state_dict`.
-    elif isinstance(value, list | tuple):
-        yield from ((f"[{i}]", inner) for i, inner in enumerate(value))
-    elif isinstance(value, nn.Module | torch.optim.Optimizer) or _is_foreign(value):
-        if hasattr(value, "state_dict"):
-            yield ".state_dict()", value.state_dict()
-        if isinstance(value, nn.Module):
-            yield from ((f".{'.'.join(inside)}", inner) for inside, _, inner in attributes_of(value))
-    else:
-        yield from ((f".{key}", inner) for key, inner in getattr(value, "__dict__", {}).items())
-
-
-def _is_foreign(value: Any) -> bool:
-    return type(value).__module__.partition(".")[0] in FOREIGN
 
 
 def _finding(owner: str, names: list[str]) -> Finding:

@@ -13,16 +13,18 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from gradgate.checks.forks import end, forked, quietly
+from gradgate.checks.held_in_frames import Held, held_in
 from gradgate.checks.raised import first_line
 from gradgate.checks.without_dropout import without_dropout
 from gradgate.core.finding import Location
@@ -30,9 +32,11 @@ from gradgate.core.origin import in_stack, origin
 from gradgate.subjects.contract import Subject
 from gradgate.subjects.program import Command, Program
 
+Holds = Literal["nothing", "each", "begins"]
 End = Literal["ended", "stopped", "refused", "raised", "hung", "slow", "died"]
 NEW_PROCESS = 67280421310721  # what torch's generator is seeded with where nobody seeds it
 MOST = 20_000  # updates of one launch that are looked at
+HELD = 300  # updates of which all that the program holds is taken down
 TEXTS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".log", ".yaml", ".yml", ".md")
 
 
@@ -76,6 +80,7 @@ class Launched:
         said: what it refused or raised with.
         place: the line that raised, or where it hung.
         seconds: that it took.
+        held: what the program held as each update was begun, by the number of the update, from 0; see `holds`.
     """
 
     updates: tuple[Update, ...]
@@ -83,6 +88,7 @@ class Launched:
     said: str = ""
     place: Location | None = None
     seconds: float = 0.0
+    held: Mapping[int, Mapping[str, Held]] = field(default_factory=dict)
 
     @property
     def in_words(self) -> str:
@@ -102,6 +108,7 @@ def launch(
     resume: bool = False,
     stop: int | None = None,
     still: bool = False,
+    holds: Holds = "nothing",
     seconds: float = 60.0,
 ) -> Launched:
     """Start the program in a fork of this process, as new as a fork can be.
@@ -113,13 +120,15 @@ def launch(
         resume: as its users ask for it.
         stop: the number of updates behind which it is stopped, from 1; None: it runs to its end.
         still: without dropout, and with every parameter put back behind each step: all updates are of one model.
+        holds: of which updates all that the program holds is taken down, as the first forward of each begins: the
+            first 300, or the first one of each optimizer.
         seconds: after which it is killed where it has made no update meanwhile; after four times as many in any case.
     """
     _warm_up()
     folder.mkdir(parents=True, exist_ok=True)
     stacks, count = folder.with_name(f".{folder.name}.stack"), mmap.mmap(-1, 8)
     began = time.monotonic()
-    watch = _Seen(folder, stop, still, count)
+    watch = _Seen(folder, stop, still, holds, count)
     process, receiver = forked(partial(_child, subject, folder, dict(settings or {}), resume, watch, stacks))
     try:
         found = _received(receiver, seconds, count)
@@ -129,7 +138,7 @@ def launch(
         end(process, receiver)
     took = time.monotonic() - began
     if isinstance(found, Launched):
-        return Launched(found.updates, found.end, found.said, found.place, took)
+        return replace(found, seconds=took)
     stack = stacks.read_text(errors="replace") if stacks.exists() else ""
     if found == "died":
         return Launched((), "died", "its process ended without a word", seconds=took)
@@ -189,10 +198,11 @@ def _child(
         program = subject.program
         assert program is not None  # noqa: S101 - a need of every check that launches
         _as_new(subject, program)
+        watch.source = subject.source
         with without_dropout() if watch.still else nullcontext():
             ended, said, place = _run(subject, program, folder, settings, resume, watch)
         faulthandler.unregister(signal.SIGUSR1)
-    return Launched(tuple(watch.updates), ended, said, place)
+    return Launched(tuple(watch.updates), ended, said, place, held=watch.held)
 
 
 def _run(
@@ -247,11 +257,15 @@ class _Seen:
         folder: of the program's output.
         stop: as in `launch`.
         still: as in `launch`.
+        holds: as in `launch`.
         count: eight bytes that are shared with who waits: the number of updates.
     """
 
-    def __init__(self, folder: Path, stop: int | None, still: bool, count: mmap.mmap) -> None:
-        self.folder, self.stop, self.still, self._count = folder, stop, still, count
+    def __init__(self, folder: Path, stop: int | None, still: bool, holds: Holds, count: mmap.mmap) -> None:
+        self.folder, self.stop, self.still, self.holds, self._count = folder, stop, still, holds, count
+        self.source: Path | None = None
+        self.held: dict[int, Mapping[str, Held]] = {}
+        self._roots: Mapping[str, object] = {}
         self.updates: list[Update] = []
         self.stopped, self._made = False, 0
         self._numbers: dict[int, int] = {}
@@ -265,7 +279,9 @@ class _Seen:
     @contextmanager
     def on(self) -> Iterator[None]:
         """Watch every step and every backward within the block."""
-        handles = register_optimizer_step_pre_hook(self.before), register_optimizer_step_post_hook(self)
+        handles = [register_optimizer_step_pre_hook(self.before), register_optimizer_step_post_hook(self)]
+        if self.holds != "nothing":
+            handles.append(register_module_forward_pre_hook(self.take))
         backward = torch.Tensor.backward
 
         def noted(tensor: torch.Tensor, *given: Any, **named: Any) -> None:
@@ -280,6 +296,11 @@ class _Seen:
             setattr(torch.Tensor, "backward", backward)  # noqa: B010
             for handle in handles:
                 handle.remove()
+
+    def take(self, *_: Any) -> None:
+        """In front of a forward: what the program holds, at the first one with a gradient behind each update."""
+        if torch.is_grad_enabled() and len(self.held) < HELD and len(self.updates) not in self.held:
+            self.held[len(self.updates)], self._roots = held_in(sys._getframe(1), self.source, __file__)
 
     def before(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """In front of a step: the gradients that it takes."""
@@ -304,6 +325,8 @@ class _Seen:
         if id(optimizer) not in self._numbers:
             self._numbers[id(optimizer)] = len(self._kept)
             self._kept.append(optimizer)
+        elif self.holds == "begins":
+            self.held.pop(len(self.updates), None)
         parameters = _parameters(optimizer)
         for parameter, value in zip(parameters, self._values, strict=False):
             parameter.detach().copy_(value)

@@ -405,6 +405,8 @@ _ROWS = (
      "the program accepts a setting that does not exist, or a text where a number belongs"),
     ("GG685", "rates-follow-micro-batches", "run",
      "the rates of the program's updates change with the number of micro-batches that an update is made of"),
+    ("GG686", "state-lost-by-a-resume", "run",
+     "behind a stop and a resume the program holds another state than at the same update without the stop"),
     ("GG701", "slower-than-base", "run",
      "head is slower than base by more than the budget, with the stated confidence"),
     ("GG702", "counters-grew", "count", "a counter of work per step is above its stored count"),

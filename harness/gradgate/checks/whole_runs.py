@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from gradgate.checks.launches import Launched, Update, distance, first_parting, launch
+from gradgate.checks.launches import Holds, Launched, Update, distance, first_parting, launch
 from gradgate.checks.left_behind import Record, contents_of, is_of_the_clock, records_of
 from gradgate.checks.snapshot import compare
 from gradgate.checks.switches import is_switch, is_word
@@ -82,7 +82,8 @@ def whole(
     name = repr((_told(settings), turn, still))
     if name not in kept:
         folder = context.folder / f"whole{len(kept)}"
-        found = launch(subject, folder, settings, still=still, seconds=seconds_for(subject, context))
+        holds: Holds = "nothing" if settings or still else "each"
+        found = launch(subject, folder, settings, still=still, holds=holds, seconds=seconds_for(subject, context))
         kept[name] = read(found, folder)
         shutil.rmtree(folder, ignore_errors=True)
     return kept[name]
@@ -139,7 +140,8 @@ def resumed_at(
         ended = launch(subject, folder, settings, stop=update, still=still, seconds=seconds)
         left = records_of(folder)
         if ended.end == "stopped":
-            ended = launch(subject, folder, settings, resume=True, still=still, seconds=seconds)
+            holds: Holds = "nothing" if settings or still else "begins"
+            ended = launch(subject, folder, settings, resume=True, still=still, holds=holds, seconds=seconds)
         kept[name] = replace(read(ended, folder), left=left)
         shutil.rmtree(folder, ignore_errors=True)
     return kept[name]

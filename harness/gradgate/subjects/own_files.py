@@ -11,13 +11,13 @@ from pathlib import Path
 
 import gradgate
 
-_INSTALLED = tuple({*site.getsitepackages(), sysconfig.get_path("stdlib"), str(Path(gradgate.__path__[0]))})
+INSTALLED = tuple({*site.getsitepackages(), sysconfig.get_path("stdlib"), str(Path(gradgate.__path__[0]))})
 
 
 def own_files() -> list[Path]:
     """Their paths, sorted."""
     modules = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
-    files = {file for file in modules if file and file.endswith(".py") and not file.startswith(_INSTALLED)}
+    files = {file for file in modules if file and file.endswith(".py") and not file.startswith(INSTALLED)}
     return [Path(file) for file in sorted(files)]
 
 

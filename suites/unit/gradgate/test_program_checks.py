@@ -1,4 +1,4 @@
-"""GG494 and GG670 to GG679: the whole program, launched, stopped and resumed; each fault turns its own check red."""
+"""GG494 and GG670 to GG686: the whole program, launched, stopped and resumed; each fault turns its own check red."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context
 from gradgate.subjects.program import Program
 
-CODES = ("GG494", *(f"GG{number}" for number in range(670, 686)))
+CODES = ("GG494", *(f"GG{number}" for number in range(670, 687)))
 OWN = {
     "unseeded": "GG670",
     "no moments": "GG671",
@@ -52,8 +52,13 @@ OWN = {
     "any key": "GG684",
     "any text": "GG684",
     "rate by parts": "GG685",
+    "no rows seen": "GG686",
 }
-BESIDE = {"trains again": ["GG671"], "eval mode": ["GG671"]}  # true there, too
+BESIDE = {  # true there, too
+    "trains again": ["GG671"],
+    "eval mode": ["GG671"],
+    **{fault: ["GG686"] for fault in ("step twice", "step left out", "no evaluations", "no sum")},
+}
 
 
 @pytest.fixture(autouse=True)
@@ -107,6 +112,20 @@ def test_finding_of_a_stop_says_where_and_what_is_otherwise(fault: str, said: st
     messages = [finding.message for finding in checked("GG671", fault).findings]
     assert any(said in message for message in messages), messages
     assert all(message.startswith("stopped behind update ") for message in messages)
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("no rows seen", "`_Stage.rows_seen` is 0, and 20 without the stop"),
+        ("no evaluations", "`_Stage.evaluations` is 0, and 2 without the stop"),
+        ("other weights", "`_Stage.model.state_dict()['0.weight']` is another one than without the stop"),
+    ],
+)
+def test_finding_of_lost_state_names_it(fault: str, said: str) -> None:
+    """With both numbers, where it is one; the last loss and a history, which no checkpoint has either, are no state."""
+    (finding,) = checked("GG686", fault).findings
+    assert said in finding.message
 
 
 @pytest.mark.parametrize(
