@@ -66,6 +66,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
+from types import CodeType
 from typing import Any
 
 import torch
@@ -129,6 +130,7 @@ class _Ledger:
         self.found: dict[str, Finding] = {}
         self.compared = {place.text: 0 for place in formulas}
         self.called: set[str] = set()
+        self.writes: dict[CodeType, bool] = {}
         self.worst = 0.0
 
     def tell(self, function: str, call: Call) -> None:
@@ -177,7 +179,7 @@ def _place(text: str) -> Place:
 
 def _drive(run: Run, ledger: _Ledger, seed: int, *, strict: bool) -> None:
     """Steps and an evaluation, in which every call of a declared function is told to the ledger."""
-    recorded = Recorded({place.function for place in ledger.formulas}, MOST, ledger.tell)
+    recorded = Recorded({place.function for place in ledger.formulas}, MOST, ledger.tell, ledger.writes)
     try:
         with seeded(seed), calling("step()"), recorded.on():
             batches = run.batches()
