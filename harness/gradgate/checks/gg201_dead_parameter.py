@@ -3,7 +3,7 @@
 ## What it detects
 
 A head that is in no loss, a part of the model behind a `detach()`, a value head fed from Python floats, a parameter
-that no optimizer holds, an optimizer that holds another module's parameters.
+that no optimizer holds, an optimizer that holds another module's parameters, a plain tensor that was to be one.
 
 ## Why it matters
 
@@ -18,7 +18,8 @@ Statistic: for each parameter, the number of its gradient's non-zero elements at
 A parameter counts as trainable where it requires grad and an optimizer holds it. One that requires grad in a module
 of the run and that *no* optimizer holds is a finding too. A module of which no optimizer holds a part and that gets no
 gradient is taken for frozen where it is in eval mode, or where the stage declares edges and none of them trains it: a
-note, since `requires_grad_(False)` would say so.
+note, since `requires_grad_(False)` would say so. So is a tensor that a module keeps as an attribute and that requires
+grad, and is no `nn.Parameter`, unless an optimizer was given it.
 
 The same holds of a parameter that an optimizer does hold, where the stage declares edges and no module that one of them
 trains contains it, but another of `Run.modules` does: it is a note where its gradient is None at every update, so that
@@ -83,6 +84,7 @@ from gradgate.checks.naming import are_named
 from gradgate.checks.own_lines import Line, place, searched
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.recording import with_guilty_line
+from gradgate.checks.run_parts import attributes_of
 from gradgate.checks.snapshot import named_parameters
 from gradgate.checks.updates import gradient_of, gradients_at_updates, held_by, parameters_of
 from gradgate.core.finding import Finding, Location, Severity
@@ -312,7 +314,20 @@ def _unheld(run: Run, stage: Stage, names: dict[nn.Parameter, str], seen: _Seen)
         frozen = unused and may_be_frozen(stage, name, module)
         for parameter in missing:
             findings.setdefault(parameter, _not_held(names[parameter], frozen))
-    return list(findings.values())
+    return [*findings.values(), *_no_parameters(run, seen)]
+
+
+def _no_parameters(run: Run, seen: _Seen) -> list[Finding]:
+    """Tensors of modules that are to learn, and that no `parameters()` gives: they were never made a parameter."""
+    found: dict[int, Finding] = {}
+    for name, module in run.modules.items():
+        for path, _, value in attributes_of(module):
+            learns = isinstance(value, Tensor) and value.is_leaf and value.requires_grad
+            if learns and not isinstance(value, nn.Parameter) and value not in seen.held:
+                full = ".".join((name, *path))
+                said = f"`{full}` requires grad and is no parameter of its module, so that no optimizer has it"
+                found.setdefault(id(value), _finding(full, said, "make it one: `nn.Parameter(...)`"))
+    return list(found.values())
 
 
 def _dead(name: str, *, is_named: bool) -> Finding:

@@ -18,7 +18,9 @@ most negative entry is the target. In float64, over 3 batches of the run, the lo
 [b, t, k] must have it at token[t+k+1] wherever both ends are real tokens of one document, and be 0 elsewhere. A zero
 gradient at a place that could be supervised (a prompt, a weight that underflows) is allowed and counted; a head with
 none but such is a finding. Statistic: places trained on another token, or where there is nothing to predict;
-threshold 0. False-alarm rate: 0 for losses whose gradient at the logits is that of a weighted cross-entropy.
+threshold 0. False-alarm rate: 0 for losses whose gradient at the logits is that of a weighted cross-entropy. Where
+`losses` has several terms, those count whose gradient pulls one entry up, if there are such: not a divergence.
+
 Function: where the subject has `functions.labels`, its labels of distinct tokens must be equal to the reference's.
 
 Faults that hide one another: where all of the formula's numbers on some more batches are those of the reference with
@@ -56,7 +58,7 @@ Faults MB-01, MB-02, MB-04, MB-05 and MB-17 of the fault catalogue; Gloeckle et 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
@@ -80,6 +82,7 @@ PER_STAGE = True
 AGAIN = Again()
 OBJECTIVE = "tokens"
 BATCHES = 3
+MOST_ROWS = 0.9  # of a term that has labels pull one entry up; others have labels that are smoothed, or none
 FIX = "shift once: head k at position t predicts token[t+k+1], -100 where either is padding, beyond or another document"
 
 
@@ -165,9 +168,9 @@ def targets(run: Run, batch: Batch) -> Targets | None:
         None if tokens.document_BS is None else tokens.document_BS.cpu(),
     )
     with calling("losses() and backward"), logits_of(run.modules[str(run.logits_from)]) as outputs:
-        run.losses(batch)["total"].backward()
-    reached = [output.grad for output in outputs if output.grad is not None]
+        reached = _of_labels(run.losses(batch), outputs)
     whole = reached or [torch.zeros_like(output) for output in outputs]
+
     if len(whole) != 1 or not are_of_heads(whole[0]) or whole[0].shape[:2] != tokens.token_BS.shape:
         return None
     if (tokens.token_BS[tokens.valid_BS] >= whole[0].shape[-1]).any():
@@ -176,6 +179,38 @@ def targets(run: Run, batch: Batch) -> Targets | None:
     lowest_BSH, target_BSH = gradient_BSHV.min(-1)
     label_BSH = oracles.labels(tokens.token_BS, tokens.valid_BS, gradient_BSHV.shape[2], tokens.document_BS)
     return Targets(tokens, label_BSH, target_BSH, lowest_BSH < 0)
+
+
+def _of_labels(terms: Mapping[str, Tensor], outputs: Sequence[Tensor]) -> list[Tensor]:
+    """The gradients at the logits: of the total, or of those of its terms that have labels, where others have none.
+
+    A divergence or an entropy has a gradient where nothing is predicted, too, and no one entry that it pulls up.
+    """
+    parts = {name: term for name, term in terms.items() if name != "total" and term.requires_grad and term.numel() == 1}
+    of_total = _at(terms["total"], outputs, keep=len(parts) > 1)
+    if len(parts) < 2:
+        return of_total
+    each = [
+        found for term in parts.values() if len(found := _at(term, outputs, keep=True)) == 1 and bool(found[0].any())
+    ]
+    labelled = [found for found in each if _pulls_one_up(found[0])]
+    if not labelled or len(labelled) == len(each):
+        return of_total
+    return [torch.stack([found[0] for found in labelled]).sum(0)]
+
+
+def _at(term: Tensor, outputs: Sequence[Tensor], *, keep: bool) -> list[Tensor]:
+    for output in outputs:
+        output.grad = None
+    term.backward(retain_graph=keep)
+    return [output.grad for output in outputs if output.grad is not None]
+
+
+def _pulls_one_up(gradient: Tensor) -> bool:
+    """Whether nearly all rows with a gradient pull one entry up and all others down, as a cross-entropy does."""
+    rows = gradient.flatten(0, -2)
+    rows = rows[rows.any(-1)]
+    return float(((rows < 0).sum(-1) == 1).double().mean()) > MOST_ROWS
 
 
 def _judge(ledger: Ledger, seen: list[Targets]) -> Outcome:

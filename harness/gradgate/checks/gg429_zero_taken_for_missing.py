@@ -22,7 +22,7 @@ By reading the files of `Subject.source`, or those of the modules that the adapt
   number of workers; and its twin of the same name in a configuration;
 * an argument that is asked for by a variable (`getattr(args, name)`, `vars(args)[name]`, `overrides.get(name)`), unless
   all that the variable stands for, or all that any parser declares, is never such a number;
-* a setting, an attribute or `get("…")`, that 0 switches off by its name (`…coef`, `…weight`, `dropout`, `warmup`, …),
+* a setting, an attribute or `get("…")`, that 0 switches off by its name (`…coef`, `dropout`, `eval_every`, …),
   in `setting or 0.1` and `setting if setting else 0.1`, outside of conditions;
 * a number of such a name that is declared as one or None (`warmup_steps: int | None`), or is a field of more than 0
   (`warmup: int = 10`, where no comment or text of its class says what 0 is for), in `setting or anything`, `if not

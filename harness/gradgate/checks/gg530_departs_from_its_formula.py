@@ -104,6 +104,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
         run = stage.start(context.seed, dtype=torch.float64, device=context.device)
     formulas = {_place(text): formula for text, formula in (run.formulas or {}).items()}
     ledger = _Ledger(formulas)
+    _start_again(stage, context, ledger)
     for options, each in plain_and_moved(run, stage, context):
         ledger.options = options
         _drive(each, ledger, context.seed, strict=not options)
@@ -164,7 +165,9 @@ def _of_no_call(texts: Sequence[str], called: set[str]) -> str:
     for text in texts:
         function = Place.of(text).function
         why = (
-            "has no value in the calls that ended" if function in called else "is of no call of a step or an evaluation"
+            "has no value in the calls that ended"
+            if function in called
+            else "is of no call of a start, a step or an evaluation"
         )
         said.append(f"{text!r} {why}{'' if function in called or defines(function) else NOT_THERE}")
     return "; ".join(said)
@@ -175,6 +178,13 @@ def _place(text: str) -> Place:
     if not place.function:
         raise SubjectError(f"formulas: {text!r} names no function, expected `function:variable` or `function:return`")
     return place
+
+
+def _start_again(stage: Stage, context: Context, ledger: _Ledger) -> None:
+    """A start, in which what builds the data and the model is called."""
+    recorded = Recorded({place.function for place in ledger.formulas}, MOST, ledger.tell, ledger.writes)
+    with calling("start()"), recorded.on():
+        stage.start(context.seed, dtype=torch.float64, device=context.device)
 
 
 def _drive(run: Run, ledger: _Ledger, seed: int, *, strict: bool) -> None:

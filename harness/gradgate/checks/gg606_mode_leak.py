@@ -18,7 +18,8 @@ depends on how often somebody evaluated, saved, or caught an error.
 Before and after two steps, `losses`, `evaluate`, `save`, and a step and a `losses` that fail, compared are: grad mode,
 autocast, default dtype and device, anomaly and deterministic flags, cuDNN and matmul flags, threads, working folder,
 the probability of every dropout; for all but steps also train or eval mode of every module and `requires_grad` of
-every parameter. Statistic: sets of changes that were left. Allowed: 0.
+every parameter. A mode that `evaluate` leaves is passed where the next step runs all modules as the step before did.
+Statistic: sets of changes that were left. Allowed: 0.
 
 A step may set modes as it likes, so what counts there is what they lead to: in the step behind it the forward of each
 module must run at least once in the mode in which it first ran in the first step. A module without anything to train
@@ -230,8 +231,11 @@ def _look_at_calls(start: Callable[[], Run], context: Context, stage: Stage, lea
         with _looking(run, "losses()", leaks):
             run.losses(second)
     if "evaluate" in declared(run):
+        before = Modes.now(run)
         with modes_in_forward(run) as seen, graphs_in_forward(run) as kept:
-            _look_at_reader(run, "evaluate()", run.evaluate, leaks)
+            _look_at_reader(run, "evaluate()", run.evaluate, leaks, left=False)
+        if left := before.left_modes(run):
+            leaks.note("evaluate()", left if _goes_on_otherwise(run, second, expected) else [])
         leaks.note("evaluate()", [f"`{name}` {KEEPS}" for name in kept])
         drawing = [name for name in drawing_modules(run) if seen.get(name) and all(seen[name])]
         leaks.note("evaluate()", [f"`{name}` {RUNS}" for name in drawing])
@@ -240,14 +244,21 @@ def _look_at_calls(start: Callable[[], Run], context: Context, stage: Stage, lea
     return _Resting(awake, list(rest.strangers), list(rest.graphs))
 
 
+def _goes_on_otherwise(run: Run, batch: Batch, expected: Mapping[str, bool]) -> bool:
+    """Whether the next step runs a module in another mode than is expected: it does not set the modes itself."""
+    with calling("step()"), modes_in_forward(run) as seen:
+        run.step(batch)
+    return bool(mode_changes(expected, seen))
+
+
 def _first(seen: Mapping[str, list[bool]]) -> dict[str, bool]:
     return {name: modes[0] for name, modes in seen.items()}
 
 
-def _look_at_reader(run: Run, doing: str, call: Callable[[], Any], leaks: Leaks) -> None:
+def _look_at_reader(run: Run, doing: str, call: Callable[[], Any], leaks: Leaks, *, left: bool = True) -> None:
     """A call that is to leave the run's state and the generators as they are, bit for bit."""
     state, modes = take(run), Modes.now(run)
-    with _looking(run, doing, leaks, back=False):
+    with _looking(run, doing, leaks, modes=left, back=False):
         call()
     change = first_difference(state, take(run))
     leaks.note(doing, [] if change is None else [f"`{change.name}`: {change.text}"])
@@ -331,7 +342,9 @@ def _failures(run: Run, *, backward: bool) -> Iterator[tuple[str, Injection]]:
 
 
 @contextmanager
-def _looking(run: Run, doing: str, leaks: Leaks, *, modules: bool = True, back: bool = True) -> Iterator[None]:
+def _looking(
+    run: Run, doing: str, leaks: Leaks, *, modules: bool = True, modes: bool = True, back: bool = True
+) -> Iterator[None]:
     """Note what a call of the subject leaves changed, and put the process's settings back.
 
     Args:
@@ -339,12 +352,13 @@ def _looking(run: Run, doing: str, leaks: Leaks, *, modules: bool = True, back: 
         doing: the call, in words.
         leaks: gets the changes.
         modules: whether the modules' own modes count, or only those of the process and of dropouts.
+        modes: whether train or eval mode counts, where those of modules do.
         back: whether to put settings and generators back behind the call.
     """
     before = Modes.now(run)
     with calling(doing):
         yield
-    leaks.note(doing, before.changes(run, modules=modules))
+    leaks.note(doing, before.changes(run, modules=modules, modes=modes))
     if back:
         before.process.restore()
 

@@ -218,6 +218,7 @@ def _by_micro_batches(run: Run, key: str, count: int) -> list[Finding]:
 def _step(run: Run, batch: Batch, held: Held) -> bool:
     """Step, and compare the groups of each update that it makes; whether it made any."""
     names = named_parameters(run)
+    owners = _owners(run, names)
     with _groups_at_updates() as updates, calling(f"step of update {held.updates + 1}"):
         metrics = run.step(batch)
     for name, text in _misreported(metrics, updates, run.optimizers):
@@ -231,7 +232,7 @@ def _step(run: Run, batch: Batch, held: Held) -> bool:
         for name, key, distance, message in by_step if run.schedule_counts == "steps" else by_update:
             held.worst = max(held.worst, distance)
             if distance > ALLOWED:
-                held.found.setdefault((key, _owner(name)), (held.updates, name, message, key))
+                held.found.setdefault((key, owners[name]), (held.updates, name, message, key))
         held.updates += 1
     held.skipped += not updates
     return bool(updates)
@@ -383,8 +384,12 @@ def _shown(value: Any) -> str:
     return str(value) if isinstance(value, tuple | list) else f"{float(value):.6g}"
 
 
-def _owner(name: str) -> str:
-    return name.partition(".")[0]
+def _owners(run: Run, names: Mapping[nn.Parameter, str]) -> dict[str, str]:
+    """The smallest module that has a parameter, by the parameter's name."""
+    found = {name: name.partition(".")[0] for name in names.values()}
+    for owner in sorted(run.modules, key=lambda owner: -len(list(run.modules[owner].parameters()))):
+        found |= {names[parameter]: owner for parameter in run.modules[owner].parameters()}
+    return found
 
 
 def _require_known(declared: Mapping[str, Any], names: Mapping[nn.Parameter, str]) -> None:

@@ -60,7 +60,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from gradgate.checks.held_in_frames import Held
+from gradgate.checks.held_in_frames import SHOWN, Held
 from gradgate.checks.source.carried_names import carried_names
 from gradgate.checks.source.trainer import files_of
 from gradgate.checks.whole_runs import GROUP as GROUP
@@ -73,7 +73,7 @@ CODE, NAME = "GG686", "state-lost-by-a-resume"
 NEEDS: tuple[str, ...] = ("program",)
 PER_STAGE = False
 MOST = 20  # findings
-SHOWN = re.compile(r"meter|log|progress|timer|timing|history|tracker|writer|stopwatch|_step_count|throughput", re.I)
+_CALLS = "['_step_count']"  # of a torch scheduler: how often it was called
 _WITHIN = re.compile(r"(\.state_dict\(\).*|\[[^\[\]]*\])$")  # what of a name is behind that of its owner
 _OF_A_LIBRARY = ".state_dict()["
 _LAST = re.compile(r"(\w+)\W*$")
@@ -123,6 +123,10 @@ def _same_update(moments: Mapping[int, Moment], now: Moment, moving: set[str]) -
     return most if most is not None and 2 * equal[most] > len(names) else None
 
 
+def _is_shown(name: str) -> bool:
+    return bool(SHOWN.search(name)) or name.endswith(_CALLS)
+
+
 def _is_alike(one: Held, other: Held | None) -> bool:
     return other is not None and one.digest == other.digest
 
@@ -145,10 +149,10 @@ class _Compared:
         """Of what is another value behind the resume, and carried on from update to update."""
         then = self.own[-1]
         otherwise = [name for name in then if name in self.now and not _is_alike(self.now[name], then[name])]
-        stable = [name for name in otherwise if _is_alike(then[name], self.again.get(name)) and not SHOWN.search(name)]
+        stable = [name for name in otherwise if _is_alike(then[name], self.again.get(name)) and not _is_shown(name)]
         found = [name for name in stable if self._is_state(name, carried)]
         empty = [name for name, value in self.now.items() if value.kind == "none" and name not in then]
-        return found + [name for name in empty if self._is_filled(name) and not SHOWN.search(name)]
+        return found + [name for name in empty if self._is_filled(name) and not _is_shown(name)]
 
     def _is_state(self, name: str, carried: frozenset[str]) -> bool:
         """Whether a value lives on from one update to the next."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -19,6 +20,10 @@ from gradgate.subjects.own_files import INSTALLED
 MOST = 4_000  # values of one moment
 LONGEST = 48  # entries of a list that is no data
 SHORT = 60  # letters of a text that is told as it is
+SHOWN = re.compile(  # names of what a reader is shown
+    r"(?<![Pp]ara)[Mm]eter|[Ll]og(s|ger|ging|book)?(?=[A-Z.\[]|$)|[Pp]rogress|[Tt]im(er|ing)|[Hh]istory|[Tt]racker|[Ww]riter"
+    r"|[Ss]topwatch|[Tt]hroughput|[Jj]ournal"
+)
 Kind = Literal["tensor", "whole", "float", "text", "none", "generator"]
 
 
@@ -62,13 +67,13 @@ def held_in(
     roots: dict[str, object] = {}
     for each in reversed([one for one in _outwards(frame, outermost) if _is_of(one, folder)]):
         for local, value in list(each.f_locals.items()):
-            if local.startswith("_") or is_code(value) or isinstance(value, Optimizer | FrameType):
+            if local.startswith("_") or isinstance(value, Optimizer | FrameType):
                 continue
             name = type(value).__name__ if local == "self" else local
             if roots.setdefault(name, value) is not value:
                 name = f"{each.f_code.co_name}().{name}"
                 roots[name] = value
-            for key, inner in values_in(name, value, seen, longest=LONGEST):
+            for key, inner in values_in(name, value, seen, longest=LONGEST, without=_is_shown):
                 if len(found) >= MOST:
                     return found, roots
                 found.setdefault(key, _held(inner, key == name, id(value)))
@@ -86,6 +91,11 @@ def _is_of(frame: FrameType, folder: Path | None) -> bool:
     if folder is not None:
         return file.startswith(str(folder))
     return not file.startswith((*INSTALLED, "<"))
+
+
+def _is_shown(value: Any) -> bool:
+    """Whether an object is code, or named after what is shown: a log, a meter, a timer."""
+    return is_code(value) or bool(SHOWN.search(type(value).__name__))
 
 
 def _held(value: Any, local: bool, root: int) -> Held:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,13 @@ LEAF = Tensor | int | float | str | bytes | None
 
 
 def values_in(
-    name: str, value: Any, seen: dict[int, object], *, longest: int = sys.maxsize, depth: int = DEPTH
+    name: str,
+    value: Any,
+    seen: dict[int, object],
+    *,
+    longest: int = sys.maxsize,
+    without: Callable[[Any], bool] = is_code,
+    depth: int = DEPTH,
 ) -> Iterator[tuple[str, Any]]:
     """What is in a value, each with its name.
 
@@ -27,17 +33,18 @@ def values_in(
         value: anything.
         seen: the objects that were looked into, by their ids; those of this value are added.
         longest: the entries of the longest list that is looked into.
+        without: whether an object is not looked into.
         depth: of nested objects.
     """
     if isinstance(value, LEAF):
         yield name, value
         return
     is_long = isinstance(value, list | tuple) and len(value) > longest
-    if depth == 0 or id(value) in seen or is_code(value) or is_long:
+    if depth == 0 or id(value) in seen or without(value) or is_long:
         return
     seen[id(value)] = value  # kept: the number of an object that is gone may be another's
     for key, inner in _children(value):
-        yield from values_in(f"{name}{key}", inner, seen, longest=longest, depth=depth - 1)
+        yield from values_in(f"{name}{key}", inner, seen, longest=longest, without=without, depth=depth - 1)
 
 
 def _children(value: Any) -> Iterator[tuple[str, Any]]:

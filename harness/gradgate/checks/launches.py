@@ -217,6 +217,7 @@ def _run(
         return ("ended", "", None) if leaving.code in (None, 0) else ("refused", str(leaving.code), None)
     except BaseException as error:
         refuses = isinstance(error, ValueError | AssertionError | NotImplementedError | FileExistsError)
+        refuses = refuses or (isinstance(error, FileNotFoundError) and error.errno is None)  # by a `raise` of its own
         text = f"{type(error).__name__}: {first_line(error)}"
         return "refused" if refuses else "raised", text, origin(error, subject.source)
     return ("stopped" if seen.stopped else "ended"), "", None

@@ -48,20 +48,26 @@ class Modes:
             {name: parameter.requires_grad for parameter, name in named_parameters(run).items()},
         )
 
-    def changes(self, run: Run, *, modules: bool = True) -> list[str]:
+    def changes(self, run: Run, *, modules: bool = True, modes: bool = True) -> list[str]:
         """What differs now: `default dtype: torch.float32 -> torch.float64`, `heads`: train mode -> eval mode`.
 
         Args:
             run: the run that was read.
             modules: whether train or eval mode and `requires_grad` count; False: process and dropout alone.
+            modes: whether train or eval mode counts, where modules do.
         """
         now = Modes.now(run)
         found = self.process.changes()
         found += _changed(self.dropout, now.dropout, lambda p: f"dropout {p:g}")
+        if modules and modes:
+            found += self.left_modes(run)
         if modules:
-            found += mode_changes(self.training, {name: {mode} for name, mode in now.training.items()})
             found += _changed(self.requires_grad, now.requires_grad, lambda grad: f"requires_grad {grad}")
         return found
+
+    def left_modes(self, run: Run) -> list[str]:
+        """The modules that are in another of train and eval mode now."""
+        return mode_changes(self.training, {name: {module.training} for name, module in named_modules(run)})
 
     def moved_generators(self) -> list[str]:
         """The global generators whose state differs now."""

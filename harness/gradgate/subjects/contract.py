@@ -198,7 +198,8 @@ class Run:
         """What each trained parameter, by its name `module.name`, is to be trained with at an update, from 0.
 
         Write it from the configuration, not from the trainer's code: `lr`, and what else of its group is declared.
-        Where a module's parameters all have the same, `rates` says it shorter.
+        Where a module's parameters all have the same, `rates` says it shorter; a parameter that several of its modules
+        have goes by the smallest of them.
         """
         if self.rates is None:
             raise NotImplementedError
@@ -207,8 +208,8 @@ class Run:
             for name, parameter in module.named_parameters():
                 names.setdefault(parameter, f"{owner}.{name}")
         return {
-            names[parameter]: _at(declared, update, name, parameter)
-            for owner, declared in self.rates.items()
+            names[parameter]: _at(self.rates[owner], update, name, parameter)
+            for owner in sorted(self.rates, key=lambda owner: -len(list(self.modules[owner].parameters())))
             for name, parameter in self.modules[owner].named_parameters()
             if parameter.requires_grad
         }

@@ -17,6 +17,7 @@ PLACES = {
     "constants": "`weights_of:return` gives `score_B` a gradient of norm ",
     "no gradient": "`term_of:return` gives `value_B` a gradient of norm 0, and by the declared formula ",
     "metric": "`explained:return` is ",
+    "pieces": "`pieces_of:count` is 2, and by the declared formula 3",
     "average": "`Average.update:self.layer.bias` is ",
 }
 
@@ -43,7 +44,7 @@ def test_number_that_departs_is_told_with_its_place_and_line(wrong: str) -> None
 
 def test_place_that_is_never_called_decides_nothing() -> None:
     """And is named."""
-    assert "'nobody:return' is of no call" in checked(nobody__return=lambda x: x).inconclusive
+    assert "'nobody:return' is of no call of a start" in checked(nobody__return=lambda x: x).inconclusive
 
 
 @pytest.mark.parametrize(

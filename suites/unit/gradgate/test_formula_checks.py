@@ -383,6 +383,14 @@ def test_weights_that_are_wrong_beside_their_sum_are_a_finding_of_their_own() ->
     assert told(broken_functions.masked_behind) == {"head weight"}
 
 
+@pytest.mark.parametrize(("labels", "red"), [(broken_functions.labels, False), (broken_functions.labels_wrapped, True)])
+def test_label_shift_leaves_a_divergence_aside(labels: Any, red: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has a gradient at the last position, too, where nothing is predicted."""
+    monkeypatch.setattr(formula_subjects.TinyRun, "apart", 0.5)
+    found = outcome("GG412", subject_with(Functions(), labels=labels))
+    assert bool(found.findings) == red and not found.inconclusive
+
+
 def test_label_shift_finds_a_head_that_is_never_trained() -> None:
     """A zero gradient may be a prompt or an underflow, but not everywhere."""
     found = outcome("GG412", subject_with(Functions(), mute=(1,)))

@@ -102,7 +102,7 @@ def test_fault_turns_no_other_check_red(fault: str) -> None:
         ("step twice", "goes on from update 5 and makes 18 updates to its end instead of 17"),
         ("step left out", "goes on from update 5 and makes 16 updates to its end instead of 17"),
         ("anew", "begins anew: a checkpoint had been written behind update 5"),
-        ("needs a checkpoint", "raised: FileNotFoundError: no checkpoint"),
+        ("needs a checkpoint", "raised: FileNotFoundError: [Errno 2] No such file"),
         ("other weights", "other parameters than any update of a run without the stop"),
         ("other rate", "other learning rates: 0.025, and 0.05 without the stop"),
     ],
@@ -112,6 +112,11 @@ def test_finding_of_a_stop_says_where_and_what_is_otherwise(fault: str, said: st
     messages = [finding.message for finding in checked("GG671", fault).findings]
     assert any(said in message for message in messages), messages
     assert all(message.startswith("stopped behind update ") for message in messages)
+
+
+def test_program_may_refuse_a_resume_without_a_checkpoint() -> None:
+    """With an error that it raises itself, which tells its user what is missing."""
+    assert checked("GG671", "asks for a checkpoint").findings == ()
 
 
 @pytest.mark.parametrize(

@@ -1226,6 +1226,30 @@ def test_gg606_allows_a_step_that_sets_its_own_modes() -> None:
     assert run_check("GG606", subject, stage).findings == ()
 
 
+@pytest.mark.parametrize("sets", [True, False])
+def test_gg606_asks_what_the_mode_that_an_evaluation_leaves_leads_to(sets: bool) -> None:
+    """Nothing, where each step begins with train(); else the steps behind it are without dropout."""
+
+    class Evaluating(MiniRun):
+        def __init__(self, seed: int, *, dtype: torch.dtype = torch.float32, device: str) -> None:
+            super().__init__("value", Parts(), seed, dtype, device)
+
+        def step(self, batch: Any) -> Mapping[str, float]:
+            if sets:
+                self.modules["value_head"].train()
+            return super().step(batch)
+
+        def evaluate(self) -> Mapping[str, float]:
+            self.modules["value_head"].eval()
+            return {"loss": 1.0}
+
+    found = errors(run_check("GG606", *with_run(Evaluating)))
+
+    assert ["evaluate() left behind `value_head`: train mode -> eval mode" in message for message in found] == (
+        [] if sets else [True]
+    )
+
+
 def test_gg606_finds_dropout_that_is_switched_off_for_good() -> None:
     """The mode is as before, the probability is not."""
 

@@ -13,6 +13,8 @@ MAY_BE_0 = re.compile(
     r"smoothing|penalty|margin|noise|patience)$"
 )
 
+EVERY = re.compile(r"(^|_)(eval|evaluate|val|validate|save|checkpoint|ckpt|log|sample)_(every|interval|freq|period)$")
+
 
 def defaulted(nodes: Sequence[ast.AST]) -> Iterator[tuple[ast.AST, str]]:
     """Where a setting's truth decides between it and a number, each with the setting as it is written.
@@ -30,7 +32,8 @@ def defaulted(nodes: Sequence[ast.AST]) -> Iterator[tuple[ast.AST, str]]:
             setting, other = node.body, node.orelse
         else:
             continue
-        if MAY_BE_0.search(_name(setting)) and _is_number(other):
+        name = _name(setting)
+        if (MAY_BE_0.search(name) or EVERY.search(name)) and _is_number(other):
             yield node, ast.unparse(setting)
 
 

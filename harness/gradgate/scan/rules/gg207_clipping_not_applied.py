@@ -17,7 +17,7 @@ scaler.step(optimizer)
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from gradgate.scan.frame import Report
 from gradgate.scan.modules import Function, Module
@@ -59,7 +59,7 @@ def _in_function(module: Module, function: Function) -> Iterator[Report]:
     clips = [node for node in calls if _last(node.func) in CLIPS]
     backwards = [node for node in calls if _last(node.func) == "backward"]
     steps = [node for node in calls if _last(node.func) == "step" and _is_optimizer(node)]
-    unscaled = any(_last(node.func) == "unscale_" for node in calls)
+    unscaling = [node.lineno for node in calls if _last(node.func) == "unscale_"]
     yield from _early(module, function, clips, backwards, steps)
     for clip in clips:
         before = [node for node in backwards if node.lineno < clip.lineno]
@@ -71,11 +71,16 @@ def _in_function(module: Module, function: Function) -> Iterator[Report]:
         what, victim = "", before[-1]
         if stepped and not others and not any(node.lineno > clip.lineno for node in steps):
             what, victim = "late", stepped[-1]
-        elif scaler and not unscaled and any(_last_of_base(node) == scaler for node in steps):
+        elif scaler and not _unscaled(unscaling, clip) and any(_last_of_base(node) == scaler for node in steps):
             what = "scaled"
         if what:
             words = (("op", f"{_last(clip.func)}()"), ("name", scaler))
             yield Report(CODE, "other", _line(module, function, clip), _line(module, function, victim), what, words)
+
+
+def _unscaled(unscaling: Sequence[int], clip: ast.Call) -> bool:
+    """Whether gradients are unscaled in front of a clipping, or in a loop around both, where lines do not tell."""
+    return any(line <= clip.lineno for line in unscaling)
 
 
 def _early(
