@@ -49,6 +49,9 @@ class Program:
     volatile: Sequence[str] = ()
 
 
+RESUME = "{resume}"
+
+
 @dataclass(frozen=True)
 class Command:
     """A command line as a `launch`: see `command`."""
@@ -60,7 +63,9 @@ class Command:
 
     def __call__(self, folder: Path, settings: Mapping[str, Any], resume: bool) -> None:
         """Run each entry as its own command line does, one after the other."""
-        words = [word.format(folder=folder) for word in self.arguments + (self.resume if resume else ())]
+        asked = self.resume if resume else ()
+        at = self.arguments.index(RESUME) if RESUME in self.arguments else len(self.arguments)
+        words = [word.format(folder=folder) for word in (*self.arguments[:at], *asked, *self.arguments[at + 1 :])]
         words += [word.format(key=key, value=_text(value)) for key, value in settings.items() for word in self.setting]
         for entry in self.entries:
             started, own = entry if isinstance(entry, tuple) else (entry, "")
@@ -79,7 +84,8 @@ def command(*entries: Entry, arguments: str = "", resume: str = "", setting: str
         entries: what is started, in turn: a module as `python -m` takes it, the path of a script, or a `main` that
             reads `sys.argv` or takes the list of words; with words of its own in front of the others where they differ,
             `("train_critic.py", "--out {folder}/critic")`.
-        arguments: its words, as in a shell; `{folder}` is where everything goes.
+        arguments: its words, as in a shell; `{folder}` is where everything goes. `{resume}`, a word of its own, is where
+            those of `resume` stand; without it they stand behind the others.
         resume: the words that ask for a resume; `{folder}` as above.
         setting: the words that set one key, of `{key}` and `{value}`: texts, whole numbers as they are, `true`, `false`
             and `null` in lower case.

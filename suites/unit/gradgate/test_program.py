@@ -53,6 +53,20 @@ def test_entries_have_words_of_their_own_in_front_of_the_others(tmp_path: Path) 
     assert seen == [["--out", f"{tmp_path}/a", "--resume"], ["--from", f"{tmp_path}/a", "--resume"]]
 
 
+@pytest.mark.parametrize(("resume", "asked"), [(True, ["--resume", "auto"]), (False, [])])
+def test_words_of_a_resume_stand_where_they_are_asked_for(tmp_path: Path, resume: bool, asked: list[str]) -> None:
+    """In front of a `--set` that takes all words behind it."""
+    seen: list[list[str]] = []
+    launch = gradgate.command(
+        lambda: seen.append(sys.argv[1:]),
+        arguments="fit {resume} --set out={folder}",
+        resume="--resume auto",
+        setting="{key}={value}",
+    )
+    launch(tmp_path, {"lr": 1}, resume)
+    assert seen == [["fit", *asked, "--set", f"out={tmp_path}", "lr=1"]]
+
+
 def test_module_is_run_as_the_main_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the working directory."""
     (tmp_path / "my_train.py").write_text("import pathlib\npathlib.Path('ran').write_text(__name__)\n")
