@@ -59,6 +59,8 @@ class Place:
         value: Any = variables.get(self.name)
         for step in self.steps:
             value = _inside(value, step)
+        if isinstance(value, list) and value and all(isinstance(part, int | float) for part in value):
+            return torch.tensor(value, dtype=torch.float64)
         if self.name == RETURN and not self.steps and isinstance(value, tuple | list):
             value = next((part for part in value if isinstance(part, Tensor)), None)
         if isinstance(value, int | float) and not isinstance(value, bool):

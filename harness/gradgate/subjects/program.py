@@ -84,8 +84,8 @@ def command(*entries: Entry, arguments: str = "", resume: str = "", setting: str
         entries: what is started, in turn: a module as `python -m` takes it, the path of a script, or a `main` that
             reads `sys.argv` or takes the list of words; with words of its own in front of the others where they differ,
             `("train_critic.py", "--out {folder}/critic")`.
-        arguments: its words, as in a shell; `{folder}` is where everything goes. `{resume}`, a word of its own, is where
-            those of `resume` stand; without it they stand behind the others.
+        arguments: its words, as in a shell; `{folder}` is where everything goes. Those of `resume` stand
+            where `{resume}` is a word of its own, or behind the others.
         resume: the words that ask for a resume; `{folder}` as above.
         setting: the words that set one key, of `{key}` and `{value}`: texts, whole numbers as they are, `true`, `false`
             and `null` in lower case.

@@ -73,3 +73,13 @@ def test_place_that_names_no_function_is_refused() -> None:
 def test_place_is_what_an_argument_became_and_a_formula_takes_it_as_it_was() -> None:
     """`error_B` is written over inside."""
     assert checked(parts_of__error_B=lambda error_B, valid_B: error_B * valid_B).findings == ()
+
+
+@pytest.mark.parametrize(("longest", "red"), [(3, False), (2, True)])
+def test_list_of_numbers_is_compared_as_a_tensor_is(longest: int, red: bool) -> None:
+    """What builds data gives lists, of which each number and how many there are count."""
+
+    def pieces(length: int) -> list[int]:
+        return [min(longest, length - start) for start in range(0, length, longest)]
+
+    assert bool(checked(pieces_of__return=pieces).findings) == red
