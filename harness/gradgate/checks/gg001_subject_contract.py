@@ -89,6 +89,7 @@ from gradgate.checks.contract_clauses import (
     of_tokens,
 )
 from gradgate.checks.raised import SubjectRaisedError, calling
+from gradgate.checks.run_parts import parts_of
 from gradgate.core.errors import nearest
 from gradgate.core.finding import Finding
 from gradgate.core.origin import origin
@@ -212,6 +213,12 @@ def _of_pieces(start: Start) -> Iterator[Fault]:
         yield "`Run.optimizers` is no sequence of optimizers", LIES
     if run.logits_from is not None and run.logits_from not in modules:
         yield f"`logits_from` names {run.logits_from!r}, which is not in `modules` ({', '.join(modules)})", LIES
+    if run.statistics:
+        reached = list(parts_of(run))
+        for name in run.statistics:
+            if not any(f".{name}." in f".{path}." for path in reached):
+                last = {path.rpartition(".")[2] for path in reached}
+                yield f"`statistics` names {name!r}, which is not reached from the run{nearest(name, last)}", LIES
     for attribute, words in _WORDS.items():
         said = getattr(run, attribute)
         if said is not None and said not in words:

@@ -28,7 +28,8 @@ A run in float64 takes 6 steps, with the parameters noted before and after each 
 4. Where the stage declares edges, a module that a single loss term trains, and no other reaches, must not have that
    term's gradient reversed: the cosine between the term's own gradient, from the same random state, and the gradient
    that the first update used must not be below -0.5. Clipping and a positive coefficient scale and keep the direction;
-   with a negative one the term is maximised, and the cosine -1. What is between them are other random numbers.
+   with a negative one the term is maximised, and the cosine -1. What is between them are other random numbers; of a
+   parameter of less than 4 elements all that the term alone trains must be reversed as well.
 
 From zero state SGD, momentum, Adam, AdamW, RMSprop, Adagrad, Lion and Muon multiply the gradient
 by a matrix without negative eigenvalues, so the cosine is at most 0: for Adam the update is -lr*sign(g), and the cosine
@@ -95,6 +96,7 @@ NEEDS: tuple[str, ...] = ()
 PER_STAGE = True
 AGAIN = Again()
 STEPS = 6
+FEW = 4  # elements of which a parameter alone tells a direction; the sign of one is that of its noise
 REVERSED = -0.5  # a cosine below which a gradient is another one's reverse
 FLAT = 1e-6  # a cosine up to which an update is not uphill
 ON_THE_LINE = 1e-9  # share of a change that may point off the line to another parameter, in float64
@@ -318,12 +320,15 @@ def _is_reached(parameter: nn.Parameter, losses: Sequence[Tensor]) -> bool:
 
 
 def _reversed(history: _History) -> Iterator[Finding]:
+    pairs: dict[nn.Parameter, tuple[str, Tensor, Tensor]] = {}
     for parameter, (term, gradient) in history.terms.items():
         used = next((move.gradient for move in history.moves.get(parameter, []) if move.gradient is not None), None)
-        if used is None or not bool(used.any()) or not bool(gradient.any()):
-            continue
-        cosine = float((used * gradient).sum() / (used.norm() * gradient.norm()))
-        if cosine < REVERSED:
+        if used is not None and bool(used.any()) and bool(gradient.any()):
+            pairs[parameter] = term, used, gradient
+    for parameter, (term, used, gradient) in pairs.items():
+        cosine = _cosine([(used, gradient)])
+        whole = [(one, other) for name, one, other in pairs.values() if name == term]
+        if cosine < REVERSED and (used.numel() >= FEW or _cosine(whole) < REVERSED):
             name = history.names[parameter]
             yield _finding(
                 f"the first update of `{name}` uses the reverse of the gradient of {term}, which alone trains it: "
@@ -332,6 +337,12 @@ def _reversed(history: _History) -> Iterator[Finding]:
                 name,
                 cosine=cosine,
             )
+
+
+def _cosine(pairs: Sequence[tuple[Tensor, Tensor]]) -> float:
+    """Between the gradients of several parameters, taken together."""
+    one, other = (torch.cat([pair[i].flatten() for pair in pairs]) for i in (0, 1))
+    return float((one * other).sum() / (one.norm() * other.norm()))
 
 
 def _first_cosine(moves: Sequence[Move]) -> float:

@@ -26,7 +26,7 @@ these metrics: a bound that is in the report and not in the formula.
 One value that the adapter does not list is tried beside them: 0 where all listed ones are other numbers, a misspelt
 name where they are names. The name must be refused. The 0 may be, and it may do something of its own; what it may not
 do is what a listed value does, unless numbers near 0, or far above all of them, do that as well: a limit that nothing
-reaches.
+reaches. So is a listed number that does what a listed 0 or None does, where a thousandth of it does something else.
 
 A key that is called after a module (`freeze_trunk`, `trunk_frozen`, `train_trunk: false`) freezes all of it or nothing:
 a parameter that two steps move all the same, beside others that they no longer move, is a finding.
@@ -187,6 +187,8 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
                 continue
             if not _break_alike(stage, context, at_start, key, (one, other)):
                 continue
+            if _is_limit(stage, context, at_start, key, (one, other)):
+                continue
             if isinstance(values, Guessed) and _acts_elsewhere(subject, stage, context, at_start, key, (one, other)):
                 elsewhere = True
                 break
@@ -294,6 +296,14 @@ def _stay_alike(
     except SubjectRaisedError:
         return where_it_ends
     return one.is_like(two)
+
+
+def _is_limit(stage: Stage, context: Context, at_start: GlobalState, key: str, values: tuple[Any, Any]) -> bool:
+    """Whether a number that acts like none at all is a limit that nothing reaches: one far below it does act."""
+    limits = [value for value in values if isinstance(value, float) and value > 0]
+    if len(limits) != 1 or not any(value is None or value == 0 for value in values):
+        return False
+    return not _stay_alike(stage, context, at_start, key, (limits[0], limits[0] * SMALL), where_it_ends=True)
 
 
 def _break_alike(stage: Stage, context: Context, at_start: GlobalState, key: str, values: tuple[Any, Any]) -> bool:

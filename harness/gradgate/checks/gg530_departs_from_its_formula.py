@@ -77,6 +77,7 @@ from gradgate.checks.moved import in_words, plain_and_moved
 from gradgate.checks.raised import calling, reports_raises
 from gradgate.checks.randomness import seeded
 from gradgate.checks.recorded_calls import Call, Recorded
+from gradgate.checks.without_dropout import without_dropout
 from gradgate.core.errors import SubjectError, nearest
 from gradgate.core.finding import Finding
 from gradgate.core.origin import at_line, in_one_line
@@ -208,7 +209,7 @@ def _judge(
 ) -> tuple[float, Finding | None] | None:
     """How far a call is from its formula, relative to the largest that this gives, and what is wrong; None: it has no
     value there."""
-    given = call.variables.get(place.name)
+    given = place.value(call.variables)
     value = _number(place, call)
     if value is None:
         if given is None:
@@ -252,7 +253,7 @@ def _expected(place: Place, formula: Formula, call: Call) -> Tensor:
                 f"formulas[{place.text!r}] takes {name!r}, no variable of the function{near}; it has {has}"
             )
     try:
-        with torch.no_grad():
+        with torch.no_grad(), without_dropout():
             expected = formula(**{name: variables[name] for name in names})
     except Exception as error:
         raise SubjectError(f"formulas[{place.text!r}] raised {in_one_line(error)}") from error

@@ -154,9 +154,9 @@ def _remembers(run: Run, batches: Sequence[Batch], seed: int) -> bool:
 def running_statistics(run: Run, batches: Sequence[Batch], seed: int) -> Statistics | None:
     """The numbers that `losses` moves by the batch that it is given, whatever the parameters are; None: there are none.
 
-    With them go whole numbers on the same objects that move at other parameters as they do at these: a mean needs its
-    count. What moves with every batch alike (a decaying coefficient) or otherwise at other parameters (a norm of the
-    loss) is none.
+    With them go those that the run declares, and whole numbers on the same objects that move at other parameters as
+    they do at these: a mean needs its count. What moves with every batch alike (a decaying coefficient) or otherwise at
+    other parameters (a norm of the loss) is none.
     """
     moving = _moved(run, batches[0], seed)
     if not moving or len(batches) < 2:
@@ -165,6 +165,7 @@ def running_statistics(run: Run, batches: Sequence[Batch], seed: int) -> Statist
     parameters = [parameter for parameter in named_parameters(run) if parameter.requires_grad]
     elsewhere = [_behind(run, batches[0], seed, moving) for _ in perturbed(parameters, seed, OTHERWISE)]
     own = [number for number in range(len(moving)) if all(each[number] == here[number] for each in elsewhere)]
+    declared = [each for each in moving if any(f".{name}." in f".{each.name}." for name in run.statistics)]
     by_data = {number for number in own if here[number] != there[number]}
     owners = {id(moving[number].owner) for number in by_data if not moving[number].is_whole}
     found = [
@@ -172,6 +173,7 @@ def running_statistics(run: Run, batches: Sequence[Batch], seed: int) -> Statist
         for number in own
         if id(moving[number].owner) in owners and (number in by_data or moving[number].is_whole)
     ]
+    found += [each for each in declared if each not in found]
     return Statistics(found) if found else None
 
 

@@ -81,6 +81,9 @@ class Run:
             is `gradgate.on_matrices(0.1)` or a `gradgate.by_parameter(...)`; None: not declared.
         schedule_counts: what moves the schedule where a step may skip its update (a gradient is not finite), "updates"
             alone or all "steps"; None: not declared.
+        statistics: names of the running statistics of the data that the documentation has (`scale`, `scale.mean`: what
+            is reached from the run by that name), which a batch moves before it is measured in them; those that move
+            by the batch alone are found without.
         coefficients: by what each term of `losses` enters `total`, from the configuration; None: not declared.
         max_length: tokens at which a row, or document, is cut, so that it may end without `end_token`; None: never.
         formulas: a number of the trainer's (`compute_loss:kl`, `Weighter.temperature:return`: a function, and a local
@@ -100,6 +103,7 @@ class Run:
     rates: Mapping[str, Any] | None = None
     schedule_counts: Literal["updates", "steps"] | None = None
     max_length: int | None = None
+    statistics: Sequence[str] = ()
     cuts: Literal["end", "front"] | None = None
     coefficients: Mapping[str, float] | None = None
     formulas: Mapping[str, Callable[..., Any]] | None = None

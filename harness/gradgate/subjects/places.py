@@ -54,11 +54,16 @@ class Place:
         steps = [name or (int(key) if key.isdigit() else key.strip("'\"")) for name, key in found]
         return cls(text, match["function"] or "", match["name"], tuple(steps))
 
-    def tensor(self, variables: Variables) -> Tensor | None:
-        """The tensor there, of a returned tuple without more words the first; None where there is none."""
+    def value(self, variables: Variables) -> Any:
+        """What is there, whatever it is; None where there is nothing."""
         value: Any = variables.get(self.name)
         for step in self.steps:
             value = _inside(value, step)
+        return value
+
+    def tensor(self, variables: Variables) -> Tensor | None:
+        """The tensor there, of a returned tuple without more words the first; None where there is none."""
+        value = self.value(variables)
         if isinstance(value, list) and value and all(isinstance(part, int | float) for part in value):
             return torch.tensor(value, dtype=torch.float64)
         if self.name == RETURN and not self.steps and isinstance(value, tuple | list):

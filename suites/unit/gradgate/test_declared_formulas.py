@@ -55,7 +55,7 @@ def test_place_that_is_never_called_decides_nothing() -> None:
             "takes 'log_p', no variable of the function; did you mean 'log_pi'",
         ),
         ({"divergence__return": lambda log_pi: log_pi.nope()}, "raised AttributeError"),
-        ({"parts_of__return[1]": lambda error_B: error_B}, "is a tuple in "),
+        ({"parts_of__return[1]": lambda error_B: error_B}, "is a dict in "),
     ],
 )
 def test_formula_that_cannot_be_asked_says_what_is_expected(formulas: dict[str, object], said: str) -> None:

@@ -110,6 +110,19 @@ def test_gg414_passes_a_limit_that_nothing_reaches_near_zero() -> None:
     assert run_check("GG414", Subject("limited", [stage]), stage).findings == ()
 
 
+@pytest.mark.parametrize("used", [True, False])
+def test_gg414_asks_a_limit_that_nothing_reaches_for_a_smaller_one(used: bool) -> None:
+    """A limit and none are alike where nothing comes near it; where a thousandth of it is alike, too, none is used."""
+
+    def start(seed: int, *, options: Mapping[str, Any] | None = None, **given: Any) -> Any:
+        limit = (options or {}).get("limit", 1.0) if used else 1.0
+        return optioned().stages[0].start(seed, options={"lr": min(0.01, limit or 1.0)}, **given)
+
+    stage = Stage("limited", start, options={"limit": (1.0, 0.0)})
+
+    assert bool(run_check("GG414", Subject("limited", [stage]), stage).findings) == (not used)
+
+
 def test_gg414_passes_a_zero_that_switches_a_limit_off() -> None:
     """It does what the listed limit does that nothing reaches, and so does one that is far above."""
 

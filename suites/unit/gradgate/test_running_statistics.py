@@ -28,6 +28,16 @@ def test_running_statistics_of_rewards_pass(code: str, kind: Any) -> None:
     assert code not in ("GG407", "GG410", "GG904") or name in outcome.measured[HELD]
 
 
+@pytest.mark.parametrize(("declared", "red"), [((), True), (("statistics",), False), (("norm",), True)])
+def test_statistics_of_bootstrapped_returns_are_held_where_they_are_declared(
+    declared: tuple[str, ...], red: bool
+) -> None:
+    """Other parameters move them otherwise, as they do a norm of the loss: nothing but the adapter can tell."""
+    kind = type("Declared", (NormalisedRun,), {"statistics": declared})
+    stage = Stage("values", partial(kind, kind="bootstrapped"), objective="value")
+    assert bool(errors(run_check("GG904", Subject("normalised", [stage]), stage))) == red
+
+
 @pytest.mark.parametrize("run", [NormalisedRun, NormalisedLoop])
 def test_statistics_of_what_the_critic_says_are_no_part_of_its_gradient(run: Any) -> None:
     """Returns that are bootstrapped move a mean that other parameters would move otherwise: no difference sees that."""
