@@ -192,10 +192,10 @@ def _finding(where: str, point: Point, owner: str, names: list[str], now: Held, 
     more = f" and {len(names) - 1} more values of `{owner}`" if len(names) > 1 else ""
     if then is None:
         told = f"`{name}` is None, and holds values"
-    elif now.text and then.text:
-        told = f"`{name}`{more} is {now.text}, and {then.text}"
+    elif len(names) == 1 and now.text and then.text:
+        told = f"`{name}` is {now.text}, and {then.text}"
     else:
-        told = f"`{name}`{more} is another one than"
+        told = f"`{name}`{more} {'are others' if more else 'is another one'} than"
     return Finding(
         CODE,
         NAME,
