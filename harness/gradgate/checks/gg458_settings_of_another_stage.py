@@ -93,9 +93,22 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     sections = _sections(subject, files)
     twins = {name for name, keys in sections.items()
              if any(len(keys & others) >= FEW for other, others in sections.items() if other != name)}  # fmt: skip
+    twins -= _handles(sections, twins, {name for *_, content in yaml_files(subject) for name in _names(content)})
     places = [(place, stage) for place in (places_in(files).all if twins else ()) if (stage := _stage_of(place, twins))]
     found = tuple(_Reads(files, twins).found(places, sections)) if places else ()
     return Outcome(found, {"keys_of_another_stage": len(found)}, {"keys_of_another_stage": 0})
+
+
+def _handles(sections: Keys, twins: set[str], named: set[str]) -> set[str]:
+    """Names by which code holds the section that a stage was given: fields that have the keys of two of the files'."""
+    of_files = twins & named
+    return {name for name in twins - named if sum(sections[one] <= sections[name] for one in of_files) > 1}
+
+
+def _names(content: Any) -> Iterator[str]:
+    for key, inner in content.items() if isinstance(content, Mapping) else ():
+        yield str(key)
+        yield from _names(inner)
 
 
 def _sections(subject: Subject, files: tuple[File, ...]) -> Keys:

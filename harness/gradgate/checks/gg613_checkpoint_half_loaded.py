@@ -372,6 +372,8 @@ def _without_optimizer(files: tuple[File, ...], saves: list[tuple[File, ast.Call
     lines = [line for file in files for line in file.lines]
     keeps = any(KEEPS_STATE.search(line) for line in lines)
     states = [line.lower() for line in lines if "state_dict" in line or "save_state" in line]
+    if any("super()._save_checkpoint(" in line or "super().save" in line for line in lines):
+        return  # a library saves the rest
     if keeps and saves and states and not any("opt" in line or "save_state" in line for line in states):
         file, call = saves[0]
         told = "the trainer saves weights and no optimizer's state: a run that is resumed from it is another one"

@@ -129,6 +129,8 @@ def _module(value: nn.Module, modules: list[_Pair]) -> nn.Module:
     known = next((twin for one, twin in modules if one is value), None)
     if known is not None:
         return known
+    if "_parameters" not in vars(value):  # one that is about to be made
+        return value
     try:
         twin = copy.deepcopy(value)
     except Exception:  # one that does not let itself be copied

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from torch import nn
 
 from fixtures.check_runs import run_check
 from fixtures.formula_departures import departing
+from gradgate.checks.recorded_calls import copied
 from gradgate.core.errors import SubjectError
 from gradgate.core.verdict import Outcome
 
@@ -83,3 +87,11 @@ def test_list_of_numbers_is_compared_as_a_tensor_is(longest: int, red: bool) -> 
         return [min(longest, length - start) for start in range(0, length, longest)]
 
     assert bool(checked(pieces_of__return=pieces).findings) == red
+
+
+def test_module_that_is_being_made_is_handed_on_as_it_is() -> None:
+    """It has no parameters yet, where a formula is of what its `__init__` computes; one that is made is copied."""
+    made, pairs = nn.Linear(1, 1), list[Any]()
+    bare = nn.Linear.__new__(nn.Linear)
+    assert copied(bare, pairs) is bare and not pairs
+    assert copied(made, pairs) is not made and len(pairs) == 1

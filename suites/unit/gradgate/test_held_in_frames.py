@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from gradgate.checks.held_in_frames import LONGEST, MOST, Held, held_in
-from gradgate.checks.source.carried_names import carried_names
+from gradgate.checks.source.carried_names import carried_names, names_in
 from gradgate.checks.source.trainer import File
 
 HERE = Path(__file__)
@@ -110,3 +110,10 @@ def test_name_is_carried_where_it_is_made_of_itself(text: str, name: str) -> Non
 def test_name_is_not_carried_where_it_is_written_anew(text: str) -> None:
     """A last loss, a local variable, an argument of another value."""
     assert carried_names([File(HERE, ast.parse(text), tuple(text.splitlines()))]) == frozenset()
+
+
+def test_names_of_a_text_are_those_of_attributes_entries_and_arguments() -> None:
+    """And texts, by which an entry may be set."""
+    text = "def f(rows, *, lr=1):\n    self.best = state['seen']\n    return made(turns=lr), {'key': rows}"
+    names = names_in([File(HERE, ast.parse(text), tuple(text.splitlines()))])
+    assert names >= {"rows", "lr", "best", "seen", "turns", "key"} and "_tr_loss" not in names

@@ -248,6 +248,61 @@ def test_files_that_share_a_section_are_merged_section_by_section(recipe: str, f
     assert len(run_check("GG432", reading(tmp_path, LAYERS, files), None).findings) == found
 
 
+HANDLED = """
+from dataclasses import dataclass, field
+
+@dataclass
+class StageOptions:
+    lr: float = 1e-3
+    floor: float = 0.1
+
+@dataclass
+class Arguments:
+    HANDLE: StageOptions = field(default_factory=StageOptions)
+
+class CriticTrainer:
+    def __init__(self, args):
+        self.opt: StageOptions = args.HANDLE
+
+    def rate(self):
+        return self.opt.lr
+
+def options(recipe):
+    return recipe["critic"], recipe["policy"]
+"""
+
+
+@pytest.mark.parametrize(("handle", "found"), [("stage", 0), ("policy", 1)])
+def test_a_field_that_holds_any_stages_section_is_no_other_stages(handle: str, found: int, tmp_path: Path) -> None:
+    """The file has two sections with its keys, and none of its name."""
+    files = {"recipe.yaml": "critic: {lr: 1, floor: 2}\npolicy: {lr: 2, floor: 1}\n"}
+    outcome = run_check("GG458", reading(tmp_path, HANDLED.replace("HANDLE", handle), files), None)
+    assert len(outcome.findings) == found
+
+
+SAVED_BESIDE = """
+import torch
+
+class Own(Trainer):
+    def _save_checkpoint(self, model, trial):
+        CALL
+        torch.save({"seen": self.seen, "clock": self.clock.state_dict()}, self.path)
+
+    def loaded(self, path):
+        state = torch.load(path, weights_only=True)
+        self.seen, optimizer = state["seen"], torch.optim.AdamW(self.model.parameters())
+        self.clock.load_state_dict(state["clock"])
+        return optimizer
+"""
+
+
+@pytest.mark.parametrize(("call", "found"), [("super()._save_checkpoint(model, trial)", False), ("pass", True)])
+def test_what_a_library_saves_is_not_missed(call: str, found: bool, tmp_path: Path) -> None:
+    """Its checkpoint has the optimizer, and the trainer adds to it."""
+    outcome = run_check("GG613", reading(tmp_path, SAVED_BESIDE.replace("CALL", call)), None)
+    assert any("no optimizer's state" in finding.message for finding in outcome.findings) == found
+
+
 ENDED = """
 def ended(tokenizer):
     tokenizer.pad_token = tokenizer.eos_token

@@ -13,6 +13,21 @@ def carried_names(files: Iterable[File]) -> frozenset[str]:
     return frozenset(name for file in files for node in ast.walk(file.tree) for name in _carried(node))
 
 
+def names_in(files: Iterable[File]) -> frozenset[str]:
+    """All names of attributes, entries, arguments and fields that a trainer's own text has."""
+    return frozenset(name for file in files for node in ast.walk(file.tree) for name in _named(node))
+
+
+def _named(node: ast.AST) -> Iterator[str]:
+    yield from _name(node)
+    if isinstance(node, ast.arg | ast.keyword) and node.arg:
+        yield node.arg
+    elif isinstance(node, ast.Name):
+        yield node.id
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+
+
 def _carried(node: ast.AST) -> Iterator[str]:
     if isinstance(node, ast.AugAssign | ast.For):
         yield from _name(node.target)
