@@ -14,9 +14,11 @@ the mean.
 
 ## How it decides
 
-One whole fit at the check's seed. Statistic: mean squared error of the held-out predictions over that of the best
-constant, which is the mean of these very targets and therefore better than any that could be known beforehand. It
-fails at 0.98 or more: 2 % better is the margin. Fewer than 50 predictions, or constant targets, are inconclusive.
+One whole fit at the check's seed, and where it fails those of the two seeds behind it, of which one must fail, too: a
+held-out set of few rows of one kind has a constant that is hard to beat. Statistic: mean squared error of the held-out
+predictions over that of the best constant, which is the mean of these very targets and therefore better than any that
+could be known beforehand. It fails at 0.98 or more: 2 % better is the margin. Fewer than 50 predictions, or constant
+targets, are inconclusive.
 
 Null control, shuffled labels: where the fit says its positions, the same predictions are held against targets that are
 shuffled among the rows, each staying at its position. Statistic: mean squared error over that against shuffled targets,
@@ -29,8 +31,9 @@ same, a head that knows positions alone beats the constant, and there was nothin
 Beside it, and without a bound: the error of the position-only predictor (the mean target at the same position,
 leave-one-out), and the AUC of `score_R` against `right_R` with its standard error (Hanley and McNeil).
 
-False-alarm rate: a head that predicts the training mean has a ratio of 1 or more by construction. How often a sound
-head stays within the margin by chance is stage1-converges' question (GG901), over seeds.
+False-alarm rate: a head that predicts the training mean has a ratio of 1 or more by construction. A sound head of the
+bundled trainer was within the margin at one of 20 seeds, and so at two of three in less than 1 % of runs. How often it
+is at each seed is stage1-converges' question (GG901).
 
 ## Example
 
@@ -79,11 +82,12 @@ GROUP = "fits"  # whole fits, made once in a process
 OBJECTIVE = "value"
 ALLOWED = 0.98  # ratio of squared errors; also the bar of GG901
 ENOUGH = 50  # predictions
+SEEDS = 3  # of which most must fail
 
 
 @reports_raises(CODE, NAME)
 def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
-    """Fit once and compare with the constant."""
+    """Fit and compare with the constant; where it is no better, fit twice more."""
     run = fit(subject, stage, context.seed, context)
     found = quality(run)
     if found is None:
@@ -98,12 +102,22 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
             f"{found.values} held-out predictions (needed: {ENOUGH}), the constant's error is {found.constant_mse:.3g}"
         )
         return Outcome((), found.measured(), allowed, inconclusive=reason)
-    if found.ratio >= ALLOWED:
-        return Outcome((_finding(found),), found.measured(), allowed)
-    if not isfinite(found.shuffled_ratio):
+    told = _judged(found)
+    if isfinite(found.shuffled_ratio) and found.ratio < ALLOWED:
+        allowed |= {"mse_to_shuffled_ratio": ALLOWED}
+    if told is None:
         return Outcome((), found.measured(), allowed)
-    findings = () if found.shuffled_ratio < ALLOWED else (_shuffled(found),)
-    return Outcome(findings, found.measured(), allowed | {"mse_to_shuffled_ratio": ALLOWED})
+    others = [quality(fit(subject, stage, context.seed + more, context)) for more in range(1, SEEDS)]
+    failing = 1 + sum(other is None or not isfinite(other.mse) or _judged(other) is not None for other in others)
+    measured = {**found.measured(), "seeds_that_fail": failing, "seeds": SEEDS}
+    return Outcome((told,) if 2 * failing > SEEDS else (), measured, allowed)
+
+
+def _judged(found: Quality) -> Finding | None:
+    """What is wrong with one fit."""
+    if found.ratio >= ALLOWED:
+        return _finding(found)
+    return _shuffled(found) if isfinite(found.shuffled_ratio) and found.shuffled_ratio >= ALLOWED else None
 
 
 def _shuffled(found: Quality) -> Finding:

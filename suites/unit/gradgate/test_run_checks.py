@@ -951,6 +951,19 @@ def test_gg506_wants_two_percent_below_the_constant(ratio: float, red: bool) -> 
     assert bool(errors(run_check("GG506", subject, stage))) == red
 
 
+@pytest.mark.parametrize(
+    ("ratios", "red"),
+    [((1.1, 0.5, 0.5), False), ((1.1, 1.1, 0.5), True), ((1.1, 0.5, 1.1), True), ((0.5, 1.1, 1.1), False)],
+)
+def test_gg506_asks_two_more_seeds_where_one_fails(ratios: tuple[float, ...], red: bool) -> None:
+    """Most of three must fail; the finding's number is the first seed's."""
+    subject, stage = with_fit(lambda seed: value_fit(ratios[seed]), "value")
+    outcome = run_check("GG506", subject, stage)
+
+    assert bool(errors(outcome)) == red
+    assert outcome.measured.get("seeds_that_fail") == (None if ratios[0] < 1 else sum(ratio > 1 for ratio in ratios))
+
+
 def test_gg506_reports_position_and_ranking_beside_the_constant() -> None:
     """Numbers without a bound, for the reader."""
     outcome = run_check("GG506", CLEAN, stage_of(CLEAN, "value"))
