@@ -89,7 +89,7 @@ from gradgate.checks.contract_clauses import (
     of_tokens,
 )
 from gradgate.checks.raised import SubjectRaisedError, calling
-from gradgate.checks.run_parts import parts_of
+from gradgate.checks.run_parts import is_on_the_way, parts_of
 from gradgate.core.errors import nearest
 from gradgate.core.finding import Finding
 from gradgate.core.origin import origin
@@ -216,7 +216,7 @@ def _of_pieces(start: Start) -> Iterator[Fault]:
     if run.statistics:
         reached = list(parts_of(run))
         for name in run.statistics:
-            if not any(f".{name}." in f".{path}." for path in reached):
+            if not any(is_on_the_way(name, path) for path in reached):
                 last = {path.rpartition(".")[2] for path in reached}
                 yield f"`statistics` names {name!r}, which is not reached from the run{nearest(name, last)}", LIES
     for attribute, words in _WORDS.items():

@@ -20,7 +20,6 @@ gradient at a place that could be supervised (a prompt, a weight that underflows
 none but such is a finding. Statistic: places trained on another token, or where there is nothing to predict;
 threshold 0. False-alarm rate: 0 for losses whose gradient at the logits is that of a weighted cross-entropy. Where
 `losses` has several terms, those count whose gradient pulls one entry up, if there are such: not a divergence.
-
 Function: where the subject has `functions.labels`, its labels of distinct tokens must be equal to the reference's.
 
 Faults that hide one another: where all of the formula's numbers on some more batches are those of the reference with
@@ -170,7 +169,6 @@ def targets(run: Run, batch: Batch) -> Targets | None:
     with calling("losses() and backward"), logits_of(run.modules[str(run.logits_from)]) as outputs:
         reached = _of_labels(run.losses(batch), outputs)
     whole = reached or [torch.zeros_like(output) for output in outputs]
-
     if len(whole) != 1 or not are_of_heads(whole[0]) or whole[0].shape[:2] != tokens.token_BS.shape:
         return None
     if (tokens.token_BS[tokens.valid_BS] >= whole[0].shape[-1]).any():

@@ -101,7 +101,7 @@ from gradgate.checks.updates import is_skipped, parameters_of
 from gradgate.core.errors import SubjectError, nearest
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
-from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject
+from gradgate.subjects.contract import Batch, Context, Run, Stage, Subject, largest_first
 from gradgate.subjects.schedule import Schedule
 
 CODE, NAME = "GG607", "schedule-oracle"
@@ -387,7 +387,7 @@ def _shown(value: Any) -> str:
 def _owners(run: Run, names: Mapping[nn.Parameter, str]) -> dict[str, str]:
     """The smallest module that has a parameter, by the parameter's name."""
     found = {name: name.partition(".")[0] for name in names.values()}
-    for owner in sorted(run.modules, key=lambda owner: -len(list(run.modules[owner].parameters()))):
+    for owner in largest_first(run.modules):
         found |= {names[parameter]: owner for parameter in run.modules[owner].parameters()}
     return found
 

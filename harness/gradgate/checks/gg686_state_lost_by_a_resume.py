@@ -89,7 +89,8 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     first, second = runs
     found: dict[str, Finding] = {}
     moving = _moving(first.launched.held.values())
-    carried, own = carried_names(files_of(subject)), names_in(files_of(subject))
+    files = files_of(subject)
+    text = _Text(carried_names(files), names_in(files))
     compared = places = 0
     for point, resumed in stops(subject, context, first):
         for now in resumed.launched.held.values():
@@ -98,9 +99,7 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
                 continue
             places += 1
             compared += len(first.launched.held[start])
-            for finding in _lost(point, first, second, start, now, carried):
-                if own and finding.detail["last"] not in own:
-                    continue  # of a library that the trainer builds on
+            for finding in _lost(point, first, second, start, now, text):
                 found.setdefault(finding.detail["owner"], finding)
     if not places:
         return Outcome(inconclusive="no resumed run begins with the weights of an update of the run without a stop")
@@ -141,6 +140,23 @@ def _is_alike(one: Held, other: Held | None) -> bool:
 
 
 @dataclass(frozen=True)
+class _Text:
+    """Names in the trainer's own text.
+
+    Args:
+        carried: of what is made of itself.
+        own: all of them; none where the text is not known.
+    """
+
+    carried: frozenset[str]
+    own: frozenset[str]
+
+    def has(self, name: str) -> bool:
+        """Whether a value is not of a library that the trainer builds on."""
+        return not self.own or _own_name(name) in self.own
+
+
+@dataclass(frozen=True)
 class _Compared:
     """Moments of one update.
 
@@ -154,14 +170,15 @@ class _Compared:
     again: Moment
     now: Moment
 
-    def names(self, carried: frozenset[str]) -> list[str]:
+    def names(self, text: _Text) -> list[str]:
         """Of what is another value behind the resume, and carried on from update to update."""
         then = self.own[-1]
         otherwise = [name for name in then if name in self.now and not _is_alike(self.now[name], then[name])]
-        stable = [name for name in otherwise if _is_alike(then[name], self.again.get(name)) and not _is_shown(name)]
-        found = [name for name in stable if self._is_state(name, carried)]
+        stable = [name for name in otherwise if _is_alike(then[name], self.again.get(name))]
+        found = [name for name in stable if self._is_state(name, text.carried)]
         empty = [name for name, value in self.now.items() if value.kind == "none" and name not in then]
-        return found + [name for name in empty if self._is_filled(name) and not _is_shown(name)]
+        found += [name for name in empty if self._is_filled(name)]
+        return [name for name in found if not _is_shown(name) and text.has(name)]
 
     def _is_state(self, name: str, carried: frozenset[str]) -> bool:
         """Whether a value lives on from one update to the next."""
@@ -182,14 +199,12 @@ class _Compared:
         return was is not None and was.kind == "none" and bool(inside) and all(key in self.again for key in inside)
 
 
-def _lost(
-    point: Point, first: Whole, second: Whole, start: int, now: Moment, carried: frozenset[str]
-) -> Iterator[Finding]:
+def _lost(point: Point, first: Whole, second: Whole, start: int, now: Moment, text: _Text) -> Iterator[Finding]:
     """What is otherwise as the update `start` is begun behind a resume."""
     held = first.launched.held
     begun = max(each for each in (0, *starts(first.updates)) if each <= start)
     own = [held[i] for i in range(begun, start + 1) if i in held]
-    names = _Compared(own, second.launched.held.get(start, {}), now).names(carried)
+    names = _Compared(own, second.launched.held.get(start, {}), now).names(text)
     where = point.stopped(len(first.updates))
     for owner, group in groupby(names, key=lambda name: _WITHIN.sub("", name)):
         inside = list(group)
@@ -210,5 +225,5 @@ def _finding(where: str, point: Point, owner: str, names: list[str], now: Held, 
         NAME,
         f"{where}, {told} without the stop; allowed: the same",
         fix="save it with the checkpoint, and put it back behind all that is built",
-        detail={"owner": owner, "values": len(names), "update": point.update, "last": _own_name(name)},
+        detail={"owner": owner, "values": len(names), "update": point.update},
     )

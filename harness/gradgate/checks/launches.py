@@ -128,7 +128,7 @@ def launch(
     folder.mkdir(parents=True, exist_ok=True)
     stacks, count = folder.with_name(f".{folder.name}.stack"), mmap.mmap(-1, 8)
     began = time.monotonic()
-    watch = _Seen(folder, stop, still, holds, count)
+    watch = _Seen(folder, subject.source, stop, still, holds, count)
     process, receiver = forked(partial(_child, subject, folder, dict(settings or {}), resume, watch, stacks))
     try:
         found = _received(receiver, seconds, count)
@@ -198,7 +198,6 @@ def _child(
         program = subject.program
         assert program is not None  # noqa: S101 - a need of every check that launches
         _as_new(subject, program)
-        watch.source = subject.source
         with without_dropout() if watch.still else nullcontext():
             ended, said, place = _run(subject, program, folder, settings, resume, watch)
         faulthandler.unregister(signal.SIGUSR1)
@@ -256,15 +255,18 @@ class _Seen:
 
     Args:
         folder: of the program's output.
+        source: of the trainer.
         stop: as in `launch`.
         still: as in `launch`.
         holds: as in `launch`.
         count: eight bytes that are shared with who waits: the number of updates.
     """
 
-    def __init__(self, folder: Path, stop: int | None, still: bool, holds: Holds, count: mmap.mmap) -> None:
-        self.folder, self.stop, self.still, self.holds, self._count = folder, stop, still, holds, count
-        self.source: Path | None = None
+    def __init__(
+        self, folder: Path, source: Path | None, stop: int | None, still: bool, holds: Holds, count: mmap.mmap
+    ) -> None:
+        self.folder, self.source, self.stop, self.still, self.holds = folder, source, stop, still, holds
+        self._count = count
         self.held: dict[int, Mapping[str, Held]] = {}
         self._roots: Mapping[str, object] = {}
         self.updates: list[Update] = []

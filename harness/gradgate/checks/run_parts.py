@@ -55,6 +55,11 @@ def parts_of(run: Run) -> dict[str, Part]:
     return found
 
 
+def is_on_the_way(name: str, path: str) -> bool:
+    """Whether a part is reached by a name, or by several behind one another: `scale` of `trainer.scale.mean`."""
+    return f".{name}." in f".{path}."
+
+
 def objects_of_loop(run: Run) -> dict[str, Any]:
     """What the local variables of a run's own loop hold, where it has one."""
     return run.objects() if isinstance(run, OwnLoop) else {}

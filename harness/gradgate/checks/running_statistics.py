@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from gradgate.checks.invariance import perturbed
 from gradgate.checks.raised import calling
 from gradgate.checks.randomness import seeded
-from gradgate.checks.run_parts import Part, digest, objects_of_loop, parts_of
+from gradgate.checks.run_parts import Part, digest, is_on_the_way, objects_of_loop, parts_of
 from gradgate.checks.snapshot import named_parameters
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Batch, Run
@@ -165,7 +165,7 @@ def running_statistics(run: Run, batches: Sequence[Batch], seed: int) -> Statist
     parameters = [parameter for parameter in named_parameters(run) if parameter.requires_grad]
     elsewhere = [_behind(run, batches[0], seed, moving) for _ in perturbed(parameters, seed, OTHERWISE)]
     own = [number for number in range(len(moving)) if all(each[number] == here[number] for each in elsewhere)]
-    declared = [each for each in moving if any(f".{name}." in f".{each.name}." for name in run.statistics)]
+    declared = [each for each in moving if any(is_on_the_way(name, each.name) for name in run.statistics)]
     by_data = {number for number in own if here[number] != there[number]}
     owners = {id(moving[number].owner) for number in by_data if not moving[number].is_whole}
     found = [

@@ -213,7 +213,7 @@ class Run:
                 names.setdefault(parameter, f"{owner}.{name}")
         return {
             names[parameter]: _at(self.rates[owner], update, name, parameter)
-            for owner in sorted(self.rates, key=lambda owner: -len(list(self.modules[owner].parameters())))
+            for owner in largest_first({owner: self.modules[owner] for owner in self.rates})
             for name, parameter in self.modules[owner].named_parameters()
             if parameter.requires_grad
         }
@@ -233,6 +233,11 @@ class Run:
     def load(self, path: Path) -> None:
         """Bring back what `save` wrote, into this fresh run. Afterwards `batches()` goes on where it was."""
         raise NotImplementedError
+
+
+def largest_first(modules: Mapping[str, nn.Module]) -> list[str]:
+    """Names of modules by their parameters' number, so that of those that share one the smallest comes last."""
+    return sorted(modules, key=lambda name: -len(list(modules[name].parameters())))
 
 
 def _keeping_doubles(method: Callable[..., Any]) -> Callable[..., Any]:
