@@ -54,10 +54,10 @@ def of_tokens(start: Start) -> Iterator[Fault]:
     if not isinstance(tokens, Tokens):
         yield f"tokens(batch) returned a {type(tokens).__name__}, expected gradgate.Tokens", LIES
         return
-    wanted = {"token_BS": torch.int64, "valid_BS": torch.bool, "document_BS": torch.int64}
+    wanted = {"token_BS": torch.int64, "valid_BS": torch.bool, "document_BS": torch.int64, "clean_BS": torch.int64}
     for name, dtype in wanted.items():
         column = getattr(tokens, name)
-        if name == "document_BS" and column is None:
+        if name in ("document_BS", "clean_BS") and column is None:
             continue
         if not isinstance(column, Tensor) or column.dtype != dtype or column.dim() != 2:
             yield f"tokens(batch).{name} is {described(column)}, expected {dtype} [B, S]", LIES

@@ -133,7 +133,7 @@ def _cross_entropy(run: Run, batch: Batch) -> Tensor | None:
     if not seen:
         raise SubjectError(f"fit_of: `{run.logits_from}` returned no logits while losses() ran")
     tokens = run.tokens(batch)
-    token_BS = tokens.token_BS.cpu()
+    token_BS = tokens.data.cpu()
     logits_BSV = by_head(_whole(seen, len(token_BS)))[:, :, 0]
     if "supervised" in declared(run):
         token_BS = token_BS.masked_fill(~run.supervised(batch).cpu().bool(), oracles.IGNORED)

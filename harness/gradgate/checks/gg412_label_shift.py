@@ -162,7 +162,7 @@ def targets(run: Run, batch: Batch) -> Targets | None:
     with calling("tokens()"):
         tokens = run.tokens(batch)
     tokens = Tokens(
-        tokens.token_BS.cpu(),
+        tokens.data.cpu(),
         tokens.valid_BS.cpu().bool(),
         None if tokens.document_BS is None else tokens.document_BS.cpu(),
     )

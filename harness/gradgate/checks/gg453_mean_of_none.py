@@ -16,7 +16,9 @@ sees nothing but bad evaluations.
 By reading the files of `Subject.source`, or those of the modules that the adapter imports. A finding is a sum that is
 raised (`+=`, or `total = total + ...`) by a product of a number and of a cross entropy, by itself, by what a name holds
 or by a module of one, without `reduction="sum"` or `"none"`, or of the mean of what a mask picks (`ce[valid].mean()`),
-where the number holds a `sum` of a comparison or a mask, and no condition of the function names that number.
+where the number holds a `sum` of a comparison or a mask, and no condition of the function names that number. So too
+means of what a mask picks that are put into a list, under no condition that asks for it, where that list is gone
+through beside another one and the two of each place are multiplied (`sum(m * n for m, n in zip(means, counts))`).
 
 Statistic: such sums; allowed: 0.
 
@@ -57,8 +59,8 @@ import ast
 from collections.abc import Iterator
 
 from gradgate.checks.source.masked_thresholds import leaves_out
-from gradgate.checks.source.trainer import File, Function, called_name, read_file_by_file
-from gradgate.checks.source.values import Names, assignments_in, last_name, own_nodes
+from gradgate.checks.source.trainer import File, Function, called_name, dotted, read_file_by_file
+from gradgate.checks.source.values import Names, assignments_in, last_name, outwards, own_nodes, parents_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -68,6 +70,7 @@ NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
 AVERAGES = ("cross_entropy", "nll_loss")
 MODULES = ("CrossEntropyLoss", "NLLLoss")
+GUARDS = ("nan_to_num", "isfinite", "isnan")
 
 
 def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
@@ -79,6 +82,7 @@ def _of_file(file: File) -> Iterator[Finding]:
     if not file.has(*AVERAGES, *MODULES, "].mean()"):
         return
     modules = _modules(file)
+    yield from _of_lists(file)
     for function, _ in file.functions:
         names = Names(function)
         for node in own_nodes(function):
@@ -88,6 +92,48 @@ def _of_file(file: File) -> Iterator[Finding]:
             for mean, number in ((raised.left, raised.right), (raised.right, raised.left)):
                 if _averages(mean, names, modules) and _counts(number, names) and not _is_asked(number, function):
                     yield _finding(file, node, function.name, ast.unparse(number))
+
+
+def _of_lists(file: File) -> Iterator[Finding]:
+    """Products of means that a list holds, each of what a mask picks, and of what another list holds beside it."""
+    kept: dict[str, ast.Call] = {}
+    for function, _ in file.functions if file.has(".append(") and file.has("zip(") else ():
+        if not any(called_name(node) in GUARDS for node in own_nodes(function)):
+            kept |= {dotted(_whole(call.func.value)): call for call in _put_away(function)}  # type: ignore[attr-defined]
+    for function, _ in file.functions if kept else ():
+        for node in own_nodes(function):
+            if not isinstance(node, ast.GeneratorExp | ast.ListComp) or len(node.generators) != 1:
+                continue
+            (each,) = node.generators
+            if each.ifs or not _multiplies(node.elt, each) or not isinstance(each.iter, ast.Call):
+                continue
+            for listed in each.iter.args:
+                if (call := kept.get(dotted(_whole(listed)))) is not None:
+                    yield _finding(file, call, function.name, dotted(each.target.elts[1]))  # type: ignore[attr-defined]
+
+
+def _put_away(function: Function) -> Iterator[ast.Call]:
+    """The calls that append a mean of what a mask picks to a list, whether it picks any or not."""
+    names, parents = Names(function), parents_in(function)
+    for node in own_nodes(function):
+        if isinstance(node, ast.Call) and called_name(node) == "append" and len(node.args) == 1:
+            asked = any(isinstance(outer, ast.If) for outer in outwards(node, parents))
+            given = node.args[0]
+            if not asked and not isinstance(given, ast.IfExp) and _averages(given, names, set()):
+                yield node
+
+
+def _whole(node: ast.expr) -> ast.expr:
+    """A list of lists, of which one is meant: `losses` of `losses[k]`."""
+    return _whole(node.value) if isinstance(node, ast.Subscript) else node
+
+
+def _multiplies(node: ast.expr, each: ast.comprehension) -> bool:
+    """Whether the two that `zip` gives are multiplied."""
+    targets = each.target.elts if isinstance(each.target, ast.Tuple) else []
+    factors = [node.left, node.right] if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult) else []
+    of_zip = called_name(each.iter) == "zip" and len(targets) == 2
+    return of_zip and sorted(map(dotted, factors)) == sorted(map(dotted, targets))
 
 
 def _raised_by(node: ast.AST) -> ast.expr | None:
@@ -145,7 +191,7 @@ def _is_asked(number: ast.expr, function: Function) -> bool:
         test = node.test if isinstance(node, ast.If | ast.IfExp | ast.While) else None
         if test is not None and any(isinstance(part, ast.Name) and part.id == name for part in ast.walk(test)):
             return True
-        if called_name(node) in ("nan_to_num", "isfinite", "isnan"):
+        if called_name(node) in GUARDS:
             return True
     return False
 

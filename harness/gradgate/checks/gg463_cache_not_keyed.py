@@ -2,8 +2,8 @@
 
 ## What it detects
 
-`if cache.exists(): return torch.load(cache)`, with `cache = folder / "rows.pt"`, in a function that otherwise encodes
-the rows by `cfg.max_len` and `cfg.horizon` and saves them there.
+`if cache.exists(): return torch.load(cache)`, with `cache = folder / "rows.pt"` or `f"rows-{cfg.horizon}.pt"`, in a
+function that otherwise encodes the rows by `cfg.max_len` and `cfg.horizon` and saves them there.
 
 ## Why it matters
 
@@ -18,8 +18,10 @@ what it holds, and that otherwise computes something by settings or by what it i
 the same path.
 
 A finding, as a warning, is one whose path is made of constant names and folders alone, or is given by calls that do so,
-all of them in the trainer's files. It is none where any number, hash, fingerprint, version or name of a setting is part
-of the path; and where what is read is looked at before it is returned. Statistic: such functions; allowed: 0.
+all of them in the trainer's files; or one whose name is filled in with settings of one object alone (`f"{cfg.n}.pt"`),
+while what is computed reads others of that object, here or in functions of the trainer's that are given it. It is none
+where any other number, hash, fingerprint, version or name of a setting is part of the path; and where what is read is
+looked at before it is returned. Statistic: such functions; allowed: 0.
 
 False-alarm rate: 0 on the bundled trainer and on the documented ones; where a folder is made anew for each
 configuration, it is one.
@@ -77,6 +79,7 @@ LOADS = ("torch.load", "pickle.load", "np.load", "numpy.load", "json.load", "jso
 SAVES = ("torch.save", "pickle.dump", "np.save", "numpy.save", "json.dump", "json.dumps", "joblib.dump", "save_file",
          "np.savez")  # fmt: skip
 EXISTS = ("exists", "is_file", "isfile")
+BESIDE = re.compile(r"worker|device|verbose|log|progress|debug|name$", re.IGNORECASE)  # changes nothing of what is made
 FOLDER = re.compile(
     r"(dir|folder|root|path|cache|directory|home|file|parent)s?$|^(Path|os|join|str|self)$", re.IGNORECASE
 )
@@ -102,20 +105,26 @@ def _found(calls: Places) -> Iterator[Finding]:
             if path is None or not _reads_and_returns(node.body, path):
                 continue
             behind = [part for part in nodes if getattr(part, "lineno", 0) > (node.end_lineno or 0)]
-            if _writes(behind, path) and _depends(behind, place, path) and _is_one_name(path, names, place, calls):
+            if not _writes(behind, path) or not _depends(behind, place, path):
+                continue
+            left = _left_out(path, behind, place, calls)
+            if left or _is_one_name(path, names, place, calls):
+                otherwise = f", whatever {_listed(left)} now" if left else ", whatever it would be computed from now"
                 yield Finding(
                     code=CODE,
                     name=NAME,
                     severity="warning",
-                    message=f"{place.name}() returns what `{ast.unparse(path)}` holds, whatever it would be "
-                    "computed from now; allowed: none",
+                    message=f"{place.name}() returns what `{ast.unparse(path)}` holds{otherwise}; allowed: none",
                     culprit=place.file.at(node, place.name),
                     fix="make a digest of what it was computed from a part of the name",
                 )
 
 
 def _asked(test: ast.expr) -> ast.expr | None:
-    """The path that a condition asks for; None: it asks something else, or more."""
+    """The path that a condition asks for, beside whether there is one at all; None: it asks something else, or more."""
+    if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And):
+        *others, last = test.values
+        return _asked(last) if all(isinstance(one, ast.Name | ast.Attribute) for one in others) else None
     if not isinstance(test, ast.Call) or called_name(test) not in EXISTS:
         return None
     if test.args:
@@ -175,6 +184,62 @@ def _is_one_name(path: ast.expr, names: Names, place: Place, calls: Places, hops
     return bool(of_calls) and all(
         value is not None and _is_one_name(value, caller.names, caller, calls, hops - 1) for caller, value in of_calls
     )
+
+
+def _left_out(path: ast.expr, behind: Sequence[ast.AST], place: Place, calls: Places) -> list[str]:
+    """The settings that something is computed by, of one object by which others a path is named; empty: none is known.
+
+    A path that anything but settings is filled into is not judged: it may be a digest of all.
+    """
+    filled = list(_filled_in(path, place, calls))
+    named = {last_name(value) for _, value in filled}
+    objects = {dotted(value.value) for _, value in filled if isinstance(value, ast.Attribute)}
+    if (
+        len(objects) != 1
+        or objects & {"self", "cls"}
+        or not all(isinstance(value, ast.Attribute) for _, value in filled)
+    ):
+        return []
+    (of,) = objects
+    read = {name for name in _settings_read(of, behind, place, calls) if not BESIDE.search(name)}
+    return sorted(name for name in read - named if not FOLDER.search(name)) if named <= read else []
+
+
+def _filled_in(path: ast.expr, place: Place, calls: Places) -> Iterator[tuple[Place, ast.expr]]:
+    """What is filled into the texts of a path, here or in a function that is given the same object by the same name."""
+    for part in place.names.parts(path):
+        if isinstance(part, ast.FormattedValue):
+            yield place, part.value
+        elif isinstance(part, ast.Call) and (made := calls.called(part, place)) is not None and made is not place:
+            same = all(name == dotted(value) for name, value in made.given(part).items())
+            if not same or len(made.returned) != 1:
+                yield made, part
+            for value in made.returned:
+                yield from _filled_in(value, made, calls)
+        elif isinstance(part, ast.Call) and not FOLDER.search(last_name(part.func)):
+            yield place, part
+
+
+def _settings_read(of: str, nodes: Sequence[ast.AST], place: Place, calls: Places, hops: int = 2) -> set[str]:
+    """The names of the settings of an object that are read, also in functions that are given it."""
+    called_by = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
+    found = {
+        node.attr
+        for node in nodes
+        if isinstance(node, ast.Attribute) and dotted(node.value) == of and id(node) not in called_by
+    }
+    for node in nodes if hops else ():
+        made = calls.called(node, place) if isinstance(node, ast.Call) else None
+        for name, value in made.given(node).items() if made is not None and isinstance(node, ast.Call) else ():
+            if dotted(value) == of and made is not None:
+                found |= _settings_read(name, made.nodes, made, calls, hops - 1)
+    return found
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(f"`{name}`" for name in names[:3])
+    more = len(names) - 3
+    return f"{shown} and {more} more are" if more > 0 else f"{shown} {'is' if len(names) == 1 else 'are'}"
 
 
 def _is_join(node: ast.AST) -> bool:

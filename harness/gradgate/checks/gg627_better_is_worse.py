@@ -20,8 +20,9 @@ given. Its direction has to fit the names of what is compared: losses, cross ent
 are better where they are smaller, accuracies, rewards, F1, BLEU and explained variances where they are larger. A minus
 turns it. `monitor=` and `mode=`, or `metric_for_best_model=` and `greater_is_better=`, are held against each other
 where both are written down in one call or one mapping; alone, `metric_for_best_model` of a trainer on transformers'
-TrainingArguments, in a call, a mapping, a field of a class of such arguments or a YAML file, is kept where it is larger
-unless it ends in "loss", if nothing gives that mapping, class or object `greater_is_better`. A direction that is chosen
+TrainingArguments, in a call, by an argument that is given to a function which makes one, in a mapping, a field of a
+class of such arguments or a YAML file, is kept where it is larger unless it ends in "loss", if nothing gives that
+mapping, class or object `greater_is_better`. A direction that is chosen
 by a part of a score's name (`"min" if "loss" in monitor else "max"`) has to fit each name that the trainer, or a YAML
 file in its folder, gives what is called after monitoring (`best_metric`), and each that it allows there: by `Literal`,
 by `choices`, by `in`, or in a call that is given both. The parts may stand in a constant, a field or a pattern, the

@@ -26,6 +26,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from gradgate.checks.forks import end, forked, quietly
 from gradgate.checks.held_in_frames import Held, held_in
 from gradgate.checks.raised import first_line
+from gradgate.checks.released import Released, Unstepped
 from gradgate.checks.without_dropout import without_dropout
 from gradgate.core.finding import Location
 from gradgate.core.origin import in_stack, origin
@@ -81,6 +82,7 @@ class Launched:
         place: the line that raised, or where it hung.
         seconds: that it took.
         held: what the program held as each update was begun, by the number of the update, from 0; see `holds`.
+        unstepped: parameters that were released meanwhile, and that no optimizer has; see `holds`.
     """
 
     updates: tuple[Update, ...]
@@ -89,6 +91,7 @@ class Launched:
     place: Location | None = None
     seconds: float = 0.0
     held: Mapping[int, Mapping[str, Held]] = field(default_factory=dict)
+    unstepped: tuple[Unstepped, ...] = ()
 
     @property
     def in_words(self) -> str:
@@ -121,7 +124,7 @@ def launch(
         stop: the number of updates behind which it is stopped, from 1; None: it runs to its end.
         still: without dropout, and with every parameter put back behind each step: all updates are of one model.
         holds: of which updates all that the program holds is taken down, as the first forward of each begins: the
-            first 300, or the first one of each optimizer.
+            first 300, where it is also noted what no optimizer has, or the first one of each optimizer.
         seconds: after which it is killed where it has made no update meanwhile; after four times as many in any case.
     """
     _warm_up()
@@ -201,7 +204,14 @@ def _child(
         with without_dropout() if watch.still else nullcontext():
             ended, said, place = _run(subject, program, folder, settings, resume, watch)
         faulthandler.unregister(signal.SIGUSR1)
-    return Launched(tuple(watch.updates), ended, said, place, held=watch.held)
+    return Launched(
+        tuple(watch.updates),
+        ended,
+        said,
+        place,
+        held=watch.held,
+        unstepped=tuple(watch.released.found if watch.released else ()),
+    )
 
 
 def _run(
@@ -269,6 +279,7 @@ class _Seen:
         self._count = count
         self.held: dict[int, Mapping[str, Held]] = {}
         self._roots: Mapping[str, object] = {}
+        self.released = Released() if holds == "each" else None
         self.updates: list[Update] = []
         self.stopped, self._made = False, 0
         self._numbers: dict[int, int] = {}
@@ -307,6 +318,8 @@ class _Seen:
 
     def before(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """In front of a step: the gradients that it takes."""
+        if self.released is not None:
+            self.released.look(optimizer, len(self.updates))
         parameters = _parameters(optimizer)
         self._gradients = tuple(0.0 if p.grad is None else float(p.grad.double().norm()) for p in parameters)
         held = [value for p in parameters for value in optimizer.state.get(p, {}).values()]

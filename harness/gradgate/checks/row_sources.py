@@ -54,7 +54,7 @@ def documents(tokens: Tokens) -> Iterator[tuple[int, list[int]]]:
 
 def rows_of(tokens: Tokens) -> Iterator[tuple[int, Row]]:
     """Each document's row and its tokens; the whole row where rows are not packed."""
-    return ((b, tuple(tokens.token_BS[b, document].tolist())) for b, document in documents(tokens))
+    return ((b, tuple(tokens.data[b, document].tolist())) for b, document in documents(tokens))
 
 
 def cut_rows(run: Run, sources: Iterable[Sequence[int]]) -> list[set[Row]]:
@@ -138,7 +138,7 @@ def _without_end(run: Run, batch: Batch) -> Iterator[tuple[int, int, Row]]:
     with calling("tokens()"):
         tokens = run.tokens(batch)
     for b, document in documents(tokens):
-        row = tuple(tokens.token_BS[b, document].tolist())
+        row = tuple(tokens.data[b, document].tolist())
         if row[-1] != run.end_token and (run.max_length is None or len(document) < run.max_length):
             yield b, document[-1], row
 

@@ -36,11 +36,19 @@ class Tokens:
         token_BS: Long[B, S].
         valid_BS: Bool[B, S], True = real token.
         document_BS: Long[B, S] where rows are packed, else None.
+        clean_BS: Long[B, S], the tokens of the data, which are predicted, where `token_BS` is corrupted (dropped,
+            replaced, masked); None: they are the same.
     """
 
     token_BS: Tensor
     valid_BS: Tensor
     document_BS: Tensor | None = None
+    clean_BS: Tensor | None = None
+
+    @property
+    def data(self) -> Tensor:
+        """Long[B, S], the tokens as the data has them."""
+        return self.token_BS if self.clean_BS is None else self.clean_BS
 
 
 @dataclass(frozen=True)

@@ -292,6 +292,18 @@ def test_gg413_is_inconclusive_where_nothing_is_supervised() -> None:
     assert "nothing is supervised" in run_check("GG413", *with_run(Nothing)).inconclusive
 
 
+@pytest.mark.parametrize("clean", [True, False])
+def test_gg412_holds_targets_against_the_tokens_of_the_data(clean: bool) -> None:
+    """Where the ids that the model reads are corrupted, they are not what it is to predict."""
+
+    class Corrupted(MiniRun):
+        def tokens(self, batch: MiniBatch) -> Tokens:
+            other_BS = torch.where(batch.token_BS > 1, batch.token_BS - 1, batch.token_BS + 1)
+            return Tokens(other_BS, batch.valid_BS, clean_BS=batch.token_BS if clean else None)
+
+    assert bool(errors(run_check("GG412", *with_run(Corrupted)))) is not clean
+
+
 @pytest.mark.parametrize("shift", [0, 2])
 def test_gg412_names_the_distance_over_batches_of_different_lengths(shift: int) -> None:
     """Each batch is looked at along its own length."""

@@ -1,4 +1,4 @@
-"""GG494 and GG670 to GG686: the whole program, launched, stopped and resumed; each fault turns its own check red."""
+"""GG494 and GG670 to GG687: the whole program, launched, stopped and resumed; each fault turns its own check red."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context
 from gradgate.subjects.program import Program
 
-CODES = ("GG494", *(f"GG{number}" for number in range(670, 687)))
+CODES = ("GG494", *(f"GG{number}" for number in range(670, 688)))
 OWN = {
     "unseeded": "GG670",
     "no moments": "GG671",
@@ -53,6 +53,7 @@ OWN = {
     "any text": "GG684",
     "rate by parts": "GG685",
     "no rows seen": "GG686",
+    "released alone": "GG687",
 }
 BESIDE = {  # true there, too
     "trains again": ["GG671"],
@@ -131,6 +132,16 @@ def test_finding_of_lost_state_names_it(fault: str, said: str) -> None:
     """With both numbers, where it is one; the last loss and a history, which no checkpoint has either, are no state."""
     (finding,) = checked("GG686", fault).findings
     assert said in finding.message
+
+
+def test_released_part_is_named_unless_the_optimizer_has_it() -> None:
+    """One that is made of frozen parameters, too, steps them once they are released."""
+    first, second = checked("GG687", "released alone").findings
+    assert (
+        "`0.weight` and 1 more of Sequential were frozen" in first.message and "released by update 4" in first.message
+    )
+    assert "released by update 15" in second.message
+    assert checked("GG687", "released").findings == ()
 
 
 @pytest.mark.parametrize(

@@ -33,8 +33,9 @@ for _module in OTHERS:
         BESIDE[_name] = BESIDE.get(_name, set()) | {fault.code for fault in _module.FAULTS.values()}
 WARNS = {
     "GG211", "GG217", "GG308", "GG425", "GG427", "GG435", "GG437", "GG439", "GG441", "GG445", "GG447", "GG456",
-    "GG462", "GG463", "GG473", "GG486", "GG487", "GG490", "GG493", "GG497", "GG498", "GG516", "GG524", "GG526",
-    "GG634", "GG638", "GG640", "GG644", "GG646", "GG649", "GG652", "GG653", "GG663",
+    "GG462", "GG463", "GG473", "GG486", "GG487", "GG490", "GG493", "GG497", "GG498", "GG516", "GG520", "GG521",
+    "GG524", "GG526", "GG527", "GG528", "GG634", "GG638", "GG640", "GG644", "GG646", "GG649", "GG652", "GG653",
+    "GG663",
 }  # fmt: skip
 
 

@@ -103,3 +103,27 @@ def test_a_column_as_wide_as_the_tokens_is_named_with_its_value_at_padding(way: 
         getattr(Loose(), way)(batch(mapping), 2)
     changed = getattr(Named(), way)(batch(mapping), 2)
     assert (changed["ids"].shape[1], changed["labels"].shape[1]) == ({"pad": 5, "crop": 2}[way], 3)
+
+
+def test_micro_batches_are_read_as_one_batch() -> None:
+    """The narrower ones are padded; each is padded and cropped on its own, and picked rows are one batch."""
+    run, wide = Run(), batch(mapping)
+    narrow = run.crop(wide, 2)
+    tokens, picked = run.tokens((wide, narrow)), run.select_rows((wide, narrow), [0, 3])
+
+    assert tokens.token_BS.tolist() == [[0, 1, 2], [3, 4, 5], [0, 1, 9], [3, 4, 9]]
+    assert tokens.valid_BS.tolist() == [[True] * 3, [True, True, False], [True, True, False], [True, True, False]]
+    assert (picked["ids"].tolist(), picked["rows"]) == ([[0, 1, 2], [3, 4, 9]], ["first", "second"])
+    assert [part["ids"].shape[1] for part in run.pad((wide, narrow), 2)] == [5, 4]
+    assert [part["ids"].shape[1] for part in run.crop((wide, narrow), 1)] == [1, 1]
+
+
+def test_tokens_of_the_data_are_another_column_where_the_ids_are_corrupted() -> None:
+    """What is predicted, and found again in the data; without one the ids are."""
+
+    class Corrupted(Run):
+        clean_from = "clean"
+
+    given = batch(mapping) | {"clean": torch.full((2, 3), 7)}
+    assert Corrupted().tokens(given).data.tolist() == [[7] * 3] * 2
+    assert torch.equal(Run().tokens(given).data, given["ids"])

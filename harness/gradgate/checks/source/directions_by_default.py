@@ -20,8 +20,8 @@ SMALLER = "loss"  # at the end of a name: the smaller is the better one
 def directions_by_default(files: tuple[File, ...], own: Places, subject: Subject) -> Iterator[tuple[Location, str]]:
     """The names of scores of which the larger is kept, since they do not end in "loss", each with where it stands.
 
-    Those of calls, mappings, fields and YAML files; not where that one, the class or its family, or an assignment to
-    arguments says which way is the better one, or where more may be given.
+    Those of calls, of arguments that calls give, of mappings, fields and YAML files; not where that one, the class or
+    its family, or an assignment to arguments says which way is the better one, or where more may be given.
     """
     if not any(file.has(*ARGUMENTS) for file in files) or any(_is_set_outside(file) for file in files):
         return
@@ -38,13 +38,26 @@ def directions_by_default(files: tuple[File, ...], own: Places, subject: Subject
                 value = _alone({str(getattr(key, "value", "")): value for key, value in pairs})
             else:
                 continue
-            name = text_of(value)
-            if value is not None and name and not name.endswith(SMALLER):
-                yield file.at(value), name
+            for at, name in _texts(value, file, own):
+                if not name.endswith(SMALLER):
+                    yield at, name
     for path, text, content in yaml_files(subject) if not told else ():
         for name in _in_yaml(content):
             line = next((at for at, each in enumerate(text.splitlines(), 1) if SCORE in each and name in each), 1)
             yield Location(str(path), line, "", text.splitlines()[line - 1].strip()), name
+
+
+def _texts(value: ast.expr | None, file: File, own: Places) -> Iterator[tuple[Location, str]]:
+    """The text that a score is called by and where it stands, also what calls give an argument."""
+    if text := text_of(value):
+        yield file.at(value), text
+    elif isinstance(value, ast.Name):
+        around = (place for place in own.functions if place.file is file and value.id in place.parameters)
+        for place in around:
+            if any(node is value for node in place.nodes) and place.names.held(value) is value:
+                for caller, given in own.values_given(place, value.id):
+                    if text := text_of(given):
+                        yield caller.file.at(given, caller.name), text
 
 
 def _is_set_outside(file: File) -> bool:
