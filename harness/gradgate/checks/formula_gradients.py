@@ -20,7 +20,9 @@ def says_what_is_constant(formula: Callable[..., Any]) -> bool:
     return STOPS in getattr(getattr(formula, "__code__", None), "co_names", ())
 
 
-def gradients_apart(place: Place, formula: Callable[..., Any], names: list[str], call: Call) -> str:
+def gradients_apart(
+    place: Place, formula: Callable[..., Any], names: list[str], call: Call, *, constants_alone: bool = False
+) -> str:
     """What is wrong with the gradients of a number while its function returns, in words; empty: nothing.
 
     Args:
@@ -28,6 +30,7 @@ def gradients_apart(place: Place, formula: Callable[..., Any], names: list[str],
         formula: what it is declared to be.
         names: of the formula's variables.
         call: that ends.
+        constants_alone: whether the numbers depart as well, so that only a gradient where none is declared tells more.
     """
     variables = {**call.variables, **call.live}
     inputs = {name: each for name in names if isinstance(each := variables[name], Tensor) and each.requires_grad}
@@ -46,6 +49,8 @@ def gradients_apart(place: Place, formula: Callable[..., Any], names: list[str],
     for name in inputs:
         one, other = ours[name], theirs[name]
         size = max(float(one.norm()), float(other.norm()))
+        if constants_alone and bool(other.any()):
+            continue
         if float((one - other).norm()) > ALLOWED * size:
             told = f"gives `{name}` a gradient of norm {float(one.norm()):.4g}"
             return f"{told}, and by the declared formula {float(other.norm()):.4g}"

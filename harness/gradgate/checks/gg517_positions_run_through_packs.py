@@ -14,8 +14,9 @@ examples, and an evaluation or a generation, where each row begins at 0, is anot
 
 By reading the files of `Subject.source`, or those of the modules that the adapter imports, of a trainer that has an
 embedding of positions: relative ones, as rotary ones, are the same from wherever they begin. Findings are names of
-positions that are given an `arange` or `range`, in a function that also writes the numbers of examples into a row
-(`seg[i, a:b] = n`, `segment_ids += [n] * len(x)`) in a loop, unless they are made within that loop; and positions of
+positions, or fields of an object that is made there, that are given an `arange` or `range`, in a function that also
+writes the numbers of examples into a row (`seg[i, a:b] = n`, `segment_ids += [n] * len(x)`) in a loop, unless they are
+made within that loop; and positions of
 an `arange` over a width in a function that is given such numbers and compares them with one another, itself or in a
 function that it gives them to. Positions that are written by parts, counted anew (`cumsum`, a subtraction), or not
 given to anything are none, nor are those that stand in for positions that a caller left out.
@@ -86,7 +87,8 @@ def _of_place(place: Place, own: Places) -> Iterator[Finding]:
         if last_name(target) not in place.parameters  # or they may be given
     ]
     calls = [node for node in place.nodes if isinstance(node, ast.Call) and POSITIONS.search(called_name(node))]
-    if not (made or calls) or not (_loops(place) or _is_held_apart(place, own)) or not _has_table(own):
+    fields = _fields(place)
+    if not (made or calls or fields) or not (_loops(place) or _is_held_apart(place, own)) or not _has_table(own):
         return
     loops = _loops(place)
     for name, value in made:
@@ -95,10 +97,25 @@ def _of_place(place: Place, own: Places) -> Iterator[Finding]:
         if runs and not within and is_handed_on(name, place) and not _begins_anew(name, value, place):
             yield _finding(place, value, name)
             return
+    for name, value in fields if loops else ():
+        if not any(contains(loop, value) for loop in loops) and not _begins_anew(name, value, place):
+            yield _finding(place, value, name)
+            return
     for call in calls if not loops else ():
         if any(is_over_a_width(each, place) for each in given_by(call)[:1]):
             yield _finding(place, call, called_name(call))
             return
+
+
+def _fields(place: Place) -> list[tuple[str, ast.expr]]:
+    """Positions that an object of a row is made with, by name, as `Row(ids=..., position=np.arange(width))`."""
+    words = (word for node in place.nodes if isinstance(node, ast.Call) for word in node.keywords)
+    return [
+        (word.arg, word.value)
+        for word in words
+        if POSITIONS.search(word.arg or "")
+        if word.arg and _is_range(word.value)
+    ]
 
 
 def _has_table(own: Places) -> bool:
@@ -114,14 +131,14 @@ def _has_table(own: Places) -> bool:
 def _loops(place: Place) -> list[ast.For]:
     """The innermost loops that write the numbers of examples into a row."""
     loops = [node for node in place.nodes if isinstance(node, ast.For)]
-    writing = [loop for loop in loops if any(map(_writes_numbers, ast.walk(loop)))]
+    writing = [loop for loop in loops if any(_writes_numbers(each, place) for each in ast.walk(loop))]
     return [loop for loop in writing if not any(other is not loop and contains(loop, other) for other in writing)]
 
 
-def _writes_numbers(node: ast.AST) -> bool:
+def _writes_numbers(node: ast.AST, place: Place) -> bool:
     if isinstance(node, ast.Assign):
         targets = [target for target in node.targets if isinstance(target, ast.Subscript)]
-        return any(_is_part(target) and NUMBERS.search(last_name(target.value)) for target in targets)
+        return any(_is_part(target, place) and NUMBERS.search(last_name(target.value)) for target in targets)
     if isinstance(node, ast.AugAssign):
         return bool(NUMBERS.search(last_name(node.target))) and isinstance(node.value, ast.BinOp)
     if isinstance(node, ast.Call) and called_name(node) == "extend" and isinstance(node.func, ast.Attribute):
@@ -129,8 +146,11 @@ def _writes_numbers(node: ast.AST) -> bool:
     return False
 
 
-def _is_part(target: ast.Subscript) -> bool:
+def _is_part(target: ast.Subscript, place: Place) -> bool:
     parts = target.slice.elts if isinstance(target.slice, ast.Tuple) else [target.slice]
+    spans = (place.names.held(part) for part in parts)
+    if any(isinstance(span, ast.Call) and dotted(span.func) == "slice" and len(span.args) > 1 for span in spans):
+        return True
     return any(isinstance(part, ast.Slice) and part.upper is not None for part in parts)
 
 

@@ -21,7 +21,8 @@ began, and on the other local variables as they were when it ended. Where the fo
 
 A formula that says `detach` somewhere is held to its gradients, too: of the number by each variable of the formula that
 has one, in a random direction, to 1e-3 of the larger. So a weight that is to be a constant, a target that is to stay
-where it is, and a term that was computed without a gradient are told.
+where it is, and a term that was computed without a gradient are told. Where the numbers depart as well, a gradient is
+told by variables of which the formula has none.
 
 Tolerance of values: 1e-4 of the largest magnitude that the formula gives for the call: trainers cast to float32 inside,
 whose sums over a batch are good to 1e-5, and what is computed by another formula is some percent away.
@@ -153,11 +154,13 @@ class _Ledger:
             distance, finding = judged
             self.compared[place.text] += 1
             self.worst = max(self.worst, distance)
-            if finding is None and says_what_is_constant(formula):
-                said = gradients_apart(place, formula, list(_parameters(formula)), call)
-                finding = _finding(place, call, said, self.options) if said else None
             if finding is not None:
                 self.found.setdefault(place.text, finding)
+            if says_what_is_constant(formula):
+                names, departs = list(_parameters(formula)), finding is not None
+                said = gradients_apart(place, formula, names, call, constants_alone=departs)
+                if said:
+                    self.found.setdefault(f"{place.text}, gradient", _finding(place, call, said, self.options))
 
 
 def _of_no_call(texts: Sequence[str], called: set[str]) -> str:

@@ -31,6 +31,14 @@ def checked(wrong: str = "", **formulas: object) -> Outcome:
     return run_check("GG530", subject, subject.stages[0])
 
 
+@pytest.mark.parametrize(("wrong", "told"), [("both", 2), ("both, but constants", 1)])
+def test_gradient_where_none_is_declared_is_told_beside_other_numbers(wrong: str, told: int) -> None:
+    """A number that departs does not hide that it is no constant, either; one that is a constant is told once."""
+    findings = checked(wrong).findings
+    assert len(findings) == told
+    assert any("a gradient of norm" in each.message for each in findings) is (told == 2)
+
+
 def test_numbers_that_are_as_documented_pass() -> None:
     """Of steps and of an evaluation, in each setting; what a formula says nothing of, and what it was written over."""
     outcome = checked()

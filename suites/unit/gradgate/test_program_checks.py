@@ -46,6 +46,7 @@ OWN = {
     "mean of means": "GG494",
     "keeps all": "GG680",
     "clips once": "GG681",
+    "clips to nothing": "GG681",
     "largest": "GG682",
     "refers": "GG682",
     "sum goes on": "GG683",
@@ -132,6 +133,14 @@ def test_finding_of_lost_state_names_it(fault: str, said: str) -> None:
     """With both numbers, where it is one; the last loss and a history, which no checkpoint has either, are no state."""
     (finding,) = checked("GG686", fault).findings
     assert said in finding.message
+
+
+def test_norm_of_nothing_is_no_clipping_or_is_refused() -> None:
+    """Where it is among the declared values: a norm that takes every gradient."""
+    (finding,) = checked("GG681", "clips to nothing").findings
+    assert "8 of 8 parameters never have a gradient with grad_clip = 0.0" in finding.message
+    without = {**mini_program.OPTIONS, "grad_clip": (1.0, 0.1)}
+    assert checked("GG681", "clips to nothing", options=without).findings == ()
 
 
 def test_released_part_is_named_unless_the_optimizer_has_it() -> None:
