@@ -65,12 +65,13 @@ from gradgate.checks.checkpoints import OTHER_SEED, fresh, stepped
 from gradgate.checks.contents import missing, tensors_in
 from gradgate.checks.held_values import values_in
 from gradgate.checks.raised import calling, reports_raises
-from gradgate.checks.run_parts import digest, objects_of_loop
+from gradgate.checks.run_parts import digest, is_code, objects_of_loop
 from gradgate.checks.snapshot import take
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.capabilities import declared
 from gradgate.subjects.contract import Context, Run, Stage, Subject
+from gradgate.subjects.loop_state import Ranges
 
 CODE, NAME = "GG603", "state-missing-from-checkpoint"
 NEEDS: tuple[str, ...] = ("saved",)
@@ -148,10 +149,15 @@ def _loaded(stage: Stage, context: Context, path: Any) -> Inventory:
 def inventory(run: Run) -> Inventory:
     """Everything reachable from a run, and from the local variables of its loop, by name, as digests."""
     seen: dict[int, object] = {}
-    found = dict(values_in("run", run, seen))
+    found = dict(values_in("run", run, seen, without=_is_no_state))
     for name, value in objects_of_loop(run).items():
         found |= {key: each for key, each in values_in(name, value, seen) if key not in found}
     return {name: digest(value) for name, value in found.items()}
+
+
+def _is_no_state(value: object) -> bool:
+    """Whether an object is code, or what this harness counts a loop's ranges with, which begin anew with the loop."""
+    return is_code(value) or isinstance(value, Ranges)
 
 
 def _finding(owner: str, names: list[str]) -> Finding:

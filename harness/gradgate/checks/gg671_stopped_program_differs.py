@@ -21,7 +21,7 @@ parameters to the bit, and what its files hold in the end must be the same. Wher
 two checkpoints of each stage, at the first update of a later stage, before the last update, and before there is a
 checkpoint. Profile quick: 2 places, pr: 6, nightly: 16, as long as the check's time lasts. Where the first update is
 another one, what it finds is named: parameters, rates, the optimizer's state, a generator that training draws from,
-gradients of the same parameters.
+gradients of the same parameters, rows that are those of another update to the bit.
 
 Where nothing is found so, it is done with what `Program.options` can switch (words, on and off, a number and 0,
 accumulation) the other way: all at once, and one by one where that is refused or shows something.
@@ -71,6 +71,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from gradgate.checks.held_rows import update_of_rows
 from gradgate.checks.launches import Update, first_parting
 from gradgate.checks.moved import in_words
 from gradgate.checks.snapshot import compare
@@ -165,7 +166,7 @@ def _updates(point: Point, first: Whole, resumed: Whole) -> list[Finding]:
         return _place(where, point, start)
     from_here = _behind(resumed.updates[0], whole_run)
     told = [] if from_here is None else list(_count(where, point, made, from_here, len(whole_run)))
-    told += _state(where, point, resumed.updates[0], whole_run, start if from_here is None else from_here)
+    told += _state(where, point, resumed, first, start if from_here is None else from_here)
     if not told:
         far = parted(resumed.updates, whole_run[start:], at)
         text = f"{where}, the program makes {made} updates, and the {_nth(at + 1)} of them is another than without it"
@@ -199,8 +200,9 @@ def _count(where: str, point: Point, made: int, start: int, length: int) -> Iter
         yield _finding("count", f"{text} instead of {length - start}", point)
 
 
-def _state(where: str, point: Point, update: Update, whole_run: Sequence[Update], start: int) -> Iterator[Finding]:
+def _state(where: str, point: Point, resumed: Whole, first: Whole, start: int) -> Iterator[Finding]:
     """What the first update behind a resume finds otherwise than the same one of the whole run."""
+    update, whole_run = resumed.updates[0], first.updates
     if not 0 <= start < len(whole_run):
         return
     same = whole_run[start]
@@ -221,9 +223,14 @@ def _state(where: str, point: Point, update: Update, whole_run: Sequence[Update]
     for name in others:
         said = f"random numbers: the state of {GENERATORS[name]} is another one"
         yield _finding(f"generator {name}", f"{text} {said}", point)
+    stage = {i: held for i, held in first.launched.held.items() if whole_run[i].optimizer == same.optimizer}
+    rows = update_of_rows(stage, resumed.launched.held.get(0, {}), start)
+    whose = "" if rows is None else f"those of update {rows + 1}, and not of update {start + 1}"
     if not others:
-        why = "of the same parameters and random numbers: other rows, or other state of what computes the loss"
-        yield _finding("gradients", f"{text} gradients {why}", point)
+        why = f"other rows, {whose or 'or other state of what computes the loss'}"
+        yield _finding("gradients", f"{text} gradients of the same parameters and random numbers: {why}", point)
+    elif whose:
+        yield _finding("rows", f"{text} rows, too: {whose}", point)
 
 
 def _numbers(rates: Sequence[float]) -> str:

@@ -14,8 +14,8 @@ is measured. A run that is stopped once is another run, and its curves do not sa
 ## How it decides
 
 While the program runs, all that the local variables of its functions reach is taken down as each update is begun, at
-its first forward with a gradient: tensors, numbers, texts and states of generators, by name. It is stopped and resumed
-as for GG671. The update that each of its stages then begins with is the one of the run without a stop that most of its
+its first forward with a gradient, or its first backward where it has no module: tensors, numbers, texts and states of
+generators, by name. It is stopped and resumed as for GG671. The update that each of its stages then begins with is the one of the run without a stop that most of its
 moving tensors equal, and the two moments are compared. Left out is what two runs without a stop have otherwise (clocks,
 paths); what optimizers hold (GG671); numbers that have not changed since the stage began (the step that a run was
 started at); numbers that change at every update and are not made of themselves (the last loss, a local variable); lists

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal
 
 import torch
@@ -123,8 +124,9 @@ def launch(
         resume: as its users ask for it.
         stop: the number of updates behind which it is stopped, from 1; None: it runs to its end.
         still: without dropout, and with every parameter put back behind each step: all updates are of one model.
-        holds: of which updates all that the program holds is taken down, as the first forward of each begins: the
-            first 300, where it is also noted what no optimizer has, or the first one of each optimizer.
+        holds: of which updates all that the program holds is taken down, as the first forward of each begins, or where
+            it has no module its first backward: the first 300, where it is also noted what no optimizer has, or the
+            first one of each optimizer.
         seconds: after which it is killed where it has made no update meanwhile; after four times as many in any case.
     """
     _warm_up()
@@ -299,6 +301,7 @@ class _Seen:
         backward = torch.Tensor.backward
 
         def noted(tensor: torch.Tensor, *given: Any, **named: Any) -> None:
+            self.take_at(sys._getframe(1))
             if tensor.numel() == 1:
                 self._losses.append(float(tensor.detach()))
             backward(tensor, *given, **named)
@@ -313,8 +316,14 @@ class _Seen:
 
     def take(self, *_: Any) -> None:
         """In front of a forward: what the program holds, at the first one with a gradient behind each update."""
-        if torch.is_grad_enabled() and len(self.held) < HELD and len(self.updates) not in self.held:
-            self.held[len(self.updates)], self._roots = held_in(sys._getframe(1), self.source, __file__)
+        if torch.is_grad_enabled():
+            self.take_at(sys._getframe(1))
+
+    def take_at(self, frame: FrameType) -> None:
+        """What the program holds in a frame and those around it, once for each update; in front of a backward where no
+        module had a forward."""
+        if self.holds != "nothing" and len(self.held) < HELD and len(self.updates) not in self.held:
+            self.held[len(self.updates)], self._roots = held_in(frame, self.source, __file__)
 
     def before(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """In front of a step: the gradients that it takes."""

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from gradgate.checks.gg603_state_missing_from_checkpoint import inventory
 from gradgate.subjects.keeping import Counts
 from gradgate.subjects.loop_state import LocalNumbers, Ranges
 from gradgate.subjects.own_loop import OwnLoop
@@ -149,6 +150,13 @@ def test_losses_move_no_range_of_the_loop() -> None:
     assert rate_behind(run, losses=3) == rate_behind(CountingRun(train_by_a_range), losses=0) == 0.1 / 2
     assert rate_behind(run, losses=1) == 0.1 / 3
     assert rate_behind(CountingRun(train_by_a_range), losses=3) == pytest.approx(0.1 / 5)
+
+
+def test_ranges_of_the_loop_are_no_state_of_the_run() -> None:
+    """They begin anew with the loop, and no checkpoint of the trainer's has them."""
+    run = CountingRun(train_by_a_range, counts_in=sys.modules[__name__])
+    run.step(BATCH)
+    assert not [name for name in inventory(run) if "_ranges" in name]
 
 
 def test_a_range_that_is_counted_is_a_range_to_those_who_read_it() -> None:

@@ -100,7 +100,11 @@ def test_fault_turns_no_other_check_red(fault: str) -> None:
     [
         ("no moments", "the first update finds other moments"),
         ("no generator", "the state of torch's generator is another one"),
-        ("data anew", "other gradients of the same parameters and random numbers: other rows"),
+        (
+            "data anew",
+            "other gradients of the same parameters and random numbers: other rows, those of update 1, and not",
+        ),
+        ("no generator and data anew", "other rows, too: those of update 1, and not of update "),
         ("step twice", "goes on from update 5 and makes 18 updates to its end instead of 17"),
         ("step left out", "goes on from update 5 and makes 16 updates to its end instead of 17"),
         ("anew", "begins anew: a checkpoint had been written behind update 5"),
@@ -111,7 +115,7 @@ def test_fault_turns_no_other_check_red(fault: str) -> None:
 )
 def test_finding_of_a_stop_says_where_and_what_is_otherwise(fault: str, said: str) -> None:
     """By the numbers of updates, or by what the first update behind the resume finds."""
-    messages = [finding.message for finding in checked("GG671", fault).findings]
+    messages = [finding.message for finding in checked("GG671", *fault.split(" and ")).findings]
     assert any(said in message for message in messages), messages
     assert all(message.startswith("stopped behind update ") for message in messages)
 
@@ -151,6 +155,13 @@ def test_released_part_is_named_unless_the_optimizer_has_it() -> None:
     )
     assert "released by update 15" in second.message
     assert checked("GG687", "released").findings == ()
+
+
+def test_state_of_a_program_without_a_module_is_compared_as_well() -> None:
+    """What it holds is taken down as its first backward begins."""
+    assert checked("GG686", "functional").findings == ()
+    (finding,) = checked("GG686", "functional", "no rows seen").findings
+    assert "`_Stage.rows_seen` is 0, and 20 without the stop" in finding.message
 
 
 @pytest.mark.parametrize(
