@@ -15,13 +15,13 @@ is measured. A run that is stopped once is another run, and its curves do not sa
 
 While the program runs, all that the local variables of its functions reach is taken down as each update is begun, at
 its first forward with a gradient, or its first backward where it has no module: tensors, numbers, texts and states of
-generators, by name. It is stopped and resumed as for GG671. The update that each of its stages then begins with is the one of the run without a stop that most of its
-moving tensors equal, and the two moments are compared. Left out is what two runs without a stop have otherwise (clocks,
-paths); what optimizers hold (GG671); numbers that have not changed since the stage began (the step that a run was
-started at); numbers that change at every update and are not made of themselves (the last loss, a local variable); lists
-that have grown since (histories), and long ones; values of objects that are named after what is shown (meters, logs,
-timers), and those whose name the trainer's own text does not have (a library's). Statistic: values that are otherwise;
-allowed: 0.
+generators, by name. It is stopped and resumed as for GG671. The update that each of its stages then begins with is the
+one of the run without a stop that most of its moving tensors equal, and the two moments are compared. Left out is what
+two runs without a stop have otherwise (clocks, paths); what optimizers hold (GG671); numbers that have not changed
+since the stage began (the step that a run was started at); numbers that change at every update and are not made of
+themselves (the last loss, a local variable); lists that have grown since (histories), and long ones; values of objects
+that are named after what is shown (meters, logs, timers), and those whose name the trainer's own text does not have (a
+library's). Statistic: values that are otherwise; allowed: 0.
 
 False-alarm rate: 0 on the bundled program and the documented ones. What a program starts anew on purpose is one, such
 as a sum that only its next line of the log is made of.
