@@ -15,7 +15,8 @@ model that the paper says it trains less than it should, or not at all.
 By reading the files of `Subject.source`, or those of the modules that the adapter imports. In functions that compute
 (not under `no_grad`, not named after making, copying, averaging, logging or evaluating), an argument of `linear`,
 `embedding`, `matmul`, `mm`, `bmm`, `einsum`, `conv1d` and `addmm`, or a side of `@`, that is `<something>.weight` (or
-`.bias`, `.kernel`) followed by `.data` or `.detach()`. Statistic: such uses; allowed: 0.
+`.bias`, `.kernel`) followed by `.data` or `.detach()`; so too an argument of a function of the trainer's, or of the
+`forward` of one of its modules, that is given to one of these there. Statistic: such uses; allowed: 0.
 
 A finding is a warning: a stop of the gradient may be meant, and then the paper says so.
 
@@ -54,6 +55,7 @@ import ast
 import re
 from collections.abc import Iterator
 
+from gradgate.checks.source.objects_called import object_called
 from gradgate.checks.source.places import Place, Places, read_place_by_place
 from gradgate.checks.source.trainer import called_name, dotted, given_by
 from gradgate.core.finding import Finding
@@ -78,18 +80,31 @@ def check(subject: Subject, _stage: None, _context: Context) -> Outcome:
     return read_place_by_place(subject, lambda file: file.has(".data", ".detach()"), _of_place, "uses")
 
 
-def _of_place(place: Place, _own: Places) -> Iterator[Finding]:
+def _of_place(place: Place, own: Places) -> Iterator[Finding]:
     if OTHERWISE.search(place.name) or _is_without_gradient(place):
         return
     for node in place.nodes:
         sides: list[ast.expr] = []
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
             sides = [node.left, node.right]
-        elif isinstance(node, ast.Call) and called_name(node) in PRODUCTS:
-            sides = [*given_by(node)]
+        elif isinstance(node, ast.Call):
+            sides = [*given_by(node)] if called_name(node) in PRODUCTS else [*_multiplied_by(node, place, own)]
         for side in sides:
             if (name := _detached(side)) and not _in_no_grad(node, place):
                 yield _finding(place, side, name)
+
+
+def _multiplied_by(call: ast.Call, place: Place, own: Places) -> Iterator[ast.expr]:
+    """What a call gives a function of the trainer's, or the `forward` of one of its modules, that multiplies by it."""
+    if not any(map(_detached, given_by(call))):
+        return
+    made = own.called(call, place) or object_called(call, place, own)
+    if made is None or OTHERWISE.search(made.name):
+        return
+    for name, value in made.given(call).items():
+        products = (node for node in made.nodes if isinstance(node, ast.Call) and called_name(node) in PRODUCTS)
+        if any(isinstance(each, ast.Name) and each.id == name for node in products for each in given_by(node)):
+            yield value
 
 
 def _detached(side: ast.expr) -> str:

@@ -15,10 +15,11 @@ own rows adds up with each access: in the second epoch the penalty is twice as l
 
 By reading the files of `Subject.source`, or those of the modules that the adapter imports. Findings are calls of a
 method whose name ends in `_`, and, in a function that gives something back or keeps something, stores at an index,
-`&=`, `|=` and `*=`, and calls of functions that do nothing else, of an argument, or of an item or an attribute of one,
-however deep (`inputs.batch.labels`), that is called labels, targets, mask, valid, ids or tokens, of a view of it, or of
-a name that holds it; where the function assigns that nothing before and does not give it, or what holds it, back; not
-where it is what the function is named after (`mask_labels_`, `collate`).
+`&=`, `|=` and `*=`, and calls of functions that do nothing else, or that give back under another name what they write
+into, of an argument, or of an item or an attribute of one, however deep (`inputs.batch.labels`), that is called labels,
+targets, mask, valid, ids or tokens, of a view of it, or of a name that holds it; where the function assigns that
+nothing before and does not give it, or what holds it, back; not where it is what the function is named after
+(`mask_labels_`, `collate`).
 
 Of a class with `__getitem__` or `__iter__`, rows that it keeps are what its methods assign to its attributes as lists,
 mappings or tensors, and parameters that are annotated so; they are followed through names, loops, views and shallow
@@ -66,6 +67,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from gradgate.checks.source.kept_rows import GIVES, rewritten
+from gradgate.checks.source.objects_called import object_called
 from gradgate.checks.source.places import Place, Places, places_in
 from gradgate.checks.source.trainer import NONE, dotted, files_of, given_by
 from gradgate.checks.source.values import assignments_in, last_name, places_of
@@ -149,17 +151,29 @@ def _writes(place: Place, acts: bool) -> Iterator[Write]:
 
 
 def _by_calls(place: Place, places: Places) -> Iterator[Write]:
-    """Calls of functions that do nothing but write into an argument."""
+    """Calls of functions that do nothing but write into an argument, or that give it back, under another name."""
     for call in (node for node in place.nodes if isinstance(node, ast.Call)):
         called = places.called(call, place)
-        if called is None or called.function is place.function or _acts(called.nodes):
+        if called is None and any(OF_A_BATCH.search(last_name(each)) for each in given_by(call)):
+            called = object_called(call, place, places)
+        if called is None or called.function is place.function:
             continue
-        given = _Given(called)
+        given, does_more = _Given(called), _acts(called.nodes)
         for _, written in _writes(called, acts=True):
-            root, _, rest = given.path(written).partition(".")
-            value = called.given(call).get(root) if root and not given.is_renewed(given.path(written)) else None
-            if value is not None:
-                yield call, _within(value, rest)
+            path = given.path(written)
+            root, _, rest = path.partition(".")
+            value = called.given(call).get(root) if root and not given.is_renewed(path) else None
+            if value is None or (does_more and not (given.is_returned(path) and _is_renamed(call, value, place))):
+                continue
+            yield call, _within(value, rest)
+
+
+def _is_renamed(call: ast.Call, value: ast.expr, place: Place) -> bool:
+    """Whether what a call gives back has another name than what it was given, which is read behind that."""
+    names = [ast.unparse(target) for target, held in assignments_in(place.nodes) if held is call]
+    text, root = ast.unparse(value), dotted(value).partition(".")[0]
+    read = (node for node in place.nodes if isinstance(node, ast.Name) and node.lineno > call.lineno)
+    return bool(names) and text not in names and any(node.id == root for node in read)
 
 
 def _within(value: ast.expr, rest: str) -> ast.expr:
@@ -174,7 +188,9 @@ def _is_of_places(index: ast.expr, place: Place) -> bool:
     if isinstance(index, ast.Call) and isinstance(index.func, ast.Attribute) and index.func.attr in ASKS:
         return True
     held = place.names.held(index)
-    return isinstance(index, kinds) or isinstance(held, ast.Compare) or bool(PLACES.search(last_name(index)))
+    both = isinstance(held, ast.BinOp) and isinstance(held.op, ast.BitAnd | ast.BitOr)
+    asks = isinstance(held, ast.Compare) or (both and any(isinstance(part, ast.Compare) for part in ast.walk(held)))
+    return isinstance(index, kinds) or asks or bool(PLACES.search(last_name(index)))
 
 
 def _is_of_numbers(node: ast.AST) -> bool:

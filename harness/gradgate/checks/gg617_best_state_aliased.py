@@ -113,6 +113,7 @@ NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
 CHANGES = ("update", "pop", "clear", "setdefault", "popitem")
 OF_NUMBERS = re.compile(r"sched|scaler|early|stop|stats|statis|meter|loader|sampler|rng|generator", re.IGNORECASE)
+OF_DRAWS = re.compile(r"rng|generator", re.IGNORECASE)
 BETTER = re.compile(r"improve|better|best", re.IGNORECASE)
 SAVES = re.compile(r"(^|[._])(save|dump|write)", re.IGNORECASE)
 TELLS = re.compile(r"log|metric|histor|csv|json|summary|writer|board|console|print|report|record", re.IGNORECASE)
@@ -160,7 +161,7 @@ def _of_file(file: File, on_cpu: bool, numbers: set[str], loaded: set[str], lent
         told.add(id(value))
         yield finding
     for each in set_aside(file):
-        if id(each.value) not in told:
+        if id(each.value) not in told and not OF_DRAWS.search(ast.unparse(each.value)):
             yield _told(file, each.function, each.name, each.value, "the model", "is brought back")
 
 
@@ -300,8 +301,9 @@ def _used_at_the_end(
     at_once = names_of_calls(function)
     end = kept.loop.end_lineno or 0 if kept.loop is not None and kept.compared else None
     for method in methods:
+        names = {kept.name, *_names_of(method, kept.name)}
         for call in calls_in(method) if method is not function else ():
-            if SAVES.search(dotted(call.func)) and any(_holds(given, kept.name) for given in call.args):
+            if SAVES.search(dotted(call.func)) and any(_holds(given, name) for given in call.args for name in names):
                 later = method.name not in called | at_once
                 leading = leading_to(methods, method)
                 inside = [one.lineno for one in calls_in(function) if called_name(one) in leading]
@@ -310,6 +312,11 @@ def _used_at_the_end(
                 if later or not are_right_behind(methods, function, leading):
                     return "is written"
     return None
+
+
+def _names_of(method: Function, name: str) -> set[str]:
+    """The local names by which a method knows what is kept."""
+    return {dotted(target) for target, value in assignments_in(own_nodes(method)) if _is_of(value, name)} - {""}
 
 
 def _used_behind(

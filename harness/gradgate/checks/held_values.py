@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gradgate.checks.run_parts import FOREIGN, attributes_of, is_code
+from gradgate.checks.run_parts import FOREIGN, attributes_of, fleeting_buffers, is_code
 
 DEPTH = 8  # of nested objects; nobody keeps a counter deeper
 LEAF = Tensor | int | float | str | bytes | None
@@ -67,6 +67,7 @@ def _children(value: Any) -> Iterator[tuple[str, Any]]:
         if hasattr(value, "state_dict"):
             yield ".state_dict()", value.state_dict()
         if isinstance(value, nn.Module):
+            yield from ((f".{name}", value.get_buffer(name)) for name in fleeting_buffers(value))
             yield from ((f".{'.'.join(inside)}", inner) for inside, _, inner in attributes_of(value))
     else:
         yield from ((f".{key}", inner) for key, inner in getattr(value, "__dict__", {}).items())

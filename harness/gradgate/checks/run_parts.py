@@ -74,9 +74,7 @@ def _walk(path: tuple[str, ...], owner: Any, value: Any, depth: int, seen: dict[
     seen[id(value)] = value
     if isinstance(value, nn.Module):
         named = [*value.named_parameters(), *value.named_buffers()]
-        fleeting = {
-            f"{key}.{name}".lstrip(".") for key, m in value.named_modules() for name in m._non_persistent_buffers_set
-        }
+        fleeting = set(fleeting_buffers(value))
         for name, tensor in named:
             yield Part((*path, name), value, digest(tensor), tensor, name in fleeting)
         for within, owned, plain in attributes_of(value):
@@ -99,6 +97,12 @@ def _walk(path: tuple[str, ...], owner: Any, value: Any, depth: int, seen: dict[
         inside = list(getattr(value, "__dict__", {}).items())
     for key, inner in inside:
         yield from _walk((*path, key), value, inner, depth - 1, seen)
+
+
+def fleeting_buffers(top: nn.Module) -> Iterator[str]:
+    """The names of a module's buffers that no `state_dict` has."""
+    for key, module in top.named_modules():
+        yield from (f"{key}.{name}".lstrip(".") for name in sorted(module._non_persistent_buffers_set))
 
 
 def attributes_of(top: nn.Module) -> Iterator[tuple[tuple[str, ...], nn.Module, Any]]:

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from fixtures import mini_program
 from fixtures.check_runs import run_check
 from fixtures.pytest_fixtures import rest_at_night
 from gradgate.checks import catalogue, whole_runs
+from gradgate.checks.held_values import values_in
 from gradgate.checks.launches import launch
 from gradgate.checks.left_behind import is_of_the_clock, records_of
 from gradgate.core.verdict import Outcome
@@ -155,6 +158,14 @@ def test_released_part_is_named_unless_the_optimizer_has_it() -> None:
     )
     assert "released by update 15" in second.message
     assert checked("GG687", "released").findings == ()
+
+
+def test_buffers_that_no_checkpoint_has_are_among_the_values() -> None:
+    """Registered with `persistent=False`, at any depth."""
+    inner = nn.Linear(1, 1)
+    inner.register_buffer("mean", torch.zeros(1), persistent=False)
+    values = dict(values_in("model", nn.Sequential(inner), {}))
+    assert values["model.0.mean"] is inner.mean and "model.state_dict()['0.weight']" in values
 
 
 def test_state_of_a_program_without_a_module_is_compared_as_well() -> None:
