@@ -12,6 +12,7 @@ from gradgate.checks.recorded_calls import Call
 from gradgate.subjects.places import Place
 
 ALLOWED = 1e-3  # of the larger norm
+NOTHING = 1e-14  # of the direction's norm: what rounding leaves of 0
 STOPS = "detach"
 
 
@@ -49,7 +50,7 @@ def gradients_apart(
     for name in inputs:
         one, other = ours[name], theirs[name]
         size = max(float(one.norm()), float(other.norm()))
-        if constants_alone and bool(other.any()):
+        if (constants_alone and bool(other.any())) or size <= NOTHING * float(direction.norm()):
             continue
         if float((one - other).norm()) > ALLOWED * size:
             told = f"gives `{name}` a gradient of norm {float(one.norm()):.4g}"

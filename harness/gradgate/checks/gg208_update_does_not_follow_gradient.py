@@ -89,7 +89,6 @@ from gradgate.core.finding import Finding, Severity
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.capabilities import declared
 from gradgate.subjects.contract import Context, Run, Stage, Subject
-from gradgate.subjects.global_state import GlobalState
 
 CODE, NAME = "GG208", "update-does-not-follow-gradient"
 NEEDS: tuple[str, ...] = ()
@@ -144,9 +143,10 @@ class _Buffer:
 @reports_raises(CODE, NAME)
 def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     """Step, and look at what moved, and where to."""
+    terms = _first_terms(stage, context)
     with calling("start()"):
         run = stage.start(context.seed, dtype=torch.float64, device=context.device)
-    history = _history(run, stage.edges or {})
+    history = _history(run, terms)
     if not history.updates and not run.optimizers:
         return Outcome(not_applicable=f"no torch optimizer stepped in {STEPS} steps: what should move is not known")
     found = {
@@ -161,14 +161,25 @@ def check(subject: Subject, stage: Stage, context: Context) -> Outcome:
     return Outcome(tuple(findings), measured, dict.fromkeys(found, 0))
 
 
-def _history(run: Run, edges: Mapping[str, Sequence[str]]) -> _History:
+def _first_terms(stage: Stage, context: Context) -> dict[str, tuple[str, Tensor]]:
+    """Of each parameter that one loss term alone trains, by its name, that term's name and gradient at the start.
+
+    Of a run of its own: a loss may move what the step goes by, such as a running scale of its targets.
+    """
+    with calling("start()"):
+        run = stage.start(context.seed, dtype=torch.float64, device=context.device)
+    if "losses" not in declared(run):
+        return {}
+    names = named_parameters(run)
+    found = _terms(run, next(iter(run.batches())), stage.edges or {})
+    return {names[parameter]: term for parameter, term in found.items() if parameter in names}
+
+
+def _history(run: Run, terms: Mapping[str, tuple[str, Tensor]]) -> _History:
     history = _History(named_parameters(run), [_tensors(run)])
+    history.terms = {parameter: terms[name] for parameter, name in history.names.items() if name in terms}
     history.held = {parameter for optimizer in run.optimizers for parameter in parameters_of(optimizer)}
     for number, batch in enumerate(islice(run.batches(), STEPS), 1):
-        if number == 1 and "losses" in declared(run):
-            before = GlobalState.now()
-            history.terms = _terms(run, batch, edges)
-            before.restore()  # the step draws the same dropout
         with moves_at_updates(history.names) as moves, calling(f"step {number} of {STEPS}"):
             run.step(batch)
         history.states.append(_tensors(run))

@@ -125,11 +125,17 @@ def _parses(function: Function) -> bool:
 
 def _by_hints(file: File) -> Iterator[Finding]:
     """The calls of types that come from hints or from what is replaced, where truth values are not treated apart."""
+    tables = [(target, value) for target, value in assignments_in(file.nodes) if isinstance(value, ast.Dict)]
+    others = {dotted(target) for target, value in tables if not any(map(_is_bools_own, value.keys, value.values))}
+    others -= {""}
     for function, _ in file.functions:
         nodes = own_nodes(function)
         kinds = {each.arg for each in (*function.args.posonlyargs, *function.args.args) if TYPES.search(each.arg)}
-        texts = {each.arg for each in (*function.args.posonlyargs, *function.args.args)} | _taken_apart(nodes)
+        given = (*function.args.posonlyargs, *function.args.args)
+        texts = {each.arg for each in given if _may_be_text(each)} | _taken_apart(nodes)
         for target, value in assignments_in(nodes):
+            if isinstance(value, ast.Subscript) and dotted(value.value) in others:
+                continue
             of_type = isinstance(value, ast.Call) and dotted(value.func) == "type"
             if of_type or any(_is_hint(part, kinds) for part in ast.walk(value)):
                 kinds |= {dotted(place) for place in places_of(target)} - {""}
@@ -141,6 +147,12 @@ def _by_hints(file: File) -> Iterator[Finding]:
                 continue
             if isinstance(node.func, ast.Name) and node.func.id in kinds - set(BUILT_IN):
                 yield _finding(file, node, function.name, f"`{ast.unparse(node)}`")
+
+
+def _may_be_text(given: ast.arg) -> bool:
+    """Whether an argument may be a text: it is annotated as one, as anything, or not at all."""
+    kinds = {last_name(part) for part in ast.walk(given.annotation)} if given.annotation is not None else {"Any"}
+    return bool(kinds & {"str", "Any", "object"}) or isinstance(given.annotation, ast.Constant)
 
 
 def _where_it_is_bool(file: File) -> Iterator[Finding]:

@@ -22,7 +22,8 @@ began, and on the other local variables as they were when it ended. Where the fo
 A formula that says `detach` somewhere is held to its gradients, too: of the number by each variable of the formula that
 has one, in a random direction, to 1e-3 of the larger. So a weight that is to be a constant, a target that is to stay
 where it is, and a term that was computed without a gradient are told. Where the numbers depart as well, a gradient is
-told by variables of which the formula has none.
+told by variables of which the formula has none. What a decorated function returns is not held to them: a decorator may
+stop them.
 
 Tolerance of values: 1e-4 of the largest magnitude that the formula gives for the call: trainers cast to float32 inside,
 whose sums over a batch are good to 1e-5, and what is computed by another formula is some percent away.
@@ -65,6 +66,7 @@ Faults of eight trainers that the catalogue was tried on, most of them departure
 from __future__ import annotations
 
 import inspect
+import linecache
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from types import CodeType
@@ -92,6 +94,7 @@ CODE, NAME = "GG530", "departs-from-its-formula"
 NEEDS: tuple[str, ...] = ("formulas",)
 PER_STAGE = True
 STEPS, MOST = 2, 6
+HAND_ON = ("@staticmethod", "@classmethod", "@property")
 ALLOWED = 1e-4
 NOT_THERE = ", and no file of the trainer defines such a function"
 FIX = "read the declared line beside the code; where the code is right, mend the documentation and the adapter"
@@ -156,11 +159,18 @@ class _Ledger:
             self.worst = max(self.worst, distance)
             if finding is not None:
                 self.found.setdefault(place.text, finding)
-            if says_what_is_constant(formula):
+            if says_what_is_constant(formula) and not _is_finished_outside(place, call):
                 names, departs = list(_parameters(formula)), finding is not None
                 said = gradients_apart(place, formula, names, call, constants_alone=departs)
                 if said:
                     self.found.setdefault(f"{place.text}, gradient", _finding(place, call, said, self.options))
+
+
+def _is_finished_outside(place: Place, call: Call) -> bool:
+    """Whether what is returned goes through a decorator, which may be what stops its gradient."""
+    first = linecache.getline(call.code.co_filename, call.code.co_firstlineno).strip()
+    returned = place.text.partition(":")[2].startswith(RETURN)
+    return returned and first.startswith("@") and not first.startswith(HAND_ON)
 
 
 def _of_no_call(texts: Sequence[str], called: set[str]) -> str:

@@ -287,6 +287,13 @@ def _written(function: Function) -> Iterator[ast.AST]:
                 yield from (key for key in node.keys if key is not None)
 
 
+def _read_elsewhere(file: File, methods: tuple[Function, Function]) -> set[str]:
+    """The keys that other functions of a file read by: what a checkpoint has may be brought back there."""
+    own = {id(part) for method in methods for part in ast.walk(method)}
+    reads = (node for node in file.nodes if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load))
+    return {str(node.slice.value) for node in reads if isinstance(node.slice, ast.Constant) and id(node) not in own}
+
+
 def _half(file: File) -> Iterator[Finding]:
     """Entries that a class's `state_dict` writes down and its `load_state_dict` never asks for."""
     for node in file.nodes:
@@ -306,8 +313,8 @@ def _half(file: File) -> Iterator[Finding]:
             isinstance(part, ast.Name) and part.id == given for part in inside
         ):
             continue  # handed on as a whole
-        keys = list(_returned(save))
-        for key in (key for key in keys if key not in words and not TOLD.search(key)):
+        keys, others = list(_returned(save)), _read_elsewhere(file, (save, load))
+        for key in (key for key in keys if key not in words | others and not TOLD.search(key)):
             told = f"`{key}` of {node.name}.state_dict() is not read by its load_state_dict()"
             yield _finding(file, _beside(key, keys, asked) or load, f"{node.name}.load_state_dict", told)
 

@@ -57,6 +57,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 from statistics import fmean
 
 from gradgate.checks.launches import first_parting
@@ -162,7 +163,14 @@ def _told(said: Numbers, single: Numbers) -> str:
 
 
 def _is_one(value: float, candidates: Sequence[float]) -> bool:
-    return any(abs(value - each) <= ALLOWED * max(abs(value), abs(each), 1e-12) for each in candidates)
+    """Whether a number of a log is one of these, as far as its decimals tell."""
+    rounded = 0.5 * 10.0 ** -_decimals(value)
+    return any(abs(value - each) <= max(rounded, ALLOWED * max(abs(value), abs(each), 1e-12)) for each in candidates)
+
+
+def _decimals(value: float) -> int:
+    """The decimals that a number is written with."""
+    return max(0, -int(Decimal(repr(value)).as_tuple().exponent))
 
 
 def _finding(name: Series, told: str) -> Finding:

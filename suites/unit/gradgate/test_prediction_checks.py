@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -290,6 +291,28 @@ def test_gg413_is_inconclusive_where_nothing_is_supervised() -> None:
             return torch.zeros_like(batch.valid_BS)
 
     assert "nothing is supervised" in run_check("GG413", *with_run(Nothing)).inconclusive
+
+
+@pytest.mark.parametrize("in_step", [True, False])
+def test_gg208_asks_another_run_for_the_gradients_of_terms(in_step: bool) -> None:
+    """A loss that is another one when it is asked again, as by a running scale, is no reversed step; one in it is."""
+
+    class Turning(MiniRun):
+        asked, steps = 0, 0
+
+        def losses(self, batch: MiniBatch) -> Mapping[str, Tensor]:
+            self.asked += 1
+            sign = -1 if (self.steps if in_step else self.asked == 2) else 1
+            return {name: sign * term for name, term in super().losses(batch).items()}
+
+        def step(self, batch: MiniBatch | tuple[MiniBatch, ...]) -> Mapping[str, float]:
+            self.steps += 1
+            return super().step(batch)
+
+    subject, stage = with_run(Turning)
+    stage = replace(stage, edges={"wmtp_loss": ("heads",)})
+    found = run_check("GG208", replace(subject, stages=[stage]), stage)
+    assert any("the reverse of the gradient" in message for message in errors(found)) is in_step
 
 
 @pytest.mark.parametrize("clean", [True, False])

@@ -14,6 +14,7 @@ from fixtures import mini_program
 from fixtures.check_runs import run_check
 from fixtures.pytest_fixtures import rest_at_night
 from gradgate.checks import catalogue, whole_runs
+from gradgate.checks.gg683_log_means_other_steps import _is_one
 from gradgate.checks.held_values import values_in
 from gradgate.checks.launches import launch
 from gradgate.checks.left_behind import is_of_the_clock, records_of
@@ -158,6 +159,12 @@ def test_released_part_is_named_unless_the_optimizer_has_it() -> None:
     )
     assert "released by update 15" in second.message
     assert checked("GG687", "released").findings == ()
+
+
+@pytest.mark.parametrize(("said", "is_mean"), [(0.00268, True), (0.0026796, True), (0.0026812, False), (0.0027, True)])
+def test_number_of_a_log_is_told_by_its_decimals(said: float, is_mean: bool) -> None:
+    """One that is rounded for the reader is no other mean."""
+    assert _is_one(said, (0.00267967,)) is is_mean
 
 
 def test_buffers_that_no_checkpoint_has_are_among_the_values() -> None:
