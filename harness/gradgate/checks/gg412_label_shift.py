@@ -20,6 +20,7 @@ gradient at a place that could be supervised (a prompt, a weight that underflows
 none but such is a finding. Statistic: places trained on another token, or where there is nothing to predict;
 threshold 0. False-alarm rate: 0 for losses whose gradient at the logits is that of a weighted cross-entropy. Where
 `losses` has several terms, those count whose gradient pulls one entry up, if there are such: not a divergence.
+
 Function: where the subject has `functions.labels`, its labels of distinct tokens must be equal to the reference's.
 
 Faults that hide one another: where all of the formula's numbers on some more batches are those of the reference with

@@ -128,7 +128,7 @@ def _cut(number: str, length: str, body: Sequence[ast.AST], place: Place) -> ast
             bound = next((each for each in held.args if ast.unparse(each) in ends), held)
         if ast.unparse(bound) in ends:
             cut = cut or window
-            bounds |= {id(bound), id(begin)}
+            bounds.add(id(bound))
     others = [each for each in nodes if isinstance(each, ast.BinOp) and id(each) not in bounds]
     read_behind = any(ast.unparse(each) in ends for each in others) or any(_is_handed(each, number) for each in nodes)
     return None if read_behind else cut

@@ -102,10 +102,10 @@ def _found(own: Places) -> Iterator[Finding]:
 
 def _kept(place: Place) -> tuple[list[ast.AST], str] | None:
     """The nodes that run once, and what keeps their result; None: a function keeps nothing."""
-    decorators = {last_name(getattr(each, "func", each)) for each in place.function.decorator_list}
-    if decorators & set(PROPERTIES):
+    if place.decorators & set(PROPERTIES):
         return place.nodes, place.name
-    if decorators & set(CACHES) and not place.positional and decorators.isdisjoint(("staticmethod", "classmethod")):
+    is_plain = place.decorators.isdisjoint(("staticmethod", "classmethod"))
+    if place.decorators & set(CACHES) and not place.positional and is_plain:
         return place.nodes, place.name
     for node in place.function.body:
         if not isinstance(node, ast.If) or node.orelse or not (name := _asked_for(node.test)):

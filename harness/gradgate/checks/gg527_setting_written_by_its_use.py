@@ -60,7 +60,7 @@ import re
 from collections.abc import Iterator
 
 from gradgate.checks.source.places import Place, Places, read_place_by_place
-from gradgate.checks.source.setting_sections import called
+from gradgate.checks.source.setting_sections import VALIDATORS, called
 from gradgate.checks.source.trainer import File, called_name, dotted
 from gradgate.checks.source.values import last_name, outwards, parents_in
 from gradgate.core.finding import Finding
@@ -73,7 +73,6 @@ PER_STAGE = False
 SETTINGS = re.compile(
     r"(config|cfg|conf|settings|options|opts|section|hparams|params|args|arguments)['\"]?$", re.IGNORECASE
 )
-CHECKS = ("validator", "root_validator", "field_validator", "model_validator", "validates", "setter")
 CHANGES = (ast.Mult, ast.Div, ast.FloorDiv, ast.Add, ast.Sub, ast.Pow)
 COUNTS = (ast.Add, ast.Sub)
 WRAPS = ("float", "int", "round")
@@ -89,8 +88,7 @@ def _may_write(file: File) -> bool:
 
 
 def _of_place(place: Place, own: Places) -> Iterator[Finding]:
-    checks = {last_name(each.func if isinstance(each, ast.Call) else each) for each in place.function.decorator_list}
-    if place.name == "__post_init__" or checks & {*CHECKS}:
+    if place.name == "__post_init__" or place.decorators & {*VALIDATORS, "setter"}:
         return
     parents: dict[int, ast.AST] = {}
     for node in place.nodes:

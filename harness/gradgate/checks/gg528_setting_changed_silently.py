@@ -58,9 +58,9 @@ import re
 from collections.abc import Iterator
 
 from gradgate.checks.source.places import Place, Places, read_place_by_place
-from gradgate.checks.source.setting_sections import is_configuration
+from gradgate.checks.source.setting_sections import VALIDATORS, is_configuration
 from gradgate.checks.source.trainer import called_name, dotted
-from gradgate.checks.source.values import assignments_in, last_name
+from gradgate.checks.source.values import assignments_in
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Context, Subject
@@ -68,7 +68,6 @@ from gradgate.subjects.contract import Context, Subject
 CODE, NAME = "GG528", "setting-changed-silently"
 NEEDS: tuple[str, ...] = ()
 PER_STAGE = False
-VALIDATORS = ("validator", "root_validator", "field_validator", "model_validator", "validates")
 LIMITS = ("max", "min")
 SMALL = 1e-3  # a limit up to here makes a setting possible, as for a divisor
 TELLS = re.compile(r"^(warn\w*|log|print|info|debug|error|echo)$")
@@ -90,9 +89,7 @@ def _of_place(place: Place, _: Places) -> Iterator[Finding]:
 
 def _settings(place: Place) -> Iterator[tuple[str, ast.expr]]:
     """What a setting is called in a function, and what it is given there."""
-    function = place.function
-    checks = {last_name(each.func if isinstance(each, ast.Call) else each) for each in function.decorator_list}
-    if checks & {*VALIDATORS}:
+    if place.decorators & VALIDATORS:
         for value in place.returned:
             yield from ((name, value) for name in place.positional)
     for target, value in assignments_in(place.nodes):

@@ -33,7 +33,7 @@ class Released:
     """What was frozen as each optimizer began, looked at again at the updates 1, 2, 4, 8 and so on of each."""
 
     def __init__(self) -> None:
-        self._before = {id(each): each for each in _parameters()}  # of whoever launches: none of the program's
+        self._before = {id(each): each for each in _all(nn.Parameter)}  # of whoever launches: none of the program's
         self._frozen: dict[int, nn.Parameter] = {}
         self._steps: dict[int, int] = {}
         self.found: list[Unstepped] = []
@@ -44,7 +44,7 @@ class Released:
         if made & (made - 1):
             return
         if made == 1:
-            self._frozen |= {id(p): p for p in _parameters() if not p.requires_grad and id(p) not in self._before}
+            self._frozen |= {id(p): p for p in _all(nn.Parameter) if not p.requires_grad and id(p) not in self._before}
         released = [p for p in self._frozen.values() if p.requires_grad and p.grad is not None and bool(p.grad.any())]
         if not released:
             return
@@ -65,10 +65,6 @@ class Released:
 def _all(kind: type[_Kind]) -> list[_Kind]:
     """All objects of a class that there are; their own `__class__` is not asked, which a dead proxy does not have."""
     return [each for each in gc.get_objects() if issubclass(type(each), kind)]
-
-
-def _parameters() -> list[nn.Parameter]:
-    return _all(nn.Parameter)
 
 
 def _place_of(parameter: nn.Parameter) -> tuple[str, str]:

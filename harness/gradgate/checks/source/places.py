@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 from gradgate.checks.source.trainer import NONE, File, Function, dotted, files_of
-from gradgate.checks.source.values import Names, own_nodes, parameters_of
+from gradgate.checks.source.values import Names, last_name, own_nodes, parameters_of
 from gradgate.core.finding import Finding
 from gradgate.core.verdict import Outcome
 from gradgate.subjects.contract import Subject
@@ -60,6 +60,11 @@ class Place:
     def returned(self) -> list[ast.expr]:
         """What it gives back, at each `return` of something."""
         return [node.value for node in self.nodes if isinstance(node, ast.Return) and node.value is not None]
+
+    @cached_property
+    def decorators(self) -> set[str]:
+        """The last names of its decorators, called or not."""
+        return {last_name(getattr(each, "func", each)) for each in self.function.decorator_list}
 
     @cached_property
     def names(self) -> Names:

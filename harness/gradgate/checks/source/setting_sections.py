@@ -15,6 +15,7 @@ NAMED = re.compile(rf"^_*(?P<of>\w*?)_?({WHOLE})$")
 ARGS = re.compile(r"^_*(?P<of>\w+_)?(args|arguments|opts|flags|namespace)$")
 SAME = ("vars", "dict", "asdict", "deepcopy", "copy", "to_container", "model_dump", "to_dict")
 HOPS = 6
+VALIDATORS = {"validator", "root_validator", "field_validator", "model_validator", "validates"}  # decorators
 
 
 def called(name: str) -> Section | None:

@@ -97,7 +97,7 @@ class _Objects:
         places = [each for each in places if each.owner is None] if isinstance(factory, ast.Name) else places
         found: list[tuple[ast.ClassDef, str]] = []
         for place in places[:1] if len(places) == 1 else ():
-            once = any(last_name(getattr(each, "func", each)) in ONCE for each in place.function.decorator_list)
+            once = not place.decorators.isdisjoint(ONCE)
             for value in place.returned:
                 if once or not _makes(value):
                     found += self._shared(value, place)
